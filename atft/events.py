@@ -1,0 +1,136 @@
+"""What the child says, one JSON object a line: `{"type", "child_seq", "time", …}`. Imports pydantic only.
+
+The supervisor parses each line with `parse`; a line that does not parse is a protocol error, never ignored.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from atft.spec.reason import Reason
+
+Value = float | None  # an undefined metric is null, never 0 or NaN
+
+
+class Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    child_seq: int = Field(0, ge=0, description="dense from 1 within one process; 0 until `EventStream` stamps it")
+    time: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class Started(Event):
+    type: Literal["started"] = "started"
+    pid: int
+    resumed_from: str | None = None
+    resumed_step: int = 0           # the 0-based optimizer step the run goes on from
+    resumed_epoch: int = 0          # number of epochs already complete
+
+
+class Evidence(Event):
+    """What really ran; the keys of `body` are those of `GET /jobs/{id}/evidence`. Sent after the first step, and again, complete, at the end."""
+
+    type: Literal["evidence"] = "evidence"
+    body: dict[str, object]
+
+
+class Progress(Event):
+    """After every micro-batch: the heartbeat. `phase` names what is going on (build, graph, train, validate, test, baselines)."""
+
+    type: Literal["progress"] = "progress"
+    phase: str
+    epoch: int = 0
+    epochs: int = 0
+    step: int = 0
+    steps: int = 0
+    ratio: float = Field(ge=0.0, le=1.0)
+    eta_seconds: float | None = None
+    samples_per_second: float | None = None
+    micro_batch_seconds: float | None = None
+
+
+class DailySeries(BaseModel):
+    """One metric of one split and horizon, day by day: what a paired test needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str                       # e.g. rank_ic, ic, long_short
+    split: Literal["val", "test"]
+    horizon: int
+    days: list[str]                 # ISO dates
+    values: list[Value]
+
+
+class Metrics(Event):
+    """`step` is the 1-based epoch; names starting with `step/` carry their own 1-based update number."""
+
+    type: Literal["metrics"] = "metrics"
+    step: int = Field(ge=0)
+    values: dict[str, Value]
+    best: bool = False              # this epoch is the best so far by the objective
+    daily: list[DailySeries] = []
+    source: str | None = None       # null: the model's own; else a baseline's name (ridge, lightgbm, zero, last_return)
+
+
+class Checkpointed(Event):
+    """A whole checkpoint is on disk: a run resumed from it repeats exactly what would have followed."""
+
+    type: Literal["checkpointed"] = "checkpointed"
+    path: str                       # relative to --out
+    step: int                       # optimizer steps done in all
+    epoch: int                      # epochs complete
+    sha256: str
+    best: bool = False
+
+
+class Log(Event):
+    type: Literal["log"] = "log"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    message: str
+
+
+class Artifact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str                       # what clients ask for
+    path: str                       # relative to --out
+    media_type: str = "application/octet-stream"
+
+
+class Finished(Event):
+    """The run's own word that it is done; the supervisor verifies that every artifact is there."""
+
+    type: Literal["finished"] = "finished"
+    artifacts: list[Artifact] = []
+    result: dict[str, object] = {}  # train: {"best": {...}}; dataset: the manifest
+    reason: Reason | None = None    # early_stopped, stop_rule
+
+
+class Stopped(Event):
+    """Ended on request (SIGTERM) after saving; exit code 0. `checkpoint` is null when nothing could be saved."""
+
+    type: Literal["stopped"] = "stopped"
+    checkpoint: str | None = None
+    step: int = 0
+
+
+class Failed(Event):
+    """Ended by an error the program understood; `message` says what to do."""
+
+    type: Literal["failed"] = "failed"
+    reason: Reason
+    message: str
+
+
+AnyEvent = Annotated[
+    Started | Evidence | Progress | Metrics | Checkpointed | Log | Finished | Stopped | Failed,
+    Field(discriminator="type"),
+]
+_ADAPTER: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
+MAX_LINE_BYTES = 8 * 1024 * 1024
+
+
+def parse(line: bytes | str) -> AnyEvent:
+    """One line of the child's stream. Raises pydantic.ValidationError."""
+    return _ADAPTER.validate_json(line)

@@ -1,0 +1,40 @@
+"""The base of every spec: frozen, closed, hashed. Cross-field rules point at the field a client must change."""
+
+import hashlib
+import json
+from typing import Annotated, Any, NoReturn
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), validate_default=True)
+
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON form: equal specs have equal digests."""
+        return digest(self.model_dump(mode="json", by_alias=True))
+
+
+def digest(body: object) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def refuse(pointer: str, message: str, **context: Any) -> NoReturn:
+    """Raise a validation error whose JSON pointer (relative to the model that raises) is `pointer`, such as `/embargo_days`."""
+    raise PydanticCustomError("value_error", "{message}", {"message": message, "pointer": pointer, **context})  # noqa: RUF027 - pydantic fills the template
+
+
+def _horizons(value: tuple[int, ...]) -> tuple[int, ...]:
+    if not value:
+        raise ValueError("give at least one horizon")
+    if any(not 1 <= h <= 250 for h in value):
+        raise ValueError("horizons are 1 to 250 trading days")
+    if list(value) != sorted(set(value)):
+        raise ValueError("horizons must be increasing, without repeats")
+    return value
+
+
+Horizons = Annotated[tuple[int, ...], AfterValidator(_horizons)]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"

@@ -1,0 +1,106 @@
+"""Datasets, planted panels, what a run reads of a dataset, and how its days are split."""
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from atft.spec.base import NAME_PATTERN, Horizons, Spec, refuse
+
+PlantedMode = Literal["full", "theory", "null", "leak", "graph_only", "cycle_only"]
+Target = Literal["raw", "zscore", "rank_gauss", "sector_neutral", "beta_neutral"]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+DatasetRef = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[A-Za-z0-9]{1,64})?$")]
+COLUMN_ROLES = frozenset({"date", "code", "sector", "open", "high", "low", "close", "volume", "in_universe", "features", "targets"})
+
+
+class PlantedSpec(Spec):
+    """A synthetic panel with a known Bayes-optimal score; `signal` is κ, the share of a day's volatility that is predictable."""
+
+    num_codes: int = Field(500, ge=10, le=5000)
+    num_days: int = Field(1000, ge=60, le=10000)
+    num_features: int = Field(16, ge=4, le=512)
+    signal: float = Field(0.05, ge=0.0, le=1.0)
+    mode: PlantedMode = "full"
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+
+class SideFile(Spec):
+    """A second file of a dataset (universe or market), by server path under the data root, or the name of an upload's extra part."""
+
+    file: str = Field(min_length=1, max_length=500)
+    columns: dict[str, str] = {}
+
+
+class DatasetSpec(Spec):
+    name: Name
+    path: str | None = Field(None, min_length=1, max_length=500)
+    columns: dict[str, str | tuple[str, ...]] = Field({}, description="role (date, code, close, …) to the file's column name; `features` and `targets` take lists")
+    kind: Literal["auto", "prices", "features"] = "auto"
+    build_features: bool = True
+    features: tuple[str, ...] | None = None
+    horizons: Horizons = (1, 5, 10, 20)
+    universe: SideFile | None = None
+    market: SideFile | None = None
+    allow_leaks: tuple[str, ...] = ()
+    planted: PlantedSpec | None = None
+
+    @field_validator("columns")
+    @classmethod
+    def _known_roles(cls, value: dict[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
+        unknown = sorted(set(value) - COLUMN_ROLES)
+        if unknown:
+            raise ValueError(f"unknown roles {unknown}; the roles are {sorted(COLUMN_ROLES)}")
+        return value
+
+    @field_validator("path")
+    @classmethod
+    def _no_parent(cls, value: str | None) -> str | None:
+        if value is not None and (".." in PurePosixPath(value).parts or "\x00" in value):
+            raise ValueError("a path must not leave the data root")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.path is not None and self.planted is not None:
+            refuse("/planted", "give either path or planted, not both")
+        return self
+
+
+class DataSpec(Spec):
+    """What a run reads: `window` days of history per sample, the horizons it predicts, the target's form, the smallest day."""
+
+    window: int = Field(60, ge=2, le=512)
+    horizons: Horizons = (1, 5, 10, 20)
+    features: tuple[str, ...] | None = None
+    target: Target = "rank_gauss"
+    min_names: int = Field(30, ge=3, le=100000)
+
+    @field_validator("features")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (not value or len(set(value)) != len(value)):
+            raise ValueError("list each feature once, and at least one (or null for all)")
+        return value
+
+
+class SplitSpec(Spec):
+    """Trading days for training, validation and test; `embargo_days` stand between each pair and contain the purge."""
+
+    kind: Literal["walk_forward", "purged_kfold", "cpcv"] = "walk_forward"
+    train_days: int | None = Field(None, ge=2)
+    val_days: int = Field(250, ge=2)
+    test_days: int = Field(250, ge=2)
+    embargo_days: int = Field(21, ge=1)
+    folds: int = Field(1, ge=1, le=50)
+    test_folds: int = Field(1, ge=1, le=10)
+
+    @model_validator(mode="after")
+    def _supported(self) -> Self:
+        if self.kind != "walk_forward":
+            refuse("/kind", f"split kind {self.kind!r} is not available yet; use walk_forward")
+        if self.folds != 1:
+            refuse("/folds", "more than one fold is not available yet; use 1")
+        if self.test_folds != 1:
+            refuse("/test_folds", "test_folds belongs to cpcv, which is not available yet; use 1")
+        return self

@@ -1,0 +1,54 @@
+"""The network's and the graph's shape, and the exact number of trainable parameters without torch."""
+
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from atft.spec.base import Spec, refuse
+
+VARIABLE_SIZE = 8  # width of one variable's embedding in the selection network
+EDGE_SIZE = 4      # attributes of an edge: correlation, same sector, volatility closeness, residual correlation
+
+
+class ModelSpec(Spec):
+    hidden_size: int = Field(256, ge=4, le=4096)
+    gat_layers: int = Field(2, ge=1, le=16)
+    gat_heads: int = Field(4, ge=1, le=64)
+    gat_dropout: float = Field(0.2, ge=0.0, lt=1.0)
+    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    attention_heads: int = Field(8, ge=1, le=64)
+    fan_top_k: int = Field(4, ge=1, le=257)
+    freq_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    stochastic_depth: float = Field(0.0, ge=0.0, lt=1.0)
+    learn_temperature: bool = True
+    use_fan: bool = True
+    use_gat: bool = True
+    quantiles: tuple[float, ...] | None = None
+
+    @field_validator("quantiles")
+    @classmethod
+    def _increasing(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and (len(value) < 2 or any(not 0 < q < 1 for q in value) or list(value) != sorted(set(value))):
+            raise ValueError("quantiles are two or more increasing numbers between 0 and 1")
+        return value
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.hidden_size % self.attention_heads:
+            refuse("/hidden_size", f"hidden_size {self.hidden_size} must be a multiple of attention_heads {self.attention_heads}")
+        if self.use_gat and self.hidden_size % self.gat_heads:
+            refuse("/hidden_size", f"hidden_size {self.hidden_size} must be a multiple of gat_heads {self.gat_heads}")
+        return self
+
+
+class GraphSpec(Spec):
+    """Edges of a refresh day from returns up to that day; windows and half-life in trading days."""
+
+    correlation_window: int = Field(60, ge=10, le=1000)
+    half_life: int = Field(30, ge=1, le=1000)
+    shrinkage: float = Field(0.1, ge=0.0, le=1.0)
+    neighbours: int = Field(15, ge=1, le=200)
+    threshold: float = Field(0.25, ge=0.0, lt=1.0)
+    refresh_days: int = Field(5, ge=1, le=250)
+    sector_edges: bool = True
+    sector_weight: float = Field(0.5, ge=0.0, le=1.0)

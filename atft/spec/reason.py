@@ -1,0 +1,30 @@
+"""Why a job is in its state: the closed list that the child, the record and the API share."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    USER = "user"
+    PRUNED = "pruned"
+    EARLY_STOPPED = "early_stopped"
+    TIMEOUT_EXEC = "timeout_exec"
+    TIMEOUT_QUEUE = "timeout_queue"
+    OOM_GPU = "oom_gpu"
+    OOM_HOST = "oom_host"
+    NAN_LOSS = "nan_loss"
+    DEGENERATE = "degenerate"
+    STALLED = "stalled"
+    WORKER_LOST = "worker_lost"
+    DRAINED = "drained"
+    INVALID_PARAMS = "invalid_params"
+    DATA_CHANGED = "data_changed"
+    LEAK_SUSPECTED = "leak_suspected"
+    EVIDENCE_MISMATCH = "evidence_mismatch"
+    OBJECTIVE_MISSING = "objective_missing"
+    STOP_RULE = "stop_rule"
+    GOAL_REACHED = "goal_reached"
+    TOO_MANY_FAILED_TRIALS = "too_many_failed_trials"
+    PREFLIGHT_FAILED = "preflight_failed"
+    PARENT_STOPPED = "parent_stopped"
+    DISK_FULL = "disk_full"
+    INTERNAL = "internal"

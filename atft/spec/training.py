@@ -1,0 +1,125 @@
+"""Loss, optimizer, schedule and the training loop's settings."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from atft.spec.base import Spec, refuse
+
+
+class LossSpec(Spec):
+    base: Literal["mse", "huber", "pinball"] = "huber"
+    base_weight: float = Field(1.0, ge=0.0)
+    rank_weight: float = Field(0.1, ge=0.0)
+    rank: Literal["pearson_rank", "pairwise_sigmoid"] = "pearson_rank"
+    rank_tau: float = Field(0.3, gt=0.0)
+    horizon_weights: tuple[float, ...] | None = None
+    regime: Literal["volatility_correlation"] | None = None
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Self:
+        if self.base_weight == 0 and self.rank_weight == 0:
+            refuse("/rank_weight", "base_weight and rank_weight are both 0: nothing would be learned")
+        if self.horizon_weights is not None and (min(self.horizon_weights, default=0) < 0 or sum(self.horizon_weights) <= 0):
+            refuse("/horizon_weights", "horizon weights are ≥ 0 with a positive sum")
+        if self.regime is not None:
+            refuse("/regime", "regime weights are not available yet; use null")
+        return self
+
+
+class OptimizerSpec(Spec):
+    """`eps` null is the optimizer's own default: 1e-8 for adamw, 1e-16 for adabelief."""
+
+    name: Literal["adamw", "adabelief"] = "adamw"
+    lr: float = Field(5.0e-4, gt=0.0, le=10.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float | None = Field(None, gt=0.0)
+    weight_decay: float = Field(1.0e-4, ge=0.0)
+    clip_norm: float | None = Field(1.0, gt=0.0)
+
+    @field_validator("betas")
+    @classmethod
+    def _unit(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if any(not 0 <= b < 1 for b in value):
+            raise ValueError("betas lie in [0, 1)")
+        return value
+
+    @property
+    def resolved_eps(self) -> float:
+        return self.eps if self.eps is not None else {"adamw": 1e-8, "adabelief": 1e-16}[self.name]
+
+
+class SchedulerSpec(Spec):
+    """Stepped once an epoch; `t_0`, `t_mult` and `eta_min` as in torch's CosineAnnealingWarmRestarts."""
+
+    name: Literal["constant", "cosine", "cosine_restarts", "one_cycle"] = "cosine_restarts"
+    t_0: int = Field(3, ge=1)
+    t_mult: int = Field(2, ge=1)
+    eta_min: float = Field(5.0e-5, ge=0.0)
+    warmup_epochs: int = Field(0, ge=0)
+
+
+class EarlyStopping(Spec):
+    patience: int = Field(5, ge=1)
+    min_delta: float = Field(0.0, ge=0.0)
+
+
+class StopRule(Spec):
+    """Stop with reason `stop_rule` when `metric`, at epoch `at_epoch` or later, is below or above a bound, or has fallen `falling` epochs running."""
+
+    metric: str = Field(min_length=1, max_length=100)
+    at_epoch: int = Field(1, ge=1)
+    below: float | None = None
+    above: float | None = None
+    falling: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if sum(x is not None for x in (self.below, self.above, self.falling)) != 1:
+            refuse("/below", "give exactly one of below, above, falling")
+        return self
+
+
+class TrainerSpec(Spec):
+    max_epochs: int = Field(10, ge=1, le=10000)
+    max_steps_per_epoch: int | None = Field(None, ge=1)
+    batch_size: int = Field(4096, ge=1, le=10_000_000)
+    accumulate: int = Field(1, ge=1, le=1024)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
+    compile: bool = False
+    objective: str = Field("val/rank_ic", pattern=r"^val/(loss|ic|rank_ic|icir|rank_icir|sharpe_daily|sharpe_ann|sharpe_net_ann|hit_rate|spread)(@[0-9]+d)?$")
+    early_stopping: EarlyStopping | None = EarlyStopping()
+    stop_rules: tuple[StopRule, ...] = Field((), max_length=20)
+    phases: tuple[dict[str, object], ...] = ()
+    checkpoint_every_seconds: float = Field(300.0, ge=1.0)
+    timeout_seconds: float | None = Field(None, gt=0.0)
+
+    @field_validator("phases")
+    @classmethod
+    def _no_phases(cls, value: tuple[dict[str, object], ...]) -> tuple[dict[str, object], ...]:
+        if value:
+            raise ValueError("phases are not available yet; use []")
+        return value
+
+
+class EvaluationSpec(Spec):
+    cost_bps: float = Field(5.0, ge=0.0)
+    quantile: float = Field(0.2, gt=0.0, le=0.5)
+
+
+class ResourcesSpec(Spec):
+    """`threads` is the child's hard limit; priority 0 runs first."""
+
+    queue: Literal["auto", "gpu", "cpu"] = "auto"
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    threads: int = Field(1, ge=1, le=64)
+    priority: int = Field(5, ge=0, le=9)
+    max_attempts: int = Field(3, ge=1, le=20)
+    queue_timeout_seconds: float | None = Field(None, gt=0.0)
+
+    @model_validator(mode="after")
+    def _device_on_queue(self) -> Self:
+        if self.device == "cuda" and self.queue == "cpu":
+            refuse("/queue", "device cuda cannot run on queue cpu")
+        return self

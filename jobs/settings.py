@@ -1,0 +1,79 @@
+"""The only reader of the environment. Specs say what to compute; settings say where."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+THREAD_VARIABLES: Final = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS",
+    "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "ARROW_IO_THREADS",
+    "ARROW_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS",
+)
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="ATFT_", frozen=True, extra="ignore")
+
+    database_url: SecretStr = Field(SecretStr(""), description="postgresql://…; required (atft up sets it for embedded servers)")
+    redis_url: SecretStr = Field(SecretStr(""), description="redis://…")
+    data_root: Path = Field(Path("var/data"), description="the only folder that server paths of datasets may lie in; read only")
+    run_root: Path = Field(Path("var/runs"), description="uploads, caches, runs, artifacts")
+    bind: str = "127.0.0.1"
+    admin_key: SecretStr | None = None
+    lease_seconds: float = Field(30.0, gt=0)
+    sweep_seconds: float = Field(10.0, gt=0)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    max_body_bytes: int = Field(1_000_000, gt=0, description="JSON bodies")
+    max_upload_bytes: int = Field(20_000_000_000, gt=0)
+
+    def _driver_url(self, driver: str) -> str:
+        url = self.database_url.get_secret_value()
+        if not url:
+            raise ValueError("ATFT_DATABASE_URL is not set: start the service with `atft up`, or point it at a Postgres server")
+        scheme, _, rest = url.partition("://")
+        if scheme.split("+")[0] not in ("postgresql", "postgres"):
+            raise ValueError("ATFT_DATABASE_URL must be a postgresql:// URL")
+        return f"postgresql+{driver}://{rest}"
+
+    @cached_property
+    def async_database_url(self) -> str:
+        return self._driver_url("asyncpg")
+
+    @cached_property
+    def sync_database_url(self) -> str:
+        return self._driver_url("psycopg")
+
+    @property
+    def jobs_root(self) -> Path:
+        """`{run_root}/jobs/{job}/{attempt}/` belongs to one attempt."""
+        return self.run_root / "jobs"
+
+    @property
+    def caches_root(self) -> Path:
+        return self.run_root / "caches"
+
+    @property
+    def uploads_root(self) -> Path:
+        return self.run_root / "uploads"
+
+    def child_environment(self, threads: int, cuda_device: str | None) -> dict[str, str]:
+        """The whole environment of a child: thread limits in place before its interpreter starts, nothing of ours inside.
+
+        `cuda_device` is the value of CUDA_VISIBLE_DEVICES; None hides every GPU.
+        """
+        keep = {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "USER", "PYTHONPATH"}
+        environment = {name: value for name, value in os.environ.items() if name in keep}
+        environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
+        return environment | {
+            "MALLOC_ARENA_MAX": "2",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "CUDA_VISIBLE_DEVICES": "" if cuda_device is None else cuda_device,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONHASHSEED": "0",
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        }

@@ -1,0 +1,56 @@
+"""The state machine, as data. Whoever changes a state goes through `jobs.store`, whose UPDATE consults NEXT."""
+
+from enum import StrEnum
+from typing import Final
+
+from atft.spec.reason import Reason
+
+__all__ = ["ACTIVE", "COORDINATING", "NEXT", "TERMINAL", "JobKind", "JobState", "Reason", "Wanted", "sources_of"]
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    PRUNED = "pruned"
+
+
+class Wanted(StrEnum):
+    RUN = "run"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+    PRUNE = "prune"
+
+
+class JobKind(StrEnum):
+    DATASET = "dataset"
+    TRAIN = "train"
+    HPO = "hpo"
+    TRIAL = "trial"
+    PREFLIGHT = "preflight"
+    ABLATION = "ablation"
+    ENSEMBLE = "ensemble"
+    PRETRAIN = "pretrain"
+    PREDICT = "predict"
+
+
+TERMINAL: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PRUNED})
+ACTIVE: Final = frozenset(JobState) - TERMINAL
+COORDINATING: Final = frozenset({JobKind.HPO, JobKind.ABLATION, JobKind.ENSEMBLE})
+
+NEXT: Final[dict[JobState, frozenset[JobState]]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.CANCELLED, JobState.FAILED}),
+    JobState.RUNNING: frozenset(
+        {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PRUNED, JobState.QUEUED, JobState.PAUSED}
+    ),
+    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
+    **dict.fromkeys(TERMINAL, frozenset()),
+}
+
+
+def sources_of(to: JobState) -> list[JobState]:
+    """The states from which `to` may be reached."""
+    return [state for state, targets in NEXT.items() if to in targets]

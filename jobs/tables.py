@@ -1,0 +1,250 @@
+"""All tables. What the schema can promise (CHECK, unique index, NOT NULL, the trigger of the first migration) it promises."""
+
+from datetime import date, datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, MetaData, SmallInteger, Text, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from jobs.states import JobKind, JobState, Reason, Wanted
+
+Json = dict[str, Any]
+
+
+def _one_of(column: str, values: type[JobState] | type[JobKind] | type[Wanted] | type[Reason]) -> str:
+    return f"{column} IN ({', '.join(repr(v.value) for v in values)})"
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {  # states are text with a CHECK: adding one is a cheap migration
+        Json: JSONB,
+        datetime: sa.DateTime(timezone=True),
+        str: Text,
+        UUID: sa.Uuid,
+        JobState: sa.Enum(JobState, native_enum=False, create_constraint=False, length=20, values_callable=lambda e: [m.value for m in e]),
+        JobKind: sa.Enum(JobKind, native_enum=False, create_constraint=False, length=20, values_callable=lambda e: [m.value for m in e]),
+        Wanted: sa.Enum(Wanted, native_enum=False, create_constraint=False, length=20, values_callable=lambda e: [m.value for m in e]),
+        Reason: sa.Enum(Reason, native_enum=False, create_constraint=False, length=40, values_callable=lambda e: [m.value for m in e]),
+    }
+
+
+class Job(Base):
+    """One job of any kind; a trial is a job with `parent_id`. `attempt` is the fencing token: only its holder writes."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[JobKind]
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
+    source_job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
+    trial_number: Mapped[int | None]
+    params: Mapped[Json | None]
+    name: Mapped[str | None]
+    tags: Mapped[Json] = mapped_column(server_default=text("'{}'"))
+    state: Mapped[JobState] = mapped_column(server_default=JobState.QUEUED.value)
+    wanted: Mapped[Wanted] = mapped_column(server_default=Wanted.RUN.value)
+    reason: Mapped[Reason | None]
+    message: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    failures: Mapped[int] = mapped_column(server_default="0", comment="attempts that ended in a transient failure")
+    max_attempts: Mapped[int] = mapped_column(server_default="3")
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="5")
+    queue: Mapped[str]
+    dataset: Mapped[str | None]
+    dataset_fingerprint: Mapped[str | None]
+    spec: Mapped[Json]
+    spec_digest: Mapped[str]
+    progress: Mapped[Json | None]
+    metrics: Mapped[Json] = mapped_column(server_default=text("'{}'"), comment="latest value by name")
+    best: Mapped[Json | None]
+    baselines: Mapped[Json] = mapped_column(server_default=text("'{}'"))
+    evidence: Mapped[Json | None]
+    checkpoint: Mapped[Json | None] = mapped_column(comment="{path, step, epoch, sha256}: the last whole one, path under the job's folder")
+    last_seq: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="seq of the newest event: dense from 1")
+    version: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="the ETag: grows with every change a client may see")
+    lease_until: Mapped[datetime | None]
+    worker: Mapped[str | None]
+    not_before: Mapped[datetime | None]
+    queue_deadline: Mapped[datetime | None]
+    created_by: Mapped[str] = mapped_column(server_default="anonymous")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    queued_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(_one_of("state", JobState), name="state"),
+        CheckConstraint(_one_of("kind", JobKind), name="kind"),
+        CheckConstraint(_one_of("wanted", Wanted), name="wanted"),
+        CheckConstraint(_one_of("reason", Reason), name="reason"),
+        CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
+        CheckConstraint("(state IN ('succeeded','failed','cancelled','pruned')) = (finished_at IS NOT NULL)", name="finished"),
+        CheckConstraint("lease_until IS NULL OR state = 'running'", name="lease"),
+        CheckConstraint("failures <= attempt", name="failures"),
+        Index("uq_jobs_parent_trial", "parent_id", "trial_number", unique=True, postgresql_where=text("trial_number IS NOT NULL")),
+        Index("ix_jobs_queue", "queue", "priority", "created_at", postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_lease", "lease_until", postgresql_where=text("state = 'running'")),
+        Index("ix_jobs_created", text("created_at DESC"), text("id DESC")),
+        Index("ix_jobs_parent_id", "parent_id"),
+        Index("ix_jobs_dataset_fingerprint", "dataset_fingerprint"),
+        Index("ix_jobs_tags", "tags", postgresql_using="gin"),
+    )
+
+
+class Attempt(Base):
+    __tablename__ = "attempts"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    worker: Mapped[str]
+    host: Mapped[str]
+    device: Mapped[str]
+    pid: Mapped[int | None]
+    resumed_from: Mapped[Json | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None] = mapped_column(comment="succeeded, failed, cancelled, pruned, paused, requeued, lost")
+    reason: Mapped[Reason | None]
+    exit_code: Mapped[int | None]
+    signal: Mapped[str | None]
+    log_tail: Mapped[str | None]
+
+
+class JobEvent(Base):
+    """Durable history: `seq` is dense and increasing per job. `child_seq` makes a replayed child event a no-op."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    attempt: Mapped[int]
+    child_seq: Mapped[int | None]
+    kind: Mapped[str] = mapped_column(comment="state, metrics, log")
+    time: Mapped[datetime] = mapped_column(server_default=func.now())
+    body: Mapped[Json]
+
+    __table_args__ = (
+        CheckConstraint("kind IN ('state','metrics','log')", name="kind"),
+        Index("uq_events_child", "job_id", "attempt", "child_seq", unique=True, postgresql_where=text("child_seq IS NOT NULL")),
+    )
+
+
+class Metric(Base):
+    """One point: an undefined value is NULL. `step` is the 1-based epoch, or the update number for `step/…` names."""
+
+    __tablename__ = "metrics"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    attempt: Mapped[int]
+    value: Mapped[float | None] = mapped_column(sa.Double)
+    time: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class DailyMetric(Base):
+    """One metric of one day: what a comparison pairs. `source` is '' for the job's own model, else a baseline's name."""
+
+    __tablename__ = "daily_metrics"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    source: Mapped[str] = mapped_column(primary_key=True)
+    split: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    horizon: Mapped[int] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    value: Mapped[float | None] = mapped_column(sa.Double)
+
+
+class ArtifactRow(Base):
+    """A file is visible only when whole: the row is written after the rename. `path` is relative to the run root."""
+
+    __tablename__ = "artifacts"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    path: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    media_type: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Dataset(Base):
+    """One version of a dataset; the same content under the same name is the same version."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    version: Mapped[int]
+    fingerprint: Mapped[str]
+    spec: Mapped[Json]
+    manifest: Mapped[Json]
+    profile: Mapped[Json]
+    leak_report: Mapped[Json]
+    path: Mapped[str] = mapped_column(comment="the cache folder, relative to the run root")
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("uq_datasets_version", "name", "version", unique=True),
+        Index("uq_datasets_content", "name", "fingerprint", unique=True, postgresql_where=text("deleted_at IS NULL")),
+        Index("ix_datasets_fingerprint", "fingerprint"),
+    )
+
+
+class Idempotency(Base):
+    """One key and one body are one job. Rows older than a day are swept."""
+
+    __tablename__ = "idempotency"
+
+    principal: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    body_sha256: Mapped[str]
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Base):
+    __tablename__ = "keys"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    prefix: Mapped[str]
+    sha256: Mapped[str] = mapped_column(unique=True)
+    scopes: Mapped[list[str]] = mapped_column(sa.ARRAY(Text))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Worker(Base):
+    """A worker process, seen by its own heartbeat. `name` is host, queue and device slot."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    pid: Mapped[int]
+    queue: Mapped[str]
+    device: Mapped[str]
+    busy_with: Mapped[UUID | None]
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_seen: Mapped[datetime] = mapped_column(server_default=func.now())

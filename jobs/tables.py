@@ -73,6 +73,7 @@ class Job(Base):
     evidence: Mapped[Json | None]
     checkpoint: Mapped[Json | None] = mapped_column(comment="{path, step, epoch, sha256}: the last whole one, path under the job's folder")
     last_seq: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="seq of the newest event: dense from 1")
+    child_seq: Mapped[int] = mapped_column(server_default="0", comment="the newest child event recorded of this attempt: replays end here")
     version: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="the ETag: grows with every change a client may see")
     lease_until: Mapped[datetime | None]
     worker: Mapped[str | None]

@@ -52,3 +52,41 @@ class GraphSpec(Spec):
     refresh_days: int = Field(5, ge=1, le=250)
     sector_edges: bool = True
     sector_weight: float = Field(0.5, ge=0.0, le=1.0)
+
+
+def num_parameters(model: ModelSpec, num_features: int, num_horizons: int, window: int) -> int:
+    """Exactly the trainable parameters of `atft.model.network.Network`; optimizer moments and fixed tables are not
+    parameters.
+    """
+    hidden = model.hidden_size
+
+    def linear(inputs: int, outputs: int) -> int:
+        return inputs * outputs + outputs
+
+    def gated_residual(inputs: int, outputs: int, context: int) -> int:
+        skip = linear(inputs, outputs) if inputs != outputs else 0
+        return (
+            linear(inputs, hidden)
+            + context * hidden
+            + linear(hidden, hidden)
+            + linear(hidden, 2 * outputs)
+            + skip
+            + 2 * outputs
+        )
+
+    selection = (
+        gated_residual(num_features, num_features, 0)
+        + 2 * num_features * VARIABLE_SIZE
+        + linear(num_features * VARIABLE_SIZE, hidden)
+    )
+    fan = linear(model.fan_top_k * hidden, hidden) if model.use_fan else 0
+    lstm = 4 * (2 * hidden * hidden + 2 * hidden)
+    attention = window * hidden + 3 * linear(hidden, hidden) + hidden * hidden  # the key has no bias
+    merge = gated_residual(2 * hidden, hidden, hidden if model.use_fan else 0)
+    convolution = (
+        2 * linear(hidden, hidden) + hidden + EDGE_SIZE * hidden + hidden
+    )  # two ends, attention vector, edges, bias
+    fusion = linear(2 * hidden, hidden) + int(model.learn_temperature)
+    graph = model.gat_layers * (convolution + fusion) if model.use_gat else 0
+    heads = linear(hidden, hidden) + linear(hidden, num_horizons * (len(model.quantiles) if model.quantiles else 1))
+    return selection + fan + lstm + attention + merge + graph + heads

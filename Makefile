@@ -1,0 +1,56 @@
+# `make help` lists what there is. Every target sets up what it needs; the second time that takes a moment.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo up test check bench migration lock clean
+# A polluted shell must not reach the environment's own Python.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV
+
+BIN := .venv/bin
+# The first Python of 3.11 to 3.13 that can make virtual environments; PYTHON=... chooses another.
+FIND_PYTHON = for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	  command -v $$p >/dev/null && $$p -I -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	    && exec $$p -I .ci/setup.py $(1); \
+	done; \
+	echo "No Python 3.11, 3.12 or 3.13 with venv found (Debian, Ubuntu: apt install python3-venv). PYTHON=/path/to/python3.11 names one." >&2; exit 1
+ARGS ?=
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+
+setup: ## make .venv with everything that runs (done once, instant when nothing changed)
+	@$(call FIND_PYTHON,demo)
+
+setup-dev:
+	@$(call FIND_PYTHON,dev)
+
+demo: setup ## register real prices, train the model through the whole service, print its metrics
+	@$(BIN)/python -m client.demo $(ARGS)
+
+up: setup ## start API, worker and embedded servers; Ctrl-C stops them (ARGS="--port 9000")
+	@$(BIN)/atft up $(ARGS)
+
+test: setup-dev ## run all tests (ARGS="-k name" chooses)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadscope $(ARGS)
+
+check: setup-dev ## lint, types, import contracts, file lengths
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest -q -n0 tests/architecture
+
+bench: setup-dev ## run the benchmarks (dated JSON under benchmarks/)
+	@found=$$(ls benchmarks/bench_*.py 2>/dev/null); [ -n "$$found" ] || { echo "no benchmarks yet"; exit 1; }; \
+	for file in $$found; do $(BIN)/python $$file $(ARGS) || exit 1; done
+
+migration: setup-dev ## write a migration from the tables' difference (NAME="what changes")
+	@[ -n "$(NAME)" ] || { echo 'usage: make migration NAME="what changes"' >&2; exit 2; }
+	@exec 3< <(exec $(BIN)/python -m jobs.embedded --var var/migration); trap "kill $$!" EXIT; \
+	read -r database <&3; read -r broker <&3; export "$$database" "$$broker"; \
+	$(BIN)/python -m jobs.admin migrate && $(BIN)/python -m jobs.admin migration "$(NAME)"
+
+lock: ## resolve the dependencies anew into constraints.txt
+	@$(call FIND_PYTHON,lock)
+
+clean: ## remove .venv, caches and var/ (databases, runs, logs)
+	rm -rf .venv var build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,128 @@
+"""The application: `uvicorn --factory api.app:create_app`. HTTP in, HTTP out. Imports no torch."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from importlib.metadata import version
+from types import FrameType
+from typing import Any, Final
+
+from fastapi import Depends, FastAPI
+
+from api import errors, openapi
+from api.auth import check_bind, is_loopback
+from api.database import Database
+from api.deps import name_route
+from api.middleware import Edge
+from api.routes import datasets, events, health, jobs, results, workers
+from api.service import Service
+from api.telemetry import Telemetry
+from api.web import pages
+from jobs.session import async_engine, async_sessions
+from jobs.settings import Settings
+from jobs.wakeups import Wakeups, async_redis_client
+
+ROUTERS: Final = (datasets.router, jobs.router, results.router, events.router, workers.router, health.router)
+POOL_SIZE: Final = 16
+log = logging.getLogger("api")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Raises ValueError when the settings name no database."""
+    settings = settings or Settings()
+    logging.getLogger("api").setLevel(settings.log_level)
+    engine = async_engine(settings, pool_size=POOL_SIZE)
+    database = Database(async_sessions(engine))
+    telemetry = Telemetry()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await check_bind(settings, database)
+        redis = async_redis_client(settings)
+        async with Wakeups(settings) as wakeups, redis:
+            service = app.state.service = Service(settings, database, wakeups, redis, telemetry)
+            if is_loopback(settings.bind) and settings.admin_key is None:
+                log.warning("no admin key is configured: without API keys only programs on this machine are served")
+            try:
+                with _at_signal(service.start_closing):
+                    yield
+            finally:
+                service.start_closing()
+                service.close()
+                await engine.dispose()
+
+    app = FastAPI(
+        title="ATFT-GAT-FAN jobs",
+        version=version("atft"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+        dependencies=[Depends(name_route)],
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.settings = settings
+    app.state.database = database
+    for router in ROUTERS:
+        app.include_router(router)
+    pages.install(app)
+    app.state.allowed_methods = _allowed_methods
+    app.openapi = _cached(lambda: openapi.document(app))  # type: ignore[method-assign]  # FastAPI's own way to change the document
+    errors.install(app)
+    app.add_middleware(
+        Edge, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes, telemetry=telemetry
+    )
+    return app
+
+
+def _cached(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+
+    def get() -> dict[str, Any]:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
+
+
+def _allowed_methods(path: str) -> list[str]:
+    """Every method that some route serves here: for Allow, which the framework fills from one route only."""
+    allowed: set[str] = set()
+    for router in (*ROUTERS, pages.router):
+        for route in router.routes:
+            pattern, methods = getattr(route, "path_regex", None), getattr(route, "methods", None)
+            if pattern is not None and methods and pattern.match(path):
+                allowed |= methods
+    return sorted(allowed | ({"HEAD"} if "GET" in allowed else set()) or {"GET", "HEAD"})
+
+
+@contextlib.contextmanager
+def _at_signal(act: Callable[[], None]) -> Iterator[None]:
+    """Run `act` when the server is told to stop, before it waits for its open connections. Its own handler runs too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, stack: FrameType | None) -> None:
+        loop.call_soon_threadsafe(act)
+        previous = before[signal.Signals(number)]
+        if callable(previous):
+            previous(number, stack)
+
+    ours = [number for number, previous in before.items() if callable(previous)]
+    for number in ours:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in ours:
+            if signal.getsignal(number) is handle:
+                signal.signal(number, before[number])

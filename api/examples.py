@@ -1,0 +1,222 @@
+"""Examples shown in the OpenAPI document: plain data, checked against their models by a test."""
+
+from typing import Any, Final
+
+Example = dict[str, Any]
+JOB_ID: Final = "019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21"
+DATASET_JOB_ID: Final = "019aa6a1-02b8-7c31-8f77-6d1c9a4e5b10"
+FINGERPRINT: Final = "5f0c6f3e9d1b4a27"
+
+TRAIN: Final[Example] = {
+    "dataset": "us_2010_2017",
+    "name": "adabelief, small",
+    "data": {"window": 20, "horizons": [1, 5, 10, 20]},
+    "split": {"train_days": 500, "val_days": 120, "test_days": 120, "embargo_days": 21},
+    "model": {"hidden_size": 32},
+    "optimizer": {"name": "adabelief", "lr": 5.0e-4},
+    "trainer": {"max_epochs": 3, "batch_size": 4096},
+}
+TRAIN_SMALLEST: Final[Example] = {"dataset": "us_2010_2017"}
+DATASET_PATH: Final[Example] = {"name": "us_2010_2017", "path": "us_2010_2017.parquet"}
+DATASET_PLANTED: Final[Example] = {
+    "name": "planted-small",
+    "horizons": [1, 5],
+    "planted": {"num_codes": 60, "num_days": 400, "signal": 0.2, "seed": 0},
+}
+
+FIELD_ERROR: Final[Example] = {
+    "detail": "Input should be greater than or equal to 1",
+    "code": "greater_than_equal",
+    "pointer": "/model/gat_layers",
+    "parameter": None,
+    "location": None,
+}
+PROBLEM: Final[Example] = {
+    "type": "urn:atft:problem:invalid_request",
+    "title": "Unprocessable Entity",
+    "status": 422,
+    "detail": "/model/gat_layers: Input should be greater than or equal to 1",
+    "instance": "/jobs/train",
+    "code": "invalid_request",
+    "request_id": "6f1b2c9d8e3a4f50b7c6d5e4f3a2b1c0",
+    "errors": [FIELD_ERROR],
+}
+PROGRESS: Final[Example] = {
+    "phase": "train",
+    "epoch": 2,
+    "epochs": 3,
+    "step": 41,
+    "steps": 50,
+    "ratio": 0.61,
+    "eta_seconds": 48.0,
+    "samples_per_second": 5210.0,
+}
+LINKS: Final[Example] = {
+    "self": f"/jobs/{JOB_ID}",
+    "metrics": f"/jobs/{JOB_ID}/metrics",
+    "events": f"/jobs/{JOB_ID}/events",
+    "logs": f"/jobs/{JOB_ID}/logs",
+    "evidence": f"/jobs/{JOB_ID}/evidence",
+    "artifacts": f"/jobs/{JOB_ID}/artifacts",
+    "cancel": f"/jobs/{JOB_ID}/cancel",
+    "page": f"/ui/jobs/{JOB_ID}",
+}
+JOB: Final[Example] = {
+    "id": JOB_ID,
+    "kind": "train",
+    "parent_id": None,
+    "source_job_id": None,
+    "name": "adabelief, small",
+    "tags": {"desk": "tokyo"},
+    "state": "running",
+    "wanted": "run",
+    "status": "running",
+    "reason": None,
+    "message": None,
+    "attempt": 1,
+    "max_attempts": 3,
+    "priority": 5,
+    "queue": "cpu",
+    "dataset": "us_2010_2017",
+    "dataset_fingerprint": FINGERPRINT,
+    "spec": TRAIN,
+    "spec_digest": "0d4f7be2a9c15e38",
+    "progress": PROGRESS,
+    "metrics": {"val/rank_ic": 0.031, "val/rank_ic@5d": 0.028, "test/rank_ic": None},
+    "best": {"epoch": 2, "metrics": {"val/rank_ic": 0.034}},
+    "pending_reason": None,
+    "queue_position": None,
+    "created_at": "2026-11-23T01:20:00.000Z",
+    "started_at": "2026-11-23T01:20:01.250Z",
+    "finished_at": None,
+    "worker": "host-1/cpu/0",
+    "links": LINKS,
+}
+JOB_QUEUED: Final[Example] = {
+    "state": "queued",
+    "status": "queued",
+    "attempt": 0,
+    "progress": None,
+    "metrics": {},
+    "best": None,
+    "pending_reason": "3 ahead",
+    "queue_position": 3,
+    "started_at": None,
+    "worker": None,
+}
+PLAN: Final[Example] = {
+    "spec": TRAIN,
+    "spec_digest": "0d4f7be2a9c15e38",
+    "warnings": [],
+    "dataset_fingerprint": FINGERPRINT,
+    "num_parameters": 148_212,
+    "epochs": 3,
+    "days_per_step": 8,
+    "steps_per_epoch": 63,
+    "samples_per_epoch": 250_000,
+    "num_train_days": 500,
+    "num_val_days": 120,
+    "num_test_days": 120,
+    "estimated_seconds": 144.0,
+    "estimated_bytes": 5_335_632,
+    "queue": "cpu",
+    "queue_position": 0,
+}
+DATASET_PLAN: Final[Example] = {
+    "spec": DATASET_PATH,
+    "spec_digest": "7a3b9e10c2d4f658",
+    "warnings": [],
+    "inspection": {"kind": "prices", "num_rows": 1_006_532},
+}
+SERIES: Final[Example] = {"step": [1, 2, 3], "value": [0.012, 0.034, None]}
+METRICS: Final[Example] = {
+    "job_id": JOB_ID,
+    "state": "running",
+    "attempt": 1,
+    "latest": {"val/rank_ic": 0.031},
+    "best": {"epoch": 2, "objective": "val/rank_ic", "value": 0.034, "metrics": {"val/rank_ic": 0.034}},
+    "baselines": {"ridge": {"test/rank_ic@5d": 0.011}},
+    "series": {"val/rank_ic": SERIES},
+}
+EVENT: Final[Example] = {
+    "job_id": JOB_ID,
+    "seq": 7,
+    "time": "2026-11-23T01:20:41.250Z",
+    "body": {"step": 2, "values": {"val/rank_ic": 0.034}, "best": True},
+}
+SSE: Final = (
+    "event: metrics\nid: 7\n"
+    f'data: {{"job_id":"{JOB_ID}","seq":7,"time":"2026-11-23T01:20:41.250Z","body":'
+    '{"step":2,"values":{"val/rank_ic":0.034}}}\n\n'
+    "event: progress\n"
+    f'data: {{"job_id":"{JOB_ID}","seq":null,"time":"2026-11-23T01:20:42.000Z","body":{{"epoch":3,"ratio":0.7}}}}\n\n'
+    "event: end\n"
+    f'data: {{"job_id":"{JOB_ID}","seq":9,"time":"2026-11-23T01:21:30.000Z","body":'
+    '{"state":"succeeded","reason":null}}\n\n'
+)
+LOGS: Final = (
+    "2026-11-23T01:20:00.000Z [0] state queued\n2026-11-23T01:20:01.250Z [1] state running\n"
+    "2026-11-23T01:20:04.100Z [1] info train 500 days, val 120, test 120\n"
+)
+EVIDENCE: Final[Example] = {
+    "requested": TRAIN,
+    "resolved": TRAIN,
+    "spec_digest": "0d4f7be2a9c15e38",
+    "optimizer": {
+        "class": "AdaBelief",
+        "module": "adabelief_pytorch",
+        "version": "0.2.1",
+        "state_keys": ["exp_avg", "exp_avg_var", "step"],
+    },
+    "scheduler": {"class": "CosineAnnealingWarmRestarts", "lr_by_epoch": [0.0005, 0.0003875, 0.0001625]},
+    "threads": {"limit": 1, "torch_num_threads": 1, "os_threads_peak": 4},
+    "device": "cpu",
+}
+ARTIFACT: Final[Example] = {
+    "name": "best.safetensors",
+    "size_bytes": 592_848,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "media_type": "application/octet-stream",
+    "attempt": 1,
+    "created_at": "2026-11-23T01:21:29.000Z",
+    "link": f"/jobs/{JOB_ID}/artifacts/best.safetensors",
+}
+DATASET_VERSION: Final[Example] = {
+    "version": 1,
+    "fingerprint": FINGERPRINT,
+    "size_bytes": 182_452_224,
+    "job_id": DATASET_JOB_ID,
+    "created_at": "2026-11-23T01:18:20.000Z",
+}
+DATASET_SUMMARY: Final[Example] = {
+    **DATASET_VERSION,
+    "name": "us_2010_2017",
+    "num_days": 2013,
+    "num_codes": 500,
+    "num_rows": 1_006_500,
+    "horizons": [1, 5, 10, 20],
+    "link": "/datasets/us_2010_2017",
+}
+DATASET: Final[Example] = {
+    **DATASET_SUMMARY,
+    "columns": ["return_1d", "return_5d"],
+    "market_columns": [],
+    "days": ["2010-01-04", "2017-12-29"],
+    "spec": DATASET_PATH,
+    "profile": {"num_rows": 1_006_500},
+    "leak_report": {"suspects": []},
+    "versions": [DATASET_VERSION],
+}
+WORKER: Final[Example] = {
+    "name": "host-1/cpu/0",
+    "host": "host-1",
+    "queue": "cpu",
+    "device": "cpu",
+    "busy_with": JOB_ID,
+    "started_at": "2026-11-23T00:55:00.000Z",
+    "last_seen": "2026-11-23T01:20:40.000Z",
+    "live": True,
+}
+PROMETHEUS: Final = (
+    'atft_jobs{kind="train",state="running"} 1.0\natft_queue_depth{queue="cpu"} 3.0\natft_database_up 1.0\n'
+)

@@ -1,0 +1,95 @@
+"""The OpenAPI document: what FastAPI derives, with an example on every model and every answer."""
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api import examples
+from api.schemas import MODELS
+from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
+from atft.spec.job import TrainSpec
+from atft.spec.model import GraphSpec, ModelSpec
+from atft.spec.training import (
+    EarlyStopping,
+    EvaluationSpec,
+    LossSpec,
+    OptimizerSpec,
+    ResourcesSpec,
+    SchedulerSpec,
+    StopRule,
+    TrainerSpec,
+)
+
+DESCRIPTION: Final = """
+Training jobs for people who rank stocks: register a panel, submit a job, follow it, read its numbers.
+
+* **What was asked is what ran**: `GET /jobs/{id}/evidence` shows the resolved spec beside what was observed.
+* **A failure is never a number**: an undefined metric is `null`, never 0.
+* **Errors** are `application/problem+json` (RFC 9457): a stable `code`, a `request_id`, a JSON pointer a wrong field.
+* **Submit calls** take `Idempotency-Key`: the same key and body are the same job.
+"""
+TAGS: Final = [
+    {"name": "datasets", "description": "Panels of stocks by day, and the caches built from them."},
+    {"name": "jobs", "description": "Submit, list, look at, cancel."},
+    {"name": "results", "description": "Metrics, evidence, logs and files of a job."},
+    {"name": "events", "description": "Server-sent events that go on where they were cut."},
+    {"name": "service", "description": "Workers, health, Prometheus figures."},
+]
+_SPECS: Final = {
+    spec.__name__: spec().model_dump(mode="json")
+    for spec in (
+        DataSpec,
+        SplitSpec,
+        ModelSpec,
+        GraphSpec,
+        LossSpec,
+        OptimizerSpec,
+        SchedulerSpec,
+        TrainerSpec,
+        EvaluationSpec,
+        ResourcesSpec,
+        EarlyStopping,
+        PlantedSpec,
+    )
+} | {
+    TrainSpec.__name__: examples.TRAIN,
+    DatasetSpec.__name__: examples.DATASET_PATH,
+    SideFile.__name__: SideFile(file="universe.parquet").model_dump(mode="json"),
+    StopRule.__name__: StopRule(metric="val/rank_ic", at_epoch=5, below=0.0).model_dump(mode="json"),
+}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    found = get_openapi(
+        title=app.title,
+        version=app.version,
+        openapi_version="3.1.0",
+        description=DESCRIPTION,
+        routes=app.routes,
+        tags=TAGS,
+    )
+    components = found["components"]["schemas"]
+    for model in (*MODELS, DatasetSpec):
+        schema = model.model_json_schema(
+            ref_template="#/components/schemas/{model}", mode="serialization" if model in MODELS else "validation"
+        )
+        for name, inner in schema.pop("$defs", {}).items():
+            components.setdefault(name, inner)
+        components.setdefault(model.__name__, schema)
+    for name, example in _SPECS.items():
+        if name in components:
+            components[name]["examples"] = [example]
+    for path in found["paths"].values():
+        for operation in path.values():
+            for answer in operation["responses"].values():
+                _add_example(answer, components)
+    return found
+
+
+def _add_example(answer: dict[str, Any], components: dict[str, Any]) -> None:
+    """The model's own example stands at each answer that has none."""
+    for media in answer.get("content", {}).values():
+        name = media.get("schema", {}).get("$ref", "").rpartition("/")[2]
+        if "example" not in media and components.get(name, {}).get("examples"):
+            media["example"] = components[name]["examples"][0]

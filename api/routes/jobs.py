@@ -1,0 +1,179 @@
+"""Jobs: submit, list, look at one, say what is wanted of it."""
+
+from typing import Annotated
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from api import admission, examples
+from api.auth import Principal, Reader, Submitter
+from api.deps import (
+    Cursor,
+    DryRun,
+    IdempotencyKey,
+    IfMatch,
+    JobId,
+    Limit,
+    ServiceDep,
+    expected_version,
+    find_job,
+    json_body,
+    problems,
+    with_position,
+)
+from api.schemas import JobPage, JobView, Plan, SubmittedView
+from api.submission import refuse_nul, submit
+from api.views import etag, job_view, submitted_view
+from atft.spec.data import DatasetRef
+from atft.spec.job import TrainSpec
+from jobs import store
+from jobs.lookup import Position
+from jobs.states import JobKind, JobState, Wanted
+from jobs.tables import Job
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+TRAIN_EXAMPLES = {
+    "smallest": {"summary": "Only the dataset: every other setting has a default", "value": examples.TRAIN_SMALLEST},
+    "small": {"summary": "A small run with AdaBelief and warm restarts", "value": examples.TRAIN},
+}
+
+
+@router.post(
+    "/train",
+    status_code=202,
+    response_model=SubmittedView,
+    dependencies=[Depends(json_body)],
+    summary="Submit a training job",
+    responses={
+        **problems(400, 413, 415),
+        200: {"model": Plan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
+    },
+)
+async def submit_train(
+    spec: Annotated[TrainSpec, Body(openapi_examples=TRAIN_EXAMPLES)],
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    dry_run: DryRun = False,
+    idempotency_key: IdempotencyKey = None,
+) -> SubmittedView | Response:
+    """Queue a training of the ATFT-GAT-FAN network on a registered dataset.
+
+    The spec is checked against the dataset before anything is stored: its features, its horizons, and that its days are
+    enough for the window and the split. A 202 means that the job will run, whatever happens to this server or to Redis.
+    """
+    refuse_nul(spec.model_dump(mode="json"))
+    admitted = await service.database.read(admission.admit, spec)
+    if dry_run:
+        plan = await service.database.read(admission.plan, spec, admitted)
+        return Response(plan.model_dump_json(), media_type="application/json")
+    resources = spec.resources
+    submitted = await submit(
+        service,
+        who,
+        kind=JobKind.TRAIN,
+        spec=spec,
+        queue=admitted.queue,
+        key=idempotency_key,
+        name=spec.name,
+        tags=spec.tags,
+        priority=resources.priority,
+        max_attempts=resources.max_attempts,
+        queue_timeout_seconds=resources.queue_timeout_seconds,
+        dataset=admitted.dataset_name,
+        dataset_fingerprint=admitted.fingerprint,
+    )
+    job, position = submitted
+    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["ETag"] = etag(job)
+    return submitted_view(job, position, admitted.warnings)
+
+
+def _page(
+    session: Session,
+    state: JobState | None,
+    kind: JobKind | None,
+    parent_id: UUID | None,
+    dataset: str | None,
+    tag: str | None,
+    q: str | None,
+    cursor: str | None,
+    limit: int,
+) -> tuple[list[tuple[Job, Position]], str | None]:
+    jobs, next_cursor = store.page(
+        session, state=state, kind=kind, parent_id=parent_id, dataset=dataset, tag=tag, q=q, cursor=cursor, limit=limit
+    )
+    return [with_position(session, job) for job in jobs], next_cursor
+
+
+@router.get("", summary="List jobs", responses=problems())
+async def list_jobs(
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    _: Reader,
+    state: Annotated[JobState | None, Query(description="only jobs in this state")] = None,
+    kind: Annotated[JobKind | None, Query(description="only jobs of this kind")] = None,
+    parent_id: Annotated[UUID | None, Query(description="only the children of this job")] = None,
+    dataset: Annotated[DatasetRef | None, Query(description="only jobs on this dataset")] = None,
+    tag: Annotated[
+        str | None, Query(max_length=601, description="`key` or `key=value`", examples=["desk=tokyo"])
+    ] = None,
+    q: Annotated[str | None, Query(max_length=200, description="part of a name, or how an id begins")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> JobPage:
+    """Newest first. The next page is behind `next_cursor`, and behind `Link: …; rel="next"`."""
+    rows, next_cursor = await service.database.read(_page, state, kind, parent_id, dataset, tag, q, cursor, limit)
+    if next_cursor is not None:
+        others = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+        response.headers["Link"] = f'</jobs?{urlencode([*others, ("cursor", next_cursor)])}>; rel="next"'
+    return JobPage(items=[job_view(job, position) for job, position in rows], next_cursor=next_cursor)
+
+
+@router.get(
+    "/{job_id}",
+    response_model=JobView,
+    summary="One job",
+    responses={**problems(404), 304: {"description": "Not changed since the version in If-None-Match."}},
+)
+async def get_job(
+    job_id: JobId, request: Request, response: Response, service: ServiceDep, _: Reader
+) -> JobView | Response:
+    """The job with its newest metrics and progress. `ETag` is its version, for If-None-Match and If-Match."""
+    job, position = await service.database.read(find_job, job_id)
+    headers = {"ETag": etag(job), "Cache-Control": "no-cache"}
+    seen = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if etag(job) in seen and job.state is not JobState.QUEUED:  # a queued job's position changes without a new version
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return job_view(job, position)
+
+
+async def _want(
+    service: ServiceDep, who: Principal, job_id: UUID, wanted: Wanted, if_match: str | None, response: Response
+) -> JobView:
+    def move(session: Session) -> tuple[Job, Position]:
+        job = store.want(session, job_id, wanted, by=who.name, expected_version=expected_version(if_match))
+        return with_position(session, job)
+
+    job, position = await service.database.write(move)
+    await service.wake(job_id)
+    if wanted is Wanted.RUN and job.state is JobState.QUEUED:
+        await service.announce(job)
+    response.headers["ETag"] = etag(job)
+    return job_view(job, position)
+
+
+@router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job", responses=problems(404, 409, 412))
+async def cancel_job(
+    job_id: JobId, response: Response, service: ServiceDep, who: Submitter, if_match: IfMatch = None
+) -> JobView:
+    """Say that the job must not run. A queued job is cancelled at once; a running one when its processes are gone.
+
+    Cancelling a cancelled job changes nothing; any other finished job answers 409.
+    """
+    return await _want(service, who, job_id, Wanted.CANCEL, if_match, response)

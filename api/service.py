@@ -1,0 +1,91 @@
+"""What one application holds while it runs: settings, database, broker, wake-ups, open streams."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from api.database import Database
+from api.errors import Refused
+from api.telemetry import Telemetry
+from jobs.queue import HintSender
+from jobs.settings import Settings
+from jobs.tables import Job
+from jobs.wakeups import Wakeups, apublish
+
+log = logging.getLogger("api")
+HINT_SECONDS: Final = 2.0
+_MAX_PENDING_HINTS: Final = 64
+MAX_STREAMS: Final = 2000
+
+
+class Service:
+    def __init__(
+        self, settings: Settings, database: Database, wakeups: Wakeups, redis: Redis, telemetry: Telemetry
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.wakeups = wakeups
+        self.redis = redis
+        self.telemetry = telemetry
+        self.closing = asyncio.Event()
+        self._hints = HintSender(settings)
+        self._senders = ThreadPoolExecutor(2, thread_name_prefix="hints")
+        self._pending = 0
+        self._streams = 0
+
+    async def announce(self, job: Job) -> None:
+        """Tell the broker of a committed job. Bounded: a hint that is not sent is sent again by the sweep."""
+        if self._pending >= _MAX_PENDING_HINTS:
+            self.telemetry.hints_lost.inc()
+            return
+        self._pending += 1
+        sending = asyncio.get_running_loop().run_in_executor(
+            self._senders, self._hints.send, job.queue, job.id, job.priority
+        )
+        sending.add_done_callback(self._sent)
+        await asyncio.wait([sending], timeout=HINT_SECONDS)
+
+    def _sent(self, sending: "asyncio.Future[bool]") -> None:
+        self._pending -= 1
+        if sending.cancelled() or sending.exception() is not None or not sending.result():
+            self.telemetry.hints_lost.inc()
+            log.warning("the broker took no hint; the sweep will send it again")
+
+    async def wake(self, job_id: UUID) -> None:
+        """Say that a job has news: its worker and its viewers look at once instead of within two seconds."""
+        await apublish(self.redis, job_id)
+
+    def start_closing(self) -> None:
+        """The process is about to stop: streams end now, so that the server need not wait for them."""
+        self.closing.set()
+        self.wakeups.wake_all()
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Count one open stream."""
+        self._streams += 1
+        self.telemetry.streams.set(self._streams)
+        try:
+            yield
+        finally:
+            self._streams -= 1
+            self.telemetry.streams.set(self._streams)
+
+    def check_streams(self) -> None:
+        """Raises Refused (503) when too many streams are open, before an answer starts that would be a broken 200."""
+        if self._streams >= MAX_STREAMS:
+            raise Refused(503, "too_many_streams", f"{MAX_STREAMS} streams are open", headers={"Retry-After": "5"})
+
+    def job_folder(self, job_id: UUID) -> Path:
+        return self.settings.jobs_root / str(job_id)
+
+    def close(self) -> None:
+        self._senders.shutdown(wait=False, cancel_futures=True)
+        self._hints.close()

@@ -1,0 +1,157 @@
+"""Rows of the record as clients see them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from urllib.parse import quote
+from uuid import UUID
+
+from api.schemas import (
+    ArtifactView,
+    DatasetSummary,
+    DatasetVersion,
+    DatasetView,
+    JobView,
+    Links,
+    ProgressView,
+    SubmittedView,
+    WorkerView,
+)
+from jobs.lookup import Position
+from jobs.states import TERMINAL, JobState, Wanted
+from jobs.tables import ArtifactRow, Dataset, Job, Worker
+
+WORKER_LIVE_SECONDS: Final = 60.0
+_WISHES: Final = {Wanted.CANCEL: "cancelling", Wanted.PAUSE: "pausing", Wanted.PRUNE: "pruning"}
+
+
+def etag(job: Job) -> str:
+    return f'"{job.version}"'
+
+
+def status(job: Job) -> str:
+    """The state in one word for people."""
+    if job.state in TERMINAL or job.state is JobState.PAUSED:
+        return job.state.value
+    if job.wanted in _WISHES:
+        return _WISHES[job.wanted]
+    return "recovering" if job.attempt > (job.state is JobState.RUNNING) else job.state.value
+
+
+def _links(job_id: UUID) -> Links:
+    own = f"/jobs/{job_id}"
+    parts = {name: f"{own}/{name}" for name in ("metrics", "events", "logs", "evidence", "artifacts", "cancel")}
+    return Links(self=own, page=f"/ui{own}", **parts)
+
+
+def _fields(job: Job, position: Position) -> dict[str, Any]:
+    same = (
+        "id",
+        "kind",
+        "parent_id",
+        "source_job_id",
+        "name",
+        "tags",
+        "state",
+        "wanted",
+        "reason",
+        "message",
+        "attempt",
+        "max_attempts",
+        "priority",
+        "queue",
+        "dataset",
+        "dataset_fingerprint",
+        "spec",
+        "spec_digest",
+        "metrics",
+        "best",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "worker",
+    )
+    progress = ProgressView.model_validate(job.progress) if job.progress is not None else None
+    queue_position, pending_reason = position
+    return {name: getattr(job, name) for name in same} | {
+        "status": status(job),
+        "progress": progress,
+        "queue_position": queue_position,
+        "pending_reason": pending_reason,
+        "links": _links(job.id),
+    }
+
+
+def job_view(job: Job, position: Position) -> JobView:
+    return JobView(**_fields(job, position))
+
+
+def submitted_view(job: Job, position: Position, warnings: list[str]) -> SubmittedView:
+    return SubmittedView(**_fields(job, position), warnings=warnings)
+
+
+def artifact_view(row: ArtifactRow) -> ArtifactView:
+    return ArtifactView(
+        name=row.name,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        media_type=row.media_type,
+        attempt=row.attempt,
+        created_at=row.created_at,
+        link=f"/jobs/{row.job_id}/artifacts/{quote(row.name)}",
+    )
+
+
+def _summary(row: Dataset) -> dict[str, Any]:
+    manifest = row.manifest
+    return {
+        "name": row.name,
+        "version": row.version,
+        "fingerprint": row.fingerprint,
+        "size_bytes": row.size_bytes,
+        "job_id": row.job_id,
+        "created_at": row.created_at,
+        "horizons": manifest.get("horizons", []),
+        "link": f"/datasets/{quote(row.name)}",
+    } | {name: manifest.get(name) for name in ("num_days", "num_codes", "num_rows")}
+
+
+def dataset_summary(row: Dataset) -> DatasetSummary:
+    return DatasetSummary(**_summary(row))
+
+
+def dataset_view(row: Dataset, versions: list[Dataset]) -> DatasetView:
+    calendar = row.manifest.get("calendar") or {}
+    days = (calendar["first_day"], calendar["last_day"]) if "first_day" in calendar else None
+    return DatasetView(
+        **_summary(row),
+        columns=row.manifest.get("feature_names", []),
+        market_columns=row.manifest.get("market_names", []),
+        days=days,
+        spec=row.spec,
+        profile=row.profile,
+        leak_report=row.leak_report,
+        versions=[
+            DatasetVersion(
+                version=v.version,
+                fingerprint=v.fingerprint,
+                size_bytes=v.size_bytes,
+                job_id=v.job_id,
+                created_at=v.created_at,
+            )
+            for v in versions
+        ],
+    )
+
+
+def worker_view(row: Worker, now: datetime | None = None) -> WorkerView:
+    live = (now or datetime.now(UTC)) - row.last_seen < timedelta(seconds=WORKER_LIVE_SECONDS)
+    return WorkerView(
+        name=row.name,
+        host=row.host,
+        queue=row.queue,
+        device=row.device,
+        busy_with=row.busy_with,
+        started_at=row.started_at,
+        last_seen=row.last_seen,
+        live=live,
+    )

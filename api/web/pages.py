@@ -1,0 +1,81 @@
+"""The web pages: templates without data, small ES modules that ask the API. Nothing comes from another origin.
+
+The pages carry no data of their own, so that what a person may see is decided in one place, the API.
+"""
+
+import mimetypes
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import FileResponse, HTMLResponse
+from jinja2 import Environment, FileSystemLoader
+from starlette.exceptions import HTTPException
+
+router = APIRouter(include_in_schema=False)
+_HERE: Final = Path(__file__).parent
+_templates: Final = Environment(
+    loader=FileSystemLoader(_HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+_DOCS_CSP: Final = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+    "frame-ancestors 'none'; base-uri 'none'; object-src 'none'"
+)
+_SWAGGER: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
+
+
+def _static_files() -> dict[str, Path]:
+    """Name to file: a closed list, so that no name can leave it. Swagger UI comes from a package, not imported."""
+    files = {path.name: path for path in (_HERE / "static").iterdir() if path.is_file()}
+    package = find_spec("fastapi_offline")
+    if package is not None and package.submodule_search_locations:
+        folder = Path(package.submodule_search_locations[0]) / "static"
+        files |= {name: folder / name for name in _SWAGGER if (folder / name).is_file()}
+    return files
+
+
+_FILES: Final = _static_files()
+
+
+def _page(template: str, **values: str) -> HTMLResponse:
+    return HTMLResponse(_templates.get_template(template).render(values))
+
+
+@router.get("/")
+async def list_page() -> Response:
+    return _page("jobs.html", title="Jobs")
+
+
+@router.get("/ui/jobs/{job_id}")
+async def job_page(job_id: str) -> Response:
+    return _page("job.html", title="Job", job_id=job_id)
+
+
+@router.get("/docs")
+async def docs_page() -> Response:
+    page = _page("docs.html", title="API")
+    page.headers["Content-Security-Policy"] = _DOCS_CSP
+    return page
+
+
+@router.get("/static/{name}")
+async def static_file(name: str, request: Request) -> Response:
+    path = _FILES.get(name)
+    if path is None:
+        raise HTTPException(404)
+    response = FileResponse(
+        path, media_type=mimetypes.guess_type(name)[0], headers={"Cache-Control": "no-cache"}, stat_result=path.stat()
+    )
+    if response.headers["etag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={"ETag": response.headers["etag"], "Cache-Control": "no-cache"})
+    return response
+
+
+@router.get("/favicon.ico")
+async def favicon() -> Response:
+    return FileResponse(_FILES["icon.svg"], media_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})
+
+
+def install(app: FastAPI) -> None:
+    app.include_router(router)

@@ -1,0 +1,275 @@
+"""`python -m atft run | build | inspect`: the program that the service starts, and that works without it.
+
+It says what happens as one JSON object a line on `--events-fd`; everything else goes to stderr. Exit codes: 0 it told
+its own result,
+1 it failed (after a `failed` event), 2 usage, 75 its lease ran out.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import faulthandler
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NoReturn, TypeVar
+
+from pydantic import ValidationError
+
+from atft.events import Event, Failed, Finished, Started, Stopped
+from atft.spec.base import Spec
+from atft.spec.data import DatasetSpec
+from atft.spec.job import TrainSpec
+from atft.spec.reason import Reason
+
+FAILED: Final = 1
+USAGE: Final = 2
+LEASE_OVER: Final = 75
+PR_SET_PDEATHSIG: Final = 1
+S = TypeVar("S", bound=Spec)
+
+
+class EventStream:
+    """Writes events to a descriptor, numbered from 1, each line whole."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._seq = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self._seq += 1
+            line = event.model_copy(update={"child_seq": self._seq}).model_dump_json().encode() + b"\n"
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+
+
+class StopFlag:
+    """Set by SIGTERM, read between updates."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, _number: int, _frame: object) -> None:
+        self._asked = True
+
+    def __call__(self) -> bool:
+        return self._asked
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    faulthandler.enable()
+    if hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
+    if options.command == "inspect":
+        return _inspect(options.target)
+    spec = _read_spec(options.spec, TrainSpec) if options.command == "run" else _read_spec(options.spec, DatasetSpec)
+    stop = StopFlag()
+    emit = EventStream(_claim(options.events_fd))
+    if options.lease_seconds is not None:
+        die_with_parent()
+        watch_lease(options.lease_seconds)
+    try:
+        last = _run(options, spec, emit, stop) if isinstance(spec, TrainSpec) else _build(options, spec, emit, stop)
+    except Exception as error:  # noqa: BLE001 - the program's edge: whatever it is, it is recorded and ends the run
+        traceback.print_exc()
+        last = failure(error)
+    emit(last)
+    return FAILED if isinstance(last, Failed) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m atft", description="Train on, build or look at a dataset's cache.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train what a TrainSpec asks for")
+    run.add_argument("spec", type=Path, help="TrainSpec as JSON")
+    run.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
+    run.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
+    run.add_argument("--no-test", action="store_true", help=argparse.SUPPRESS)
+    run.add_argument("--preflight", action="store_true", help=argparse.SUPPRESS)
+    build = commands.add_parser("build", help="build the cache that a DatasetSpec describes")
+    build.add_argument("spec", type=Path, help="DatasetSpec as JSON, with a local path")
+    for command in (run, build):
+        command.add_argument("--out", type=Path, required=True, help="folder to write to")
+        command.add_argument(
+            "--events-fd", type=int, default=1, metavar="N", help="descriptor for events (default: standard output)"
+        )
+        command.add_argument(
+            "--lease-seconds", type=float, metavar="L", help="end when standard input brings no line for L seconds"
+        )
+    inspect = commands.add_parser("inspect", help="what a DatasetSpec would build, or what a cache holds, as JSON")
+    inspect.add_argument("target", type=Path, help="DatasetSpec as JSON, or the folder of a cache")
+    return parser
+
+
+def _read_spec(path: Path, kind: type[S]) -> S:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        _usage(f"cannot read {path}: {error.strerror}")
+    except ValidationError as error:
+        _usage(f"{path} is not a {kind.__name__}: {error}")
+
+
+def _usage(message: str) -> NoReturn:
+    sys.stderr.write(f"python -m atft: {message}\n")
+    sys.exit(USAGE)
+
+
+def _claim(descriptor: int) -> int:
+    """A private copy of the events descriptor; standard output goes to stderr, so that no library's print can end up
+    among events.
+    """
+    try:
+        own = os.dup(descriptor)
+    except OSError as error:
+        _usage(f"--events-fd {descriptor}: {error.strerror}")
+    if descriptor == 1:
+        os.dup2(2, 1)
+    else:
+        os.close(descriptor)
+    return own
+
+
+def _run(
+    options: argparse.Namespace, spec: TrainSpec, emit: EventStream, stop: StopFlag
+) -> Finished | Stopped | Failed:
+    resumed = {}
+    if options.resume is not None:
+        manifest = json.loads((options.resume / "manifest.json").read_bytes())
+        resumed = {
+            "resumed_from": str(options.resume),
+            "resumed_step": manifest["loop"]["updates"],
+            "resumed_epoch": manifest["loop"]["epoch"],
+        }
+    emit(Started.model_validate({"pid": os.getpid(), **resumed}))
+    from atft.data.cache import Cache  # noqa: PLC0415 - after `started`: these load torch and take seconds
+    from atft.train.loop import train  # noqa: PLC0415
+
+    cache = Cache.open(options.cache)
+    if stop():
+        return Stopped()
+    return train(
+        spec, cache, options.out, emit, stop, options.resume, test=not options.no_test, preflight_only=options.preflight
+    )
+
+
+def _build(
+    options: argparse.Namespace, spec: DatasetSpec, emit: EventStream, stop: StopFlag
+) -> Finished | Stopped | Failed:
+    emit(Started(pid=os.getpid()))
+    from atft.data.build import BuildStopped, build  # noqa: PLC0415 - after `started`: this loads polars
+
+    try:
+        result = build(spec, options.out, emit, stop)
+    except BuildStopped:
+        return Stopped()
+    body = {
+        "manifest": result.manifest.model_dump(mode="json"),
+        "profile": result.profile,
+        "leak_report": result.leak_report,
+    }
+    return Finished(result=body)
+
+
+def _inspect(target: Path) -> int:
+    if target.is_dir():
+        from atft.data.cache import CacheError, read_manifest  # noqa: PLC0415
+
+        try:
+            body: object = read_manifest(target).model_dump(mode="json")
+        except CacheError as error:
+            sys.stderr.write(f"{error}\n")
+            return FAILED
+    else:
+        spec = _read_spec(target, DatasetSpec)
+        from atft.data.build import inspect  # noqa: PLC0415
+        from atft.data.schema import DataError  # noqa: PLC0415
+
+        try:
+            body = inspect(spec)
+        except DataError as error:
+            sys.stderr.write(f"{error}\n")
+            return FAILED
+    sys.stdout.write(json.dumps(body, indent=1, allow_nan=False) + "\n")
+    return 0
+
+
+def failure(error: Exception) -> Failed:
+    """What an exception means to a client."""
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, Reason):
+        return Failed(reason=reason, message=str(error))
+    smaller = "use a smaller batch_size, hidden_size or window"
+    match error:
+        case ValidationError():
+            message = "; ".join(_said(e["msg"], e.get("ctx", {})) for e in error.errors())
+            return Failed(reason=Reason.INVALID_PARAMS, message=message)
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return Failed(reason=Reason.DISK_FULL, message=f"the disk is full: free some space and retry ({error})")
+    name = type(error).__name__
+    if name == "OutOfMemoryError":
+        return Failed(reason=Reason.OOM_GPU, message=f"the GPU's memory is full: {smaller} ({error})")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+        return Failed(reason=Reason.OOM_HOST, message=f"the machine's memory is full: {smaller} ({error})")
+    known = name in ("CacheError", "CacheMismatch")
+    return Failed(reason=Reason.DATA_CHANGED if known else Reason.INTERNAL, message=f"{name}: {error}")
+
+
+def _said(message: str, context: dict[str, object]) -> str:
+    pointer = context.get("pointer")
+    return f"{pointer}: {message}" if pointer else message
+
+
+def die_with_parent() -> None:
+    """On Linux: SIGKILL to this process when the thread that started it ends. Elsewhere the lease alone ends it."""
+    parent = os.getppid()
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:  # it ended while we asked
+        os._exit(LEASE_OVER)
+
+
+def watch_lease(seconds: float) -> threading.Thread:
+    """Leave at once, saving nothing, when no line has come on standard input for `seconds`:
+
+    another attempt may be running by then.
+    """
+    thread = threading.Thread(target=_watch_lease, args=(seconds,), name="lease", daemon=True)
+    thread.start()
+    return thread
+
+
+def _watch_lease(seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    open_end = True
+    while (left := deadline - time.monotonic()) > 0:
+        if not open_end:
+            time.sleep(left)
+            continue
+        if select.select([0], [], [], left)[0]:
+            data = os.read(0, 65536)
+            open_end = bool(data)
+            if b"\n" in data:
+                deadline = time.monotonic() + seconds
+    with contextlib.suppress(OSError):
+        os.write(2, f"no renewal for {seconds:g} s: the lease is over\n".encode())
+    os._exit(LEASE_OVER)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,338 @@
+"""From a user's files to a cache: read strictly, fill the listed spans, make features and targets, look for leaks, write atomically."""
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from atft.data import features, leaks, market
+from atft.data.cache import CacheError, read_manifest
+from atft.data.files import PanelArrays, publish, scratch_folder, scratch_matrix, write_cache
+from atft.data.grid import Grid, fill
+from atft.data.profile import profile
+from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest, listing
+from atft.data.source import Source, load
+from atft.events import Event, Log, Progress
+from atft.spec.data import DatasetSpec
+from atft.spec.reason import Reason
+
+__all__ = ["BuildResult", "BuildStopped", "DataError", "build", "fingerprint_of", "inspect"]
+
+MIN_DAYS, MIN_CODES = 20, 2
+MAX_NULL_SHARE = 0.99
+NORMALISATION = {
+    "features": f"per day over valid stocks: (x - median) / (1.4826 MAD), clipped to ±{features.CLIP:g}; standard deviation where the MAD is 0; missing is 0",
+    "market": f"(x - mean) / std over the last {market.WINDOW} days up to the day, clipped to ±{market.CLIP:g}; 0 with fewer than {market.MIN_DAYS} days",
+    "beta": f"slope of r on the market over {features.BETA_DAYS} days up to the day; 1 with fewer than {features.BETA_MIN_DAYS}",
+}
+
+
+class BuildStopped(Exception):
+    """The build was asked to stop; nothing is left of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildResult:
+    manifest: Manifest
+    profile: dict[str, object]
+    leak_report: dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Plan:
+    """What will be in the cache: built features, the file's own columns across stocks, market-wide columns."""
+
+    built: list[features.Feature]
+    own: list[str]
+    wide: list[str]  # market-wide columns of the file
+    market: dict[str, npt.NDArray[np.float64]]
+    formulas: dict[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        return [*(f.name for f in self.built), *self.own]
+
+
+def fingerprint_of(spec: DatasetSpec, source_sha256: str) -> str:
+    """32 hex digits of the content: source bytes, build settings, format. Names and paths do not enter."""
+    body = {"format": FORMAT_VERSION, "builder": BUILDER_VERSION, "source": source_sha256, "spec": build_spec(spec)}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+def build_spec(spec: DatasetSpec) -> dict[str, object]:
+    """`spec` without its name and file names."""
+    return spec.model_dump(mode="json", exclude={"name": True, "path": True, "universe": {"file"}, "market": {"file"}})
+
+
+def inspect(spec: DatasetSpec) -> dict[str, object]:
+    """The schema guess, the profile and what would be built, JSON-ready. Writes nothing. Raises DataError as `build` does, leaks aside."""
+    source = load(spec)
+    grid = _grid(source, spec)
+    plan = _plan(source, grid, spec)
+    roles = source.roles
+    return {
+        "kind": source.kind,
+        "columns": roles.columns if source.kind != "planted" else {},
+        "targets": {str(h): c for h, c in roles.targets.items()},
+        "feature_names": plan.names,
+        "market_names": list(plan.market),
+        "feature_formulas": plan.formulas,
+        "horizons": list(spec.horizons),
+        "num_rows": len(grid.day_index),
+        "num_days": len(grid.days),
+        "num_codes": len(grid.codes),
+        "num_filled_rows": int((~grid.valid).sum()),
+        "size_bytes": len(grid.day_index) * (4 * (len(plan.names) + len(spec.horizons)) + 32),
+        "source_sha256": source.sha256,
+        "fingerprint": fingerprint_of(spec, source.sha256),
+        "named_like_targets": leaks.named_like_targets(plan.own),
+        "profile": profile(source),
+    }
+
+
+def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Callable[[], bool]) -> BuildResult:
+    """Build the cache of `spec` in the new folder `out`; it appears whole or not at all.
+
+    Raises DataError (bad or leaking data, full disk), CacheError (`out` holds something else), BuildStopped (`stop` said so).
+    """
+
+    def step(ratio: float) -> None:
+        if stop():
+            raise BuildStopped
+        emit(Progress(phase="build", ratio=ratio))
+
+    step(0.0)
+    source = load(spec)
+    step(0.1)
+    grid = _grid(source, spec)
+    plan = _plan(source, grid, spec)
+    about = profile(source)
+    for warning in about["warnings"]:  # type: ignore[attr-defined]  # profile's own list of strings
+        emit(Log(level="warning", message=warning))
+    step(0.2)
+    try:
+        with scratch_folder(out) as folder, scratch_folder(out) as scratch:
+            panel, report = _arrays(source, grid, plan, spec, scratch, step)
+            manifest = _write(folder, panel, source, plan, spec, grid)
+            (folder / "graphs").mkdir()
+            step(0.95)
+            _publish(folder, out, manifest)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"the disk is full: {error.strerror}; free some space and submit again", Reason.DISK_FULL
+            ) from error
+        raise
+    emit(Progress(phase="build", ratio=1.0))
+    return BuildResult(
+        manifest=manifest, profile=about | {"num_filled_rows": int((~grid.valid).sum())}, leak_report=report
+    )
+
+
+def _grid(source: Source, spec: DatasetSpec) -> Grid:
+    grid = fill(source)
+    needed = max(MIN_DAYS, max(spec.horizons) + 2)
+    if len(grid.days) < needed:
+        raise DataError(
+            f"the panel has {len(grid.days)} trading days; horizons {list(spec.horizons)} need at least {needed}: bring more days or ask shorter horizons"
+        )
+    if len(grid.codes) < MIN_CODES:
+        raise DataError(f"the panel has {len(grid.codes)} codes; ranking needs at least {MIN_CODES}")
+    if not (grid.in_universe & grid.valid).any():
+        raise DataError(
+            "no row of the panel is in the universe: are the codes of the universe file those of the panel, and its dates or years the same?"
+        )
+    return grid
+
+
+def _plan(source: Source, grid: Grid, spec: DatasetSpec) -> _Plan:
+    built = (
+        features.feature_set([r for r in ("open", "high", "low", "close", "volume") if source.has(r)])
+        if source.kind == "prices" and spec.build_features
+        else []
+    )
+    built_names = [f.name for f in built]
+    clash = [n for n in source.extra if n in built_names]
+    if clash:
+        raise DataError(
+            f"columns {clash} have the names of built features: rename them, or set build_features to false"
+        )
+    listed = source.roles.listed
+    if listed is not None and (missing := [n for n in listed if n not in built_names and n not in source.extra]):
+        raise DataError(f"missing features {missing}: there are {listing([*built_names, *source.extra], 40)}")
+    extra = [n for n in source.extra if listed is None or n in listed]
+    useless = _useless(source.frame, extra)
+    if listed is not None and useless:
+        raise DataError(
+            f"features {sorted(useless)} are constant or at least {MAX_NULL_SHARE:.0%} empty: leave them out"
+        )
+    source.warnings += [f"column {n!r} is not a feature: it is {why}" for n, why in useless.items()]
+    extra = [n for n in extra if n not in useless]
+    wide = _market_wide(source.frame, extra)
+    raw = (
+        {}
+        if source.kind == "planted" or not source.has("close")
+        else market.derived(grid.returns, grid.valid, grid.day_index, len(grid.days))
+    )
+    raw |= {n: grid.day_values(source, n) for n in wide} | market.brought(source.market, grid.days)
+    own = [n for n in extra if n not in wide]
+    if listed is not None:
+        built = [f for f in built if f.name in listed]
+        own = [n for n in listed if n in own]
+    if not built and not own:
+        raise DataError("no feature is left: bring numeric columns, or set build_features to true on a price panel")
+    formulas = (
+        {f.name: f.formula for f in built}
+        | {n: "the file's own column" for n in (*own, *wide)}
+        | {n: market.DERIVED[n] for n in raw if n in market.DERIVED}
+    )
+    values = {n: market.past_normalised(x) for n, x in raw.items()}
+    return _Plan(built=built, own=own, wide=wide, market=values, formulas=formulas)
+
+
+def _useless(frame: pl.DataFrame, names: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for n in names:
+        series = frame[n]
+        if series.null_count() >= MAX_NULL_SHARE * len(series):
+            found[n] = f"{series.null_count() / len(series):.0%} empty"
+        elif series.min() == series.max():
+            found[n] = "constant"
+    return found
+
+
+def _market_wide(frame: pl.DataFrame, names: list[str]) -> list[str]:
+    """Columns with one value a day: a z-score across stocks would erase them."""
+    if not names:
+        return []
+    same = (
+        frame.group_by("@date")
+        .agg((pl.col(n).max() == pl.col(n).min()).fill_null(value=True) for n in names)
+        .select(pl.col(n).all() for n in names)
+        .row(0)
+    )
+    return [n for n, flag in zip(names, same, strict=True) if flag]
+
+
+def _arrays(
+    source: Source, grid: Grid, plan: _Plan, spec: DatasetSpec, scratch: Path, step: Callable[[float], None]
+) -> tuple[PanelArrays, dict[str, object]]:
+    rows = len(grid.day_index)
+    matrix = scratch_matrix(scratch, "features", rows, len(plan.names))
+    frame = grid.frame
+    if source.kind != "features":
+        frame = features.with_returns(frame)
+        targets = features.forward_returns(frame, spec.horizons)
+        returns, beta = frame["return"].fill_null(float("nan")).to_numpy(), frame["beta"].to_numpy()
+        for start, block in features.blocks(frame, plan.built):
+            matrix[:, start : start + block.width] = block.to_numpy()
+            step(0.2 + 0.5 * (start + block.width) / len(plan.names))
+    else:
+        targets = np.stack([grid.scatter(source.frame[f"@target_{h}d"]) for h in spec.horizons], axis=1).astype(
+            np.float32
+        )
+        returns, beta = (
+            grid.returns,
+            features.with_beta(frame.with_columns(pl.Series("return", grid.returns).fill_nan(None)))["beta"].to_numpy(),
+        )
+    for start in range(0, len(plan.own), features.BLOCK):
+        part = plan.own[start : start + features.BLOCK]
+        raw = grid.frame.select("day", "valid").with_columns(pl.Series(n, grid.scatter(source.frame[n])) for n in part)
+        first = len(plan.built) + start
+        matrix[:, first : first + len(part)] = features.normalised(raw, part).to_numpy()
+        step(0.2 + 0.5 * (first + len(part)) / len(plan.names))
+    report = _leak_report(source, grid, plan, spec, matrix, targets)
+    step(0.8)
+    panel = PanelArrays(
+        days=grid.days,
+        codes=grid.codes,
+        sectors=grid.sectors,
+        day_index=grid.day_index,
+        code_index=grid.code_index,
+        sector_index=grid.sector_index,
+        valid=grid.valid,
+        in_universe=grid.in_universe,
+        features=matrix,
+        targets=targets,
+        returns=returns.astype(np.float32),
+        beta=beta.astype(np.float32),
+    )
+    return panel, report
+
+
+def _leak_report(
+    source: Source,
+    grid: Grid,
+    plan: _Plan,
+    spec: DatasetSpec,
+    matrix: npt.NDArray[np.float32],
+    targets: npt.NDArray[np.float32],
+) -> dict[str, object]:
+    """Raises DataError(leak_suspected) for features that are neither allowed nor, on planted panels, meant to be strong."""
+    unknown = [n for n in spec.allow_leaks if n not in plan.names and n not in plan.wide]
+    if unknown:
+        raise DataError(
+            f"allow_leaks names {unknown}, which are not features of this dataset; they are {listing(plan.names, 40)}"
+        )
+    report = leaks.suspects(
+        matrix, targets, grid.valid & grid.in_universe, grid.day_offsets, grid.day_rows, plan.names, spec.horizons
+    )
+    named = leaks.named_like_targets([*plan.own, *plan.wide])
+    suspected: list[dict[str, object]] = report["suspected"]  # type: ignore[assignment]  # leaks.suspects' own list
+    strong = [s for s in suspected if s["feature"] not in spec.allow_leaks]
+    report |= {"named_like_targets": named, "allowed": list(spec.allow_leaks)}
+    if spec.planted is not None and spec.planted.mode != "leak":
+        return report
+    refused = [f"{n!r} is named like a target" for n in named if n not in spec.allow_leaks]
+    refused += [
+        f"{s['feature']!r} has a mean daily RankIC of {s['rank_ic']:+.3f} with the {s['horizon']}-day target"
+        for s in strong
+    ]
+    if refused:
+        raise DataError(
+            f"features that seem to know the future: {'; '.join(refused)} (limit {leaks.LIMIT}). Remove them, or list those you vouch for in allow_leaks",
+            Reason.LEAK_SUSPECTED,
+        )
+    return report
+
+
+def _write(folder: Path, panel: PanelArrays, source: Source, plan: _Plan, spec: DatasetSpec, grid: Grid) -> Manifest:
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        feature_names=tuple(plan.names),
+        market_names=tuple(plan.market),
+        horizons=spec.horizons,
+        source_sha256=source.sha256,
+        build_spec=build_spec(spec),
+        fingerprint=fingerprint_of(spec, source.sha256),
+        num_days=len(grid.days),
+        num_codes=len(grid.codes),
+        num_rows=len(grid.day_index),
+        normalisation=NORMALISATION,
+        feature_formulas=plan.formulas,
+        calendar=Calendar(first_day=str(grid.days[0]), last_day=str(grid.days[-1]), num_days=len(grid.days)),
+    )
+    wide = (
+        np.stack(list(plan.market.values()), axis=1).astype(np.float32)
+        if plan.market
+        else np.zeros((len(grid.days), 0), np.float32)
+    )
+    oracle = None
+    if source.oracle is not None and source.planted_days is not None:
+        at = np.searchsorted(source.planted_days, grid.days)[grid.day_index]
+        oracle = {name: np.ascontiguousarray(values[at, grid.code_index]) for name, values in source.oracle.items()}
+    return write_cache(folder, manifest, panel, wide, oracle)
+
+
+def _publish(folder: Path, out: Path, manifest: Manifest) -> None:
+    if out.exists():
+        if read_manifest(out).fingerprint == manifest.fingerprint:
+            return
+        raise CacheError(f"{out.name} holds another cache: give a new folder")
+    publish(folder, out)

@@ -1,0 +1,175 @@
+"""Writes a cache's files so that they appear whole or not at all: temporary folder, fsync, rename."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from jaxtyping import Bool, Float, Int
+
+from atft.data.schema import FileEntry, Manifest
+
+METADATA_KEY = b"atft"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PanelArrays:
+    """The rows of panel.arrow, sorted by (code, date); `sector_index` is -1 where there is none."""
+
+    days: npt.NDArray[np.datetime64]
+    codes: tuple[str, ...]
+    sectors: tuple[str, ...]
+    day_index: Int[np.ndarray, " row"]
+    code_index: Int[np.ndarray, " row"]
+    sector_index: Int[np.ndarray, " row"]
+    valid: Bool[np.ndarray, " row"]
+    in_universe: Bool[np.ndarray, " row"]
+    features: Float[np.ndarray, "row feature"]
+    targets: Float[np.ndarray, "row horizon"]
+    returns: Float[np.ndarray, " row"]
+    beta: Float[np.ndarray, " row"]
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """A new folder next to `beside` (same file system, so that a rename is atomic), removed at the end if it is still there."""
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    folder = beside.parent / f".{beside.name}.{uuid4().hex[:12]}.tmp"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def scratch_matrix(folder: Path, name: str, rows: int, columns: int) -> npt.NDArray[np.float32]:
+    """A [rows, columns] float32 array in a mapped file: the kernel may page it out, unlike anonymous memory. Raises OSError on a full disk."""
+    with (folder / name).open("wb") as file:
+        # A hole that is filled through a map on a full disk kills the process by SIGBUS; taking the space first is an ordinary error.
+        os.posix_fallocate(file.fileno(), 0, max(1, rows * columns * 4))
+    matrix: npt.NDArray[np.float32] = np.memmap(folder / name, dtype=np.float32, mode="r+", shape=(rows, columns))
+    return matrix
+
+
+def write_cache(
+    folder: Path,
+    manifest: Manifest,
+    panel: PanelArrays,
+    market: Float[np.ndarray, "day column"],
+    oracle: Mapping[str, Float[np.ndarray, "row horizon"]] | None,
+) -> Manifest:
+    """Write all files of a cache into `folder`; returns the manifest with their hashes, which is also written."""
+    metadata = {
+        METADATA_KEY: json.dumps(
+            manifest.model_dump(mode="json", exclude={"files"}), separators=(",", ":"), ensure_ascii=False
+        ).encode()
+    }
+    names = ["panel.arrow", "days.arrow", "market.arrow"]
+    _write(folder / "panel.arrow", _panel_columns(panel), metadata)
+    _write(folder / "days.arrow", _day_columns(panel), metadata)
+    dates = _dates(panel.days)
+    columns = {name: pa.array(np.ascontiguousarray(market[:, j])) for j, name in enumerate(manifest.market_names)}
+    _write(folder / "market.arrow", {"date": dates, **columns}, metadata)
+    if oracle is not None:
+        _write(folder / "oracle.arrow", {name: _lists(values) for name, values in oracle.items()}, metadata)
+        names.append("oracle.arrow")
+    whole = manifest.model_copy(
+        update={
+            "files": {n: FileEntry(sha256=sha256_of(folder / n), size_bytes=(folder / n).stat().st_size) for n in names}
+        }
+    )
+    with (folder / "manifest.json").open("w", encoding="utf-8") as file:
+        file.write(whole.model_dump_json(indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(folder)
+    return whole
+
+
+def publish(folder: Path, out: Path) -> None:
+    """Rename the finished `folder` to `out`, durably."""
+    folder.rename(out)
+    sync_folder(out.parent)
+
+
+def write_arrow(path: Path, columns: Mapping[str, pa.Array], metadata: dict[bytes, bytes]) -> None:
+    """One Arrow file, whole or not at all. Two writers of one path do no harm: each renames its own."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
+    try:
+        _write(temporary, columns, metadata)
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, columns: Mapping[str, pa.Array], metadata: dict[bytes, bytes]) -> None:
+    schema = pa.schema(
+        [pa.field(name, array.type, nullable=name == "sector") for name, array in columns.items()], metadata=metadata
+    )
+    batch = pa.record_batch(list(columns.values()), schema=schema)
+    with (
+        pa.OSFile(str(path), "wb") as sink,
+        pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression=None)) as writer,
+    ):
+        writer.write_batch(batch)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _panel_columns(panel: PanelArrays) -> dict[str, pa.Array]:
+    missing = panel.sector_index < 0
+    sectors = pa.array(np.where(missing, 0, panel.sector_index).astype(np.int32), mask=missing)
+    return {
+        "date": _dates(panel.days[panel.day_index]),
+        "code": pa.DictionaryArray.from_arrays(
+            pa.array(panel.code_index.astype(np.int32)), pa.array(panel.codes, pa.string())
+        ),
+        "sector": pa.DictionaryArray.from_arrays(sectors, pa.array(panel.sectors, pa.string())),
+        "valid": pa.array(panel.valid),
+        "in_universe": pa.array(panel.in_universe),
+        "features": _lists(panel.features),
+        "targets": _lists(panel.targets),
+        "returns": pa.array(panel.returns.astype(np.float32)),
+        "beta": pa.array(panel.beta.astype(np.float32)),
+    }
+
+
+def _day_columns(panel: PanelArrays) -> dict[str, pa.Array]:
+    rows = np.argsort(panel.day_index, kind="stable").astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(panel.day_index, minlength=len(panel.days)))]).astype(np.int64)
+    return {"date": _dates(panel.days), "rows": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(rows))}
+
+
+def _dates(days: npt.NDArray[np.datetime64]) -> pa.Array:
+    return pa.array(days.astype("datetime64[D]").astype(np.int32)).cast(pa.date32())
+
+
+def _lists(values: npt.NDArray[np.float32]) -> pa.Array:
+    """fixed_size_list<float32>[width] over the array's own memory: no copy of a mapped matrix."""
+    rows, width = values.shape
+    flat = pa.Array.from_buffers(
+        pa.float32(), rows * width, [None, pa.py_buffer(np.ascontiguousarray(values, np.float32))]
+    )
+    return pa.FixedSizeListArray.from_arrays(flat, width)

@@ -1,0 +1,194 @@
+"""Puts a source on its calendar: inside a stock's listed span every trading day has a row, so that W rows are exactly W trading days."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from atft.data.schema import PRICES
+from atft.data.source import Source
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """R rows sorted by (code, day). A halted day repeats the last close with volume 0 and `valid` false.
+
+    `frame` has code, day (numbers), valid and, for prices, close, open, high, low, volume as far as the source has them.
+    """
+
+    days: npt.NDArray[np.datetime64]  # [T]
+    codes: tuple[str, ...]
+    sectors: tuple[str, ...]
+    day_index: npt.NDArray[np.int32]  # [R]
+    code_index: npt.NDArray[np.int32]  # [R]
+    sector_index: npt.NDArray[np.int32]  # [R]
+    valid: npt.NDArray[np.bool_]  # [R]
+    in_universe: npt.NDArray[np.bool_]  # [R]
+    returns: npt.NDArray[np.float64]  # [R], NaN unknown
+    day_offsets: npt.NDArray[np.int64]  # [T+1]
+    day_rows: npt.NDArray[np.int64]  # [R]
+    place: npt.NDArray[np.int64]  # grid row of each source row, -1 outside of every listed span
+    frame: pl.DataFrame
+
+    def scatter(self, series: pl.Series) -> npt.NDArray[np.float64]:
+        """A column of the source on the grid, [R]; NaN where the source has nothing."""
+        return scatter(series, self.place, len(self.day_index))
+
+    def day_values(self, source: Source, name: str) -> npt.NDArray[np.float64]:
+        """A market-wide column of the source by day, [T]."""
+        out = np.full(len(self.days), np.nan)
+        values = self.scatter(source.frame[name])
+        known = np.isfinite(values)
+        out[self.day_index[known]] = values[known]
+        return out
+
+
+def scatter(series: pl.Series, place: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.float64]:
+    out = np.full(rows, np.nan)
+    inside = place >= 0
+    out[place[inside]] = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()[inside]
+    return out
+
+
+def fill(source: Source) -> Grid:
+    """Lay the source's rows on the grid and fill halts. A price row without a close counts as a halt; codes without any close are left out."""
+    frame = source.frame
+    present = frame["@close"].is_not_null().to_numpy() if source.has("close") else np.ones(frame.height, np.bool_)
+    days = np.unique(frame["@date"].to_numpy()[present]).astype("datetime64[D]")
+    kept = frame.filter(pl.Series(present))
+    codes = tuple(kept["@code"].unique().sort().to_list())
+    code = frame["@code"].replace_strict(codes, np.arange(len(codes)), default=-1, return_dtype=pl.Int32).to_numpy()
+    dates = frame["@date"].to_numpy().astype("datetime64[D]")
+    day = np.searchsorted(days, dates)
+    on_calendar = (day < len(days)) & (days[np.minimum(day, len(days) - 1)] == dates)
+    first, last = np.full(len(codes), len(days)), np.full(len(codes), -1)
+    np.minimum.at(first, code[present], day[present])
+    np.maximum.at(last, code[present], day[present])
+    offsets = np.concatenate([[0], np.cumsum(last - first + 1)])
+    inside = on_calendar & (code >= 0)
+    inside[inside] &= (day[inside] >= first[code[inside]]) & (day[inside] <= last[code[inside]])
+    place = np.where(inside, offsets[code] + day - first[code], -1).astype(np.int64)
+    rows = int(offsets[-1])
+    code_index = np.repeat(np.arange(len(codes), dtype=np.int32), last - first + 1)
+    day_index = (np.arange(rows) - offsets[code_index] + first[code_index]).astype(np.int32)
+    valid = np.zeros(rows, np.bool_)
+    valid[place[present]] = True
+    latest = np.maximum.accumulate(np.where(valid, np.arange(rows), 0))  # the first row of each span is valid
+    sectors, sector_index = _sectors(source, place, latest, rows)
+    table = pl.DataFrame({"code": code_index, "day": day_index, "valid": valid})
+    if source.has("close"):
+        table = _priced(source, table, place, latest, valid)
+    counts = np.bincount(day_index, minlength=len(days))
+    return Grid(
+        days=days,
+        codes=codes,
+        sectors=sectors,
+        day_index=day_index,
+        code_index=code_index,
+        sector_index=sector_index,
+        valid=valid,
+        in_universe=_members(source, days, codes, day_index, code_index, place, latest),
+        returns=_returns(source, table, place, offsets),
+        day_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        day_rows=np.argsort(day_index, kind="stable").astype(np.int64),
+        place=place,
+        frame=table,
+    )
+
+
+def _priced(
+    source: Source,
+    table: pl.DataFrame,
+    place: npt.NDArray[np.int64],
+    latest: npt.NDArray[np.int64],
+    valid: npt.NDArray[np.bool_],
+) -> pl.DataFrame:
+    rows = table.height
+    close = scatter(source.frame["@close"], place, rows)[latest]
+    filled = {"close": close}
+    for role in PRICES[:-1]:
+        if source.has(role):
+            filled[role] = np.where(valid, scatter(source.frame[f"@{role}"], place, rows), close)
+    if source.has("volume"):
+        filled["volume"] = np.where(valid, scatter(source.frame["@volume"], place, rows), 0.0)
+    return table.with_columns(pl.Series(name, values).fill_nan(None) for name, values in filled.items())
+
+
+def _sectors(
+    source: Source, place: npt.NDArray[np.int64], latest: npt.NDArray[np.int64], rows: int
+) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
+    if not source.has("sector"):
+        return (), np.full(rows, -1, np.int32)
+    series = source.frame["@sector"]
+    names = tuple(series.drop_nulls().unique().sort().to_list())
+    if not names:
+        return (), np.full(rows, -1, np.int32)
+    numbers = series.replace_strict(names, np.arange(len(names)), default=-1, return_dtype=pl.Int32).to_numpy()
+    index = np.full(rows, -1, np.int32)
+    index[place[place >= 0]] = numbers[place >= 0]
+    return names, index[latest]
+
+
+def _returns(
+    source: Source, table: pl.DataFrame, place: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """close(t-1) → close(t), NaN on a span's first day. Without closes: the column return_1d, else the 1-day target of two days before."""
+    rows = table.height
+    if source.has("close"):
+        return table.select(
+            (pl.col("close") / pl.col("close").shift(1) - 1).over("code").fill_null(float("nan")).alias("r")
+        )["r"].to_numpy()
+    if source.has("return_1d"):
+        return scatter(source.frame["@return_1d"], place, rows)
+    out = np.full(rows, np.nan)
+    if source.has("target_1d"):
+        age = np.arange(rows) - np.repeat(offsets[:-1], np.diff(offsets))
+        later = np.flatnonzero(age >= 2)
+        out[later] = scatter(source.frame["@target_1d"], place, rows)[later - 2]
+    return out
+
+
+def _members(
+    source: Source,
+    days: npt.NDArray[np.datetime64],
+    codes: tuple[str, ...],
+    day_index: npt.NDArray[np.int32],
+    code_index: npt.NDArray[np.int32],
+    place: npt.NDArray[np.int64],
+    latest: npt.NDArray[np.int64],
+) -> npt.NDArray[np.bool_]:
+    """Point in time: a yearly list holds in its year; a dated list holds from its date until the next."""
+    if source.universe is None:
+        if not source.has("in_universe"):
+            return np.ones(len(day_index), np.bool_)
+        return (scatter(source.frame["@in_universe"].cast(pl.Float64), place, len(day_index)) == 1.0)[latest]
+    universe = source.universe
+    dated = "date" in universe.columns
+    column = (
+        universe["date"].to_numpy().astype("datetime64[D]")
+        if dated
+        else (universe["year"].to_numpy() - 1970).astype("datetime64[Y]")
+    )
+    lists = np.unique(column)
+    numbers = (
+        universe["code"].replace_strict(codes, np.arange(len(codes)), default=-1, return_dtype=pl.Int32).to_numpy()
+    )
+    unknown = universe["code"].filter(pl.Series(numbers < 0)).unique()
+    if len(unknown):
+        source.warnings.append(
+            f"{len(unknown)} codes of the universe file are not in the panel, such as {unknown.sort()[0]!r}"
+        )
+    member = np.zeros((len(lists) + 1, len(codes)), np.bool_)  # the last row: no list yet
+    member[np.searchsorted(lists, column)[numbers >= 0], numbers[numbers >= 0]] = True
+    if dated:
+        which = np.searchsorted(lists, days, side="right") - 1
+    else:
+        years = days.astype("datetime64[Y]")
+        at = np.minimum(np.searchsorted(lists, years), len(lists) - 1)
+        which = np.where(lists[at] == years, at, -1)
+    outside = int((which < 0).sum())
+    if outside:
+        source.warnings.append(f"{outside} trading days have no list in the universe file: nothing is ranked on them")
+    found: npt.NDArray[np.bool_] = member[which[day_index], code_index]
+    return found

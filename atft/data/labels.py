@@ -1,0 +1,65 @@
+"""Labels and ranks within one day, over the ranked stocks whose target is known. NumPy only; anything else is NaN."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import special, stats
+
+from atft.spec.data import Target
+
+
+def ranks_of(values: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
+    """Average ranks with mean 0 and standard deviation 1 (ddof 0); all NaN when the values are all equal, for then there is nothing to rank."""
+    ranks = stats.rankdata(values) - (len(values) + 1) / 2
+    spread = ranks.std() if len(values) else 0.0
+    return np.asarray(ranks / spread if spread > 0 else np.full(len(values), np.nan), dtype=np.float64)
+
+
+def day_labels(
+    targets: Float[np.ndarray, "stock horizon"],
+    ranked: Bool[np.ndarray, " stock"],
+    sector: Int[np.ndarray, " stock"],
+    beta: Float[np.ndarray, " stock"],
+    form: Target,
+) -> tuple[Float[np.ndarray, "stock horizon"], Float[np.ndarray, "stock horizon"]]:
+    """(labels, ranks) of one day, float32.
+
+    raw: the target; zscore: mean 0, std 1 (ddof 0); rank_gauss: Φ⁻¹((rank - ½)/n), average ranks; sector_neutral: target minus its sector's mean (stocks
+    without a sector form one group), then zscore; beta_neutral: residual of the target on [1, past beta], then zscore. Ranks are always of the raw target.
+    """
+    labels = np.full(targets.shape, np.nan, np.float32)
+    ranks = np.full(targets.shape, np.nan, np.float32)
+    for h in range(targets.shape[1]):
+        known = np.flatnonzero(ranked & np.isfinite(targets[:, h]))
+        y = targets[known, h].astype(np.float64)
+        if len(y) == 0:
+            continue
+        scaled = ranks_of(y)
+        ranks[known, h] = scaled
+        if form == "raw":
+            labels[known, h] = y
+        elif form == "rank_gauss":
+            labels[known, h] = np.where(np.isfinite(scaled), special.ndtri((stats.rankdata(y) - 0.5) / len(y)), np.nan)
+        elif form == "zscore":
+            labels[known, h] = _zscore(y)
+        elif form == "sector_neutral":
+            labels[known, h] = _zscore(y - _group_means(y, sector[known]))
+        else:
+            labels[known, h] = _zscore(_residual(y, beta[known].astype(np.float64)))
+    return labels, ranks
+
+
+def _zscore(y: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
+    spread = y.std()
+    return np.asarray((y - y.mean()) / spread if spread > 1e-12 else np.full(len(y), np.nan), dtype=np.float64)
+
+
+def _group_means(y: Float[np.ndarray, " stock"], group: Int[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
+    number = group + 1
+    return np.asarray((np.bincount(number, y) / np.maximum(np.bincount(number), 1))[number], dtype=np.float64)
+
+
+def _residual(y: Float[np.ndarray, " stock"], beta: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
+    centred = beta - beta.mean()
+    square = float(centred @ centred)
+    slope = float(centred @ y) / square if square > 1e-12 else 0.0
+    return y - y.mean() - slope * centred

@@ -1,0 +1,231 @@
+"""What a dataset's files must look like: the cache's manifest, and which column of a user's file plays which role.
+
+Guesses are by name only, never by content; two columns that could play one role by the same name are refused, not chosen between.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from atft.spec.data import DatasetSpec
+from atft.spec.reason import Reason
+
+FORMAT_VERSION = 1
+BUILDER_VERSION = 1  # raise it when a feature's formula or a normaliser changes: it is part of the fingerprint
+
+
+class DataError(Exception):
+    """The data cannot be used as asked; the message names rows or columns and says what to do."""
+
+    def __init__(self, message: str, reason: Reason = Reason.INVALID_PARAMS) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class FileEntry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    size_bytes: int
+
+
+class Calendar(BaseModel):
+    """Trading days are the days on which the source has at least one row."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str = "source_days"
+    first_day: str
+    last_day: str
+    num_days: int
+
+
+class Manifest(BaseModel):
+    """`manifest.json`; without `files` also the JSON under key `atft` of every Arrow file's schema."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int
+    feature_names: tuple[str, ...]
+    market_names: tuple[str, ...]
+    horizons: tuple[int, ...]
+    source_sha256: str
+    build_spec: dict[str, object]
+    fingerprint: str
+    num_days: int
+    num_codes: int
+    num_rows: int
+    calendar: Calendar
+    normalisation: dict[str, str]
+    feature_formulas: dict[str, str]
+    files: dict[str, FileEntry] = {}
+
+
+# Each name is compared without case, spaces and punctuation; earlier names win.
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "date": ("date", "day", "tradedate", "tradingday", "datetime", "timestamp", "time"),
+    "code": (
+        "code",
+        "ticker",
+        "symbol",
+        "instrument",
+        "localcode",
+        "secid",
+        "security",
+        "isin",
+        "ric",
+        "permno",
+        "stock",
+        "asset",
+    ),
+    "sector": ("sector", "sectorname", "gicssector", "industry", "sector33code", "sector17code"),
+    "open": ("adjopen", "adjustedopen", "adjustmentopen", "open", "openprice"),
+    "high": ("adjhigh", "adjustedhigh", "adjustmenthigh", "high", "highprice"),
+    "low": ("adjlow", "adjustedlow", "adjustmentlow", "low", "lowprice"),
+    "close": ("adjclose", "adjustedclose", "adjustmentclose", "close", "closeprice", "price", "last", "pxlast"),
+    "volume": ("adjvolume", "adjustedvolume", "adjustmentvolume", "volume", "vol"),
+    "in_universe": ("inuniverse",),
+}
+PRICES = ("open", "high", "low", "close")
+TARGET_COLUMN = re.compile(r"^target_([1-9][0-9]*)d$")
+TARGET_LIKE = re.compile(
+    r"(^|[_\W])(target|label|fwd|forward|future|lookahead)s?([_\W\d]|$)|(^|[_\W])(next|lead)[_\W]?(\d+[_\W]?)?(d|day|days)?[_\W]?(ret|return|close|price)",
+    re.IGNORECASE,
+)
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Roles:
+    """Which columns play which role; `raw_close` is the unadjusted close where an adjusted one is used, to scale open, high and low."""
+
+    kind: str  # prices | features
+    columns: dict[str, str]  # role -> column, for date, code, sector, prices, volume, in_universe
+    targets: dict[int, str]  # kind features: horizon -> column
+    return_1d: str | None  # kind features
+    listed: tuple[str, ...] | None  # the features that the spec names
+    spare: tuple[str, ...]  # columns without a role: candidates for features
+    raw_close: str | None = None
+
+
+def find_roles(names: Sequence[str], spec: DatasetSpec) -> Roles:
+    """Which column of `names` is what. Raises DataError naming the columns there are."""
+    columns = {
+        role: column
+        for role, column in spec.columns.items()
+        if isinstance(column, str) and role not in ("features", "targets")
+    }
+    for role, column in columns.items():
+        if column not in names:
+            raise DataError(f"columns.{role} names {column!r}, but the file has {listing(names)}")
+    for role in ALIASES:
+        if role not in columns and (found := _guess(role, [n for n in names if n not in columns.values()])) is not None:
+            columns[role] = found
+    for role in ("date", "code"):
+        if role not in columns:
+            more = (
+                " (a table with one column per stock must be turned into rows of date, code, close)"
+                if role == "code"
+                else ""
+            )
+            raise DataError(
+                f"no {role} column among {listing(names)}: name it {role!r}, or map it with columns.{role}{more}"
+            )
+    targets = _targets(names, spec)
+    kind = spec.kind
+    if kind == "auto":
+        kind = "features" if targets else "prices"
+    if kind == "prices":
+        if "close" not in columns:
+            raise DataError(
+                f"no close column among {listing(names)}: name it 'close', map it with columns.close, or bring features with target_{{h}}d columns"
+            )
+        return _price_roles(names, spec, columns)
+    missing = [h for h in spec.horizons if h not in targets]
+    if missing:
+        raise DataError(
+            f"missing target columns {[f'target_{h}d' for h in missing]} for horizons {missing}; the file has {listing(names)}"
+        )
+    roles = {role: column for role, column in columns.items() if role in ("date", "code", "sector", "in_universe")}
+    return_1d = "return_1d" if "return_1d" in names else None
+    taken = {*roles.values(), *targets.values(), return_1d}
+    spare = tuple(n for n in names if n not in taken and not TARGET_COLUMN.match(n))
+    return Roles(
+        kind="features",
+        columns=roles,
+        targets={h: targets[h] for h in spec.horizons},
+        return_1d=return_1d,
+        listed=_listed(spec, names),
+        spare=spare,
+    )
+
+
+def _price_roles(names: Sequence[str], spec: DatasetSpec, columns: dict[str, str]) -> Roles:
+    raw = None
+    if plain(columns["close"]).startswith("adj") and "close" not in spec.columns:
+        raw = next((n for n in names if plain(n) in ("close", "closeprice")), None)
+    spare = tuple(n for n in names if n not in columns.values() and n != raw)
+    return Roles(
+        kind="prices",
+        columns=columns,
+        targets={},
+        return_1d=None,
+        listed=_listed(spec, None),
+        spare=spare,
+        raw_close=raw,
+    )
+
+
+def _guess(role: str, names: Iterable[str]) -> str | None:
+    by_plain: dict[str, list[str]] = {}
+    for name in names:
+        by_plain.setdefault(plain(name), []).append(name)
+    for alias in ALIASES[role]:
+        found = by_plain.get(alias, [])
+        if len(found) > 1:
+            raise DataError(
+                f"columns {found} could each be the {role}: map one with columns.{role}, or drop the others"
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def _targets(names: Sequence[str], spec: DatasetSpec) -> dict[int, str]:
+    mapped = spec.columns.get("targets")
+    if mapped is None:
+        return {int(match.group(1)): name for name in names if (match := TARGET_COLUMN.match(name))}
+    columns = (mapped,) if isinstance(mapped, str) else mapped
+    if len(columns) != len(spec.horizons):
+        raise DataError(
+            f"columns.targets lists {len(columns)} columns for {len(spec.horizons)} horizons {list(spec.horizons)}: give one each, in order"
+        )
+    unknown = [c for c in columns if c not in names]
+    if unknown:
+        raise DataError(f"columns.targets names {unknown}, but the file has {listing(names)}")
+    return dict(zip(spec.horizons, columns, strict=True))
+
+
+def _listed(spec: DatasetSpec, names: Sequence[str] | None) -> tuple[str, ...] | None:
+    mapped = spec.columns.get("features")
+    if mapped is not None and spec.features is not None:
+        raise DataError("give features or columns.features, not both")
+    listed = spec.features if mapped is None else (mapped,) if isinstance(mapped, str) else mapped
+    if listed is None:
+        return None
+    if not listed or len(set(listed)) != len(listed):
+        raise DataError("features must list at least one column, each once")
+    if names is not None and (missing := [n for n in listed if n not in names]):
+        raise DataError(f"missing features {missing}: the file has {listing(names)}")
+    return tuple(listed)
+
+
+def listing(names: Sequence[str], limit: int = 12) -> str:
+    """Names for a message, cut after `limit`."""
+    shown = ", ".join(repr(n) for n in names[:limit])
+    return f"[{shown}{f', … {len(names) - limit} more' if len(names) > limit else ''}]"

@@ -1,0 +1,167 @@
+"""Reads runs of consecutive trading days from a cache as batches. A sample of day t is a valid row with W trading days of its stock up to t."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+
+from atft.data.batch import Batch
+from atft.data.cache import Cache
+from atft.data.graph import DayGraph
+from atft.data.labels import day_labels
+from atft.data.schema import DataError, listing
+from atft.spec.data import DataSpec
+from atft.spec.model import EDGE_SIZE
+
+
+class DayReader:
+    """Batches of a cache for one DataSpec. Row gathers are vectorised; a day's labels are computed once and kept.
+
+    Raises DataError for features or horizons that the cache lacks, and when no stock ever has a full window.
+    """
+
+    def __init__(self, cache: Cache, data: DataSpec, graph: DayGraph | None, device: torch.device) -> None:
+        self.cache, self.data, self.graph, self.device = cache, data, graph, device
+        self._columns, self._market = _select(cache, data)
+        self.feature_names = (
+            *(cache.feature_names[j] for j in self._columns),
+            *(cache.market_names[j] for j in self._market),
+        )
+        self.num_features = len(self.feature_names)
+        missing = [h for h in data.horizons if h not in cache.horizons]
+        if missing:
+            raise DataError(f"the dataset has no targets for horizons {missing}; it has {list(cache.horizons)}")
+        self._horizons = np.array([cache.horizons.index(h) for h in data.horizons])
+        span = np.arange(len(cache.code_index)) - cache.code_offsets[cache.code_index]
+        sample = cache.valid & (span >= data.window - 1)
+        kept = sample[cache.day_rows]
+        self._rows = cache.day_rows[kept]  # samples, by day
+        self._offsets = np.concatenate([[0], np.cumsum(kept)])[cache.day_offsets].astype(np.int64)
+        counts = np.diff(self._offsets)
+        if not counts.any():
+            raise DataError(
+                f"no stock has {data.window} trading days in a row: the window is longer than every listed span; use a shorter data.window"
+            )
+        self.median_names = int(np.median(counts[counts > 0]))
+        self._labels: dict[int, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = {}
+
+    def names_of(self, day: int) -> int:
+        """Number of samples of day number `day`."""
+        return int(self._offsets[day + 1] - self._offsets[day])
+
+    def days_per_step(self, batch_size: int) -> int:
+        return max(1, round(batch_size / self.median_names))
+
+    def runs(
+        self, days: npt.NDArray[np.int64], days_per_step: int, seed: int, epoch: int
+    ) -> list[npt.NDArray[np.int64]]:
+        """`days` cut into runs of consecutive days, shuffled; the first cut lies at a random offset. Depends on (seed, epoch) only; each day once."""
+        rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
+        cuts: list[npt.NDArray[np.int64]] = []
+        for stretch in np.split(days, np.flatnonzero(np.diff(days) != 1) + 1):
+            offset = int(rng.integers(1, days_per_step + 1))
+            cuts += [part for part in np.split(stretch, range(offset, len(stretch), days_per_step)) if len(part)]
+        return [cuts[i] for i in rng.permutation(len(cuts))]
+
+    def batch(self, days: Int[np.ndarray, " days"]) -> Batch:
+        """The samples of consecutive day numbers. Raises DataError when the days hold no sample at all."""
+        rows = self._rows[self._offsets[days[0]] : self._offsets[days[-1] + 1]]
+        if len(days) != days[-1] - days[0] + 1:
+            raise ValueError(f"days {days[0]} … {days[-1]} are not consecutive")
+        if len(rows) == 0:
+            raise DataError(
+                f"no stock has a full window of {self.data.window} days on {self.cache.days[days[0]]} … {self.cache.days[days[-1]]}"
+            )
+        counts = np.diff(self._offsets[days[0] : days[-1] + 2])
+        union, windows = gather_windows(rows, self.data.window)
+        labelled = [self._day(int(d)) for d in days]
+        edges, attributes = self._edges(days, rows, counts)
+        ranked = self.cache.in_universe[rows]  # samples are valid
+        return Batch(
+            x=self._tensor(self._values(union)),
+            windows=self._tensor(windows),
+            targets=self._tensor(self.cache.targets[rows][:, self._horizons]),
+            labels=self._tensor(np.concatenate([x[0] for x in labelled])),
+            ranks=self._tensor(np.concatenate([x[1] for x in labelled])),
+            ranked=self._tensor(ranked),
+            day=self._tensor(np.repeat(np.arange(len(days)), counts)),
+            num_days=len(days),
+            edges=self._tensor(edges),
+            edge_attributes=self._tensor(attributes),
+            day_numbers=np.asarray(days, dtype=np.int64),
+            rows=rows,
+        )
+
+    def _values(self, rows: npt.NDArray[np.int64]) -> Float[np.ndarray, "row feature"]:
+        cache, width = self.cache, len(self._columns)
+        values = np.empty((len(rows), self.num_features), np.float32)
+        taken = cache.features[rows]
+        values[:, :width] = (
+            taken
+            if width == taken.shape[1] and np.array_equal(self._columns, np.arange(width))
+            else taken[:, self._columns]
+        )
+        if len(self._market):
+            values[:, width:] = cache.market[:, self._market][cache.day_index[rows]]
+        return values
+
+    def _day(self, day: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        if day not in self._labels:
+            rows = self._rows[self._offsets[day] : self._offsets[day + 1]]
+            cache = self.cache
+            self._labels[day] = day_labels(
+                cache.targets[rows][:, self._horizons],
+                cache.in_universe[rows],
+                cache.sector_index[rows],
+                cache.beta[rows],
+                self.data.target,
+            )
+        return self._labels[day]
+
+    def _edges(
+        self, days: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        if self.graph is None:
+            return np.zeros((2, 0), np.int64), np.zeros((0, EDGE_SIZE), np.float32)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        codes = self.cache.code_index[rows].astype(np.int64)
+        parts = [self.graph.edges(int(day), codes[starts[n] : starts[n + 1]]) for n, day in enumerate(days)]
+        return np.concatenate([edges + starts[n] for n, (edges, _) in enumerate(parts)], axis=1), np.concatenate(
+            [a for _, a in parts]
+        )
+
+    def _tensor(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def gather_windows(
+    rows: Int[np.ndarray, " stock"], window: int
+) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, "stock window"]]:
+    """The sorted union of the windows that end at panel rows `rows` (distinct), and each window as positions in it, oldest first.
+
+    A stock's rows are consecutive in the panel, so that a window is `window` consecutive rows; windows of two stocks never overlap.
+    """
+    order = np.argsort(rows, kind="stable")
+    ends = rows[order]
+    starts = np.maximum(ends - window + 1, np.concatenate([[-1], ends[:-1]]) + 1)
+    lengths = ends - starts + 1
+    stops = np.cumsum(lengths)
+    union = np.repeat(starts - (stops - lengths), lengths) + np.arange(stops[-1])
+    position = np.empty(len(rows), np.int64)
+    position[order] = stops - 1
+    return union, position[:, None] + np.arange(-window + 1, 1)
+
+
+def _select(cache: Cache, data: DataSpec) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Column numbers of the selected stock features and market columns; all of them when the spec lists none."""
+    if data.features is None:
+        return np.arange(len(cache.feature_names)), np.arange(len(cache.market_names))
+    missing = [n for n in data.features if n not in cache.feature_names and n not in cache.market_names]
+    if missing:
+        raise DataError(
+            f"missing features {missing}: the dataset has {listing([*cache.feature_names, *cache.market_names], 40)}"
+        )
+    return (
+        np.array([cache.feature_names.index(n) for n in data.features if n in cache.feature_names], dtype=np.int64),
+        np.array([cache.market_names.index(n) for n in data.features if n in cache.market_names], dtype=np.int64),
+    )

@@ -1,0 +1,105 @@
+"""The loss of a step: `base_weight · base + rank_weight · (1 - ρ)`, mean over days, then weighted horizons."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from atft.data.batch import Batch
+from atft.loss import terms
+from atft.model.network import Prediction
+from atft.spec.data import DataSpec
+from atft.spec.training import LossSpec
+
+
+class NoTargets(Exception):
+    """not one sample of the step has a known target: nothing can be learned from it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossValue:
+    """`total` is differentiable; `parts` are the unweighted terms, detached (`base`, `rank` = 1 - ρ).
+
+    `num_days` counts every day of the step, `num_skipped_days` those on which a term added 0 for all horizons
+    (fewer than `min_names` known samples, or a constant prediction). A mean is over the days a term is defined on.
+    """
+
+    total: Float[Tensor, ""]
+    parts: dict[str, Float[Tensor, ""]]
+    num_days: int
+    num_skipped_days: int
+
+
+class Objective:
+    def __init__(self, loss: LossSpec, data: DataSpec) -> None:
+        self.loss = loss
+        self.min_names = data.min_names
+        self.horizon_weights = loss.horizon_weights or (1.0,) * len(data.horizons)
+        if len(self.horizon_weights) != len(data.horizons):
+            raise ValueError(f"{len(self.horizon_weights)} horizon weights for {len(data.horizons)} horizons")
+
+    def __call__(self, prediction: Prediction, batch: Batch) -> LossValue:
+        """Raises NoTargets. A NaN prediction of a known sample makes the total NaN."""
+        ranked = batch.ranked.unsqueeze(-1)
+        known, known_ranks = torch.isfinite(batch.labels) & ranked, torch.isfinite(batch.ranks) & ranked
+        total = prediction.scores.new_zeros(())
+        parts: dict[str, Float[Tensor, ""]] = {}
+        full_day = torch.ones(batch.num_days, dtype=torch.bool, device=known.device)
+        if self.loss.base_weight > 0:
+            value, defined = self._base(prediction, batch, known)
+            base = self._mean(value, defined)
+            total = total + self.loss.base_weight * base
+            parts["base"] = base.detach()
+            full_day &= defined.any(dim=1)
+        if self.loss.rank_weight > 0:
+            rho, defined = self._rank(prediction, batch, known_ranks)
+            rank = self._mean(torch.where(defined, 1 - rho, 0.0), defined)
+            total = total + self.loss.rank_weight * rank
+            parts["rank"] = rank.detach()
+            full_day &= defined.any(dim=1)
+        # One transfer from the device for both answers.
+        any_known, num_full = torch.stack([(known | known_ranks).any().long(), full_day.sum()]).tolist()
+        if not any_known:
+            raise NoTargets(f"none of {len(batch.day)} samples on {batch.num_days} days has a known target")
+        return LossValue(total=total, parts=parts, num_days=batch.num_days, num_skipped_days=batch.num_days - num_full)
+
+    def _base(self, prediction: Prediction, batch: Batch, known: Bool[Tensor, "stock horizon"]) -> terms.Term:
+        if self.loss.base == "pinball":
+            if prediction.quantiles is None or prediction.levels is None:
+                raise ValueError("the pinball loss needs a network with quantiles")
+            return terms.pinball(
+                prediction.quantiles,
+                batch.labels,
+                known,
+                batch.day,
+                levels=prediction.levels,
+                num_days=batch.num_days,
+                min_names=self.min_names,
+            )
+        term = terms.mse if self.loss.base == "mse" else terms.huber
+        return term(
+            prediction.scores, batch.labels, known, batch.day, num_days=batch.num_days, min_names=self.min_names
+        )
+
+    def _rank(self, prediction: Prediction, batch: Batch, known: Bool[Tensor, "stock horizon"]) -> terms.Term:
+        if self.loss.rank == "pairwise_sigmoid":
+            return terms.pairwise_sigmoid(
+                prediction.scores,
+                batch.ranks,
+                known,
+                batch.day,
+                tau=self.loss.rank_tau,
+                num_days=batch.num_days,
+                min_names=self.min_names,
+            )
+        return terms.pearson_rank(
+            prediction.scores, batch.ranks, known, batch.day, num_days=batch.num_days, min_names=self.min_names
+        )
+
+    def _mean(self, value: Float[Tensor, "day horizon"], defined: Bool[Tensor, "day horizon"]) -> Float[Tensor, ""]:
+        """Over the defined days of each horizon, then by weight over the horizons that have one; 0 if none has."""
+        days = defined.sum(dim=0)
+        weight = torch.tensor(self.horizon_weights, dtype=value.dtype, device=value.device) * (days > 0)
+        per_horizon = value.sum(dim=0) / days.clamp_min(1)
+        return (per_horizon * weight).sum() / weight.sum().clamp_min(torch.finfo(value.dtype).tiny)

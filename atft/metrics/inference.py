@@ -1,0 +1,130 @@
+"""Is a mean of daily values different from 0? Labels overlap, so the plain t of independent days is wrong.
+
+Newey-West t is reported because people know it; verdicts use the equal-weighted cosine estimator (Lazarus, Lewis,
+Stock, Watson 2018), whose size holds: at 250 days and nominal 5 % Newey-West rejects a true null in 12-16 % of cases,
+the cosine estimator in 5-6 %.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import stdtr, stdtrit
+from statsmodels.stats.sandwich_covariance import S_hac_simple
+
+Daily = Float[np.ndarray, " day"]
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeanTest:
+    """A two-sided test of mean 0; all but `mean` and `num_days` are None where fewer than 4 days or no variation leave
+    it undefined.
+    """
+
+    mean: float | None
+    t: float | None
+    degrees_of_freedom: int | None
+    p_value: float | None
+    ci95: tuple[float, float] | None
+    num_days: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedTest:
+    """Test of `a - b` on the days on which both are defined; `num_dropped` days had only one of them or none."""
+
+    mean_difference: float | None
+    t: float | None
+    degrees_of_freedom: int | None
+    p_value: float | None
+    ci95: tuple[float, float] | None
+    num_days: int
+    num_dropped: int
+    verdict: str
+
+
+def newey_west_lag(num_days: int, horizon: int) -> int:
+    """max(horizon - 1, ⌊4 (n/100)^(2/9)⌋), at most n - 2."""
+    automatic = math.floor(4 * math.pow(num_days / 100, 2 / 9))
+    return max(0, min(max(horizon - 1, automatic), num_days - 2))
+
+
+def newey_west_t(daily: Daily, horizon: int) -> float | None:
+    """t of the mean of the finite values with Bartlett weights and `newey_west_lag`; None below 3 values or without
+    variation.
+    """
+    values = daily[np.isfinite(daily)]
+    if len(values) < 3 or not _varies(values):
+        return None
+    centred = values - values.mean()
+    variance = (
+        float(np.squeeze(S_hac_simple(centred[:, None], nlags=newey_west_lag(len(values), horizon)))) / len(values) ** 2
+    )
+    return float(values.mean()) / math.sqrt(variance) if variance > 0 else None
+
+
+def cosine_freedom(num_days: int, horizon: int) -> int:
+    """ν = max(2, ⌊min(.4 T^⅔, T/2h)⌋)."""
+    return max(2, math.floor(min(0.4 * math.pow(num_days, 2 / 3), num_days / (2 * horizon))))
+
+
+def cosine_test(daily: Daily, horizon: int) -> MeanTest:
+    """Equal-weighted cosine test of the mean of the finite values, against Student-t with ν degrees of freedom."""
+    values = daily[np.isfinite(daily)]
+    num_days = len(values)
+    mean = float(values.mean()) if num_days else None
+    if mean is None or num_days < 4 or not _varies(values):
+        return MeanTest(mean=mean, t=None, degrees_of_freedom=None, p_value=None, ci95=None, num_days=num_days)
+    freedom = cosine_freedom(num_days, horizon)
+    cosines = np.cos(np.pi * np.outer(np.arange(1, freedom + 1), np.arange(num_days) + 0.5) / num_days)
+    projections = math.sqrt(2 / num_days) * (cosines @ values)
+    error = math.sqrt(float(np.mean(projections**2)) / num_days)
+    if error == 0:
+        return MeanTest(mean=mean, t=None, degrees_of_freedom=None, p_value=None, ci95=None, num_days=num_days)
+    half = float(stdtrit(freedom, 1 - LEVEL / 2)) * error
+    return MeanTest(
+        mean=mean,
+        t=mean / error,
+        degrees_of_freedom=freedom,
+        p_value=float(2 * stdtr(freedom, -abs(mean / error))),
+        ci95=(mean - half, mean + half),
+        num_days=num_days,
+    )
+
+
+def paired_difference(
+    a: Sequence[float | None], b: Sequence[float | None], horizon: int, *, a_name: str = "a", b_name: str = "b"
+) -> PairedTest:
+    """Compare two daily series of the same days, day by day. Raises ValueError when their lengths differ."""
+    if len(a) != len(b):
+        raise ValueError(f"a paired test needs the same days: {len(a)} and {len(b)}")
+    difference = np.array(
+        [np.nan if x is None or y is None else x - y for x, y in zip(a, b, strict=True)], dtype=np.float64
+    )
+    test = cosine_test(difference, horizon)
+    return PairedTest(
+        mean_difference=test.mean,
+        t=test.t,
+        degrees_of_freedom=test.degrees_of_freedom,
+        p_value=test.p_value,
+        ci95=test.ci95,
+        num_days=test.num_days,
+        num_dropped=len(a) - test.num_days,
+        verdict=_verdict(test, difference, a_name, b_name),
+    )
+
+
+def _verdict(test: MeanTest, difference: Daily, a_name: str, b_name: str) -> str:
+    if test.num_days and not np.any(difference[np.isfinite(difference)]):
+        return f"{a_name} and {b_name} are identical on all {test.num_days} days"
+    if test.mean is None or test.p_value is None or test.p_value >= LEVEL:
+        return "insufficient evidence"
+    better, worse = (a_name, b_name) if test.mean > 0 else (b_name, a_name)
+    return f"{better} is better than {worse}"
+
+
+def _varies(values: Daily) -> bool:
+    return float(np.ptp(values)) > 1e-12 * max(1e-300, float(np.abs(values).max()))

@@ -1,0 +1,91 @@
+"""Daily correlations of scores with targets, and their averages. What is undefined is NaN, never 0."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Values = Float[np.ndarray, " sample"]
+Days = Int[np.ndarray, " sample"]
+Daily = Float[np.ndarray, " day"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Average:
+    """Of the defined days: mean, std (ddof 1), mean/std, share above 0; None with too few days or no variation."""
+
+    mean: float | None
+    std: float | None
+    ratio: float | None
+    share_positive: float | None
+    num_days: int
+    num_undefined_days: int
+
+
+def daily_ic(scores: Values, targets: Values, day: Days, *, num_days: int, min_names: int) -> Daily:
+    """Pearson correlation of each day (IC). NaN on days with fewer than `min_names` samples or with constant scores or
+    targets.
+
+    Inputs are finite; `day` lies in 0 … num_days-1, in any order.
+    """
+    count = np.bincount(day, minlength=num_days)
+    size = np.maximum(count, 1)
+    a, b = scores.astype(np.float64), targets.astype(np.float64)
+    varies = _varies(a, day, num_days) & _varies(b, day, num_days)
+    a = a - (np.bincount(day, a, num_days) / size)[day]
+    b = b - (np.bincount(day, b, num_days) / size)[day]
+    squares = np.bincount(day, a * a, num_days), np.bincount(day, b * b, num_days)
+    defined = varies & (count >= min_names) & (squares[0] > 0) & (squares[1] > 0)
+    scale = np.sqrt(squares[0], where=defined, out=np.ones(num_days)) * np.sqrt(
+        squares[1], where=defined, out=np.ones(num_days)
+    )
+    correlation = np.clip(np.bincount(day, a * b, num_days) / scale, -1.0, 1.0)
+    return np.where(defined, correlation, np.nan)
+
+
+def daily_rank_ic(scores: Values, targets: Values, day: Days, *, num_days: int, min_names: int) -> Daily:
+    """Spearman correlation of each day: `daily_ic` of average ranks."""
+    return daily_ic(
+        average_ranks(scores, day), average_ranks(targets, day), day, num_days=num_days, min_names=min_names
+    )
+
+
+def average_ranks(values: Values, day: Days) -> Values:
+    """Ranks 1 … n within each day; equal values share the mean of their ranks."""
+    if len(values) == 0:
+        return np.empty(0)
+    order = np.lexsort((values, day))
+    sorted_values, sorted_day = values[order], day[order]
+    new_day = np.r_[True, sorted_day[1:] != sorted_day[:-1]]
+    new_group = new_day | np.r_[True, sorted_values[1:] != sorted_values[:-1]]
+    first_of_day = np.flatnonzero(new_day)[np.cumsum(new_day) - 1]
+    starts = np.flatnonzero(new_group)
+    stops = np.r_[starts[1:], len(values)]
+    group = np.cumsum(new_group) - 1
+    ranks = np.empty(len(values))
+    ranks[order] = ((starts + stops - 1) / 2)[group] - first_of_day + 1
+    return ranks
+
+
+def average(daily: Daily) -> Average:
+    values = daily[np.isfinite(daily)]
+    num_undefined = len(daily) - len(values)
+    if len(values) == 0:
+        return Average(
+            mean=None, std=None, ratio=None, share_positive=None, num_days=0, num_undefined_days=num_undefined
+        )
+    mean = float(values.mean())
+    std = float(values.std(ddof=1)) if len(values) > 1 else None
+    # Equal values differ by rounding of the mean only: their ratio would be a huge number that means nothing.
+    ratio = mean / std if std is not None and std > 1e-12 * max(1.0, abs(mean)) else None
+    share = float((values > 0).mean())
+    return Average(
+        mean=mean, std=std, ratio=ratio, share_positive=share, num_days=len(values), num_undefined_days=num_undefined
+    )
+
+
+def _varies(values: Values, day: Days, num_days: int) -> np.ndarray:
+    lowest, highest = np.full(num_days, np.inf), np.full(num_days, -np.inf)
+    np.minimum.at(lowest, day, values)
+    np.maximum.at(highest, day, values)
+    return highest > lowest

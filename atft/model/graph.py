@@ -1,0 +1,92 @@
+"""What a stock's neighbours say: GATv2 layers (Brody et al. 2022) on the day graphs, each fused in by a gate."""
+
+import warnings
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from atft.spec.model import EDGE_SIZE
+
+with warnings.catch_warnings():
+    # torch_geometric scripts classes when it is imported, which torch now deprecates.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from torch_geometric.nn.conv.gatv2_conv import GATv2Conv
+
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.5, 2.0
+
+
+class GatedFusion(nn.Module):
+    """`base + σ((W[base‖gat] + b)/τ) · gat · ‖base‖/‖gat‖`: the gate chooses, the norms match, so that neither drowns
+    the other. τ starts at 1.
+    """
+
+    raw_temperature: Tensor
+
+    def __init__(self, *, hidden_size: int, learn_temperature: bool) -> None:
+        super().__init__()
+        self.gate = nn.Linear(2 * hidden_size, hidden_size)
+        span = (1.0 - LOWEST_TEMPERATURE) / (HIGHEST_TEMPERATURE - LOWEST_TEMPERATURE)
+        raw = torch.logit(torch.tensor(span))
+        if learn_temperature:
+            self.raw_temperature = nn.Parameter(raw)
+        else:
+            self.register_buffer("raw_temperature", raw, persistent=False)
+
+    @property
+    def temperature(self) -> Float[Tensor, ""]:
+        temperature = torch.sigmoid(self.raw_temperature) * (HIGHEST_TEMPERATURE - LOWEST_TEMPERATURE)
+        return temperature + LOWEST_TEMPERATURE
+
+    def forward(
+        self, base: Float[Tensor, "stock hidden"], gat: Float[Tensor, "stock hidden"]
+    ) -> Float[Tensor, "stock hidden"]:
+        """What is added to `base`."""
+        chosen = torch.sigmoid(self.gate(torch.cat([base, gat], dim=-1)) / self.temperature)
+        with torch.autocast(base.device.type, enabled=False):
+            wide = gat if gat.dtype == torch.float64 else gat.float()
+            size = base.to(wide.dtype).norm(dim=-1, keepdim=True) / wide.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+            added: Tensor = chosen.to(wide.dtype) * wide * size
+            return added
+
+
+class DayGraphAttention(nn.Module):
+    """`layers` times GATv2 and fusion.
+
+    In training a layer is skipped with a probability that grows linearly to `stochastic_depth` at the last.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        layers: int,
+        heads: int,
+        dropout: float,
+        stochastic_depth: float,
+        learn_temperature: bool,
+    ) -> None:
+        super().__init__()
+        # A stock's edge to itself has no correlation, sector or volatility distance to speak of: its attributes are 0.
+        self.convolutions = nn.ModuleList(
+            GATv2Conv(
+                hidden_size, hidden_size // heads, heads=heads, dropout=dropout, edge_dim=EDGE_SIZE, fill_value=0.0
+            )
+            for _ in range(layers)
+        )
+        self.fusions = nn.ModuleList(
+            GatedFusion(hidden_size=hidden_size, learn_temperature=learn_temperature) for _ in range(layers)
+        )
+        self.skip_rates = [stochastic_depth * (layer + 1) / layers for layer in range(layers)]
+
+    def forward(
+        self, base: Float[Tensor, "stock hidden"], edges: Int64[Tensor, "2 edge"], attributes: Float[Tensor, "edge 4"]
+    ) -> Float[Tensor, "stock hidden"]:
+        for convolution, fusion, rate in zip(self.convolutions, self.fusions, self.skip_rates, strict=True):
+            if self.training and rate > 0:
+                if torch.rand(()).item() < rate:
+                    continue
+                base = base + fusion(base, convolution(base, edges, attributes)) / (1 - rate)
+            else:
+                base = base + fusion(base, convolution(base, edges, attributes))
+        return base

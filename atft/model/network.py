@@ -1,0 +1,90 @@
+"""The network ATFT-GAT-FAN: rows → selection → windows → FAN → LSTM ‖ attention → day graph → heads.
+
+Selection runs once a row of the batch; the windows are gathered from its result. Randomness comes only from torch's
+global generator.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from atft.data.batch import Batch
+from atft.model.fan import Fan, FrequencyDropout
+from atft.model.graph import DayGraphAttention
+from atft.model.heads import HorizonHeads
+from atft.model.selection import VariableSelection
+from atft.model.temporal import Temporal
+from atft.spec.model import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """`levels` names the quantiles; `selection` is the mean selection weight of each feature over the batch's rows,
+    detached.
+    """
+
+    scores: Float[Tensor, "stock horizon"]
+    quantiles: Float[Tensor, "stock horizon quantile"] | None
+    levels: tuple[float, ...] | None
+    selection: Float[Tensor, " feature"]
+
+
+class Network(nn.Module):
+    """Children: `selection`, `fan` (with `use_fan`), `temporal`, `graph` (with `use_gat`), `heads`."""
+
+    def __init__(self, *, num_features: int, num_horizons: int, window: int, model: ModelSpec) -> None:
+        super().__init__()
+        self.window = window
+        self.levels = model.quantiles
+        self.selection = VariableSelection(
+            num_features=num_features, hidden_size=model.hidden_size, dropout=model.dropout
+        )
+        self.frequency_dropout = (
+            FrequencyDropout(window=window, rate=model.freq_dropout) if model.freq_dropout else None
+        )
+        self.fan = Fan(window=window, hidden_size=model.hidden_size, top_k=model.fan_top_k) if model.use_fan else None
+        self.temporal = Temporal(
+            window=window,
+            hidden_size=model.hidden_size,
+            attention_heads=model.attention_heads,
+            context_size=model.hidden_size if model.use_fan else 0,
+            dropout=model.dropout,
+        )
+        self.graph = (
+            DayGraphAttention(
+                hidden_size=model.hidden_size,
+                layers=model.gat_layers,
+                heads=model.gat_heads,
+                dropout=model.gat_dropout,
+                stochastic_depth=model.stochastic_depth,
+                learn_temperature=model.learn_temperature,
+            )
+            if model.use_gat
+            else None
+        )
+        self.heads = HorizonHeads(
+            hidden_size=model.hidden_size,
+            num_horizons=num_horizons,
+            quantiles=model.quantiles,
+            dropout=model.dropout,
+        )
+
+    def forward(self, batch: Batch) -> Prediction:
+        rows, weights = self.selection(batch.x)
+        state = self._read(rows, batch)
+        if self.graph is not None:
+            state = self.graph(state, batch.edges, batch.edge_attributes)
+        scores, quantiles = self.heads(state)
+        return Prediction(
+            scores=scores, quantiles=quantiles, levels=self.levels, selection=weights.detach().mean(dim=0)
+        )
+
+    def _read(self, rows: Float[Tensor, "row hidden"], batch: Batch) -> Float[Tensor, "stock hidden"]:
+        days = F.embedding(batch.windows.T, rows)  # [day, stock, hidden]: time first, so that FAN is one matrix product
+        if self.frequency_dropout is not None:
+            days = self.frequency_dropout(days)
+        days, amplitudes = self.fan(days) if self.fan is not None else (days, None)
+        state: Tensor = self.temporal(days, amplitudes)
+        return state

@@ -1,0 +1,60 @@
+"""What the window says about its last day: an LSTM beside attention, merged. Time is the first axis."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from atft.model.selection import GatedResidual
+
+
+class LastDayAttention(nn.Module):
+    """Multi-head attention whose only query is the last day, which is exact where only the last day is read.
+
+    A learned encoding of the position is added first: without it attention could not tell yesterday from last month.
+    With one query it is cheaper to carry the query through the key's matrix, and the weighted mean of the days through
+    the value's, than every day through both. (A bias of the key would add the same to every day: it has none.)
+    """
+
+    def __init__(self, *, window: int, hidden_size: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.position = nn.Parameter(0.02 * torch.randn(window, 1, hidden_size))
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.out = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Float[Tensor, "day stock hidden"]) -> Float[Tensor, "stock hidden"]:
+        stocks, hidden = x.shape[1:]
+        size = hidden // self.heads
+        placed = (x + self.position).transpose(0, 1)
+        query = self.query(placed[:, -1]).view(stocks, self.heads, size) * size**-0.5
+        reading = torch.einsum("nhe,hed->nhd", query, self.key.weight.view(self.heads, size, hidden))
+        weights = torch.softmax(torch.bmm(reading, placed.transpose(1, 2)), dim=-1)
+        read = torch.bmm(weights, placed)
+        value = torch.einsum("nhd,hed->nhe", read, self.value.weight.view(self.heads, size, hidden)).flatten(1)
+        out: Tensor = self.out(value + self.value.bias)
+        return out
+
+
+class Temporal(nn.Module):
+    def __init__(
+        self, *, window: int, hidden_size: int, attention_heads: int, context_size: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(hidden_size, hidden_size)
+        self.attention = LastDayAttention(window=window, hidden_size=hidden_size, heads=attention_heads)
+        self.merge = GatedResidual(
+            input_size=2 * hidden_size,
+            hidden_size=hidden_size,
+            output_size=hidden_size,
+            context_size=context_size,
+            dropout=dropout,
+        )
+
+    def forward(
+        self, x: Float[Tensor, "day stock hidden"], context: Float[Tensor, "stock context"] | None = None
+    ) -> Float[Tensor, "stock hidden"]:
+        _, (last, _) = self.lstm(x)
+        merged: Tensor = self.merge(torch.cat([last[0], self.attention(x)], dim=-1), context)
+        return merged

@@ -1,0 +1,245 @@
+"""Sweeps: the space, the sampler, the pruner, and `apply`, the one function that turns parameters into a TrainSpec."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from atft.spec.base import Spec, refuse
+from atft.spec.job import TrainSpec
+from atft.spec.training import StopRule
+
+Scalar = bool | int | float | str | None
+
+
+class FloatDimension(Spec):
+    kind: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = Field(None, gt=0.0)
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.low > self.high:
+            refuse("/low", f"low {self.low} is above high {self.high}")
+        if self.log and self.low <= 0:
+            refuse("/low", "a log scale needs low > 0")
+        if self.log and self.step is not None:
+            refuse("/step", "a log scale takes no step")
+        return self
+
+    def extremes(self) -> tuple[Scalar, ...]:
+        return (self.low,) if self.low == self.high else (self.low, self.high)
+
+
+class IntDimension(Spec):
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+    log: bool = False
+    step: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.low > self.high:
+            refuse("/low", f"low {self.low} is above high {self.high}")
+        if self.log and self.low < 1:
+            refuse("/low", "a log scale needs low ≥ 1")
+        if self.log and self.step != 1:
+            refuse("/step", "a log scale takes no step")
+        return self
+
+    def extremes(self) -> tuple[Scalar, ...]:
+        top = self.low + (self.high - self.low) // self.step * self.step
+        return (self.low,) if self.low == top else (self.low, top)
+
+
+class CategoricalDimension(Spec):
+    kind: Literal["categorical"] = "categorical"
+    choices: tuple[Scalar, ...] = Field(min_length=1, max_length=200)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({(type(c), c) for c in self.choices}) != len(self.choices):
+            refuse("/choices", "list each choice once")
+        return self
+
+    def extremes(self) -> tuple[Scalar, ...]:
+        """Smallest and largest when all are numbers; else every choice."""
+        if all(isinstance(c, int | float) and not isinstance(c, bool) for c in self.choices):
+            numbers = sorted(c for c in self.choices if isinstance(c, int | float))
+            return (numbers[0],) if len(numbers) == 1 else (numbers[0], numbers[-1])
+        return self.choices
+
+
+Dimension = Annotated[FloatDimension | IntDimension | CategoricalDimension, Field(discriminator="kind")]
+
+DEFAULT_SPACE: dict[str, Dimension] = {
+    "optimizer.lr": FloatDimension(low=1e-5, high=1e-3, log=True),
+    "trainer.batch_size": CategoricalDimension(choices=(2048, 4096, 8192)),
+    "model.hidden_size": CategoricalDimension(choices=(256, 384, 512)),
+    "model.gat_dropout": FloatDimension(low=0.1, high=0.4),
+    "model.gat_layers": IntDimension(low=2, high=4),
+}
+
+
+class SearchObjective(Spec):
+    metric: str = Field("val/rank_ic", pattern=r"^val/[a-z_]+(@[0-9]+d)?$")
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
+class SamplerSpec(Spec):
+    name: Literal["tpe", "random", "grid", "qmc"] = "tpe"
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+
+class PrunerSpec(Spec):
+    """Rungs and counts are in epochs; `warmup_epochs` epochs are never pruned."""
+
+    name: Literal["none", "median", "hyperband", "successive_halving", "wilcoxon", "patient"] = "median"
+    startup_trials: int = Field(5, ge=0)
+    warmup_epochs: int = Field(2, ge=0)
+
+    @model_validator(mode="after")
+    def _folds(self) -> Self:
+        if self.name == "wilcoxon":
+            refuse("/name", "the wilcoxon pruner compares folds, which are not available yet; use median")
+        return self
+
+
+class HpoSpec(Spec):
+    base: TrainSpec
+    space: dict[str, Dimension] = Field(DEFAULT_SPACE, min_length=1, max_length=50)
+    objective: SearchObjective = SearchObjective()
+    sampler: SamplerSpec = SamplerSpec()
+    pruner: PrunerSpec = PrunerSpec()
+    n_trials: int = Field(20, ge=1, le=10_000)
+    parallelism: int = Field(1, ge=1, le=256)
+    timeout_seconds: float | None = Field(None, gt=0.0)
+    max_failed_trials: int = Field(5, ge=0)
+    goal: float | None = None
+    enqueue: tuple[dict[str, Scalar], ...] = Field((), max_length=1000)
+    stop_rules: tuple[StopRule, ...] = Field((), max_length=20)
+
+    @model_validator(mode="after")
+    def _space_means_something(self) -> Self:
+        for key, dimension in self.space.items():
+            pointer = f"/space/{key}"
+            if key.split(".")[0] in UNSEARCHABLE:
+                refuse(pointer, f"{key} cannot be searched: it would change what the trials are compared on")
+            for value in dimension.extremes() if not isinstance(dimension, CategoricalDimension) else dimension.choices:
+                try:
+                    with_value(self.base, key, value)
+                except KeyError as missing:
+                    refuse(pointer, f"{key} names no field of a training job: {missing.args[0]}")
+                except ValidationError as wrong:
+                    problem = wrong.errors()[0]
+                    if any(other != key for other in self.space) and not _own_field(problem, key):
+                        continue  # another dimension may make it valid: the preflight of both extremes decides
+                    refuse(pointer, f"{key} = {value!r} is not a valid value: {problem['msg']}")
+            if len({resolved_value(self.base, key, v) for v in _probe(dimension)}) == 1 and len(_probe(dimension)) > 1:
+                refuse(pointer, f"{key}: every value of this dimension resolves to the same training job")
+            if len(_probe(dimension)) == 1:
+                refuse(pointer, f"{key} has a single value: put it into base instead")
+            inert = inert_because(self.base, self.space, key)
+            if inert is not None:
+                refuse(pointer, f"{key} has no effect: {inert}")
+        for number, point in enumerate(self.enqueue):
+            unknown = sorted(set(point) - set(self.space))
+            if unknown:
+                refuse(f"/enqueue/{number}", f"{unknown} are not in the space")
+        if self.sampler.name == "grid" and any(isinstance(d, FloatDimension) and d.step is None for d in self.space.values()):
+            refuse("/sampler/name", "the grid sampler needs a step for every float dimension")
+        return self
+
+    def trial_spec(self, params: Mapping[str, Scalar]) -> TrainSpec:
+        """The training job of one trial: the base with `params`, the study's stop rules and objective, without baselines."""
+        spec = apply(self.base, params)
+        body = spec.model_dump(mode="json")
+        body["trainer"]["objective"] = self.objective.metric
+        body["trainer"]["stop_rules"] = [*body["trainer"]["stop_rules"], *(r.model_dump(mode="json") for r in self.stop_rules)]
+        body["baselines"] = False
+        return TrainSpec.model_validate(body)
+
+
+UNSEARCHABLE = frozenset({"dataset", "name", "tags", "split", "resources", "baselines", "evaluation", "init_from"})
+
+
+def apply(base: TrainSpec, params: Mapping[str, Scalar]) -> TrainSpec:
+    """`base` with dotted `params` put in, validated as a whole. Raises KeyError for a name that is no field, ValidationError."""
+    body: dict[str, Any] = base.model_dump(mode="json")
+    for key, value in params.items():
+        *folders, leaf = key.split(".")
+        inner: Any = body
+        for folder in folders:
+            if not isinstance(inner, dict) or folder not in inner:
+                raise KeyError(f"there is no {folder!r} in it")
+            inner = inner[folder]
+        if not isinstance(inner, dict) or leaf not in inner:
+            raise KeyError(f"there is no {leaf!r} in it")
+        inner[leaf] = value
+    return TrainSpec.model_validate(body)
+
+
+def with_value(base: TrainSpec, key: str, value: Scalar) -> TrainSpec:
+    return apply(base, {key: value})
+
+
+def resolved_value(base: TrainSpec, key: str, value: Scalar) -> str:
+    """The digest of the job with this one value; an invalid alone-standing value counts as its own job."""
+    try:
+        return with_value(base, key, value).digest()
+    except ValidationError:
+        return f"invalid:{value!r}"
+
+
+def inert_because(base: TrainSpec, space: Mapping[str, Dimension], key: str) -> str | None:
+    """Why no value of `key` can change the run, given the base's switches (unless the switch itself is searched); else None."""
+    def fixed(name: str, value: Scalar) -> bool:
+        return name not in space and _get(base, name) == value
+
+    if fixed("model.use_gat", value=False) and (key.startswith(("graph.", "model.gat_")) or key in ("model.learn_temperature", "model.stochastic_depth")):
+        return "model.use_gat is false"
+    if fixed("model.use_fan", value=False) and key == "model.fan_top_k":
+        return "model.use_fan is false"
+    if fixed("graph.sector_edges", value=False) and key == "graph.sector_weight":
+        return "graph.sector_edges is false"
+    if fixed("loss.rank_weight", 0.0) and key in ("loss.rank", "loss.rank_tau"):
+        return "loss.rank_weight is 0"
+    if fixed("loss.base_weight", 0.0) and key == "loss.base":
+        return "loss.base_weight is 0"
+    if fixed("loss.rank", "pearson_rank") and key == "loss.rank_tau":
+        return "loss.rank is pearson_rank, which has no temperature"
+    name = base.scheduler.name
+    used = {"constant": set(), "cosine": {"eta_min"}, "cosine_restarts": {"t_0", "t_mult", "eta_min"}, "one_cycle": set()}[name]
+    if "scheduler.name" not in space and key in {f"scheduler.{f}" for f in ("t_0", "t_mult", "eta_min")} - {f"scheduler.{f}" for f in used}:
+        return f"scheduler.name is {name}"
+    return None
+
+
+def merged_choices(dimension: CategoricalDimension, resolve: Mapping[Scalar, object]) -> tuple[CategoricalDimension, list[str]]:
+    """Choices that resolve equal become one (the first); says which were merged."""
+    seen: dict[object, Scalar] = {}
+    merged = []
+    for choice in dimension.choices:
+        kept = seen.setdefault(resolve.get(choice, choice), choice)
+        if kept is not choice:
+            merged.append(f"{choice!r} resolves to the same run as {kept!r}: merged")
+    return CategoricalDimension(choices=tuple(seen.values())), merged
+
+
+def _get(base: TrainSpec, key: str) -> object:
+    value: object = base
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _probe(dimension: FloatDimension | IntDimension | CategoricalDimension) -> tuple[Scalar, ...]:
+    return dimension.choices if isinstance(dimension, CategoricalDimension) else dimension.extremes()
+
+
+def _own_field(problem: Mapping[str, Any], key: str) -> bool:
+    """Whether a validation problem is about the very field `key` (its range or type), not about how fields go together."""
+    return ".".join(str(p) for p in problem["loc"]) == key

@@ -1,0 +1,318 @@
+"""What simple scorers reach on the same days: zero, last return, ridge and LightGBM on the same window with rank
+targets.
+
+They depend on data, split and features only, are made once, kept beside the cache, and never run in trials. Rows and
+columns are bounded;
+the bounds that were in force stand in the stored file.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import TypeAdapter, ValidationError
+
+from atft.data.batch import Batch
+from atft.events import DailySeries
+from atft.metrics.rank import daily_rank_ic
+from atft.spec.base import digest
+from atft.train.checkpoint import write_atomic
+from atft.train.evaluate import Scored, judge, read, with_scores
+from atft.train.report import Reporter
+from atft.train.setup import Assembly
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
+
+VERSION = 1
+MAX_COLUMNS = 640
+MAX_RIDGE_ROWS = 100_000
+MAX_TREE_ROWS = 40_000
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+TREES: dict[str, object] = {
+    "objective": "regression",
+    "num_leaves": 31,
+    "learning_rate": 0.05,
+    "min_data_in_leaf": 100,
+    "feature_fraction": 0.5,
+    "max_bin": 63,
+    "seed": 0,
+    "deterministic": True,
+    "force_col_wise": True,
+    "verbosity": -1,
+}
+NUM_TREES = 100
+CHUNK_DAYS = 8
+Matrix = Float[np.ndarray, "sample column"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Baseline:
+    """`values` have split prefixes; `missing` says why a baseline has none."""
+
+    values: dict[str, float | None]
+    daily: list[DailySeries]
+    missing: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What the fitted baselines saw: `lags` days back (0 = the day itself), rows used of those there are."""
+
+    lags: tuple[int, ...]
+    columns: int
+    rows: int
+    tree_rows: int
+    rows_available: int
+    penalty: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stored:
+    bounds: Bounds
+    baselines: dict[str, Baseline]
+
+
+def baselines(
+    assembly: Assembly, scored: dict[str, Scored], reporter: Reporter, check: Callable[[], None]
+) -> dict[str, Baseline]:
+    """Each baseline judged on the splits of `scored`, which must hold val and test.
+
+    Made, or read from `{cache}/baselines/`.
+    """
+    path = assembly.cache.path / "baselines" / f"{_key(assembly)}.json"
+    if path.is_file():
+        try:
+            return TypeAdapter(_Stored).validate_json(path.read_bytes()).baselines
+        except ValidationError as error:
+            reporter.log(
+                f"the stored baselines {path.name} cannot be read ({error.error_count()} errors): making them again",
+                level="warning",
+            )
+
+    def beat(step: int, steps: int) -> None:
+        reporter.progress("baselines", epoch=assembly.spec.trainer.max_epochs, step=step, steps=steps)
+        check()
+
+    made = _make(assembly, scored, beat)
+    for name, baseline in made.baselines.items():
+        if baseline.missing is not None:
+            reporter.log(f"baseline {name}: {baseline.missing}", level="warning")
+    if all(baseline.missing is None for baseline in made.baselines.values()):
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, TypeAdapter(_Stored).dump_json(made))
+        except PermissionError as error:
+            reporter.log(f"the baselines are not kept for the next run: {error}", level="warning")
+    return made.baselines
+
+
+def _key(assembly: Assembly) -> str:
+    spec = assembly.spec
+    body = {
+        "version": VERSION,
+        "fingerprint": assembly.cache.fingerprint,
+        "data": spec.data.model_dump(mode="json"),
+        "split": spec.split.model_dump(mode="json"),
+        "evaluation": spec.evaluation.model_dump(mode="json"),
+        "bounds": [MAX_COLUMNS, MAX_RIDGE_ROWS, MAX_TREE_ROWS, NUM_TREES, list(PENALTIES)],
+        "trees": TREES,
+    }
+    return digest(json.loads(json.dumps(body)))
+
+
+def _make(assembly: Assembly, scored: dict[str, Scored], beat: Callable[[int, int], None]) -> _Stored:
+    lags = choose_lags(assembly.spec.data.window, assembly.reader.num_features)
+    fit = _accumulate(assembly, lags, beat)
+    coefficients = ridge_paths(fit.gram, fit.product)
+    trees, missing = _fit_trees(fit.tree_x, fit.tree_ranks, assembly.spec.resources.threads, beat)
+    scores = {split: _score(assembly, samples, lags, coefficients, trees, beat) for split, samples in scored.items()}
+    chosen = _best_penalty(scores["val"]["ridge"], scored["val"], assembly.spec.data.min_names)
+    made = {}
+    for name in ("zero", "last_return", "ridge", "lightgbm"):
+        judged = []
+        for split, samples in scored.items():
+            if name == "lightgbm" and not trees:
+                continue
+            own = scores[split][name]
+            judged.append(
+                judge(
+                    with_scores(samples, own[:, chosen] if name == "ridge" else own),
+                    assembly.cache,
+                    assembly.spec,
+                    split,
+                )
+            )
+        values = {key: value for one in judged for key, value in one.values.items()}
+        if not judged:
+            values = {
+                f"{split}/rank_ic{suffix}": None
+                for split in scored
+                for suffix in ("", *(f"@{h}d" for h in assembly.spec.data.horizons))
+            }
+        made[name] = Baseline(
+            values=values,
+            daily=[series for one in judged for series in one.daily],
+            missing=missing if name == "lightgbm" else None,
+        )
+    bounds = Bounds(
+        lags=lags,
+        columns=fit.gram.shape[0],
+        rows=fit.rows,
+        tree_rows=len(fit.tree_x),
+        rows_available=fit.rows_available,
+        penalty=PENALTIES[chosen],
+    )
+    return _Stored(bounds=bounds, baselines=made)
+
+
+def choose_lags(window: int, num_features: int) -> tuple[int, ...]:
+    """Lags 0 … window-1, thinned towards the past until they give at most MAX_COLUMNS columns; lag 0 always stays."""
+    count = max(1, MAX_COLUMNS // num_features)
+    if count >= window:
+        return tuple(range(window))
+    lags = sorted({round(x) - 1 for x in np.geomspace(1, window, count)})
+    spare = [lag for lag in range(window) if lag not in lags]
+    return tuple(sorted([*lags, *spare[: count - len(lags)]]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fit:
+    gram: Float[np.ndarray, "column column"]
+    product: Float[np.ndarray, "column horizon"]
+    tree_x: Matrix
+    tree_ranks: Float[np.ndarray, "sample horizon"]
+    rows: int
+    rows_available: int
+
+
+def _accumulate(assembly: Assembly, lags: tuple[int, ...], beat: Callable[[int, int], None]) -> _Fit:
+    """One pass over evenly spread training days:
+
+    sums for ridge on within-day deviations, and the rows for the trees.
+    """
+    train, reader = assembly.split.train, assembly.reader
+    available = len(train) * max(1, reader.median_names)
+    stride = -(-available // MAX_RIDGE_ROWS)
+    days = train[::stride]
+    tree_stride = -(-available // (stride * MAX_TREE_ROWS))
+    gram = np.zeros((len(lags) * reader.num_features,) * 2)
+    product = np.zeros((len(gram), len(assembly.spec.data.horizons)))
+    kept: list[tuple[Matrix, np.ndarray]] = []
+    rows = 0
+    for i, day in enumerate(days):
+        batch = read(reader, np.asarray([day]))
+        if batch is None:
+            continue
+        ranks = batch.ranks.cpu().numpy()
+        keep = batch.ranked.cpu().numpy() & np.isfinite(ranks).all(axis=1)
+        if keep.sum() > 1:
+            x, ranks = _flatten(batch, keep, lags), ranks[keep]
+            if i % tree_stride == 0:
+                kept.append((x, ranks))
+            centred = x - x.mean(axis=0)
+            gram += centred.T @ centred
+            product += centred.T @ ranks
+            rows += len(x)
+        beat(i + 1, len(days))
+    tree_x = np.concatenate([x for x, _ in kept]) if kept else np.zeros((0, len(gram)), np.float32)
+    tree_ranks = np.concatenate([r for _, r in kept]) if kept else np.zeros((0, product.shape[1]), np.float32)
+    return _Fit(gram=gram, product=product, tree_x=tree_x, tree_ranks=tree_ranks, rows=rows, rows_available=available)
+
+
+def _flatten(batch: Batch, keep: np.ndarray, lags: tuple[int, ...]) -> Matrix:
+    """The window of each kept sample as one row: lag by lag, feature by feature."""
+    windows = batch.windows.cpu().numpy()[keep]
+    columns = windows.shape[1] - 1 - np.asarray(lags)
+    flat: Matrix = batch.x.cpu().numpy()[windows[:, columns]].reshape(len(windows), -1)
+    return flat
+
+
+def ridge_paths(
+    gram: Float[np.ndarray, "column column"], product: Float[np.ndarray, "column horizon"]
+) -> Float[np.ndarray, "column penalty horizon"]:
+    """Ridge coefficients for every penalty, as multiples of the mean eigenvalue of X'X, from one decomposition."""
+    values, vectors = np.linalg.eigh(gram)
+    turned = vectors.T @ product
+    scale = max(float(values.mean()), np.finfo(np.float64).tiny)
+    paths = [vectors @ (turned / (np.maximum(values, 0.0) + penalty * scale)[:, None]) for penalty in PENALTIES]
+    return np.stack(paths, axis=1)
+
+
+def _fit_trees(
+    x: Matrix, ranks: Float[np.ndarray, "sample horizon"], threads: int, beat: Callable[[int, int], None]
+) -> tuple[list["Booster"], str | None]:
+    """One model a horizon; none, and why, where LightGBM cannot be loaded or has nothing to learn from."""
+    try:
+        import lightgbm  # noqa: PLC0415 - links the system's libgomp, which may be absent
+    except (ImportError, OSError) as error:
+        return [], f"LightGBM cannot be loaded ({error}); on Debian install libgomp1"
+    if len(x) == 0:
+        return [], "no training sample has all targets known"
+    total = ranks.shape[1] * NUM_TREES
+    data = lightgbm.Dataset(x, params={**TREES, "num_threads": threads})
+    boosters = []
+    for h in range(ranks.shape[1]):
+        booster = lightgbm.Booster({**TREES, "num_threads": threads}, data.set_label(np.ascontiguousarray(ranks[:, h])))
+        for tree in range(NUM_TREES):
+            booster.update()
+            beat(h * NUM_TREES + tree + 1, total)
+        boosters.append(booster)
+    return boosters, None
+
+
+def _score(
+    assembly: Assembly,
+    samples: Scored,
+    lags: tuple[int, ...],
+    coefficients: Float[np.ndarray, "column penalty horizon"],
+    trees: list["Booster"],
+    beat: Callable[[int, int], None],
+) -> dict[str, np.ndarray]:
+    """Scores on the samples' days, in their order: [sample, horizon], ridge [sample, penalty, horizon]."""
+    ridge, boosted = [], []
+    matrix = coefficients.astype(np.float32).reshape(len(coefficients), -1)
+    for start in range(0, len(samples.days), CHUNK_DAYS):
+        batch = read(assembly.reader, samples.days[start : start + CHUNK_DAYS])
+        if batch is None:
+            continue
+        x = _flatten(batch, batch.ranked.cpu().numpy(), lags)
+        ridge.append((x @ matrix).reshape(len(x), *coefficients.shape[1:]))
+        if trees:
+            boosted.append(np.stack([tree.predict(x) for tree in trees], axis=1).astype(np.float32))
+        beat(start, len(samples.days))
+    shape = samples.scores.shape
+    last = assembly.cache.returns[samples.rows].astype(np.float32)
+    return {
+        "zero": np.zeros(shape, np.float32),
+        "last_return": np.repeat(np.nan_to_num(last)[:, None], shape[1], axis=1),
+        "ridge": np.concatenate(ridge),
+        **({"lightgbm": np.concatenate(boosted)} if boosted else {}),
+    }
+
+
+def _best_penalty(scores: Float[np.ndarray, "sample penalty horizon"], samples: Scored, min_names: int) -> int:
+    """The penalty with the highest mean RankIC over validation days and horizons; the middle one where none has any."""
+    means = [_mean_rank_ic(scores[:, p], samples, min_names) for p in range(scores.shape[1])]
+    return int(np.nanargmax(means)) if np.isfinite(means).any() else len(means) // 2
+
+
+def _mean_rank_ic(scores: Float[np.ndarray, "sample horizon"], samples: Scored, min_names: int) -> float:
+    series = []
+    for h in range(scores.shape[1]):
+        known = np.isfinite(samples.targets[:, h])
+        series.append(
+            daily_rank_ic(
+                scores[known, h].astype(np.float64),
+                samples.targets[known, h].astype(np.float64),
+                samples.day[known],
+                num_days=len(samples.days),
+                min_names=min_names,
+            )
+        )
+    values = np.concatenate(series)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")

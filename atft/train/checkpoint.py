@@ -1,0 +1,151 @@
+"""Checkpoints on disk: whole or absent, self-contained, at most two kept.
+
+`{name}/model.safetensors` the weights, `state.pt` optimizer, scheduler and EMA (loaded with weights_only),
+`best.safetensors` the best
+epoch's weights so far, `manifest.json` the loop's numbers, what the checkpoint belongs to, and every file's SHA-256.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+FORMAT_VERSION = 1
+KEEP = 2
+
+
+class CheckpointError(Exception):
+    """A checkpoint is incomplete, damaged, or belongs to another run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """`weights`: parameters and buffers by name; `state`: tensors and plain numbers; `loop`: JSON numbers of the
+    training loop;
+    `identity`: JSON that must be equal when the run goes on (spec, data, features); `best`: the best weights' file,
+    if any."""
+
+    weights: dict[str, Tensor]
+    state: dict[str, object]
+    loop: dict[str, object]
+    identity: dict[str, object]
+    best: Path | None
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """`path` has its old content or, after the return, all of the new one on disk."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync(path.parent)
+
+
+def to_host(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
+
+
+def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    write_atomic(path, safetensors.torch.save(to_host(weights), metadata))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    return safetensors.torch.load_file(path)
+
+
+def save(folder: Path, name: str, snapshot: Snapshot) -> str:
+    """Write `folder/name`, drop all but the newest checkpoints of `folder`, return the manifest's SHA-256.
+
+    Names must sort by age.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    safetensors.torch.save_file(to_host(snapshot.weights), partial / "model.safetensors")
+    torch.save(snapshot.state, partial / "state.pt")
+    if snapshot.best is not None:
+        link(snapshot.best, partial / "best.safetensors")
+    files = {file.name: {"sha256": sha256(file), "size": file.stat().st_size} for file in sorted(partial.iterdir())}
+    manifest = {"format_version": FORMAT_VERSION, "loop": snapshot.loop, "identity": snapshot.identity, "files": files}
+    text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False).encode()
+    (partial / "manifest.json").write_bytes(text)
+    for file in partial.iterdir():
+        sync(file)
+    sync(partial)
+    target = folder / name
+    if target.exists():
+        shutil.rmtree(target)
+    partial.rename(target)
+    sync(folder)
+    for old in sorted(p for p in folder.iterdir() if p.is_dir() and p.name <= name)[:-KEEP]:
+        shutil.rmtree(old)
+    return hashlib.sha256(text).hexdigest()
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name for a file that is only ever replaced, never changed; a copy where the file system has no hard
+    links.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def read_manifest(path: Path) -> dict[str, dict[str, object]]:
+    """The manifest alone, without torch state. Raises CheckpointError."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint format {manifest.get('format_version')}, this program reads {FORMAT_VERSION}"
+        )
+    return cast(dict[str, dict[str, object]], manifest)
+
+
+def load(path: Path, device: torch.device) -> Snapshot:
+    """Read a checkpoint back, every file checked against its SHA-256. Raises CheckpointError."""
+    manifest = read_manifest(path)
+    for name, entry in manifest["files"].items():
+        expected = cast(dict[str, object], entry)["sha256"]
+        if not (path / name).is_file() or sha256(path / name) != expected:
+            raise CheckpointError(
+                f"{path / name} is missing or damaged: start the run again, or resume from an older checkpoint"
+            )
+    best = path / "best.safetensors"
+    return Snapshot(
+        weights=load_weights(path / "model.safetensors"),
+        state=torch.load(path / "state.pt", map_location=device, weights_only=True),
+        loop=manifest["loop"],
+        identity=manifest["identity"],
+        best=best if best.name in manifest["files"] else None,
+    )

@@ -1,0 +1,165 @@
+"""Scores for a list of days and what they are worth: validation, test, baselines and oracle all come through here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+
+from atft.data.batch import Batch
+from atft.data.cache import Cache
+from atft.data.windows import DayReader
+from atft.events import DailySeries
+from atft.loss.objective import NoTargets, Objective
+from atft.metrics.portfolio import evaluate
+from atft.model.network import Network
+from atft.spec.job import TrainSpec
+from atft.spec.reason import Reason
+from atft.train.report import RunError, defined
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """Every ranked sample of some days:
+
+    `day` indexes `days`, `rows` are panel rows, targets are raw forward returns (NaN unknown).
+    """
+
+    scores: Float[np.ndarray, "sample horizon"]
+    targets: Float[np.ndarray, "sample horizon"]
+    day: Int64[np.ndarray, " sample"]
+    rows: Int64[np.ndarray, " sample"]
+    days: Int64[np.ndarray, " day"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    values: dict[str, float | None]
+    daily: list[DailySeries]
+    degenerate: tuple[int, ...]  # horizons whose scores rank nothing on any day
+    warnings: tuple[str, ...]
+
+
+def read(reader: DayReader, days: Int64[np.ndarray, " day"]) -> Batch | None:
+    """The samples of consecutive days; None when not one stock has a full window on any of them."""
+    return reader.batch(days) if any(reader.names_of(int(day)) for day in days) else None
+
+
+def predict(
+    network: Network,
+    reader: DayReader,
+    objective: Objective,
+    days: Int64[np.ndarray, " day"],
+    *,
+    chunk: int,
+    heartbeat: Callable[[int], None],
+) -> tuple[Scored, float | None]:
+    """Scores of the ranked samples of consecutive `days`, `chunk` days at a time, and the mean daily loss (None when
+    no day has one).
+
+    Always float32: bfloat16 scores tie. `heartbeat(days done)` is called after each chunk and may raise to stop.
+    """
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    loss_sum, loss_days = 0.0, 0
+    training = network.training
+    network.eval()
+    with torch.no_grad():
+        for start in range(0, len(days), chunk):
+            batch = read(reader, days[start : start + chunk])
+            if batch is None:
+                continue
+            prediction = network(batch)
+            try:
+                value = objective(prediction, batch)
+            except NoTargets:
+                pass  # the last days of a panel have none; the loss is a mean over days that do
+            else:
+                counted = value.num_days - value.num_skipped_days
+                loss_sum, loss_days = loss_sum + float(value.total.detach()) * counted, loss_days + counted
+            keep = batch.ranked
+            numbers = keep.cpu().numpy()
+            parts.append(
+                (
+                    prediction.scores[keep].float().cpu().numpy(),
+                    batch.targets[keep].cpu().numpy(),
+                    batch.day[keep].cpu().numpy() + start,
+                    batch.rows[numbers],
+                )
+            )
+            heartbeat(min(start + chunk, len(days)))
+    network.train(training)
+    if not parts:
+        span = f"{len(days)} days from {days[0]} on" if len(days) else "no days"
+        raise RunError(Reason.INVALID_PARAMS, f"not one sample with a full window on {span}: shorten data.window")
+    scores, targets, day, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Scored(
+        scores=scores, targets=targets, day=day.astype(np.int64), rows=rows.astype(np.int64), days=days
+    ), loss_sum / loss_days if loss_days else None
+
+
+def judge(scored: Scored, cache: Cache, spec: TrainSpec, split: str) -> Judged:
+    """Every metric of the contract on `split` (val or test), keys with their split; undefined is None.
+
+    Raises RunError (nan_loss) for a score that is not finite.
+    """
+    dates = [str(date) for date in cache.days[scored.days]]
+    broken = ~np.isfinite(scored.scores).all(axis=1)
+    if broken.any():
+        raise RunError(
+            Reason.NAN_LOSS,
+            f"{int(broken.sum())} of {len(broken)} {split} scores are not finite, first on "
+            f"{dates[scored.day[broken].min()]}: lower the learning rate or clip_norm",
+        )
+    evaluation = evaluate(
+        scores=scored.scores,
+        targets=scored.targets,
+        day=scored.day,
+        code=cache.code_index[scored.rows].astype(np.int64),
+        dates=dates,
+        horizons=spec.data.horizons,
+        min_names=spec.data.min_names,
+        evaluation=spec.evaluation,
+    )
+    values = {f"{split}/{name}": defined(value) for name, value in evaluation.values.items()}
+    daily = [
+        DailySeries.model_validate(
+            {"name": name, "split": split, "horizon": horizon, "days": dates, "values": [defined(v) for v in series]}
+        )
+        for (name, horizon), series in evaluation.daily.items()
+    ]
+    return Judged(values=values, daily=daily, degenerate=evaluation.degenerate, warnings=evaluation.warnings)
+
+
+def with_scores(scored: Scored, scores: Float[np.ndarray, "sample horizon"]) -> Scored:
+    """The same samples under another scorer."""
+    return replace(scored, scores=scores)
+
+
+def oracle_scores(cache: Cache, spec: TrainSpec, scored: Scored) -> dict[str, Scored]:
+    """The planted panel's best possible scores on the same samples; empty for real data. Names:
+
+    oracle_true, oracle_observed.
+    """
+    if cache.oracle is None:
+        return {}
+    columns = [cache.horizons.index(h) for h in spec.data.horizons]
+    return {
+        f"oracle_{name}": with_scores(scored, np.asarray(scores[scored.rows][:, columns]))
+        for name, scores in cache.oracle.items()
+    }
+
+
+def oracle_share(
+    values: dict[str, float | None], oracle: dict[str, float | None], split: str, horizons: Sequence[int]
+) -> dict[str, float | None]:
+    """Mean RankIC of the model over that of the observed-history oracle on the same days, by horizon; None where
+    either is undefined or the oracle's is not positive.
+    """
+    shares: dict[str, float | None] = {}
+    for horizon in horizons:
+        ours, best = values.get(f"{split}/rank_ic@{horizon}d"), oracle.get(f"{split}/rank_ic@{horizon}d")
+        shares[f"{split}/oracle_share_ratio@{horizon}d"] = (
+            ours / best if ours is not None and best is not None and best > 0 else None
+        )
+    return shares

@@ -1,0 +1,147 @@
+"""What really ran, read from the objects in use: the body of `GET /jobs/{id}/evidence`."""
+
+import importlib.metadata
+import platform
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from atft.spec.job import TrainSpec
+from atft.train.optimizer import optimizer_evidence
+from atft.train.scheduler import scheduler_evidence
+from atft.train.seed import thread_environment
+from atft.train.setup import Assembly, features_sha256
+
+PACKAGES = (
+    "torch",
+    "torch_geometric",
+    "numpy",
+    "pyarrow",
+    "adabelief-pytorch",
+    "lightgbm",
+    "scipy",
+    "statsmodels",
+    "safetensors",
+    "pydantic",
+)
+
+
+def evidence(
+    assembly: Assembly,
+    *,
+    requested: TrainSpec,
+    lr_by_epoch: list[float],
+    gradient_norms: Mapping[str, float],
+    os_threads_peak: int,
+    micro_batch_days: int,
+    batches_per_epoch: list[int],
+    samples_per_epoch: list[int],
+    updates: int,
+    git: dict[str, object] | None,
+) -> dict[str, object]:
+    """JSON.
+
+    `batches_per_epoch` and `samples_per_epoch` have one number for each epoch that was begun (the last one may be
+    under way).
+    """
+    resolved = assembly.resolved()
+    return {
+        "requested": requested.model_dump(mode="json"),
+        "requested_digest": requested.digest(),
+        "resolved": resolved.model_dump(mode="json"),
+        "resolved_digest": resolved.digest(),
+        "optimizer": optimizer_evidence(assembly.optimizer),
+        "scheduler": scheduler_evidence(assembly.scheduler, lr_by_epoch),
+        "threads": {
+            "limit": assembly.spec.resources.threads,
+            "env": thread_environment(),
+            "torch_num_threads": torch.get_num_threads(),
+            "torch_num_interop_threads": torch.get_num_interop_threads(),
+            "os_threads_peak": os_threads_peak,
+        },
+        "device": _device(assembly.device),
+        "precision": assembly.precision,
+        "compiled": assembly.network._compiled_call_impl is not None,
+        "ema_decay": assembly.spec.trainer.ema_decay if assembly.ema is not None else None,
+        "data": _data(assembly),
+        "modules": _modules(assembly, gradient_norms),
+        "parameters": sum(p.numel() for p in assembly.network.parameters()),
+        "updates": updates,
+        "batches_per_epoch": batches_per_epoch,
+        "samples_per_epoch": samples_per_epoch,
+        "days_per_step": assembly.days_per_step,
+        "micro_batch_days": micro_batch_days,
+        "accumulate": assembly.spec.trainer.accumulate,
+        "seeds": {
+            "seed": assembly.spec.seed,
+            "step": "sha256(seed, epoch, step)",
+            "torch_initial_seed": torch.initial_seed(),
+        },
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "git": git,
+        "host": socket.gethostname(),
+    }
+
+
+def git_state() -> dict[str, object] | None:
+    """Commit of the checkout this code lies in; null when it is not one, or git is not there to ask."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        sha = _git(root, "rev-parse", "HEAD")
+        dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"sha": sha, "dirty": dirty}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "--no-optional-locks", "-c", f"safe.directory={root}", "-C", str(root), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.stdout.strip()
+
+
+def _device(device: torch.device) -> dict[str, object]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"type": device.type, "name": name}
+
+
+def _data(assembly: Assembly) -> dict[str, object]:
+    cache, split = assembly.cache, assembly.split
+    return {
+        "fingerprint": cache.fingerprint,
+        "num_rows": len(cache.day_index),
+        "num_features": assembly.reader.num_features,
+        "features_sha256": features_sha256(assembly.reader.feature_names),
+        "horizons": list(assembly.spec.data.horizons),
+        "train_days": [str(day) for day in cache.days[split.train]],
+        "val_days": [str(day) for day in cache.days[split.val]],
+        "test_days": [str(day) for day in cache.days[split.test]],
+        "purged_days": [str(day) for day in cache.days[split.purged]],
+        "embargo_days": split.embargo_days,
+    }
+
+
+def _modules(assembly: Assembly, gradient_norms: Mapping[str, float]) -> dict[str, object]:
+    return {
+        name: {"parameters": count, "grad_norm_first_step": gradient_norms.get(name)}
+        for name, child in assembly.network.named_children()
+        if (count := sum(p.numel() for p in child.parameters()))
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

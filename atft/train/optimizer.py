@@ -1,0 +1,79 @@
+"""The optimizer a spec names, and proof of which one it is."""
+
+import contextlib
+import importlib.metadata
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from adabelief_pytorch import AdaBelief
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from atft.spec.training import OptimizerSpec
+
+_PACKAGES = {"adabelief_pytorch": "adabelief-pytorch", "torch": "torch"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    optimizer: Optimizer
+    said: str  # what the package printed while it was made
+
+
+def make_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> Made:
+    """AdamW is torch's fused form; AdaBelief is the adabelief-pytorch package with decoupled decay and rectification.
+
+    Rectification makes AdaBelief's first 5 updates plain SGD with momentum (Zhuang et al. 2020, arXiv 2010.07468).
+    """
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        optimizer: Optimizer
+        if spec.name == "adabelief":
+            optimizer = AdaBelief(
+                list(parameters),
+                lr=spec.lr,
+                betas=spec.betas,
+                eps=spec.resolved_eps,
+                weight_decay=spec.weight_decay,
+                weight_decouple=True,
+                rectify=True,
+                print_change_log=False,
+            )
+        else:
+            optimizer = AdamW(
+                list(parameters),
+                lr=spec.lr,
+                betas=spec.betas,
+                eps=spec.resolved_eps,
+                weight_decay=spec.weight_decay,
+                fused=True,
+            )
+    return Made(optimizer=optimizer, said=" ".join(printed.getvalue().split()))
+
+
+def optimizer_evidence(optimizer: Optimizer) -> dict[str, object]:
+    """What the object in use says of itself: nothing here is read from the spec.
+
+    State keys are empty before the first update.
+    """
+    kind = type(optimizer)
+    package = kind.__module__.split(".", 1)[0]
+    keys = sorted({str(key) for state in optimizer.state.values() for key in state})
+    names = ("lr", "betas", "eps", "weight_decay")
+    groups: list[dict[str, object]] = [
+        {
+            **{name: list(group[name]) if name == "betas" else group[name] for name in names},
+            "parameters": len(group["params"]),
+        }
+        for group in optimizer.param_groups
+    ]
+    switches = {name: getattr(optimizer, name) for name in ("rectify", "weight_decouple") if hasattr(optimizer, name)}
+    return {
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "module": kind.__module__,
+        "version": importlib.metadata.version(_PACKAGES[package]),
+        "state_keys": keys,
+        "param_groups": groups,
+        **switches,
+    }

@@ -1,0 +1,198 @@
+"""Before the first step:
+
+does the run work at all? One day forward and backward, a gradient in every module, its time and its memory.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from atft.data.batch import Batch
+from atft.loss.objective import LossValue, NoTargets, Objective
+from atft.model.network import Network
+from atft.spec.reason import Reason
+from atft.train.evaluate import read
+from atft.train.report import Reporter, RunError
+from atft.train.setup import Assembly
+
+MICRO_BATCH_SECONDS = 5.0
+GPU_MEMORY_SHARE = 0.8
+CANDIDATE_DAYS = 9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreflightReport:
+    parameters: int
+    gradient_norms: dict[str, float]
+    day: str
+    samples: int
+    seconds_per_day: float
+    activation_bytes_per_day: int
+    memory_bytes: int  # estimate for one micro-batch with weights, gradients and optimizer state; not the mapped data
+    micro_batch_days: int
+
+
+def gradient_norms(network: nn.Module) -> dict[str, float]:
+    """L2 norm of the gradient of each child that has parameters; NaN propagates."""
+    norms: dict[str, float] = {}
+    for name, child in network.named_children():
+        parameters = list(child.parameters())
+        if parameters:
+            squares = [float(p.grad.detach().double().square().sum()) for p in parameters if p.grad is not None]
+            norms[name] = math.sqrt(sum(squares))
+    return norms
+
+
+def require_gradients(norms: dict[str, float]) -> None:
+    """Raises RunError naming each module that would not learn."""
+    dead = [name for name, norm in norms.items() if not (math.isfinite(norm) and norm > 0)]
+    if dead:
+        shown = ", ".join(f"{name} ({norms[name]:g})" for name in dead)
+        raise RunError(
+            Reason.PREFLIGHT_FAILED,
+            f"no usable gradient reaches {shown}: a part that is switched on would never learn; check the loss "
+            "weights and the model's switches",
+        )
+
+
+def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
+    """Raises RunError with reason preflight_failed. Leaves weights, optimizer and gradients of the run untouched."""
+    started = time.perf_counter()
+    network = _without_dropout(assembly)
+    days, batch = _one_day(assembly, network, assembly.objective)
+    reporter.progress("preflight")
+    network.zero_grad(set_to_none=True)
+    sizes = _SavedSizes(network)
+    with torch.autograd.graph.saved_tensors_hooks(sizes.pack, lambda tensor: tensor):
+        value = _loss(assembly, network, batch)
+    loss = float(value.total.detach())
+    if not math.isfinite(loss):
+        raise RunError(
+            Reason.PREFLIGHT_FAILED,
+            f"the loss of {assembly.cache.days[days[0]]} is {loss} before the first step: look for "
+            "infinite or huge values among features and targets",
+        )
+    torch.autograd.backward(value.total)
+    norms = gradient_norms(network)
+    require_gradients(norms)
+    reporter.progress("preflight")
+    seconds = _timed(assembly, network, days)
+    parameters = sum(p.numel() for p in network.parameters())
+    fixed = parameters * 4 * (4 + (assembly.ema is not None))
+    micro = _micro_batch(assembly, seconds, sizes.total, fixed)
+    memory = fixed + 2 * sizes.total * micro
+    free = psutil.virtual_memory().available
+    if assembly.device.type == "cpu" and memory > free:
+        raise RunError(
+            Reason.PREFLIGHT_FAILED,
+            f"one micro-batch of {micro} days needs about {memory / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: use "
+            "a smaller hidden_size or window",
+        )
+    reporter.log(
+        f"preflight passed in {time.perf_counter() - started:.2f} s: {parameters} parameters, {seconds:.3f} s a day, "
+        f"about {memory / 1e6:.0f} MB, micro-batches of {micro} days",
+        level="debug",
+    )
+    return PreflightReport(
+        parameters=parameters,
+        gradient_norms=norms,
+        day=str(assembly.cache.days[days[0]]),
+        samples=int(batch.ranked.sum()),
+        seconds_per_day=seconds,
+        activation_bytes_per_day=sizes.total,
+        memory_bytes=memory,
+        micro_batch_days=micro,
+    )
+
+
+def _without_dropout(assembly: Assembly) -> Network:
+    """The same weights with every kind of randomness off, so that a module at rest is not mistaken for a dead one."""
+    model = assembly.spec.model.model_copy(
+        update={"dropout": 0.0, "gat_dropout": 0.0, "freq_dropout": 0.0, "stochastic_depth": 0.0}
+    )
+    data = assembly.spec.data
+    twin = Network(
+        num_features=assembly.reader.num_features, num_horizons=len(data.horizons), window=data.window, model=model
+    )
+    twin.load_state_dict(assembly.network.state_dict())
+    return twin.to(assembly.device)
+
+
+def _one_day(assembly: Assembly, network: Network, objective: Objective) -> tuple[np.ndarray, Batch]:
+    """The first of a few training days, the middle one first, whose loss is defined."""
+    train = assembly.split.train
+    places = np.linspace(0.0, 1.0, CANDIDATE_DAYS)
+    places = places[np.argsort(np.abs(places - 0.5), kind="stable")]
+    for place in places:
+        days = train[[round(place * (len(train) - 1))]]
+        batch = read(assembly.reader, days)
+        if batch is not None:
+            with torch.no_grad():
+                try:
+                    value = objective(network(batch), batch)
+                except NoTargets:
+                    continue
+            if value.num_skipped_days == 0:
+                return days, batch
+    raise RunError(
+        Reason.PREFLIGHT_FAILED,
+        f"none of {CANDIDATE_DAYS} training days tried has data.min_names = {assembly.spec.data.min_names} samples "
+        "with a full window and a known target: lower min_names or the window",
+    )
+
+
+def _loss(assembly: Assembly, network: Network, batch: Batch) -> LossValue:
+    with torch.autocast(assembly.device.type, dtype=assembly.autocast, enabled=assembly.autocast is not None):
+        prediction = network(batch)
+    return assembly.objective(prediction, batch)
+
+
+def _timed(assembly: Assembly, network: Network, days: np.ndarray) -> float:
+    """Seconds for one day, read, forward and backward, once everything has been loaded by the first pass."""
+    start = time.perf_counter()
+    torch.autograd.backward(_loss(assembly, network, assembly.reader.batch(days)).total)
+    if assembly.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _micro_batch(assembly: Assembly, seconds_per_day: float, bytes_per_day: int, fixed_bytes: int) -> int:
+    """Days of a step that go together: all, or the largest power of two within 5 s and the GPU's free memory.
+
+    Steps of the size that is common fit by far, so that the answer does not hang on a timer's noise; it is part of
+    every checkpoint.
+    """
+    limit = MICRO_BATCH_SECONDS / max(seconds_per_day, 1e-9)
+    if assembly.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        room = (free * GPU_MEMORY_SHARE - fixed_bytes) / max(1, 2 * bytes_per_day)
+        if room < 1:
+            raise RunError(
+                Reason.PREFLIGHT_FAILED,
+                f"one day needs about {(fixed_bytes + 2 * bytes_per_day) / 1e9:.1f} GB of GPU memory and "
+                f"{free / 1e9:.1f} GB are free: use a smaller hidden_size or window",
+            )
+        limit = min(limit, room)
+    if limit >= assembly.days_per_step:
+        return assembly.days_per_step
+    return 1 << max(0, int(math.log2(max(1.0, limit))))
+
+
+class _SavedSizes:
+    """Bytes that autograd keeps for the backward pass, each storage once, weights not counted."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._seen = {p.untyped_storage().data_ptr() for p in network.parameters()}
+        self.total = 0
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor

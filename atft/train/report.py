@@ -1,0 +1,86 @@
+"""What a run says while it works: progress at a bounded rate, metrics as they are, and the two ways it ends early."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+from atft.events import Checkpointed, Event, Evidence, Log, Metrics, Progress
+from atft.spec.reason import Reason
+
+PROGRESS_SECONDS = 0.2
+STEP_POINTS = 200  # rows of each step/ series in one epoch, at most
+
+
+class RunError(Exception):
+    """The run ends with a reason a client can act on."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class StopRequested(Exception):
+    """Somebody asked the run to stop; what was done is saved by whoever catches this."""
+
+
+class Reporter:
+    """Sends events. Progress is the heartbeat: it is called after each micro-batch and lets through a few a second."""
+
+    def __init__(self, emit: Callable[[Event], None], *, epochs: int) -> None:
+        self.emit = emit
+        self._epochs = epochs
+        self._start = time.monotonic()
+        self._first_ratio: float | None = None
+        self._last_sent = 0.0
+        self._last_call = self._start
+        self._micro_batch_seconds = 0.0
+
+    def progress(
+        self, phase: str, *, epoch: int = 0, step: int = 0, steps: int = 0, samples_per_second: float | None = None
+    ) -> None:
+        """`epoch` counts complete epochs, `step` of `steps` is the place inside the phase."""
+        now = time.monotonic()
+        self._micro_batch_seconds = max(self._micro_batch_seconds * 0.9, now - self._last_call)
+        self._last_call = now
+        inside = step / steps if steps else 0.0
+        ratio = (
+            1.0
+            if phase in {"test", "baselines"}
+            else min(1.0, (epoch + (inside if phase == "train" else phase == "validate")) / max(1, self._epochs))
+        )
+        if self._first_ratio is None:
+            self._first_ratio = ratio
+        if now - self._last_sent < PROGRESS_SECONDS:
+            return
+        self._last_sent = now
+        done = ratio - self._first_ratio
+        self.emit(
+            Progress(
+                phase=phase,
+                epoch=epoch,
+                epochs=self._epochs,
+                step=step,
+                steps=steps,
+                ratio=ratio,
+                samples_per_second=samples_per_second,
+                eta_seconds=(now - self._start) * (1.0 - ratio) / done if done > 0 else None,
+                micro_batch_seconds=self._micro_batch_seconds,
+            )
+        )
+
+    def log(self, message: str, level: str = "info") -> None:
+        self.emit(Log.model_validate({"message": message, "level": level}))
+
+    def metrics(self, metrics: Metrics) -> None:
+        self.emit(metrics)
+
+    def evidence(self, body: Mapping[str, object]) -> None:
+        self.emit(Evidence(body=dict(body)))
+
+    def checkpointed(self, *, path: str, step: int, epoch: int, sha256: str, best: bool) -> None:
+        self.emit(Checkpointed(path=path, step=step, epoch=epoch, sha256=sha256, best=best))
+
+
+def defined(value: float | None) -> float | None:
+    """Null for NaN and infinities: an undefined metric has no number."""
+    return value if value is not None and math.isfinite(value) else None

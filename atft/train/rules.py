@@ -1,0 +1,66 @@
+"""When a run stops before its last epoch, as pure bookkeeping that a checkpoint can carry."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from atft.spec.reason import Reason
+from atft.spec.training import StopRule, TrainerSpec
+
+
+@dataclass(kw_only=True, slots=True)
+class RuleState:
+    previous: float | None = None
+    falling: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
+    reason: Reason
+    message: str
+
+
+def improves(objective: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
+    """Whether `value` beats `best` by more than `min_delta`: lower is better for val/loss, higher for all else."""
+    if best is None:
+        return True
+    gain = best - value if objective.split("@", maxsplit=1)[0] == "val/loss" else value - best
+    return gain > min_delta
+
+
+def check_rule(rule: StopRule, state: RuleState, epoch: int, value: float | None) -> str | None:
+    """Update `state` with this epoch's value (epochs count from 1); what happened, when the rule says stop.
+
+    An undefined value neither fires a rule nor breaks a fall.
+    """
+    if value is None:
+        return None
+    state.falling = state.falling + 1 if state.previous is not None and value < state.previous else 0
+    state.previous = value
+    if epoch < rule.at_epoch:
+        return None
+    if rule.below is not None and value < rule.below:
+        return f"{rule.metric} = {value:.6g} is below {rule.below:.6g} at epoch {epoch}"
+    if rule.above is not None and value > rule.above:
+        return f"{rule.metric} = {value:.6g} is above {rule.above:.6g} at epoch {epoch}"
+    if rule.falling is not None and state.falling >= rule.falling:
+        return f"{rule.metric} has fallen {state.falling} epochs running, to {value:.6g} at epoch {epoch}"
+    return None
+
+
+def ending(
+    trainer: TrainerSpec, rules: list[RuleState], *, epoch: int, bad_epochs: int, values: Mapping[str, float | None]
+) -> Ending | None:
+    """Early stopping and stop rules after an epoch, the rules first; every rule's state moves on."""
+    fired = [
+        said
+        for rule, state in zip(trainer.stop_rules, rules, strict=True)
+        if (said := check_rule(rule, state, epoch, values.get(rule.metric)))
+    ]
+    if fired:
+        return Ending(reason=Reason.STOP_RULE, message="; ".join(fired))
+    patience = trainer.early_stopping.patience if trainer.early_stopping is not None else None
+    if patience is not None and bad_epochs >= patience:
+        return Ending(
+            reason=Reason.EARLY_STOPPED, message=f"{trainer.objective} has not improved for {bad_epochs} epochs"
+        )
+    return None

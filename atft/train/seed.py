@@ -1,0 +1,59 @@
+"""Seeds without state, thread limits, and the one place where the program looks at (never obeys) its thread
+variables.
+"""
+
+import hashlib
+import os
+import random
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+    "ARROW_NUM_THREADS",
+    "ARROW_IO_THREADS",
+    "TOKENIZERS_PARALLELISM",
+    "MALLOC_ARENA_MAX",
+)
+
+
+def mix(*numbers: int) -> int:
+    """A seed in [0, 2^63) from whole numbers of any size:
+
+    the same on every machine, without overflow, never from `hash()`.
+    """
+    text = ",".join(str(int(number)) for number in numbers)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, and also `random` and NumPy's global generator, which our code does not draw from but a library
+    might.
+    """
+    mixed = mix(seed)
+    torch.manual_seed(mixed)
+    random.seed(mixed)
+    np.random.seed(mixed % 2**32)
+
+
+def limit_threads(threads: int) -> None:
+    """Give torch `threads` threads inside an operation and one between operations.
+
+    Raises RuntimeError when parallel work has already started with another number of inter-op threads.
+    """
+    torch.set_num_threads(threads)
+    if torch.get_num_interop_threads() != 1:
+        torch.set_num_interop_threads(1)
+
+
+def thread_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str | None]:  # noqa: TID251 - evidence: shows what the process was given, sets nothing
+    """The thread variables this process was started with; null means unset."""
+    return {name: environment.get(name) for name in THREAD_VARIABLES}

@@ -1,0 +1,168 @@
+"""From a spec to the objects of a run: device, days, graph, network, optimizer.
+
+Everything `auto` or null is decided here, once.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from atft.data.cache import Cache
+from atft.data.graph import DayGraph, day_graph
+from atft.data.splits import Split, make_split
+from atft.data.windows import DayReader
+from atft.loss.objective import Objective
+from atft.model.network import Network
+from atft.spec.base import digest
+from atft.spec.job import TrainSpec
+from atft.spec.reason import Reason
+from atft.train.optimizer import make_optimizer
+from atft.train.report import Reporter, RunError
+from atft.train.scheduler import UnsupportedSchedule, make_scheduler
+from atft.train.seed import limit_threads, mix, seed_everything
+
+
+class TimedGraph(DayGraph):
+    """The same graph, with the seconds its look-ups took."""
+
+    def __init__(self, graph: DayGraph) -> None:
+        vars(self).update(vars(graph))
+        self._seconds = 0.0
+
+    def edges(
+        self, day: int, codes: Int[np.ndarray, " stock"]
+    ) -> tuple[Int[np.ndarray, "2 edge"], Float[np.ndarray, "edge 4"]]:
+        start = time.perf_counter()
+        found = super().edges(day, codes)
+        self._seconds += time.perf_counter() - start
+        return found
+
+    def take_seconds(self) -> float:
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
+@dataclass(kw_only=True, slots=True)
+class Assembly:
+    spec: TrainSpec
+    cache: Cache
+    device: torch.device
+    autocast: torch.dtype | None  # null: float32 throughout
+    split: Split
+    graph: TimedGraph | None
+    reader: DayReader
+    network: Network
+    objective: Objective
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    ema: AveragedModel | None
+    days_per_step: int
+
+    @property
+    def evaluated(self) -> Network:
+        """The network whose scores count: the moving average where there is one."""
+        if self.ema is None:
+            return self.network
+        module = self.ema.module
+        assert isinstance(module, Network)  # noqa: S101 - AveragedModel copies what it is given
+        return module
+
+    @property
+    def precision(self) -> str:
+        return "bfloat16" if self.autocast is torch.bfloat16 else "float32"
+
+    def resolved(self) -> TrainSpec:
+        """The spec with every auto and null replaced by what is used; data features in the order of the input."""
+        spec = self.spec
+        return spec.model_copy(
+            update={
+                "data": spec.data.model_copy(update={"features": self.reader.feature_names}),
+                "split": spec.split.model_copy(update={"train_days": len(self.split.train)}),
+                "optimizer": spec.optimizer.model_copy(update={"eps": float(self.optimizer.param_groups[0]["eps"])}),
+                "trainer": spec.trainer.model_copy(update={"precision": self.precision}),
+                "resources": spec.resources.model_copy(
+                    update={"device": self.device.type, "threads": torch.get_num_threads()}
+                ),
+            }
+        )
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes the GPU this process may see, if any. Raises RunError when cuda is demanded and absent."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise RunError(
+            Reason.INVALID_PARAMS,
+            "resources.device is cuda, but this process sees no CUDA device: use auto or cpu, or another queue",
+        )
+    return torch.device("cuda", 0) if wanted != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+
+
+def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
+    """Build all parts of a run from its seed. Raises RunError, DataError."""
+    limit_threads(spec.resources.threads)
+    device = choose_device(spec.resources.device)
+    split = make_split(cache, spec.data, spec.split)
+    graph = TimedGraph(day_graph(cache, spec.graph, reporter.emit)) if spec.model.use_gat else None
+    reader = DayReader(cache, spec.data, graph, device)
+    seed_everything(mix(spec.seed))
+    network = Network(
+        num_features=reader.num_features,
+        num_horizons=len(spec.data.horizons),
+        window=spec.data.window,
+        model=spec.model,
+    ).to(device)
+    made = make_optimizer(spec.optimizer, network.parameters())
+    if made.said:
+        reporter.log(f"optimizer: {made.said}", level="debug")
+    try:
+        scheduler = make_scheduler(spec.scheduler, made.optimizer, max_epochs=spec.trainer.max_epochs)
+    except UnsupportedSchedule as error:
+        raise RunError(Reason.INVALID_PARAMS, str(error)) from error
+    decay = spec.trainer.ema_decay
+    average = get_ema_multi_avg_fn(decay) if decay is not None else None  # type: ignore[no-untyped-call] # torch's own
+    ema = AveragedModel(network, multi_avg_fn=average) if average is not None else None
+    if spec.trainer.compile:
+        network.compile(dynamic=True)
+    wants_half = spec.trainer.precision == "bfloat16" or (
+        spec.trainer.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return Assembly(
+        spec=spec,
+        cache=cache,
+        device=device,
+        autocast=torch.bfloat16 if wants_half else None,
+        split=split,
+        graph=graph,
+        reader=reader,
+        network=network,
+        objective=Objective(spec.loss, spec.data),
+        optimizer=made.optimizer,
+        scheduler=scheduler,
+        ema=ema,
+        days_per_step=reader.days_per_step(spec.trainer.batch_size),
+    )
+
+
+def identity(assembly: Assembly) -> dict[str, object]:
+    """What a checkpoint belongs to: all of the spec that changes numbers, the data, and the ordered features."""
+    spec = assembly.spec.model_dump(mode="json", exclude={"name", "tags", "resources", "dataset"})
+    spec["trainer"] = {
+        key: value
+        for key, value in spec["trainer"].items()
+        if key not in {"checkpoint_every_seconds", "timeout_seconds"}
+    }
+    return {
+        "spec": digest(spec),
+        "fingerprint": assembly.cache.fingerprint,
+        "features_sha256": features_sha256(assembly.reader.feature_names),
+    }
+
+
+def features_sha256(names: tuple[str, ...]) -> str:
+    return digest(list(names))

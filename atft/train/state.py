@@ -1,0 +1,53 @@
+"""Where a run stands: all that a checkpoint must carry, besides tensors, for the rest to come out the same.
+
+Plain JSON numbers.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Self
+
+from pydantic import TypeAdapter
+
+from atft.spec.reason import Reason
+from atft.train.rules import RuleState
+
+
+@dataclass(kw_only=True, slots=True)
+class LoopState:
+    epoch: int = 0  # epochs complete
+    position: int = 0  # steps done in the epoch under way
+    trained: bool = False  # its last step is done and the scheduler has moved on; its validation is not done
+    updates: int = 0  # optimizer steps in all
+    saves: int = 0
+    micro_batch_days: int = 0
+    loss_sum: float = 0.0  # of the epoch under way, over counted days
+    loss_days: int = 0
+    skipped_days: int = 0
+    samples: int = 0
+    part_sums: dict[str, float] = field(default_factory=dict)
+    lr_by_epoch: list[float] = field(default_factory=list)
+    batches_per_epoch: list[int] = field(default_factory=list)
+    samples_per_epoch: list[int] = field(default_factory=list)
+    gradient_norms: dict[str, float] = field(default_factory=dict)  # of the first update
+    best_epoch: int = 0  # 1-based; 0: none yet
+    best_value: float | None = None
+    best_metrics: dict[str, float | None] = field(default_factory=dict)
+    reference: float | None = None  # the value early stopping measures from
+    bad_epochs: int = 0
+    rules: list[RuleState] = field(default_factory=list)
+    end_reason: Reason | None = None  # training is over: only the end's evaluation remains
+    end_message: str = ""
+    elapsed_seconds: float = 0.0  # over all attempts
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, body: dict[str, object]) -> Self:
+        """Raises pydantic.ValidationError."""
+        return TypeAdapter(cls).validate_python(body)
+
+    def begin_epoch(self) -> None:
+        self.position, self.trained = 0, False
+        self.loss_sum, self.loss_days, self.skipped_days, self.samples = 0.0, 0, 0, 0
+        self.part_sums = {}

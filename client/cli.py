@@ -1,0 +1,341 @@
+"""The command `atft`. Exit codes: 0 done, 1 the job failed, 2 usage, or a request that was refused, 3 no service."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+import yaml
+from pydantic import JsonValue
+
+from client import display
+from client.sdk import Client, Refused, ServiceError, Unreachable
+from client.up import Plan
+from client.up import up as run_up
+from client.views import Job
+
+app = typer.Typer(
+    help="Training jobs on stock panels that can be trusted.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+datasets = typer.Typer(help="Register panels and look at them.", no_args_is_help=True)
+app.add_typer(datasets, name="datasets")
+out = display.console()
+err = display.console(stderr=True)
+
+JobId = Annotated[str, typer.Argument(metavar="ID")]
+AsJson = Annotated[bool, typer.Option("--json", help="The service's own answer, for programs.")]
+SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="The spec, YAML or JSON.", exists=True, dir_okay=False)]
+
+
+@dataclass(frozen=True)
+class Target:
+    url: str
+    api_key: str | None
+
+
+@app.callback()
+def _service(
+    context: typer.Context,
+    url: Annotated[str, typer.Option(envvar="ATFT_URL", help="Where the service is.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="ATFT_API_KEY", help="A key of the service.", show_default=False)
+    ] = None,
+) -> None:
+    context.obj = Target(url, api_key)
+
+
+@contextmanager
+def _client(context: typer.Context) -> Iterator[Client]:
+    target: Target = context.obj
+    try:
+        with Client(target.url, target.api_key) as service:
+            yield service
+    except Unreachable as error:
+        _end(3, f"{error}\nIs the service up? `atft up` starts one; --url or ATFT_URL names another.")
+    except Refused as error:
+        _end(2, str(error))
+    except ServiceError as error:
+        _end(3, str(error))
+
+
+def _end(code: int, message: str) -> NoReturn:
+    err.print(message, markup=False, highlight=False)
+    raise typer.Exit(code)
+
+
+def _print_json(body: object) -> None:
+    typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
+
+
+def _view(job: Job) -> dict[str, JsonValue]:
+    view: dict[str, JsonValue] = job.model_dump(mode="json", exclude_unset=True)
+    return view
+
+
+def _read(file: Path) -> dict[str, JsonValue]:
+    try:
+        body = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        _end(2, f"{file}: {error}")
+    if not isinstance(body, dict):
+        _end(2, f"{file}: a spec is a mapping of fields")
+    return body
+
+
+def _finish(job: Job) -> None:
+    """The job's end, as a line and as the exit code."""
+    if job.message and job.state != "succeeded":
+        err.print(job.message, markup=False, highlight=False)
+    err.print(f"{job.id} {display.state(job)}", highlight=False)
+    raise typer.Exit(0 if job.state == "succeeded" else 1)
+
+
+# -- the service
+
+
+@app.command("up")
+def _up(
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback only with keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 picks a free one.", min=0, max=65535)] = 8000,
+    var: Annotated[Path, typer.Option(help="Folder of databases, runs and logs.", file_okay=False)] = Path("var"),
+    workers: Annotated[int, typer.Option(help="Worker processes on queue cpu.", min=0, max=64)] = 1,
+    gpus: Annotated[
+        int | None, typer.Option(help="Worker processes on queue gpu, one a device.", min=0, show_default="all found")
+    ] = None,
+    database_url: Annotated[
+        str | None, typer.Option(envvar="ATFT_DATABASE_URL", help="Postgres.", show_default="embedded")
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(envvar="ATFT_REDIS_URL", help="Redis or Valkey.", show_default="embedded")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(envvar="ATFT_DATA_ROOT", help="Folder of server paths.", show_default="VAR/data")
+    ] = None,
+    run_root: Annotated[
+        Path | None, typer.Option(envvar="ATFT_RUN_ROOT", help="Folder of runs.", show_default="VAR/runs")
+    ] = None,
+) -> None:
+    """Start API, workers and, unless both URLs are given, embedded servers; stop them on Ctrl-C."""
+    given = {"ATFT_DATABASE_URL": database_url, "ATFT_REDIS_URL": redis_url}
+    urls = {name: value for name, value in given.items() if value}
+    if len(urls) == 1:
+        _end(2, f"only {next(iter(urls))} is set: give both URLs, or neither for embedded servers")
+    roots = {"ATFT_DATA_ROOT": data_root, "ATFT_RUN_ROOT": run_root}
+    settings = {name: str(folder.resolve()) for name, folder in roots.items() if folder is not None}
+    plan = Plan(host=host, port=port, var=var, workers=workers, urls=urls, settings=settings, gpus=gpus)
+    raise typer.Exit(run_up(plan, lambda text: err.print(text, markup=False, highlight=False), typer.echo))
+
+
+# -- jobs
+
+
+@app.command()
+def submit(
+    context: typer.Context,
+    file: SpecFile,
+    wait: Annotated[bool, typer.Option(help="Show the job until its end.")] = False,
+    key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec are one job.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a training job; prints its id."""
+    with _client(context) as service:
+        job = service.submit("train", _read(file), idempotency_key=key)
+        for warning in job.warnings:
+            err.print(f"warning: {warning}", markup=False, highlight=False)
+        if wait:
+            err.print(job.id)
+            job = display.watch(service, job.id, err)
+        _print_json(_view(job)) if as_json else typer.echo(job.id)
+    if wait:
+        _finish(job)
+
+
+@app.command()
+def plan(context: typer.Context, file: SpecFile) -> None:
+    """What a training job would be: the resolved spec, days, steps, parameters. Nothing is stored."""
+    with _client(context) as service:
+        _print_json(service.plan("train", _read(file)))
+
+
+@app.command("ls")
+def _ls(
+    context: typer.Context,
+    state: Annotated[str | None, typer.Option()] = None,
+    kind: Annotated[str | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The newest jobs."""
+    with _client(context) as service:
+        page = service.jobs(limit=limit, state=state, kind=kind)
+    _print_json([_view(job) for job in page.items]) if as_json else out.print(display.jobs_table(page.items))
+
+
+@app.command()
+def show(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """One job."""
+    with _client(context) as service:
+        job = service.job(job_id)
+    _print_json(_view(job)) if as_json else out.print(display.job_lines(job), highlight=False)
+
+
+@app.command()
+def watch(context: typer.Context, job_id: JobId) -> None:
+    """Show a job's progress until its end; the exit code tells how it ended."""
+    with _client(context) as service:
+        job = display.watch(service, job_id, err)
+    _finish(job)
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+) -> None:
+    """What the job's program wrote."""
+    with _client(context) as service:
+        for piece in service.follow_logs(job_id) if follow else [service.logs(job_id)]:
+            typer.echo(piece, nl=False)
+
+
+@app.command()
+def metrics(
+    context: typer.Context,
+    job_id: JobId,
+    name: Annotated[list[str] | None, typer.Argument(help="Prefixes, such as test/ or val/rank_ic.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The latest metrics by horizon; --json has the series."""
+    with _client(context) as service:
+        found = service.metrics(job_id, name or ())
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+        return
+    chosen = {
+        key: value for key, value in found.latest.items() if "/" in key and (not name or key.startswith(tuple(name)))
+    }
+    out.print(display.metrics_table(chosen))
+
+
+@app.command()
+def evidence(context: typer.Context, job_id: JobId) -> None:
+    """What really ran, beside what was asked."""
+    with _client(context) as service:
+        _print_json(service.evidence(job_id))
+
+
+@app.command()
+def cancel(context: typer.Context, job_id: JobId) -> None:
+    """Ask a job to end."""
+    with _client(context) as service:
+        job = service.cancel(job_id)
+    err.print(f"{job.id} {display.state(job)}", highlight=False)
+
+
+@app.command()
+def workers(context: typer.Context) -> None:
+    """The worker processes and what they do."""
+    with _client(context) as service:
+        _print_json(service.workers())
+
+
+# -- datasets
+
+
+@datasets.command("add")
+def _add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument()],
+    file: Annotated[
+        Path | None, typer.Argument(help="Parquet, Arrow or CSV to upload.", exists=True, dir_okay=False)
+    ] = None,
+    path: Annotated[str | None, typer.Option(help="A path under the server's data root instead.")] = None,
+    planted: Annotated[
+        Path | None, typer.Option(help="A planted panel instead: its spec, YAML or JSON.", exists=True)
+    ] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="More fields of the dataset spec, YAML or JSON.", exists=True)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a panel and wait until its cache is built."""
+    if sum(source is not None for source in (file, path, planted)) != 1:
+        _end(2, "give one source: a FILE to upload, --path, or --planted")
+    body: dict[str, JsonValue] = {**(_read(spec) if spec else {}), "name": name}
+    if path is not None:
+        body["path"] = path
+    if planted is not None:
+        body["planted"] = _read(planted)
+    with _client(context) as service:
+        job = display.watch(service, service.add_dataset(body, file=file).id, err, name)
+        if as_json and job.state == "succeeded":
+            _print_json(service.dataset(name))
+    _finish(job)
+
+
+@datasets.command("ls")
+def _datasets(context: typer.Context, as_json: AsJson = False) -> None:
+    """All datasets."""
+    with _client(context) as service:
+        found = service.datasets()
+    if as_json:
+        _print_json(found)
+        return
+    for item in found:
+        typer.echo(
+            f"{item['name']}@{item['version']}  {item['num_days']} × {item['num_codes']} codes  h={item['horizons']}"
+        )
+
+
+@datasets.command("show")
+def _dataset(context: typer.Context, name: Annotated[str, typer.Argument()]) -> None:
+    """One dataset: columns, days, profile, leak report."""
+    with _client(context) as service:
+        _print_json(service.dataset(name))
+
+
+# -- other programs of ours, run in this process's place
+
+PASS_ON: Mapping[str, bool] = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def _become(module: str) -> None:
+    def command(context: typer.Context) -> None:
+        sys.stdout.flush()
+        arguments = ["-m", module, str(context.info_name), *context.args]
+        os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - no shell is wanted
+
+    for name, text in PROGRAMS[module].items():
+        app.command(name, help=text, context_settings=dict(PASS_ON), add_help_option=False)(command)
+
+
+PROGRAMS = {
+    "atft": {
+        "run": "Train from a spec and a cache, without the service.",
+        "build": "Build an Arrow cache, without the service.",
+        "inspect": "What a panel or a cache holds.",
+        "bench": "Measure the library.",
+    },
+    "jobs.admin": {
+        "doctor": "Check the installation and the servers.",
+        "backup": "Save the record.",
+        "restore": "Load a saved record.",
+        "keys": "Make and revoke API keys.",
+    },
+}
+for _module in PROGRAMS:
+    _become(_module)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""`make demo`: real prices through the whole service, as a user would send them, and the metrics that come back.
+
+Starts its own service under `--var` (or uses the one at ATFT_URL) and stops it at the end. Exit code 0 only when the
+job succeeded and every horizon has a finite test metric.
+"""
+
+import json
+import math
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Final
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import typer
+from pydantic import JsonValue
+from rich.console import Console
+
+from atft.spec.base import digest
+from client import display
+from client.programs import Program
+from client.sdk import Client, ServiceError
+from client.views import Job, Metrics, Value
+
+HORIZONS: Final = (1, 5, 10, 20)
+EMBARGO_DAYS: Final = 21
+WINDOW: Final = 20
+SAMPLES_AN_EPOCH: Final = 40_000  # keeps an epoch to seconds on two cores, whatever the panel
+BASELINES: Final = ("ridge", "lightgbm", "last_return", "zero")
+Json = dict[str, JsonValue]
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says what to do."""
+
+
+def packaged_prices(target: Path) -> Path:
+    """Closes of 20 S&P 500 stocks, 1990 to 2022, that the package skfolio carries, as (date, code, close)."""
+    package = find_spec("skfolio")
+    folders = package.submodule_search_locations if package is not None else None
+    source = Path(folders[0]) / "datasets" / "data" / "sp500_dataset.csv.gz" if folders else None
+    if source is None or not source.exists():
+        raise DemoError(
+            "the package skfolio or its prices are missing: run `make setup`, or set ATFT_DEMO_PRICES to a file"
+        )
+    wide = pa.csv.read_csv(source)
+    codes = [name for name in wide.column_names if name != "Date"]
+    long = pa.concat_tables(
+        pa.table({"date": wide["Date"], "code": pa.array([code] * len(wide)), "close": wide[code]}) for code in codes
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pa.parquet.write_table(long, target)
+    return target
+
+
+def job_spec(dataset: str, num_days: int, num_codes: int) -> Json:
+    """A small model of full shape. Test and validation take the last days, training as many more as fit the time."""
+    free = num_days - WINDOW - max(HORIZONS) - 2 * EMBARGO_DAYS
+    test_days = val_days = max(2, min(250, free // 4))
+    train_days = max(2, min(free - test_days - val_days, max(120, SAMPLES_AN_EPOCH // max(1, num_codes)), 2000))
+    return {
+        "dataset": dataset,
+        "name": "demo",
+        "tags": {"made_by": "make demo"},
+        "data": {"window": WINDOW, "horizons": list(HORIZONS), "min_names": 10},
+        "split": {"train_days": train_days, "val_days": val_days, "test_days": test_days, "embargo_days": EMBARGO_DAYS},
+        "model": {"hidden_size": 32, "attention_heads": 4},
+        "optimizer": {"name": "adabelief", "lr": 1e-3},
+        "scheduler": {"name": "cosine_restarts", "t_0": 3, "t_mult": 2, "eta_min": 5e-5},
+        "trainer": {"max_epochs": 6, "batch_size": min(4096, 8 * num_codes)},
+    }
+
+
+@contextmanager
+def service(url: str | None, var: Path, console: Console) -> Iterator[str]:
+    """The address of a running service: the given one, or one of our own that ends with us."""
+    if url:
+        yield url
+        return
+    console.print("starting Postgres, Valkey, the API and the workers …")
+    var.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "client.cli", "up", "--port", "0", "--var", str(var)]
+    own = Program("atft up", command, var / "up.log", die_with=signal.SIGTERM)
+    own.rotate_log()
+    out, into = os.pipe()
+    try:
+        own.start(stdout=into)
+        os.close(into)
+        with os.fdopen(out) as pipe:
+            line = pipe.readline()  # it bounds its own start; when it fails this is the end of file
+            if not line.startswith("ready "):
+                raise DemoError(f"the service did not start:\n{own.log_tail()}")
+            yield line.split()[1]
+    finally:
+        own.stop(40.0)
+
+
+def standard_error(values: Mapping[str, Value], horizon: int) -> float | None:
+    """Of the mean daily test RankIC: its standard deviation over days / √(days / h), since labels of h days overlap."""
+    mean, ratio = values.get(f"test/rank_ic@{horizon}d"), values.get(f"test/rank_icir@{horizon}d")
+    days = values.get(f"test/num_days@{horizon}d") or values.get("test/num_days")
+    if mean is None or not ratio or not days:
+        return None
+    return abs(mean / ratio) * math.sqrt(horizon / days)
+
+
+def verdict(values: Mapping[str, Value]) -> str:
+    """What the figures allow to be said."""
+    beyond, unknown = [], []
+    for horizon in HORIZONS:
+        mean, error = values.get(f"test/rank_ic@{horizon}d"), standard_error(values, horizon)
+        if mean is None or error is None:
+            unknown.append(f"{horizon}d")
+        elif abs(mean) > 2 * error:
+            beyond.append(f"{horizon}d ({mean:+.3f}, standard error {error:.3f})")
+    if unknown:
+        return f"RankIC is undefined at {', '.join(unknown)}: no verdict."
+    errors = ", ".join(f"{standard_error(values, horizon) or 0:.3f}" for horizon in HORIZONS)
+    if not beyond:
+        return (
+            f"Insufficient evidence of skill: at every horizon RankIC lies within two standard errors ({errors}) of 0, "
+            "so these figures cannot be told from chance. That is the usual outcome for a handful of stocks; "
+            "what the demo shows is that the whole path works, not that it makes money."
+        )
+    return (
+        f"RankIC lies beyond two standard errors of 0 at {'; '.join(beyond)}. One run, one split, four horizons "
+        "looked at: a hint, not a proof; compare seeds, and the baselines above, before believing it."
+    )
+
+
+def _succeeded(job: Job) -> Job:
+    if job.state != "succeeded":
+        raise DemoError(f"job {job.id} {job.state} ({job.reason}): {job.message or 'no message'}")
+    return job
+
+
+def _register(client: Client, prices: Path, console: Console) -> Json:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", prices.name.split(".")[0]).lstrip("-._")[:80] or "prices"
+    console.print(f"registering {prices} as dataset [bold]{name}[/] …", highlight=False)
+    spec = {"name": name, "horizons": list(HORIZONS)}
+    job = display.watch(client, client.add_dataset(spec, file=prices).id, console, "dataset")
+    _succeeded(job)
+    dataset = client.dataset(name)
+    days = dataset.get("days")
+    period = f" from {days[0]} to {days[1]}" if isinstance(days, list) and len(days) == 2 else ""
+    console.print(f"  {dataset['num_codes']} stocks × {dataset['num_days']} days{period}", highlight=False)
+    return dataset
+
+
+def _show(found: Metrics, console: Console) -> None:
+    columns = [f"test/rank_ic@{horizon}d" for horizon in HORIZONS]
+    shown = (
+        "rank_ic",
+        "rank_icir",
+        "ic",
+        "ic_t",
+        "hit_rate",
+        "sharpe_ann",
+        "sharpe_net_ann",
+        "turnover",
+        "max_drawdown",
+    )
+    test = {name.removeprefix("test/"): value for name, value in found.latest.items() if name.startswith("test/")}
+    console.print("\nThe model on the test days, which nothing was chosen on:")
+    console.print(display.metrics_table({name: value for name, value in test.items() if name.split("@")[0] in shown}))
+    rows = {"this model": found.latest} | {name: found.baselines[name] for name in BASELINES if name in found.baselines}
+    console.print()
+    console.print(display.compared_table("Mean daily RankIC on the same days:", rows, columns))
+
+
+def _run(url: str, api_key: str | None, prices: Path, console: Console) -> tuple[Json, bool]:
+    start = time.monotonic()
+    with Client(url, api_key) as client:
+        dataset = _register(client, prices, console)
+        registered = time.monotonic()
+        spec = job_spec(str(dataset["name"]), int(str(dataset["num_days"])), int(str(dataset["num_codes"])))
+        job = client.submit("train", spec)
+        console.print(f"training job {job.id} …", highlight=False)
+        job = _succeeded(display.watch(client, job.id, console, "train"))
+        trained = time.monotonic()
+        found, evidence = client.metrics(job.id), client.evidence(job.id)
+    _show(found, console)
+    wanted = [found.latest.get(f"test/rank_ic@{horizon}d") for horizon in HORIZONS]
+    finite = all(value is not None and math.isfinite(value) for value in wanted)
+    text = verdict(found.latest)
+    console.print(f"\n{text}")
+    page = url + job.links.get("page", f"/jobs/{job.id}")
+    console.print(f"\npage {url}/   docs {url}/docs   job {page}", highlight=False)
+    summary: Json = {
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "job_id": job.id,
+        "state": job.state,
+        "dataset": {name: dataset.get(name) for name in ("name", "fingerprint", "num_days", "num_codes", "days")},
+        "spec": job.spec,
+        "spec_digest": job.spec_digest,
+        "metrics": dict(found.latest),
+        "best": found.best.model_dump(mode="json") if found.best else None,
+        "baselines": {name: dict(values) for name, values in found.baselines.items()},
+        "standard_error": {f"test/rank_ic@{horizon}d": standard_error(found.latest, horizon) for horizon in HORIZONS},
+        "verdict": text,
+        "evidence_digest": digest(evidence),
+        "seconds": {"dataset": round(registered - start, 1), "train": round(trained - registered, 1)},
+        "finite": finite,
+    }
+    return summary, finite
+
+
+def main(
+    var: Annotated[Path, typer.Option(help="Folder of the demo's service and summary.")] = Path("var/demo"),
+    url: Annotated[
+        str | None, typer.Option(envvar="ATFT_URL", help="A running service to use instead of an own one.")
+    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="ATFT_API_KEY")] = None,
+    prices: Annotated[
+        Path | None, typer.Option(envvar="ATFT_DEMO_PRICES", help="Your own prices: Parquet, Arrow or CSV.")
+    ] = None,
+) -> None:
+    console = display.console()
+    start = time.monotonic()
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        if prices is not None and not prices.is_file():
+            raise DemoError(f"ATFT_DEMO_PRICES: there is no file {prices}")
+        source = prices or packaged_prices(var / "sp500-closes.parquet")
+        with service(url, var, console) as address:
+            summary, finite = _run(address, api_key, source, console)
+            target = var / "summary.json"
+            summary["seconds_in_all"] = round(time.monotonic() - start, 1)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(json.dumps(summary, indent=2) + "\n")
+            console.print(f"summary {target}   {summary['seconds_in_all']} s", highlight=False)
+            if not url:
+                console.print(
+                    f'stopping the service; `make up ARGS="--var {var}"` brings it and this job back', highlight=False
+                )
+    except (DemoError, ServiceError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(130) from error
+    raise typer.Exit(0 if finite else 1)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,135 @@
+"""What a person sees in the terminal: a job's live progress, tables. Plain lines when it is not a terminal."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Final
+
+from pydantic import JsonValue
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from client.sdk import Client
+from client.views import Event, Job, Value
+
+COLOURS: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "pruned": "yellow", "running": "cyan"}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """As wide as the terminal; a file or a pipe gets whole lines."""
+    made = Console(stderr=stderr, soft_wrap=True)
+    if not made.is_terminal:
+        made.width = 200
+    return made
+
+
+def number(value: JsonValue) -> str:
+    """Four significant digits; an undefined value is a dash, never 0."""
+    if value is None:
+        return "–"
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:+.4f}" if abs(value) < 1 else f"{value:.4g}"
+    return str(value)
+
+
+def state(job: Job) -> str:
+    word = job.status or job.state
+    colour = COLOURS.get(job.state, "default")
+    return f"[{colour}]{word}[/]" + (f" ({job.reason})" if job.reason else "")
+
+
+def jobs_table(jobs: Iterable[Job]) -> Table:
+    table = Table("id", "kind", "name", "state", "epoch", "val/rank_ic", "dataset", "created", box=None, pad_edge=False)
+    for job in jobs:
+        epoch = f"{job.progress.epoch}/{job.progress.epochs}" if job.progress and job.progress.epochs else ""
+        created = f"{job.created_at:%Y-%m-%d %H:%M}" if job.created_at else ""
+        rank_ic = number((job.metrics or {}).get("val/rank_ic")) if job.kind == "train" else ""
+        table.add_row(job.id, job.kind, job.name or "", state(job), epoch, rank_ic, job.dataset or "", created)
+    return table
+
+
+def job_lines(job: Job) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rows: dict[str, object] = {
+        "id": job.id, "kind": job.kind, "name": job.name, "state": state(job), "message": job.message,
+        "dataset": job.dataset, "waiting because": job.pending_reason, "attempt": job.attempt,
+        "created": job.created_at, "started": job.started_at, "finished": job.finished_at,
+        "spec digest": job.spec_digest,
+    }  # fmt: skip
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(name, str(value))
+    for name, figure in sorted((job.metrics or {}).items()):
+        if "@" not in name:
+            table.add_row(name, number(figure))
+    return table
+
+
+def metrics_table(values: Mapping[str, Value]) -> Table:
+    """Rows are metrics, columns their horizons; the first column is the mean over horizons."""
+    horizons = sorted({name.split("@")[1] for name in values if "@" in name}, key=lambda text: int(text.rstrip("d")))
+    table = Table("metric", "mean", *horizons, box=None, pad_edge=False)
+    for name in sorted({name.split("@")[0] for name in values}):
+        cells = [values.get(name), *(values.get(f"{name}@{horizon}") for horizon in horizons)]
+        table.add_row(name, *(number(cell) for cell in cells))
+    return table
+
+
+def compared_table(title: str, rows: Mapping[str, Mapping[str, Value]], columns: Sequence[str]) -> Table:
+    table = Table(
+        "", *(name.partition("/")[2] for name in columns), title=title, title_justify="left", box=None, pad_edge=False
+    )
+    for name, values in rows.items():
+        table.add_row(
+            name, *(number(values.get(column)) for column in columns), style="bold" if name == "this model" else None
+        )
+    return table
+
+
+def watch(service: Client, job_id: str, console: Console, label: str = "") -> Job:
+    """Show a job until its end: a bar in a terminal, else a line for each epoch. Returns the job as it ended."""
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[text]}"), TimeElapsedColumn(), console=console, transient=True,
+    )  # fmt: skip
+    live = console.is_terminal
+    with bar if live else nullcontext():
+        task = bar.add_task(label or job_id, total=1.0, text="queued")
+        for event in service.events(job_id):
+            _show(event, bar, task, console, label)
+    return service.job(job_id)
+
+
+def _show(event: Event, bar: Progress, task: TaskID, console: Console, label: str) -> None:
+    body = event.body
+    match event.kind:
+        case "progress":
+            ratio = body.get("ratio")
+            bar.update(task, completed=float(ratio) if isinstance(ratio, int | float) else 0.0, text=_where(body))
+        case "metrics" if not body.get("source"):
+            values = body.get("values")
+            if isinstance(values, dict) and "val/rank_ic" in values:
+                best = "  best so far" if body.get("best") else ""
+                losses = (
+                    f"train/loss {number(values.get('train/loss'))}  val/rank_ic {number(values.get('val/rank_ic'))}"
+                )
+                console.print(f"  {label}  epoch {body.get('step')}  {losses}{best}", highlight=False)
+        case "log" if body.get("level") in ("warning", "error"):
+            console.print(f"  {label}  {body.get('level')}: {body.get('message')}", highlight=False, markup=False)
+        case "state":
+            bar.update(task, text=str(body.get("to", "")))
+        case _:
+            pass
+
+
+def _where(body: Mapping[str, JsonValue]) -> str:
+    parts = [str(body.get("phase") or "")]
+    if body.get("epochs"):
+        parts.append(f"epoch {body.get('epoch')}/{body.get('epochs')}")
+    if body.get("steps"):
+        parts.append(f"step {body.get('step')}/{body.get('steps')}")
+    eta = body.get("eta_seconds")
+    if isinstance(eta, int | float):
+        parts.append(f"{timedelta(seconds=round(eta))} left")
+    return "  ".join(part for part in parts if part)

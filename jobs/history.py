@@ -1,0 +1,307 @@
+"""What happened to a job: its durable events, metric points and daily series. Written by the current attempt only,
+each child event once.
+
+A batch holds the child's events in the order it said them, and is sent again until it is recorded, before any later
+one: the row's `child_seq` is then all that exactly-once needs. `child_seq` 0 marks what the supervisor says itself.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import and_, delete, false, func, insert, not_, or_, select, text, update
+from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy.orm import Session
+
+from atft.events import AnyEvent, Checkpointed, Evidence, Log, Metrics, Progress
+from jobs.errors import JobNotFound, Stale
+from jobs.states import JobState
+from jobs.tables import DailyMetric, Job, JobEvent, Json, Metric
+
+Series = dict[str, dict[str, list[int] | list[float | None]]]
+
+_INSERT_EVENTS: Final = text("""
+    INSERT INTO events (job_id, seq, attempt, child_seq, kind, time, body)
+    SELECT CAST(:job_id AS uuid), seq, :attempt, child_seq, kind, time, CAST(body AS jsonb)
+    FROM unnest(CAST(:seq AS bigint[]), CAST(:child_seq AS int[]), CAST(:kind AS text[]), CAST(:time AS timestamptz[]),
+                CAST(:body AS text[])) AS rows (seq, child_seq, kind, time, body)""")
+_INSERT_METRICS: Final = text("""
+    INSERT INTO metrics (job_id, name, step, attempt, value, time)
+    SELECT CAST(:job_id AS uuid), name, step, :attempt, value, time
+    FROM unnest(CAST(:name AS text[]), CAST(:step AS bigint[]), CAST(:value AS float8[]), CAST(:time AS timestamptz[]))
+         AS rows (name, step, value, time)
+    ON CONFLICT DO NOTHING""")
+_INSERT_DAILY: Final = text("""
+    INSERT INTO daily_metrics (job_id, source, split, name, horizon, day, attempt, value)
+    SELECT CAST(:job_id AS uuid), :source, :split, :name, :horizon, day, :attempt, value
+    FROM unnest(CAST(:day AS date[]), CAST(:value AS float8[])) AS rows (day, value)
+    ON CONFLICT DO NOTHING""")
+# Min-max: of each bucket of neighbouring points the lowest and the highest, so that no spike is lost; and both ends.
+_SERIES: Final = text("""
+    WITH points AS (
+        SELECT name, step, value, row_number() OVER (PARTITION BY name ORDER BY step) - 1 AS i,
+               count(*) OVER (PARTITION BY name) AS n
+        FROM metrics
+        WHERE job_id = :job_id AND (step > :after_step OR :after_step = 0) AND name = ANY(CAST(:names AS text[]))
+    ), buckets AS (
+        SELECT *, i * :num_buckets / n AS bucket FROM points
+    ), ranked AS (
+        SELECT *, row_number() OVER (PARTITION BY name, bucket ORDER BY value, step) AS low,
+               row_number() OVER (PARTITION BY name, bucket ORDER BY value DESC NULLS LAST, step) AS high
+        FROM buckets
+    )
+    SELECT name, step, value FROM ranked
+    WHERE n <= :max_points OR low = 1 OR high = 1 OR i = 0 OR i = n - 1
+    ORDER BY name, step""")
+
+
+@dataclass
+class _Batch:
+    """New events, sorted by where they go."""
+
+    events: list[tuple[int | None, str, datetime, Json]] = field(default_factory=list)
+    points: dict[tuple[str, int], tuple[float | None, datetime]] = field(default_factory=dict)
+    changes: Json = field(default_factory=dict)
+
+    def add(self, event: AnyEvent, job: Job) -> list[Metrics]:
+        """Sort one event in; returns it when it carries daily series."""
+        child_seq = event.child_seq or None
+        match event:
+            case Log():
+                self.events.append(
+                    (child_seq, "log", event.time, {"level": event.level, "message": storable(event.message)})
+                )
+            case Metrics():
+                body = event.model_dump(mode="json", include={"step", "values", "best", "source"})
+                self.events.append((child_seq, "metrics", event.time, body))
+                self._add_values(event, job)
+                return [event] if event.daily else []
+            case Progress():
+                self.changes["progress"] = event.model_dump(mode="json", exclude={"type", "child_seq"})
+            case Evidence():
+                self.changes["evidence"] = dict(event.body)
+            case Checkpointed():
+                self.changes["checkpoint"] = event.model_dump(mode="json", include={"path", "step", "epoch", "sha256"})
+            case _:
+                pass  # started, finished, stopped, failed: the supervisor acts on them, its moves are the record
+        return []
+
+    def _add_values(self, event: Metrics, job: Job) -> None:
+        if event.source is not None:
+            baselines = self.changes.setdefault("baselines", dict(job.baselines))
+            baselines[event.source] = baselines.get(event.source, {}) | event.values
+            return
+        self.changes["metrics"] = self.changes.get("metrics", job.metrics) | event.values
+        for name, value in event.values.items():
+            self.points.setdefault((name, event.step), (value, event.time))
+        if event.best:
+            self.changes["best"] = best_of(job, event.step, event.values)
+
+
+def storable(words: str) -> str:
+    """Postgres keeps any character but NUL, which a dying program may well print."""
+    return words.replace("\0", "\ufffd")
+
+
+def best_of(job: Job, epoch: int, values: Mapping[str, float | None]) -> Json:
+    """The `best` of a job view: `objective` is the one that the job's spec names."""
+    objective = job.spec.get("trainer", {}).get("objective")
+    return {
+        "epoch": epoch,
+        "objective": objective,
+        "value": values.get(objective) if objective else None,
+        "metrics": dict(values),
+    }
+
+
+def append(session: Session, job_id: UUID, attempt: int, events: Sequence[AnyEvent]) -> int:
+    """Record what is new among the child's events; returns how many events were new. Raises Stale when the attempt
+    is over.
+    """
+    job = current(session, job_id, attempt)
+    new = [event for event in events if event.child_seq == 0 or event.child_seq > job.child_seq]
+    if not new:
+        return 0
+    batch = _Batch()
+    with_daily = [metrics for event in new for metrics in batch.add(event, job)]
+    key = {"job_id": job_id, "attempt": attempt}
+    if batch.events:
+        child_seqs, kinds, times, bodies = zip(*batch.events, strict=True)
+        seqs = list(range(job.last_seq + 1, job.last_seq + 1 + len(batch.events)))
+        texts = [json.dumps(body, allow_nan=False) for body in bodies]
+        session.execute(
+            _INSERT_EVENTS,
+            key | {"seq": seqs, "child_seq": list(child_seqs), "kind": list(kinds), "time": list(times), "body": texts},
+        )
+    if batch.points:
+        names, steps = zip(*batch.points, strict=True)
+        values, times = zip(*batch.points.values(), strict=True)
+        session.execute(
+            _INSERT_METRICS,
+            key | {"name": list(names), "step": list(steps), "value": list(values), "time": list(times)},
+        )
+    for event in with_daily:
+        for series in event.daily:
+            place = {
+                "source": event.source or "",
+                "split": series.split,
+                "name": series.name,
+                "horizon": series.horizon,
+            }
+            days = [date.fromisoformat(day) for day in series.days]
+            session.execute(_INSERT_DAILY, key | place | {"day": days, "value": series.values})
+    for name, value in batch.changes.items():
+        setattr(job, name, value)
+    job.child_seq = max(job.child_seq, *(event.child_seq for event in new), 0)
+    job.last_seq += len(batch.events)
+    job.version += bool(batch.events or batch.changes)
+    session.flush()
+    return len(new)
+
+
+def current(session: Session, job_id: UUID, attempt: int) -> Job:
+    """The job, locked, when this attempt is the one that runs; else Stale."""
+    query = select(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
+    job = session.scalars(query.with_for_update(key_share=True).execution_options(populate_existing=True)).one_or_none()
+    if job is None:
+        raise Stale(f"attempt {attempt} of job {job_id} is over")
+    return job
+
+
+def add_event(session: Session, job_id: UUID, kind: str, body: Json, attempt: int) -> int:
+    """Write one event of the service's own; returns its seq. Raises JobNotFound."""
+    change = (
+        update(Job)
+        .where(Job.id == job_id)
+        .values(last_seq=Job.last_seq + 1, version=Job.version + 1)
+        .returning(Job.last_seq)
+    )
+    seq = session.execute(change, execution_options={"synchronize_session": False}).scalar_one_or_none()
+    if seq is None:
+        raise JobNotFound(f"there is no job {job_id}")
+    write_event(session, job_id, seq, kind, body, attempt)
+    return seq
+
+
+def write_event(session: Session, job_id: UUID, seq: int, kind: str, body: Json, attempt: int) -> None:
+    """Insert an event whose seq the caller has just taken from the job's row, in the same transaction."""
+    session.execute(
+        insert(JobEvent).values(
+            job_id=job_id, seq=seq, kind=kind, body=body, attempt=attempt, time=func.clock_timestamp()
+        )
+    )
+
+
+def state_body(job: Job, by: str | None) -> Json:
+    """The body of a state event; `by` is who asked for it."""
+    body: Json = {
+        "state": job.state,
+        "reason": job.reason,
+        "message": job.message,
+        "attempt": job.attempt,
+        "wanted": job.wanted,
+    }
+    return body if by is None else body | {"by": by}
+
+
+def rewind(session: Session, job: Job) -> Json:
+    """Drop the points that the next attempt will make again; returns the job's latest metrics and best as of its
+    checkpoint.
+
+    Without a checkpoint that is everything. Events stay: they are history, and say which attempt they belong to.
+    """
+    epoch, step = (job.checkpoint["epoch"], job.checkpoint["step"]) if job.checkpoint else (0, 0)
+    of_update = Metric.name.like("step/%")
+    past = or_(and_(not_(of_update), Metric.step > epoch), and_(of_update, Metric.step > step))
+    session.execute(delete(Metric).where(Metric.job_id == job.id, past if job.checkpoint else text("true")))
+    session.execute(delete(DailyMetric).where(DailyMetric.job_id == job.id))
+    newest = (
+        select(Metric.name, Metric.value)
+        .where(Metric.job_id == job.id)
+        .ext(distinct_on(Metric.name))
+        .order_by(Metric.name, Metric.step.desc())
+    )
+    latest: Json = {name: value for name, value in session.execute(newest)}  # noqa: C416 - a Row is not a tuple for the type checker
+    body = JobEvent.body
+    was_best = (
+        JobEvent.job_id == job.id,
+        JobEvent.kind == "metrics",
+        body["best"].as_boolean(),
+        body["source"].as_string().is_(None),
+        body["step"].as_integer() <= epoch,
+    )
+    best = session.scalars(select(body).where(*was_best).order_by(JobEvent.seq.desc()).limit(1)).one_or_none()
+    return {"metrics": latest, "best": best_of(job, best["step"], best["values"]) if best else None}
+
+
+def read_after(session: Session, job_id: UUID, after: int, limit: int = 500) -> list[JobEvent]:
+    """The events that follow seq `after`, oldest first."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after).order_by(JobEvent.seq).limit(limit)
+    return list(session.scalars(query))
+
+
+def series(
+    session: Session, job_id: UUID, names: Sequence[str] | None, after_step: int = 0, max_points: int = 1000
+) -> Series:
+    """The points of every metric whose name starts with one of `names` (null: all), thinned to at most max(4,
+    max_points) each.
+
+    Thinning keeps both ends and, of each bucket, the lowest and the highest value.
+    """
+    matching = select(Metric.name).where(Metric.job_id == job_id).distinct()
+    if names is not None:
+        matching = matching.where(or_(false(), *(Metric.name.startswith(name, autoescape=True) for name in names)))
+    found = list(session.scalars(matching))
+    limits = {"num_buckets": max(1, (max_points - 2) // 2), "max_points": max_points, "after_step": after_step}
+    result: Series = {name: {"step": [], "value": []} for name in sorted(found)}
+    for name, step, value in session.execute(_SERIES, {"job_id": job_id, "names": found, **limits}):
+        result[name]["step"].append(step)
+        result[name]["value"].append(value)
+    return result
+
+
+def daily(
+    session: Session, job_id: UUID, metric: str, split: str, horizon: int, source: str = ""
+) -> list[tuple[date, float | None]]:
+    """One metric day by day, in order; `source` names a baseline."""
+    of = (DailyMetric.job_id == job_id, DailyMetric.name == metric, DailyMetric.split == split)
+    query = select(DailyMetric.day, DailyMetric.value).where(
+        *of, DailyMetric.horizon == horizon, DailyMetric.source == source
+    )
+    return [(day, value) for day, value in session.execute(query.order_by(DailyMetric.day))]
+
+
+def _write(session: Session, job_id: UUID, attempt: int, **values: Any) -> None:
+    mine = update(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
+    changed = session.execute(
+        mine.values(version=Job.version + 1, **values).returning(Job.id),
+        execution_options={"synchronize_session": False},
+    )
+    if changed.first() is None:
+        raise Stale(f"attempt {attempt} of job {job_id} is over")
+
+
+def set_progress(session: Session, job_id: UUID, attempt: int, progress: Json) -> None:
+    """Raises Stale, like each of the following."""
+    _write(session, job_id, attempt, progress=progress)
+
+
+def set_evidence(session: Session, job_id: UUID, attempt: int, evidence: Json) -> None:
+    _write(session, job_id, attempt, evidence=evidence)
+
+
+def set_checkpoint(session: Session, job_id: UUID, attempt: int, checkpoint: Json) -> None:
+    """`checkpoint` is {path, step, epoch, sha256} with the path under the job's folder."""
+    _write(session, job_id, attempt, checkpoint=checkpoint)
+
+
+def set_best(session: Session, job_id: UUID, attempt: int, best: Json) -> None:
+    _write(session, job_id, attempt, best=best)
+
+
+def add_baselines(session: Session, job_id: UUID, attempt: int, baselines: Mapping[str, Json]) -> None:
+    """Add or replace by baseline name."""
+    _write(session, job_id, attempt, baselines=Job.baselines.op("||")(dict(baselines)))

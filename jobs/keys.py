@@ -1,0 +1,86 @@
+"""API keys: `atft_{prefix}_{secret}{crc}`. The record holds the SHA-256 only; the key itself is shown once, when it
+is made.
+
+The secret has 160 random bits, so a plain hash is as good as a slow one. The checksum lets a typing error be told
+from a revoked key.
+"""
+
+import hashlib
+import re
+import secrets
+import zlib
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import uuid_utils.compat as uuid7
+from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy.orm import Session
+
+from jobs.errors import Invalid, KeyNotFound
+from jobs.tables import ApiKey
+
+SCOPES: Final = ("jobs:read", "jobs:write", "datasets:write", "admin")
+_FORM: Final = re.compile(r"atft_[0-9a-f]{8}_[0-9a-f]{48}")
+
+
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def is_well_formed(token: str) -> bool:
+    """Whether the checksum fits; says nothing of whether the key exists."""
+    return _FORM.fullmatch(token) is not None and _checksum(token[:-8]) == token[-8:]
+
+
+def create(session: Session, *, name: str, scopes: list[str], expires_at: datetime | None = None) -> tuple[ApiKey, str]:
+    """A new key's row, and the key, which nobody can read again. Raises Invalid for an unknown scope."""
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if unknown or not scopes:
+        raise Invalid(f"unknown scopes {unknown}: choose from {', '.join(SCOPES)}", "/scopes")
+    prefix = secrets.token_hex(4)
+    body = f"atft_{prefix}_{secrets.token_hex(20)}"
+    token = body + _checksum(body)
+    statement = insert(ApiKey).values(
+        id=uuid7.uuid7(),
+        name=name,
+        prefix=prefix,
+        sha256=_hash(token),
+        scopes=sorted(set(scopes)),
+        expires_at=expires_at,
+    )
+    return session.scalars(statement.returning(ApiKey)).one(), token
+
+
+def find(session: Session, token: str) -> ApiKey | None:
+    """The key's row when it is good now: known, not revoked, not expired."""
+    if not is_well_formed(token):
+        return None
+    good = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
+    return session.scalars(select(ApiKey).where(ApiKey.sha256 == _hash(token), *good)).one_or_none()
+
+
+def listing(session: Session) -> list[ApiKey]:
+    """Every key, revoked ones too, newest first."""
+    return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id.desc())))
+
+
+def exist(session: Session) -> bool:
+    """Whether any key is good now: without one the server keeps to loopback."""
+    good = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
+    return session.scalar(select(select(ApiKey.id).where(*good).exists())) or False
+
+
+def revoke(session: Session, key_id: UUID) -> ApiKey:
+    """From now on the key is refused; twice is no error. Raises KeyNotFound."""
+    change = update(ApiKey).where(ApiKey.id == key_id).values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
+    key = session.scalars(
+        change.returning(ApiKey), execution_options={"synchronize_session": False, "populate_existing": True}
+    ).one_or_none()
+    if key is None:
+        raise KeyNotFound(f"there is no key {key_id}")
+    return key

@@ -1,0 +1,151 @@
+"""Reading jobs and workers: pages, waiting rows, positions. Changes nothing but the workers' own heartbeats."""
+
+import base64
+import binascii
+import json
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Text, and_, case, cast, func, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from jobs.errors import Invalid, JobNotFound
+from jobs.states import JobKind, JobState
+from jobs.tables import Job, Worker
+
+Position = tuple[int | None, str | None]
+
+
+def seconds_ago(seconds: float) -> ColumnElement[datetime]:
+    """By the database's clock, not by its transaction's start."""
+    return func.clock_timestamp() - timedelta(seconds=seconds)
+
+
+def get(session: Session, job_id: UUID) -> Job:
+    """Raises JobNotFound."""
+    job = session.get(Job, job_id, populate_existing=True)
+    if job is None:
+        raise JobNotFound(f"there is no job {job_id}")
+    return job
+
+
+def write_cursor(created_at: datetime, row_id: UUID) -> str:
+    return base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), str(row_id)]).encode()).decode()
+
+
+def read_cursor(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        created_at, row_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        return datetime.fromisoformat(created_at), UUID(row_id)
+    except (binascii.Error, ValueError, TypeError, AttributeError) as error:
+        raise Invalid("this cursor was not given by this service: start again without one", "cursor") from error
+
+
+def page(
+    session: Session,
+    *,
+    state: JobState | None = None,
+    kind: JobKind | None = None,
+    parent_id: UUID | None = None,
+    dataset: str | None = None,
+    tag: str | None = None,
+    q: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> tuple[list[Job], str | None]:
+    """Newest first, with the cursor of the next page. `tag` is `key` or `key=value`; `q` is part of a name, or how
+    an id begins.
+    """
+    conditions: list[ColumnElement[bool]] = []
+    if state is not None:
+        conditions.append(Job.state == state)
+    if kind is not None:
+        conditions.append(Job.kind == kind)
+    if parent_id is not None:
+        conditions.append(Job.parent_id == parent_id)
+    if dataset is not None:
+        conditions.append(Job.dataset == dataset)
+    if tag is not None:
+        key, equals, value = tag.partition("=")
+        conditions.append(Job.tags.contains({key: value}) if equals else Job.tags.has_key(key))
+    if q is not None:
+        conditions.append(
+            or_(Job.name.icontains(q, autoescape=True), cast(Job.id, Text).startswith(q.lower(), autoescape=True))
+        )
+    if cursor is not None:
+        conditions.append(tuple_(Job.created_at, Job.id) < tuple_(*read_cursor(cursor)))
+    query = select(Job).where(*conditions).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+    jobs = list(session.scalars(query))
+    more = len(jobs) > limit
+    return jobs[:limit], write_cursor(jobs[limit - 1].created_at, jobs[limit - 1].id) if more else None
+
+
+def is_due() -> ColumnElement[bool]:
+    return or_(Job.not_before.is_(None), Job.not_before <= func.clock_timestamp())
+
+
+def waiting(session: Session, queue: str, older_than_seconds: float, limit: int) -> list[Job]:
+    """Queued rows that may run now and whose hint may be lost, first in line first."""
+    query = select(Job).where(
+        Job.state == JobState.QUEUED, Job.queue == queue, Job.queued_at < seconds_ago(older_than_seconds), is_due()
+    )
+    return list(session.scalars(query.order_by(Job.priority, Job.created_at, Job.id).limit(limit)))
+
+
+def expired(session: Session, limit: int) -> list[Job]:
+    """Running jobs whose lease is over."""
+    query = select(Job).where(Job.state == JobState.RUNNING, Job.lease_until < func.clock_timestamp())
+    return list(session.scalars(query.order_by(Job.lease_until).limit(limit)))
+
+
+def queue_position(session: Session, job: Job) -> Position:
+    """How many queued jobs go first, and in words what a queued job waits for; nothing for any other."""
+    if job.state is not JobState.QUEUED:
+        return None, None
+    first = or_(
+        Job.priority < job.priority,
+        and_(Job.priority == job.priority, tuple_(Job.created_at, Job.id) < tuple_(job.created_at, job.id)),
+    )
+    ahead = (
+        session.scalar(
+            select(func.count()).where(Job.state == JobState.QUEUED, Job.queue == job.queue, first, is_due())
+        )
+        or 0
+    )
+    now = session.scalar(select(func.clock_timestamp()))
+    if job.queue not in live_queues(session):
+        return ahead, f"0 live workers on queue {job.queue}"
+    if job.not_before is not None and now is not None and job.not_before > now:
+        return ahead, f"tries again in {(job.not_before - now).total_seconds():.0f} s"
+    return ahead, f"{ahead} ahead" if ahead else f"next on queue {job.queue}"
+
+
+def heartbeat_worker(
+    session: Session, *, name: str, host: str, pid: int, queue: str, device: str, busy_with: UUID | None
+) -> None:
+    """A worker process is alive. `started_at` is when this process was first seen."""
+    now = func.clock_timestamp()
+    values = {
+        "name": name,
+        "host": host,
+        "pid": pid,
+        "queue": queue,
+        "device": device,
+        "busy_with": busy_with,
+        "last_seen": now,
+    }
+    statement = insert(Worker).values(**values, started_at=now)
+    started_at = case((Worker.pid == pid, Worker.started_at), else_=now)
+    session.execute(
+        statement.on_conflict_do_update(index_elements=[Worker.name], set_={**values, "started_at": started_at})
+    )
+
+
+def workers(session: Session) -> list[Worker]:
+    return list(session.scalars(select(Worker).order_by(Worker.name)))
+
+
+def live_queues(session: Session, within_seconds: float = 60.0) -> set[str]:
+    """Queues that a worker watches, by its heartbeat."""
+    return set(session.scalars(select(Worker.queue).where(Worker.last_seen > seconds_ago(within_seconds)).distinct()))

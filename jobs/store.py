@@ -1,0 +1,366 @@
+"""The life of a job: every change of state is made here, by one guarded UPDATE that consults `states.NEXT`, with
+its event in the same transaction. Nobody here commits (`session.transaction` does), and time is the database's.
+Submitting, reading and datasets live next door and are offered here too, so that callers know one module.
+"""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from jobs import history
+from jobs.catalog import (
+    add_artifact,
+    artifact,
+    artifacts,
+    dataset,
+    dataset_versions,
+    datasets,
+    delete_dataset,
+    register_dataset,
+)
+from jobs.errors import IllegalMove, JobNotFound, PreconditionFailed, Stale
+from jobs.history import add_baselines, set_best, set_checkpoint, set_evidence, set_progress
+from jobs.lookup import (
+    expired,
+    get,
+    heartbeat_worker,
+    is_due,
+    live_queues,
+    page,
+    queue_position,
+    seconds_ago,
+    waiting,
+    workers,
+)
+from jobs.states import TERMINAL, JobState, Reason, Wanted, sources_of
+from jobs.submission import DAY, Submitted, submit
+from jobs.tables import Attempt, Idempotency, Job, Worker
+
+__all__ = [
+    "Submitted",
+    "add_artifact",
+    "add_baselines",
+    "artifact",
+    "artifacts",
+    "claim",
+    "dataset",
+    "dataset_versions",
+    "datasets",
+    "delete_dataset",
+    "expire",
+    "expire_queued",
+    "expired",
+    "forget",
+    "get",
+    "heartbeat_worker",
+    "live_queues",
+    "page",
+    "queue_position",
+    "register_dataset",
+    "renew",
+    "requeue",
+    "set_best",
+    "set_checkpoint",
+    "set_evidence",
+    "set_progress",
+    "settle",
+    "submit",
+    "waiting",
+    "want",
+    "workers",
+]
+
+
+def _lock(session: Session, job_id: UUID) -> Job:
+    query = (
+        select(Job).where(Job.id == job_id).with_for_update(key_share=True).execution_options(populate_existing=True)
+    )
+    job = session.scalars(query).one_or_none()
+    if job is None:
+        raise JobNotFound(f"there is no job {job_id}")
+    return job
+
+
+def _change(session: Session, job: Job, by: str | None = None, **values: Any) -> Job:
+    """One UPDATE with its state event; a new `state` must be one that NEXT allows."""
+    to = values.get("state")
+    if values.get("message") is not None:
+        values["message"] = history.storable(values["message"])
+    statement = update(Job).where(Job.id == job.id, Job.attempt == job.attempt)
+    if to is not None:
+        statement = statement.where(Job.state.in_(sources_of(to)))
+        values = {"lease_until": None, "finished_at": func.now() if to in TERMINAL else None} | values
+    statement = statement.values(last_seq=Job.last_seq + 1, version=Job.version + 1, **values)
+    options = {"populate_existing": True, "synchronize_session": False}
+    changed = session.scalars(statement.returning(Job), execution_options=options).one_or_none()
+    if changed is None:
+        raise IllegalMove(f"job {job.id} is {job.state}: it cannot become {to}")
+    history.write_event(
+        session, changed.id, changed.last_seq, "state", history.state_body(changed, by), changed.attempt
+    )
+    return changed
+
+
+def claim(
+    session: Session, job_id: UUID, *, worker: str, host: str, device: str, lease_seconds: float, pid: int | None = None
+) -> Job | None:
+    """Take a queued job for a new attempt, whose number is the fencing token; None when there is nothing to take (a
+    late or second hint).
+
+    The points that the attempt will make again are dropped. A job that is wanted otherwise, or waited too long, is
+    settled instead.
+    """
+    query = select(Job).where(Job.id == job_id, Job.state == JobState.QUEUED, is_due())
+    job = session.scalars(
+        query.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)
+    ).one_or_none()
+    if job is None or _settled_unstarted(session, job):
+        return None
+    rewound = history.rewind(session, job)
+    job = _change(
+        session,
+        job,
+        state=JobState.RUNNING,
+        attempt=Job.attempt + 1,
+        lease_until=func.clock_timestamp() + timedelta(seconds=lease_seconds),
+        worker=worker,
+        started_at=func.coalesce(Job.started_at, func.clock_timestamp()),
+        reason=None,
+        message=None,
+        not_before=None,
+        queue_deadline=None,
+        child_seq=0,
+        progress=None,
+        evidence=None,
+        **rewound,
+    )
+    attempt = {"job_id": job.id, "attempt": job.attempt, "worker": worker, "host": host, "device": device, "pid": pid}
+    session.execute(insert(Attempt).values(**attempt, resumed_from=job.checkpoint))
+    return job
+
+
+def _settled_unstarted(session: Session, job: Job) -> bool:
+    if job.wanted in (Wanted.CANCEL, Wanted.PRUNE):
+        _change(
+            session, job, state=JobState.CANCELLED, reason=Reason.USER if job.wanted is Wanted.CANCEL else Reason.PRUNED
+        )
+    elif job.wanted is Wanted.PAUSE:
+        _change(session, job, state=JobState.PAUSED, reason=Reason.USER)
+    elif job.queue_deadline is not None and job.queue_deadline < session.scalars(select(func.clock_timestamp())).one():
+        _change(
+            session,
+            job,
+            state=JobState.FAILED,
+            reason=Reason.TIMEOUT_QUEUE,
+            message="no worker took it within queue_timeout_seconds",
+        )
+    else:
+        return False
+    return True
+
+
+def renew(session: Session, job_id: UUID, attempt: int, lease_seconds: float) -> Wanted | None:
+    """Extend the lease, also a late one; returns what is wanted now, or None when the attempt is over."""
+    mine = update(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
+    longer = mine.values(lease_until=func.clock_timestamp() + timedelta(seconds=lease_seconds)).returning(Job.wanted)
+    return session.scalars(longer, execution_options={"synchronize_session": False}).one_or_none()
+
+
+def _end(
+    session: Session,
+    job_id: UUID,
+    attempt: int,
+    outcome: str,
+    reason: Reason | None,
+    exit_code: int | None,
+    signal: str | None,
+    log_tail: str | None,
+) -> Job | None:
+    """Close the attempt and return its job, locked; None when the same end is recorded already (a commit whose
+    answer was lost). Raises Stale.
+    """
+    job = _lock(session, job_id)
+    row = session.get(Attempt, (job_id, attempt), populate_existing=True)
+    if (
+        job.attempt != attempt
+        or row is None
+        or (row.outcome not in (None, outcome))
+        or (row.outcome is None and job.state is not JobState.RUNNING)
+    ):
+        raise Stale(f"attempt {attempt} of job {job_id} is over")
+    if row.outcome is not None:
+        return None
+    row.outcome, row.reason, row.exit_code, row.signal = outcome, reason, exit_code, signal
+    row.log_tail = None if log_tail is None else history.storable(log_tail)
+    row.ended_at = session.scalars(select(func.clock_timestamp())).one()
+    session.flush()
+    return job
+
+
+def settle(
+    session: Session,
+    job_id: UUID,
+    attempt: int,
+    to: JobState,
+    *,
+    reason: Reason | None = None,
+    message: str | None = None,
+    exit_code: int | None = None,
+    signal: str | None = None,
+    log_tail: str | None = None,
+    outcome: str | None = None,
+) -> None:
+    """End the attempt and, with it, the job (or pause it). `outcome` is what the attempt's row says, by default the
+    state. Raises Stale.
+
+    Telling the same end twice is no error. What was wanted meanwhile wins over a pause: a cancelled job ends, a
+    resumed one is queued.
+    """
+    if to not in TERMINAL | {JobState.PAUSED}:
+        raise ValueError(f"an attempt does not end a job as {to}")
+    job = _end(session, job_id, attempt, outcome or to.value, reason, exit_code, signal, log_tail)
+    if job is None:
+        return
+    if to is JobState.PAUSED and job.wanted is Wanted.RUN:
+        _requeue(session, job, Reason.USER, "resumed")
+    elif to is JobState.PAUSED and job.wanted is Wanted.CANCEL:
+        _change(session, job, state=JobState.CANCELLED, reason=Reason.USER, message=message)
+    else:
+        _change(session, job, state=to, reason=reason, message=message)
+
+
+def _requeue(
+    session: Session, job: Job, reason: Reason, message: str, delay_seconds: float = 0.0, failures: int = 0
+) -> Job:
+    not_before = func.clock_timestamp() + timedelta(seconds=delay_seconds) if delay_seconds > 0 else None
+    return _change(
+        session,
+        job,
+        state=JobState.QUEUED,
+        reason=reason,
+        message=message,
+        worker=None,
+        not_before=not_before,
+        queued_at=func.clock_timestamp(),
+        failures=Job.failures + failures,
+    )
+
+
+def requeue(
+    session: Session,
+    job_id: UUID,
+    attempt: int,
+    *,
+    reason: Reason,
+    message: str,
+    counts_as_failure: bool,
+    delay_seconds: float = 0.0,
+    exit_code: int | None = None,
+    signal: str | None = None,
+    log_tail: str | None = None,
+    outcome: str = "requeued",
+) -> JobState:
+    """End the attempt and queue the job again, not before `delay_seconds` from now; returns the job's state.
+
+    A counted failure fails the job instead when it is number `max_attempts`. A job wanted otherwise is not queued:
+    it is cancelled, pruned or paused, as asked. Raises Stale.
+    """
+    job = _end(session, job_id, attempt, outcome, reason, exit_code, signal, log_tail)
+    if job is None:
+        return get(session, job_id).state
+    failures = job.failures + counts_as_failure
+    if job.wanted is Wanted.CANCEL:
+        return _change(session, job, state=JobState.CANCELLED, reason=Reason.USER, message=message).state
+    if job.wanted is Wanted.PRUNE:
+        return _change(session, job, state=JobState.PRUNED, reason=Reason.PRUNED, message=message).state
+    if counts_as_failure and failures >= job.max_attempts:
+        text = f"{message} ({failures} of {job.max_attempts} attempts failed)"
+        return _change(session, job, state=JobState.FAILED, reason=reason, message=text, failures=failures).state
+    if job.wanted is Wanted.PAUSE:
+        return _change(
+            session, job, state=JobState.PAUSED, reason=Reason.USER, message=message, failures=failures
+        ).state
+    return _requeue(session, job, reason, message, delay_seconds, int(counts_as_failure)).state
+
+
+def want(
+    session: Session,
+    job_id: UUID,
+    wanted: Wanted,
+    *,
+    by: str,
+    expected_version: int | None = None,
+    reason: Reason = Reason.USER,
+) -> Job:
+    """Say what is wanted of a job: at once when no worker has it, else the worker will see. Asking twice is one
+    event.
+
+    Raises IllegalMove (the job is over, or being cancelled), PreconditionFailed when its version is not
+    `expected_version`.
+    """
+    job = _lock(session, job_id)
+    if expected_version is not None and job.version != expected_version:
+        raise PreconditionFailed(f"job {job_id} has changed: its version is {job.version}")
+    if job.state is JobState.CANCELLED and wanted is Wanted.CANCEL:
+        return job
+    if job.state in TERMINAL:
+        raise IllegalMove(f"job {job_id} is {job.state}: it cannot be changed any more")
+    if job.wanted in (Wanted.CANCEL, Wanted.PRUNE) and wanted in (Wanted.RUN, Wanted.PAUSE):
+        raise IllegalMove(f"job {job_id} is being ended: that cannot be taken back")
+    if job.state is JobState.PAUSED and wanted is Wanted.RUN:
+        return _change(
+            session,
+            job,
+            by,
+            state=JobState.QUEUED,
+            wanted=wanted,
+            reason=None,
+            message=None,
+            queued_at=func.clock_timestamp(),
+            not_before=None,
+        )
+    if job.state is not JobState.RUNNING and wanted in (Wanted.CANCEL, Wanted.PRUNE):
+        ended = reason if wanted is Wanted.CANCEL else Reason.PRUNED
+        return _change(session, job, by, state=JobState.CANCELLED, wanted=wanted, reason=ended, message=None)
+    if job.state is JobState.QUEUED and wanted is Wanted.PAUSE:
+        return _change(
+            session, job, by, state=JobState.PAUSED, wanted=wanted, reason=reason, message=None, queue_deadline=None
+        )
+    if job.wanted is wanted:
+        return job
+    return _change(session, job, by, wanted=wanted)
+
+
+def expire(session: Session, job_id: UUID, attempt: int) -> JobState | None:
+    """End an attempt whose lease is over: queued again, or failed when that was the last try. None when it renewed,
+    or ended, in between.
+    """
+    job = _lock(session, job_id)
+    still = select(Job.id).where(
+        Job.id == job_id,
+        Job.attempt == attempt,
+        Job.state == JobState.RUNNING,
+        Job.lease_until < func.clock_timestamp(),
+    )
+    if session.scalars(still).one_or_none() is None:
+        return None
+    message = f"worker {job.worker} was lost: it did not renew its lease"
+    return requeue(
+        session, job_id, attempt, reason=Reason.WORKER_LOST, message=message, counts_as_failure=True, outcome="lost"
+    )
+
+
+def expire_queued(session: Session, limit: int) -> list[UUID]:
+    """Fail jobs that waited past their queue timeout; returns their ids."""
+    query = select(Job).where(Job.state == JobState.QUEUED, Job.queue_deadline < func.clock_timestamp()).limit(limit)
+    late = session.scalars(query.with_for_update(key_share=True, skip_locked=True)).all()
+    return [job.id for job in late if _settled_unstarted(session, job)]
+
+
+def forget(session: Session) -> None:
+    """Drop what a day has made useless: idempotency keys, and workers not seen since."""
+    session.execute(delete(Idempotency).where(Idempotency.created_at < seconds_ago(DAY)))
+    session.execute(delete(Worker).where(Worker.last_seen < seconds_ago(DAY)))

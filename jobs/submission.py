@@ -1,0 +1,104 @@
+"""How a job begins: one row, one event, and at most one job for one Idempotency-Key and body."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import uuid_utils.compat as uuid7
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.orm import Session
+
+from jobs import history
+from jobs.catalog import hold_dataset, lock_name
+from jobs.errors import IdempotencyMismatch
+from jobs.lookup import get, seconds_ago
+from jobs.states import JobKind
+from jobs.tables import Idempotency, Job, Json
+
+DAY: Final = 86_400.0
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """`created` is false when an earlier submit with the same Idempotency-Key made the job."""
+
+    job: Job
+    created: bool
+
+
+def submit(
+    session: Session,
+    *,
+    kind: JobKind,
+    spec: Json,
+    spec_digest: str,
+    queue: str,
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    priority: int = 5,
+    max_attempts: int = 3,
+    dataset: str | None = None,
+    dataset_fingerprint: str | None = None,
+    parent_id: UUID | None = None,
+    source_job_id: UUID | None = None,
+    trial_number: int | None = None,
+    params: Json | None = None,
+    queue_timeout_seconds: float | None = None,
+    created_by: str = "anonymous",
+    idempotency: tuple[str, str] | None = None,
+) -> Submitted:
+    """Write a queued job. `idempotency` is (key, SHA-256 of the body); keys are `created_by`'s own and last a day.
+
+    Raises IdempotencyMismatch when the key came with another body, DatasetNotFound when the dataset's version has
+    just been deleted.
+    """
+    if idempotency is not None:
+        lock_name(session, "idempotency", f"{created_by}:{idempotency[0]}")
+        earlier = _earlier(session, created_by, *idempotency)
+        if earlier is not None:
+            return Submitted(earlier, created=False)
+    if dataset is not None and dataset_fingerprint is not None:
+        hold_dataset(session, dataset, dataset_fingerprint)
+    deadline = None if queue_timeout_seconds is None else func.now() + timedelta(seconds=queue_timeout_seconds)
+    statement = insert(Job).values(
+        id=uuid7.uuid7(),
+        kind=kind,
+        spec=spec,
+        spec_digest=spec_digest,
+        queue=queue,
+        name=name,
+        tags=dict(tags or {}),
+        priority=priority,
+        max_attempts=max_attempts,
+        dataset=dataset,
+        dataset_fingerprint=dataset_fingerprint,
+        parent_id=parent_id,
+        source_job_id=source_job_id,
+        trial_number=trial_number,
+        params=params,
+        queue_deadline=deadline,
+        created_by=created_by,
+        last_seq=1,
+        version=1,
+    )
+    job = session.scalars(statement.returning(Job)).one()
+    history.write_event(session, job.id, job.last_seq, "state", history.state_body(job, None), job.attempt)
+    if idempotency is not None:
+        key, body_sha256 = idempotency
+        session.execute(
+            insert(Idempotency).values(principal=created_by, key=key, body_sha256=body_sha256, job_id=job.id)
+        )
+    return Submitted(job, created=True)
+
+
+def _earlier(session: Session, principal: str, key: str, body_sha256: str) -> Job | None:
+    of_key = (Idempotency.principal == principal, Idempotency.key == key)
+    session.execute(delete(Idempotency).where(*of_key, Idempotency.created_at < seconds_ago(DAY)))
+    row = session.scalars(select(Idempotency).where(*of_key)).one_or_none()
+    if row is None:
+        return None
+    if row.body_sha256 != body_sha256:
+        raise IdempotencyMismatch("this Idempotency-Key was used with another body: use a new key", "Idempotency-Key")
+    return get(session, row.job_id)

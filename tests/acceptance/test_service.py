@@ -1,0 +1,104 @@
+"""The service as a user has it: submit, follow, read, cancel; and the same numbers whatever is killed meanwhile."""
+
+import re
+import uuid
+
+import httpx
+import pytest
+
+from client.sdk import Client, Refused
+from client.views import Job, Metrics
+from tests.acceptance.conftest import TRAIN, Up, wait_for
+
+pytestmark = pytest.mark.usefixtures("panel")
+VICTIMS = {
+    "child": ("atft", "run"),
+    "worker": ("celery", "cpu-0@"),
+    "valkey": ("valkey-server",),
+    "postgres": ("bin/postgres",),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(service: Client, panel: str) -> Job:
+    job = service.wait(service.submit("train", TRAIN).id, 200)
+    assert job.state == "succeeded", job
+    return job
+
+
+def comparable(found: Metrics) -> dict[str, object]:
+    """Every series but the machine's own: times and loads differ from run to run."""
+    return {name: series.model_dump() for name, series in found.series.items() if not re.match(r"(system|time)/", name)}
+
+
+def test_a_training_job_has_metrics_and_evidence(service: Client, undisturbed: Job) -> None:
+    found = service.metrics(undisturbed.id)
+    assert found.series["val/rank_ic"].step == [1, 2, 3, 4]
+    assert {f"test/rank_ic@{h}d" for h in (1, 5)} <= set(found.latest)
+    evidence = service.evidence(undisturbed.id)
+    optimizer = evidence["optimizer"]
+    assert isinstance(optimizer, dict)
+    assert "AdaBelief" in str(optimizer["class"])
+    assert {"exp_avg", "exp_avg_var"} <= set(optimizer["state_keys"])  # type: ignore[arg-type]  # a list of names
+    threads = evidence["threads"]
+    assert isinstance(threads, dict)
+    assert threads["torch_num_threads"] == threads["limit"] == 1
+
+
+def test_its_events_are_dense_and_end(service: Client, undisturbed: Job) -> None:
+    events = [event for event in service.events(undisturbed.id) if event.kind != "progress"]
+    durable = [event.seq for event in events if event.kind != "end"]
+    assert durable == list(range(1, len(durable) + 1))
+    assert events[-1].kind == "end"
+    half = len(durable) // 2
+    rest = [event.seq for event in service.events(undisturbed.id, after=half) if event.kind not in ("progress", "end")]
+    assert rest == durable[half:]
+
+
+def test_g2_the_same_key_and_body_is_one_job(service: Client) -> None:
+    key = str(uuid.uuid4())
+    spec = TRAIN | {"trainer": {"max_epochs": 1, "batch_size": 80}}
+    assert (
+        service.submit("train", spec, idempotency_key=key).id == service.submit("train", spec, idempotency_key=key).id
+    )
+    with pytest.raises(Refused) as caught:
+        service.submit("train", spec | {"seed": 7}, idempotency_key=key)
+    assert caught.value.status == 422
+
+
+def test_g6_a_cancelled_job_is_gone(service: Client, up: Up) -> None:
+    job = service.submit("train", TRAIN | {"trainer": {"max_epochs": 500, "batch_size": 80, "early_stopping": None}})
+    wait_for("training", lambda: (found := service.job(job.id).progress) and found.phase == "train")
+    [child] = up.find("atft", "run", job.id)
+    service.cancel(job.id)
+    ended = service.wait(job.id, 25)
+    assert (ended.state, ended.reason) == ("cancelled", "user")
+    assert not child.is_running()
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_g4_a_kill_changes_no_number(service: Client, up: Up, undisturbed: Job, victim: str) -> None:
+    job = service.submit("train", TRAIN)
+    wait_for("the second epoch", lambda: "val/rank_ic" in (service.job(job.id).metrics or {}), 90)
+    up.kill(*VICTIMS[victim])
+    ended = service.wait(job.id, 150)
+    assert ended.state == "succeeded", ended
+    assert ended.attempt == (2 if victim in ("child", "worker") else 1)
+    assert comparable(service.metrics(job.id)) == comparable(service.metrics(undisturbed.id))
+
+
+def test_g1_an_accepted_job_outlives_the_api(service: Client, up: Up) -> None:
+    job = service.submit("train", TRAIN | {"trainer": {"max_epochs": 1, "batch_size": 80}})
+    up.kill("uvicorn")
+    assert service.wait(job.id, 90).state == "succeeded"
+
+
+def test_the_page_and_the_documentation_ask_nobody_else(up: Up) -> None:
+    with httpx.Client(base_url=up.url, trust_env=False) as http:
+        for path in ("/", "/docs"):
+            answer = http.get(path)
+            assert answer.status_code == 200
+            assert re.findall(r"(?:src|href)=[\"'](?:https?:)?//[^\"']+", answer.text) == []
+        for path in re.findall(r"(?:src|href)=[\"'](/[^\"']+)", http.get("/").text + http.get("/docs").text):
+            assert http.get(path).status_code == 200, path
+        assert http.get("/openapi.json").json()["openapi"].startswith("3.1")

@@ -1,0 +1,42 @@
+"""Files stay small, and no drawer opens."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("api", "atft", "benchmarks", "client", "jobs", "migrations", "tests", "worker")
+FILES = sorted(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+MOST_LINES = 400
+DRAWERS = {"utils", "util", "common", "helpers", "helper", "manager", "managers", "misc"}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_files_have_at_most_400_lines(folder: str) -> None:
+    lines = {name: len((ROOT / name).read_text().splitlines()) for name in FILES if name.startswith(f"{folder}/")}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_no_file_or_folder_is_a_drawer() -> None:
+    assert [name for name in FILES if DRAWERS & set(Path(name).with_suffix("").parts)] == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [name for name in FILES if not name.startswith(("tests/", "migrations/versions")) and not documented(name)]
+    assert silent == []
+
+
+def documented(name: str) -> bool:
+    text = (ROOT / name).read_text()
+    return not text.strip() or text.startswith(('"""', "'''", "#!"))
+
+
+def test_the_main_documents_are_there() -> None:
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "constraints.txt", "docs/architecture.md"):
+        assert (ROOT / name).stat().st_size > 0, name
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 70  # one screen
+
+
+def test_the_lock_pins_no_build_of_torch() -> None:
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    assert not [pin for pin in pins if pin.startswith(("torch=", "triton", "nvidia-cu")) or "+" in pin]

@@ -1,0 +1,89 @@
+"""What each part loads when it is imported, seen from outside. The contracts are in `.importlinter` (`make check`)."""
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "torch_geometric", "adabelief_pytorch", "lightgbm", "optuna", "polars")
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """Top-level packages and our own modules in a fresh interpreter after these imports."""
+    program = f"import json, sys\nimport {', '.join(modules)}\nprint(json.dumps(sorted(sys.modules)))"
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True, timeout=120
+    )
+    return set(json.loads(answer.stdout))
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        (("api.app",), (*HEAVY, "worker", "atft.train", "atft.data", "atft.model")),
+        (("jobs.store", "jobs.queue", "jobs.wakeups"), (*HEAVY, "fastapi", "atft.train", "atft.data")),
+        (("worker.supervisor", "worker.sweeper", "worker.process"), (*HEAVY, "api", "atft.train", "atft.data")),
+        (("client.cli", "client.sdk"), (*HEAVY, "fastapi", "sqlalchemy", "jobs", "pyarrow")),
+        (("atft", "atft.spec.job", "atft.spec.search", "atft.events"), (*HEAVY, "numpy", "sqlalchemy")),
+        (("atft.data.cache",), ("sqlalchemy", "fastapi", "celery", "redis")),
+    ],
+)
+def test_importing_loads_nothing_it_must_not(modules: tuple[str, ...], absent: tuple[str, ...]) -> None:
+    assert loaded_by(*modules) & set(absent) == set()
+
+
+def test_the_top_package_of_the_library_is_empty() -> None:
+    assert (ROOT / "atft" / "__init__.py").read_text() == ""
+
+
+def test_every_package_is_listed_for_installation() -> None:
+    """The flat layout is spelled out in pyproject.toml: a folder that is missing there would not be installed."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    tops = {name.partition(".")[0] for name in listed}
+    found = {".".join(path.parent.relative_to(ROOT).parts) for top in tops for path in (ROOT / top).rglob("*.py")}
+    assert found - {"migrations.versions"} == listed - {"migrations.versions"}
+
+
+def test_every_package_has_contracts() -> None:
+    contracts = ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    roots = set(contracts["importlinter"]["root_packages"].split())
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert packages - {"tests", "benchmarks"} == roots
+
+
+OWNERS = {
+    "optuna": {"worker/search.py"},
+    "lightgbm": {"atft/train/baselines.py"},
+    "statsmodels": {"atft/metrics/inference.py"},
+    "arch": {"atft/metrics/inference.py"},
+    "skfolio": set(),
+}
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_with_one_owner_is_imported_there_only(library: str) -> None:
+    users = set()
+    for top in ("api", "atft", "client", "jobs", "worker"):
+        for path in (ROOT / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+                if any(name.partition(".")[0] == library for name in names):
+                    users.add(path.relative_to(ROOT).as_posix())
+    assert users <= OWNERS[library]
+
+
+def test_polars_stays_where_files_are_read() -> None:
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "atft").rglob("*.py")
+        if "import polars" in path.read_text()
+    }
+    assert all(user.startswith("atft/data/") for user in users)

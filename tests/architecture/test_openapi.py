@@ -1,0 +1,113 @@
+"""The OpenAPI document: unchanged without saying so, complete, and with examples that hold.
+
+Renew the snapshot with `python tests/architecture/test_openapi.py`.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.openapi.models import OpenAPI
+
+from api.app import create_app
+from api.schemas import MODELS
+from atft.spec.data import DatasetSpec
+from atft.spec.job import TrainSpec
+from jobs.settings import Settings
+
+SNAPSHOT = Path(__file__).with_name("openapi.json")
+PUBLIC = {"/livez", "/readyz"}
+
+
+def document() -> dict[str, Any]:
+    app = create_app(Settings(database_url="postgresql://u@127.0.0.1:1/x", redis_url="redis://127.0.0.1:1/0"))
+    return json.loads(json.dumps(app.openapi()))
+
+
+@pytest.fixture(scope="module")
+def openapi() -> dict[str, Any]:
+    return document()
+
+
+def operations(openapi: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, item in openapi["paths"].items():
+        for method, operation in item.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref":
+                yield value
+            else:
+                yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def test_document_is_the_snapshot(openapi: dict[str, Any]) -> None:
+    assert openapi == json.loads(SNAPSHOT.read_text()), f"the API has changed: run `python {SNAPSHOT.parent.name}/test_openapi.py`, read the diff"
+
+
+def test_document_is_openapi_3_1(openapi: dict[str, Any]) -> None:
+    assert openapi["openapi"].startswith("3.1.")
+    OpenAPI.model_validate(openapi)
+    for reference in set(references(openapi)):
+        assert reference.removeprefix("#/components/schemas/") in openapi["components"]["schemas"], reference
+
+
+def test_every_operation_is_described_with_an_example(openapi: dict[str, Any]) -> None:
+    names = []
+    for where, operation in operations(openapi):
+        names.append(operation["operationId"])
+        assert len(operation["description"]) > 30, where
+        assert operation["summary"], where
+        assert set(operation["tags"]) <= {tag["name"] for tag in openapi["tags"] if tag["description"]}, where
+        good = [answer for status, answer in operation["responses"].items() if status in ("200", "201", "202", "204")]
+        media = [media for answer in good for media in answer.get("content", {}).values()]
+        assert any("example" in one for one in media) or "204" in operation["responses"], where
+        assert all(parameter.get("description") for parameter in operation.get("parameters", [])), where
+        for media_type, body in operation.get("requestBody", {}).get("content", {}).items():
+            assert "examples" in body or media_type == "multipart/form-data", where
+    assert len(names) == len(set(names))
+
+
+def test_every_operation_documents_its_problems(openapi: dict[str, Any]) -> None:
+    for where, operation in operations(openapi):
+        if where.removeprefix("GET ") in PUBLIC:
+            continue
+        for status in ("401", "403", "422", "503"):
+            content = operation["responses"][status]["content"]["application/problem+json"]
+            assert content["schema"]["$ref"].endswith("/Problem"), (where, status)
+            assert content["example"]["status"] == int(status), (where, status)
+        if "{" in where:
+            assert "404" in operation["responses"], where
+
+
+def test_every_component_has_an_example(openapi: dict[str, Any]) -> None:
+    without = [name for name, schema in openapi["components"]["schemas"].items() if not schema.get("examples") and "enum" not in schema]
+    assert without == []
+
+
+def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None:
+    models = {model.__name__: model for model in (*MODELS, TrainSpec, DatasetSpec)}
+    for where, operation in operations(openapi):
+        contents = [operation.get("requestBody", {}).get("content", {}), *(answer.get("content", {}) for answer in operation["responses"].values())]
+        for media in (media for content in contents for media in content.values()):
+            model = models.get(media.get("schema", {}).get("$ref", "").rpartition("/")[2])
+            values = [media["example"]] if "example" in media else [one["value"] for one in media.get("examples", {}).values()]
+            for value in values if model is not None else []:
+                assert model.model_validate(value), where
+
+
+def test_pain_16_specs_are_closed(openapi: dict[str, Any]) -> None:
+    for name in ("TrainSpec", "DatasetSpec", "ModelSpec", "SplitSpec", "OptimizerSpec"):
+        assert openapi["components"]["schemas"][name]["additionalProperties"] is False
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(json.dumps(document(), indent=1, ensure_ascii=False, sort_keys=True) + "\n")

@@ -1,0 +1,339 @@
+"""The life of a job on a real Postgres: claims, fencing, retries, cancelling, and what the schema itself refuses."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs import history, store
+from jobs.errors import (
+    IdempotencyMismatch,
+    IllegalMove,
+    JobNotFound,
+    PreconditionFailed,
+    Stale,
+)
+from jobs.session import transaction
+from jobs.states import NEXT, TERMINAL, JobKind, JobState, Reason, Wanted
+from jobs.tables import Attempt, Idempotency, Job, JobEvent
+
+Sessions = sessionmaker[Session]
+
+
+def submit(sessions: Sessions, **values: Any) -> UUID:
+    fields: dict[str, Any] = {"kind": JobKind.TRAIN, "spec": {"seed": 0}, "spec_digest": "d", "queue": "cpu"} | values
+    with transaction(sessions) as session:
+        return store.submit(session, **fields).job.id
+
+
+def claim(sessions: Sessions, job_id: UUID, lease_seconds: float = 30.0) -> Job | None:
+    with transaction(sessions) as session:
+        return store.claim(session, job_id, worker="w1", host="h", device="cpu", lease_seconds=lease_seconds)
+
+
+def do(sessions: Sessions, function: Callable[..., Any], *arguments: Any, **values: Any) -> Any:
+    with transaction(sessions) as session:
+        return function(session, *arguments, **values)
+
+
+def states(sessions: Sessions, job_id: UUID) -> list[str]:
+    with transaction(sessions) as session:
+        return [event.body["state"] for event in history.read_after(session, job_id, 0) if event.kind == "state"]
+
+
+def test_submitted_job_is_queued_with_one_event(sessions: Sessions) -> None:
+    job_id = submit(sessions, tags={"team": "a"}, queue_timeout_seconds=60.0)
+    job = do(sessions, store.get, job_id)
+    assert (job.state, job.wanted, job.attempt, job.version, job.last_seq) == (JobState.QUEUED, Wanted.RUN, 0, 1, 1)
+    assert job.created_at.tzinfo is not None
+    assert job_id.version == 7
+    assert (job.queue_deadline - job.created_at).total_seconds() == 60
+    events = do(sessions, history.read_after, job_id, 0)
+    assert [(event.seq, event.body) for event in events] == [
+        (1, {"state": "queued", "reason": None, "message": None, "attempt": 0, "wanted": "run"})
+    ]
+
+
+def test_unknown_job_is_not_found(sessions: Sessions) -> None:
+    for function, arguments in ((store.get, ()), (store.want, (Wanted.CANCEL,))):
+        with pytest.raises(JobNotFound):
+            do(sessions, function, uuid4(), *arguments, **({"by": "me"} if arguments else {}))
+
+
+def test_guarantee_2_fifty_equal_submits_are_one_job(sessions: Sessions) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: submit(sessions, idempotency=("key", "sha")), range(50)))
+    assert len(set(found)) == 1
+    assert do(sessions, lambda session: session.scalar(sa.select(sa.func.count()).select_from(Job))) == 1
+
+
+def test_idempotency_key_with_another_body_is_refused(sessions: Sessions) -> None:
+    first = submit(sessions, idempotency=("key", "a"))
+    with pytest.raises(IdempotencyMismatch):
+        submit(sessions, idempotency=("key", "b"))
+    assert submit(sessions, idempotency=("key", "a")) == first
+    assert submit(sessions, idempotency=("key", "b"), created_by="someone else") != first
+
+
+def test_idempotency_key_lasts_a_day(sessions: Sessions) -> None:
+    first = submit(sessions, idempotency=("key", "a"))
+    yesterday = sa.update(Idempotency).values(created_at=sa.text("now() - interval '25 hours'"))
+    do(sessions, lambda session: session.execute(yesterday))
+    assert submit(sessions, idempotency=("key", "b")) != first
+    do(sessions, lambda session: session.execute(yesterday))
+    do(sessions, store.forget)
+    assert do(sessions, lambda session: session.scalars(sa.select(Idempotency)).all()) == []
+
+
+def test_claim_race_has_one_winner(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    with ThreadPoolExecutor(8) as pool:
+        won = [job for job in pool.map(lambda _: claim(sessions, job_id), range(8)) if job is not None]
+    assert [job.attempt for job in won] == [1]
+    assert claim(sessions, job_id) is None
+
+
+def test_guarantee_3_only_the_current_attempt_writes(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    claim(sessions, job_id, lease_seconds=0.01)
+    time.sleep(0.05)
+    assert do(sessions, store.expire, job_id, 1) is JobState.QUEUED
+    second = claim(sessions, job_id)
+    assert second is not None
+    assert second.attempt == 2
+    before = do(sessions, store.get, job_id)
+    writes: list[Callable[[Session], object]] = [
+        lambda s: store.settle(s, job_id, 1, JobState.SUCCEEDED),
+        lambda s: store.requeue(s, job_id, 1, reason=Reason.INTERNAL, message="m", counts_as_failure=True),
+        lambda s: store.set_progress(s, job_id, 1, {"ratio": 1}),
+        lambda s: store.set_checkpoint(s, job_id, 1, {}),
+        lambda s: history.append(s, job_id, 1, []),
+        lambda s: store.add_artifact(s, job_id, 1, name="a", path="a", size_bytes=1, sha256="s", media_type="t"),
+    ]
+    for write in writes:
+        with pytest.raises(Stale):
+            do(sessions, write)
+    assert do(sessions, store.renew, job_id, 1, 30.0) is None
+    assert do(sessions, store.expire, job_id, 1) is None
+    after = do(sessions, store.get, job_id)
+    assert (after.version, after.last_seq, after.state) == (before.version, before.last_seq, JobState.RUNNING)
+
+
+def test_settle_twice_with_the_same_end_is_one_end(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    claim(sessions, job_id)
+    for _ in range(2):
+        do(
+            sessions,
+            store.settle,
+            job_id,
+            1,
+            JobState.FAILED,
+            reason=Reason.OOM_GPU,
+            message="too big",
+            exit_code=1,
+            log_tail="…",
+        )
+    job = do(sessions, store.get, job_id)
+    assert (job.state, job.reason, job.message, job.lease_until) == (JobState.FAILED, Reason.OOM_GPU, "too big", None)
+    assert job.finished_at is not None
+    assert states(sessions, job_id) == ["queued", "running", "failed"]
+    row = do(sessions, lambda session: session.get_one(Attempt, (job_id, 1)))
+    assert (row.outcome, row.exit_code, row.log_tail, row.reason) == ("failed", 1, "…", Reason.OOM_GPU)
+    with pytest.raises(Stale):
+        do(sessions, store.settle, job_id, 1, JobState.SUCCEEDED)
+
+
+def test_settle_refuses_a_state_that_is_no_end(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    claim(sessions, job_id)
+    with pytest.raises(ValueError, match="queued"):
+        do(sessions, store.settle, job_id, 1, JobState.QUEUED)
+
+
+def test_requeued_job_waits_its_delay_and_keeps_its_evidence(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    claim(sessions, job_id)
+    arguments = {"reason": Reason.DRAINED, "message": "worker stops", "counts_as_failure": False, "delay_seconds": 0.15}
+    assert do(sessions, store.requeue, job_id, 1, **arguments, signal="SIGTERM") is JobState.QUEUED
+    assert do(sessions, store.requeue, job_id, 1, **arguments) is JobState.QUEUED  # told twice: no second event
+    assert claim(sessions, job_id) is None
+    job = do(sessions, store.get, job_id)
+    assert (job.failures, job.reason, job.worker) == (0, Reason.DRAINED, None)
+    time.sleep(0.2)
+    again = claim(sessions, job_id)
+    assert again is not None
+    assert (again.attempt, again.reason) == (2, None)
+    row = do(sessions, lambda session: session.get_one(Attempt, (job_id, 1)))
+    assert (row.outcome, row.signal) == ("requeued", "SIGTERM")
+
+
+def test_guarantee_8_a_job_that_always_dies_is_tried_max_attempts_times(sessions: Sessions) -> None:
+    job_id = submit(sessions, max_attempts=3)
+    for number in (1, 2, 3):
+        assert claim(sessions, job_id) is not None
+        state = do(
+            sessions, store.requeue, job_id, number, reason=Reason.OOM_HOST, message="killed", counts_as_failure=True
+        )
+    assert state is JobState.FAILED
+    job = do(sessions, store.get, job_id)
+    assert (job.attempt, job.failures, job.reason) == (3, 3, Reason.OOM_HOST)
+    assert "3 of 3" in job.message
+    assert claim(sessions, job_id) is None
+
+
+def test_lease_renewed_late_is_not_expired(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    claim(sessions, job_id, lease_seconds=0.01)
+    time.sleep(0.05)
+    assert [job.id for job in do(sessions, store.expired, 10)] == [job_id]
+    assert do(sessions, store.renew, job_id, 1, 30.0) is Wanted.RUN
+    assert do(sessions, store.expired, 10) == []
+    assert do(sessions, store.expire, job_id, 1) is None
+
+
+def test_two_sweepers_expire_once(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    claim(sessions, job_id, lease_seconds=0.01)
+    time.sleep(0.05)
+    with ThreadPoolExecutor(4) as pool:
+        ends = list(pool.map(lambda _: do(sessions, store.expire, job_id, 1), range(4)))
+    assert sorted(ends, key=str) == [None, None, None, JobState.QUEUED]
+    job = do(sessions, store.get, job_id)
+    assert (job.failures, job.reason) == (1, Reason.WORKER_LOST)
+
+
+@pytest.mark.parametrize("prepare", ["queued", "paused"])
+def test_cancel_of_a_job_that_no_worker_has_is_at_once(sessions: Sessions, prepare: str) -> None:
+    job_id = submit(sessions)
+    if prepare == "paused":
+        do(sessions, store.want, job_id, Wanted.PAUSE, by="me")
+    job = do(sessions, store.want, job_id, Wanted.CANCEL, by="me")
+    assert (job.state, job.reason) == (JobState.CANCELLED, Reason.USER)
+    again = do(sessions, store.want, job_id, Wanted.CANCEL, by="me")
+    assert again.version == job.version
+    assert do(sessions, history.read_after, job_id, 0)[-1].body["by"] == "me"
+
+
+def test_cancel_of_a_running_job_is_asked_once_and_seen_by_the_worker(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    claim(sessions, job_id)
+    first = do(sessions, store.want, job_id, Wanted.CANCEL, by="me")
+    second = do(sessions, store.want, job_id, Wanted.CANCEL, by="me")
+    assert (first.state, first.version) == (JobState.RUNNING, second.version)
+    assert do(sessions, store.renew, job_id, 1, 30.0) is Wanted.CANCEL
+    with pytest.raises(IllegalMove):
+        do(sessions, store.want, job_id, Wanted.RUN, by="me")
+    do(sessions, store.settle, job_id, 1, JobState.CANCELLED, reason=Reason.USER)
+    with pytest.raises(IllegalMove):
+        do(sessions, store.want, job_id, Wanted.PAUSE, by="me")
+
+
+def test_lost_worker_of_a_cancelled_job_ends_it_cancelled(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    claim(sessions, job_id, lease_seconds=0.01)
+    do(sessions, store.want, job_id, Wanted.CANCEL, by="me")
+    time.sleep(0.05)
+    assert do(sessions, store.expire, job_id, 1) is JobState.CANCELLED
+
+
+def test_claim_of_a_job_wanted_cancelled_cancels_it(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    do(sessions, lambda session: session.execute(sa.update(Job).values(wanted=Wanted.CANCEL)))
+    assert claim(sessions, job_id) is None
+    assert do(sessions, store.get, job_id).state is JobState.CANCELLED
+
+
+def test_pause_and_resume(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    claim(sessions, job_id)
+    do(sessions, store.want, job_id, Wanted.PAUSE, by="me")
+    do(sessions, store.settle, job_id, 1, JobState.PAUSED, reason=Reason.USER)
+    assert claim(sessions, job_id) is None
+    job = do(sessions, store.want, job_id, Wanted.RUN, by="me")
+    assert (job.state, job.wanted) == (JobState.QUEUED, Wanted.RUN)
+    resumed = claim(sessions, job_id)
+    assert resumed is not None
+    assert (resumed.attempt, resumed.failures) == (2, 0)
+
+
+@pytest.mark.parametrize(("change", "state"), [(Wanted.RUN, JobState.QUEUED), (Wanted.CANCEL, JobState.CANCELLED)])
+def test_change_of_mind_while_pausing_wins(sessions: Sessions, change: Wanted, state: JobState) -> None:
+    job_id = submit(sessions)
+    claim(sessions, job_id)
+    do(sessions, store.want, job_id, Wanted.PAUSE, by="me")
+    do(sessions, store.want, job_id, change, by="me")
+    do(sessions, store.settle, job_id, 1, JobState.PAUSED)
+    assert do(sessions, store.get, job_id).state is state
+
+
+def test_if_match(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    with pytest.raises(PreconditionFailed):
+        do(sessions, store.want, job_id, Wanted.CANCEL, by="me", expected_version=7)
+    assert do(sessions, store.want, job_id, Wanted.CANCEL, by="me", expected_version=1).version == 2
+
+
+def test_queue_timeout(sessions: Sessions) -> None:
+    late, claimed = (submit(sessions, queue_timeout_seconds=0.01) for _ in range(2))
+    patient = submit(sessions, queue_timeout_seconds=60.0)
+    time.sleep(0.05)
+    assert claim(sessions, claimed) is None
+    assert do(sessions, store.expire_queued, 10) == [late]
+    for job_id in (late, claimed):
+        job = do(sessions, store.get, job_id)
+        assert (job.state, job.reason) == (JobState.FAILED, Reason.TIMEOUT_QUEUE)
+    assert claim(sessions, patient) is not None
+
+
+def test_schema_refuses_what_the_code_would_not_do(sessions: Sessions) -> None:
+    """Every move out of NEXT is refused by the trigger, also as raw SQL; history cannot be rewritten."""
+    moves = sa.text(
+        "UPDATE jobs SET state = :to, lease_until = NULL, finished_at = CASE WHEN :final THEN now() END WHERE id = :id"
+    )
+    ends = {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PRUNED}
+    assert ends == TERMINAL
+    for state, to in ((state, to) for state in JobState for to in set(JobState) - NEXT[state] - {state}):
+        job_id = submit(sessions)
+        _bring(sessions, job_id, state)
+        values = {"to": to.value, "final": to in TERMINAL, "id": job_id}
+        with pytest.raises(sa.exc.IntegrityError, match="cannot become"):
+            do(sessions, Session.execute, moves, values)
+    for statement in (sa.update(JobEvent).values(body={}), sa.delete(JobEvent)):
+        with pytest.raises(sa.exc.IntegrityError, match="history"):
+            do(sessions, Session.execute, statement)
+
+
+def _bring(sessions: Sessions, job_id: UUID, state: JobState) -> None:
+    match state:
+        case JobState.QUEUED:
+            pass
+        case JobState.PAUSED:
+            do(sessions, store.want, job_id, Wanted.PAUSE, by="me")
+        case JobState.RUNNING:
+            claim(sessions, job_id)
+        case _:
+            claim(sessions, job_id)
+            do(sessions, store.settle, job_id, 1, state)
+
+
+def test_deleting_a_job_takes_its_history_along(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    claim(sessions, job_id)
+    do(sessions, lambda session: session.execute(sa.delete(Job).where(Job.id == job_id)))
+    assert do(sessions, lambda session: session.scalar(sa.select(sa.func.count()).select_from(JobEvent))) == 0
+
+
+def test_job_does_not_begin_in_another_state(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    copy = sa.text(
+        "INSERT INTO jobs (id, kind, queue, spec, spec_digest, state) VALUES (:id, 'train', 'cpu', '{}', 'd', 'paused')"
+    )
+    with pytest.raises(sa.exc.IntegrityError, match="starts queued"):
+        do(sessions, lambda session: session.execute(copy, {"id": uuid4()}))
+    assert do(sessions, store.get, job_id).state is JobState.QUEUED

@@ -1,0 +1,118 @@
+"""Datasets: versions by content, and no deletion under a job that needs one."""
+
+import threading
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs import store
+from jobs.errors import DatasetBusy, DatasetNotFound
+from jobs.session import transaction
+from jobs.states import JobKind, Wanted
+from jobs.tables import Dataset
+
+Sessions = sessionmaker[Session]
+
+
+def register(sessions: Sessions, name: str, fingerprint: str) -> Dataset:
+    with transaction(sessions) as session:
+        job = store.submit(session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu").job
+    with transaction(sessions) as session:
+        content: dict[str, Any] = {"spec": {}, "manifest": {"num_days": 5}, "profile": {}, "leak_report": {}}
+        row = store.register_dataset(
+            session, job, name=name, fingerprint=fingerprint, path=f"caches/{fingerprint}", size_bytes=9, **content
+        )
+        store.want(session, job.id, Wanted.CANCEL, by="test")
+        assert store.get(session, job.id).dataset_fingerprint == fingerprint
+        return row
+
+
+def submit(sessions: Sessions, dataset: str, fingerprint: str) -> UUID:
+    with transaction(sessions) as session:
+        return store.submit(
+            session,
+            kind=JobKind.TRAIN,
+            spec={},
+            spec_digest="d",
+            queue="cpu",
+            dataset=dataset,
+            dataset_fingerprint=fingerprint,
+        ).job.id
+
+
+def test_same_content_is_the_same_version(sessions: Sessions) -> None:
+    first, again, second = (
+        register(sessions, "us", "f1"),
+        register(sessions, "us", "f1"),
+        register(sessions, "us", "f2"),
+    )
+    assert (first.id, first.version, second.version) == (again.id, 1, 2)
+    with transaction(sessions) as session:
+        assert store.dataset(session, "us").fingerprint == "f2"
+        assert store.dataset(session, "us@1").fingerprint == "f1"
+        assert [row.version for row in store.dataset_versions(session, "us")] == [2, 1]
+        for ref in ("eu", "us@3", "us@x", "us@", "us@99999999999999999999"):
+            with pytest.raises(DatasetNotFound):
+                store.dataset(session, ref)
+
+
+def test_listing_shows_the_newest_version_of_each_name(sessions: Sessions) -> None:
+    for name, fingerprint in (("a", "1"), ("b", "2"), ("a", "3"), ("c", "4")):
+        register(sessions, name, fingerprint)
+    with transaction(sessions) as session:
+        first, cursor = store.datasets(session, limit=2)
+        rest, end = store.datasets(session, cursor=cursor, limit=2)
+    assert [(row.name, row.version) for row in first + rest] == [("c", 1), ("a", 2), ("b", 1)]
+    assert end is None
+
+
+def test_deleting_waits_for_the_jobs_that_need_it(sessions: Sessions) -> None:
+    register(sessions, "us", "f1")
+    register(sessions, "copy", "f1")
+    register(sessions, "us", "f2")
+    job_id = submit(sessions, "us@1", "f1")
+    with transaction(sessions) as session, pytest.raises(DatasetBusy, match=str(job_id)):
+        store.delete_dataset(session, "us")
+    with transaction(sessions) as session:
+        store.want(session, job_id, Wanted.CANCEL, by="test")
+    with transaction(sessions) as session:
+        assert [row.path for row in store.delete_dataset(session, "us")] == ["caches/f2"]  # `copy` still needs f1
+    with transaction(sessions) as session:
+        with pytest.raises(DatasetNotFound):
+            store.dataset(session, "us")
+        with pytest.raises(DatasetNotFound):
+            store.delete_dataset(session, "us")
+        assert store.dataset(session, "copy").version == 1
+    with pytest.raises(DatasetNotFound, match="was deleted"):
+        submit(sessions, "us", "f2")
+    assert register(sessions, "us", "f2").version == 3
+
+
+def test_submit_and_delete_at_once_do_not_both_win(sessions: Sessions) -> None:
+    for round_number in range(5):
+        name = f"d{round_number}"
+        register(sessions, name, name)
+        won: list[str] = []
+        barrier = threading.Barrier(2)
+
+        def train(name: str = name, won: list[str] = won, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            try:
+                submit(sessions, name, name)
+                won.append("train")
+            except DatasetNotFound:
+                pass
+
+        thread = threading.Thread(target=train)
+        thread.start()
+        barrier.wait()
+        try:
+            with transaction(sessions) as session:
+                store.delete_dataset(session, name)
+            won.append("delete")
+        except DatasetBusy:
+            pass
+        thread.join()
+        assert len(won) == 1

@@ -1,0 +1,176 @@
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs import store
+from jobs.session import transaction
+from jobs.settings import Settings
+from jobs.states import JobKind, JobState, Reason
+from jobs.tables import Idempotency, Job
+from worker.heartbeat import Heartbeat
+from worker.slot import Slot
+from worker.sweeper import Sweeper
+
+
+@dataclass
+class Bench:
+    sessions: sessionmaker[Session]
+    time: float = 0.0
+    drained: bool = True
+    hinted: list[tuple[str, UUID, int]] = field(default_factory=list)
+    published: list[UUID] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sweeper = Sweeper(
+            self.sessions,
+            lease_seconds=0.2,
+            hint=lambda *hint: self.hinted.append(hint),
+            drained=lambda _: self.drained,
+            publish=self.published.append,
+            now=lambda: self.time,
+        )
+
+    def submit(self, **options: object) -> UUID:
+        with transaction(self.sessions) as session:
+            return store.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu", **options).job.id
+
+    def age(self, job_id: UUID, seconds: float = 60) -> None:
+        with transaction(self.sessions) as session:
+            past = func.now() - text(f"interval '{seconds} s'")
+            session.execute(update(Job).where(Job.id == job_id).values(queued_at=past))
+
+    def claim(self, job_id: UUID, lease_seconds: float = 0.05) -> None:
+        with transaction(self.sessions) as session:
+            assert store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=lease_seconds)
+
+    def job(self, job_id: UUID) -> Job:
+        with transaction(self.sessions) as session:
+            return store.get(session, job_id)
+
+
+@pytest.fixture
+def bench(sessions: sessionmaker[Session]) -> Bench:
+    return Bench(sessions)
+
+
+def wait(until: Callable[[], object]) -> None:
+    import time
+
+    deadline = time.monotonic() + 10
+    while not until():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_lease_is_over_only_a_full_lease_after_the_sweeper_first_saw_postgres(bench: Bench) -> None:
+    job_id = bench.submit()
+    bench.claim(job_id, lease_seconds=0.01)
+    bench.sweeper.sweep()
+    assert bench.job(job_id).state is JobState.RUNNING
+    bench.time += 0.3
+    bench.sweeper.sweep()
+    job = bench.job(job_id)
+    assert (job.state, job.reason, job.failures) == (JobState.QUEUED, Reason.WORKER_LOST, 1)
+    assert bench.hinted == [("cpu", job_id, 5)]
+    assert bench.published == [job_id]
+
+
+def test_a_lease_that_is_renewed_is_left_alone(bench: Bench) -> None:
+    job_id = bench.submit()
+    bench.claim(job_id, lease_seconds=60)
+    bench.sweeper.sweep()
+    bench.time += 10
+    bench.sweeper.sweep()
+    assert bench.job(job_id).state is JobState.RUNNING
+
+
+def test_an_absence_of_postgres_starts_the_wait_again(bench: Bench, settings: Settings) -> None:
+    from jobs.session import sync_engine, sync_sessions
+
+    job_id = bench.submit()
+    bench.claim(job_id, lease_seconds=0.01)
+    bench.sweeper.sweep()
+    bench.time += 10
+    nowhere = settings.model_copy(update={"database_url": type(settings.database_url)("postgresql://x:y@127.0.0.1:1/z")})
+    bench.sweeper.sessions = sync_sessions(sync_engine(nowhere))
+    bench.sweeper.sweep()
+    bench.sweeper.sessions = bench.sessions
+    bench.sweeper.sweep()
+    assert bench.job(job_id).state is JobState.RUNNING
+    bench.time += 0.3
+    bench.sweeper.sweep()
+    assert bench.job(job_id).state is JobState.QUEUED
+
+
+def test_the_last_lost_worker_fails_the_job(bench: Bench) -> None:
+    job_id = bench.submit(max_attempts=1)
+    bench.claim(job_id, lease_seconds=0.01)
+    bench.sweeper.sweep()
+    bench.time += 0.3
+    bench.sweeper.sweep()
+    job = bench.job(job_id)
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.WORKER_LOST)
+    assert bench.hinted == []
+
+
+def test_a_lost_hint_is_sent_again_but_not_into_a_queue_that_has_some(bench: Bench) -> None:
+    old, new = bench.submit(priority=2), bench.submit()
+    bench.age(old)
+    bench.drained = False
+    bench.sweeper.sweep()
+    assert bench.hinted == []
+    bench.drained = True
+    bench.sweeper.sweep()
+    assert bench.hinted == [("cpu", old, 2)]
+    assert bench.job(new).state is JobState.QUEUED
+
+
+def test_a_job_that_must_wait_is_not_hinted(bench: Bench) -> None:
+    job_id = bench.submit()
+    bench.claim(job_id, lease_seconds=60)
+    with transaction(bench.sessions) as session:
+        store.requeue(session, job_id, 1, reason=Reason.WORKER_LOST, message="m", counts_as_failure=True, delay_seconds=60)
+    bench.age(job_id)
+    bench.sweeper.sweep()
+    assert bench.hinted == []
+
+
+def test_a_job_that_waited_too_long_fails(bench: Bench) -> None:
+    job_id = bench.submit(queue_timeout_seconds=0.01)
+    wait(lambda: bench.sweeper.sweep() or bench.job(job_id).state is JobState.FAILED)
+    assert bench.job(job_id).reason is Reason.TIMEOUT_QUEUE
+    assert bench.published == [job_id]
+
+
+def test_old_idempotency_keys_are_forgotten(bench: Bench) -> None:
+    bench.submit(idempotency=("old", "sha"))
+    bench.submit(idempotency=("new", "sha"))
+    with transaction(bench.sessions) as session:
+        past = func.now() - text("interval '25 hours'")
+        session.execute(update(Idempotency).where(Idempotency.key == "old").values(created_at=past))
+    bench.sweeper.sweep()
+    with transaction(bench.sessions) as session:
+        assert session.scalars(select(Idempotency.key)).all() == ["new"]
+
+
+def test_a_heartbeat_shows_what_its_worker_does(bench: Bench) -> None:
+    slot = Slot("cpu", 3, "h")
+    heartbeat = Heartbeat(bench.sessions, slot, seconds=0.02)
+    heartbeat.start()
+
+    def seen() -> list[UUID | None]:
+        with transaction(bench.sessions) as session:
+            return [worker.busy_with for worker in store.workers(session) if worker.name == slot.name]
+
+    wait(lambda: seen() == [None])
+    job_id = bench.submit()
+    with transaction(bench.sessions) as session:
+        store.claim(session, job_id, worker=slot.name, host="h", device="cpu", lease_seconds=60)
+    wait(lambda: seen() == [job_id])
+    heartbeat.stop()
+    heartbeat.join(5)
+    assert not heartbeat.is_alive()

@@ -1,0 +1,23 @@
+"""Starts and dies without telling why: `--signal NAME` or `--code N`; `--word` lets it first say `failed`."""
+
+import argparse
+import os
+import signal
+import sys
+
+from speech import Speech
+
+speech = Speech()
+parser = argparse.ArgumentParser()
+parser.add_argument("--signal")
+parser.add_argument("--code", type=int, default=3)
+parser.add_argument("--word")
+options, _ = parser.parse_known_args(speech.rest)
+speech.start()
+speech.progress()
+print("last words on stderr", file=sys.stderr, flush=True)
+if options.word:
+    speech.say("failed", reason=options.word, message="it said so")
+if options.signal:
+    os.kill(os.getpid(), signal.Signals[options.signal])
+sys.exit(options.code)

@@ -1,0 +1,5 @@
+"""Never says anything at all."""
+
+import time
+
+time.sleep(600)

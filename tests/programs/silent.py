@@ -1,0 +1,17 @@
+"""Starts, says so, and hangs without another word."""
+
+import faulthandler
+import signal
+import time
+
+from speech import Speech
+
+faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+
+def hang() -> None:
+    time.sleep(600)
+
+
+Speech().start()
+hang()

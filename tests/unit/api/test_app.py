@@ -1,0 +1,100 @@
+"""The application as a whole, without a database: what it imports, what it refuses to start."""
+
+import asyncio
+import subprocess
+import sys
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from api.app import create_app
+from api.auth import is_loopback
+from jobs.settings import Settings
+
+HEAVY = ("torch", "torch_geometric", "optuna", "polars", "worker", "atft.data", "atft.model", "atft.train", "atft.loss")
+NOWHERE = {"database_url": "postgresql://u@127.0.0.1:1/x", "redis_url": "redis://127.0.0.1:1/0"}
+
+
+def test_api_imports_nothing_heavy() -> None:
+    program = f"import sys, api.app; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("host", "inside"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("[::1]", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
+     ("10.0.0.1", False), ("example.org", False), ("localhost.example.org", False), ("", False)],
+)  # fmt: skip
+def test_loopback_addresses(host: str, inside: bool) -> None:
+    assert is_loopback(host) is inside
+
+
+def start(app: FastAPI) -> None:
+    async def run() -> None:
+        async with app.router.lifespan_context(app):
+            pass
+
+    asyncio.run(run())
+
+
+def test_pain_45_without_keys_it_does_not_serve_beyond_loopback() -> None:
+    app = create_app(Settings(**NOWHERE, bind="0.0.0.0"))
+    with pytest.raises(Exception, match="database cannot be reached|no API key is configured"):
+        start(app)
+
+
+def test_it_starts_while_database_and_broker_are_away() -> None:
+    start(create_app(Settings(**NOWHERE)))
+
+
+def test_without_database_url_it_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match="atft up"):
+        create_app(Settings())
+
+
+def ask(method: str, path: str, **request: object) -> httpx.Response:
+    async def run() -> httpx.Response:
+        app = create_app(Settings(**NOWHERE))
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+                return await client.request(method, path, **request)  # type: ignore[arg-type]
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/workers", "/datasets", "/events?job=019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21"])
+def test_database_away_is_503_with_retry_after(path: str) -> None:
+    answer = ask("GET", path)
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["retry-after"].isdigit()
+    assert answer.json()["code"] == "database_unavailable"
+
+
+def test_pages_health_and_documents_need_no_database() -> None:
+    for path in ("/livez", "/", "/docs", "/openapi.json", "/static/page.css", "/static/swagger-ui-bundle.js", "/favicon.ico"):
+        answer = ask("GET", path)
+        assert answer.status_code == 200, path
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert ask("GET", "/static/../pages.py").status_code == 404
+    assert ask("GET", "/readyz").status_code == 503
+
+
+def test_page_escapes_what_it_is_given() -> None:
+    answer = ask("GET", '/ui/jobs/"><script>alert(1)<')
+    assert "<script>alert" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}], ids=["origin", "fetch-site", "null"]
+)
+def test_pages_of_other_origins_cannot_act(headers: dict[str, str]) -> None:
+    answer = ask("POST", "/jobs/019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21/cancel", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "foreign_origin")
+
+
+def test_foreign_host_name_is_not_this_machine() -> None:
+    assert ask("GET", "/jobs", headers={"Host": "rebound.example"}).status_code == 401

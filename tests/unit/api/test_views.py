@@ -1,0 +1,58 @@
+"""Rows as clients see them, and examples that hold."""
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from api.schemas import MODELS, JobView
+from api.views import job_view, status
+from jobs.states import JobKind, JobState, Wanted
+from jobs.tables import Job
+
+CONTRACT = {
+    "id", "kind", "parent_id", "source_job_id", "name", "tags", "state", "wanted", "reason", "message", "attempt", "max_attempts", "priority",
+    "queue", "dataset", "dataset_fingerprint", "spec", "spec_digest", "progress", "metrics", "best", "pending_reason", "queue_position",
+    "created_at", "started_at", "finished_at", "worker", "links",
+}  # fmt: skip
+PROGRESS = {"epoch", "epochs", "step", "steps", "ratio", "eta_seconds", "samples_per_second"}
+
+
+def job(state: JobState = JobState.RUNNING, wanted: Wanted = Wanted.RUN, attempt: int = 1) -> Job:
+    return Job(
+        id=uuid4(), kind=JobKind.TRAIN, tags={}, state=state, wanted=wanted, attempt=attempt, max_attempts=3, priority=5, queue="cpu", spec={},
+        spec_digest="d", metrics={"val/rank_ic": None}, created_at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC), version=3,
+        progress={"phase": "train", "epoch": 1, "epochs": 2, "step": 3, "steps": 4, "ratio": 0.5, "micro_batch_seconds": 1.0},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_example_is_an_instance_of_its_model(model: type[JobView]) -> None:
+    examples = model.model_json_schema()["examples"]
+    assert examples
+    for example in examples:
+        assert model.model_validate(example).model_dump(mode="json", exclude_unset=True) == example
+
+
+def test_job_view_has_every_field_of_the_contract() -> None:
+    view = job_view(job(), (None, None)).model_dump(mode="json")
+    assert set(view) >= CONTRACT
+    assert set(view["progress"]) >= PROGRESS
+    assert view["created_at"] == "2026-01-02T03:04:05.678Z"
+    assert view["links"]["events"] == f"/jobs/{view['id']}/events"
+
+
+def test_pain_32_undefined_metric_is_null() -> None:
+    assert job_view(job(), (None, None)).model_dump(mode="json")["metrics"] == {"val/rank_ic": None}
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted", "attempt", "word"),
+    [
+        (JobState.QUEUED, Wanted.RUN, 0, "queued"), (JobState.RUNNING, Wanted.RUN, 1, "running"), (JobState.RUNNING, Wanted.CANCEL, 1, "cancelling"),
+        (JobState.RUNNING, Wanted.PAUSE, 1, "pausing"), (JobState.QUEUED, Wanted.RUN, 1, "recovering"), (JobState.RUNNING, Wanted.RUN, 2, "recovering"),
+        (JobState.PAUSED, Wanted.PAUSE, 1, "paused"), (JobState.FAILED, Wanted.CANCEL, 2, "failed"),
+    ],
+)  # fmt: skip
+def test_status_in_one_word(state: JobState, wanted: Wanted, attempt: int, word: str) -> None:
+    assert status(job(state, wanted, attempt)) == word

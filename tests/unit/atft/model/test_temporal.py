@@ -1,0 +1,35 @@
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from atft.model.temporal import LastDayAttention, Temporal
+
+
+def test_attention_equals_full_multi_head_attention_read_at_the_last_day() -> None:
+    torch.manual_seed(0)
+    hidden, heads = 8, 2
+    attention = LastDayAttention(window=5, hidden_size=hidden, heads=heads)
+    x = torch.randn(5, 3, hidden)
+    placed = x + attention.position
+    weight = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
+    bias = torch.cat([attention.query.bias, torch.zeros(hidden), attention.value.bias])
+    full, _ = F.multi_head_attention_forward(
+        placed, placed, placed, hidden, heads, weight, bias, None, None, False, 0.0, attention.out.weight, attention.out.bias
+    )
+    torch.testing.assert_close(attention(x), full[-1])
+
+
+def test_attention_sees_the_order_of_the_days() -> None:
+    torch.manual_seed(0)
+    attention = LastDayAttention(window=5, hidden_size=8, heads=2)
+    x = torch.randn(5, 3, 8)
+    shuffled = x[[1, 0, 2, 3, 4]]
+    assert not torch.allclose(attention(x), attention(shuffled), atol=1e-6)
+
+
+def test_the_temporal_block_reads_every_day_of_every_channel() -> None:
+    torch.manual_seed(0)
+    temporal = Temporal(window=6, hidden_size=4, attention_heads=2, context_size=0, dropout=0.0)
+    x = torch.randn(6, 3, 4, requires_grad=True)
+    temporal(x).square().sum().backward()
+    assert x.grad is not None
+    assert (x.grad != 0).all()

@@ -1,0 +1,87 @@
+"""A spec is closed, frozen and hashed; a wrong field is named by a JSON pointer."""
+
+import pytest
+from pydantic import ValidationError
+
+from atft.spec.data import SplitSpec
+from atft.spec.days import walk_forward
+from atft.spec.job import TrainSpec
+from atft.spec.search import HpoSpec, apply
+
+BASE = TrainSpec(dataset="prices")
+
+
+def pointers(error: ValidationError) -> list[str]:
+    return ["/".join(["", *(str(p) for p in e["loc"])]) + e.get("ctx", {}).get("pointer", "") for e in error.errors()]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"optimiser": {}}, "/optimiser"),
+        ({"optimizer": {"learning_rate": 1}}, "/optimizer/learning_rate"),
+        ({"model": {"gat_layers": 0}}, "/model/gat_layers"),
+        ({"model": {"hidden_size": 20}}, "/model/hidden_size"),
+        ({"split": {"embargo_days": 20}}, "/split/embargo_days"),
+        ({"data": {"window": 4}, "model": {"fan_top_k": 4}}, "/model/fan_top_k"),
+        ({"loss": {"horizon_weights": [1]}}, "/loss/horizon_weights"),
+        ({"loss": {"base": "pinball"}}, "/model/quantiles"),
+        ({"trainer": {"objective": "val/rank_ic@3d"}}, "/trainer/objective"),
+        ({"trainer": {"objective": "test/rank_ic"}}, "/trainer/objective"),
+        ({"resources": {"device": "cuda", "queue": "cpu"}}, "/resources/queue"),
+        ({"optimizer": {"lr": float("nan")}}, "/optimizer/lr"),
+    ],
+)
+def test_a_wrong_field_is_named_by_its_pointer(body: dict[str, object], pointer: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TrainSpec.model_validate({"dataset": "prices", **body})
+    assert pointers(caught.value) == [pointer]
+
+
+def test_pain_12_a_mistyped_setting_is_refused_not_ignored() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        TrainSpec.model_validate({"dataset": "prices", "scheduler": {"scheduler_type": "cosine"}})
+
+
+def test_equal_specs_have_equal_digests_and_every_difference_shows() -> None:
+    assert BASE.digest() == TrainSpec.model_validate_json(BASE.model_dump_json()).digest()
+    assert BASE.digest() != apply(BASE, {"optimizer.lr": 1e-3}).digest()
+
+
+def test_walk_forward_keeps_every_label_of_training_before_validation() -> None:
+    split = SplitSpec(val_days=30, test_days=40, embargo_days=21)
+    plan = walk_forward(400, 60, 20, split)
+    assert plan.train.start == 59
+    assert plan.train.stop - 1 + 1 + 20 < plan.val.start
+    assert plan.val.stop - 1 + 1 + 20 < plan.test.start
+    assert plan.val.start - plan.train.stop == plan.test.start - plan.val.stop == 21
+    assert plan.test.stop - 1 + 1 + 20 == 399
+
+
+def test_a_window_longer_than_the_panel_says_so() -> None:
+    with pytest.raises(ValueError, match="too few for a window of 300 days"):
+        walk_forward(200, 300, 20, SplitSpec())
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        ({"model.depth": {"kind": "int", "low": 1, "high": 2}}, "names no field"),
+        ({"model.gat_layers": {"kind": "int", "low": 0, "high": 2}}, "not a valid value"),
+        ({"loss.rank_tau": {"kind": "float", "low": 0.1, "high": 0.2}}, "has no effect"),
+        ({"optimizer.lr": {"kind": "float", "low": 1e-3, "high": 1e-3}}, "single value"),
+        ({"split.val_days": {"kind": "int", "low": 10, "high": 20}}, "cannot be searched"),
+    ],
+)
+def test_pain_37_an_inert_or_impossible_space_is_refused(space: dict[str, object], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        HpoSpec.model_validate({"base": {"dataset": "prices"}, "space": space})
+
+
+def test_a_trial_is_the_base_with_its_parameters_and_nothing_else() -> None:
+    study = HpoSpec(base=BASE)
+    trial = study.trial_spec({"model.gat_layers": 3, "optimizer.lr": 2e-4})
+    assert trial.model.gat_layers == 3
+    assert trial.optimizer.lr == 2e-4
+    assert not trial.baselines
+    assert trial.model_copy(update={"model": BASE.model, "optimizer": BASE.optimizer, "baselines": True}) == BASE

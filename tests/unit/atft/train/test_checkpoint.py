@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from atft.train import checkpoint
+from atft.train.checkpoint import CheckpointError, Snapshot
+
+CPU = torch.device("cpu")
+
+
+def snapshot(value: float, best: Path | None = None) -> Snapshot:
+    return Snapshot(
+        weights={"a": torch.full((2,), value)},
+        state={"optimizer": {"state": {0: {"step": 3}}, "param_groups": []}},
+        loop={"epoch": 1, "loss_sum": 0.1 + 0.2},
+        identity={"spec": "x"},
+        best=best,
+    )
+
+
+def test_what_is_saved_comes_back_exactly(tmp_path: Path) -> None:
+    best = tmp_path / "best.safetensors"
+    checkpoint.save_weights(best, {"a": torch.ones(2)}, {})
+    checkpoint.save(tmp_path / "c", "000001", snapshot(1 / 3, best))
+    back = checkpoint.load(tmp_path / "c" / "000001", CPU)
+    assert torch.equal(back.weights["a"], torch.full((2,), 1 / 3))
+    assert back.loop == {"epoch": 1, "loss_sum": 0.1 + 0.2}
+    assert back.state == {"optimizer": {"state": {0: {"step": 3}}, "param_groups": []}}
+    assert back.best is not None
+    assert torch.equal(checkpoint.load_weights(back.best)["a"], torch.ones(2))
+
+
+def test_the_best_weights_of_a_checkpoint_outlive_a_better_epoch_and_the_folder(tmp_path: Path) -> None:
+    best = tmp_path / "best.safetensors"
+    checkpoint.save_weights(best, {"a": torch.ones(2)}, {})
+    checkpoint.save(tmp_path / "c", "000001", snapshot(0.0, best))
+    checkpoint.save_weights(best, {"a": torch.zeros(2)}, {})
+    best.unlink()
+    kept = checkpoint.load(tmp_path / "c" / "000001", CPU).best
+    assert kept is not None
+    assert torch.equal(checkpoint.load_weights(kept)["a"], torch.ones(2))
+
+
+def test_at_most_two_are_kept_and_leftovers_of_a_killed_save_go(tmp_path: Path) -> None:
+    (tmp_path / "c" / ".000000.partial").mkdir(parents=True)
+    for number in range(1, 6):
+        checkpoint.save(tmp_path / "c", f"{number:06d}", snapshot(number))
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["000004", "000005"]
+
+
+def test_pain_36_one_run_never_touches_the_checkpoints_of_another(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "first", "000001", snapshot(1.0))
+    before = {p: p.read_bytes() for p in (tmp_path / "first").rglob("*") if p.is_file()}
+    for number in range(1, 5):
+        checkpoint.save(tmp_path / "second", f"{number:06d}", snapshot(2.0))
+    assert {p: p.read_bytes() for p in (tmp_path / "first").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt"])
+def test_a_damaged_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, "000001", snapshot(1.0))
+    path = tmp_path / "000001" / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.load(tmp_path / "000001", CPU)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.load(tmp_path / "000001", CPU)
+
+
+def test_no_manifest_or_another_format_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        checkpoint.load(tmp_path / "none", CPU)
+    checkpoint.save(tmp_path, "000001", snapshot(1.0))
+    manifest = tmp_path / "000001" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 99}))
+    with pytest.raises(CheckpointError, match="format 99"):
+        checkpoint.load(tmp_path / "000001", CPU)
+
+
+def test_saving_over_a_stale_checkpoint_of_the_same_name_replaces_it(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, "000001", snapshot(1.0))
+    checkpoint.save(tmp_path, "000001", snapshot(2.0))
+    assert torch.equal(checkpoint.load(tmp_path / "000001", CPU).weights["a"], torch.full((2,), 2.0))
+
+
+def test_the_sha256_is_the_manifests(tmp_path: Path) -> None:
+    told = checkpoint.save(tmp_path, "000001", snapshot(1.0))
+    assert told == checkpoint.sha256(tmp_path / "000001" / "manifest.json")
+
+
+def test_write_atomic_leaves_only_the_file(tmp_path: Path) -> None:
+    checkpoint.write_atomic(tmp_path / "x", b"one")
+    checkpoint.write_atomic(tmp_path / "x", b"two")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"two"

@@ -1,0 +1,121 @@
+"""Stopped anywhere and resumed elsewhere, a run ends with the same bits."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atft.events import Checkpointed, Finished, Stopped
+from atft.spec.job import TrainSpec
+from atft.train import checkpoint
+
+Make = Callable[..., TrainSpec]
+VARIANTS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "everything": {
+        "optimizer.name": "adabelief",
+        "scheduler.name": "cosine_restarts",
+        "scheduler.t_0": 1,
+        "scheduler.warmup_epochs": 1,
+        "trainer.ema_decay": 0.9,
+        "trainer.accumulate": 2,
+        "model.freq_dropout": 0.2,
+        "model.stochastic_depth": 0.3,
+        "trainer.stop_rules": [{"metric": "val/loss", "falling": 99}],
+    },
+    "one_cycle": {"scheduler.name": "one_cycle", "trainer.early_stopping": {"patience": 1}, "trainer.max_epochs": 4},
+}
+
+
+class StopAfter:
+    """Says stop from the n-th question on."""
+
+    def __init__(self, questions: int) -> None:
+        self.left = questions
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def last_weights(out: Path, result: Any) -> bytes:
+    return (out / result.of(Checkpointed)[-1].path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_a_run_resumed_at_any_point_repeats_itself_bit_for_bit(variant: str, make_spec: Make, run: Any) -> None:
+    spec = make_spec(**VARIANTS[variant])
+    questions = StopAfter(10**9)
+    whole = run(spec, "whole", stop=questions)
+    assert isinstance(whole.last, Finished)
+    asked = 10**9 - questions.left
+    points = sorted(random.Random(variant).sample(range(asked), 4))
+    for point in points:
+        rows: dict[object, object] = {}
+        resume, attempt, limit = None, 0, point
+        while True:
+            part = run(spec, f"{point}-{attempt}", stop=StopAfter(limit), resume=resume)
+            rows |= part.rows
+            if isinstance(part.last, Finished):
+                break
+            assert isinstance(part.last, Stopped)
+            assert part.last.checkpoint is not None
+            resume, attempt, limit = part.out / part.last.checkpoint, attempt + 1, max(1, asked // 2)
+        assert rows == whole.rows
+        assert (part.out / "best.safetensors").read_bytes() == (whole.out / "best.safetensors").read_bytes()
+        assert last_weights(part.out, part) == last_weights(whole.out, whole)
+        for name in ("daily.parquet", "predictions.parquet", "config.json"):
+            assert (part.out / name).read_bytes() == (whole.out / name).read_bytes()
+        assert part.last.result == whole.last.result
+        keys = ("scheduler", "modules", "batches_per_epoch", "samples_per_epoch", "updates", "micro_batch_days")
+        assert {k: part.evidence[k] for k in keys} == {k: whole.evidence[k] for k in keys}
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_bit_for_bit(make_spec: Make, run: Any) -> None:
+    """A kill loses what came after the last checkpoint; the rows it had sent are sent again, equal."""
+
+    class Killed(BaseException):
+        pass
+
+    class KillAt(StopAfter):
+        def __call__(self) -> bool:
+            if super().__call__():
+                raise Killed
+            return False
+
+    spec = make_spec()
+    whole = run(spec, "whole")
+    for point in (0, 7, 15, 40):
+        with pytest.raises(Killed):
+            run(spec, f"killed-{point}", stop=KillAt(point))
+        kept = sorted((whole.out.parent / f"killed-{point}" / "checkpoints").iterdir())[-1]
+        rest = run(spec, f"rest-{point}", resume=kept)
+        assert set(rest.rows.items()) <= set(whole.rows.items())
+        assert (rest.out / "best.safetensors").read_bytes() == (whole.out / "best.safetensors").read_bytes()
+        assert last_weights(rest.out, rest) == last_weights(whole.out, whole)
+
+
+def test_a_checkpoint_of_another_spec_or_panel_is_refused(make_spec: Make, run: Any) -> None:
+    first = run(make_spec(), "first", stop=StopAfter(3))
+    path = first.out / first.last.checkpoint
+    other = run(make_spec(**{"optimizer.lr": 0.5}), "other", resume=path)
+    assert other.last.reason == "invalid_params"
+    assert "spec" in other.last.message
+    same = run(make_spec(name="renamed", tags={"a": "b"}, **{"resources.priority": 0}), "same", resume=path)
+    assert isinstance(same.last, Finished)
+
+
+def test_a_damaged_checkpoint_is_refused(make_spec: Make, run: Any) -> None:
+    first = run(make_spec(), "first", stop=StopAfter(3))
+    path = first.out / first.last.checkpoint
+    (path / "state.pt").write_bytes(b"")
+    assert "state.pt" in run(make_spec(), "other", resume=path).last.message
+
+
+def test_pain_36_a_second_run_leaves_the_first_ones_files_alone(make_spec: Make, run: Any) -> None:
+    first = run(make_spec(), "first")
+    before = {p: checkpoint.sha256(p) for p in first.out.rglob("*") if p.is_file()}
+    run(make_spec(seed=1), "second")
+    assert {p: checkpoint.sha256(p) for p in first.out.rglob("*") if p.is_file()} == before

@@ -1,0 +1,32 @@
+import time
+
+import torch
+
+from atft.train.telemetry import PARTS, SystemSampler, Timers
+
+CPU = torch.device("cpu")
+
+
+def test_timers_add_up_move_and_start_again() -> None:
+    timers = Timers(CPU)
+    for _ in range(2):
+        with timers("data"):
+            time.sleep(0.01)
+    timers.move(0.005, "data", "graph")
+    taken = timers.take()
+    assert set(taken) == {f"time/{part}_seconds" for part in PARTS}
+    assert taken["time/data_seconds"] >= 0.015
+    assert taken["time/graph_seconds"] == 0.005
+    assert set(timers.take().values()) == {0.0}
+
+
+def test_pain_44_use_of_the_machine_is_sampled_not_looked_at_once() -> None:
+    with SystemSampler(CPU, threads=1) as sampler:
+        end = time.monotonic() + 1.2
+        while time.monotonic() < end:
+            sum(range(10000))
+        values = sampler.take()
+    assert 0.2 < values["system/cpu_utilization_ratio"] < 1.5  # type: ignore[operator]
+    assert values["system/rss_bytes"] > 1e7  # type: ignore[operator]
+    assert values["system/rss_bytes_p95"] >= values["system/rss_bytes"] * 0.9  # type: ignore[operator]
+    assert sampler.peak_threads >= 2

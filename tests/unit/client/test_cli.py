@@ -1,0 +1,61 @@
+"""Exit codes and what goes on without a service."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from client import sdk
+from client.cli import app
+from client.display import metrics_table, number
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdk, "LONGEST_PAUSE_SECONDS", 0.01)
+
+
+def test_no_service_is_3() -> None:
+    result = runner.invoke(app, ["--url", "http://127.0.0.1:9", "ls"])
+    assert result.exit_code == 3
+    assert "atft up" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: b: c"])
+def test_a_file_that_is_no_spec_is_2(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text(text)
+    result = runner.invoke(app, ["submit", str(file)])
+    assert result.exit_code == 2
+    assert "spec.yaml" in result.stderr
+
+
+def test_one_url_of_two_is_2(tmp_path: Path) -> None:
+    result = runner.invoke(
+        app, ["up", "--var", str(tmp_path)], env={"ATFT_DATABASE_URL": "postgresql://x", "ATFT_REDIS_URL": ""}
+    )
+    assert result.exit_code == 2
+    assert "both URLs" in result.stderr
+
+
+def test_a_dataset_has_one_source() -> None:
+    assert runner.invoke(app, ["datasets", "add", "x"]).exit_code == 2
+
+
+def test_an_undefined_figure_is_a_dash_and_never_0() -> None:
+    assert number(None) == "–"
+    assert number(0.0) == "0.0"
+    assert number(0.01234) == "+0.0123"
+    table = metrics_table({"rank_ic": 0.1, "rank_ic@5d": None, "rank_ic@20d": 0.2})
+    assert [column.header for column in table.columns] == ["metric", "mean", "5d", "20d"]
+    assert [next(iter(column.cells)) for column in table.columns] == ["rank_ic", "+0.1000", "–", "+0.2000"]
+
+
+def test_json_is_read_as_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps({"dataset": "d", "optimizer": {"lr": 1e-3}}))
+    result = runner.invoke(app, ["--url", "http://127.0.0.1:9", "plan", str(file)])
+    assert result.exit_code == 3  # it was read; there is nobody to send it to

@@ -1,0 +1,20 @@
+"""The form of a key."""
+
+import pytest
+
+from jobs.keys import _checksum, is_well_formed
+
+GOOD = "atft_0123abcd_" + "0f" * 20
+
+
+def test_checksum_tells_a_typing_error() -> None:
+    token = GOOD + _checksum(GOOD)
+    assert is_well_formed(token)
+    assert not is_well_formed(token.replace("0f0f", "0f1f", 1))
+
+
+@pytest.mark.parametrize(
+    "token", ["", "atft_", GOOD, "bearer " + GOOD, GOOD.upper() + _checksum(GOOD), GOOD + _checksum(GOOD) + "\n"]
+)
+def test_other_forms_are_refused(token: str) -> None:
+    assert not is_well_formed(token)

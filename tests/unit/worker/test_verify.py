@@ -1,0 +1,122 @@
+"""Every part of the evidence that is not as asked is named."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from atft.spec.job import TrainSpec
+from atft.spec.training import SchedulerSpec
+from worker.verify import differences, learning_rate
+
+Json = dict[str, object]
+prove = runpy.run_path(str(Path(__file__).parents[2] / "programs" / "proof.py"))["prove"]
+
+
+def check(spec: TrainSpec, evidence: Json, fingerprint: str = "f00d") -> list[str]:
+    return differences(spec, evidence, fingerprint=fingerprint, threads=spec.resources.threads)
+
+
+def altered(evidence: Json, path: str, value: object) -> Json:
+    if isinstance(evidence, list):
+        return [altered(item, path, value) for item in evidence]  # type: ignore[return-value]
+    key, _, rest = path.partition("/")
+    old = evidence[key]
+    return {**evidence, key: altered(old, rest, value) if rest else value}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": {"name": "adabelief"}},
+        {"model": {"use_gat": False, "gat_layers": 3}},
+        {"split": {"train_days": 400}, "resources": {"device": "cpu", "threads": 2}, "trainer": {"precision": "float32"}},
+        {"data": {"features": ["f1", "f3"]}},
+    ],
+)
+def test_an_honest_run_has_no_difference(changes: Json) -> None:
+    spec = TrainSpec.model_validate({"dataset": "d", **changes})
+    assert check(spec, prove(spec.model_dump(mode="json"), "f00d")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("requested/seed", 7, "seed"),
+        ("requested/data/features", ["f1"], "data.features"),
+        ("resolved/optimizer/lr", 0.1, "optimizer.lr"),
+        ("resolved/loss/rank_weight", 0.0, "loss.rank_weight"),
+        ("resolved/data/window", 30, "data.window"),
+        ("resolved/model/gat_layers", 1, "model.gat_layers"),
+        ("resolved/trainer/batch_size", 2048, "trainer.batch_size"),
+        ("optimizer/class", "torch.optim.adam.Adam", "optimizer.name"),
+        ("optimizer/state_keys", ["step"], "optimizer state"),
+        ("optimizer/param_groups/betas", [0.8, 0.999], "optimizer.betas"),
+        ("optimizer/param_groups/eps", 1e-6, "optimizer.eps"),
+        ("optimizer/param_groups/weight_decay", 0.0, "optimizer.weight_decay"),
+        ("scheduler/class", "torch.optim.lr_scheduler.ConstantLR", "scheduler.name"),
+        ("scheduler/lr_by_epoch", [5e-4, 5e-4], "learning rate of epoch 2"),
+        ("threads/limit", 64, "resources.threads"),
+        ("threads/torch_num_threads", 128, "torch_num_threads"),
+        ("threads/os_threads_peak", 128, "os_threads_peak"),
+        ("compiled", True, "trainer.compile"),
+        ("ema_decay", 0.9, "trainer.ema_decay"),
+        ("data/fingerprint", "beef", "fingerprint"),
+        ("data/horizons", [1, 5, 10], "data.horizons"),
+        ("data/val_days", ["2001-06-01"], "split.val_days"),
+        ("data/test_days", ["2003-06-01"], "split.test_days"),
+        ("data/embargo_days", 5, "split.embargo_days"),
+        ("data/num_features", 306, "parameters"),
+        ("parameters", 1, "parameters"),
+        ("modules", {"fan": {"grad_norm_first_step": 1.0}}, "model.use_gat"),
+        ("modules/graph/grad_norm_first_step", 0.0, "gradient of module graph"),
+        ("modules/graph/grad_norm_first_step", None, "gradient of module graph"),
+        ("accumulate", 2, "trainer.accumulate"),
+        ("seeds/seed", 1, "seed"),
+        ("threads", {}, "evidence.threads.limit"),
+        ("scheduler", None, "evidence.scheduler"),
+    ],
+)
+def test_a_difference_is_named(path: str, value: object, named: str) -> None:
+    spec = TrainSpec.model_validate({"dataset": "d"})
+    found = check(spec, altered(prove(spec.model_dump(mode="json"), "f00d"), path, value))
+    assert any(named in difference for difference in found), found
+
+
+def test_explicit_choices_are_not_open_to_the_child() -> None:
+    spec = TrainSpec.model_validate({"dataset": "d", "resources": {"device": "cuda", "queue": "gpu"}, "trainer": {"precision": "bfloat16"}})
+    found = " ".join(check(spec, prove(spec.model_dump(mode="json"), "f00d")))
+    assert "resources.device" in found
+    assert "trainer.precision" in found
+
+
+def test_days_out_of_order_are_a_difference() -> None:
+    spec = TrainSpec.model_validate({"dataset": "d"})
+    evidence = prove(spec.model_dump(mode="json"), "f00d")
+    evidence["data"]["val_days"], evidence["data"]["test_days"] = evidence["data"]["test_days"], evidence["data"]["val_days"]
+    assert any(difference.startswith("split:") for difference in check(spec, evidence))
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup", "epochs"),
+    [
+        (name, warmup, epochs)
+        for name in ("constant", "cosine", "cosine_restarts", "one_cycle")
+        for warmup in (0, 2)
+        for epochs in (1, 2, 3, 7, 10)
+        if warmup < epochs and not (warmup and name == "one_cycle")
+    ],
+)
+def test_the_expected_rates_are_torchs(name: str, warmup: int, epochs: int) -> None:
+    torch = pytest.importorskip("torch")
+    from atft.train.scheduler import make_scheduler
+
+    spec = SchedulerSpec.model_validate({"name": name, "warmup_epochs": warmup, "t_0": 2, "t_mult": 2, "eta_min": 1e-5})
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    scheduler = make_scheduler(spec, optimizer, max_epochs=epochs)
+    for epoch in range(epochs):
+        rate = optimizer.param_groups[0]["lr"]
+        assert learning_rate(spec, 1e-3, epoch, epochs) == pytest.approx(rate, rel=1e-6), epoch
+        optimizer.step()
+        scheduler.step()

@@ -1,0 +1,44 @@
+"""`python -m worker --queue cpu [--device 0]` or `python -m worker --control`: see worker/commands.py."""
+
+import argparse
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from jobs.queue import CONTROL, CPU, GPU
+from jobs.settings import Settings
+from worker.commands import control_argv, worker_argv
+from worker.slot import Slot
+
+
+def main() -> None:
+    """Becomes the Celery process; exits with 2 when another process holds the slot."""
+    parser = argparse.ArgumentParser(prog="python -m worker")
+    parser.add_argument("--queue", choices=[CPU, GPU], default=CPU)
+    parser.add_argument("--device", type=int, default=0, help="CUDA device; on queue cpu the number of this worker")
+    parser.add_argument("--control", action="store_true", help="sweep instead of running jobs; one is enough")
+    arguments = parser.parse_args()
+    settings = Settings()
+    host = socket.gethostname()
+    slot = Slot(CONTROL if arguments.control else arguments.queue, arguments.device, host)
+    if not _hold(settings.run_root / "workers", slot):
+        parser.exit(2, f"worker {slot.name} runs already: give another --device, or stop that one first\n")
+    argv = (control_argv if arguments.control else worker_argv)(slot, settings.log_level)
+    os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
+
+
+def _hold(folder: Path, slot: Slot) -> bool:
+    """Lock the slot for as long as this process lives, through its exec: two trainings on one GPU must not happen."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / f"{slot.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    os.set_inheritable(descriptor, True)
+    return True
+
+
+if __name__ == "__main__":
+    main()

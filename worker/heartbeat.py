@@ -1,0 +1,55 @@
+"""A thread that says every few seconds that this worker lives, and on what it works; it outlives Postgres."""
+
+import logging
+import os
+import threading
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs import store
+from jobs.session import transaction
+from jobs.states import JobState
+from jobs.tables import Job
+from worker.recorder import AWAY
+from worker.slot import Slot
+
+HEARTBEAT_SECONDS: Final = 5.0
+logger = logging.getLogger(__name__)
+
+
+class Heartbeat(threading.Thread):
+    """What the worker is busy with is what the record says: the running job that it claimed."""
+
+    def __init__(self, sessions: sessionmaker[Session], slot: Slot, seconds: float = HEARTBEAT_SECONDS) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._sessions = sessions
+        self._slot = slot
+        self._seconds = seconds
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            try:
+                self._beat()
+            except AWAY as error:
+                logger.warning("no heartbeat, Postgres is away: %s", error)
+            if self._ended.wait(self._seconds):
+                return
+
+    def _beat(self) -> None:
+        claimed = select(Job.id).where(Job.worker == self._slot.name, Job.state == JobState.RUNNING).limit(1)
+        with transaction(self._sessions) as session:
+            store.heartbeat_worker(
+                session,
+                name=self._slot.name,
+                host=self._slot.host,
+                pid=os.getpid(),
+                queue=self._slot.queue,
+                device=self._slot.device,
+                busy_with=session.scalars(claimed).one_or_none(),
+            )
+
+    def stop(self) -> None:
+        self._ended.set()

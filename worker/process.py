@@ -1,0 +1,259 @@
+"""One child process, whatever its program: started in its own process group, heard, asked to stop, killed.
+
+It knows no database and no job. Nothing here blocks for longer than the timeout it was given, except `close`.
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+import psutil
+from pydantic import ValidationError
+
+from atft.events import MAX_LINE_BYTES, AnyEvent, parse
+
+MAX_LOG_BYTES: Final = 50_000_000
+TAIL_BYTES: Final = 65_536
+READ_BYTES: Final = 1 << 20
+
+
+class ProtocolError(Exception):
+    """The child wrote something on the events pipe that is not the protocol."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exit:
+    """How a process ended: an exit code, or the name of the signal that killed it."""
+
+    code: int | None = None
+    signal: str | None = None
+
+    def __str__(self) -> str:
+        return f"killed by {self.signal}" if self.signal else f"exit code {self.code}"
+
+
+class Child:
+    """A running program. `--events-fd N` is added to `argv`; `environment` is all it gets.
+
+    Its stdout and stderr go to the file `log`, at most `max_log_bytes` of it.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        max_log_bytes: int = MAX_LOG_BYTES,
+    ) -> None:
+        read_end, write_end = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [*argv, "--events-fd", str(write_end)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                cwd=cwd,
+                pass_fds=(write_end,),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        self.pid: int = self._process.pid
+        self._exit: Exit | None = None
+        self._events = read_end
+        self._events_open = True
+        self._pending = b""
+        self._last_seq = 0
+        os.set_blocking(read_end, False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(read_end, selectors.EVENT_READ)
+        assert self._process.stdin is not None  # noqa: S101 - Popen was given a PIPE
+        assert self._process.stdout is not None  # noqa: S101
+        self._renewals = self._process.stdin.fileno()
+        os.set_blocking(self._renewals, False)
+        self._log = _Log(self._process.stdout, log, max_log_bytes)
+
+    def events(self, timeout_seconds: float) -> list[AnyEvent]:
+        """What the child has said since the last call, waiting at most `timeout_seconds` for a first word.
+
+        Raises ProtocolError for a line that is no event, is too long, or is not the next in sequence. A last line cut
+        off by a kill is dropped: the exit says what happened.
+        """
+        if not self._events_open:
+            self.wait(timeout_seconds)
+            return []
+        if not self._selector.select(timeout_seconds):
+            return []
+        data = os.read(self._events, READ_BYTES)
+        if not data:
+            self._close_events()
+            return []
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        if len(self._pending) > MAX_LINE_BYTES:
+            raise ProtocolError(f"a line of more than {MAX_LINE_BYTES} bytes, beginning {self._pending[:200]!r}")
+        return [self._parse(line) for line in lines]
+
+    def _parse(self, line: bytes) -> AnyEvent:
+        try:
+            event = parse(line)
+        except ValidationError as error:
+            raise ProtocolError(f"{error.errors()[0]['msg']}: {line[:200]!r}") from error
+        if event.child_seq != self._last_seq + 1:
+            raise ProtocolError(f"child_seq {event.child_seq} after {self._last_seq}: {line[:200]!r}")
+        self._last_seq = event.child_seq
+        return event
+
+    @property
+    def silent(self) -> bool:
+        """No event can come any more: the program has closed its events pipe."""
+        return not self._events_open
+
+    def renew(self) -> None:
+        """Write one renewal line. A child that does not read them, or is gone, costs nothing."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ValueError):
+            os.write(self._renewals, b"\n")
+
+    def ask_to_stop(self) -> None:
+        """SIGTERM to the program itself: finish the step, save, say Stopped."""
+        self._signal(signal.SIGTERM)
+
+    def dump_stacks(self) -> None:
+        """SIGUSR1: the program writes the stacks of its threads to the log."""
+        self._signal(signal.SIGUSR1)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.exited():  # the pid is ours until it is reaped, and `exited` does not reap
+            os.kill(self.pid, number)
+
+    def exited(self) -> bool:
+        """The program has ended. It is not reaped here, so that its pid still names its process group."""
+        if self._exit is not None:
+            return True
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def wait(self, timeout_seconds: float) -> Exit | None:
+        """The exit, or None when it still runs after `timeout_seconds`. What it left in its group is killed."""
+        deadline = time.monotonic() + timeout_seconds
+        pause = 0.002
+        while not self.exited():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, 0.05)
+        if self._exit is None:
+            self._kill_group()
+            code = self._process.wait()
+            self._exit = Exit(code=code) if code >= 0 else Exit(signal=signal.Signals(-code).name)
+        return self._exit
+
+    def kill(self) -> None:
+        """SIGKILL to the whole process group."""
+        if self._exit is None:
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def group_gone(self, timeout_seconds: float) -> bool:
+        """Wait until no process of the group is left (a zombie nobody has reaped is no process)."""
+        deadline = time.monotonic() + timeout_seconds
+        while _group(self.pid):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def log_tail(self, max_bytes: int = 4000) -> str:
+        """The last of what the program wrote to stdout and stderr."""
+        return self._log.tail(max_bytes)
+
+    def close(self) -> Exit:
+        """Kill what is left, reap it, and release every descriptor."""
+        self.kill()
+        ended = self.wait(30.0)
+        if ended is None:
+            raise RuntimeError(f"process {self.pid} outlived SIGKILL for 30 s (a hung device or file system?)")
+        self._log.finish()
+        self._close_events()
+        assert self._process.stdin is not None  # noqa: S101
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        return ended
+
+    def _close_events(self) -> None:
+        if self._events_open:
+            self._events_open = False
+            self._selector.close()
+            os.close(self._events)
+
+
+class _Log:
+    """Copies the program's output to a bounded file; of a longer one the last 64 KB follow, where the error is."""
+
+    def __init__(self, source: IO[bytes], path: Path, max_bytes: int) -> None:
+        self._source = source
+        self._path = path
+        self._max_bytes = max_bytes
+        self._recent = b""
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._copy, name="child-log", daemon=True)
+        self._thread.start()
+
+    def _copy(self) -> None:
+        written = dropped = 0
+        with self._path.open("ab", buffering=0) as file:
+            while data := os.read(self._source.fileno(), TAIL_BYTES):
+                with self._lock:
+                    self._recent = (self._recent + data)[-TAIL_BYTES:]
+                kept = data[: self._max_bytes - written]
+                dropped += len(data) - len(kept)
+                if kept and not self._write(file, kept):
+                    dropped += len(kept)
+                written += len(kept)
+            if dropped:
+                notice = f"\n[log truncated: {dropped} bytes left out; the last {TAIL_BYTES} follow]\n"
+                self._write(file, notice.encode())
+                self._write(file, self._recent[-dropped:])
+
+    @staticmethod
+    def _write(file: IO[bytes], data: bytes) -> bool:
+        try:
+            file.write(data)
+        except OSError:  # a full disk must not block the program on its own output: the tail stays in memory
+            return False
+        return True
+
+    def tail(self, max_bytes: int) -> str:
+        with self._lock:
+            return self._recent[-max_bytes:].decode(errors="replace")
+
+    def finish(self) -> None:
+        self._thread.join(2.0)  # a process that left the group may hold the pipe open: do not wait for it
+        if not self._thread.is_alive():
+            self._source.close()
+
+
+def _group(pgid: int) -> list[int]:
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            ended = process.info["status"] in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+            if not ended and os.getpgid(process.pid) == pgid:
+                found.append(process.pid)
+    return found

@@ -1,0 +1,131 @@
+"""What a job's child is given: its folder, its spec file, its command line, its threads."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import atft
+from jobs.settings import Settings
+from jobs.states import JobKind, Reason
+from jobs.tables import Job, Json
+
+PROGRAM: Final = (sys.executable, "-P", "-m", "atft")  # -P: the attempt's folder is no place to import from
+_ROOT: Final = Path(atft.__file__).parent.parent
+MAX_BUILD_THREADS: Final = 8
+
+
+class Refused(Exception):
+    """The job cannot be started as it stands; the message says why."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """All that `Child` needs. `timeout_seconds` is the spec's limit on one attempt."""
+
+    folder: Path
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    threads: int
+    timeout_seconds: float | None
+
+
+def attempt_folder(settings: Settings, job: Job) -> Path:
+    """`{run_root}/jobs/{job}/{attempt}`, absolute."""
+    return (settings.jobs_root / str(job.id) / str(job.attempt)).resolve()
+
+
+def launch(settings: Settings, job: Job, *, cuda_device: str | None, program: tuple[str, ...] = PROGRAM) -> Launch:
+    """Make the attempt's folder and spec.json, and say how to start the child. Raises Refused, OSError."""
+    folder = attempt_folder(settings, job)
+    folder.mkdir(parents=True, exist_ok=True)
+    resources: Json = job.spec.get("resources", {})
+    if resources.get("device") == "cpu":
+        cuda_device = None
+    match job.kind:
+        case JobKind.TRAIN | JobKind.TRIAL:
+            arguments = _run(settings, job, folder)
+            threads = int(resources.get("threads", 1))
+            timeout = job.spec.get("trainer", {}).get("timeout_seconds")
+        case JobKind.DATASET:
+            arguments = _build(settings, job, folder)
+            threads = min(MAX_BUILD_THREADS, max(1, (os.cpu_count() or 1) // 2))
+            cuda_device = timeout = None
+        case _:
+            raise Refused(Reason.INTERNAL, f"this worker has no program for a job of kind {job.kind}")
+    environment = settings.child_environment(threads, cuda_device)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), environment.get("PYTHONPATH")]))
+    return Launch(
+        folder=folder,
+        argv=(*program, *arguments, "--lease-seconds", str(settings.lease_seconds)),
+        environment=environment,
+        threads=threads,
+        timeout_seconds=timeout,
+    )
+
+
+def _run(settings: Settings, job: Job, folder: Path) -> list[str]:
+    cache = (settings.caches_root / (job.dataset_fingerprint or "-")).resolve()
+    if not cache.is_dir():
+        message = f"the cache of dataset {job.dataset} ({job.dataset_fingerprint}) is gone: register it again"
+        raise Refused(Reason.DATA_CHANGED, message)
+    spec = _write_spec(folder, job.spec)
+    arguments = ["run", str(spec), "--cache", str(cache), "--out", str(folder)]
+    if job.checkpoint is not None:
+        checkpoint = folder.parent / job.checkpoint["path"]
+        if not checkpoint.exists():
+            message = f"the checkpoint {job.checkpoint['path']} to resume from is gone: submit the job again"
+            raise Refused(Reason.INTERNAL, message)
+        arguments += ["--resume", str(checkpoint)]
+    return arguments
+
+
+def _build(settings: Settings, job: Job, folder: Path) -> list[str]:
+    spec = _write_spec(folder, _with_local_paths(settings, job))
+    return ["build", str(spec), "--out", str(folder / "cache")]
+
+
+def _with_local_paths(settings: Settings, job: Job) -> Json:
+    """The DatasetSpec with absolute paths in place of `data:…` and `upload:…`."""
+    spec = dict(job.spec)
+    files: dict[str, str] = (job.params or {}).get("files", {})
+    unknown = set(files) - {"panel", "universe", "market"}
+    if unknown:
+        raise Refused(Reason.INTERNAL, f"unknown files {sorted(unknown)}")
+    if "panel" in files:
+        spec["path"] = str(resolve(settings, files["panel"]))
+    elif spec.get("planted") is None:
+        raise Refused(Reason.INVALID_PARAMS, "the dataset has neither a file nor a planted panel")
+    for part in ("universe", "market"):
+        if part in files:
+            spec[part] = {**spec[part], "file": str(resolve(settings, files[part]))}
+        elif spec.get(part) is not None:
+            raise Refused(Reason.INTERNAL, f"the job names no place for its {part} file")
+    return spec
+
+
+def resolve(settings: Settings, place: str) -> Path:
+    """`data:REL` under the data root, `upload:REL` among the uploads; links are followed first. Raises Refused."""
+    kind, _, relative = place.partition(":")
+    roots = {"data": settings.data_root, "upload": settings.uploads_root}
+    if kind not in roots:
+        raise Refused(Reason.INTERNAL, f"no such place: {place!r}")
+    root = roots[kind].resolve()
+    path = (root / relative).resolve()
+    if not path.is_relative_to(root):
+        raise Refused(Reason.INVALID_PARAMS, f"{relative!r} leads out of the data root")
+    if not path.is_file():
+        raise Refused(Reason.INVALID_PARAMS, f"there is no file {relative!r} under the data root")
+    return path
+
+
+def _write_spec(folder: Path, spec: Json) -> Path:
+    path = folder / "spec.json"
+    path.write_text(json.dumps(spec, indent=1))
+    return path

@@ -1,0 +1,162 @@
+"""Writes one attempt's events and renews its lease, in its own thread: an absent Postgres never holds up the watch.
+
+Events wait in memory, in order, while Postgres is away; when too many wait, `full` tells the reader to stop reading,
+and the child waits at its pipe. Nothing is dropped except progress that newer progress replaces.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, TypeVar
+from uuid import UUID
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, sessionmaker
+
+from atft.events import AnyEvent, Progress
+from jobs import history, store
+from jobs.errors import JobNotFound, Stale
+from jobs.session import transaction
+from jobs.states import JobState, Wanted
+
+T = TypeVar("T")
+AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)  # Postgres cannot be reached, or is going down: try again
+MAX_WAITING: Final = 50_000
+MAX_BATCH: Final = 500
+TICK_SECONDS: Final = 0.25
+MAX_BACKOFF_SECONDS: Final = 2.0
+logger = logging.getLogger(__name__)
+
+
+class Recorder(threading.Thread):
+    """`wanted` and `superseded` are what the record said last; `error` is a bug that ended the thread."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        job_id: UUID,
+        attempt: int,
+        *,
+        lease_seconds: float,
+        look_seconds: float,
+        publish: Callable[[UUID], None],
+    ) -> None:
+        super().__init__(name="recorder", daemon=True)
+        self._sessions = sessions
+        self._job_id = job_id
+        self._attempt = attempt
+        self._lease_seconds = lease_seconds
+        self._look_seconds = look_seconds
+        self._publish = publish
+        self._waiting: deque[AnyEvent] = deque()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._renew_at = time.monotonic() + lease_seconds / 3
+        self._look_at = 0.0
+        self.wanted = Wanted.RUN
+        self.superseded = False
+        self.error: Exception | None = None
+
+    def add(self, event: AnyEvent) -> None:
+        """Queue an event to be written."""
+        with self._lock:
+            if isinstance(event, Progress) and self._waiting and isinstance(self._waiting[-1], Progress):
+                self._waiting[-1] = event
+            else:
+                self._waiting.append(event)
+
+    @property
+    def full(self) -> bool:
+        """Too much waits for Postgres: read no more for now."""
+        return len(self._waiting) >= MAX_WAITING
+
+    @property
+    def settled(self) -> bool:
+        """Nothing waits, or nothing may be written any more."""
+        return not self._waiting or self.superseded or self.error is not None
+
+    def run(self) -> None:
+        failures = 0
+        while not self._ended.wait(min(TICK_SECONDS * 2**failures, MAX_BACKOFF_SECONDS)):
+            try:
+                self._tick()
+            except AWAY as error:
+                if failures == 0:
+                    logger.warning("job %s: Postgres is away, its events wait: %s", self._job_id, error)
+                failures = min(failures + 1, 8)
+            except (Stale, JobNotFound):
+                self.superseded = True
+                return
+            except Exception as error:  # noqa: BLE001 - handed to the supervisor's thread, which raises it
+                self.error = error
+                return
+            else:
+                failures = 0
+
+    def _tick(self) -> None:
+        """One short transaction, or none when there is nothing to do."""
+        now = time.monotonic()
+        renew, look = now >= self._renew_at, now >= self._look_at
+        with self._lock:
+            batch = [self._waiting[i] for i in range(min(MAX_BATCH, len(self._waiting)))]
+        if not (batch or renew or look):
+            return
+        with transaction(self._sessions) as session:
+            if batch:
+                history.append(session, self._job_id, self._attempt, batch)
+            if renew:
+                wanted = store.renew(session, self._job_id, self._attempt, self._lease_seconds)
+                if wanted is None:
+                    raise Stale
+                self.wanted = wanted
+            elif look:
+                self._look(session)
+        if renew:
+            self._renew_at = now + self._lease_seconds / 3
+        self._look_at = now + self._look_seconds
+        if batch:
+            self._forget(batch)
+            self._publish(self._job_id)
+
+    def _look(self, session: Session) -> None:
+        job = store.get(session, self._job_id)
+        if job.attempt != self._attempt or job.state is not JobState.RUNNING:
+            raise Stale
+        self.wanted = job.wanted
+
+    def _forget(self, batch: list[AnyEvent]) -> None:
+        with self._lock:
+            for event in batch:
+                if self._waiting and self._waiting[0] is event:  # not so when newer progress took its place
+                    self._waiting.popleft()
+
+    def flush(self, give_up: Callable[[], bool]) -> bool:
+        """Wait until everything is written; False when `give_up` says so first."""
+        while not self.settled:
+            if give_up():
+                return False
+            time.sleep(0.02)
+        return True
+
+    def stop(self) -> None:
+        """End the thread; what waits is left unwritten."""
+        self._ended.set()
+        self.join()
+
+
+def persist(sessions: sessionmaker[Session], write: Callable[[Session], T], give_up: Callable[[], bool]) -> T | None:
+    """Run `write` in a transaction, again and again while Postgres is away; None when `give_up` says so first."""
+    failures = 0
+    while True:
+        try:
+            with transaction(sessions) as session:
+                return write(session)
+        except AWAY as error:
+            logger.warning("Postgres is away, trying again: %s", error)
+            if give_up():
+                return None
+            time.sleep(min(TICK_SECONDS * 2**failures, MAX_BACKOFF_SECONDS))
+            failures = min(failures + 1, 8)

@@ -1,0 +1,152 @@
+"""What an attempt comes to, and the one transaction that says so."""
+
+import errno
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from atft.events import Finished
+from atft.spec.job import TrainSpec
+from jobs import store
+from jobs.settings import Settings
+from jobs.states import JobKind, JobState, Reason
+from jobs.tables import Job, Json
+from worker.artifacts import Missing, Output, collect, place_cache, read_json
+from worker.process import Exit
+from worker.program import Launch
+from worker.verdict import Verdict
+from worker.verify import differences
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Built:
+    """A dataset's cache in its place; `path` is relative to the run root."""
+
+    path: str
+    size_bytes: int
+    manifest: Json
+    profile: Json
+    leak_report: Json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settlement:
+    """`exit` is null when no child was started."""
+
+    verdict: Verdict
+    exit: Exit | None = None
+    log_tail: str | None = None
+    outputs: tuple[Output, ...] = ()
+    built: Built | None = None
+
+    def write(self, session: Session, job: Job, delay_seconds: float) -> JobState:
+        """Settle the attempt with all it leaves, in the caller's transaction; returns the job's state. Raises Stale."""
+        verdict = self.verdict
+        for output in self.outputs:
+            store.add_artifact(
+                session,
+                job.id,
+                job.attempt,
+                name=output.name,
+                path=output.path,
+                size_bytes=output.size_bytes,
+                sha256=output.sha256,
+                media_type=output.media_type,
+            )
+        if self.built is not None:
+            store.register_dataset(
+                session,
+                job,
+                name=job.spec["name"],
+                fingerprint=self.built.manifest["fingerprint"],
+                spec=job.spec,
+                manifest=self.built.manifest,
+                profile=self.built.profile,
+                leak_report=self.built.leak_report,
+                path=self.built.path,
+                size_bytes=self.built.size_bytes,
+            )
+        code, signal = (self.exit.code, self.exit.signal) if self.exit else (None, None)
+        if verdict.to is JobState.QUEUED:
+            return store.requeue(
+                session,
+                job.id,
+                job.attempt,
+                reason=verdict.reason or Reason.INTERNAL,
+                message=verdict.message or "",
+                counts_as_failure=verdict.counts,
+                delay_seconds=delay_seconds,
+                exit_code=code,
+                signal=signal,
+                log_tail=self.log_tail,
+            )
+        store.settle(
+            session,
+            job.id,
+            job.attempt,
+            verdict.to,
+            reason=verdict.reason,
+            message=verdict.message,
+            exit_code=code,
+            signal=signal,
+            log_tail=self.log_tail,
+        )
+        return verdict.to
+
+
+def failure(error: Missing | OSError) -> Verdict:
+    """What an output that is not whole means for the job. Raises `error` again when it is about something else."""
+    if isinstance(error, Missing):
+        return Verdict(to=JobState.FAILED, reason=Reason.INTERNAL, message=str(error))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Verdict(to=JobState.FAILED, reason=Reason.DISK_FULL, message=f"the disk is full: {error}")
+    raise error
+
+
+def accept(
+    settings: Settings, job: Job, start: Launch, finished: Finished, evidence: Json | None, settlement: Settlement
+) -> Settlement:
+    """Check the word of a child that says it has finished: the evidence first, then every declared output."""
+    try:
+        if job.kind is JobKind.DATASET:
+            return _accept_dataset(settings, start.folder, finished, settlement)
+        found = _differences(job, start, evidence)
+        if found:
+            verdict = Verdict(
+                to=JobState.FAILED,
+                reason=Reason.EVIDENCE_MISMATCH,
+                message="what ran is not what was asked: " + "; ".join(found),
+            )
+            return replace(settlement, verdict=verdict)
+        return replace(settlement, outputs=tuple(collect(settings, start.folder, finished.artifacts)))
+    except (Missing, OSError) as error:
+        return replace(settlement, verdict=failure(error))
+
+
+def _differences(job: Job, start: Launch, evidence: Json | None) -> list[str]:
+    if evidence is None:
+        return ["the program sent no evidence"]
+    try:
+        spec = TrainSpec.model_validate(job.spec)
+    except ValidationError as error:
+        return [f"the job's spec no longer validates: {error}"]
+    return differences(spec, evidence, fingerprint=job.dataset_fingerprint, threads=start.threads)
+
+
+def _accept_dataset(settings: Settings, folder: Path, finished: Finished, settlement: Settlement) -> Settlement:
+    cache = folder / "cache"
+    manifest = read_json(cache / "manifest.json")
+    profile, leak_report = (_part(finished, name) for name in ("profile", "leak_report"))
+    path, size_bytes = place_cache(settings, cache, str(manifest.get("fingerprint", "")))
+    outputs = tuple(collect(settings, folder, finished.artifacts))
+    built = Built(path=path, size_bytes=size_bytes, manifest=manifest, profile=profile, leak_report=leak_report)
+    return replace(settlement, outputs=outputs, built=built)
+
+
+def _part(finished: Finished, name: str) -> Json:
+    part = finished.result.get(name)
+    if not isinstance(part, dict):
+        raise Missing(f"the program gave no {name}")
+    return part

@@ -1,0 +1,235 @@
+"""One attempt of one job: claim it, start its child, record what it says, end it when asked to, settle what came of it.
+
+The child is watched here, in the thread that started it; Postgres is written to by the Recorder's thread and, before
+and after, by this one. Whatever befalls this process, the row stays true: an unsettled attempt loses its lease.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from atft.events import AnyEvent, Checkpointed, Evidence, Finished
+from jobs import store
+from jobs.errors import Stale
+from jobs.session import transaction
+from jobs.settings import Settings
+from jobs.states import JobState, Reason
+from jobs.tables import Job, Json
+from worker.memory import oom_kills
+from worker.process import Child, ProtocolError
+from worker.program import PROGRAM, Launch, Refused, launch
+from worker.recorder import Recorder, persist
+from worker.settlement import Settlement, accept, failure
+from worker.slot import Slot
+from worker.verdict import Verdict, judge
+from worker.watch import Ending, Timing, Watch
+
+GROUP_SECONDS: Final = 30.0      # a SIGKILLed group that is still there then hangs in the kernel
+LAST_WORDS_SECONDS: Final = 2.0  # a process that left the group may hold the events pipe open
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervisor:
+    """`publish` wakes up whoever watches a job, `hint` tells a queue to look; both may lose their message.
+
+    `draining` says that this worker has been told to stop: nothing is started, and what runs is saved and queued again.
+    """
+
+    settings: Settings
+    sessions: sessionmaker[Session]
+    slot: Slot
+    publish: Callable[[UUID], None]
+    hint: Callable[[str, UUID, int], object]
+    draining: Callable[[], bool] = lambda: False
+    program: tuple[str, ...] = PROGRAM
+    timing: Timing = field(default_factory=Timing)
+
+    def run(self, job_id: UUID) -> JobState | None:
+        """The job's state after this attempt; None when there was nothing to claim or nothing could be written."""
+        if self.draining():
+            return None
+        with transaction(self.sessions) as session:
+            job = store.claim(
+                session,
+                job_id,
+                worker=self.slot.name,
+                host=self.slot.host,
+                device=self.slot.device,
+                lease_seconds=self.settings.lease_seconds,
+                pid=os.getpid(),
+            )
+        if job is None:
+            return None
+        self.publish(job.id)
+        recorder = Recorder(
+            self.sessions,
+            job.id,
+            job.attempt,
+            lease_seconds=self.settings.lease_seconds,
+            look_seconds=self.timing.look_seconds,
+            publish=self.publish,
+        )
+        recorder.start()
+        try:
+            settlement = self._attempt(job, recorder)
+        except Exception as error:  # the edge: a bug here ends the job with a reason, not by its lease
+            logger.exception("job %s, attempt %d: the supervisor failed", job.id, job.attempt)
+            message = f"the worker failed: {type(error).__name__}: {error}"
+            settlement = Settlement(verdict=Verdict(to=JobState.FAILED, reason=Reason.INTERNAL, message=message))
+        finally:
+            recorder.stop()
+        if settlement is None or recorder.superseded:
+            logger.warning("job %s, attempt %d: another attempt has the job; nothing was written", job.id, job.attempt)
+            return None
+        return self._settle(job, settlement)
+
+    def _attempt(self, job: Job, recorder: Recorder) -> Settlement | None:
+        """Start the child and see it through; None when nothing may be written."""
+        try:
+            start = launch(self.settings, job, cuda_device=self.slot.cuda_device, program=self.program)
+            kills = oom_kills()
+            child = Child(
+                start.argv, environment=start.environment, cwd=start.folder, log=start.folder / "log.txt"
+            )
+        except Refused as error:
+            return Settlement(verdict=Verdict(to=JobState.FAILED, reason=error.reason, message=str(error)))
+        except OSError as error:
+            return Settlement(verdict=failure(error))
+        attempt = _Attempt(job, start, child, recorder, Watch(self.timing, start.timeout_seconds), self.settings)
+        try:
+            attempt.attend(self.draining, self.timing.poll_seconds)
+        finally:
+            ended = child.close()
+        if attempt.watch.ending is Ending.SUPERSEDED or not recorder.flush(self._hopeless()) or recorder.superseded:
+            return None
+        if recorder.error is not None:
+            raise recorder.error
+        if not child.group_gone(GROUP_SECONDS):
+            raise RuntimeError(f"processes of group {child.pid} outlived SIGKILL for {GROUP_SECONDS:.0f} s")
+        tail = child.log_tail()
+        verdict = judge(
+            ending=attempt.watch.ending,
+            word=attempt.watch.word,
+            exit=ended,
+            detail=attempt.detail or _last_line(tail),
+            out_of_memory=oom_kills() > kills,
+        )
+        if verdict.to is JobState.SUCCEEDED and isinstance(attempt.watch.word, Finished):
+            settlement = Settlement(verdict=verdict, exit=ended)
+            return accept(self.settings, job, start, attempt.watch.word, attempt.evidence, settlement)
+        return Settlement(verdict=verdict, exit=ended, log_tail=tail)
+
+    def _hopeless(self) -> Callable[[], bool]:
+        """True once a worker that must stop has waited long enough for Postgres: the lease will tell what we cannot."""
+        told_at: list[float] = []
+
+        def hopeless() -> bool:
+            if self.draining() and not told_at:
+                told_at.append(time.monotonic())
+            return bool(told_at) and time.monotonic() - told_at[0] > self.timing.grace_seconds
+
+        return hopeless
+
+    def _settle(self, job: Job, settlement: Settlement) -> JobState | None:
+        counts = settlement.verdict.counts
+        delay = min(self.timing.retry_seconds * 2**job.failures, self.timing.max_retry_seconds) if counts else 0.0
+        try:
+            state = persist(self.sessions, lambda session: settlement.write(session, job, delay), self._hopeless())
+        except Stale:
+            logger.warning("job %s, attempt %d: another attempt has the job; nothing was written", job.id, job.attempt)
+            return None
+        logger.info("job %s, attempt %d: %s %s", job.id, job.attempt, state, settlement.verdict.message or "")
+        self.publish(job.id)
+        if state is JobState.QUEUED and not delay:
+            self.hint(job.queue, job.id, job.priority)
+        return state
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """The child's life: hears it, renews its lease, asks it to stop, kills it."""
+
+    job: Job
+    start: Launch
+    child: Child
+    recorder: Recorder
+    watch: Watch
+    settings: Settings
+    evidence: Json | None = None
+    detail: str = ""
+
+    def attend(self, draining: Callable[[], bool], poll_seconds: float) -> None:
+        """Returns when the child has ended and all it said is with the recorder."""
+        renew_at = 0.0
+        while not self.child.exited():
+            if time.monotonic() >= renew_at:
+                self.child.renew()
+                renew_at = time.monotonic() + self.settings.lease_seconds / 3
+            if not self._listen(poll_seconds):
+                return
+            if self.recorder.error is not None:
+                raise self.recorder.error
+            ending = self.watch.step(
+                wanted=self.recorder.wanted, draining=draining(), superseded=self.recorder.superseded
+            )
+            if ending is not None:
+                self._end(ending)
+            if self.watch.must_die:
+                self.child.kill()
+        self.child.wait(0.0)
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        while not self.child.silent and time.monotonic() < deadline and self._listen(poll_seconds):
+            pass
+
+    def _listen(self, poll_seconds: float) -> bool:
+        """Hear the child out; False when it no longer speaks the protocol and has been killed for it."""
+        if self.recorder.full:
+            time.sleep(poll_seconds)
+            self.watch.not_listening()
+            return True
+        try:
+            events = self.child.events(poll_seconds)
+        except ProtocolError as error:
+            self.detail = str(error)
+            self.watch.end(Ending.PROTOCOL)
+            self.child.kill()
+            return False
+        for event in events:
+            self.watch.heard(event)
+            self.recorder.add(self._placed(event))
+        return True
+
+    def _placed(self, event: AnyEvent) -> AnyEvent:
+        """A checkpoint gets its path under the job's folder, for the next attempt; the newest evidence is kept here."""
+        if isinstance(event, Checkpointed):
+            return event.model_copy(update={"path": f"{self.job.attempt}/{event.path}"})
+        if isinstance(event, Evidence):
+            self.evidence = dict(event.body)
+        return event
+
+    def _end(self, ending: Ending) -> None:
+        watch = self.watch
+        logger.info("job %s, attempt %d: ending the program: %s", self.job.id, self.job.attempt, ending.name)
+        if ending is Ending.STALL:
+            self.detail = (
+                f"no word from the program for {watch.silent_seconds:.0f} s, in phase {watch.phase}; "
+                "the stacks of its threads are at the end of the log"
+            )
+            self.child.dump_stacks()
+            self.child.wait(1.0)
+        elif ending is Ending.TIMEOUT:
+            self.detail = f"the attempt ran longer than timeout_seconds = {self.start.timeout_seconds:g}"
+        if ending not in (Ending.STALL, Ending.SUPERSEDED):
+            self.child.ask_to_stop()
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:500] if lines else ""

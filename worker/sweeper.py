@@ -1,0 +1,87 @@
+"""Repairs what messages and processes lose: sends hints again, ends attempts whose lease ran out, fails late jobs.
+
+A sweep may run anywhere, twice, or not at all: each step is a query and a guarded move that may lose its race.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs import store
+from jobs.queue import CPU, GPU
+from jobs.session import transaction
+from jobs.states import JobState
+from jobs.tables import Job
+from worker.recorder import AWAY
+
+BATCH: Final = 100
+HINT_SECONDS: Final = 5.0  # a hint takes milliseconds: one that is older is lost, or its queue is busy
+logger = logging.getLogger(__name__)
+
+_UPTIME = text("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())")
+
+
+@dataclass
+class Sweeper:
+    """Lives as long as its process, because it must know for how long it has been able to see Postgres.
+
+    `drained` says that no message waits in a queue: where some wait, a worker will come by without another one.
+    """
+
+    sessions: sessionmaker[Session]
+    lease_seconds: float
+    hint: Callable[[str, UUID, int], object]
+    drained: Callable[[str], bool]
+    publish: Callable[[UUID], None]
+    now: Callable[[], float] = time.monotonic
+    _seen_since: float | None = field(default=None, init=False)
+
+    def sweep(self) -> None:
+        """One bounded round. Raises nothing when Postgres is away: the wait for a full lease starts again."""
+        try:
+            self._round()
+        except AWAY as error:
+            self._seen_since = None
+            logger.warning("no sweep, Postgres is away: %s", error)
+
+    def _round(self) -> None:
+        with transaction(self.sessions) as session:
+            uptime = float(session.execute(_UPTIME).scalar_one())
+            overdue = store.expire_queued(session, BATCH)
+            store.forget(session)
+        for job_id in overdue:
+            self.publish(job_id)
+        if self._seen_since is None:
+            self._seen_since = self.now()
+        # Nobody could renew while Postgres was away: silence means death only one full lease after its return.
+        if min(self.now() - self._seen_since, uptime) > self.lease_seconds:
+            self._expire_leases()
+        for queue in (CPU, GPU):
+            self._send_hints(queue)
+
+    def _expire_leases(self) -> None:
+        with transaction(self.sessions) as session:
+            lost = [(job.id, job.attempt) for job in store.expired(session, BATCH)]
+        for job_id, attempt in lost:
+            with transaction(self.sessions) as session:
+                state = store.expire(session, job_id, attempt)
+                job: Job = store.get(session, job_id)
+            if state is None:
+                continue
+            logger.warning("job %s, attempt %d: its worker %s is lost; %s", job_id, attempt, job.worker, state)
+            self.publish(job_id)
+            if state is JobState.QUEUED:
+                self.hint(job.queue, job_id, job.priority)
+
+    def _send_hints(self, queue: str) -> None:
+        with transaction(self.sessions) as session:
+            waiting = store.waiting(session, queue, HINT_SECONDS, BATCH)
+        if waiting and self.drained(queue):
+            for job in waiting:
+                self.hint(queue, job.id, job.priority)

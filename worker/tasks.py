@@ -1,0 +1,141 @@
+"""The Celery tasks, and what a worker process sets up for them. A task holds an id; the row is the job.
+
+Celery's main process only talks to the broker and sends the heartbeat. Jobs run in its one pool process, which dies
+with it (PR_SET_PDEATHSIG). On SIGTERM the main process waits for the pool process, and tells it by SIGUSR2 to let go.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+from functools import cache
+from typing import Any, Final
+from uuid import UUID
+
+from billiard.process import current_process
+from celery import Task, signals
+from kombu.exceptions import ChannelError, OperationalError
+from redis import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs import queue, store, wakeups
+from jobs.session import sync_engine, sync_sessions, transaction
+from jobs.settings import Settings
+from worker.heartbeat import Heartbeat
+from worker.slot import Slot
+from worker.supervisor import Supervisor
+from worker.sweeper import Sweeper
+
+DRAIN: Final = signal.SIGUSR2
+_PR_SET_PDEATHSIG: Final = 1
+logger = logging.getLogger(__name__)
+settings = Settings()
+app = queue.celery_app(settings)
+app.set_default()
+for noisy in ("celery.app.trace", "celery.beat", "celery.worker.strategy"):  # three lines for every sweep
+    logging.getLogger(noisy).setLevel(logging.WARNING)
+_told_to_drain = False
+
+
+@app.task(name=queue.RUN_JOB, bind=True)  # type: ignore[untyped-decorator]
+def run_job(task: Task, job_id: str) -> None:
+    """One attempt, if there is one to claim."""
+    _supervisor(Slot.parse(task.request.hostname)).run(UUID(job_id))
+
+
+@app.task(name=queue.SWEEP)  # type: ignore[untyped-decorator]
+def sweep() -> None:
+    _sweeper().sweep()
+
+
+@app.task(name=queue.PING)  # type: ignore[untyped-decorator]
+def ping(name: str | None = None) -> None:
+    """From the clock: pass it on to every queue that a worker watches. There: show in the log that it is consumed."""
+    if name is not None:
+        logger.debug("queue %s is consumed", name)
+        return
+    with transaction(_sessions()) as session:
+        watched = store.live_queues(session)
+    for other in sorted(watched - {queue.CONTROL}):
+        if _drained(other):
+            _hints().ping(other)
+
+
+@cache
+def _sessions() -> sessionmaker[Session]:
+    """Made on first use: an engine does not survive the start of a process."""
+    return sync_sessions(sync_engine(settings))
+
+
+@cache
+def _hints() -> queue.HintSender:
+    return queue.HintSender(settings)
+
+
+@cache
+def _supervisor(slot: Slot) -> Supervisor:
+    return Supervisor(
+        settings=settings,
+        sessions=_sessions(),
+        slot=slot,
+        publish=_publish,
+        hint=_hints().send,
+        draining=lambda: _told_to_drain,
+    )
+
+
+@cache
+def _sweeper() -> Sweeper:
+    return Sweeper(_sessions(), settings.lease_seconds, hint=_hints().send, drained=_drained, publish=_publish)
+
+
+@cache
+def _redis() -> Redis:
+    return wakeups.redis_client(settings)
+
+
+def _publish(job_id: UUID) -> None:
+    wakeups.publish(_redis(), job_id)
+
+
+def _drained(name: str) -> bool:
+    """No message waits in the queue; false when the broker cannot be asked, for then nothing can be sent either."""
+    try:
+        with app.connection_for_read() as connection, connection.channel() as channel:
+            return int(channel.queue_declare(queue=name, passive=True).message_count) == 0
+    except ChannelError:  # the broker keeps no empty queues
+        return True
+    except (OperationalError, RedisError, OSError) as error:
+        logger.warning("the broker is away: %s", error)
+        return False
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _start_heartbeat(sender: Any, **_: object) -> None:
+    heartbeat = Heartbeat(_sessions(), Slot.parse(sender.hostname))
+    heartbeat.start()
+    signals.worker_shutting_down.connect(lambda **_: _drain(sender.pool), weak=False)
+
+
+def _drain(pool: Any) -> None:
+    """Runs inside a signal handler of the main process."""
+    for process in pool._pool._pool:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, DRAIN)
+
+
+@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
+def _enter_pool_process(**_: object) -> None:
+    signal.signal(DRAIN, _tell_to_drain)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != current_process()._parent_pid:  # it died before the call above
+            os._exit(1)
+
+
+def _tell_to_drain(*_: object) -> None:
+    global _told_to_drain  # noqa: PLW0603 - a signal handler has no other place to write to
+    _told_to_drain = True

@@ -1,0 +1,229 @@
+"""Whether what ran is what was asked: the request against the child's resolved spec, and against what its objects said.
+
+The expected learning rates and parameter counts are computed from the request again, not taken from the child.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from atft.spec.job import TrainSpec
+from atft.spec.model import num_parameters
+from atft.spec.training import SchedulerSpec
+from jobs.tables import Json
+
+EXTRA_OS_THREADS: Final = 8  # interpreter, sampler, lease and library threads, which do no arithmetic
+TOLERANCE: Final = 1e-6
+# What the child may decide where the request leaves it open (null or auto).
+OPEN: Final = frozenset(
+    {"data.features", "split.train_days", "optimizer.eps", "trainer.precision", "resources.device", "resources.queue"}
+)
+OPTIMIZERS: Final = {
+    "adamw": ("torch.optim.adamw.AdamW", "exp_avg_sq"),
+    "adabelief": ("adabelief_pytorch.AdaBelief.AdaBelief", "exp_avg_var"),
+}
+SCHEDULERS: Final = {
+    "constant": "torch.optim.lr_scheduler.ConstantLR",
+    "cosine": "torch.optim.lr_scheduler.CosineAnnealingLR",
+    "cosine_restarts": "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts",
+    "one_cycle": "torch.optim.lr_scheduler.OneCycleLR",
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Group(_Part):
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+
+
+class _Optimizer(_Part):
+    name: str = Field(alias="class")
+    state_keys: tuple[str, ...]
+    param_groups: tuple[_Group, ...] = Field(min_length=1)
+
+
+class _Scheduler(_Part):
+    name: str = Field(alias="class")
+    lr_by_epoch: tuple[float, ...] = Field(min_length=1)
+
+
+class _Threads(_Part):
+    limit: int
+    torch_num_threads: int
+    os_threads_peak: int
+
+
+class _Device(_Part):
+    type: str
+
+
+class _Data(_Part):
+    fingerprint: str
+    num_features: int
+    horizons: tuple[int, ...]
+    train_days: tuple[str, ...]
+    val_days: tuple[str, ...]
+    test_days: tuple[str, ...]
+    embargo_days: int
+
+
+class _Module(_Part):
+    grad_norm_first_step: float | None
+
+
+class _Seeds(_Part):
+    seed: int
+
+
+class Observed(_Part):
+    """The parts of the evidence that can be wrong."""
+
+    requested: Json
+    resolved: Json
+    optimizer: _Optimizer
+    scheduler: _Scheduler
+    threads: _Threads
+    device: _Device
+    precision: str
+    compiled: bool
+    ema_decay: float | None
+    data: _Data
+    modules: dict[str, _Module]
+    parameters: int
+    batches_per_epoch: tuple[int, ...]
+    accumulate: int
+    seeds: _Seeds
+
+
+def differences(spec: TrainSpec, evidence: Json, *, fingerprint: str | None, threads: int) -> list[str]:
+    """What differs, each with its field; [] is proof. Evidence that lacks a part differs in it."""
+    try:
+        seen = Observed.model_validate(evidence)
+    except ValidationError as error:
+        places = [".".join(str(step) for step in found["loc"]) + f": {found['msg']}" for found in error.errors()]
+        return [f"evidence.{place}" for place in places]
+    asked = spec.model_dump(mode="json")
+    pairs = [
+        *_unequal("", asked, seen.requested, open_fields=frozenset()),
+        *_unequal("", asked, seen.resolved, open_fields=OPEN),
+        *_facts(spec, seen, fingerprint, threads),
+    ]
+    return [f"{field}: asked for {wanted!r}, found {found!r}" for field, wanted, found in pairs]
+
+
+Difference = tuple[str, object, object]
+
+
+def _unequal(path: str, asked: object, found: object, open_fields: frozenset[str]) -> Iterator[Difference]:
+    """Leaf by leaf; an open field that was asked as null or auto may have become anything."""
+    if isinstance(asked, dict) and isinstance(found, dict):
+        for key in sorted(set(asked) | set(found)):
+            yield from _unequal(f"{path}.{key}" if path else key, asked.get(key), found.get(key), open_fields)
+    elif path == "data.features" and path in open_fields and isinstance(asked, list) and isinstance(found, list):
+        missing = [name for name in asked if name not in found]
+        if missing:  # the market's columns come along unasked
+            yield path, asked, found
+    elif asked != found and not (path in open_fields and asked in (None, "auto")):
+        yield path, asked, found
+
+
+def _facts(spec: TrainSpec, seen: Observed, fingerprint: str | None, threads: int) -> Iterator[Difference]:
+    facts: dict[str, tuple[object, object]] = {
+        "dataset fingerprint": (fingerprint, seen.data.fingerprint),
+        "data.horizons": (spec.data.horizons, seen.data.horizons),
+        "split.val_days": (spec.split.val_days, len(seen.data.val_days)),
+        "split.test_days": (spec.split.test_days, len(seen.data.test_days)),
+        "split.embargo_days": (spec.split.embargo_days, seen.data.embargo_days),
+        "trainer.compile": (spec.trainer.compile, seen.compiled),
+        "trainer.ema_decay": (spec.trainer.ema_decay, seen.ema_decay),
+        "trainer.accumulate": (spec.trainer.accumulate, seen.accumulate),
+        "seed": (spec.seed, seen.seeds.seed),
+        "resources.threads": (threads, seen.threads.limit),
+        "threads.torch_num_threads": (threads, seen.threads.torch_num_threads),
+        "model.use_fan": (spec.model.use_fan, "fan" in seen.modules),
+        "model.use_gat": (spec.model.use_gat, "graph" in seen.modules),
+        "parameters": (
+            num_parameters(spec.model, seen.data.num_features, len(spec.data.horizons), spec.data.window),
+            seen.parameters,
+        ),
+    }
+    if spec.split.train_days is not None:
+        facts["split.train_days"] = (spec.split.train_days, len(seen.data.train_days))
+    if spec.resources.device != "auto":
+        facts["resources.device"] = (spec.resources.device, seen.device.type)
+    if spec.trainer.precision != "auto":
+        facts["trainer.precision"] = (spec.trainer.precision, seen.precision)
+    yield from ((field, asked, found) for field, (asked, found) in facts.items() if asked != found)
+    yield from _optimizer(spec, seen)
+    yield from _limits(spec, seen, threads)
+
+
+def _optimizer(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
+    kind, state_key = OPTIMIZERS[spec.optimizer.name]
+    if seen.optimizer.name != kind:
+        yield "optimizer.name", kind, seen.optimizer.name
+    if state_key not in seen.optimizer.state_keys:
+        yield "optimizer state", state_key, list(seen.optimizer.state_keys)
+    for group in seen.optimizer.param_groups:
+        if not all(map(math.isclose, spec.optimizer.betas, group.betas)):
+            yield "optimizer.betas", spec.optimizer.betas, group.betas
+        if not math.isclose(spec.optimizer.resolved_eps, group.eps):
+            yield "optimizer.eps", spec.optimizer.resolved_eps, group.eps
+        if not math.isclose(spec.optimizer.weight_decay, group.weight_decay):
+            yield "optimizer.weight_decay", spec.optimizer.weight_decay, group.weight_decay
+    if seen.scheduler.name != SCHEDULERS[spec.scheduler.name]:
+        yield "scheduler.name", SCHEDULERS[spec.scheduler.name], seen.scheduler.name
+    for epoch, found in enumerate(seen.scheduler.lr_by_epoch):
+        expected = learning_rate(spec.scheduler, spec.optimizer.lr, epoch, spec.trainer.max_epochs)
+        if not math.isclose(expected, found, rel_tol=TOLERANCE):
+            yield f"learning rate of epoch {epoch + 1}", expected, found
+
+
+def _limits(spec: TrainSpec, seen: Observed, threads: int) -> Iterator[Difference]:
+    if seen.device.type == "cpu" and seen.threads.os_threads_peak > threads + EXTRA_OS_THREADS:
+        yield "threads.os_threads_peak", f"at most {threads + EXTRA_OS_THREADS}", seen.threads.os_threads_peak
+    if len(seen.scheduler.lr_by_epoch) > spec.trainer.max_epochs:
+        yield "trainer.max_epochs", spec.trainer.max_epochs, len(seen.scheduler.lr_by_epoch)
+    most = spec.trainer.max_steps_per_epoch
+    if most is not None and max(seen.batches_per_epoch, default=0) > most:
+        yield "trainer.max_steps_per_epoch", most, max(seen.batches_per_epoch)
+    days = [*seen.data.train_days, *seen.data.val_days, *seen.data.test_days]
+    if days != sorted(set(days)):  # ISO dates sort by time
+        yield "split", "training, validation and test days one after the other", "days that overlap or go back"
+    for name, module in seen.modules.items():
+        if not module.grad_norm_first_step:
+            yield f"gradient of module {name} at the first step", "above 0", module.grad_norm_first_step
+
+
+def learning_rate(scheduler: SchedulerSpec, lr: float, epoch: int, max_epochs: int) -> float:
+    """The rate of 0-based `epoch`, by the formulas of torch.optim.lr_scheduler written out again."""
+    warmup = scheduler.warmup_epochs
+    if epoch < warmup:
+        return lr * (epoch + 1) / (warmup + 1)
+    at, epochs = epoch - warmup, max_epochs - warmup
+    match scheduler.name:
+        case "constant":
+            return lr
+        case "cosine":
+            return _cosine(lr, scheduler.eta_min, at / epochs)
+        case "cosine_restarts":
+            length = scheduler.t_0
+            while at >= length:
+                at -= length
+                length *= scheduler.t_mult
+            return _cosine(lr, scheduler.eta_min, at / length)
+        case "one_cycle":  # torch's defaults: 30 % rising from lr/25, then falling to lr/25/10⁴
+            low, top = lr / 25, 0.3 * epochs - 1
+            if at <= top:
+                return _cosine(low, lr, at / top)
+            return _cosine(lr, low / 1e4, (at - top) / (epochs - 1 - top))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

@@ -53,6 +53,7 @@ _SPECS: Final = {
         PlantedSpec,
     )
 } | {
+    "JsonValue": 0.034,
     TrainSpec.__name__: examples.TRAIN,
     DatasetSpec.__name__: examples.DATASET_PATH,
     SideFile.__name__: SideFile(file="universe.parquet").model_dump(mode="json"),
@@ -77,11 +78,20 @@ def document(app: FastAPI) -> dict[str, Any]:
         for name, inner in schema.pop("$defs", {}).items():
             components.setdefault(name, inner)
         components.setdefault(model.__name__, schema)
+        components[model.__name__]["examples"] = schema.get(
+            "examples", []
+        )  # FastAPI drops their nulls, which are meant
+    for name in ("HTTPValidationError", "ValidationError"):
+        components.pop(name, None)
     for name, example in _SPECS.items():
         if name in components:
             components[name]["examples"] = [example]
     for path in found["paths"].values():
         for operation in path.values():
+            if (
+                operation["responses"].get("422", {}).get("description") == "Validation Error"
+            ):  # the framework's, not ours
+                del operation["responses"]["422"]
             for answer in operation["responses"].values():
                 _add_example(answer, components)
     return found

@@ -9,18 +9,31 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 THREAD_VARIABLES: Final = (
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS",
-    "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "ARROW_IO_THREADS",
-    "ARROW_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMEXPR_MAX_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",
+    "ARROW_IO_THREADS",
+    "ARROW_NUM_THREADS",
+    "TORCHINDUCTOR_COMPILE_THREADS",
 )
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ATFT_", frozen=True, extra="ignore")
 
-    database_url: SecretStr = Field(SecretStr(""), description="postgresql://…; required (atft up sets it for embedded servers)")
+    database_url: SecretStr = Field(
+        SecretStr(""), description="postgresql://…; required (atft up sets it for embedded servers)"
+    )
     redis_url: SecretStr = Field(SecretStr(""), description="redis://…")
-    data_root: Path = Field(Path("var/data"), description="the only folder that server paths of datasets may lie in; read only")
+    data_root: Path = Field(
+        Path("var/data"), description="the only folder that server paths of datasets may lie in; read only"
+    )
     run_root: Path = Field(Path("var/runs"), description="uploads, caches, runs, artifacts")
     bind: str = "127.0.0.1"
     admin_key: SecretStr | None = None
@@ -33,7 +46,9 @@ class Settings(BaseSettings):
     def _driver_url(self, driver: str) -> str:
         url = self.database_url.get_secret_value()
         if not url:
-            raise ValueError("ATFT_DATABASE_URL is not set: start the service with `atft up`, or point it at a Postgres server")
+            raise ValueError(
+                "ATFT_DATABASE_URL is not set: start the service with `atft up`, or point it at a Postgres server"
+            )
         scheme, _, rest = url.partition("://")
         if scheme.split("+")[0] not in ("postgresql", "postgres"):
             raise ValueError("ATFT_DATABASE_URL must be a postgresql:// URL")
@@ -61,11 +76,23 @@ class Settings(BaseSettings):
         return self.run_root / "uploads"
 
     def child_environment(self, threads: int, cuda_device: str | None) -> dict[str, str]:
-        """The whole environment of a child: thread limits in place before its interpreter starts, nothing of ours inside.
+        """The whole environment of a child: thread limits in place before its interpreter starts, nothing of ours
+        inside.
 
         `cuda_device` is the value of CUDA_VISIBLE_DEVICES; None hides every GPU.
         """
-        keep = {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "USER", "PYTHONPATH"}
+        keep = {
+            "PATH",
+            "HOME",
+            "LANG",
+            "LC_ALL",
+            "TZ",
+            "TMPDIR",
+            "LD_LIBRARY_PATH",
+            "VIRTUAL_ENV",
+            "USER",
+            "PYTHONPATH",
+        }
         environment = {name: value for name, value in os.environ.items() if name in keep}
         environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
         return environment | {

@@ -1,6 +1,9 @@
-"""All tables. What the schema can promise (CHECK, unique index, NOT NULL, the trigger of the first migration) it promises."""
+"""All tables. What the schema can promise (CHECK, unique index, NOT NULL, the trigger of the first migration) it
+promises.
+"""
 
 from datetime import date, datetime
+from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -14,8 +17,19 @@ from jobs.states import JobKind, JobState, Reason, Wanted
 Json = dict[str, Any]
 
 
-def _one_of(column: str, values: type[JobState] | type[JobKind] | type[Wanted] | type[Reason]) -> str:
+def _one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(v.value) for v in values)})"
+
+
+def _text_of(values: type[StrEnum], length: int = 20) -> sa.Enum:
+    """Text with a CHECK of its own: adding a value is a cheap migration."""
+    return sa.Enum(
+        values,
+        native_enum=False,
+        create_constraint=False,
+        length=length,
+        values_callable=lambda e: [m.value for m in e],
+    )
 
 
 class Base(DeclarativeBase):
@@ -28,20 +42,22 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar = {  # states are text with a CHECK: adding one is a cheap migration
+    type_annotation_map: ClassVar = {
         Json: JSONB,
         datetime: sa.DateTime(timezone=True),
         str: Text,
         UUID: sa.Uuid,
-        JobState: sa.Enum(JobState, native_enum=False, create_constraint=False, length=20, values_callable=lambda e: [m.value for m in e]),
-        JobKind: sa.Enum(JobKind, native_enum=False, create_constraint=False, length=20, values_callable=lambda e: [m.value for m in e]),
-        Wanted: sa.Enum(Wanted, native_enum=False, create_constraint=False, length=20, values_callable=lambda e: [m.value for m in e]),
-        Reason: sa.Enum(Reason, native_enum=False, create_constraint=False, length=40, values_callable=lambda e: [m.value for m in e]),
+        JobState: _text_of(JobState),
+        JobKind: _text_of(JobKind),
+        Wanted: _text_of(Wanted),
+        Reason: _text_of(Reason, 40),
     }
 
 
 class Job(Base):
-    """One job of any kind; a trial is a job with `parent_id`. `attempt` is the fencing token: only its holder writes."""
+    """One job of any kind; a trial is a job with `parent_id`. `attempt` is the fencing token: only its holder
+    writes.
+    """
 
     __tablename__ = "jobs"
 
@@ -71,10 +87,18 @@ class Job(Base):
     best: Mapped[Json | None]
     baselines: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     evidence: Mapped[Json | None]
-    checkpoint: Mapped[Json | None] = mapped_column(comment="{path, step, epoch, sha256}: the last whole one, path under the job's folder")
-    last_seq: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="seq of the newest event: dense from 1")
-    child_seq: Mapped[int] = mapped_column(server_default="0", comment="the newest child event recorded of this attempt: replays end here")
-    version: Mapped[int] = mapped_column(BigInteger, server_default="0", comment="the ETag: grows with every change a client may see")
+    checkpoint: Mapped[Json | None] = mapped_column(
+        comment="{path, step, epoch, sha256}: the last whole one, path under the job's folder"
+    )
+    last_seq: Mapped[int] = mapped_column(
+        BigInteger, server_default="0", comment="seq of the newest event: dense from 1"
+    )
+    child_seq: Mapped[int] = mapped_column(
+        server_default="0", comment="the newest child event recorded of this attempt: replays end here"
+    )
+    version: Mapped[int] = mapped_column(
+        BigInteger, server_default="0", comment="the ETag: grows with every change a client may see"
+    )
     lease_until: Mapped[datetime | None]
     worker: Mapped[str | None]
     not_before: Mapped[datetime | None]
@@ -91,10 +115,18 @@ class Job(Base):
         CheckConstraint(_one_of("wanted", Wanted), name="wanted"),
         CheckConstraint(_one_of("reason", Reason), name="reason"),
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
-        CheckConstraint("(state IN ('succeeded','failed','cancelled','pruned')) = (finished_at IS NOT NULL)", name="finished"),
+        CheckConstraint(
+            "(state IN ('succeeded','failed','cancelled','pruned')) = (finished_at IS NOT NULL)", name="finished"
+        ),
         CheckConstraint("lease_until IS NULL OR state = 'running'", name="lease"),
         CheckConstraint("failures <= attempt", name="failures"),
-        Index("uq_jobs_parent_trial", "parent_id", "trial_number", unique=True, postgresql_where=text("trial_number IS NOT NULL")),
+        Index(
+            "uq_jobs_parent_trial",
+            "parent_id",
+            "trial_number",
+            unique=True,
+            postgresql_where=text("trial_number IS NOT NULL"),
+        ),
         Index("ix_jobs_queue", "queue", "priority", "created_at", postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_lease", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_jobs_created", text("created_at DESC"), text("id DESC")),
@@ -138,7 +170,14 @@ class JobEvent(Base):
 
     __table_args__ = (
         CheckConstraint("kind IN ('state','metrics','log')", name="kind"),
-        Index("uq_events_child", "job_id", "attempt", "child_seq", unique=True, postgresql_where=text("child_seq IS NOT NULL")),
+        Index(
+            "uq_events_child",
+            "job_id",
+            "attempt",
+            "child_seq",
+            unique=True,
+            postgresql_where=text("child_seq IS NOT NULL"),
+        ),
     )
 
 
@@ -156,7 +195,9 @@ class Metric(Base):
 
 
 class DailyMetric(Base):
-    """One metric of one day: what a comparison pairs. `source` is '' for the job's own model, else a baseline's name."""
+    """One metric of one day: what a comparison pairs. `source` is '' for the job's own model, else a baseline's
+    name.
+    """
 
     __tablename__ = "daily_metrics"
 

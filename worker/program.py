@@ -41,6 +41,11 @@ def attempt_folder(settings: Settings, job: Job) -> Path:
     return (settings.jobs_root / str(job.id) / str(job.attempt)).resolve()
 
 
+def checkpoint_is_gone(settings: Settings, job: Job) -> bool:
+    """The recorded checkpoint is not on disk: the program had replaced it, and died before the new one was recorded."""
+    return job.checkpoint is not None and not (attempt_folder(settings, job).parent / job.checkpoint["path"]).exists()
+
+
 def launch(settings: Settings, job: Job, *, cuda_device: str | None, program: tuple[str, ...] = PROGRAM) -> Launch:
     """Make the attempt's folder and spec.json, and say how to start the child. Raises Refused, OSError."""
     folder = attempt_folder(settings, job)
@@ -78,11 +83,7 @@ def _run(settings: Settings, job: Job, folder: Path) -> list[str]:
     spec = _write_spec(folder, job.spec)
     arguments = ["run", str(spec), "--cache", str(cache), "--out", str(folder)]
     if job.checkpoint is not None:
-        checkpoint = folder.parent / job.checkpoint["path"]
-        if not checkpoint.exists():
-            message = f"the checkpoint {job.checkpoint['path']} to resume from is gone: submit the job again"
-            raise Refused(Reason.INTERNAL, message)
-        arguments += ["--resume", str(checkpoint)]
+        arguments += ["--resume", str(folder.parent / job.checkpoint["path"])]
     return arguments
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from atft.events import AnyEvent, Progress
+from atft.events import AnyEvent, Checkpointed, Failed, Finished, Progress, Stopped
 from jobs import history, store
 from jobs.errors import JobNotFound, Stale
 from jobs.session import transaction
@@ -24,6 +24,7 @@ from jobs.states import JobState, Wanted
 
 T = TypeVar("T")
 AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)  # Postgres cannot be reached, or is going down: try again
+URGENT: Final = (Checkpointed, Finished, Stopped, Failed)  # a checkpoint is soon replaced on disk, an end is waited for
 MAX_WAITING: Final = 50_000
 MAX_BATCH: Final = 500
 TICK_SECONDS: Final = 0.25
@@ -53,7 +54,8 @@ class Recorder(threading.Thread):
         self._publish = publish
         self._waiting: deque[AnyEvent] = deque()
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._wake = threading.Event()
+        self._ended = False
         self._renew_at = time.monotonic() + lease_seconds / 3
         self._look_at = 0.0
         self.wanted = Wanted.RUN
@@ -67,6 +69,8 @@ class Recorder(threading.Thread):
                 self._waiting[-1] = event
             else:
                 self._waiting.append(event)
+        if isinstance(event, URGENT):
+            self._wake.set()
 
     @property
     def full(self) -> bool:
@@ -80,7 +84,11 @@ class Recorder(threading.Thread):
 
     def run(self) -> None:
         failures = 0
-        while not self._ended.wait(min(TICK_SECONDS * 2**failures, MAX_BACKOFF_SECONDS)):
+        while True:
+            self._wake.wait(min(TICK_SECONDS * 2**failures, MAX_BACKOFF_SECONDS))
+            self._wake.clear()
+            if self._ended:
+                return
             try:
                 self._tick()
             except AWAY as error:
@@ -143,7 +151,8 @@ class Recorder(threading.Thread):
 
     def stop(self) -> None:
         """End the thread; what waits is left unwritten."""
-        self._ended.set()
+        self._ended = True
+        self._wake.set()
         self.join()
 
 

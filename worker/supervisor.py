@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Finished
-from jobs import store
+from jobs import history, store
 from jobs.errors import Stale
 from jobs.session import transaction
 from jobs.settings import Settings
@@ -23,14 +23,14 @@ from jobs.states import JobState, Reason
 from jobs.tables import Job, Json
 from worker.memory import oom_kills
 from worker.process import Child, ProtocolError
-from worker.program import PROGRAM, Launch, Refused, launch
+from worker.program import PROGRAM, Launch, Refused, checkpoint_is_gone, launch
 from worker.recorder import Recorder, persist
 from worker.settlement import Settlement, accept, failure
 from worker.slot import Slot
 from worker.verdict import Verdict, judge
 from worker.watch import Ending, Timing, Watch
 
-GROUP_SECONDS: Final = 30.0      # a SIGKILLed group that is still there then hangs in the kernel
+GROUP_SECONDS: Final = 30.0  # a SIGKILLed group that is still there then hangs in the kernel
 LAST_WORDS_SECONDS: Final = 2.0  # a process that left the group may hold the events pipe open
 logger = logging.getLogger(__name__)
 
@@ -92,12 +92,12 @@ class Supervisor:
 
     def _attempt(self, job: Job, recorder: Recorder) -> Settlement | None:
         """Start the child and see it through; None when nothing may be written."""
+        if checkpoint_is_gone(self.settings, job):
+            job = self._start_over(job)
         try:
             start = launch(self.settings, job, cuda_device=self.slot.cuda_device, program=self.program)
             kills = oom_kills()
-            child = Child(
-                start.argv, environment=start.environment, cwd=start.folder, log=start.folder / "log.txt"
-            )
+            child = Child(start.argv, environment=start.environment, cwd=start.folder, log=start.folder / "log.txt")
         except Refused as error:
             return Settlement(verdict=Verdict(to=JobState.FAILED, reason=error.reason, message=str(error)))
         except OSError as error:
@@ -125,6 +125,17 @@ class Supervisor:
             settlement = Settlement(verdict=verdict, exit=ended)
             return accept(self.settings, job, start, attempt.watch.word, attempt.evidence, settlement)
         return Settlement(verdict=verdict, exit=ended, log_tail=tail)
+
+    def _start_over(self, job: Job) -> Job:
+        """Forget a checkpoint that is gone, with the points made before it: the run makes them again."""
+        with transaction(self.sessions) as session:
+            job = history.current(session, job.id, job.attempt)
+            lost, job.checkpoint = job.checkpoint, None
+            for name, value in history.rewind(session, job).items():
+                setattr(job, name, value)
+            message = f"the checkpoint {lost and lost['path']} is gone from the disk: the run starts over"
+            history.add_event(session, job.id, "log", {"level": "warning", "message": message}, job.attempt)
+        return job
 
     def _hopeless(self) -> Callable[[], bool]:
         """True once a worker that must stop has waited long enough for Postgres: the lease will tell what we cannot."""

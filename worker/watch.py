@@ -14,13 +14,13 @@ class Timing:
     """Seconds. A cancelled group is gone after look + grace + a moment: well under the promised 20 s."""
 
     poll_seconds: float = 0.25
-    look_seconds: float = 1.0          # how often `wanted` is read
-    startup_seconds: float = 120.0     # to the first word: importing torch from a cold disk is slow
-    stall_seconds: float = 60.0        # between words, at least
+    look_seconds: float = 1.0  # how often `wanted` is read
+    startup_seconds: float = 120.0  # to the first word: importing torch from a cold disk is slow
+    stall_seconds: float = 60.0  # between words, at least
     stall_micro_batches: float = 10.0  # between words, in micro-batches
-    grace_seconds: float = 12.0        # from SIGTERM to SIGKILL
-    save_grace_seconds: float = 60.0   # the same for a pause, where nobody waits and the checkpoint is the point
-    retry_seconds: float = 2.0         # delay before the second attempt; doubles with each failure
+    grace_seconds: float = 12.0  # from SIGTERM to SIGKILL
+    save_grace_seconds: float = 60.0  # the same for a pause, where nobody waits and the checkpoint is the point
+    retry_seconds: float = 2.0  # delay before the second attempt; doubles with each failure
     max_retry_seconds: float = 60.0
 
 

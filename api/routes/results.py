@@ -1,6 +1,8 @@
 """What a job leaves: metrics, evidence, artifacts."""
 
-from typing import Annotated, Any, Literal
+import asyncio
+import re
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
@@ -18,6 +20,8 @@ from jobs import history, store
 from jobs.tables import ArtifactRow, Job
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
+_RANGE: Final = r"\s*(\d{1,18}-\d{0,18}|-\d{1,18})\s*"
+_RANGES: Final = re.compile(rf"bytes={_RANGE}(,{_RANGE})*", re.ASCII)
 MetricName = Annotated[str, Query(min_length=1, max_length=100)]
 
 
@@ -34,7 +38,7 @@ _TABLES: dict[int | str, dict[str, Any]] = {
         "content": {
             "text/csv": {
                 "schema": {"type": "string"},
-                "example": "name,step,value\nval/rank_ic,1,0.012\nval/rank_ic,2,\n",
+                "example": '"name","step","value"\n"val/rank_ic",1,0.012\n"val/rank_ic",2,\n',
             },
             "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
         },
@@ -123,7 +127,9 @@ _FILE: dict[int | str, dict[str, Any]] = {
 )
 async def get_artifact(
     job_id: JobId,
-    name: Annotated[str, Path(max_length=500, examples=["best.safetensors"])],
+    name: Annotated[
+        str, Path(max_length=500, description="the file's name in the list", examples=["best.safetensors"])
+    ],
     request: Request,
     service: ServiceDep,
     _: Reader,
@@ -137,4 +143,27 @@ async def get_artifact(
     headers = {"ETag": tag, "Cache-Control": "private, max-age=31536000, immutable"}
     if tag in [part.strip() for part in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
+    size = (await asyncio.to_thread(path.stat)).st_size
+    _settle_range(request, size)
+    request.scope["method"] = request.state.method  # for HEAD the file need not be read
     return FileResponse(path, media_type=row.media_type, filename=name.rpartition("/")[2], headers=headers)
+
+
+def _settle_range(request: Request, size: int) -> None:
+    """A Range that is not understood is dropped, as RFC 9110 asks; one that lies outside the file is 416. The rest is the framework's."""
+    asked = request.headers.get("range")
+    if asked is None:
+        return
+    if _RANGES.fullmatch(asked):
+        ends = [part.strip().split("-") for part in asked.partition("=")[2].split(",")]
+        pairs = [(int(first), int(last or size)) if first else (size - int(last), size) for first, last in ends]
+        if any(
+            first >= size or (not first_text and int(last_text) == 0)
+            for (first, _), (first_text, last_text) in zip(pairs, ends, strict=True)
+        ):
+            raise Refused(
+                416, "range_not_satisfiable", f"the file has {size} bytes", headers={"Content-Range": f"bytes */{size}"}
+            )
+        if all(first <= last for first, last in pairs):
+            return
+    request.scope["headers"] = [(key, value) for key, value in request.scope["headers"] if key != b"range"]

@@ -9,7 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One step's samples, ordered by day; row work is shared: `x` holds each (stock, day) row once, however many windows contain it."""
+    """One step's samples, ordered by day; row work is shared: `x` holds each (stock, day) row once, however many
+    windows contain it.
+    """
 
     x: Float[
         Tensor, "row feature"

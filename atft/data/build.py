@@ -1,4 +1,6 @@
-"""From a user's files to a cache: read strictly, fill the listed spans, make features and targets, look for leaks, write atomically."""
+"""From a user's files to a cache: read strictly, fill the listed spans, make features and targets, look for leaks,
+write atomically.
+"""
 
 import errno
 import hashlib
@@ -13,6 +15,7 @@ import polars as pl
 
 from atft.data import features, leaks, market
 from atft.data.cache import CacheError, read_manifest
+from atft.data.crosssection import CLIP, CrossSection
 from atft.data.files import PanelArrays, publish, scratch_folder, scratch_matrix, write_cache
 from atft.data.grid import Grid, fill
 from atft.data.profile import profile
@@ -27,9 +30,12 @@ __all__ = ["BuildResult", "BuildStopped", "DataError", "build", "fingerprint_of"
 MIN_DAYS, MIN_CODES = 20, 2
 MAX_NULL_SHARE = 0.99
 NORMALISATION = {
-    "features": f"per day over valid stocks: (x - median) / (1.4826 MAD), clipped to ±{features.CLIP:g}; standard deviation where the MAD is 0; missing is 0",
-    "market": f"(x - mean) / std over the last {market.WINDOW} days up to the day, clipped to ±{market.CLIP:g}; 0 with fewer than {market.MIN_DAYS} days",
-    "beta": f"slope of r on the market over {features.BETA_DAYS} days up to the day; 1 with fewer than {features.BETA_MIN_DAYS}",
+    "features": f"per day over valid stocks: (x - median) / (1.4826 MAD), clipped to ±{CLIP:g}; missing is 0; "
+    "where the MAD is 0 the standard deviation",
+    "market": f"(x - mean) / std over the last {market.WINDOW} days up to the day, clipped to ±{market.CLIP:g}; "
+    f"0 with fewer than {market.MIN_DAYS} days",
+    "beta": f"slope of r on the market over {features.BETA_DAYS} days up to the day; "
+    f"1 with fewer than {features.BETA_MIN_DAYS}",
 }
 
 
@@ -71,7 +77,9 @@ def build_spec(spec: DatasetSpec) -> dict[str, object]:
 
 
 def inspect(spec: DatasetSpec) -> dict[str, object]:
-    """The schema guess, the profile and what would be built, JSON-ready. Writes nothing. Raises DataError as `build` does, leaks aside."""
+    """The schema guess, the profile and what would be built, JSON-ready. Writes nothing. Raises DataError as `build`
+    does, leaks aside.
+    """
     source = load(spec)
     grid = _grid(source, spec)
     plan = _plan(source, grid, spec)
@@ -99,7 +107,8 @@ def inspect(spec: DatasetSpec) -> dict[str, object]:
 def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Callable[[], bool]) -> BuildResult:
     """Build the cache of `spec` in the new folder `out`; it appears whole or not at all.
 
-    Raises DataError (bad or leaking data, full disk), CacheError (`out` holds something else), BuildStopped (`stop` said so).
+    Raises DataError (bad or leaking data, full disk), CacheError (`out` holds something else), BuildStopped (`stop`
+    said so).
     """
 
     def step(ratio: float) -> None:
@@ -107,6 +116,7 @@ def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Cal
             raise BuildStopped
         emit(Progress(phase="build", ratio=ratio))
 
+    _check_free(out)
     step(0.0)
     source = load(spec)
     step(0.1)
@@ -140,13 +150,15 @@ def _grid(source: Source, spec: DatasetSpec) -> Grid:
     needed = max(MIN_DAYS, max(spec.horizons) + 2)
     if len(grid.days) < needed:
         raise DataError(
-            f"the panel has {len(grid.days)} trading days; horizons {list(spec.horizons)} need at least {needed}: bring more days or ask shorter horizons"
+            f"the panel has {len(grid.days)} trading days; horizons {list(spec.horizons)} need at least "
+            f"{needed}: bring more days or ask shorter horizons"
         )
     if len(grid.codes) < MIN_CODES:
         raise DataError(f"the panel has {len(grid.codes)} codes; ranking needs at least {MIN_CODES}")
     if not (grid.in_universe & grid.valid).any():
         raise DataError(
-            "no row of the panel is in the universe: are the codes of the universe file those of the panel, and its dates or years the same?"
+            "no row of the panel is in the universe: are the codes of the universe file those of the panel, "
+            "and its dates or years the same?"
         )
     return grid
 
@@ -185,11 +197,14 @@ def _plan(source: Source, grid: Grid, spec: DatasetSpec) -> _Plan:
     if listed is not None:
         built = [f for f in built if f.name in listed]
         own = [n for n in listed if n in own]
+    doubled = [n for n in raw if n in own or n in built_names or (n in market.DERIVED and n in wide)]
+    if doubled:
+        raise DataError(f"market columns {doubled} have the names of other columns: rename them")
     if not built and not own:
         raise DataError("no feature is left: bring numeric columns, or set build_features to true on a price panel")
     formulas = (
         {f.name: f.formula for f in built}
-        | {n: "the file's own column" for n in (*own, *wide)}
+        | dict.fromkeys((*own, *wide), "the file's own column")
         | {n: market.DERIVED[n] for n in raw if n in market.DERIVED}
     )
     values = {n: market.past_normalised(x) for n, x in raw.items()}
@@ -213,8 +228,11 @@ def _market_wide(frame: pl.DataFrame, names: list[str]) -> list[str]:
         return []
     same = (
         frame.group_by("@date")
-        .agg((pl.col(n).max() == pl.col(n).min()).fill_null(value=True) for n in names)
-        .select(pl.col(n).all() for n in names)
+        .agg(
+            *((pl.col(n).max() == pl.col(n).min()).fill_null(value=True).alias(f"{n}=") for n in names),
+            *((pl.col(n).count() > 1).alias(f"{n}+") for n in names),
+        )
+        .select((pl.col(f"{n}=").all() & pl.col(f"{n}+").any()).alias(n) for n in names)
         .row(0)
     )
     return [n for n, flag in zip(names, same, strict=True) if flag]
@@ -223,32 +241,23 @@ def _market_wide(frame: pl.DataFrame, names: list[str]) -> list[str]:
 def _arrays(
     source: Source, grid: Grid, plan: _Plan, spec: DatasetSpec, scratch: Path, step: Callable[[float], None]
 ) -> tuple[PanelArrays, dict[str, object]]:
-    rows = len(grid.day_index)
-    matrix = scratch_matrix(scratch, "features", rows, len(plan.names))
-    frame = grid.frame
-    if source.kind != "features":
-        frame = features.with_returns(frame)
-        targets = features.forward_returns(frame, spec.horizons)
-        returns, beta = frame["return"].fill_null(float("nan")).to_numpy(), frame["beta"].to_numpy()
-        for start, block in features.blocks(frame, plan.built):
-            matrix[:, start : start + block.width] = block.to_numpy()
-            step(0.2 + 0.5 * (start + block.width) / len(plan.names))
-    else:
+    matrix = scratch_matrix(scratch, "features", len(grid.day_index), len(plan.names))
+    section = CrossSection(grid.day_index, grid.day_offsets, grid.day_rows, grid.valid)
+    if source.kind == "features":
+        frame = features.with_beta(grid.frame.with_columns(pl.Series("return", grid.returns).fill_nan(None)))
         targets = np.stack([grid.scatter(source.frame[f"@target_{h}d"]) for h in spec.horizons], axis=1).astype(
             np.float32
         )
-        returns, beta = (
-            grid.returns,
-            features.with_beta(frame.with_columns(pl.Series("return", grid.returns).fill_nan(None)))["beta"].to_numpy(),
-        )
-    for start in range(0, len(plan.own), features.BLOCK):
-        part = plan.own[start : start + features.BLOCK]
-        raw = grid.frame.select("day", "valid").with_columns(pl.Series(n, grid.scatter(source.frame[n])) for n in part)
-        first = len(plan.built) + start
-        matrix[:, first : first + len(part)] = features.normalised(raw, part).to_numpy()
-        step(0.2 + 0.5 * (first + len(part)) / len(plan.names))
-    report = _leak_report(source, grid, plan, spec, matrix, targets)
-    step(0.8)
+    else:
+        frame = features.with_returns(grid.frame)
+        targets = features.forward_returns(frame, spec.horizons)
+    for start, block in features.blocks(frame, plan.built):
+        for j, column in enumerate(block.iter_columns(), start):
+            matrix[:, j] = section.normalised(column.cast(pl.Float64).fill_null(float("nan")).to_numpy())
+        step(0.2 + 0.5 * (start + block.width) / len(plan.names))
+    for j, name in enumerate(plan.own, len(plan.built)):
+        matrix[:, j] = section.normalised(grid.scatter(source.frame[name]))
+        step(0.2 + 0.5 * (j + 1) / len(plan.names))
     panel = PanelArrays(
         days=grid.days,
         codes=grid.codes,
@@ -260,28 +269,31 @@ def _arrays(
         in_universe=grid.in_universe,
         features=matrix,
         targets=targets,
-        returns=returns.astype(np.float32),
-        beta=beta.astype(np.float32),
+        returns=grid.returns.astype(np.float32),
+        beta=frame["beta"].to_numpy().astype(np.float32),
     )
+    report = _leak_report(grid, plan, spec, panel)
+    step(0.8)
     return panel, report
 
 
-def _leak_report(
-    source: Source,
-    grid: Grid,
-    plan: _Plan,
-    spec: DatasetSpec,
-    matrix: npt.NDArray[np.float32],
-    targets: npt.NDArray[np.float32],
-) -> dict[str, object]:
-    """Raises DataError(leak_suspected) for features that are neither allowed nor, on planted panels, meant to be strong."""
+def _leak_report(grid: Grid, plan: _Plan, spec: DatasetSpec, panel: PanelArrays) -> dict[str, object]:
+    """Raises DataError(leak_suspected) for features that are neither allowed nor, on planted panels, meant to be
+    strong.
+    """
     unknown = [n for n in spec.allow_leaks if n not in plan.names and n not in plan.wide]
     if unknown:
         raise DataError(
             f"allow_leaks names {unknown}, which are not features of this dataset; they are {listing(plan.names, 40)}"
         )
     report = leaks.suspects(
-        matrix, targets, grid.valid & grid.in_universe, grid.day_offsets, grid.day_rows, plan.names, spec.horizons
+        panel.features,
+        panel.targets,
+        grid.valid & grid.in_universe,
+        grid.day_offsets,
+        grid.day_rows,
+        plan.names,
+        spec.horizons,
     )
     named = leaks.named_like_targets([*plan.own, *plan.wide])
     suspected: list[dict[str, object]] = report["suspected"]  # type: ignore[assignment]  # leaks.suspects' own list
@@ -296,7 +308,8 @@ def _leak_report(
     ]
     if refused:
         raise DataError(
-            f"features that seem to know the future: {'; '.join(refused)} (limit {leaks.LIMIT}). Remove them, or list those you vouch for in allow_leaks",
+            f"features that seem to know the future: {'; '.join(refused)} (limit {leaks.LIMIT}). "
+            "Remove them, or list those you vouch for in allow_leaks",
             Reason.LEAK_SUSPECTED,
         )
     return report
@@ -330,8 +343,14 @@ def _write(folder: Path, panel: PanelArrays, source: Source, plan: _Plan, spec: 
     return write_cache(folder, manifest, panel, wide, oracle)
 
 
+def _check_free(out: Path) -> None:
+    """`out` may be missing, empty, or a whole cache (then it must turn out to be the same one)."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        read_manifest(out)
+
+
 def _publish(folder: Path, out: Path, manifest: Manifest) -> None:
-    if out.exists():
+    if out.exists() and any(out.iterdir()):
         if read_manifest(out).fingerprint == manifest.fingerprint:
             return
         raise CacheError(f"{out.name} holds another cache: give a new folder")

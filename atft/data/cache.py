@@ -1,4 +1,5 @@
-"""The mapped reader of a dataset's Arrow cache. Opens, checks and maps; never writes panel files and never copies features or targets.
+"""The mapped reader of a dataset's Arrow cache. Opens, checks and maps; never writes panel files and never copies
+features or targets.
 
 CacheError
 └── CacheMismatch   the cache is whole, but not the one that was asked for
@@ -18,7 +19,7 @@ import pydantic
 from atft.data.files import METADATA_KEY, sha256_of
 from atft.data.schema import FORMAT_VERSION, Manifest
 
-# mmap.MAP_NORESERVE has a name from Python 3.13 on: without it the kernel would reserve memory for a private map of any size.
+# Without it the kernel would reserve memory for a private map of any size; mmap names it from Python 3.13 on.
 T = TypeVar("T", bound=np.generic)
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
@@ -32,7 +33,8 @@ class CacheMismatch(CacheError):
 
 
 class Cache:
-    """One dataset version, mapped. R rows sorted by (code, date), T trading days, C codes, F features, M market columns, H horizons.
+    """One dataset version, mapped. R rows sorted by (code, date), T trading days, C codes, F features, M market
+    columns, H horizons.
 
     Pickles as its path and fingerprint: a child process maps the same pages again.
     """
@@ -69,7 +71,8 @@ class Cache:
         cache.manifest = manifest = read_manifest(path)
         if fingerprint is not None and manifest.fingerprint != fingerprint:
             raise CacheMismatch(
-                f"the cache {path.name} has fingerprint {manifest.fingerprint}, not {fingerprint}: build the dataset again"
+                f"the cache {path.name} has fingerprint {manifest.fingerprint}, not {fingerprint}: "
+                "build the dataset again"
             )
         cache.fingerprint = manifest.fingerprint
         cache.feature_names, cache.market_names, cache.horizons = (
@@ -153,7 +156,8 @@ def read_manifest(path: Path) -> Manifest:
         ) from error
     if manifest.format_version != FORMAT_VERSION:
         raise CacheError(
-            f"cache {path.name} has format {manifest.format_version}, this program reads {FORMAT_VERSION}: build the dataset again"
+            f"cache {path.name} has format {manifest.format_version}, this program reads {FORMAT_VERSION}: "
+            "build the dataset again"
         )
     for name, entry in manifest.files.items():
         file = path / name
@@ -170,7 +174,8 @@ def bits(array: pa.Array) -> npt.NDArray[np.bool_]:
 class MappedFile:
     """An Arrow file of one record batch, its buffers seen through a private, writable map.
 
-    pyarrow's own buffers are read-only and torch warns about those; with a private map nothing that is written reaches the file.
+    pyarrow's own buffers are read-only and torch warns about those; with a private map nothing that is written reaches
+    the file.
     """
 
     def __init__(self, path: Path, manifest: Manifest | None) -> None:
@@ -211,6 +216,7 @@ class MappedFile:
         column = self.column(name)
         if len(column) != rows or column.type != pa.list_(pa.float32(), width):
             raise CacheError(
-                f"column {name} of {self.name} is {column.type} with {len(column)} rows, not float32[{width}] with {rows}"
+                f"column {name} of {self.name} is {column.type} with {len(column)} rows, "
+                f"not float32[{width}] with {rows}"
             )
         return self.array(column.values, np.float32).reshape(rows, width)

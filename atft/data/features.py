@@ -1,8 +1,10 @@
-"""The documented feature set, targets and market beta of a price panel. Every expression looks back only, and never across stocks.
+"""The documented feature set, targets and market beta of a price panel. Every expression looks back only, and never
+across stocks.
 
-The set follows the spirit of Alpha158 (microsoft/qlib): candles, returns, moving averages, trends, ranges, volatility, volume. Notation: o h l c v
-are the day's prices and volume, r the daily return, m the market's return, c[k] the close k days before, mean/std/… over the last d trading days of
-the stock (today included), of which at least half must be there. Halted days repeat the last close with volume 0.
+The set follows the spirit of Alpha158 (microsoft/qlib): candles, returns, moving averages, trends, ranges, volatility,
+volume. Notation: o h l c v are the day's prices and volume, r the daily return, m the market's return, c[k] the close k
+days before, mean/std/… over the last d trading days of the stock (today included), of which at least half must be
+there. Halted days repeat the last close with volume 0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +16,6 @@ import polars as pl
 
 BETA_DAYS, BETA_MIN_DAYS = 120, 20
 TINY = 1e-12
-CLIP = 5.0
 BLOCK = 8  # features computed at once: bounds memory at 8 columns of float64
 
 
@@ -196,7 +197,9 @@ def with_returns(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_beta(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add market, the mean clipped return of the day's valid stocks, and beta, the slope of return on it over the days up to the row."""
+    """Add market, the mean clipped return of the day's valid stocks, and beta, the slope of return on it over the days
+    up to the row.
+    """
     frame = frame.with_columns(market=pl.when("valid").then(_r().clip(-0.5, 0.5)).mean().over("day").fill_null(0.0))
     variance = _cov(pl.col("market"), pl.col("market"), BETA_DAYS)
     seen = _r().is_not_null().cast(pl.Int32).rolling_sum(BETA_DAYS, min_samples=1)
@@ -215,7 +218,9 @@ def _mean_any(x: pl.Expr) -> pl.Expr:
 
 
 def forward_returns(frame: pl.DataFrame, horizons: Sequence[int]) -> npt.NDArray[np.float32]:
-    """close(t+1) → close(t+1+h), [row, horizon]: NaN unless both days lie in the listed span and t+1 is valid. A halted exit uses the filled close."""
+    """close(t+1) → close(t+1+h), [row, horizon]: NaN unless both days lie in the listed span and t+1 is valid. A halted
+    exit uses the filled close.
+    """
     entry = pl.when(pl.col("valid").shift(-1)).then(_c().shift(-1))
     values = frame.select(
         (_c().shift(-1 - h) / entry - 1).over("code").cast(pl.Float32).fill_null(float("nan")).alias(str(h))
@@ -225,26 +230,6 @@ def forward_returns(frame: pl.DataFrame, horizons: Sequence[int]) -> npt.NDArray
 
 
 def blocks(frame: pl.DataFrame, features: Sequence[Feature]) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Normalised values of `features`, a few at a time, each block with the number of its first."""
+    """Raw values of `features`, a few at a time, each block with the number of its first."""
     for start in range(0, len(features), BLOCK):
-        part = features[start : start + BLOCK]
-        raw = frame.select("day", "valid", *(f.value.over("code").alias(f.name) for f in part))
-        yield start, normalised(raw, [f.name for f in part])
-
-
-def normalised(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    """(x - median) / (1.4826 MAD) over the day's valid stocks, clipped to ±5, Float32; where the MAD is 0 the standard deviation; missing is 0."""
-    known = [pl.when(pl.col(n).is_finite()).then(pl.col(n)).alias(n) for n in names]
-    frame = frame.select("day", "valid", *known)
-    centred = frame.select(
-        "day", "valid", *((pl.col(n) - pl.when("valid").then(pl.col(n)).median().over("day")).alias(n) for n in names)
-    )
-    result = []
-    for n in names:
-        own = pl.when("valid").then(pl.col(n))
-        mad = 1.4826 * own.abs().median().over("day")
-        scale = pl.when(mad > TINY).then(mad).otherwise(own.std().over("day"))
-        result.append(
-            pl.when(scale > TINY).then(pl.col(n) / scale).clip(-CLIP, CLIP).fill_null(0.0).cast(pl.Float32).alias(n)
-        )
-    return centred.select(result)
+        yield start, frame.select(f.value.over("code").alias(f.name) for f in features[start : start + BLOCK])

@@ -45,7 +45,9 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
-    """A new folder next to `beside` (same file system, so that a rename is atomic), removed at the end if it is still there."""
+    """A new folder next to `beside` (same file system, so that a rename is atomic), removed at the end if it is still
+    there.
+    """
     beside.parent.mkdir(parents=True, exist_ok=True)
     folder = beside.parent / f".{beside.name}.{uuid4().hex[:12]}.tmp"
     folder.mkdir()
@@ -56,9 +58,11 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 
 
 def scratch_matrix(folder: Path, name: str, rows: int, columns: int) -> npt.NDArray[np.float32]:
-    """A [rows, columns] float32 array in a mapped file: the kernel may page it out, unlike anonymous memory. Raises OSError on a full disk."""
+    """A [rows, columns] float32 array in a mapped file: the kernel may page it out, unlike anonymous memory. Raises
+    OSError on a full disk.
+    """
     with (folder / name).open("wb") as file:
-        # A hole that is filled through a map on a full disk kills the process by SIGBUS; taking the space first is an ordinary error.
+        # Filling a hole through a map on a full disk is a SIGBUS; taking the space first is an ordinary error.
         os.posix_fallocate(file.fileno(), 0, max(1, rows * columns * 4))
     matrix: npt.NDArray[np.float32] = np.memmap(folder / name, dtype=np.float32, mode="r+", shape=(rows, columns))
     return matrix

@@ -1,9 +1,11 @@
-"""The day graph: which stocks move together, from returns up to the refresh day only. Built once per GraphSpec and kept beside the cache.
+"""The day graph: which stocks move together, from returns up to the refresh day only. Built once per GraphSpec and kept
+beside the cache.
 
-Edges of a refresh day: each stock's `neighbours` largest |corr| at or above `threshold`, and, with `sector_edges`, a third as many of its nearest in
-the same sector whatever their correlation; both made symmetric by union. The correlation is exponentially weighted (weighted mean removed), shrunk to 0.
-Attributes: (corr + 1)/2; sector (1 for a correlated pair of one sector, `sector_weight` for a pair joined by its sector alone, else 0);
-exp(-|Δvolatility|/σ), σ the day's spread of volatilities; the correlation left when the market's mean return is taken out.
+Edges of a refresh day: each stock's `neighbours` largest |corr| at or above `threshold`, and, with `sector_edges`, a
+third as many of its nearest in the same sector whatever their correlation; both made symmetric by union. The
+correlation is exponentially weighted (weighted mean removed), shrunk to 0. Attributes: (corr + 1)/2; sector (1 for a
+correlated pair of one sector, `sector_weight` for a pair joined by its sector alone, else 0); exp(-|Δvolatility|/σ), σ
+the day's spread of volatilities; the correlation left when the market's mean return is taken out.
 """
 
 import json
@@ -43,19 +45,21 @@ class DayGraph:
         self._offsets = offsets  # [D+1]
         self._source, self._target = source, target  # [E] code numbers
         self._attributes = attributes  # [E, 4]
-        self._local = np.full(num_codes, -1, np.int64)
+        self._num_codes = num_codes
 
     def edges(
         self, day: int, codes: Int[np.ndarray, " stock"]
     ) -> tuple[Int[np.ndarray, "2 edge"], Float[np.ndarray, "edge 4"]]:
-        """The subgraph induced by `codes` (distinct code numbers), in their local numbers; empty before the first refresh day."""
+        """The subgraph induced by `codes` (distinct code numbers), in their local numbers; empty before the first
+        refresh day.
+        """
         at = int(np.searchsorted(self.days, day, side="right")) - 1
         if at < 0:
             return np.zeros((2, 0), np.int64), np.zeros((0, EDGE_SIZE), np.float32)
         part = slice(self._offsets[at], self._offsets[at + 1])
-        self._local[codes] = np.arange(len(codes))
-        source, target = self._local[self._source[part]], self._local[self._target[part]]
-        self._local[codes] = -1
+        local = np.full(self._num_codes, -1, np.int64)
+        local[codes] = np.arange(len(codes))
+        source, target = local[self._source[part]], local[self._target[part]]
         both = (source >= 0) & (target >= 0)
         return np.stack([source[both], target[both]]), self._attributes[part][both]
 
@@ -65,7 +69,9 @@ def graph_digest(spec: GraphSpec) -> str:
 
 
 def day_graph(cache: Cache, spec: GraphSpec, emit: Callable[[Event], None]) -> DayGraph:
-    """Load `graphs/{digest}.arrow` of the cache, or build it first. Raises CacheError when the file is there but unreadable."""
+    """Load `graphs/{digest}.arrow` of the cache, or build it first. Raises CacheError when the file is there but
+    unreadable.
+    """
     path = cache.path / "graphs" / f"{graph_digest(spec)}.arrow"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
@@ -124,7 +130,9 @@ def _build(cache: Cache, spec: GraphSpec, path: Path, emit: Callable[[Event], No
 def correlations(
     returns: Float[np.ndarray, "day stock"], half_life: int, shrinkage: float
 ) -> tuple[Float[np.ndarray, "stock stock"], Float[np.ndarray, " stock"], Bool[np.ndarray, " stock"]]:
-    """Exponentially weighted correlation (unknown returns take no part), volatility, and which stocks have half of the days known and some spread."""
+    """Exponentially weighted correlation (unknown returns take no part), volatility, and which stocks have half of the
+    days known and some spread.
+    """
     known = np.isfinite(returns)
     age = np.arange(len(returns))[::-1]
     weight = (0.5 ** (age / half_life)).astype(np.float32)[:, None] * known
@@ -144,7 +152,9 @@ def correlations(
 def day_edges(
     returns: Float[np.ndarray, "day stock"], sectors: Int[np.ndarray, " stock"], spec: GraphSpec
 ) -> tuple[Int[np.ndarray, "2 edge"], Float[np.ndarray, "edge 4"]]:
-    """Both directions of each edge from the returns of one window (its last row is the refresh day). Fewer than MIN_DAYS days give no correlation edges."""
+    """Both directions of each edge from the returns of one window (its last row is the refresh day). Fewer than
+    MIN_DAYS days give no correlation edges.
+    """
     corr, volatility, enough = correlations(returns, spec.half_life, spec.shrinkage)
     if len(returns) < MIN_DAYS:
         corr[:], enough[:] = 0, False

@@ -1,4 +1,6 @@
-"""Puts a source on its calendar: inside a stock's listed span every trading day has a row, so that W rows are exactly W trading days."""
+"""Puts a source on its calendar: inside a stock's listed span every trading day has a row, so that W rows are exactly W
+trading days.
+"""
 
 from dataclasses import dataclass
 
@@ -14,7 +16,8 @@ from atft.data.source import Source
 class Grid:
     """R rows sorted by (code, day). A halted day repeats the last close with volume 0 and `valid` false.
 
-    `frame` has code, day (numbers), valid and, for prices, close, open, high, low, volume as far as the source has them.
+    `frame` has code, day (numbers), valid and, for prices, close, open, high, low, volume as far as the source has
+    them.
     """
 
     days: npt.NDArray[np.datetime64]  # [T]
@@ -52,7 +55,9 @@ def scatter(series: pl.Series, place: npt.NDArray[np.int64], rows: int) -> npt.N
 
 
 def fill(source: Source) -> Grid:
-    """Lay the source's rows on the grid and fill halts. A price row without a close counts as a halt; codes without any close are left out."""
+    """Lay the source's rows on the grid and fill halts. A price row without a close counts as a halt; codes without any
+    close are left out.
+    """
     frame = source.frame
     present = frame["@close"].is_not_null().to_numpy() if source.has("close") else np.ones(frame.height, np.bool_)
     days = np.unique(frame["@date"].to_numpy()[present]).astype("datetime64[D]")
@@ -133,7 +138,9 @@ def _sectors(
 def _returns(
     source: Source, table: pl.DataFrame, place: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """close(t-1) → close(t), NaN on a span's first day. Without closes: the column return_1d, else the 1-day target of two days before."""
+    """close(t-1) → close(t), NaN on a span's first day. Without closes: the column return_1d, else the 1-day target of
+    two days before.
+    """
     rows = table.height
     if source.has("close"):
         return table.select(
@@ -162,7 +169,8 @@ def _members(
     if source.universe is None:
         if not source.has("in_universe"):
             return np.ones(len(day_index), np.bool_)
-        return (scatter(source.frame["@in_universe"].cast(pl.Float64), place, len(day_index)) == 1.0)[latest]
+        flags: npt.NDArray[np.bool_] = scatter(source.frame["@in_universe"], place, len(day_index)) == 1.0
+        return flags[latest]
     universe = source.universe
     dated = "date" in universe.columns
     column = (

@@ -7,13 +7,6 @@ from scipy import special, stats
 from atft.spec.data import Target
 
 
-def ranks_of(values: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
-    """Average ranks with mean 0 and standard deviation 1 (ddof 0); all NaN when the values are all equal, for then there is nothing to rank."""
-    ranks = stats.rankdata(values) - (len(values) + 1) / 2
-    spread = ranks.std() if len(values) else 0.0
-    return np.asarray(ranks / spread if spread > 0 else np.full(len(values), np.nan), dtype=np.float64)
-
-
 def day_labels(
     targets: Float[np.ndarray, "stock horizon"],
     ranked: Bool[np.ndarray, " stock"],
@@ -23,8 +16,10 @@ def day_labels(
 ) -> tuple[Float[np.ndarray, "stock horizon"], Float[np.ndarray, "stock horizon"]]:
     """(labels, ranks) of one day, float32.
 
-    raw: the target; zscore: mean 0, std 1 (ddof 0); rank_gauss: Φ⁻¹((rank - ½)/n), average ranks; sector_neutral: target minus its sector's mean (stocks
-    without a sector form one group), then zscore; beta_neutral: residual of the target on [1, past beta], then zscore. Ranks are always of the raw target.
+    raw: the target; zscore: mean 0, std 1 (ddof 0); rank_gauss: Φ⁻¹((rank - ½)/n), average ranks; sector_neutral:
+    target minus its sector's mean (stocks without a sector form one group), then zscore; beta_neutral: residual of the
+    target on [1, past beta], then zscore. Ranks are always average ranks of the raw target, mean 0, std 1 (ddof 0).
+    A day whose targets are all equal has neither, raw labels aside.
     """
     labels = np.full(targets.shape, np.nan, np.float32)
     ranks = np.full(targets.shape, np.nan, np.float32)
@@ -33,12 +28,13 @@ def day_labels(
         y = targets[known, h].astype(np.float64)
         if len(y) == 0:
             continue
-        scaled = ranks_of(y)
-        ranks[known, h] = scaled
+        order = stats.rankdata(y)
+        if y.max() > y.min():  # else there is nothing to rank: unknown, not 0
+            ranks[known, h] = _zscore(order)
         if form == "raw":
             labels[known, h] = y
         elif form == "rank_gauss":
-            labels[known, h] = np.where(np.isfinite(scaled), special.ndtri((stats.rankdata(y) - 0.5) / len(y)), np.nan)
+            labels[known, h] = special.ndtri((order - 0.5) / len(y)) if y.max() > y.min() else np.nan
         elif form == "zscore":
             labels[known, h] = _zscore(y)
         elif form == "sector_neutral":
@@ -62,4 +58,4 @@ def _residual(y: Float[np.ndarray, " stock"], beta: Float[np.ndarray, " stock"])
     centred = beta - beta.mean()
     square = float(centred @ centred)
     slope = float(centred @ y) / square if square > 1e-12 else 0.0
-    return y - y.mean() - slope * centred
+    return np.asarray(y - y.mean() - slope * centred, dtype=np.float64)

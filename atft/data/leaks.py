@@ -1,4 +1,5 @@
-"""Features that know the future: named like a target, or ranking the next returns better than any honest feature does."""
+"""Features that know the future: named like a target, or ranking the next returns better than any honest feature does.
+"""
 
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from atft.data.schema import TARGET_LIKE
 
 LIMIT = 0.2  # mean daily |RankIC|; RankIC .08 on a real market is at the top of the literature
 STANDARD_ERRORS = 3.0  # a small or short panel reaches ±.2 by chance: the mean must also be this far from 0
-MAX_DAYS, MAX_CELLS, MIN_NAMES = 150, 100_000_000, 5
+MAX_DAYS, MAX_CELLS, MIN_NAMES = 100, 100_000_000, 5
 
 
 def named_like_targets(names: Sequence[str]) -> list[str]:
@@ -21,7 +22,9 @@ def named_like_targets(names: Sequence[str]) -> list[str]:
 def daily_rank_ic(
     features: Float[np.ndarray, "row feature"], targets: Float[np.ndarray, " row"]
 ) -> Float[np.ndarray, " feature"]:
-    """Spearman correlation of each feature with the target on one day, average ranks; NaN where either is constant or fewer than 5 targets are known."""
+    """Spearman correlation of each feature with the target on one day, average ranks; NaN where either is constant or
+    fewer than 5 targets are known.
+    """
     known = np.isfinite(targets)
     if known.sum() < MIN_NAMES:
         return np.full(features.shape[1], np.nan)
@@ -42,7 +45,7 @@ def suspects(
     names: Sequence[str],
     horizons: Sequence[int],
 ) -> dict[str, object]:
-    """The leak report by values: up to 150 days spread over the panel, all horizons, the worst horizon of each feature.
+    """The leak report by values: some 100 days spread over the panel, all horizons, the worst horizon of each feature.
 
     The standard error allows for overlapping labels: std·√(h / number of days), days being `step` apart.
     """

@@ -1,4 +1,6 @@
-"""Market-wide columns, the same for all stocks of a day: derived from the panel or brought by the user; normalised with past values only."""
+"""Market-wide columns, the same for all stocks of a day: derived from the panel or brought by the user; normalised with
+past values only.
+"""
 
 from collections.abc import Mapping
 
@@ -20,17 +22,17 @@ Series = npt.NDArray[np.float64]
 
 
 def past_normalised(values: Float[np.ndarray, " day"]) -> Float[np.ndarray, " day"]:
-    """(x_t - mean) / std over the last 252 days up to t, clipped to ±5; 0 where x_t is unknown, with fewer than 20 days, or without spread."""
-    out = np.zeros(len(values))
-    for t in np.flatnonzero(np.isfinite(values)):
-        past = values[max(0, t - WINDOW + 1) : t + 1]
-        past = past[np.isfinite(past)]
-        if len(past) < MIN_DAYS:
-            continue
-        spread = past.std()
-        if spread > 1e-12 * max(1.0, abs(past[-1])):
-            out[t] = np.clip((values[t] - past.mean()) / spread, -CLIP, CLIP)
-    return out
+    """(x_t - mean) / std over the last 252 days up to t, clipped to ±5; 0 where x_t is unknown, with fewer than 20
+    days, or without spread.
+    """
+    past = trailing(values, WINDOW)
+    known = np.isfinite(past)
+    count = np.maximum(known.sum(axis=1), 1)
+    mean = np.where(known, past, 0.0).sum(axis=1) / count
+    spread = np.sqrt((np.where(known, past - mean[:, None], 0.0) ** 2).sum(axis=1) / count)
+    usable = np.isfinite(values) & (count >= MIN_DAYS) & (spread > 1e-12 * np.maximum(1.0, np.abs(mean)))
+    score = np.divide(values - mean, spread, out=np.zeros(len(values)), where=usable)
+    return np.asarray(np.clip(score, -CLIP, CLIP), dtype=np.float64)
 
 
 def derived(
@@ -66,7 +68,8 @@ def trailing(values: Float[np.ndarray, " day"], length: int) -> Float[np.ndarray
 def brought(
     series: Mapping[str, tuple[npt.NDArray[np.datetime64], Series]], days: npt.NDArray[np.datetime64]
 ) -> dict[str, Series]:
-    """Level and 1- and 20-day change of each of the user's series on the trading days: the latest value up to and including the day.
+    """Level and 1- and 20-day change of each of the user's series on the trading days: the latest value up to and
+    including the day.
 
     A change is a log return where the series is positive throughout, else a difference.
     """

@@ -4,11 +4,13 @@ Log return of stock i on day t+2, driven by what is known at the close of day t 
 
     r[i,t+2] = β_i f + s_sector + p_peers + σ_i ν_t [ κ (Σ_k a_k(z_t) S^k[i,t] + b C[i,t] + g G[i,t]) + ε ]
 
-S^k AR(1) signals seen through noisy features; z a two-state regime seen through the noisy market column `regime_hint`; C a cycle of 20 days
-whose feature shows the value of 3 days before, a quarter period off the middle of the next 5 days, so that one snapshot says nothing about them;
-G the sum of signed peers' shocks, the peers being those whose returns share the factor p; ε Student-t(4) of variance 1; f, s, p, ν of mean 0, 0, 0, 1.
-Modes: `theory` has β = s = p = b = g = 0, σ = ν = 1 and one regime (in units of 1 % a day); `null` has κ = 0; `leak` adds a feature made of the
-future; `graph_only` and `cycle_only` keep G or C alone. All but `theory` have halts, listings, and delistings with a terminal -30 %.
+S^k AR(1) signals seen through noisy features; z a two-state regime seen through the noisy market column `regime_hint`;
+C a cycle of 20 days whose feature shows the value of 3 days before, a quarter period off the middle of the next 5 days,
+so that one snapshot says nothing about them; G the sum of signed peers' shocks, the peers being those whose returns
+share the factor p; ε Student-t(4) of variance 1; f, s, p, ν of mean 0, 0, 0, 1. Modes: `theory` has β = s = p = b = g =
+0, σ = ν = 1 and one regime (in units of 1 % a day); `null` has κ = 0; `leak` adds a feature made of the future;
+`graph_only` and `cycle_only` keep G or C alone. All but `theory` have halts, listings, and delistings with a terminal
+-30 %.
 """
 
 import hashlib
@@ -41,7 +43,9 @@ Matrix = npt.NDArray[np.float64]  # [days, codes]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlantedPanel:
-    """N observed rows sorted by (code, date), T days, C codes; `oracle` scores are expected log forward returns for every (day, code)."""
+    """N observed rows sorted by (code, date), T days, C codes; `oracle` scores are expected log forward returns for
+    every (day, code).
+    """
 
     days: npt.NDArray[np.datetime64]
     codes: tuple[str, ...]
@@ -157,7 +161,8 @@ def generate(spec: PlantedSpec, horizons: Sequence[int]) -> PlantedPanel:
 def theory(kappa: float, horizon: int) -> tuple[float, float]:
     """(IC*, RankIC*) of the true-signal oracle in mode `theory`, for a small signal: science.md section 7.
 
-    ∫f² of the noise (h unit-variance Student-t(4) plus the Gaussian V_g) by Parseval, from the characteristic function K₂(x)x²/2, x = √2|u|.
+    ∫f² of the noise (h unit-variance Student-t(4) plus the Gaussian V_g) by Parseval, from the characteristic function
+    K₂(x)x²/2, x = √2|u|.
     """
     rho = np.array(PERSISTENCE)
     weight = 1.0 / len(rho)
@@ -198,7 +203,9 @@ def peer_sum(
 def kalman(
     seen: Float[np.ndarray, "day code"], observed: npt.NDArray[np.bool_], rho: float, noise: float
 ) -> Float[np.ndarray, "day code"]:
-    """E[S_t | observations up to t] of a stationary unit-variance AR(1) seen with noise variance `noise`; days not observed only predict."""
+    """E[S_t | observations up to t] of a stationary unit-variance AR(1) seen with noise variance `noise`; days not
+    observed only predict.
+    """
     mean, variance = np.zeros(seen.shape[1]), np.ones(seen.shape[1])
     out = np.empty(seen.shape)
     for t in range(len(seen)):
@@ -211,7 +218,9 @@ def kalman(
 
 
 def kalman_cycle(seen: Float[np.ndarray, "day code"], observed: npt.NDArray[np.bool_]) -> tuple[Matrix, Matrix]:
-    """Best linear estimate of (√2 cos θ_t, √2 sin θ_t) from √2 cos(θ_s - delay) + noise at s ≤ t: recursive least squares with a unit prior."""
+    """Best linear estimate of (√2 cos θ_t, √2 sin θ_t) from √2 cos(θ_s - delay) + noise at s ≤ t: recursive least
+    squares with a unit prior.
+    """
     days, codes = seen.shape
     omega = 2 * np.pi / PERIOD
     precision = np.broadcast_to(np.eye(2), (codes, 2, 2)).copy()
@@ -369,7 +378,9 @@ def _features(
 
 
 def _leak(log_returns: Matrix, rng: np.random.Generator) -> Matrix:
-    """What the next five entry-lagged days will bring, half hidden in noise; the last days, which have no future, are noise."""
+    """What the next five entry-lagged days will bring, half hidden in noise; the last days, which have no future, are
+    noise.
+    """
     T = len(log_returns)
     path = np.concatenate([np.zeros((1, log_returns.shape[1])), np.cumsum(log_returns, axis=0)])
     future = np.zeros_like(log_returns)

@@ -1,4 +1,6 @@
-"""What a panel looks like, for people to judge before they trust a number from it. Counts and shares only; it changes nothing."""
+"""What a panel looks like, for people to judge before they trust a number from it. Counts and shares only; it changes
+nothing.
+"""
 
 import numpy as np
 import polars as pl
@@ -29,7 +31,11 @@ def profile(source: Source) -> dict[str, object]:
     spread = frame.select(pl.col(c).min().alias(f"{c}<") for c in numeric).hstack(
         frame.select(pl.col(c).max().alias(f"{c}>") for c in numeric)
     )
-    constant = [c.removeprefix("@") for c in numeric if spread[f"{c}<"][0] == spread[f"{c}>"][0]]
+    constant = [
+        c.removeprefix("@")
+        for c in numeric
+        if spread[f"{c}<"][0] is not None and spread[f"{c}<"][0] == spread[f"{c}>"][0]
+    ]
     thin = per_day.filter(pl.col("len") < THIN_SHARE * float(np.median(counts)))
     result: dict[str, object] = {
         "num_rows": frame.height,
@@ -59,7 +65,8 @@ def profile(source: Source) -> dict[str, object]:
     warnings += [f"columns {constant} never change"] if constant else []
     warnings += (
         [
-            f"{thin.height} days have fewer than {THIN_SHARE:.0%} of the usual number of names, such as {thin['@date'][0]}"
+            f"{thin.height} days have fewer than {THIN_SHARE:.0%} of the usual number of names, "
+            f"such as {thin['@date'][0]}"
         ]
         if thin.height
         else []
@@ -90,7 +97,8 @@ def _prices(frame: pl.DataFrame, warnings: list[str]) -> dict[str, object]:
     if jumps.height:
         first = worst.row(0, named=True)
         warnings.append(
-            f"{jumps.height} daily returns are beyond ±{JUMP:.0%}, the largest {first['r']:+.0%} of {first['@code']} on {first['@date']}: missed splits?"
+            f"{jumps.height} daily returns are beyond ±{JUMP:.0%}, the largest {first['r']:+.0%} "
+            f"of {first['@code']} on {first['@date']}: missed splits?"
         )
     if same is not None and same > STALE_SHARE:
         warnings.append(f"{same:.0%} of closes equal the day before: stale prices?")

@@ -1,6 +1,7 @@
 """What a dataset's files must look like: the cache's manifest, and which column of a user's file plays which role.
 
-Guesses are by name only, never by content; two columns that could play one role by the same name are refused, not chosen between.
+Guesses are by name only, never by content; two columns that could play one role by the same name are refused, not
+chosen between.
 """
 
 import re
@@ -102,7 +103,9 @@ def plain(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Roles:
-    """Which columns play which role; `raw_close` is the unadjusted close where an adjusted one is used, to scale open, high and low."""
+    """Which columns play which role; `raw_close` is the unadjusted close where an adjusted one is used, to scale open,
+    high and low.
+    """
 
     kind: str  # prices | features
     columns: dict[str, str]  # role -> column, for date, code, sector, prices, volume, in_universe
@@ -143,13 +146,15 @@ def find_roles(names: Sequence[str], spec: DatasetSpec) -> Roles:
     if kind == "prices":
         if "close" not in columns:
             raise DataError(
-                f"no close column among {listing(names)}: name it 'close', map it with columns.close, or bring features with target_{{h}}d columns"
+                f"no close column among {listing(names)}: name it 'close', map it with columns.close, "
+                "or bring features with target_{h}d columns"
             )
         return _price_roles(names, spec, columns)
     missing = [h for h in spec.horizons if h not in targets]
     if missing:
         raise DataError(
-            f"missing target columns {[f'target_{h}d' for h in missing]} for horizons {missing}; the file has {listing(names)}"
+            f"missing target columns {[f'target_{h}d' for h in missing]} for horizons {missing}; "
+            f"the file has {listing(names)}"
         )
     roles = {role: column for role, column in columns.items() if role in ("date", "code", "sector", "in_universe")}
     return_1d = "return_1d" if "return_1d" in names else None
@@ -203,7 +208,8 @@ def _targets(names: Sequence[str], spec: DatasetSpec) -> dict[int, str]:
     columns = (mapped,) if isinstance(mapped, str) else mapped
     if len(columns) != len(spec.horizons):
         raise DataError(
-            f"columns.targets lists {len(columns)} columns for {len(spec.horizons)} horizons {list(spec.horizons)}: give one each, in order"
+            f"columns.targets lists {len(columns)} columns for {len(spec.horizons)} horizons "
+            f"{list(spec.horizons)}: give one each, in order"
         )
     unknown = [c for c in columns if c not in names]
     if unknown:

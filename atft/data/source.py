@@ -1,6 +1,8 @@
-"""Reads a user's files into one strict table. Every refusal names the rows or columns and says what to do; nothing is repaired silently.
+"""Reads a user's files into one strict table. Every refusal names the rows or columns and says what to do; nothing is
+repaired silently.
 
-In `Source.frame` the role columns are called "@date", "@code", "@close", …, so that no feature's name can collide with them.
+In `Source.frame` the role columns are called "@date", "@code", "@close", …, so that no feature's name can collide with
+them.
 """
 
 import hashlib
@@ -15,16 +17,16 @@ import polars as pl
 from atft.data.files import sha256_of
 from atft.data.planted import generate
 from atft.data.schema import PRICES, DataError, Roles, find_roles, listing, plain
+from atft.data.tables import MISSING_WORDS, flags, numbers, numbers_from_text, parse_dates, read_table, rows_of, shown
 from atft.spec.data import DatasetSpec, PlantedSpec, SideFile
 
-MISSING_WORDS = ("", "na", "n/a", "nan", "null", "none", "-", "#n/a")
-TRUE_WORDS, FALSE_WORDS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
 MAX_RETURN = 1000.0  # +100,000 % in a day is a unit error or a missed split, not a price
 
 
 @dataclass(kw_only=True, slots=True)
 class Source:
-    """A panel, sorted by (code, date), without duplicates; prices positive, missing values null, extra columns Float64."""
+    """A panel, sorted by (code, date), without duplicates; prices positive, missing values null, extra columns Float64.
+    """
 
     frame: pl.DataFrame
     kind: str
@@ -52,7 +54,7 @@ def load(spec: DatasetSpec) -> Source:
     frame = read_table(path)
     hashes = [sha256_of(path)]
     roles = find_roles(frame.columns, spec)
-    source = _strict(frame, roles, spec, path.name)
+    source = _strict(frame, roles, path.name)
     if spec.universe is not None:
         if source.has("in_universe"):
             raise DataError(f"{path.name} has a column in_universe and there is a universe file: give one of them")
@@ -93,74 +95,37 @@ def _planted(spec: DatasetSpec, planted: PlantedSpec) -> Source:
     return source
 
 
-def read_table(path: Path) -> pl.DataFrame:
-    """A Parquet, Arrow IPC or CSV file, told by its first bytes; CSV cells stay text. Raises DataError."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
-    if not head:
-        raise DataError(f"{path.name} is empty")
-    form = (
-        "Parquet"
-        if head[:4] == b"PAR1"
-        else "Arrow IPC"
-        if head[:6] == b"ARROW1"
-        else "Arrow stream"
-        if head[:4] == b"\xff\xff\xff\xff"
-        else "CSV"
-    )
-    try:
-        if form == "Parquet":
-            frame = pl.read_parquet(path, glob=False)
-        elif form == "Arrow IPC":
-            frame = pl.read_ipc(path)
-        elif form == "Arrow stream":
-            frame = pl.read_ipc_stream(path)
-        else:
-            separator = "\t" if path.name.lower().endswith((".tsv", ".tsv.gz")) else ","
-            frame = pl.read_csv(path, infer_schema=False, separator=separator, glob=False)
-    except (pl.exceptions.PolarsError, OSError, ValueError, UnicodeError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise DataError(
-            f"{path.name} cannot be read as {form}: {reason}. Is it cut short, or of another format?"
-        ) from error
-    if frame.height == 0:
-        raise DataError(f"{path.name} has columns {listing(frame.columns)} but no rows")
-    return frame
-
-
-def _strict(frame: pl.DataFrame, roles: Roles, spec: DatasetSpec, name: str) -> Source:
+def _strict(frame: pl.DataFrame, roles: Roles, name: str) -> Source:
     columns = roles.columns
     table = frame.select(
         parse_dates(frame[columns["date"]], name).alias("@date"),
         frame[columns["code"]].cast(pl.String).str.strip_chars().alias("@code"),
     )
-    if bad := _rows(table["@code"].is_null() | (table["@code"] == "")):
+    if bad := rows_of(table["@code"].is_null() | (table["@code"] == "")):
         raise DataError(f"{name}: column {columns['code']!r} is empty in row {bad}: every row needs a code")
     numeric = [r for r in (*PRICES, "volume") if r in columns]
     for role in numeric:
-        table = table.with_columns(_numbers(frame[columns[role]], table, name).alias(f"@{role}"))
+        table = table.with_columns(numbers(frame[columns[role]], table, name).alias(f"@{role}"))
     if roles.raw_close is not None:
-        table = _adjusted(table, _numbers(frame[roles.raw_close], table, name), columns)
+        table = _adjusted(table, numbers(frame[roles.raw_close], table, name), columns)
     if "sector" in columns:
         sector = frame[columns["sector"]].cast(pl.String)
         table = table.with_columns(
             pl.when(sector.str.to_lowercase().is_in(MISSING_WORDS)).then(None).otherwise(sector).alias("@sector")
         )
     if "in_universe" in columns:
-        table = table.with_columns(_flags(frame[columns["in_universe"]], table, name).alias("@in_universe"))
+        table = table.with_columns(flags(frame[columns["in_universe"]], table, name).alias("@in_universe"))
     for h, column in roles.targets.items():
-        table = table.with_columns(_numbers(frame[column], table, name).alias(f"@target_{h}d"))
+        table = table.with_columns(numbers(frame[column], table, name).alias(f"@target_{h}d"))
     if roles.return_1d is not None:
-        table = table.with_columns(_numbers(frame[roles.return_1d], table, name).alias("@return_1d"))
+        table = table.with_columns(numbers(frame[roles.return_1d], table, name).alias("@return_1d"))
     table, extra, ignored = _extra(table, frame, roles, name)
     table = table.sort("@code", "@date", maintain_order=True)
     duplicated = table.select("@date", "@code").is_duplicated()
     if duplicated.any():
         raise DataError(
-            f"{name}: {duplicated.sum()} rows repeat a (date, code), such as {_shown(table, duplicated)}: keep one row for each"
+            f"{name}: {duplicated.sum()} rows repeat a (date, code), such as {shown(table, duplicated)}: "
+            "keep one row for each"
         )
     _check_prices(table, name, columns)
     return Source(frame=table, kind=roles.kind, roles=roles, extra=extra, ignored=ignored, sha256="")
@@ -176,10 +141,11 @@ def _extra(
     for column in wanted:
         series = frame[column]
         if series.dtype == pl.String:
-            values, failed = _from_text(series)
+            values, failed = numbers_from_text(series)
             if failed.any() and roles.listed is not None and column in roles.listed:
                 raise DataError(
-                    f"{name}: feature {column!r} is not a number in row {_rows(failed)}: correct the column or leave it out of features"
+                    f"{name}: feature {column!r} is not a number in row {rows_of(failed)}: "
+                    "correct the column or leave it out of features"
                 )
             numeric = not failed.any()
         else:
@@ -190,79 +156,17 @@ def _extra(
             extra.append(column)
         elif roles.listed is not None and column in roles.listed:
             raise DataError(
-                f"{name}: feature {column!r} is of type {series.dtype}, not a number: correct it or leave it out of features"
+                f"{name}: feature {column!r} is of type {series.dtype}, not a number: "
+                "correct it or leave it out of features"
             )
         else:
             ignored.append(column)
     return table, tuple(extra), tuple(ignored)
 
 
-def parse_dates(series: pl.Series, name: str) -> pl.Series:
-    """Dates of a column of dates, timestamps, ISO text (or 2024/01/31, 20240131) or numbers like 20240131. Raises DataError naming rows."""
-    if series.dtype == pl.Date:
-        dates = series
-    elif isinstance(series.dtype, pl.Datetime):
-        dates = series.dt.date()
-    else:
-        text = series.cast(pl.String).str.strip_chars()
-        dates = pl.select(
-            pl.coalesce(
-                *(
-                    text.str.slice(0, width).str.to_date(form, strict=False, exact=True)
-                    for form, width in (("%Y-%m-%d", 10), ("%Y/%m/%d", 10), ("%Y%m%d", 8))
-                )
-            )
-        ).to_series()
-        known_length = text.str.len_chars().is_in([8, 10]) | text.str.contains(r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")
-        dates = pl.select(pl.when(known_length).then(dates)).to_series()
-    if bad := _rows(dates.is_null()):
-        raise DataError(
-            f"{name}: column {series.name!r} is not a date in row {bad}, such as {series[bad[0] - 1]!r}: write dates as 2024-01-31"
-        )
-    return dates
-
-
-def _numbers(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
-    """A Float64 series, missing values null. Raises DataError on text that is no number and on infinities."""
-    if series.dtype == pl.String:
-        values, failed = _from_text(series)
-        if failed.any():
-            row = _rows(failed)[0] - 1
-            raise DataError(
-                f"{name}: column {series.name!r} is not a number in {failed.sum()} rows, such as {_shown(table, failed)}: {series[row]!r}"
-            )
-    elif series.dtype.is_numeric():
-        values = series.cast(pl.Float64)
-    elif series.dtype == pl.Null:
-        values = series.cast(pl.Float64)
-    else:
-        raise DataError(f"{name}: column {series.name!r} is of type {series.dtype}, not a number")
-    infinite = values.is_infinite().fill_null(value=False)
-    if infinite.any():
-        raise DataError(
-            f"{name}: column {series.name!r} is infinite in {_shown(table, infinite)}: leave it empty instead"
-        )
-    return values.fill_nan(None)
-
-
-def _from_text(series: pl.Series) -> tuple[pl.Series, pl.Series]:
-    text = series.str.strip_chars()
-    missing = text.is_null() | text.str.to_lowercase().is_in(MISSING_WORDS)
-    values = text.cast(pl.Float64, strict=False)
-    return values.set(missing, None), ~missing & values.is_null()
-
-
-def _flags(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
-    text = series.cast(pl.String).str.to_lowercase()
-    unknown = ~text.is_in([*TRUE_WORDS, *FALSE_WORDS]).fill_null(value=False)
-    if unknown.any():
-        raise DataError(f"{name}: column {series.name!r} must be true or false; see {_shown(table, unknown)}")
-    return text.is_in(TRUE_WORDS)
-
-
 def _adjusted(table: pl.DataFrame, raw: pl.Series, columns: dict[str, str]) -> pl.DataFrame:
     """Open, high and low on the scale of the adjusted close, where they are given unadjusted."""
-    factor = table["@close"] / raw
+    factor = table["@close"] / raw.set(raw <= 0, None)
     unadjusted = [r for r in ("open", "high", "low") if r in columns and not plain(columns[r]).startswith("adj")]
     return table.with_columns((pl.col(f"@{role}") * factor).alias(f"@{role}") for role in unadjusted)
 
@@ -276,7 +180,8 @@ def _check_prices(table: pl.DataFrame, name: str, columns: dict[str, str]) -> No
         if bad.any():
             what = "negative" if role == "volume" else "zero or negative"
             raise DataError(
-                f"{name}: {bad.sum()} values of {columns[role]!r} are {what}, such as {_shown(table, bad, column)}: correct or remove these rows"
+                f"{name}: {bad.sum()} values of {columns[role]!r} are {what}, such as {shown(table, bad, column)}: "
+                "correct or remove these rows"
             )
     if "@close" not in table.columns:
         return
@@ -287,7 +192,8 @@ def _check_prices(table: pl.DataFrame, name: str, columns: dict[str, str]) -> No
     if extreme.any():
         row = extreme.arg_true()[0]
         raise DataError(
-            f"{name}: {extreme.sum()} daily returns are above +{MAX_RETURN:.0%}, such as {_shown(table, extreme)} with {jump[row]:+.0%}: "
+            f"{name}: {extreme.sum()} daily returns are above +{MAX_RETURN:.0%}, such as "
+            f"{shown(table, extreme)} with {jump[row]:+.0%}: "
             "a missed split, a unit error or two stocks under one code; correct or remove these rows"
         )
 
@@ -304,7 +210,8 @@ def _universe(side: SideFile) -> pl.DataFrame:
     )
     if "code" not in found or not {"year", "date"} & set(found):
         raise DataError(
-            f"universe file {path.name} has {listing(frame.columns)}: it needs code and either year or date (map them with universe.columns)"
+            f"universe file {path.name} has {listing(frame.columns)}: it needs code and either year or date "
+            "(map them with universe.columns)"
         )
     code = frame[found["code"]].cast(pl.String).str.strip_chars().alias("code")
     if "date" in found:
@@ -312,13 +219,14 @@ def _universe(side: SideFile) -> pl.DataFrame:
     year = (
         frame[found["year"]].cast(pl.String).cast(pl.Float64, strict=False).cast(pl.Int32, strict=False).alias("year")
     )
-    if bad := _rows(year.is_null()):
+    if bad := rows_of(year.is_null()):
         raise DataError(f"universe file {path.name}: column {found['year']!r} is not a year in row {bad}")
     return pl.DataFrame([year, code])
 
 
 def _market(side: SideFile) -> dict[str, tuple[npt.NDArray[np.datetime64], npt.NDArray[np.float64]]]:
-    """Series by name: the closes of a long file {date, name, close}, or every numeric column of a wide one {date, …}."""
+    """Series by name: the closes of a long file {date, name, close}, or every numeric column of a wide one {date, …}.
+    """
     path = Path(side.file)
     frame = read_table(path)
     found = _side_columns(
@@ -336,7 +244,7 @@ def _market(side: SideFile) -> dict[str, tuple[npt.NDArray[np.datetime64], npt.N
     wide: dict[str, tuple[pl.DataFrame, str]] = {}
     if "name" in found and "close" in found:
         table = rows.with_columns(frame[found["name"]].cast(pl.String).alias("@code"))
-        table = table.with_columns(_numbers(frame[found["close"]], table, path.name).alias("@close"))
+        table = table.with_columns(numbers(frame[found["close"]], table, path.name).alias("@close"))
         for (series_name,), part in table.group_by(["@code"], maintain_order=True):
             wide[str(series_name)] = (part, "@close")
     else:
@@ -344,14 +252,14 @@ def _market(side: SideFile) -> dict[str, tuple[npt.NDArray[np.datetime64], npt.N
             if (
                 column != found["date"]
                 and frame[column].dtype != pl.Boolean
-                and (frame[column].dtype.is_numeric() or not _from_text(frame[column])[1].any())
+                and (frame[column].dtype.is_numeric() or not numbers_from_text(frame[column])[1].any())
             ):
-                wide[column] = (rows.with_columns(_numbers(frame[column], rows, path.name).alias(column)), column)
+                wide[column] = (rows.with_columns(numbers(frame[column], rows, path.name).alias(column)), column)
     if not wide:
         raise DataError(f"market file {path.name} has no numeric column beside the date")
     result = {}
-    for series_name, (part, column) in sorted(wide.items()):
-        part = part.drop_nulls(column).sort("@date")
+    for series_name, (table, column) in sorted(wide.items()):
+        part = table.drop_nulls(column).sort("@date")
         if part["@date"].is_duplicated().any():
             raise DataError(f"market file {path.name} repeats a date for {series_name!r}: keep one row for each date")
         result[series_name] = (part["@date"].to_numpy().astype("datetime64[D]"), part[column].to_numpy())
@@ -371,14 +279,3 @@ def _side_columns(
         role: next((n for a in options for n in names if plain(n) == a), None) for role, options in aliases.items()
     }
     return {**{role: column for role, column in guessed.items() if column is not None}, **side.columns}
-
-
-def _rows(mask: pl.Series, limit: int = 5) -> list[int]:
-    """1-based data rows (a CSV's header not counted) where `mask` holds."""
-    return [int(i) + 1 for i in mask.arg_true().head(limit)]
-
-
-def _shown(table: pl.DataFrame, mask: pl.Series, column: str | None = None, limit: int = 5) -> str:
-    wanted = [c for c in ("@date", "@code", column) if c is not None and c in table.columns]
-    rows = table.filter(mask).select(wanted).head(limit).rows()
-    return "; ".join(" ".join(str(x) for x in row) for row in rows)

@@ -1,4 +1,6 @@
-"""Reads runs of consecutive trading days from a cache as batches. A sample of day t is a valid row with W trading days of its stock up to t."""
+"""Reads runs of consecutive trading days from a cache as batches. A sample of day t is a valid row with W trading days
+of its stock up to t.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +42,8 @@ class DayReader:
         counts = np.diff(self._offsets)
         if not counts.any():
             raise DataError(
-                f"no stock has {data.window} trading days in a row: the window is longer than every listed span; use a shorter data.window"
+                f"no stock has {data.window} trading days in a row: the window is longer than every listed span; "
+                "use a shorter data.window"
             )
         self.median_names = int(np.median(counts[counts > 0]))
         self._labels: dict[int, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = {}
@@ -55,13 +58,16 @@ class DayReader:
     def runs(
         self, days: npt.NDArray[np.int64], days_per_step: int, seed: int, epoch: int
     ) -> list[npt.NDArray[np.int64]]:
-        """`days` cut into runs of consecutive days, shuffled; the first cut lies at a random offset. Depends on (seed, epoch) only; each day once."""
+        """`days` cut into runs of consecutive days, shuffled; the first cut lies at a random offset. Depends on (seed,
+        epoch) only; each day once.
+        """
         rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
         cuts: list[npt.NDArray[np.int64]] = []
         for stretch in np.split(days, np.flatnonzero(np.diff(days) != 1) + 1):
             offset = int(rng.integers(1, days_per_step + 1))
             cuts += [part for part in np.split(stretch, range(offset, len(stretch), days_per_step)) if len(part)]
-        return [cuts[i] for i in rng.permutation(len(cuts))]
+        filled = [cut for cut in cuts if self._offsets[cut[-1] + 1] > self._offsets[cut[0]]]
+        return [filled[i] for i in rng.permutation(len(filled))]
 
     def batch(self, days: Int[np.ndarray, " days"]) -> Batch:
         """The samples of consecutive day numbers. Raises DataError when the days hold no sample at all."""
@@ -70,7 +76,8 @@ class DayReader:
             raise ValueError(f"days {days[0]} … {days[-1]} are not consecutive")
         if len(rows) == 0:
             raise DataError(
-                f"no stock has a full window of {self.data.window} days on {self.cache.days[days[0]]} … {self.cache.days[days[-1]]}"
+                f"no stock has a full window of {self.data.window} days on "
+                f"{self.cache.days[days[0]]} … {self.cache.days[days[-1]]}"
             )
         counts = np.diff(self._offsets[days[0] : days[-1] + 2])
         union, windows = gather_windows(rows, self.data.window)
@@ -137,9 +144,11 @@ class DayReader:
 def gather_windows(
     rows: Int[np.ndarray, " stock"], window: int
 ) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, "stock window"]]:
-    """The sorted union of the windows that end at panel rows `rows` (distinct), and each window as positions in it, oldest first.
+    """The sorted union of the windows that end at panel rows `rows` (distinct), and each window as positions in it,
+    oldest first.
 
-    A stock's rows are consecutive in the panel, so that a window is `window` consecutive rows; windows of two stocks never overlap.
+    A stock's rows are consecutive in the panel, so that a window is `window` consecutive rows; windows of two stocks
+    never overlap.
     """
     order = np.argsort(rows, kind="stable")
     ends = rows[order]

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from atft.metrics.rank import order_within_days
+
 Values = Float[np.ndarray, " sample"]
 Days = Int[np.ndarray, " sample"]
 
@@ -11,7 +13,7 @@ UNIQUE_SHARE = 0.5
 SMALLEST_STD_RATIO = 1e-6
 
 
-def psi(reference: Values, scores: Values, *, bins: int = 10) -> float | None:
+def psi(reference: Float[np.ndarray, " other"], scores: Values, *, bins: int = 10) -> float | None:
     """Population stability index `Σ (p - q) ln(p/q)` over the reference's quantile bins.
 
     None when one side is empty or the reference constant. A bin that one side leaves empty counts as half a sample,
@@ -38,7 +40,7 @@ def daily_std_ratio(scores: Values, targets: Values, day: Days, *, num_days: int
 
 def daily_unique_share(scores: Values, day: Days, *, num_days: int) -> Float[np.ndarray, " day"]:
     """Number of different scores over number of scores of each day; NaN on days without samples."""
-    order = np.lexsort((scores, day))
+    order = order_within_days(scores, day)
     sorted_scores, sorted_day = scores[order], day[order]
     first = np.ones(len(scores), dtype=bool)
     first[1:] = (sorted_scores[1:] != sorted_scores[:-1]) | (sorted_day[1:] != sorted_day[:-1])

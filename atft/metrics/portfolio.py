@@ -221,7 +221,7 @@ def _portfolio_values(portfolio: LongShort, horizon: int, cost_bps: float) -> di
     }
 
 
-def _halves(scores: Values, day: Ints, num_days: int) -> tuple[Values, Values]:
+def _halves(scores: Values, day: Ints, num_days: int) -> tuple[Float[np.ndarray, " early"], Float[np.ndarray, " late"]]:
     early: Bool[np.ndarray, " sample"] = day < num_days // 2
     return scores[early], scores[~early]
 

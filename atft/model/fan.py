@@ -5,11 +5,11 @@ Everything runs in float32 or wider, whatever the autocast: the choice of freque
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 MATRIX_WINDOW = 64  # up to this window one W×W matrix product is faster than an FFT (measured on CPU)
 ROWS = 512  # more than the frequencies of the longest window
@@ -28,12 +28,11 @@ class Spectrum(nn.Module):
         self.window = window
         self.num_frequencies = window // 2 + 1
         self.num_sines = (window - 1) // 2
-        self.register_buffer(
-            "basis", _basis(window).float() if window <= MATRIX_WINDOW else torch.empty(0), persistent=False
-        )
-        scale = torch.full(
-            (self.num_frequencies, 1), math.sqrt(2.0)
-        )  # a frequency with cosine and sine shares its power between them
+        # Both tables are float64 and cast to the data's type when used, so that a float64 caller gets float64 results.
+        basis = _basis(window) if window <= MATRIX_WINDOW else torch.empty(0)
+        self.register_buffer("basis", basis, persistent=False)
+        # A frequency with a cosine and a sine shares its power between them.
+        scale = torch.full((self.num_frequencies, 1), math.sqrt(2.0), dtype=torch.float64)
         scale[0] = 1.0
         if window % 2 == 0:
             scale[-1] = 1.0
@@ -71,17 +70,12 @@ class Spectrum(nn.Module):
         return torch.cat([per_frequency, per_frequency[1 : 1 + self.num_sines]])
 
 
-class _Context(FunctionCtx):
-    spectrum: Spectrum
-    saved_tensors: tuple[Tensor, ...]
-
-
 class _Split(torch.autograd.Function):
     """The normalisation, its gradient written out: half the passes over memory of the same steps left to autograd."""
 
     @staticmethod
     def forward(
-        context: _Context, x: Float[Tensor, "day column"], spectrum: Spectrum, count: int
+        context: Any, x: Float[Tensor, "day column"], spectrum: Spectrum, count: int
     ) -> tuple[Float[Tensor, "day column"], Float[Tensor, "kept column"]]:
         coefficients = spectrum(x)
         power = spectrum.power(coefficients)
@@ -95,7 +89,7 @@ class _Split(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        context: _Context, residual: Float[Tensor, "day column"], amplitudes: Float[Tensor, "kept column"]
+        context: Any, residual: Float[Tensor, "day column"], amplitudes: Float[Tensor, "kept column"]
     ) -> tuple[Float[Tensor, "day column"], None, None]:
         coefficients, kept, dropped, size = context.saved_tensors
         spectrum = context.spectrum

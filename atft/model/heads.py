@@ -46,7 +46,7 @@ class HorizonHeads(nn.Module):
             [1, self.num_quantiles - 1], dim=-1
         )
         quantiles = torch.cat([first, first + F.softplus(increments).cumsum(dim=-1)], dim=-1)
-        return quantiles @ self.median.to(quantiles.dtype), quantiles
+        return (quantiles * self.median.to(quantiles.dtype)).sum(dim=-1), quantiles
 
 
 def median_weights(quantiles: Sequence[float]) -> Float[Tensor, " quantile"]:

@@ -71,8 +71,9 @@ def to_host(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    write_atomic(path, safetensors.torch.save(to_host(weights), metadata))
+def save_weights(path: Path, weights: dict[str, Tensor], about: dict[str, object]) -> None:
+    """Weights with `about` as JSON under the metadata key `atft`: one key only, for the format keeps several in no fixed order."""
+    write_atomic(path, safetensors.torch.save(to_host(weights), {"atft": json.dumps(about, sort_keys=True)}))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -250,7 +250,7 @@ class Run:
         checkpoint.save_weights(
             self.out / BEST,
             self.assembly.evaluated.state_dict(),
-            {"epoch": str(state.best_epoch), "features_sha256": str(self.identity["features_sha256"])},
+            {"epoch": state.best_epoch, "features_sha256": self.identity["features_sha256"]},
         )
         return True
 

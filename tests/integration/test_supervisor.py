@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -28,7 +29,13 @@ from worker.watch import Timing
 PROGRAMS = Path(__file__).parents[1] / "programs"
 FINGERPRINT = "f00d"
 QUICK = Timing(
-    poll_seconds=0.02, look_seconds=0.05, startup_seconds=20, stall_seconds=20, grace_seconds=1.0, save_grace_seconds=2.0, retry_seconds=0.0
+    poll_seconds=0.02,
+    look_seconds=0.05,
+    startup_seconds=20,
+    stall_seconds=20,
+    grace_seconds=1.0,
+    save_grace_seconds=2.0,
+    retry_seconds=0.0,
 )
 
 
@@ -125,7 +132,11 @@ class Bench:
                     command = entry.read_bytes()
                 except (FileNotFoundError, ProcessLookupError):
                     continue
-                if folder in command and b"--events-fd" in command and os.getsid(int(entry.parent.name)) == int(entry.parent.name):
+                if (
+                    folder in command
+                    and b"--events-fd" in command
+                    and os.getsid(int(entry.parent.name)) == int(entry.parent.name)
+                ):
                     found.append(int(entry.parent.name))
             return found
 
@@ -205,7 +216,13 @@ class TestSucceeds:
         assert "'model.bin'" in (bench.job(job_id).message or "")
 
     def test_pain_09_another_optimizer_than_asked_is_a_failure(self, bench: Bench) -> None:
-        lie = {"optimizer": {"class": "torch.optim.sgd.SGD", "state_keys": [], "param_groups": [{"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 1e-4}]}}
+        lie = {
+            "optimizer": {
+                "class": "torch.optim.sgd.SGD",
+                "state_keys": [],
+                "param_groups": [{"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 1e-4}],
+            }
+        }
         job_id = bench.submit()
         assert bench.run(job_id, *HONEST, "--lie", json.dumps(lie)) is JobState.FAILED
         job = bench.job(job_id)
@@ -222,7 +239,9 @@ class TestSucceeds:
         job_id = bench.submit()
         running = bench.start(job_id, *program("silent"))
         environment = Path(f"/proc/{bench.child_of(job_id)}/environ").read_bytes().split(b"\0")
-        assert {b"OMP_NUM_THREADS=1", b"MKL_NUM_THREADS=1", b"POLARS_MAX_THREADS=1", b"CUDA_VISIBLE_DEVICES="} <= set(environment)
+        assert {b"OMP_NUM_THREADS=1", b"MKL_NUM_THREADS=1", b"POLARS_MAX_THREADS=1", b"CUDA_VISIBLE_DEVICES="} <= set(
+            environment
+        )
         assert not [entry for entry in environment if entry.startswith(b"ATFT_")]
         bench.want(job_id, Wanted.CANCEL)
         running.end()
@@ -246,6 +265,21 @@ class TestDies:
         assert resumed["epoch"] >= 2
         assert len(bench.points(job_id)) == 4 * 3
         assert [point[2] for point in bench.points(job_id) if point[0] == "train/loss"] == [0.5, 0.25, 0.125, 0.0625]
+
+    def test_a_checkpoint_that_is_gone_means_starting_over(self, bench: Bench) -> None:
+        job_id = bench.submit()
+        argv = (*HONEST, "--epochs", "3", "--epoch-seconds", "0.4")
+        running = bench.start(job_id, *argv)
+        bench.until(lambda: (bench.job(job_id).checkpoint or {}).get("epoch", 0) >= 1)
+        os.kill(bench.child_of(job_id), signal.SIGKILL)
+        assert running.end() is JobState.QUEUED
+        shutil.rmtree(bench.folder(job_id) / "checkpoints")
+        assert bench.run(job_id, *argv) is JobState.SUCCEEDED
+        assert len(bench.points(job_id)) == 3 * 3
+        with transaction(bench.sessions) as session:
+            events = history.read_after(session, job_id, 0)
+        assert [event.seq for event in events] == list(range(1, len(events) + 1))
+        assert any("starts over" in event.body.get("message", "") for event in events if event.kind == "log")
 
     def test_pain_40_a_child_that_always_dies_is_tried_max_attempts_times(self, bench: Bench) -> None:
         job_id = bench.submit(max_attempts=2)
@@ -303,7 +337,9 @@ class TestDies:
 
 
 class TestIsAskedToStop:
-    @pytest.mark.parametrize(("name", "most_seconds"), [("obedient", 1.0), ("silent", 1.0), ("mute", 1.0), ("stubborn", 2.5)])
+    @pytest.mark.parametrize(
+        ("name", "most_seconds"), [("obedient", 1.0), ("silent", 1.0), ("mute", 1.0), ("stubborn", 2.5)]
+    )
     def test_cancel_ends_the_group_before_the_job(self, bench: Bench, name: str, most_seconds: float) -> None:
         job_id = bench.submit()
         options = ["--epoch-seconds", "60"] if name == "obedient" else []
@@ -373,7 +409,9 @@ class TestFencing:
         assert not alive(child)
         assert bench.run(job_id, *HONEST) is JobState.SUCCEEDED
         with transaction(bench.sessions) as session:
-            assert session.scalars(select(JobEvent.attempt).where(JobEvent.job_id == job_id, JobEvent.kind != "state")).all()
+            assert session.scalars(
+                select(JobEvent.attempt).where(JobEvent.job_id == job_id, JobEvent.kind != "state")
+            ).all()
             assert 1 not in session.scalars(select(Metric.attempt).where(Metric.job_id == job_id)).all()
 
     def test_the_lease_is_renewed_in_the_record_and_at_the_child(self, bench: Bench) -> None:
@@ -394,7 +432,9 @@ class TestDatasets:
     def submit(self, bench: Bench, spec: dict[str, object], files: dict[str, str] | None = None) -> UUID:
         with transaction(bench.sessions) as session:
             params = {"files": files} if files else None
-            return store.submit(session, kind=JobKind.DATASET, spec=spec, spec_digest="x", queue="cpu", params=params).job.id
+            return store.submit(
+                session, kind=JobKind.DATASET, spec=spec, spec_digest="x", queue="cpu", params=params
+            ).job.id
 
     @pytest.mark.parametrize("again", [False, True])
     def test_a_built_cache_is_moved_and_registered_with_the_job(self, bench: Bench, again: bool) -> None:

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -7,7 +8,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import store
-from jobs.session import transaction
+from jobs.session import sync_engine, sync_sessions, transaction
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from jobs.tables import Idempotency, Job
@@ -58,8 +59,6 @@ def bench(sessions: sessionmaker[Session]) -> Bench:
 
 
 def wait(until: Callable[[], object]) -> None:
-    import time
-
     deadline = time.monotonic() + 10
     while not until():
         assert time.monotonic() < deadline
@@ -88,14 +87,12 @@ def test_a_lease_that_is_renewed_is_left_alone(bench: Bench) -> None:
     assert bench.job(job_id).state is JobState.RUNNING
 
 
-def test_an_absence_of_postgres_starts_the_wait_again(bench: Bench, settings: Settings) -> None:
-    from jobs.session import sync_engine, sync_sessions
-
+def test_an_absence_of_postgres_starts_the_wait_again(bench: Bench) -> None:
     job_id = bench.submit()
     bench.claim(job_id, lease_seconds=0.01)
     bench.sweeper.sweep()
     bench.time += 10
-    nowhere = settings.model_copy(update={"database_url": type(settings.database_url)("postgresql://x:y@127.0.0.1:1/z")})
+    nowhere = Settings(database_url="postgresql://x:y@127.0.0.1:1/z")
     bench.sweeper.sessions = sync_sessions(sync_engine(nowhere))
     bench.sweeper.sweep()
     bench.sweeper.sessions = bench.sessions
@@ -133,7 +130,9 @@ def test_a_job_that_must_wait_is_not_hinted(bench: Bench) -> None:
     job_id = bench.submit()
     bench.claim(job_id, lease_seconds=60)
     with transaction(bench.sessions) as session:
-        store.requeue(session, job_id, 1, reason=Reason.WORKER_LOST, message="m", counts_as_failure=True, delay_seconds=60)
+        store.requeue(
+            session, job_id, 1, reason=Reason.WORKER_LOST, message="m", counts_as_failure=True, delay_seconds=60
+        )
     bench.age(job_id)
     bench.sweeper.sweep()
     assert bench.hinted == []

@@ -26,13 +26,22 @@ def prove(body: dict[str, object], fingerprint: str, epochs: int = 1) -> dict[st
     }
     first = {"adamw": ["exp_avg", "exp_avg_sq", "step"], "adabelief": ["exp_avg", "exp_avg_var", "step"]}
     classes = {"adamw": "torch.optim.adamw.AdamW", "adabelief": "adabelief_pytorch.AdaBelief.AdaBelief"}
-    group = {"lr": spec.optimizer.lr, "betas": list(spec.optimizer.betas), "eps": eps, "weight_decay": spec.optimizer.weight_decay}
+    group = {
+        "lr": spec.optimizer.lr,
+        "betas": list(spec.optimizer.betas),
+        "eps": eps,
+        "weight_decay": spec.optimizer.weight_decay,
+    }
     modules = ["selection", "temporal", "heads", *["fan"] * spec.model.use_fan, *["graph"] * spec.model.use_gat]
     gap, val, test = spec.split.embargo_days, spec.split.val_days, spec.split.test_days
     return {
         "requested": requested,
         "resolved": resolved,
-        "optimizer": {"class": classes[spec.optimizer.name], "state_keys": first[spec.optimizer.name], "param_groups": [group]},
+        "optimizer": {
+            "class": classes[spec.optimizer.name],
+            "state_keys": first[spec.optimizer.name],
+            "param_groups": [group],
+        },
         "scheduler": {
             "class": "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts",
             "lr_by_epoch": [spec.optimizer.lr] * epochs,

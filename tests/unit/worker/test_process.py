@@ -114,7 +114,9 @@ class ChildContract:
         assert child.group_gone(5)
         assert not alive(int((folder / "grandchild").read_text()))
 
-    @pytest.mark.parametrize("line", ["loss: 0.3", "{}", '{"type": "started"}', '{"type":"log","child_seq":2,"message":1}'])
+    @pytest.mark.parametrize(
+        "line", ["loss: 0.3", "{}", '{"type": "started"}', '{"type":"log","child_seq":2,"message":1}']
+    )
     def test_a_line_that_is_no_event_is_an_error_that_shows_it(self, start: Start, line: str) -> None:
         child = start("garbage", "--line", line)
         with pytest.raises(ProtocolError) as caught:

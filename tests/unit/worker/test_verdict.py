@@ -36,7 +36,9 @@ FAILED = Failed(reason=Reason.NAN_LOSS, message="NaN on 2020-01-06")
         (Ending.PROTOCOL, None, KILLED, JobState.FAILED, Reason.INTERNAL),
     ],
 )
-def test_a_settled_end(ending: Ending | None, word: Word | None, ended: Exit, to: JobState, reason: Reason | None) -> None:
+def test_a_settled_end(
+    ending: Ending | None, word: Word | None, ended: Exit, to: JobState, reason: Reason | None
+) -> None:
     verdict = judge(ending=ending, word=word, exit=ended)
     assert (verdict.to, verdict.reason, verdict.counts) == (to, reason, False)
 
@@ -50,6 +52,8 @@ def test_pain_40_only_a_death_without_a_word_is_transient(word: Word | None, end
     assert "the last line" in (verdict.message or "")
 
 
-@pytest.mark.parametrize(("ended", "reason"), [(KILLED, Reason.OOM_HOST), (Exit(code=137), Reason.OOM_HOST), (CRASHED, Reason.WORKER_LOST)])
+@pytest.mark.parametrize(
+    ("ended", "reason"), [(KILLED, Reason.OOM_HOST), (Exit(code=137), Reason.OOM_HOST), (CRASHED, Reason.WORKER_LOST)]
+)
 def test_memory_is_to_blame_only_for_a_kill(ended: Exit, reason: Reason) -> None:
     assert judge(ending=None, word=None, exit=ended, out_of_memory=True).reason is reason

@@ -31,7 +31,11 @@ def altered(evidence: Json, path: str, value: object) -> Json:
         {},
         {"optimizer": {"name": "adabelief"}},
         {"model": {"use_gat": False, "gat_layers": 3}},
-        {"split": {"train_days": 400}, "resources": {"device": "cpu", "threads": 2}, "trainer": {"precision": "float32"}},
+        {
+            "split": {"train_days": 400},
+            "resources": {"device": "cpu", "threads": 2},
+            "trainer": {"precision": "float32"},
+        },
         {"data": {"features": ["f1", "f3"]}},
     ],
 )
@@ -85,7 +89,9 @@ def test_a_difference_is_named(path: str, value: object, named: str) -> None:
 
 
 def test_explicit_choices_are_not_open_to_the_child() -> None:
-    spec = TrainSpec.model_validate({"dataset": "d", "resources": {"device": "cuda", "queue": "gpu"}, "trainer": {"precision": "bfloat16"}})
+    spec = TrainSpec.model_validate(
+        {"dataset": "d", "resources": {"device": "cuda", "queue": "gpu"}, "trainer": {"precision": "bfloat16"}}
+    )
     found = " ".join(check(spec, prove(spec.model_dump(mode="json"), "f00d")))
     assert "resources.device" in found
     assert "trainer.precision" in found
@@ -94,7 +100,10 @@ def test_explicit_choices_are_not_open_to_the_child() -> None:
 def test_days_out_of_order_are_a_difference() -> None:
     spec = TrainSpec.model_validate({"dataset": "d"})
     evidence = prove(spec.model_dump(mode="json"), "f00d")
-    evidence["data"]["val_days"], evidence["data"]["test_days"] = evidence["data"]["test_days"], evidence["data"]["val_days"]
+    evidence["data"]["val_days"], evidence["data"]["test_days"] = (
+        evidence["data"]["test_days"],
+        evidence["data"]["val_days"],
+    )
     assert any(difference.startswith("split:") for difference in check(spec, evidence))
 
 

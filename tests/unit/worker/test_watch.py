@@ -22,7 +22,9 @@ def clock() -> Clock:
     return Clock()
 
 
-def step(watch: Watch, wanted: Wanted = Wanted.RUN, *, draining: bool = False, superseded: bool = False) -> Ending | None:
+def step(
+    watch: Watch, wanted: Wanted = Wanted.RUN, *, draining: bool = False, superseded: bool = False
+) -> Ending | None:
     return watch.step(wanted=wanted, draining=draining, superseded=superseded)
 
 
@@ -71,7 +73,9 @@ def test_a_supervisor_that_does_not_listen_does_not_blame_the_child(clock: Clock
 @pytest.mark.parametrize(
     ("wanted", "ending"), [(Wanted.CANCEL, Ending.CANCEL), (Wanted.PRUNE, Ending.PRUNE), (Wanted.PAUSE, Ending.PAUSE)]
 )
-def test_what_is_wanted_is_asked_once_and_enforced_after_its_grace(clock: Clock, wanted: Wanted, ending: Ending) -> None:
+def test_what_is_wanted_is_asked_once_and_enforced_after_its_grace(
+    clock: Clock, wanted: Wanted, ending: Ending
+) -> None:
     watch = Watch(TIMING, None, clock)
     watch.heard(Started(pid=1))
     assert step(watch, wanted) is ending

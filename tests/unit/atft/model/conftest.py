@@ -13,7 +13,9 @@ MakeBatch = Callable[..., Batch]
 
 @pytest.fixture
 def make_batch() -> MakeBatch:
-    def make(*, days: int = 2, names: int = 6, window: int = 8, features: int = 5, horizons: int = 2, seed: int = 0) -> Batch:
+    def make(
+        *, days: int = 2, names: int = 6, window: int = 8, features: int = 5, horizons: int = 2, seed: int = 0
+    ) -> Batch:
         generator = torch.Generator().manual_seed(seed)
         span = days + window - 1
         stock = torch.arange(names)

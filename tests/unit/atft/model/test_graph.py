@@ -7,7 +7,14 @@ from atft.model.graph import DayGraphAttention, GatedFusion
 
 def network(**changes: object) -> DayGraphAttention:
     torch.manual_seed(0)
-    settings = {"hidden_size": 8, "layers": 2, "heads": 2, "dropout": 0.0, "stochastic_depth": 0.0, "learn_temperature": True}
+    settings = {
+        "hidden_size": 8,
+        "layers": 2,
+        "heads": 2,
+        "dropout": 0.0,
+        "stochastic_depth": 0.0,
+        "learn_temperature": True,
+    }
     return DayGraphAttention(**(settings | changes))
 
 
@@ -39,13 +46,20 @@ def test_one_layer_is_gatv2_written_out() -> None:
     left, right = convolution.lin_l(x).view(5, 2, 4), convolution.lin_r(x).view(5, 2, 4)
     rows = []
     for stock in range(5):
-        incoming = [(int(edges[0, e]), attributes[e]) for e in range(4) if edges[1, e] == stock] + [(stock, torch.zeros(4))]
+        incoming = [(int(edges[0, e]), attributes[e]) for e in range(4) if edges[1, e] == stock] + [
+            (stock, torch.zeros(4))
+        ]
         scores = [
-            (torch.nn.functional.leaky_relu(left[j] + right[stock] + convolution.lin_edge(a).view(2, 4), 0.2) * convolution.att[0]).sum(-1)
+            (
+                torch.nn.functional.leaky_relu(left[j] + right[stock] + convolution.lin_edge(a).view(2, 4), 0.2)
+                * convolution.att[0]
+            ).sum(-1)
             for j, a in incoming
         ]
         weights = torch.softmax(torch.stack(scores), dim=0)
-        rows.append(sum(weights[n].unsqueeze(-1) * left[j] for n, (j, _) in enumerate(incoming)).flatten() + convolution.bias)
+        rows.append(
+            sum(weights[n].unsqueeze(-1) * left[j] for n, (j, _) in enumerate(incoming)).flatten() + convolution.bias
+        )
     torch.testing.assert_close(convolution(x, edges, attributes), torch.stack(rows), atol=1e-5, rtol=1e-5)
 
 

@@ -22,7 +22,13 @@ def test_quantiles_increase_and_start_at_those_of_a_standard_normal() -> None:
 
 @pytest.mark.parametrize(
     ("levels", "weights"),
-    [((0.1, 0.5, 0.9), [0, 1, 0]), ((0.25, 0.75), [0.5, 0.5]), ((0.6, 0.7), [1, 0]), ((0.1, 0.2), [0, 1]), ((0.2, 0.6), [0.25, 0.75])],
+    [
+        ((0.1, 0.5, 0.9), [0, 1, 0]),
+        ((0.25, 0.75), [0.5, 0.5]),
+        ((0.6, 0.7), [1, 0]),
+        ((0.1, 0.2), [0, 1]),
+        ((0.2, 0.6), [0.25, 0.75]),
+    ],
 )
 def test_the_score_is_the_interpolated_median(levels: tuple[float, ...], weights: list[float]) -> None:
     torch.testing.assert_close(median_weights(levels), torch.tensor(weights, dtype=torch.float32))

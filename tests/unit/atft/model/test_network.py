@@ -17,13 +17,19 @@ def network(features: int = 5, horizons: int = 2, window: int = 8, **changes: ob
 
 def test_children_are_named_for_the_evidence() -> None:
     assert [name for name, _ in network().named_children()] == ["selection", "fan", "temporal", "graph", "heads"]
-    assert [name for name, _ in network(use_fan=False, use_gat=False).named_children()] == ["selection", "temporal", "heads"]
+    assert [name for name, _ in network(use_fan=False, use_gat=False).named_children()] == [
+        "selection",
+        "temporal",
+        "heads",
+    ]
 
 
 def test_shared_rows_equal_the_plain_form_of_one_window_after_the_other(make_batch) -> None:
     batch, model = make_batch(days=3), network(use_gat=False)
     plain = replace(
-        batch, x=batch.x[batch.windows].flatten(0, 1), windows=torch.arange(batch.windows.numel()).view(batch.windows.shape)
+        batch,
+        x=batch.x[batch.windows].flatten(0, 1),
+        windows=torch.arange(batch.windows.numel()).view(batch.windows.shape),
     )
     torch.testing.assert_close(model(batch).scores, model(plain).scores, atol=1e-5, rtol=1e-5)
 
@@ -32,7 +38,9 @@ def test_shared_rows_equal_the_plain_form_of_one_window_after_the_other(make_bat
 @pytest.mark.parametrize("use_gat", [True, False])
 def test_pain_23_every_day_and_feature_of_a_window_changes_the_score(make_batch, use_fan: bool, use_gat: bool) -> None:
     batch = make_batch(days=1, names=1)
-    empty = replace(batch, edges=batch.edges[:, :0], edge_attributes=batch.edge_attributes[:0], x=batch.x.requires_grad_())
+    empty = replace(
+        batch, edges=batch.edges[:, :0], edge_attributes=batch.edge_attributes[:0], x=batch.x.requires_grad_()
+    )
     scores = network(use_fan=use_fan, use_gat=use_gat)(empty).scores
     for score in scores[0]:
         (slope,) = torch.autograd.grad(score, batch.x, retain_graph=True)
@@ -62,9 +70,18 @@ def test_days_of_a_batch_equal_calls_of_one_day(make_batch) -> None:
     for day in range(3):
         mine, edges = batch.day == day, batch.day[batch.edges[0]] == day
         alone = replace(
-            batch, windows=batch.windows[mine], targets=batch.targets[mine], labels=batch.labels[mine], ranks=batch.ranks[mine],
-            ranked=batch.ranked[mine], day=batch.day[mine] - day, num_days=1, edges=batch.edges[:, edges] - 6 * day,
+            batch,
+            windows=batch.windows[mine],
+            targets=batch.targets[mine],
+            labels=batch.labels[mine],
+            ranks=batch.ranks[mine],
+            ranked=batch.ranked[mine],
+            day=batch.day[mine] - day,
+            num_days=1,
+            edges=batch.edges[:, edges] - 6 * day,
             edge_attributes=batch.edge_attributes[edges],
+            rows=batch.rows[mine.numpy()],
+            day_numbers=batch.day_numbers[day : day + 1],
         )
         torch.testing.assert_close(model(alone).scores, scores[mine])
 
@@ -91,8 +108,13 @@ def test_pain_25_every_parameter_receives_a_gradient_at_the_start(make_batch, ch
 @pytest.mark.parametrize(
     "changes",
     [
-        {}, {"use_fan": False}, {"use_gat": False}, {"gat_layers": 5, "learn_temperature": False}, {"quantiles": (0.1, 0.5, 0.9)},
-        {"hidden_size": 12, "fan_top_k": 3, "freq_dropout": 0.2, "stochastic_depth": 0.1}, {"hidden_size": 16, "gat_heads": 4},
+        {},
+        {"use_fan": False},
+        {"use_gat": False},
+        {"gat_layers": 5, "learn_temperature": False},
+        {"quantiles": (0.1, 0.5, 0.9)},
+        {"hidden_size": 12, "fan_top_k": 3, "freq_dropout": 0.2, "stochastic_depth": 0.1},
+        {"hidden_size": 16, "gat_heads": 4},
     ],
 )
 def test_pain_43_the_number_of_parameters_is_known_without_torch(features: int, changes: dict[str, object]) -> None:

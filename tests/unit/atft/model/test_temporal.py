@@ -13,7 +13,19 @@ def test_attention_equals_full_multi_head_attention_read_at_the_last_day() -> No
     weight = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
     bias = torch.cat([attention.query.bias, torch.zeros(hidden), attention.value.bias])
     full, _ = F.multi_head_attention_forward(
-        placed, placed, placed, hidden, heads, weight, bias, None, None, False, 0.0, attention.out.weight, attention.out.bias
+        placed,
+        placed,
+        placed,
+        hidden,
+        heads,
+        weight,
+        bias,
+        None,
+        None,
+        False,
+        0.0,
+        attention.out.weight,
+        attention.out.bias,
     )
     torch.testing.assert_close(attention(x), full[-1])
 

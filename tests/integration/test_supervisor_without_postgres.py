@@ -1,0 +1,134 @@
+"""G12: Postgres goes away for longer than a lease and nothing is lost: what was heard is kept, and sent later."""
+
+import time
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from atft.events import Log, Metrics, Progress
+from jobs import embedded, history, store
+from jobs.session import transaction
+from jobs.states import JobKind, JobState
+from jobs.tables import Job, Metric
+from worker import recorder as recorder_module
+from worker.recorder import Recorder, persist
+
+MISSING = UUID(int=0)
+
+
+@pytest.fixture
+def database(servers: embedded.Embedded, template: str) -> Iterator[str]:
+    """As in conftest.py, without a connection of its own through the restarts."""
+    name = f"t_{uuid4().hex[:12]}"
+    with psycopg.connect(servers.database_url, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    yield f"{servers.database_url.rpartition('/')[0]}/{name}"
+    with psycopg.connect(servers.database_url, autocommit=True) as admin:
+        admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def job(sessions: sessionmaker[Session]) -> Job:
+    with transaction(sessions) as session:
+        job_id = store.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu").job.id
+    with transaction(sessions) as session:
+        job = store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=0.5)
+    assert job is not None
+    return job
+
+
+def start(sessions: sessionmaker[Session], job: Job, attempt: int = 1) -> Recorder:
+    recorder = Recorder(sessions, job.id, attempt, lease_seconds=0.5, look_seconds=0.05, publish=lambda _: None)
+    recorder.start()
+    return recorder
+
+
+def wait(recorder: Recorder, seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    return recorder.flush(lambda: time.monotonic() > deadline)
+
+
+def test_events_wait_for_postgres_in_order(
+    sessions: sessionmaker[Session], servers: embedded.Embedded, job: Job
+) -> None:
+    recorder = start(sessions, job)
+    recorder.add(Log(child_seq=1, message="before"))
+    assert wait(recorder)
+    servers.postgres.stop()
+    try:
+        for seq in range(2, 1002):
+            recorder.add(Metrics(child_seq=seq, step=seq, values={"train/loss": float(seq)}))
+        time.sleep(1.0)
+        assert not wait(recorder, 0.1)
+    finally:
+        servers.check()
+    assert wait(recorder)
+    with transaction(sessions) as session:
+        assert store.expired(session, 10) == []
+        events = history.read_after(session, job.id, 0, 2000)
+        assert [event.seq for event in events] == list(range(1, len(events) + 1))
+        assert [event.child_seq for event in events if event.child_seq] == list(range(1, 1002))
+        assert len(session.scalars(select(Metric.step).where(Metric.job_id == job.id)).all()) == 1000
+    recorder.stop()
+    assert recorder.error is None
+
+
+def test_settling_waits_too(sessions: sessionmaker[Session], servers: embedded.Embedded, job: Job) -> None:
+    servers.postgres.stop()
+    tries = []
+
+    def given_up() -> bool:
+        tries.append(len(tries))
+        if len(tries) == 3:
+            servers.check()
+        return False
+
+    persist(sessions, lambda session: store.settle(session, job.id, 1, JobState.SUCCEEDED), given_up)
+    assert len(tries) >= 3
+    with transaction(sessions) as session:
+        assert store.get(session, job.id).state is JobState.SUCCEEDED
+
+
+def test_it_can_give_up(sessions: sessionmaker[Session], servers: embedded.Embedded) -> None:
+    servers.postgres.stop()
+    try:
+        assert persist(sessions, lambda session: store.get(session, MISSING), lambda: True) is None
+    finally:
+        servers.check()
+
+
+def test_only_the_newest_progress_waits(sessions: sessionmaker[Session], job: Job) -> None:
+    recorder = Recorder(sessions, job.id, 1, lease_seconds=60, look_seconds=60, publish=lambda _: None)
+    for seq in range(1, 1001):
+        recorder.add(Progress(child_seq=seq, phase="train", ratio=seq / 1000))
+    assert len(recorder._waiting) == 1
+    recorder.start()
+    assert wait(recorder)
+    recorder.stop()
+    with transaction(sessions) as session:
+        progress = store.get(session, job.id).progress
+    assert progress is not None
+    assert progress["ratio"] == 1.0
+
+
+def test_too_much_waiting_is_said(sessions: sessionmaker[Session], job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "MAX_WAITING", 3)
+    recorder = Recorder(sessions, job.id, 1, lease_seconds=60, look_seconds=60, publish=lambda _: None)
+    assert not recorder.full
+    for seq in range(1, 4):
+        recorder.add(Log(child_seq=seq, message="m"))
+    assert recorder.full
+
+
+def test_another_attempt_is_not_written_to(sessions: sessionmaker[Session], job: Job) -> None:
+    recorder = start(sessions, job, attempt=7)
+    recorder.add(Log(child_seq=1, message="from the past"))
+    assert wait(recorder)
+    assert recorder.superseded
+    recorder.stop()
+    with transaction(sessions) as session:
+        assert all(event.kind == "state" for event in history.read_after(session, job.id, 0))

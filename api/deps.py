@@ -1,5 +1,6 @@
 """What routes ask for, as types; and the responses that every route documents."""
 
+from http import HTTPStatus
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -121,12 +122,16 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     documented: dict[int | str, dict[str, Any]] = {}
     for status in sorted({401, 403, 422, 503, *statuses}):
         description, code, detail = _PROBLEMS[status]
-        example = examples.PROBLEM | {
-            "type": f"urn:atft:problem:{code}",
-            "status": status,
-            "code": code,
-            "detail": detail,
-        }
+        example = (
+            examples.PROBLEM
+            | {"title": HTTPStatus(status).phrase}
+            | {
+                "type": f"urn:atft:problem:{code}",
+                "status": status,
+                "code": code,
+                "detail": detail,
+            }
+        )
         if status != 422:
             example |= {"errors": []}
         documented[status] = {

@@ -24,7 +24,9 @@ def _text(line: Line) -> str:
         words = f"{line.body.get('level', 'info')} {line.body.get('message', '')}"
     else:
         more = " ".join(str(line.body[name]) for name in ("reason", "message") if line.body.get(name))
-        words = f"state {line.body.get('state', '')}" + (f" ({more})" if more else "")
+        wish = line.body.get("wanted", "run")
+        asked = f", wanted: {wish}" if wish != "run" else ""
+        words = f"state {line.body.get('state', '')}{asked}" + (f" ({more})" if more else "")
     return f"{moment} [{line.attempt}] {words}\n"
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from jobs.errors import Invalid, JobNotFound
-from jobs.states import JobKind, JobState
+from jobs.states import COORDINATING, JobKind, JobState
 from jobs.tables import Job, Worker
 
 Position = tuple[int | None, str | None]
@@ -90,6 +90,12 @@ def waiting(session: Session, queue: str, older_than_seconds: float, limit: int)
     query = select(Job).where(
         Job.state == JobState.QUEUED, Job.queue == queue, Job.queued_at < seconds_ago(older_than_seconds), is_due()
     )
+    return list(session.scalars(query.order_by(Job.priority, Job.created_at, Job.id).limit(limit)))
+
+
+def active_studies(session: Session, limit: int) -> list[Job]:
+    """Jobs that only coordinate and are not over: no lease watches them, so their hint is simply said again."""
+    query = select(Job).where(Job.kind.in_(COORDINATING), Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
     return list(session.scalars(query.order_by(Job.priority, Job.created_at, Job.id).limit(limit)))
 
 

@@ -4,7 +4,6 @@ Submitting, reading and datasets live next door and are offered here too, so tha
 """
 
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, func, insert, select, update
@@ -21,9 +20,10 @@ from jobs.catalog import (
     delete_dataset,
     register_dataset,
 )
-from jobs.errors import IllegalMove, JobNotFound, PreconditionFailed, Stale
+from jobs.errors import IllegalMove, PreconditionFailed, Stale
 from jobs.history import add_baselines, set_best, set_checkpoint, set_evidence, set_progress
 from jobs.lookup import (
+    active_studies,
     expired,
     get,
     heartbeat_worker,
@@ -35,16 +35,19 @@ from jobs.lookup import (
     waiting,
     workers,
 )
-from jobs.states import TERMINAL, JobState, Reason, Wanted, sources_of
+from jobs.moves import change, lock, settled_unstarted
+from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted
 from jobs.submission import DAY, Submitted, submit
 from jobs.tables import Attempt, Idempotency, Job, Worker
 
 __all__ = [
     "Submitted",
+    "active_studies",
     "add_artifact",
     "add_baselines",
     "artifact",
     "artifacts",
+    "begin_study",
     "claim",
     "dataset",
     "dataset_versions",
@@ -59,12 +62,14 @@ __all__ = [
     "live_queues",
     "page",
     "queue_position",
+    "refuse",
     "register_dataset",
     "renew",
     "requeue",
     "set_best",
     "set_checkpoint",
     "set_evidence",
+    "set_priority",
     "set_progress",
     "settle",
     "submit",
@@ -72,36 +77,6 @@ __all__ = [
     "want",
     "workers",
 ]
-
-
-def _lock(session: Session, job_id: UUID) -> Job:
-    query = (
-        select(Job).where(Job.id == job_id).with_for_update(key_share=True).execution_options(populate_existing=True)
-    )
-    job = session.scalars(query).one_or_none()
-    if job is None:
-        raise JobNotFound(f"there is no job {job_id}")
-    return job
-
-
-def _change(session: Session, job: Job, by: str | None = None, **values: Any) -> Job:
-    """One UPDATE with its state event; a new `state` must be one that NEXT allows."""
-    to = values.get("state")
-    if values.get("message") is not None:
-        values["message"] = history.storable(values["message"])
-    statement = update(Job).where(Job.id == job.id, Job.attempt == job.attempt)
-    if to is not None:
-        statement = statement.where(Job.state.in_(sources_of(to)))
-        values = {"lease_until": None, "finished_at": func.now() if to in TERMINAL else None} | values
-    statement = statement.values(last_seq=Job.last_seq + 1, version=Job.version + 1, **values)
-    options = {"populate_existing": True, "synchronize_session": False}
-    changed = session.scalars(statement.returning(Job), execution_options=options).one_or_none()
-    if changed is None:
-        raise IllegalMove(f"job {job.id} is {job.state}: it cannot become {to}")
-    history.write_event(
-        session, changed.id, changed.last_seq, "state", history.state_body(changed, by), changed.attempt
-    )
-    return changed
 
 
 def claim(
@@ -113,14 +88,15 @@ def claim(
     The points that the attempt will make again are dropped. A job that is wanted otherwise, or waited too long, is
     settled instead.
     """
-    query = select(Job).where(Job.id == job_id, Job.state == JobState.QUEUED, is_due())
+    runnable = (Job.state == JobState.QUEUED, Job.kind.not_in(COORDINATING))
+    query = select(Job).where(Job.id == job_id, *runnable, is_due())
     job = session.scalars(
         query.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)
     ).one_or_none()
-    if job is None or _settled_unstarted(session, job):
+    if job is None or settled_unstarted(session, job):
         return None
     rewound = history.rewind(session, job)
-    job = _change(
+    job = change(
         session,
         job,
         state=JobState.RUNNING,
@@ -142,24 +118,38 @@ def claim(
     return job
 
 
-def _settled_unstarted(session: Session, job: Job) -> bool:
-    if job.wanted in (Wanted.CANCEL, Wanted.PRUNE):
-        _change(
-            session, job, state=JobState.CANCELLED, reason=Reason.USER if job.wanted is Wanted.CANCEL else Reason.PRUNED
-        )
-    elif job.wanted is Wanted.PAUSE:
-        _change(session, job, state=JobState.PAUSED, reason=Reason.USER)
-    elif job.queue_deadline is not None and job.queue_deadline < session.scalars(select(func.clock_timestamp())).one():
-        _change(
-            session,
-            job,
-            state=JobState.FAILED,
-            reason=Reason.TIMEOUT_QUEUE,
-            message="no worker took it within queue_timeout_seconds",
-        )
-    else:
-        return False
-    return True
+def begin_study(session: Session, job_id: UUID) -> Job | None:
+    """The study, running and locked until the transaction ends: whoever else advances it waits. None when it is over,
+    paused or gone.
+
+    It has one attempt and no lease: nobody holds it, each advance starts from its rows.
+    """
+    query = select(Job).where(Job.id == job_id, Job.kind.in_(COORDINATING))
+    job = session.scalars(
+        query.with_for_update(key_share=True).execution_options(populate_existing=True)
+    ).one_or_none()
+    if job is None or job.state not in (JobState.QUEUED, JobState.RUNNING):
+        return None
+    if job.state is JobState.RUNNING:
+        return job
+    if settled_unstarted(session, job):
+        return None
+    job = change(
+        session, job, state=JobState.RUNNING, attempt=Job.attempt + 1, started_at=func.clock_timestamp(),
+        reason=None, message=None, queue_deadline=None,
+    )  # fmt: skip
+    session.execute(
+        insert(Attempt).values(job_id=job.id, attempt=job.attempt, worker="control", host="", device="none")
+    )
+    return job
+
+
+def refuse(session: Session, job_id: UUID, reason: Reason, message: str) -> Job:
+    """Fail a queued job that cannot be run as it stands. Raises IllegalMove when it is no longer queued."""
+    job = lock(session, job_id)
+    if job.state is not JobState.QUEUED:
+        raise IllegalMove(f"job {job_id} is {job.state}: it is not queued any more")
+    return change(session, job, state=JobState.FAILED, reason=reason, message=message)
 
 
 def renew(session: Session, job_id: UUID, attempt: int, lease_seconds: float) -> Wanted | None:
@@ -182,7 +172,7 @@ def _end(
     """Close the attempt and return its job, locked; None when the same end is recorded already (a commit whose
     answer was lost). Raises Stale.
     """
-    job = _lock(session, job_id)
+    job = lock(session, job_id)
     row = session.get(Attempt, (job_id, attempt), populate_existing=True)
     if (
         job.attempt != attempt
@@ -227,16 +217,18 @@ def settle(
     if to is JobState.PAUSED and job.wanted is Wanted.RUN:
         _requeue(session, job, Reason.USER, "resumed")
     elif to is JobState.PAUSED and job.wanted is Wanted.CANCEL:
-        _change(session, job, state=JobState.CANCELLED, reason=Reason.USER, message=message)
+        change(session, job, state=JobState.CANCELLED, reason=_why_cancelled(job), message=message)
+    elif to is JobState.CANCELLED and reason is Reason.USER:
+        change(session, job, state=to, reason=_why_cancelled(job), message=message)
     else:
-        _change(session, job, state=to, reason=reason, message=message)
+        change(session, job, state=to, reason=reason, message=message)
 
 
 def _requeue(
     session: Session, job: Job, reason: Reason, message: str, delay_seconds: float = 0.0, failures: int = 0
 ) -> Job:
     not_before = func.clock_timestamp() + timedelta(seconds=delay_seconds) if delay_seconds > 0 else None
-    return _change(
+    return change(
         session,
         job,
         state=JobState.QUEUED,
@@ -273,14 +265,14 @@ def requeue(
         return get(session, job_id).state
     failures = job.failures + counts_as_failure
     if job.wanted is Wanted.CANCEL:
-        return _change(session, job, state=JobState.CANCELLED, reason=Reason.USER, message=message).state
+        return change(session, job, state=JobState.CANCELLED, reason=_why_cancelled(job), message=message).state
     if job.wanted is Wanted.PRUNE:
-        return _change(session, job, state=JobState.PRUNED, reason=Reason.PRUNED, message=message).state
+        return change(session, job, state=JobState.PRUNED, reason=Reason.PRUNED, message=message).state
     if counts_as_failure and failures >= job.max_attempts:
         text = f"{message} ({failures} of {job.max_attempts} attempts failed)"
-        return _change(session, job, state=JobState.FAILED, reason=reason, message=text, failures=failures).state
+        return change(session, job, state=JobState.FAILED, reason=reason, message=text, failures=failures).state
     if job.wanted is Wanted.PAUSE:
-        return _change(
+        return change(
             session, job, state=JobState.PAUSED, reason=Reason.USER, message=message, failures=failures
         ).state
     return _requeue(session, job, reason, message, delay_seconds, int(counts_as_failure)).state
@@ -301,7 +293,7 @@ def want(
     Raises IllegalMove (the job is over, or being cancelled), PreconditionFailed when its version is not
     `expected_version`.
     """
-    job = _lock(session, job_id)
+    job = lock(session, job_id)
     if expected_version is not None and job.version != expected_version:
         raise PreconditionFailed(f"job {job_id} has changed: its version is {job.version}")
     if job.state is JobState.CANCELLED and wanted is Wanted.CANCEL:
@@ -311,7 +303,7 @@ def want(
     if job.wanted in (Wanted.CANCEL, Wanted.PRUNE) and wanted in (Wanted.RUN, Wanted.PAUSE):
         raise IllegalMove(f"job {job_id} is being ended: that cannot be taken back")
     if job.state is JobState.PAUSED and wanted is Wanted.RUN:
-        return _change(
+        return change(
             session,
             job,
             by,
@@ -322,23 +314,48 @@ def want(
             queued_at=func.clock_timestamp(),
             not_before=None,
         )
+    if job.kind in COORDINATING and wanted is Wanted.PAUSE:
+        raise IllegalMove(f"job {job_id} only coordinates others: it cannot be paused")
     if job.state is not JobState.RUNNING and wanted in (Wanted.CANCEL, Wanted.PRUNE):
         ended = reason if wanted is Wanted.CANCEL else Reason.PRUNED
-        return _change(session, job, by, state=JobState.CANCELLED, wanted=wanted, reason=ended, message=None)
+        return change(session, job, by, state=JobState.CANCELLED, wanted=wanted, reason=ended, message=None)
     if job.state is JobState.QUEUED and wanted is Wanted.PAUSE:
-        return _change(
+        return change(
             session, job, by, state=JobState.PAUSED, wanted=wanted, reason=reason, message=None, queue_deadline=None
         )
     if job.wanted is wanted:
         return job
-    return _change(session, job, by, wanted=wanted)
+    why = {} if reason is Reason.USER else {"reason": reason}  # kept until the job ends: see _why_cancelled
+    return change(session, job, by, wanted=wanted, **why)
+
+
+def _why_cancelled(job: Job) -> Reason:
+    return Reason.PARENT_STOPPED if job.reason is Reason.PARENT_STOPPED else Reason.USER
+
+
+def set_priority(
+    session: Session, job_id: UUID, priority: int, *, by: str, expected_version: int | None = None
+) -> list[Job]:
+    """Move a job in its queue: 0 runs first, 9 last; a study takes its unfinished children along. Returns what changed,
+    the job first.
+
+    Raises IllegalMove when the job is over, PreconditionFailed.
+    """
+    job = lock(session, job_id)
+    if expected_version is not None and job.version != expected_version:
+        raise PreconditionFailed(f"job {job_id} has changed: its version is {job.version}")
+    if job.state in TERMINAL:
+        raise IllegalMove(f"job {job_id} is {job.state}: it cannot be changed any more")
+    children = select(Job.id).where(Job.parent_id == job_id, Job.state.not_in(TERMINAL)).order_by(Job.id)
+    jobs = [job, *(lock(session, child) for child in session.scalars(children).all())]
+    return [change(session, one, by, priority=priority) for one in jobs if one is job or one.state not in TERMINAL]
 
 
 def expire(session: Session, job_id: UUID, attempt: int) -> JobState | None:
     """End an attempt whose lease is over: queued again, or failed when that was the last try. None when it renewed,
     or ended, in between.
     """
-    job = _lock(session, job_id)
+    job = lock(session, job_id)
     still = select(Job.id).where(
         Job.id == job_id,
         Job.attempt == attempt,
@@ -357,7 +374,7 @@ def expire_queued(session: Session, limit: int) -> list[UUID]:
     """Fail jobs that waited past their queue timeout; returns their ids."""
     query = select(Job).where(Job.state == JobState.QUEUED, Job.queue_deadline < func.clock_timestamp()).limit(limit)
     late = session.scalars(query.with_for_update(key_share=True, skip_locked=True)).all()
-    return [job.id for job in late if _settled_unstarted(session, job)]
+    return [job.id for job in late if settled_unstarted(session, job)]
 
 
 def forget(session: Session) -> None:

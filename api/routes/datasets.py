@@ -72,6 +72,7 @@ _BODY: Final[dict[str, Any]] = {
     response_model=SubmittedView,
     openapi_extra=_BODY,
     summary="Register a dataset",
+    response_description="The job that builds it, queued. `Location` is its address.",
     responses={
         **problems(400, 413, 415, 507),
         200: {"model": DatasetPlan, "description": "With `dry_run=true`: the plan. Nothing is stored."},

@@ -47,6 +47,7 @@ TRAIN_EXAMPLES = {
     response_model=SubmittedView,
     dependencies=[Depends(json_body)],
     summary="Submit a training job",
+    response_description="The job, queued. `Location` is its address.",
     responses={
         **problems(400, 413, 415),
         200: {"model": Plan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
@@ -168,7 +169,13 @@ async def _want(
     return job_view(job, position)
 
 
-@router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job", responses=problems(404, 409, 412))
+@router.post(
+    "/{job_id}/cancel",
+    status_code=202,
+    summary="Cancel a job",
+    response_description="The job as it stands now.",
+    responses=problems(404, 409, 412),
+)
 async def cancel_job(
     job_id: JobId, response: Response, service: ServiceDep, who: Submitter, if_match: IfMatch = None
 ) -> JobView:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pydantic
 
 from atft.data.files import METADATA_KEY, sha256_of
-from atft.data.schema import FORMAT_VERSION, Manifest
+from atft.data.schema import FORMAT_VERSION, Days, Manifest
 
 # Without it the kernel would reserve memory for a private map of any size; mmap names it from Python 3.13 on.
 T = TypeVar("T", bound=np.generic)
@@ -45,7 +45,7 @@ class Cache:
     feature_names: tuple[str, ...]
     market_names: tuple[str, ...]
     horizons: tuple[int, ...]
-    days: npt.NDArray[np.datetime64]  # [T] datetime64[D]
+    days: Days  # [T] datetime64[D]
     codes: tuple[str, ...]
     sectors: tuple[str, ...]
     day_index: npt.NDArray[np.int32]  # [R]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
-from atft.data.schema import FileEntry, Manifest
+from atft.data.schema import Days, FileEntry, Manifest
 
 METADATA_KEY = b"atft"
 
@@ -24,7 +24,7 @@ METADATA_KEY = b"atft"
 class PanelArrays:
     """The rows of panel.arrow, sorted by (code, date); `sector_index` is -1 where there is none."""
 
-    days: npt.NDArray[np.datetime64]
+    days: Days
     codes: tuple[str, ...]
     sectors: tuple[str, ...]
     day_index: Int[np.ndarray, " row"]
@@ -166,7 +166,7 @@ def _day_columns(panel: PanelArrays) -> dict[str, pa.Array]:
     return {"date": _dates(panel.days), "rows": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(rows))}
 
 
-def _dates(days: npt.NDArray[np.datetime64]) -> pa.Array:
+def _dates(days: Days) -> pa.Array:
     return pa.array(days.astype("datetime64[D]").astype(np.int32)).cast(pa.date32())
 
 

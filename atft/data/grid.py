@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from atft.data.schema import PRICES
+from atft.data.schema import PRICES, Days
 from atft.data.source import Source
 
 
@@ -20,7 +20,7 @@ class Grid:
     them.
     """
 
-    days: npt.NDArray[np.datetime64]  # [T]
+    days: Days  # [T]
     codes: tuple[str, ...]
     sectors: tuple[str, ...]
     day_index: npt.NDArray[np.int32]  # [R]
@@ -158,7 +158,7 @@ def _returns(
 
 def _members(
     source: Source,
-    days: npt.NDArray[np.datetime64],
+    days: Days,
     codes: tuple[str, ...],
     day_index: npt.NDArray[np.int32],
     code_index: npt.NDArray[np.int32],

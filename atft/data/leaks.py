@@ -1,5 +1,4 @@
-"""Features that know the future: named like a target, or ranking the next returns better than any honest feature does.
-"""
+"""Features that know the future: named like a target, or ranking the next returns better than honest ones do."""
 
 from collections.abc import Sequence
 

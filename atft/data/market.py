@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Float, Int
 
+from atft.data.schema import Days
+
 WINDOW, MIN_DAYS, CLIP = 252, 20, 5.0
 STALE_DAYS = 7  # calendar days after which an older value of a market series counts as missing
 DERIVED = {
@@ -65,9 +67,7 @@ def trailing(values: Float[np.ndarray, " day"], length: int) -> Float[np.ndarray
     return np.lib.stride_tricks.sliding_window_view(padded, length)
 
 
-def brought(
-    series: Mapping[str, tuple[npt.NDArray[np.datetime64], Series]], days: npt.NDArray[np.datetime64]
-) -> dict[str, Series]:
+def brought(series: Mapping[str, tuple[Days, Series]], days: Days) -> dict[str, Series]:
     """Level and 1- and 20-day change of each of the user's series on the trading days: the latest value up to and
     including the day.
 

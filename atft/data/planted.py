@@ -22,6 +22,7 @@ import numpy.typing as npt
 from jaxtyping import Float
 from scipy import special
 
+from atft.data.schema import Days
 from atft.spec.data import PlantedSpec
 
 PLANTED_VERSION = 1
@@ -47,7 +48,7 @@ class PlantedPanel:
     every (day, code).
     """
 
-    days: npt.NDArray[np.datetime64]
+    days: Days
     codes: tuple[str, ...]
     sectors: tuple[str, ...]  # of each code
     day_index: npt.NDArray[np.int64]  # [N]

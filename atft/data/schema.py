@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Shaped
 from pydantic import BaseModel, ConfigDict
 
 from atft.spec.data import DatasetSpec
@@ -15,6 +17,9 @@ from atft.spec.reason import Reason
 
 FORMAT_VERSION = 1
 BUILDER_VERSION = 1  # raise it when a feature's formula or a normaliser changes: it is part of the fingerprint
+
+
+Days = Shaped[np.ndarray, "..."]  # datetime64[D]; beartype knows no unit of NumPy's own type
 
 
 class DataError(Exception):

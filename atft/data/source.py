@@ -16,7 +16,7 @@ import polars as pl
 
 from atft.data.files import sha256_of
 from atft.data.planted import generate
-from atft.data.schema import PRICES, DataError, Roles, find_roles, listing, plain
+from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, listing, plain
 from atft.data.tables import MISSING_WORDS, flags, numbers, numbers_from_text, parse_dates, read_table, rows_of, shown
 from atft.spec.data import DatasetSpec, PlantedSpec, SideFile
 
@@ -25,8 +25,7 @@ MAX_RETURN = 1000.0  # +100,000 % in a day is a unit error or a missed split, no
 
 @dataclass(kw_only=True, slots=True)
 class Source:
-    """A panel, sorted by (code, date), without duplicates; prices positive, missing values null, extra columns Float64.
-    """
+    """A panel sorted by (code, date), no duplicates; prices positive, missing values null, extra columns Float64."""
 
     frame: pl.DataFrame
     kind: str
@@ -35,10 +34,10 @@ class Source:
     ignored: tuple[str, ...] = ()  # columns without a role that are not numeric
     sha256: str
     universe: pl.DataFrame | None = None  # {year | date, code}
-    market: dict[str, tuple[npt.NDArray[np.datetime64], npt.NDArray[np.float64]]] = field(default_factory=dict)
+    market: dict[str, tuple[Days, npt.NDArray[np.float64]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     oracle: dict[str, npt.NDArray[np.float32]] | None = None  # planted: [days, codes, horizons] by day and sorted code
-    planted_days: npt.NDArray[np.datetime64] | None = None
+    planted_days: Days | None = None
 
     def has(self, role: str) -> bool:
         return f"@{role}" in self.frame.columns
@@ -224,9 +223,8 @@ def _universe(side: SideFile) -> pl.DataFrame:
     return pl.DataFrame([year, code])
 
 
-def _market(side: SideFile) -> dict[str, tuple[npt.NDArray[np.datetime64], npt.NDArray[np.float64]]]:
-    """Series by name: the closes of a long file {date, name, close}, or every numeric column of a wide one {date, …}.
-    """
+def _market(side: SideFile) -> dict[str, tuple[Days, npt.NDArray[np.float64]]]:
+    """Series by name: the closes of a long file {date, name, close}, or each numeric column of a wide one {date, …}."""
     path = Path(side.file)
     frame = read_table(path)
     found = _side_columns(

@@ -56,7 +56,13 @@ def _separator(path: Path, head: bytes) -> str:
         return "\t" if path.name.lower().endswith(".tsv.gz") else ","
     with path.open("rb") as file:
         line = file.readline(1_000_000)
-    return max(",;\t", key=lambda mark: line.count(mark.encode()))
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} is neither Parquet nor Arrow nor UTF-8 text: save it as one of them") from error
+    if "\0" in text:
+        raise DataError(f"{path.name} is neither Parquet nor Arrow nor UTF-8 text: save it as one of them")
+    return max(",;\t", key=text.count)
 
 
 def parse_dates(series: pl.Series, name: str) -> pl.Series:

@@ -21,14 +21,16 @@ class NoTargets(Exception):
 class LossValue:
     """`total` is differentiable; `parts` are the unweighted terms, detached (`base`, `rank` = 1 - ρ).
 
-    `num_days` counts every day of the step, `num_skipped_days` those on which a term added 0 for all horizons
-    (fewer than `min_names` known samples, or a constant prediction). A mean is over the days a term is defined on.
+    A term is the mean over the days it is defined on. `num_days` counts every day of the step; `num_skipped_days` those
+    that added nothing at all (fewer than `min_names` known samples); `num_constant_days` those on which the base counts
+    but the rank term adds 0, because the prediction is constant.
     """
 
     total: Float[Tensor, ""]
     parts: dict[str, Float[Tensor, ""]]
     num_days: int
     num_skipped_days: int
+    num_constant_days: int
 
 
 class Objective:
@@ -45,24 +47,33 @@ class Objective:
         known, known_ranks = torch.isfinite(batch.labels) & ranked, torch.isfinite(batch.ranks) & ranked
         total = prediction.scores.new_zeros(())
         parts: dict[str, Float[Tensor, ""]] = {}
-        full_day = torch.ones(batch.num_days, dtype=torch.bool, device=known.device)
+        counts = torch.zeros(batch.num_days, dtype=torch.bool, device=known.device)
+        constant = counts
         if self.loss.base_weight > 0:
             value, defined = self._base(prediction, batch, known)
             base = self._mean(value, defined)
             total = total + self.loss.base_weight * base
             parts["base"] = base.detach()
-            full_day &= defined.any(dim=1)
+            counts = defined.any(dim=1)
         if self.loss.rank_weight > 0:
             rho, defined = self._rank(prediction, batch, known_ranks)
             rank = self._mean(torch.where(defined, 1 - rho, 0.0), defined)
             total = total + self.loss.rank_weight * rank
             parts["rank"] = rank.detach()
-            full_day &= defined.any(dim=1)
-        # One transfer from the device for both answers.
-        any_known, num_full = torch.stack([(known | known_ranks).any().long(), full_day.sum()]).tolist()
+            constant = counts & ~defined.any(dim=1)
+            counts = counts | defined.any(dim=1)
+        # One transfer from the device for all answers.
+        answers = torch.stack([(known | known_ranks).any().long(), counts.sum(), constant.sum()])
+        any_known, num_counted, num_constant = answers.tolist()
         if not any_known:
             raise NoTargets(f"none of {len(batch.day)} samples on {batch.num_days} days has a known target")
-        return LossValue(total=total, parts=parts, num_days=batch.num_days, num_skipped_days=batch.num_days - num_full)
+        return LossValue(
+            total=total,
+            parts=parts,
+            num_days=batch.num_days,
+            num_skipped_days=batch.num_days - num_counted,
+            num_constant_days=num_constant,
+        )
 
     def _base(self, prediction: Prediction, batch: Batch, known: Bool[Tensor, "stock horizon"]) -> terms.Term:
         if self.loss.base == "pinball":

@@ -54,7 +54,7 @@ def pinball(
 def pearson_rank(
     prediction: Samples, ranks: Samples, known: Known, day: Days, *, num_days: int, min_names: int
 ) -> Term:
-    """ρ = Pearson correlation of the prediction with the target's ranks; minimise 1 - ρ. Unchanged by `a + b·ŷ`, b > 0."""
+    """ρ = Pearson correlation of the prediction with the target's ranks. Unchanged by `a + b·ŷ`, b > 0."""
     return _correlation(_known_only(prediction, known), _known_only(ranks, known), known, day, num_days, min_names)
 
 

@@ -67,10 +67,14 @@ class DayGraphAttention(nn.Module):
         learn_temperature: bool,
     ) -> None:
         super().__init__()
-        # A stock's edge to itself has no correlation, sector or volatility distance to speak of: its attributes are 0.
         self.convolutions = nn.ModuleList(
             GATv2Conv(
-                hidden_size, hidden_size // heads, heads=heads, dropout=dropout, edge_dim=EDGE_SIZE, fill_value=0.0
+                hidden_size,
+                hidden_size // heads,
+                heads=heads,
+                dropout=dropout,
+                edge_dim=EDGE_SIZE,
+                add_self_loops=False,
             )
             for _ in range(layers)
         )
@@ -82,6 +86,8 @@ class DayGraphAttention(nn.Module):
     def forward(
         self, base: Float[Tensor, "stock hidden"], edges: Int64[Tensor, "2 edge"], attributes: Float[Tensor, "edge 4"]
     ) -> Float[Tensor, "stock hidden"]:
+        """`edges` are (from, to), none from a stock to itself: those are added here, once for all layers."""
+        edges, attributes = with_self_edges(edges, attributes, base.shape[0])
         for convolution, fusion, rate in zip(self.convolutions, self.fusions, self.skip_rates, strict=True):
             if self.training and rate > 0:
                 if torch.rand(()).item() < rate:
@@ -90,3 +96,11 @@ class DayGraphAttention(nn.Module):
             else:
                 base = base + fusion(base, convolution(base, edges, attributes))
         return base
+
+
+def with_self_edges(
+    edges: Int64[Tensor, "2 edge"], attributes: Float[Tensor, "edge 4"], num_stocks: int
+) -> tuple[Int64[Tensor, "2 more"], Float[Tensor, "more 4"]]:
+    """A stock's edge to itself has no correlation, sector or volatility distance to speak of: its attributes are 0."""
+    itself = torch.arange(num_stocks, device=edges.device).expand(2, -1)
+    return torch.cat([edges, itself], dim=1), torch.cat([attributes, attributes.new_zeros(num_stocks, EDGE_SIZE)])

@@ -1,7 +1,7 @@
 """Sweeps: the space, the sampler, the pruner, and `apply`, the one function that turns parameters into a TrainSpec."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -32,6 +32,9 @@ class FloatDimension(Spec):
     def extremes(self) -> tuple[Scalar, ...]:
         return (self.low,) if self.low == self.high else (self.low, self.high)
 
+    def contains(self, value: Scalar) -> bool:
+        return _is_number(value) and self.low <= value <= self.high
+
 
 class IntDimension(Spec):
     kind: Literal["int"] = "int"
@@ -54,6 +57,9 @@ class IntDimension(Spec):
         top = self.low + (self.high - self.low) // self.step * self.step
         return (self.low,) if self.low == top else (self.low, top)
 
+    def contains(self, value: Scalar) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
 
 class CategoricalDimension(Spec):
     kind: Literal["categorical"] = "categorical"
@@ -71,6 +77,13 @@ class CategoricalDimension(Spec):
             numbers = sorted(c for c in self.choices if isinstance(c, int | float))
             return (numbers[0],) if len(numbers) == 1 else (numbers[0], numbers[-1])
         return self.choices
+
+    def contains(self, value: Scalar) -> bool:
+        return any(type(value) is type(choice) and value == choice for choice in self.choices)
+
+
+def _is_number(value: Scalar) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 Dimension = Annotated[FloatDimension | IntDimension | CategoricalDimension, Field(discriminator="kind")]
@@ -123,6 +136,19 @@ class HpoSpec(Spec):
     stop_rules: tuple[StopRule, ...] = Field((), max_length=20)
 
     @model_validator(mode="after")
+    def _objective_is_selected_on(self) -> Self:
+        """Each trial's value is its best epoch by the very same metric, so the metric must be one that trials select on."""
+        metric, direction = self.objective.metric, self.objective.direction
+        fits = "minimize" if metric.split("@")[0] == "val/loss" else "maximize"
+        if direction != fits:
+            refuse("/objective/direction", f"{metric} is to {fits}: each trial keeps its best epoch that way")
+        try:
+            self.trial_spec({})
+        except ValidationError as wrong:
+            refuse("/objective/metric", f"{metric} cannot be a trial's objective: {wrong.errors()[0]['msg']}")
+        return self
+
+    @model_validator(mode="after")
     def _space_means_something(self) -> Self:
         for key, dimension in self.space.items():
             pointer = f"/space/{key}"
@@ -149,6 +175,9 @@ class HpoSpec(Spec):
             unknown = sorted(set(point) - set(self.space))
             if unknown:
                 refuse(f"/enqueue/{number}", f"{unknown} are not in the space")
+            for key, value in point.items():
+                if not self.space[key].contains(value):
+                    refuse(f"/enqueue/{number}/{key}", f"{key} = {value!r} is outside the space")
         if self.sampler.name == "grid" and any(isinstance(d, FloatDimension) and d.step is None for d in self.space.values()):
             refuse("/sampler/name", "the grid sampler needs a step for every float dimension")
         return self
@@ -166,8 +195,13 @@ class HpoSpec(Spec):
 UNSEARCHABLE = frozenset({"dataset", "name", "tags", "split", "resources", "baselines", "evaluation", "init_from"})
 
 
-def apply(base: TrainSpec, params: Mapping[str, Scalar]) -> TrainSpec:
+def apply(base: TrainSpec, params: Mapping[str, object]) -> TrainSpec:
     """`base` with dotted `params` put in, validated as a whole. Raises KeyError for a name that is no field, ValidationError."""
+    return TrainSpec.model_validate(put(base, params))
+
+
+def put(base: TrainSpec, params: Mapping[str, object]) -> dict[str, Any]:
+    """The same, not validated: what was asked for, right or wrong. Raises KeyError."""
     body: dict[str, Any] = base.model_dump(mode="json")
     for key, value in params.items():
         *folders, leaf = key.split(".")
@@ -179,7 +213,7 @@ def apply(base: TrainSpec, params: Mapping[str, Scalar]) -> TrainSpec:
         if not isinstance(inner, dict) or leaf not in inner:
             raise KeyError(f"there is no {leaf!r} in it")
         inner[leaf] = value
-    return TrainSpec.model_validate(body)
+    return body
 
 
 def with_value(base: TrainSpec, key: str, value: Scalar) -> TrainSpec:

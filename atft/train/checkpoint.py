@@ -72,7 +72,10 @@ def to_host(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], about: dict[str, object]) -> None:
-    """Weights with `about` as JSON under the metadata key `atft`: one key only, for the format keeps several in no fixed order."""
+    """Weights with `about` as JSON under the metadata key `atft`:
+
+    one key only, for the format keeps several in no fixed order.
+    """
     write_atomic(path, safetensors.torch.save(to_host(weights), {"atft": json.dumps(about, sort_keys=True)}))
 
 

@@ -59,7 +59,12 @@ def conclude(
             check()
 
         scored[split], loss = predict(
-            network, assembly.reader, assembly.objective, numbers, chunk=state.micro_batch_days, heartbeat=beat
+            network,
+            assembly.reader,
+            assembly.objective,
+            numbers,
+            micro_batch_days=state.micro_batch_days,
+            heartbeat=beat,
         )
         judged[split] = judge(scored[split], assembly.cache, assembly.spec, split)
         if split == "test":

@@ -18,6 +18,10 @@ from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
 from atft.train.report import RunError, defined
 
+CHUNK_FACTOR = (
+    4  # days read at once, in micro-batches: without gradients there is room, and row work is shared by more days
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
@@ -52,17 +56,18 @@ def predict(
     objective: Objective,
     days: Int64[np.ndarray, " day"],
     *,
-    chunk: int,
+    micro_batch_days: int,
     heartbeat: Callable[[int], None],
 ) -> tuple[Scored, float | None]:
-    """Scores of the ranked samples of consecutive `days`, `chunk` days at a time, and the mean daily loss (None when
+    """Scores of the ranked samples of consecutive `days`, a few micro-batches at a time, and the mean daily loss
+    (None when
     no day has one).
 
     Always float32: bfloat16 scores tie. `heartbeat(days done)` is called after each chunk and may raise to stop.
     """
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     loss_sum, loss_days = 0.0, 0
-    training = network.training
+    training, chunk = network.training, CHUNK_FACTOR * micro_batch_days
     network.eval()
     with torch.no_grad():
         for start in range(0, len(days), chunk):

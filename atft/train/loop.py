@@ -192,7 +192,7 @@ class Run:
                 assembly.reader,
                 assembly.objective,
                 assembly.split.val,
-                chunk=state.micro_batch_days,
+                micro_batch_days=state.micro_batch_days,
                 heartbeat=self._beat("validate", len(assembly.split.val)),
             )
             judged = judge(scored, assembly.cache, self.spec, "val")

@@ -22,6 +22,7 @@ from atft.model.network import Network
 from atft.spec.base import digest
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
+from atft.train.allocator import keep_freed_memory
 from atft.train.optimizer import make_optimizer
 from atft.train.report import Reporter, RunError
 from atft.train.scheduler import UnsupportedSchedule, make_scheduler
@@ -106,6 +107,7 @@ def choose_device(wanted: str) -> torch.device:
 def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
     """Build all parts of a run from its seed. Raises RunError, DataError."""
     limit_threads(spec.resources.threads)
+    keep_freed_memory()
     device = choose_device(spec.resources.device)
     split = make_split(cache, spec.data, spec.split)
     graph = TimedGraph(day_graph(cache, spec.graph, reporter.emit)) if spec.model.use_gat else None

@@ -1,5 +1,6 @@
 """Files stay small, and no drawer opens."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,10 @@ def test_the_main_documents_are_there() -> None:
 def test_the_lock_pins_no_build_of_torch() -> None:
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     assert not [pin for pin in pins if pin.startswith(("torch=", "triton", "nvidia-cu")) or "+" in pin]
+
+
+def test_the_walk_names_files_that_are_there_each_once() -> None:
+    names = re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert len(names) > 50
+    assert [name for name in names if not (ROOT / name).exists()] == []
+    assert sorted(names) == sorted(set(names))

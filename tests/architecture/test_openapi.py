@@ -50,7 +50,9 @@ def references(node: object) -> Iterator[str]:
 
 
 def test_document_is_the_snapshot(openapi: dict[str, Any]) -> None:
-    assert openapi == json.loads(SNAPSHOT.read_text()), f"the API has changed: run `python {SNAPSHOT.parent.name}/test_openapi.py`, read the diff"
+    assert openapi == json.loads(SNAPSHOT.read_text()), (
+        f"the API has changed: run `python {SNAPSHOT.parent.name}/test_openapi.py`, read the diff"
+    )
 
 
 def test_document_is_openapi_3_1(openapi: dict[str, Any]) -> None:
@@ -89,17 +91,28 @@ def test_every_operation_documents_its_problems(openapi: dict[str, Any]) -> None
 
 
 def test_every_component_has_an_example(openapi: dict[str, Any]) -> None:
-    without = [name for name, schema in openapi["components"]["schemas"].items() if not schema.get("examples") and "enum" not in schema]
+    without = [
+        name
+        for name, schema in openapi["components"]["schemas"].items()
+        if not schema.get("examples") and "enum" not in schema
+    ]
     assert without == []
 
 
 def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None:
     models = {model.__name__: model for model in (*MODELS, TrainSpec, DatasetSpec)}
     for where, operation in operations(openapi):
-        contents = [operation.get("requestBody", {}).get("content", {}), *(answer.get("content", {}) for answer in operation["responses"].values())]
+        contents = [
+            operation.get("requestBody", {}).get("content", {}),
+            *(answer.get("content", {}) for answer in operation["responses"].values()),
+        ]
         for media in (media for content in contents for media in content.values()):
             model = models.get(media.get("schema", {}).get("$ref", "").rpartition("/")[2])
-            values = [media["example"]] if "example" in media else [one["value"] for one in media.get("examples", {}).values()]
+            values = (
+                [media["example"]]
+                if "example" in media
+                else [one["value"] for one in media.get("examples", {}).values()]
+            )
             for value in values if model is not None else []:
                 assert model.model_validate(value), where
 

@@ -1,7 +1,6 @@
 """Registering datasets: by upload, by path, planted; what is refused and what is left on disk."""
 
 import json
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,10 @@ def anyio_backend() -> str:
 async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(settings)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+    ):
         yield client
 
 
@@ -61,7 +63,9 @@ def uploads(settings: Settings) -> list[str]:
 
 
 async def test_planted(client: httpx.AsyncClient, sessions: Sessions) -> None:
-    job = row(sessions, await client.post("/datasets", json={"name": "p", "planted": {"num_codes": 20, "num_days": 100}}))
+    job = row(
+        sessions, await client.post("/datasets", json={"name": "p", "planted": {"num_codes": 20, "num_days": 100}})
+    )
     assert (job.kind, job.dataset, job.queue, job.params) == ("dataset", "p", "cpu", {"files": {}})
     assert job.spec["planted"]["num_codes"] == 20
 
@@ -81,25 +85,33 @@ async def test_paths_outside_the_data_root(client: httpx.AsyncClient, settings: 
     (settings.data_root / "panel.csv").write_bytes(CSV)
     (settings.data_root / "link.csv").symlink_to(tmp_path / "secret.csv")
     for path in ("../secret.csv", "/etc/passwd", str(tmp_path / "secret.csv"), "link.csv", "a/../../secret.csv"):
-        refused(await client.post("/datasets", json={"name": "p", "path": path}), 422, "path_outside_data_root", "/path")
+        refused(
+            await client.post("/datasets", json={"name": "p", "path": path}), 422, "path_outside_data_root", "/path"
+        )
     body = {"name": "p", "path": "panel.csv", "market": {"file": "../secret.csv"}}
     refused(await client.post("/datasets", json=body), 422, "path_outside_data_root", "/market/file")
     refused(await client.post("/datasets", json={"name": "p", "path": "missing.csv"}), 422, "file_not_found", "/path")
 
 
-async def test_upload_is_on_disk_and_named_by_its_job(client: httpx.AsyncClient, settings: Settings, sessions: Sessions) -> None:
+async def test_upload_is_on_disk_and_named_by_its_job(
+    client: httpx.AsyncClient, settings: Settings, sessions: Sessions
+) -> None:
     spec = {"name": "p", "universe": {"file": "members"}, "market": {"file": "market"}}
     files = {"file": ("panel.csv", CSV), "members": ("m.parquet", b"members"), "market": ("x.arrow", b"market")}
     job = row(sessions, await client.post("/datasets", **form(spec, **files)))
     assert job.params is not None
     found = {role: reference.removeprefix("upload:") for role, reference in job.params["files"].items()}
     assert {role: (settings.uploads_root / name).read_bytes() for role, name in found.items()} == {
-        "panel": CSV, "universe": b"members", "market": b"market",
-    }  # fmt: skip
+        "panel": CSV,
+        "universe": b"members",
+        "market": b"market",
+    }
     assert uploads(settings) == sorted(found.values())
 
 
-async def test_repeated_upload_is_one_job_and_one_copy(client: httpx.AsyncClient, settings: Settings, sessions: Sessions) -> None:
+async def test_repeated_upload_is_one_job_and_one_copy(
+    client: httpx.AsyncClient, settings: Settings, sessions: Sessions
+) -> None:
     headers = {"Idempotency-Key": "k"}
     first = row(sessions, await client.post("/datasets", **form({"name": "p"}, file=("a.csv", CSV)), headers=headers))
     again = row(sessions, await client.post("/datasets", **form({"name": "p"}, file=("a.csv", CSV)), headers=headers))
@@ -124,9 +136,11 @@ async def test_refused_uploads_leave_nothing(client: httpx.AsyncClient, settings
         ({"files": {"file": file}}, 422, "missing_part", None),
         ({"files": {"spec": (None, b"{"), "file": file}}, 400, "malformed_json", None),
     ):
-        refused(await client.post("/datasets", **request), status, code, pointer)  # type: ignore[arg-type]
+        refused(await client.post("/datasets", **request), status, code, pointer)
     assert uploads(settings) == []
-    refused(await client.post("/datasets", content=CSV, headers={"Content-Type": "text/csv"}), 415, "unsupported_media_type")
+    refused(
+        await client.post("/datasets", content=CSV, headers={"Content-Type": "text/csv"}), 415, "unsupported_media_type"
+    )
     refused(await client.post("/datasets", json={"name": "p"}), 422, "invalid_request", "/path")
     refused(await client.post("/datasets", json=[1]), 422, "invalid_request")
     body = {"name": "p", "path": "a", "planted": {}}
@@ -142,22 +156,37 @@ async def test_upload_over_its_limit_is_413(settings: Settings) -> None:
         for _ in range(100):
             yield b"x" * 100
 
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-        answer = await client.post("/datasets", content=pieces(), headers={"Content-Type": "multipart/form-data; boundary=b"})
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
+    ):
+        answer = await client.post(
+            "/datasets", content=pieces(), headers={"Content-Type": "multipart/form-data; boundary=b"}
+        )
     refused(answer, 413, "body_too_large")
-    assert os.listdir(settings.uploads_root) == []
+    assert list(settings.uploads_root.iterdir()) == []
 
 
 async def test_plan_of_a_dataset(client: httpx.AsyncClient, settings: Settings) -> None:
-    answer = await client.post("/datasets?dry_run=true", json={"name": "p", "horizons": [1], "planted": {"num_codes": 12, "num_days": 80}})
+    answer = await client.post(
+        "/datasets?dry_run=true", json={"name": "p", "horizons": [1], "planted": {"num_codes": 12, "num_days": 80}}
+    )
     assert answer.status_code == 200, answer.text
     assert answer.json()["inspection"]["num_codes"] == 12
     without_dates = b"code,close\nA,1.0\n"
-    detail = refused(await client.post("/datasets?dry_run=true", **form({"name": "p"}, file=("a.csv", without_dates))), 422, "cannot_build")
+    detail = refused(
+        await client.post("/datasets?dry_run=true", **form({"name": "p"}, file=("a.csv", without_dates))),
+        422,
+        "cannot_build",
+    )
     assert "date" in detail
     assert str(settings.run_root) not in detail
     negative = b"date,code,close\n2020-01-01,A,1.0\n2020-01-02,A,-1.0\n2020-01-03,A,1.0\n"
-    detail = refused(await client.post("/datasets?dry_run=true", **form({"name": "p"}, file=("a.csv", negative))), 422, "cannot_build")
+    detail = refused(
+        await client.post("/datasets?dry_run=true", **form({"name": "p"}, file=("a.csv", negative))),
+        422,
+        "cannot_build",
+    )
     assert "-1" in detail or "negative" in detail
     assert uploads(settings) == []
     assert (await client.get("/jobs")).json()["items"] == []
@@ -166,12 +195,31 @@ async def test_plan_of_a_dataset(client: httpx.AsyncClient, settings: Settings) 
 async def test_list_one_and_delete(client: httpx.AsyncClient, settings: Settings, sessions: Sessions) -> None:
     for name in ("a", "b"):
         with transaction(sessions) as session:
-            job = store.get(session, row(sessions, await client.post("/datasets", json={"name": name, "planted": {}})).id)
+            job = store.get(
+                session, row(sessions, await client.post("/datasets", json={"name": name, "planted": {}})).id
+            )
             assert store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
-            manifest = {"feature_names": ["f"], "market_names": [], "horizons": [1], "num_days": 9, "num_codes": 2, "num_rows": 18,
-                        "calendar": {"first_day": "2020-01-01", "last_day": "2020-01-09"}}  # fmt: skip
-            store.register_dataset(session, job, name=name, fingerprint=f"fp-{name}", spec=job.spec, manifest=manifest, profile={"x": 1},
-                                   leak_report={}, path=f"caches/fp-{name}", size_bytes=7)  # fmt: skip
+            manifest = {
+                "feature_names": ["f"],
+                "market_names": [],
+                "horizons": [1],
+                "num_days": 9,
+                "num_codes": 2,
+                "num_rows": 18,
+                "calendar": {"first_day": "2020-01-01", "last_day": "2020-01-09"},
+            }
+            store.register_dataset(
+                session,
+                job,
+                name=name,
+                fingerprint=f"fp-{name}",
+                spec=job.spec,
+                manifest=manifest,
+                profile={"x": 1},
+                leak_report={},
+                path=f"caches/fp-{name}",
+                size_bytes=7,
+            )
             if name == "a":
                 store.settle(session, job.id, 1, JobState.SUCCEEDED)
     cache = settings.run_root / "caches" / "fp-a"
@@ -180,7 +228,12 @@ async def test_list_one_and_delete(client: httpx.AsyncClient, settings: Settings
     first = await client.get("/datasets?limit=1")
     assert [item["name"] for item in (await client.get(first.links["next"]["url"])).json()["items"]] == ["a"]
     one = (await client.get("/datasets/a")).json()
-    assert (one["columns"], one["days"], one["profile"], len(one["versions"])) == (["f"], ["2020-01-01", "2020-01-09"], {"x": 1}, 1)
+    assert (one["columns"], one["days"], one["profile"], len(one["versions"])) == (
+        ["f"],
+        ["2020-01-01", "2020-01-09"],
+        {"x": 1},
+        1,
+    )
     refused(await client.delete("/datasets/b"), 409, "dataset_busy")
     assert (await client.delete("/datasets/a")).status_code == 204
     assert not cache.exists()

@@ -41,10 +41,23 @@ def serving(settings: Settings, **changes: str) -> Iterator[Server]:
         listener.listen(64)
         number = listener.fileno()
         environment = os.environ | {
-            "ATFT_DATABASE_URL": settings.database_url.get_secret_value(), "ATFT_REDIS_URL": settings.redis_url.get_secret_value(),
-            "ATFT_DATA_ROOT": str(settings.data_root), "ATFT_RUN_ROOT": str(settings.run_root), **changes,
-        }  # fmt: skip
-        command = [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--fd", str(number), "--log-level", "warning"]
+            "ATFT_DATABASE_URL": settings.database_url.get_secret_value(),
+            "ATFT_REDIS_URL": settings.redis_url.get_secret_value(),
+            "ATFT_DATA_ROOT": str(settings.data_root),
+            "ATFT_RUN_ROOT": str(settings.run_root),
+            **changes,
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "--factory",
+            "api.app:create_app",
+            "--fd",
+            str(number),
+            "--log-level",
+            "warning",
+        ]
         process = subprocess.Popen(command, env=environment, pass_fds=[number], start_new_session=True)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
@@ -104,8 +117,11 @@ def frames(answer: httpx.Response, limit: int = 10**6) -> list[dict[str, str]]:
     return found
 
 
-def test_g9_stream_goes_on_after_the_last_seen_without_a_gap(server: Server, settings: Settings, sessions: Sessions, job_id: UUID) -> None:
+def test_g9_stream_goes_on_after_the_last_seen_without_a_gap(
+    server: Server, settings: Settings, sessions: Sessions, job_id: UUID
+) -> None:
     url, seen, last = f"{server.url}/jobs/{job_id}/events", [], "0"
+
     def work() -> None:
         for i in range(1, 61):
             say(sessions, job_id, i, i)
@@ -134,8 +150,13 @@ def test_g9_stream_goes_on_after_the_last_seen_without_a_gap(server: Server, set
     assert httpx.get(url, headers={"Last-Event-ID": "x"}).status_code == 422
 
 
-def test_stream_is_woken_at_once_and_polls_without_redis(server: Server, settings: Settings, sessions: Sessions, job_id: UUID) -> None:
-    with httpx.stream("GET", f"{server.url}/jobs/{job_id}/events", timeout=30) as answer, redis_client(settings) as client:
+def test_stream_is_woken_at_once_and_polls_without_redis(
+    server: Server, settings: Settings, sessions: Sessions, job_id: UUID
+) -> None:
+    with (
+        httpx.stream("GET", f"{server.url}/jobs/{job_id}/events", timeout=30) as answer,
+        redis_client(settings) as client,
+    ):
         lines = answer.iter_lines()
         next(line for line in lines if line == "id: 2")
         time.sleep(0.3)
@@ -171,10 +192,18 @@ def test_several_jobs_in_one_stream(server: Server, sessions: Sessions, job_id: 
 
 
 def test_followed_log_ends_with_the_job(server: Server, sessions: Sessions, job_id: UUID) -> None:
-    threading.Timer(0.5, lambda: (say(sessions, job_id, 1, 2), settle(sessions, job_id))).start()
+    def work() -> None:
+        say(sessions, job_id, 1, 2)
+        settle(sessions, job_id)
+
+    threading.Timer(0.5, work).start()
     with httpx.stream("GET", f"{server.url}/jobs/{job_id}/logs?follow=true", timeout=30) as answer:
         text = "".join(answer.iter_text())
-    assert [line.split(" ", 1)[1] for line in text.splitlines()][2:] == ["[1] info m1", "[1] info m2", "[1] state succeeded"]
+    assert [line.split(" ", 1)[1] for line in text.splitlines()][2:] == [
+        "[1] info m1",
+        "[1] info m2",
+        "[1] state succeeded",
+    ]
 
 
 def test_artifacts_by_range(server: Server, settings: Settings, sessions: Sessions, job_id: UUID) -> None:
@@ -184,15 +213,32 @@ def test_artifacts_by_range(server: Server, settings: Settings, sessions: Sessio
     (folder / "model.bin").write_bytes(content)
     (settings.run_root.parent / "secret").write_text("x")
     with transaction(sessions) as session:
-        for name, path in (("plots/model.bin", f"jobs/{job_id}/1/model.bin"), ("gone", "jobs/gone"), ("out", "../secret")):
-            store.add_artifact(session, job_id, 1, name=name, path=path, size_bytes=len(content), sha256="a" * 64, media_type="application/octet-stream")
+        for name, path in (
+            ("plots/model.bin", f"jobs/{job_id}/1/model.bin"),
+            ("gone", "jobs/gone"),
+            ("out", "../secret"),
+        ):
+            store.add_artifact(
+                session,
+                job_id,
+                1,
+                name=name,
+                path=path,
+                size_bytes=len(content),
+                sha256="a" * 64,
+                media_type="application/octet-stream",
+            )
     listed = httpx.get(f"{server.url}/jobs/{job_id}/artifacts").json()["items"]
     assert [item["name"] for item in listed] == ["gone", "out", "plots/model.bin"]
     url = server.url + listed[2]["link"]
     whole = httpx.get(url)
     assert (whole.status_code, whole.content, whole.headers["etag"]) == (200, content, f'"{"a" * 64}"')
     part = httpx.get(url, headers={"Range": "bytes=100-199"})
-    assert (part.status_code, part.content, part.headers["content-range"]) == (206, content[100:200], f"bytes 100-199/{len(content)}")
+    assert (part.status_code, part.content, part.headers["content-range"]) == (
+        206,
+        content[100:200],
+        f"bytes 100-199/{len(content)}",
+    )
     assert httpx.get(url, headers={"Range": "bytes=-16"}).content == content[-16:]
     assert httpx.get(url, headers={"Range": "bytes=100-", "If-Range": '"other"'}).status_code == 200
     assert httpx.get(url, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
@@ -218,7 +264,12 @@ def test_body_of_100_mb_is_refused_without_being_kept(server: Server) -> None:
             yield piece
 
     for headers in ({"Content-Length": "100000000"}, {}):  # announced, and chunked
-        answer = httpx.post(f"{server.url}/jobs/train", content=body(), headers={"Content-Type": "application/json", **headers}, timeout=60)
+        answer = httpx.post(
+            f"{server.url}/jobs/train",
+            content=body(),
+            headers={"Content-Type": "application/json", **headers},
+            timeout=60,
+        )
         assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
     assert psutil.Process(server.process.pid).memory_info().rss - before < 30_000_000
     assert httpx.get(f"{server.url}/livez").status_code == 200
@@ -265,8 +316,14 @@ def test_submit_is_accepted_in_bounded_time_without_a_broker(settings: Settings,
 
 
 def test_pain_45_it_refuses_to_serve_beyond_loopback_without_keys(settings: Settings, tmp_path: Path) -> None:
-    environment = os.environ | {"ATFT_DATABASE_URL": settings.database_url.get_secret_value(), "ATFT_REDIS_URL": "redis://127.0.0.1:1/0", "ATFT_BIND": "0.0.0.0"}
+    environment = os.environ | {
+        "ATFT_DATABASE_URL": settings.database_url.get_secret_value(),
+        "ATFT_REDIS_URL": "redis://127.0.0.1:1/0",
+        "ATFT_BIND": "0.0.0.0",
+    }
     command = [sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--port", "0"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False, cwd=Path.cwd())
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False, cwd=Path.cwd()
+    )
     assert done.returncode != 0
     assert "no API key is configured" in done.stderr

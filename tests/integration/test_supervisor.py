@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
@@ -167,8 +167,8 @@ class Running(threading.Thread):
 
 
 @pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[Bench]:
-    yield Bench(settings, sessions)
+def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
+    return Bench(settings, sessions)
 
 
 def alive(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Says one good event, then something that is none: `--line TEXT`, or `--long` for a line without end, `--repeat` for a repeated seq."""
+"""Says one good event, then none: `--line TEXT`, `--long` (a line without end), `--repeat` (a number used twice)."""
 
 import argparse
 import time

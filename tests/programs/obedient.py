@@ -1,4 +1,4 @@
-"""Trains nothing, well: `--epochs N --epoch-seconds S`; one metric and one checkpoint per epoch; saves and stops at SIGTERM."""
+"""Trains nothing, well: `--epochs N --epoch-seconds S`, a metric and a checkpoint each; stops when told to."""
 
 import argparse
 import hashlib

@@ -1,4 +1,4 @@
-"""The child's side of the protocol for the programs of this folder: standard library only, so that they start at once."""
+"""The child's side of the protocol for the programs of this folder: standard library only, they start at once."""
 
 import argparse
 import datetime
@@ -16,10 +16,10 @@ class Speech:
         self.arguments, self.rest = parser.parse_known_args()
         self._seq = 0
 
-    def say(self, type: str, **body: object) -> None:
+    def say(self, kind: str, **body: object) -> None:
         self._seq += 1
         time = datetime.datetime.now(datetime.UTC).isoformat()
-        self.write(json.dumps({"type": type, "child_seq": self._seq, "time": time, **body}).encode() + b"\n")
+        self.write(json.dumps({"type": kind, "child_seq": self._seq, "time": time, **body}).encode() + b"\n")
 
     def write(self, data: bytes) -> None:
         while data:

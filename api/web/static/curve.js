@@ -1,6 +1,6 @@
 // One line a series over epochs, as SVG. An undefined point is a gap.
 
-const WIDTH = 800, HEIGHT = 300, LEFT = 56, RIGHT = 14, TOP = 12, BOTTOM = 30;
+const HEIGHT = 300, LEFT = 56, RIGHT = 14, TOP = 12, BOTTOM = 30;
 const SVG = "http://www.w3.org/2000/svg";
 
 function shape(tag, attributes, text) {
@@ -20,6 +20,7 @@ function ticks(low, high, wanted) {
 }
 
 export function draw(box, series, lastStep, title) {
+  const WIDTH = Math.max(box.clientWidth, 240);
   const values = series.flatMap((line) => line.value).filter((value) => typeof value === "number");
   if (!values.length) { box.replaceChildren(); return; }
   let low = Math.min(0, ...values), high = Math.max(0, ...values);
@@ -34,7 +35,7 @@ export function draw(box, series, lastStep, title) {
     picture.append(shape("line", { class: Math.abs(value) < 1e-12 ? "zero" : "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }));
     picture.append(shape("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(vertical.digits)));
   }
-  const horizontal = ticks(1, end, Math.min(end - 1, 10)).found.filter((step) => Number.isInteger(step) && step >= 1);
+  const horizontal = ticks(1, end, Math.min(end - 1, WIDTH / 70)).found.filter((step) => Number.isInteger(step) && step >= 1);
   for (const step of horizontal) picture.append(shape("text", { x: x(step), y: HEIGHT - 10, "text-anchor": "middle" }, step));
   series.forEach((line, colour) => {
     let path = "", pen = false;

@@ -7,6 +7,7 @@ const at = (name) => document.getElementById(name);
 const CURVE = "val/rank_ic";
 const ROWS = ["rank_ic", "ic", "rank_icir", "icir", "ic_t", "hit_rate", "sharpe_ann", "sharpe_net_ann", "turnover", "max_drawdown", "spread", "loss", "pred_std_ratio", "oracle_share_ratio", "num_days"];
 let job = null;
+let numbers = null;
 let logged = 0;
 
 function facts(list, pairs) {
@@ -25,8 +26,8 @@ function showJob() {
   showProgress(job.progress);
   const ran = job.started_at ? ((job.finished_at ? new Date(job.finished_at) : new Date()) - new Date(job.started_at)) / 1000 : null;
   facts(at("facts"), [
-    ["Kind", job.kind], ["Dataset", job.dataset && `${job.dataset} (${job.dataset_fingerprint || "not built yet"})`],
-    ["Spec digest", job.spec_digest], ["Queue", `${job.queue}, priority ${job.priority}`], ["Attempt", `${job.attempt} of at most ${job.max_attempts} that may fail`],
+    ["Kind", job.kind], ["Dataset", job.dataset], ["Fingerprint", job.dataset_fingerprint],
+    ["Spec digest", job.spec_digest], ["Queue", `${job.queue}, priority ${job.priority}`], ["Attempt", `${job.attempt} (given up after ${job.max_attempts} failures)`],
     ["Worker", job.worker], ["Tags", Object.entries(job.tags).map(([key, value]) => `${key}=${value}`).join(", ")],
     ["Made", moment(job.created_at)], ["Started", moment(job.started_at)], ["Finished", moment(job.finished_at)], ["Ran for", duration(ran)],
   ]);
@@ -47,6 +48,7 @@ function columns(names) {
 }
 
 function showNumbers(metrics) {
+  numbers = metrics;
   const line = Object.entries(metrics.series).filter(([name]) => name.startsWith(`${CURVE}@`) || name === CURVE)
     .map(([name, points]) => ({ name: name === CURVE ? "mean" : name.split("@")[1], ...points }))
     .sort((a, b) => (parseInt(a.name, 10) || 0) - (parseInt(b.name, 10) || 0));
@@ -106,7 +108,7 @@ function reload() {
 function follow() {
   const source = new EventSource(`${api}/events?after=${logged}`);
   const on = (kind, act) => source.addEventListener(kind, (event) => { const data = JSON.parse(event.data); if (data.seq) logged = data.seq; act(data); });
-  on("state", (data) => { log(data.time, [`state ${data.body.state}`, data.body.reason, data.body.message].filter(Boolean).join(", ")); reload(); });
+  on("state", (data) => { log(data.time, [`state ${data.body.state}`, data.body.wanted !== "run" && `wanted: ${data.body.wanted}`, data.body.reason, data.body.message].filter(Boolean).join(", ")); reload(); });
   on("metrics", () => reload());
   on("log", (data) => log(data.time, data.body.message));
   on("progress", (data) => { if (job) job.progress = data.body; showProgress(data.body); });
@@ -119,5 +121,7 @@ at("cancel").addEventListener("click", async () => {
   try { await ask(`${api}/cancel`, { method: "POST" }); await reload(); } catch (error) { notice(error); }
 });
 
+window.addEventListener("resize", () => { if (numbers) showNumbers(numbers); });
 await reload();
 if (job) follow();
+else document.getElementById("job").hidden = true;

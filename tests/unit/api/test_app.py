@@ -7,13 +7,14 @@ import sys
 import httpx
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from api.app import create_app
 from api.auth import is_loopback
 from jobs.settings import Settings
 
 HEAVY = ("torch", "torch_geometric", "optuna", "polars", "worker", "atft.data", "atft.model", "atft.train", "atft.loss")
-NOWHERE = {"database_url": "postgresql://u@127.0.0.1:1/x", "redis_url": "redis://127.0.0.1:1/0"}
+NOWHERE = Settings(database_url=SecretStr("postgresql://u@127.0.0.1:1/x"), redis_url=SecretStr("redis://127.0.0.1:1/0"))
 
 
 def test_api_imports_nothing_heavy() -> None:
@@ -24,9 +25,20 @@ def test_api_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     ("host", "inside"),
-    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("[::1]", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
-     ("10.0.0.1", False), ("example.org", False), ("localhost.example.org", False), ("", False)],
-)  # fmt: skip
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("example.org", False),
+        ("localhost.example.org", False),
+        ("", False),
+    ],
+)
 def test_loopback_addresses(host: str, inside: bool) -> None:
     assert is_loopback(host) is inside
 
@@ -40,13 +52,13 @@ def start(app: FastAPI) -> None:
 
 
 def test_pain_45_without_keys_it_does_not_serve_beyond_loopback() -> None:
-    app = create_app(Settings(**NOWHERE, bind="0.0.0.0"))
-    with pytest.raises(Exception, match="database cannot be reached|no API key is configured"):
+    app = create_app(NOWHERE.model_copy(update={"bind": "0.0.0.0"}))
+    with pytest.raises(Exception, match=r"database cannot be reached|no API key is configured"):
         start(app)
 
 
 def test_it_starts_while_database_and_broker_are_away() -> None:
-    start(create_app(Settings(**NOWHERE)))
+    start(create_app(NOWHERE))
 
 
 def test_without_database_url_it_says_what_to_do() -> None:
@@ -56,7 +68,7 @@ def test_without_database_url_it_says_what_to_do() -> None:
 
 def ask(method: str, path: str, **request: object) -> httpx.Response:
     async def run() -> httpx.Response:
-        app = create_app(Settings(**NOWHERE))
+        app = create_app(NOWHERE)
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
@@ -75,7 +87,15 @@ def test_database_away_is_503_with_retry_after(path: str) -> None:
 
 
 def test_pages_health_and_documents_need_no_database() -> None:
-    for path in ("/livez", "/", "/docs", "/openapi.json", "/static/page.css", "/static/swagger-ui-bundle.js", "/favicon.ico"):
+    for path in (
+        "/livez",
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/static/page.css",
+        "/static/swagger-ui-bundle.js",
+        "/favicon.ico",
+    ):
         answer = ask("GET", path)
         assert answer.status_code == 200, path
         assert "default-src 'self'" in answer.headers["content-security-policy"]
@@ -89,7 +109,9 @@ def test_page_escapes_what_it_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}], ids=["origin", "fetch-site", "null"]
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}],
+    ids=["origin", "fetch-site", "null"],
 )
 def test_pages_of_other_origins_cannot_act(headers: dict[str, str]) -> None:
     answer = ask("POST", "/jobs/019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21/cancel", headers=headers)

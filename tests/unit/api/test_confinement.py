@@ -32,12 +32,20 @@ def test_files_inside_are_named_relative_to_the_root(root: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "code"),
     [
-        ("/etc/passwd", "path_outside_data_root"), ("../secret.csv", "path_outside_data_root"), ("link.csv", "path_outside_data_root"),
-        ("up/secret.csv", "path_outside_data_root"), ("../data-beside/x.csv", "path_outside_data_root"), ("..", "path_outside_data_root"),
-        ("../no-such-file", "path_outside_data_root"), (".", "path_outside_data_root"), ("folder", "file_not_found"),
-        ("missing.csv", "file_not_found"), ("a\x00b", "invalid_path"), ("x" * 400, "invalid_path"),
+        ("/etc/passwd", "path_outside_data_root"),
+        ("../secret.csv", "path_outside_data_root"),
+        ("link.csv", "path_outside_data_root"),
+        ("up/secret.csv", "path_outside_data_root"),
+        ("../data-beside/x.csv", "path_outside_data_root"),
+        ("..", "path_outside_data_root"),
+        ("../no-such-file", "path_outside_data_root"),
+        (".", "path_outside_data_root"),
+        ("folder", "file_not_found"),
+        ("missing.csv", "file_not_found"),
+        ("a\x00b", "invalid_path"),
+        ("x" * 400, "invalid_path"),
     ],
-)  # fmt: skip
+)
 def test_other_paths_are_refused(root: Path, path: str, code: str) -> None:
     with pytest.raises(Refused) as error:
         confine(root, path, "/path")

@@ -42,7 +42,9 @@ async def no_wait(_seconds: float) -> None:
     await asyncio.sleep(0)
 
 
-def collect(record: Record, cursor: Cursor, closing: asyncio.Event | None = None, limit: int = 1000) -> list[dict[str, str]]:
+def collect(
+    record: Record, cursor: Cursor, closing: asyncio.Event | None = None, limit: int = 1000
+) -> list[dict[str, str]]:
     async def run() -> str:
         text = b""
         async for piece in events(cursor, record.read, no_wait, closing or asyncio.Event()):
@@ -67,8 +69,11 @@ def test_each_event_once_in_order_then_end() -> None:
     assert [frame["id"] for frame in frames] == ["1", "2", "3", "4", "5", "5"]
     assert [frame["event"] for frame in frames] == ["log"] * 5 + ["end"]
     assert json.loads(frames[0]["data"]) == {
-        "job_id": str(job), "seq": 1, "time": "2026-01-02T03:04:05.678Z", "body": {"message": "line 1"},
-    }  # fmt: skip
+        "job_id": str(job),
+        "seq": 1,
+        "time": "2026-01-02T03:04:05.678Z",
+        "body": {"message": "line 1"},
+    }
     assert json.loads(frames[-1]["data"])["body"] == {"state": "succeeded", "reason": None}
 
 
@@ -85,7 +90,12 @@ def test_goes_on_after_the_last_seen() -> None:
 
 def test_progress_has_no_id_and_is_told_when_it_changes() -> None:
     half, more = {"ratio": 0.5}, {"ratio": 0.7}
-    looks = [(1, JobState.RUNNING, half), (1, JobState.RUNNING, half), (1, JobState.RUNNING, more), (2, JobState.SUCCEEDED, more)]
+    looks = [
+        (1, JobState.RUNNING, half),
+        (1, JobState.RUNNING, half),
+        (1, JobState.RUNNING, more),
+        (2, JobState.SUCCEEDED, more),
+    ]
     frames = collect(Record(*looks), Cursor(after={uuid4(): 0}))
     told = [frame for frame in frames if frame["event"] == "progress"]
     assert [json.loads(frame["data"])["body"] for frame in told] == [half, more]
@@ -93,7 +103,9 @@ def test_progress_has_no_id_and_is_told_when_it_changes() -> None:
 
 
 def test_database_away_is_a_comment_and_the_stream_lives() -> None:
-    frames = collect(Record((1, JobState.RUNNING, None), None, None, (2, JobState.CANCELLED, None)), Cursor(after={uuid4(): 0}))
+    frames = collect(
+        Record((1, JobState.RUNNING, None), None, None, (2, JobState.CANCELLED, None)), Cursor(after={uuid4(): 0})
+    )
     assert [frame.get("event", "comment") for frame in frames] == ["log", "comment", "comment", "log", "end"]
 
 

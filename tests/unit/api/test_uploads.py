@@ -21,7 +21,9 @@ def form(*parts: tuple[str, str | None, bytes], end: bool = True) -> bytes:
     return body + (f"--{BOUNDARY}--\r\n".encode() if end else b"")
 
 
-def upload(body: bytes, root: Path, *, keep: bool = False, piece: int = 7, max_spec: int = 1000) -> dict[str, tuple[str, int, bytes]]:
+def upload(
+    body: bytes, root: Path, *, keep: bool = False, piece: int = 7, max_spec: int = 1000
+) -> dict[str, tuple[str, int, bytes]]:
     pieces = [body[i : i + piece] for i in range(0, len(body), piece)]
 
     async def incoming() -> dict[str, object]:
@@ -29,7 +31,9 @@ def upload(body: bytes, root: Path, *, keep: bool = False, piece: int = 7, max_s
 
     async def run() -> dict[str, tuple[str, int, bytes]]:
         headers = [(b"content-type", f"multipart/form-data; boundary={BOUNDARY}".encode())]
-        request = Request({"type": "http", "method": "POST", "path": "/datasets", "headers": headers, "query_string": b""}, incoming)
+        request = Request(
+            {"type": "http", "method": "POST", "path": "/datasets", "headers": headers, "query_string": b""}, incoming
+        )
         async with receive(request, root, max_spec) as found:
             if keep:
                 found.keep()

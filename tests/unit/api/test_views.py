@@ -11,19 +11,64 @@ from jobs.states import JobKind, JobState, Wanted
 from jobs.tables import Job
 
 CONTRACT = {
-    "id", "kind", "parent_id", "source_job_id", "name", "tags", "state", "wanted", "reason", "message", "attempt", "max_attempts", "priority",
-    "queue", "dataset", "dataset_fingerprint", "spec", "spec_digest", "progress", "metrics", "best", "pending_reason", "queue_position",
-    "created_at", "started_at", "finished_at", "worker", "links",
-}  # fmt: skip
+    "id",
+    "kind",
+    "parent_id",
+    "source_job_id",
+    "name",
+    "tags",
+    "state",
+    "wanted",
+    "reason",
+    "message",
+    "attempt",
+    "max_attempts",
+    "priority",
+    "queue",
+    "dataset",
+    "dataset_fingerprint",
+    "spec",
+    "spec_digest",
+    "progress",
+    "metrics",
+    "best",
+    "pending_reason",
+    "queue_position",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "worker",
+    "links",
+}
 PROGRESS = {"epoch", "epochs", "step", "steps", "ratio", "eta_seconds", "samples_per_second"}
 
 
 def job(state: JobState = JobState.RUNNING, wanted: Wanted = Wanted.RUN, attempt: int = 1) -> Job:
     return Job(
-        id=uuid4(), kind=JobKind.TRAIN, tags={}, state=state, wanted=wanted, attempt=attempt, max_attempts=3, priority=5, queue="cpu", spec={},
-        spec_digest="d", metrics={"val/rank_ic": None}, created_at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC), version=3,
-        progress={"phase": "train", "epoch": 1, "epochs": 2, "step": 3, "steps": 4, "ratio": 0.5, "micro_batch_seconds": 1.0},
-    )  # fmt: skip
+        id=uuid4(),
+        kind=JobKind.TRAIN,
+        tags={},
+        state=state,
+        wanted=wanted,
+        attempt=attempt,
+        max_attempts=3,
+        priority=5,
+        queue="cpu",
+        spec={},
+        spec_digest="d",
+        metrics={"val/rank_ic": None},
+        created_at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+        version=3,
+        progress={
+            "phase": "train",
+            "epoch": 1,
+            "epochs": 2,
+            "step": 3,
+            "steps": 4,
+            "ratio": 0.5,
+            "micro_batch_seconds": 1.0,
+        },
+    )
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
@@ -49,10 +94,15 @@ def test_pain_32_undefined_metric_is_null() -> None:
 @pytest.mark.parametrize(
     ("state", "wanted", "attempt", "word"),
     [
-        (JobState.QUEUED, Wanted.RUN, 0, "queued"), (JobState.RUNNING, Wanted.RUN, 1, "running"), (JobState.RUNNING, Wanted.CANCEL, 1, "cancelling"),
-        (JobState.RUNNING, Wanted.PAUSE, 1, "pausing"), (JobState.QUEUED, Wanted.RUN, 1, "recovering"), (JobState.RUNNING, Wanted.RUN, 2, "recovering"),
-        (JobState.PAUSED, Wanted.PAUSE, 1, "paused"), (JobState.FAILED, Wanted.CANCEL, 2, "failed"),
+        (JobState.QUEUED, Wanted.RUN, 0, "queued"),
+        (JobState.RUNNING, Wanted.RUN, 1, "running"),
+        (JobState.RUNNING, Wanted.CANCEL, 1, "cancelling"),
+        (JobState.RUNNING, Wanted.PAUSE, 1, "pausing"),
+        (JobState.QUEUED, Wanted.RUN, 1, "recovering"),
+        (JobState.RUNNING, Wanted.RUN, 2, "recovering"),
+        (JobState.PAUSED, Wanted.PAUSE, 1, "paused"),
+        (JobState.FAILED, Wanted.CANCEL, 2, "failed"),
     ],
-)  # fmt: skip
+)
 def test_status_in_one_word(state: JobState, wanted: Wanted, attempt: int, word: str) -> None:
     assert status(job(state, wanted, attempt)) == word

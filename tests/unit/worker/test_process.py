@@ -39,7 +39,7 @@ def alive(pid: int) -> bool:
 
 
 class ChildContract:
-    """Subclasses give a fixture `start(program, *arguments, **options)`: its --out is `folder`, its log `folder/log.txt`."""
+    """Subclasses give a fixture `start(program, *arguments, **options)`; --out is `folder`, the log `folder/log.txt`."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
@@ -190,10 +190,10 @@ class TestChild(ChildContract):
             yield start
 
     def test_a_program_that_is_not_there_leaves_no_descriptor(self, folder: Path) -> None:
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         with pytest.raises(FileNotFoundError):
             Child(["/no/such/program"], environment={}, cwd=folder, log=folder / "log.txt")
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
     def test_pain_02_the_environment_is_exactly_what_was_given(self, start: Start) -> None:
         child = start("mute")

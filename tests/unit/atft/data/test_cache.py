@@ -27,21 +27,41 @@ def test_plain_pyarrow_opens_the_panel(cache: Cache) -> None:
     table = plain(cache.path / "panel.arrow")
     F, H = len(cache.feature_names), len(cache.horizons)
     assert dict(zip(table.schema.names, table.schema.types, strict=True)) == {
-        "date": pa.date32(), "code": pa.dictionary(pa.int32(), pa.string()), "sector": pa.dictionary(pa.int32(), pa.string()), "valid": pa.bool_(),
-        "in_universe": pa.bool_(), "features": pa.list_(pa.float32(), F), "targets": pa.list_(pa.float32(), H), "returns": pa.float32(), "beta": pa.float32()}
+        "date": pa.date32(),
+        "code": pa.dictionary(pa.int32(), pa.string()),
+        "sector": pa.dictionary(pa.int32(), pa.string()),
+        "valid": pa.bool_(),
+        "in_universe": pa.bool_(),
+        "features": pa.list_(pa.float32(), F),
+        "targets": pa.list_(pa.float32(), H),
+        "returns": pa.float32(),
+        "beta": pa.float32(),
+    }
     table.validate(full=True)
     keys = list(zip(table["code"].to_pylist(), table["date"].to_pylist(), strict=True))
     assert keys == sorted(set(keys))
     assert table["features"].null_count == table["targets"].null_count == 0
-    assert table["sector"].null_count == 90                     # B13 has no sector
+    assert table["sector"].null_count == 90  # B13 has no sector
     told = json.loads(table.schema.metadata[b"atft"])
     manifest = json.loads((cache.path / "manifest.json").read_text())
-    assert {"format_version", "feature_names", "horizons", "source_sha256", "build_spec", "fingerprint", "num_days", "num_codes", "calendar",
-            "normalisation"} <= set(told)
+    assert {
+        "format_version",
+        "feature_names",
+        "horizons",
+        "source_sha256",
+        "build_spec",
+        "fingerprint",
+        "num_days",
+        "num_codes",
+        "calendar",
+        "normalisation",
+    } <= set(told)
     assert told == {k: v for k, v in manifest.items() if k != "files"}
     for name, entry in manifest["files"].items():
         assert entry == {"sha256": sha256_of(cache.path / name), "size_bytes": (cache.path / name).stat().st_size}
-    assert pl.read_ipc(cache.path / "panel.arrow", columns=["date", "code", "sector", "targets"]).height == len(cache.valid)
+    assert pl.read_ipc(cache.path / "panel.arrow", columns=["date", "code", "sector", "targets"]).height == len(
+        cache.valid
+    )
 
 
 def test_buffers_are_uncompressed_and_aligned(cache: Cache) -> None:
@@ -74,9 +94,9 @@ def test_reader_agrees_with_plain_arrow(cache: Cache) -> None:
     for c in range(len(cache.codes)):
         part = slice(cache.code_offsets[c], cache.code_offsets[c + 1])
         assert set(cache.code_index[part]) == {c}
-        assert np.all(np.diff(cache.day_index[part]) == 1)       # every trading day of the span has a row
+        assert np.all(np.diff(cache.day_index[part]) == 1)  # every trading day of the span has a row
     for day in (0, 41, 89):
-        rows = cache.day_rows[cache.day_offsets[day]: cache.day_offsets[day + 1]]
+        rows = cache.day_rows[cache.day_offsets[day] : cache.day_offsets[day + 1]]
         assert rows.tolist() == np.flatnonzero(cache.day_index == day).tolist()
 
 
@@ -87,7 +107,7 @@ def test_mapped_without_copies_and_without_warnings(cache: Cache) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tensor = torch.from_numpy(again.features)
-    tensor[0, 0] = 123.0                                         # a private map: the file keeps its content
+    tensor[0, 0] = 123.0  # a private map: the file keeps its content
     assert sha256_of(cache.path / "panel.arrow") == before
     assert Cache.open(cache.path).features[0, 0] != 123.0
 

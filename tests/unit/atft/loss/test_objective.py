@@ -101,17 +101,23 @@ def test_skipped_days_are_counted_and_leave_the_mean_alone() -> None:
         replace(alone, labels=b.labels[:5], ranks=b.ranks[:5]),
     )
     torch.testing.assert_close(value.total, first.total)
-    assert (value.num_days, value.num_skipped_days) == (2, 1)
+    assert (value.num_days, value.num_skipped_days, value.num_constant_days) == (2, 1, 0)
 
 
 def test_a_constant_prediction_is_counted_but_still_pulled_by_the_base() -> None:
     scores = torch.zeros(9, 2, requires_grad=True)
     value = Objective(LossSpec(), DATA)(replace(prediction(), scores=scores), batch())
-    assert value.num_skipped_days == 2
+    assert (value.num_skipped_days, value.num_constant_days) == (0, 2)
     assert value.parts["rank"] == 0
     value.total.backward()
     assert scores.grad is not None
     assert scores.grad.norm() > 0
+
+
+def test_a_constant_prediction_without_a_base_adds_nothing() -> None:
+    scores = torch.zeros(9, 2, requires_grad=True)
+    value = Objective(LossSpec(base_weight=0.0), DATA)(replace(prediction(), scores=scores), batch())
+    assert (value.total.item(), value.num_skipped_days) == (0.0, 2)
 
 
 def test_a_horizon_without_targets_leaves_the_others() -> None:

@@ -191,7 +191,7 @@ def test_pairwise_sigmoid_becomes_spearman_as_tau_vanishes() -> None:
     value, _ = terms.pairwise_sigmoid(prediction, target, known, day, tau=1e-6, num_days=2, min_names=3)
     for number in range(2):
         mine = ((day == number) & known[:, 0]).numpy()
-        # Unknown samples were ranked too here, so the target's ranks are not 1 … n: Pearson of ranks with them is meant.
+        # Unknown samples were ranked too, so the target's ranks are not 1 … n: Pearson of ranks with them is meant.
         expected = np.corrcoef(rankdata(prediction[mine, 0].numpy()), target[mine, 0].numpy())[0, 1]
         assert value[number, 0].item() == pytest.approx(expected, abs=1e-6)
 

@@ -17,17 +17,17 @@ from atft.train.loop import train
 
 DATASET: dict[str, Any] = {
     "name": "tiny",
-    "planted": {"num_codes": 24, "num_days": 150, "num_features": 5, "signal": 0.3, "seed": 1},
+    "planted": {"num_codes": 24, "num_days": 120, "num_features": 5, "signal": 0.3, "seed": 1},
     "horizons": [1, 5],
 }
 SPEC: dict[str, Any] = {
     "dataset": "tiny",
     "data": {"window": 6, "horizons": [1, 5], "min_names": 5},
-    "split": {"train_days": 40, "val_days": 12, "test_days": 12, "embargo_days": 7},
+    "split": {"train_days": 24, "val_days": 12, "test_days": 12, "embargo_days": 7},
     "model": {"hidden_size": 8, "gat_layers": 1, "gat_heads": 2, "attention_heads": 2, "fan_top_k": 2},
     "graph": {"correlation_window": 20, "half_life": 10, "neighbours": 3, "refresh_days": 10},
     "optimizer": {"name": "adamw", "lr": 0.003},
-    "trainer": {"max_epochs": 3, "batch_size": 100},
+    "trainer": {"max_epochs": 2, "batch_size": 100},
     "resources": {"device": "cpu", "threads": 1},
     "baselines": False,
 }

@@ -16,9 +16,19 @@ from atft.spec.reason import Reason
 
 Make = Callable[..., TrainSpec]
 METRICS = (
-    "loss ic rank_ic icir rank_icir ic_t hit_rate sharpe_daily sharpe_ann sharpe_net_ann turnover max_drawdown spread psi "
-    "pred_std_ratio num_days num_undefined_days"
-).split()
+    "loss",
+    "ic",
+    "rank_ic",
+    "icir",
+    "rank_icir",
+    "ic_t",
+    "hit_rate",
+    "sharpe_daily",
+    "sharpe_ann",
+    "sharpe_net_ann",
+    "turnover",
+)
+METRICS += ("max_drawdown", "spread", "psi", "pred_std_ratio", "num_days", "num_undefined_days")
 
 
 def broken(cache: Cache) -> Cache:
@@ -36,10 +46,10 @@ def test_a_run_ends_with_metrics_of_every_epoch_and_the_test_days_once(run: Any,
     assert isinstance(result.last, Finished)
     rows = result.rows
     for metric in METRICS:
-        for epoch in (1, 2, 3):
+        for epoch in (1, 2):
             assert (None, f"val/{metric}", epoch) in rows
         if metric != "loss":
-            assert (None, f"val/{metric}@5d", 3) in rows
+            assert (None, f"val/{metric}@5d", 2) in rows
     assert {step for (_, name, step) in rows if name.startswith("test/")} == {result.last.result["best"]["epoch"]}
     best = max((value, -step) for (_, name, step), value in rows.items() if name == "val/rank_ic")
     assert result.last.result["best"]["epoch"] == -best[1]
@@ -47,7 +57,7 @@ def test_a_run_ends_with_metrics_of_every_epoch_and_the_test_days_once(run: Any,
     steps = [step for (_, name, step) in rows if name == "step/loss"]
     assert steps == list(range(1, result.evidence["updates"] + 1))
     assert all(math.isfinite(value) for (_, name, _), value in rows.items() if name.startswith("step/"))
-    loss = [rows[(None, "train/loss", epoch)] for epoch in (1, 2, 3)]
+    loss = [rows[(None, "train/loss", epoch)] for epoch in (1, 2)]
     assert loss[-1] < loss[0]
 
 
@@ -205,5 +215,5 @@ def test_a_full_disk_is_an_error_not_a_result(cache: Cache, tmp_path: Path, make
 
     target = tmp_path / "file"
     target.write_bytes(b"")
-    with pytest.raises(OSError, match="File exists|Not a directory"):
+    with pytest.raises(OSError, match=r"File exists|Not a directory"):
         train(make_spec(), cache, target, lambda _: None, lambda: False)

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from atft.train import checkpoint
 
 Make = Callable[..., TrainSpec]
 VARIANTS: dict[str, dict[str, object]] = {
-    "plain": {},
+    "plain": {"trainer.max_epochs": 3},
     "everything": {
         "optimizer.name": "adabelief",
         "scheduler.name": "cosine_restarts",
@@ -25,7 +24,7 @@ VARIANTS: dict[str, dict[str, object]] = {
         "model.stochastic_depth": 0.3,
         "trainer.stop_rules": [{"metric": "val/loss", "falling": 99}],
     },
-    "one_cycle": {"scheduler.name": "one_cycle", "trainer.early_stopping": {"patience": 1}, "trainer.max_epochs": 4},
+    "one_cycle": {"scheduler.name": "one_cycle", "trainer.early_stopping": {"patience": 1}, "trainer.max_epochs": 3},
 }
 
 
@@ -40,8 +39,10 @@ class StopAfter:
         return self.left < 0
 
 
-def last_weights(out: Path, result: Any) -> bytes:
-    return (out / result.of(Checkpointed)[-1].path / "model.safetensors").read_bytes()
+def last_weights(*attempts: Any) -> bytes:
+    """The weights in the last checkpoint that any of the attempts announced."""
+    path = [attempt.out / event.path for attempt in attempts for event in attempt.of(Checkpointed)][-1]
+    return (path / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
@@ -51,13 +52,15 @@ def test_a_run_resumed_at_any_point_repeats_itself_bit_for_bit(variant: str, mak
     whole = run(spec, "whole", stop=questions)
     assert isinstance(whole.last, Finished)
     asked = 10**9 - questions.left
-    points = sorted(random.Random(variant).sample(range(asked), 4))
+    points = sorted(random.Random(variant).sample(range(asked), 2))
     for point in points:
         rows: dict[object, object] = {}
+        parts: list[Any] = []
         resume, attempt, limit = None, 0, point
         while True:
             part = run(spec, f"{point}-{attempt}", stop=StopAfter(limit), resume=resume)
             rows |= part.rows
+            parts.append(part)
             if isinstance(part.last, Finished):
                 break
             assert isinstance(part.last, Stopped)
@@ -65,7 +68,7 @@ def test_a_run_resumed_at_any_point_repeats_itself_bit_for_bit(variant: str, mak
             resume, attempt, limit = part.out / part.last.checkpoint, attempt + 1, max(1, asked // 2)
         assert rows == whole.rows
         assert (part.out / "best.safetensors").read_bytes() == (whole.out / "best.safetensors").read_bytes()
-        assert last_weights(part.out, part) == last_weights(whole.out, whole)
+        assert last_weights(*parts) == last_weights(whole)
         for name in ("daily.parquet", "predictions.parquet", "config.json"):
             assert (part.out / name).read_bytes() == (whole.out / name).read_bytes()
         assert part.last.result == whole.last.result
@@ -87,14 +90,14 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_bit_for_bit(make_spec: Ma
 
     spec = make_spec()
     whole = run(spec, "whole")
-    for point in (0, 7, 15, 40):
+    for point in (0, 5, 12):
         with pytest.raises(Killed):
             run(spec, f"killed-{point}", stop=KillAt(point))
         kept = sorted((whole.out.parent / f"killed-{point}" / "checkpoints").iterdir())[-1]
         rest = run(spec, f"rest-{point}", resume=kept)
         assert set(rest.rows.items()) <= set(whole.rows.items())
         assert (rest.out / "best.safetensors").read_bytes() == (whole.out / "best.safetensors").read_bytes()
-        assert last_weights(rest.out, rest) == last_weights(whole.out, whole)
+        assert last_weights(rest) == last_weights(whole)
 
 
 def test_a_checkpoint_of_another_spec_or_panel_is_refused(make_spec: Make, run: Any) -> None:

@@ -1,0 +1,64 @@
+"""One change of one job: its row locked, the move checked against `states.NEXT`, its event in the same transaction."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from jobs import history
+from jobs.errors import IllegalMove, JobNotFound
+from jobs.states import TERMINAL, JobState, Reason, Wanted, sources_of
+from jobs.tables import Job
+
+
+def lock(session: Session, job_id: UUID) -> Job:
+    """The row as it is now, until the transaction ends. Raises JobNotFound."""
+    query = (
+        select(Job).where(Job.id == job_id).with_for_update(key_share=True).execution_options(populate_existing=True)
+    )
+    job = session.scalars(query).one_or_none()
+    if job is None:
+        raise JobNotFound(f"there is no job {job_id}")
+    return job
+
+
+def change(session: Session, job: Job, by: str | None = None, **values: Any) -> Job:
+    """One UPDATE with its state event; a new `state` must be one that NEXT allows."""
+    to = values.get("state")
+    if values.get("message") is not None:
+        values["message"] = history.storable(values["message"])
+    statement = update(Job).where(Job.id == job.id, Job.attempt == job.attempt)
+    if to is not None:
+        statement = statement.where(Job.state.in_(sources_of(to)))
+        values = {"lease_until": None, "finished_at": func.now() if to in TERMINAL else None} | values
+    statement = statement.values(last_seq=Job.last_seq + 1, version=Job.version + 1, **values)
+    options = {"populate_existing": True, "synchronize_session": False}
+    changed = session.scalars(statement.returning(Job), execution_options=options).one_or_none()
+    if changed is None:
+        raise IllegalMove(f"job {job.id} is {job.state}: it cannot become {to}")
+    history.write_event(
+        session, changed.id, changed.last_seq, "state", history.state_body(changed, by), changed.attempt
+    )
+    return changed
+
+
+def settled_unstarted(session: Session, job: Job) -> bool:
+    """Whether a queued job, locked, is not to run any more: it is settled then."""
+    if job.wanted in (Wanted.CANCEL, Wanted.PRUNE):
+        change(
+            session, job, state=JobState.CANCELLED, reason=Reason.USER if job.wanted is Wanted.CANCEL else Reason.PRUNED
+        )
+    elif job.wanted is Wanted.PAUSE:
+        change(session, job, state=JobState.PAUSED, reason=Reason.USER)
+    elif job.queue_deadline is not None and job.queue_deadline < session.scalars(select(func.clock_timestamp())).one():
+        change(
+            session,
+            job,
+            state=JobState.FAILED,
+            reason=Reason.TIMEOUT_QUEUE,
+            message="no worker took it within queue_timeout_seconds",
+        )
+    else:
+        return False
+    return True

@@ -1,0 +1,116 @@
+"""What the tests of the API share: an application in this process, a dataset without files, a job that said it all."""
+
+from typing import Any
+from uuid import UUID
+
+import httpx
+from sqlalchemy.orm import Session, sessionmaker
+
+from api.app import create_app
+from atft.events import AnyEvent, DailySeries, Evidence, Log, Metrics, Progress
+from jobs import history, store
+from jobs.session import transaction
+from jobs.settings import Settings
+from jobs.states import JobKind, JobState, Reason
+from jobs.tables import Dataset
+
+Sessions = sessionmaker[Session]
+SPEC = {
+    "dataset": "small",
+    "name": "first",
+    "tags": {"desk": "tokyo"},
+    "data": {"window": 10, "horizons": [1, 5], "min_names": 5},
+    "split": {"val_days": 30, "test_days": 30, "embargo_days": 6},
+    "model": {"hidden_size": 8, "attention_heads": 2, "gat_heads": 2},
+}
+
+
+class serving:  # noqa: N801 - reads as a verb
+    """`async with serving(settings) as client`: the application with its lifespan, on this machine's loopback."""
+
+    def __init__(self, settings: Settings, **headers: str) -> None:
+        self.app = create_app(settings)
+        self.headers = headers
+
+    async def __aenter__(self) -> httpx.AsyncClient:
+        self.life = self.app.router.lifespan_context(self.app)
+        await self.life.__aenter__()
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=self.headers)
+        return self.client
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self.client.aclose()
+        await self.life.__aexit__(None, None, None)
+
+
+def register(sessions: Sessions) -> Dataset:
+    """A registered dataset of 200 days, 20 stocks, horizons 1 and 5."""
+    manifest = {
+        "feature_names": ["f1", "f2", "f3"],
+        "market_names": ["vix"],
+        "horizons": [1, 5],
+        "num_days": 200,
+        "num_codes": 20,
+        "num_rows": 4000,
+        "calendar": {"first_day": "2020-01-01", "last_day": "2020-10-06", "num_days": 200},
+    }
+    with transaction(sessions) as session:
+        job = store.submit(session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset="small").job
+        claimed = store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
+        assert claimed is not None
+        profile = {"names_per_day": {"median": 20.0}}
+        found = store.register_dataset(
+            session,
+            job,
+            name="small",
+            fingerprint="fp1",
+            spec={"name": "small"},
+            manifest=manifest,
+            profile=profile,
+            leak_report={},
+            path="caches/fp1",
+            size_bytes=10,
+        )
+        store.settle(session, job.id, 1, JobState.SUCCEEDED)
+    return found
+
+
+def problem(answer: httpx.Response, status: int, code: str, pointer: str | None = None) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert set(body) == {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
+    assert (body["status"], body["code"]) == (status, code), body
+    assert body["request_id"] == answer.headers["x-request-id"]
+    assert "Traceback" not in answer.text
+    if pointer is not None:
+        assert pointer in [error["pointer"] for error in body["errors"]], body
+    return body
+
+
+def run(sessions: Sessions, job_id: UUID, to: JobState | None = JobState.SUCCEEDED) -> None:
+    """One attempt that says something of everything."""
+    values = {"val/rank_ic": 0.1, "val/rank_ic@5d": None}
+    daily = [DailySeries(name="rank_ic", split="val", horizon=5, days=["2020-05-01"], values=[0.1])]
+    said: list[AnyEvent] = [
+        Log(child_seq=1, message="hello"),
+        Metrics(child_seq=2, step=1, values=values, best=True, daily=daily),
+        Metrics(child_seq=3, step=2, values={"val/rank_ic": 0.2}),
+        Metrics(child_seq=4, step=0, values={"test/rank_ic@5d": 0.3}, source="ridge"),
+        Progress(child_seq=5, phase="train", epoch=2, epochs=3, ratio=0.6, samples_per_second=100.0),
+        Evidence(child_seq=6, body={"device": "cpu"}),
+    ]
+    with transaction(sessions) as session:
+        claimed = store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
+        assert claimed is not None
+        history.append(session, job_id, claimed.attempt, said)
+        if to is not None:
+            store.settle(session, job_id, claimed.attempt, to, reason=Reason.USER if to is JobState.CANCELLED else None)
+
+
+async def submit(client: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:
+    answer = await client.post("/jobs/train", json=SPEC | changes)
+    assert answer.status_code == 202, answer.text
+    body: dict[str, Any] = answer.json()
+    return body

@@ -1,0 +1,149 @@
+"""The day graph: against plain loops, from the past only, induced on the day's stocks."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from atft.data.cache import Cache, CacheError
+from atft.data.graph import correlations, day_edges, day_graph, graph_digest
+from atft.events import Event
+from atft.spec.model import GraphSpec
+
+SPEC = GraphSpec(correlation_window=20, half_life=10, neighbours=3, threshold=0.1, refresh_days=5)
+
+
+def returns_of(stocks: int = 12, days: int = 20) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((days, 1))
+    return (0.01 * (factor * rng.choice([-1, 1], stocks) + rng.standard_normal((days, stocks)))).astype(np.float32)
+
+
+def test_correlation_equals_weighted_loops() -> None:
+    returns = returns_of()
+    returns[:12, 4] = np.nan  # fewer than half of the days
+    returns[3, 5] = np.nan
+    corr, volatility, enough = correlations(returns, 10, 0.1)
+    weight = 0.5 ** (np.arange(20)[::-1] / 10)
+    assert enough.tolist() == [j != 4 for j in range(12)]
+    i, j = 0, 1
+    x, y = (returns[:, k] - np.average(returns[:, k], weights=weight) for k in (i, j))
+    want = np.average(x * y, weights=weight) / np.sqrt(
+        np.average(x * x, weights=weight) * np.average(y * y, weights=weight)
+    )
+    assert corr[i, j] == pytest.approx(0.9 * want, abs=1e-5)
+    assert volatility[0] == pytest.approx(np.sqrt(np.average(x * x, weights=weight)), rel=1e-4)
+    assert (corr[4] == 0).all()
+    assert (np.diag(corr) == 0).all()
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.6])
+def test_edges_equal_plain_loops(threshold: float) -> None:
+    returns, sectors = returns_of(), np.array([0, 0, 0, 1, 1, 1, -1, -1, 2, 2, 2, 2], np.int32)
+    spec = SPEC.model_copy(update={"threshold": threshold})
+    corr, volatility, _ = correlations(returns, 10, 0.1)
+    chosen, by_sector = set(), set()
+    for i in range(12):
+        strong = sorted(
+            (j for j in range(12) if j != i and abs(corr[i, j]) >= threshold), key=lambda j: -abs(corr[i, j])
+        )[:3]
+        chosen |= {(i, j) for j in strong} | {(j, i) for j in strong}
+        peers = sorted((j for j in range(12) if j != i and sectors[i] == sectors[j] >= 0), key=lambda j: -corr[i, j])[
+            :1
+        ]
+        by_sector |= {(i, j) for j in peers} | {(j, i) for j in peers}
+    edges, attributes = day_edges(returns, sectors, spec)
+    assert {(int(a), int(b)) for a, b in edges.T} == chosen | by_sector
+    assert len(edges.T) == len(chosen | by_sector)
+    for (a, b), values in zip(edges.T, attributes, strict=True):
+        alike = sectors[a] == sectors[b] >= 0
+        assert values[0] == pytest.approx((corr[a, b] + 1) / 2)
+        assert values[1] == ((1.0 if (a, b) in chosen else 0.5) if alike else 0.0)
+        assert values[2] == pytest.approx(np.exp(-abs(volatility[a] - volatility[b]) / volatility.std()), rel=1e-4)
+        assert -1 <= values[3] <= 1
+    without, _ = day_edges(returns, sectors, spec.model_copy(update={"sector_edges": False}))
+    assert {(int(a), int(b)) for a, b in without.T} == chosen
+
+
+def test_residual_correlation_has_the_market_taken_out() -> None:
+    rng = np.random.default_rng(1)
+    factor = 0.02 * rng.standard_normal((60, 1))
+    returns = (factor * rng.uniform(0.5, 1.5, 30) + 0.005 * rng.standard_normal((60, 30))).astype(np.float32)
+    _, attributes = day_edges(returns, np.full(30, -1, np.int32), SPEC.model_copy(update={"correlation_window": 60}))
+    assert attributes[:, 0].mean() > 0.85  # (corr + 1)/2 of stocks driven by one factor
+    assert abs(attributes[:, 3].mean()) < 0.2
+
+
+def test_edges_use_returns_up_to_the_refresh_day_only(cache: Cache, tmp_path: Path) -> None:
+    """Science 6.9: later returns are noise in a copy of the cache; the graph of every earlier day stays the same, bit
+    for bit.
+    """
+    graph = day_graph(cache, SPEC, lambda _: None)
+    shutil.copytree(cache.path, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "graphs")
+    other = Cache.open(tmp_path / "copy")
+    late = other.day_index > 60
+    other.returns[late] = np.random.default_rng(0).standard_normal(late.sum()) * 0.05  # into the private map
+    again = day_graph(other, SPEC, lambda _: None)
+    for day in range(90):
+        codes = cache.code_index[(cache.day_index == day)].astype(np.int64)
+        (a, x), (b, y) = graph.edges(day, codes), again.edges(day, codes)
+        same = a.shape == b.shape and np.array_equal(a, b) and np.array_equal(x, y)
+        assert same or day > 60
+    assert not same
+
+
+def test_graph_of_a_day_is_that_of_the_latest_refresh_day(cache: Cache) -> None:
+    graph = day_graph(cache, SPEC, lambda _: None)
+    codes = np.arange(14)
+    assert graph.days[:3].tolist() == [4, 9, 14]
+    assert graph.edges(3, codes)[0].shape == (2, 0)
+    np.testing.assert_array_equal(graph.edges(29, codes)[0], graph.edges(33, codes)[0])
+    assert not np.array_equal(graph.edges(33, codes)[1], graph.edges(34, codes)[1])
+
+
+def test_pain_26_induced_subgraph_is_in_local_numbers(cache: Cache) -> None:
+    graph = day_graph(cache, SPEC, lambda _: None)
+    everything, attributes = graph.edges(60, np.arange(14))
+    some = np.array([9, 2, 5, 11])
+    local, values = graph.edges(60, some)
+    want = {(int(some[a]), int(some[b])): tuple(v) for (a, b), v in zip(local.T, values, strict=True)}
+    assert want == {
+        (int(a), int(b)): tuple(v)
+        for (a, b), v in zip(everything.T, attributes, strict=True)
+        if a in some and b in some
+    }
+    assert {(b, a) for a, b in want} == set(want)  # symmetric
+    assert all(a != b for a, b in want)
+
+
+def test_graph_is_built_once_and_kept_as_plain_arrow(cache: Cache) -> None:
+    events: list[Event] = []
+    spec = SPEC.model_copy(update={"neighbours": 4})
+    day_graph(cache, spec, events.append)
+    assert len(events) == 18  # one heartbeat a refresh day
+    day_graph(cache, spec, events.append)
+    assert len(events) == 18
+    path = cache.path / "graphs" / f"{graph_digest(spec)}.arrow"
+    with pa.OSFile(str(path)) as file:
+        table = pa.ipc.open_file(file).read_all()
+    assert table.schema.names == ["date", "day", "source", "target", "attributes"]
+    assert json.loads(table.schema.metadata[b"atft"])["fingerprint"] == cache.fingerprint
+    assert graph_digest(spec) != graph_digest(SPEC)
+    assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_graph_of_another_cache_or_cut_short_is_refused(cache: Cache, planted: Cache) -> None:
+    spec = SPEC.model_copy(update={"neighbours": 2})
+    day_graph(cache, spec, lambda _: None)
+    name = f"{graph_digest(spec)}.arrow"
+    (planted.path / "graphs").mkdir(exist_ok=True)
+    shutil.copy(cache.path / "graphs" / name, planted.path / "graphs" / name)
+    with pytest.raises(CacheError, match="does not belong to this cache"):
+        day_graph(planted, spec, lambda _: None)
+    (planted.path / "graphs" / name).write_bytes(b"ARROW1\0\0")
+    with pytest.raises(CacheError, match="cannot be read"):
+        day_graph(planted, spec, lambda _: None)

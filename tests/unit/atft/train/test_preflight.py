@@ -1,0 +1,88 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from atft.data.cache import Cache
+from atft.events import Event
+from atft.spec.job import TrainSpec
+from atft.spec.reason import Reason
+from atft.train.preflight import gradient_norms, preflight, require_gradients
+from atft.train.report import Reporter, RunError
+from atft.train.setup import Assembly, assemble
+
+Make = Callable[..., TrainSpec]
+
+
+def assembled(spec: TrainSpec, cache: Cache) -> tuple[Assembly, Reporter, list[Event]]:
+    events: list[Event] = []
+    reporter = Reporter(events.append, epochs=1)
+    return assemble(spec, cache, reporter), reporter, events
+
+
+class WithIdlePart(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = nn.Linear(2, 1)
+        self.idle = nn.Linear(2, 1)
+        self.plain = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.plain(self.used(x)) + 0 * self.idle(x)
+
+
+def test_pain_11_an_enabled_part_without_gradient_is_refused_by_name() -> None:
+    network = WithIdlePart()
+    network(torch.ones(3, 2)).sum().backward()
+    norms = gradient_norms(network)
+    assert set(norms) == {"used", "idle"}
+    assert norms["idle"] == 0
+    with pytest.raises(RunError, match="idle") as refused:
+        require_gradients(norms)
+    assert refused.value.reason is Reason.PREFLIGHT_FAILED
+    with pytest.raises(RunError, match="temporal"):
+        require_gradients({"heads": 1.0, "temporal": float("nan")})
+
+
+def test_pain_39_one_day_forward_and_backward_before_the_first_step(make_spec: Make, cache: Cache) -> None:
+    assembly, reporter, _ = assembled(make_spec(), cache)
+    before = {name: tensor.clone() for name, tensor in assembly.network.state_dict().items()}
+    report = preflight(assembly, reporter)
+    assert set(report.gradient_norms) == {"selection", "fan", "temporal", "graph", "heads"}
+    assert all(norm > 0 for norm in report.gradient_norms.values())
+    assert report.parameters == sum(p.numel() for p in assembly.network.parameters())
+    assert report.micro_batch_days == assembly.days_per_step
+    assert report.activation_bytes_per_day > 1000
+    assert all(torch.equal(tensor, before[name]) for name, tensor in assembly.network.state_dict().items())
+    assert all(p.grad is None for p in assembly.network.parameters())
+    assert not assembly.optimizer.state
+
+
+def test_randomness_is_off_so_that_a_part_at_rest_does_not_look_dead(make_spec: Make, cache: Cache) -> None:
+    spec = make_spec(
+        **{"model.dropout": 0.9, "model.gat_dropout": 0.9, "model.freq_dropout": 0.9, "model.stochastic_depth": 0.99}
+    )
+    norms = []
+    for seed in range(3):
+        assembly, reporter, _ = assembled(spec, cache)
+        torch.manual_seed(seed)
+        norms.append(preflight(assembly, reporter).gradient_norms)
+    assert norms[0] == norms[1] == norms[2]
+
+
+@pytest.mark.parametrize("switch", [{"model.use_gat": False}, {"model.use_fan": False}])
+def test_switched_off_parts_are_not_there(switch: dict[str, Any], make_spec: Make, cache: Cache) -> None:
+    assembly, reporter, _ = assembled(make_spec(**switch), cache)
+    missing = "graph" if "model.use_gat" in switch else "fan"
+    assert missing not in preflight(assembly, reporter).gradient_norms
+
+
+def test_slow_days_are_split_into_powers_of_two(make_spec: Make, cache: Cache) -> None:
+    from atft.train.preflight import _micro_batch
+
+    assembly, _, _ = assembled(make_spec(**{"trainer.batch_size": 20 * 24}), cache)
+    whole = assembly.days_per_step
+    assert whole > 15
+    assert [_micro_batch(assembly, seconds, 0, 0) for seconds in (0.001, 0.5, 1.1, 2.0, 60.0)] == [whole, 8, 4, 2, 1]

@@ -1,0 +1,96 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from atft.data.cache import Cache
+from atft.spec.job import TrainSpec
+from atft.train.report import Reporter
+from atft.train.setup import Assembly, assemble
+from atft.train.step import Stepper, Update
+from atft.train.telemetry import Timers
+
+Make = Callable[..., TrainSpec]
+STILL = {"model.dropout": 0.0, "model.gat_dropout": 0.0, "optimizer.clip_norm": None}
+
+
+def fresh(make_spec: Make, cache: Cache, **changes: object) -> Assembly:
+    return assemble(make_spec(**{**STILL, **changes}), cache, Reporter(lambda _: None, epochs=1))
+
+
+def update(assembly: Assembly, runs: list[np.ndarray], micro: int, position: int = 0) -> Update:
+    step = Stepper(assembly, Timers(assembly.device), micro_batch_days=micro, heartbeat=lambda _: None)
+    return step(runs, epoch=0, position=position, first=True)
+
+
+def gradients(assembly: Assembly) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in assembly.network.named_parameters() if p.grad is not None}
+
+
+def test_pain_28_micro_batches_of_whole_days_give_the_unsplit_steps_gradient(make_spec: Make, cache: Cache) -> None:
+    results = []
+    for micro in (6, 4, 1):
+        assembly = fresh(make_spec, cache)
+        days = assembly.split.train[:6]
+        done = update(assembly, [days], micro)
+        results.append((done, gradients(assembly)))
+    whole, expected = results[0]
+    for split, found in results[1:]:
+        assert split.loss == pytest.approx(whole.loss, rel=1e-5)
+        assert split.counted_days == whole.counted_days == 6
+        assert split.samples == whole.samples
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=2e-3, atol=1e-6)
+
+
+def test_accumulated_steps_give_the_mean_over_all_their_days(make_spec: Make, cache: Cache) -> None:
+    one, two = fresh(make_spec, cache), fresh(make_spec, cache)
+    days = one.split.train
+    update(one, [days[:6]], 6)
+    update(two, [days[:4], days[4:6]], 6)
+    for name, gradient in gradients(one).items():
+        torch.testing.assert_close(gradients(two)[name], gradient, rtol=2e-3, atol=1e-6)
+
+
+def test_a_days_without_enough_names_adds_nothing_and_is_counted(make_spec: Make, cache: Cache) -> None:
+    sparse = Cache.open(cache.path)
+    assembly = fresh(make_spec, sparse)
+    days = assembly.split.train[:4]
+    sparse.targets[np.isin(sparse.day_index, days[:2])] = np.nan
+    done = update(assembly, [days], 1)
+    other = fresh(make_spec, sparse)
+    rest = update(other, [days[2:]], 2)
+    assert (done.counted_days, done.skipped_days) == (2, 2)
+    assert done.loss == pytest.approx(rest.loss, rel=1e-5)
+    for name, gradient in gradients(other).items():
+        torch.testing.assert_close(gradients(assembly)[name], gradient, rtol=2e-3, atol=1e-6)
+
+
+def test_without_any_known_target_nothing_moves(make_spec: Make, cache: Cache) -> None:
+    blind = Cache.open(cache.path)
+    assembly = fresh(make_spec, blind)
+    blind.targets[:] = np.nan
+    before = {name: p.detach().clone() for name, p in assembly.network.named_parameters()}
+    done = update(assembly, [assembly.split.train[:4]], 4)
+    assert done.loss is None
+    assert done.grad_norm is None
+    assert all(torch.equal(p, before[name]) for name, p in assembly.network.named_parameters())
+
+
+def test_clip_norm_bounds_the_step_and_the_norm_is_told_before(make_spec: Make, cache: Cache) -> None:
+    free, bound = fresh(make_spec, cache), fresh(make_spec, cache, **{"optimizer.clip_norm": 1e-3})
+    days = [free.split.train[:4]]
+    first, second = update(free, days, 4), update(bound, days, 4)
+    assert first.grad_norm == second.grad_norm
+    norm = torch.sqrt(sum((g.double() ** 2).sum() for g in gradients(bound).values()))
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_steps_randomness_hangs_on_seed_epoch_and_place_only(make_spec: Make, cache: Cache) -> None:
+    losses = []
+    for place in (0, 0, 1):
+        assembly = assemble(make_spec(), cache, Reporter(lambda _: None, epochs=1))
+        torch.rand(place + 7)
+        losses.append(update(assembly, [assembly.split.train[:4]], 4, position=place).loss)
+    assert losses[0] == losses[1] != losses[2]

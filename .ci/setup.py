@@ -8,6 +8,7 @@ An interrupted set-up, a moved checkout or a vanished interpreter is noticed and
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def run(command: list[str]) -> None:
     """Quietly; on failure the log's end is shown and the set-up ends."""
     with LOG.open("a") as log:
         print("$", *command, file=log, flush=True)
-        code = subprocess.call(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT)
+        # the lock goes with it: should we be killed, the next set-up waits until this one's pip has ended
+        code = subprocess.call(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT, close_fds=False)
     if code:
         say(f"this failed ({code}): {' '.join(command)}\nThe end of {LOG}:")
         print("\n".join(LOG.read_text(errors="replace").splitlines()[-25:]), file=sys.stderr)
@@ -109,6 +111,7 @@ def main() -> None:
     try:
         LOG.parent.mkdir(parents=True, exist_ok=True)
         with (LOG.parent / "setup.lock").open("w") as held:
+            os.set_inheritable(held.fileno(), True)
             fcntl.flock(held, fcntl.LOCK_EX)  # `make demo` and `make test` at the same time: one installs, one waits
             lock() if sys.argv[1] == "lock" else install(sys.argv[1])
     except PermissionError as error:

@@ -1,6 +1,7 @@
 """The operator's commands: `python -m jobs.admin doctor | migrate | migration | keys`. Works from any folder."""
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -48,9 +49,18 @@ def _connection(settings: Settings) -> Iterator[Connection]:
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the database to the head of the migrations; whoever comes second waits, then finds nothing to do."""
+    """Bring the database to the head of the migrations, and the tables of Optuna beside ours; whoever comes second
+    waits, then finds nothing to do.
+    """
     with _connection(settings) as connection:
         command.upgrade(_alembic(connection), "head")
+    environment = settings.child_environment(1, None) | {"ATFT_DATABASE_URL": settings.database_url.get_secret_value()}
+    root = str(Path(migrations.__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    program = [sys.executable, "-P", "-m", "migrations.studies"]
+    child = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    if child.returncode != 0:
+        raise ValueError(f"the tables of the studies were not made: {child.stderr.strip()[-2000:]}")
 
 
 def draft_migration(settings: Settings, message: str) -> None:

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
 
 THREAD_VARIABLES: Final = (
     "OMP_NUM_THREADS",
@@ -61,6 +62,12 @@ class Settings(BaseSettings):
     @cached_property
     def sync_database_url(self) -> str:
         return self._driver_url("psycopg")
+
+    @cached_property
+    def studies_database_url(self) -> str:
+        """The same database with Optuna's schema in front, for Optuna and its own tools."""
+        url = make_url(self.sync_database_url)
+        return url.update_query_dict({"options": "-csearch_path=optuna"}).render_as_string(hide_password=False)
 
     @property
     def jobs_root(self) -> Path:

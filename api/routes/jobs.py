@@ -184,3 +184,31 @@ async def cancel_job(
     Cancelling a cancelled job changes nothing; any other finished job answers 409.
     """
     return await _want(service, who, job_id, Wanted.CANCEL, if_match, response)
+
+
+@router.post(
+    "/{job_id}/pause",
+    status_code=202,
+    summary="Pause a job",
+    response_description="The job as it stands now.",
+    responses=problems(404, 409, 412),
+)
+async def pause_job(
+    job_id: JobId, response: Response, service: ServiceDep, who: Submitter, if_match: IfMatch = None
+) -> JobView:
+    """Stop the job and free its device: a running job saves a checkpoint first. Finished jobs answer 409."""
+    return await _want(service, who, job_id, Wanted.PAUSE, if_match, response)
+
+
+@router.post(
+    "/{job_id}/resume",
+    status_code=202,
+    summary="Resume a paused job",
+    response_description="The job as it stands now.",
+    responses=problems(404, 409, 412),
+)
+async def resume_job(
+    job_id: JobId, response: Response, service: ServiceDep, who: Submitter, if_match: IfMatch = None
+) -> JobView:
+    """Queue a paused job again; it goes on from its checkpoint. Other unfinished jobs stay as they are."""
+    return await _want(service, who, job_id, Wanted.RUN, if_match, response)

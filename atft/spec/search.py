@@ -58,7 +58,12 @@ class IntDimension(Spec):
         return (self.low,) if self.low == top else (self.low, top)
 
     def contains(self, value: Scalar) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high and (value - self.low) % self.step == 0
+        return (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            and self.low <= value <= self.high
+            and (value - self.low) % self.step == 0
+        )
 
 
 class CategoricalDimension(Spec):
@@ -137,7 +142,7 @@ class HpoSpec(Spec):
 
     @model_validator(mode="after")
     def _objective_is_selected_on(self) -> Self:
-        """Each trial's value is its best epoch by the very same metric, so the metric must be one that trials select on."""
+        """Each trial's value is its best epoch by the very same metric: it must be one that trials select on."""
         metric, direction = self.objective.metric, self.objective.direction
         fits = "minimize" if metric.split("@")[0] == "val/loss" else "maximize"
         if direction != fits:
@@ -171,6 +176,16 @@ class HpoSpec(Spec):
             inert = inert_because(self.base, self.space, key)
             if inert is not None:
                 refuse(pointer, f"{key} has no effect: {inert}")
+        if self.sampler.name == "grid" and any(
+            isinstance(d, FloatDimension) and d.step is None for d in self.space.values()
+        ):
+            refuse("/sampler/name", "the grid sampler needs a step for every float dimension")
+        return self
+
+    @model_validator(mode="after")
+    def _enqueued_points_are_in_the_space(self) -> Self:
+        if len(self.enqueue) > self.n_trials:
+            refuse("/enqueue", f"{len(self.enqueue)} points are enqueued for n_trials = {self.n_trials}")
         for number, point in enumerate(self.enqueue):
             unknown = sorted(set(point) - set(self.space))
             if unknown:
@@ -178,25 +193,30 @@ class HpoSpec(Spec):
             for key, value in point.items():
                 if not self.space[key].contains(value):
                     refuse(f"/enqueue/{number}/{key}", f"{key} = {value!r} is outside the space")
-        if self.sampler.name == "grid" and any(isinstance(d, FloatDimension) and d.step is None for d in self.space.values()):
-            refuse("/sampler/name", "the grid sampler needs a step for every float dimension")
         return self
 
     def trial_spec(self, params: Mapping[str, Scalar]) -> TrainSpec:
-        """The training job of one trial: the base with `params`, the study's stop rules and objective, without baselines."""
-        spec = apply(self.base, params)
-        body = spec.model_dump(mode="json")
+        """The training job of one trial: the base with `params`, the study's stop rules and objective, without
+        baselines. Raises ValidationError.
+        """
+        return TrainSpec.model_validate(self.trial_body(params))
+
+    def trial_body(self, params: Mapping[str, Scalar]) -> dict[str, Any]:
+        """The same, not validated."""
+        body = put(self.base, params)
         body["trainer"]["objective"] = self.objective.metric
-        body["trainer"]["stop_rules"] = [*body["trainer"]["stop_rules"], *(r.model_dump(mode="json") for r in self.stop_rules)]
+        body["trainer"]["stop_rules"] += [rule.model_dump(mode="json") for rule in self.stop_rules]
         body["baselines"] = False
-        return TrainSpec.model_validate(body)
+        return body
 
 
 UNSEARCHABLE = frozenset({"dataset", "name", "tags", "split", "resources", "baselines", "evaluation", "init_from"})
 
 
 def apply(base: TrainSpec, params: Mapping[str, object]) -> TrainSpec:
-    """`base` with dotted `params` put in, validated as a whole. Raises KeyError for a name that is no field, ValidationError."""
+    """`base` with dotted `params` put in, validated as a whole. Raises KeyError for a name that is no field,
+    ValidationError.
+    """
     return TrainSpec.model_validate(put(base, params))
 
 
@@ -228,12 +248,17 @@ def resolved_value(base: TrainSpec, key: str, value: Scalar) -> str:
         return f"invalid:{value!r}"
 
 
-def inert_because(base: TrainSpec, space: Mapping[str, Dimension], key: str) -> str | None:
-    """Why no value of `key` can change the run, given the base's switches (unless the switch itself is searched); else None."""
+def inert_because(base: TrainSpec, space: Mapping[str, Dimension], key: str) -> str | None:  # noqa: PLR0911 - a table
+    """Why no value of `key` can change the run, given the base's switches (unless the switch itself is searched); else
+    None.
+    """
+
     def fixed(name: str, value: Scalar) -> bool:
         return name not in space and _get(base, name) == value
 
-    if fixed("model.use_gat", value=False) and (key.startswith(("graph.", "model.gat_")) or key in ("model.learn_temperature", "model.stochastic_depth")):
+    if fixed("model.use_gat", value=False) and (
+        key.startswith(("graph.", "model.gat_")) or key in ("model.learn_temperature", "model.stochastic_depth")
+    ):
         return "model.use_gat is false"
     if fixed("model.use_fan", value=False) and key == "model.fan_top_k":
         return "model.use_fan is false"
@@ -246,13 +271,16 @@ def inert_because(base: TrainSpec, space: Mapping[str, Dimension], key: str) -> 
     if fixed("loss.rank", "pearson_rank") and key == "loss.rank_tau":
         return "loss.rank is pearson_rank, which has no temperature"
     name = base.scheduler.name
-    used = {"constant": set(), "cosine": {"eta_min"}, "cosine_restarts": {"t_0", "t_mult", "eta_min"}, "one_cycle": set()}[name]
-    if "scheduler.name" not in space and key in {f"scheduler.{f}" for f in ("t_0", "t_mult", "eta_min")} - {f"scheduler.{f}" for f in used}:
+    restarts = ("scheduler.t_0", "scheduler.t_mult")
+    used = {"cosine": ("scheduler.eta_min",), "cosine_restarts": (*restarts, "scheduler.eta_min")}.get(name, ())
+    if "scheduler.name" not in space and key in (*restarts, "scheduler.eta_min") and key not in used:
         return f"scheduler.name is {name}"
     return None
 
 
-def merged_choices(dimension: CategoricalDimension, resolve: Mapping[Scalar, object]) -> tuple[CategoricalDimension, list[str]]:
+def merged_choices(
+    dimension: CategoricalDimension, resolve: Mapping[Scalar, object]
+) -> tuple[CategoricalDimension, list[str]]:
     """Choices that resolve equal become one (the first); says which were merged."""
     seen: dict[object, Scalar] = {}
     merged = []
@@ -275,5 +303,5 @@ def _probe(dimension: FloatDimension | IntDimension | CategoricalDimension) -> t
 
 
 def _own_field(problem: Mapping[str, Any], key: str) -> bool:
-    """Whether a validation problem is about the very field `key` (its range or type), not about how fields go together."""
+    """Whether a validation problem is about the very field `key`, not about how fields go together."""
     return ".".join(str(p) for p in problem["loc"]) == key

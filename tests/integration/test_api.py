@@ -236,3 +236,15 @@ async def test_cancel(client: httpx.AsyncClient, dataset: Dataset, sessions: Ses
     done = await submit(client)
     run(sessions, UUID(done["id"]))
     problem(await client.post(f"/jobs/{done['id']}/cancel"), 409, "illegal_move")
+
+
+async def test_pause_and_resume(client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions) -> None:
+    job = await submit(client)
+    url = f"/jobs/{job['id']}"
+    for path, state in (("pause", "paused"), ("pause", "paused"), ("resume", "queued"), ("resume", "queued")):
+        answer = await client.post(f"{url}/{path}")
+        assert (answer.status_code, answer.json()["state"]) == (202, state)
+    run(sessions, UUID(job["id"]), to=None)
+    assert (await client.post(f"{url}/pause")).json()["status"] == "pausing"
+    assert (await client.post(f"{url}/cancel")).json()["status"] == "cancelling"
+    problem(await client.post(f"{url}/resume"), 409, "illegal_move")

@@ -1,0 +1,87 @@
+"""The program's edges that need no training: how events are written and what an exception means."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from atft import __main__ as program
+from atft.data.cache import CacheMismatch
+from atft.data.schema import DataError
+from atft.events import Artifact, Log, parse
+from atft.spec.data import PlantedSpec
+from atft.spec.reason import Reason
+from atft.train.conclusion import verify_artifacts
+from atft.train.report import RunError
+
+
+def test_events_are_numbered_whole_lines() -> None:
+    read, write = os.pipe()
+    emit = program.EventStream(write)
+    emit(Log(message="a\nb"))
+    emit(Log(message="ü"))
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        events = [parse(line) for line in pipe]
+    assert [event.child_seq for event in events] == [1, 2]
+    assert events[0].message == "a\nb"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (DataError("no close column", Reason.LEAK_SUSPECTED), Reason.LEAK_SUSPECTED),
+        (RunError(Reason.NAN_LOSS, "nan on 2020-01-01"), Reason.NAN_LOSS),
+        (OSError(errno.ENOSPC, "No space left on device"), Reason.DISK_FULL),
+        (OSError(errno.EACCES, "Permission denied"), Reason.INTERNAL),
+        (MemoryError(), Reason.OOM_HOST),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), Reason.OOM_HOST),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), Reason.OOM_GPU),
+        (CacheMismatch("the cache has another fingerprint"), Reason.DATA_CHANGED),
+        (KeyError("x"), Reason.INTERNAL),
+    ],
+)
+def test_an_exception_becomes_the_reason_a_client_can_act_on(error: Exception, reason: Reason) -> None:
+    failed = program.failure(error)
+    assert failed.reason is reason
+    assert failed.message
+
+
+def test_an_unknown_exception_keeps_its_type_and_words() -> None:
+    assert program.failure(ZeroDivisionError("by nothing")).message == "ZeroDivisionError: by nothing"
+
+
+def test_a_specs_own_error_names_its_field() -> None:
+    with pytest.raises(ValidationError) as refused:
+        PlantedSpec.model_validate({"num_codes": 1})
+    assert program.failure(refused.value).reason is Reason.INVALID_PARAMS
+
+
+def test_pain_42_a_declared_output_that_is_missing_or_empty_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("x")
+    (tmp_path / "empty").write_text("")
+    verify_artifacts(tmp_path, [Artifact(name="there", path="there")])
+    with pytest.raises(RunError, match=r"predictions\.parquet") as refused:
+        verify_artifacts(
+            tmp_path, [Artifact(name="there", path="there"), Artifact(name="predictions.parquet", path="gone")]
+        )
+    assert refused.value.reason is Reason.INTERNAL
+    with pytest.raises(RunError, match="empty"):
+        verify_artifacts(tmp_path, [Artifact(name="empty", path="empty")])
+
+
+@pytest.mark.parametrize("body", [None, "{", json.dumps({"dataset": "x", "learning_rate": 1})])
+def test_a_spec_that_is_none_is_a_usage_error(
+    body: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "spec.json"
+    if body is not None:
+        path.write_text(body)
+    with pytest.raises(SystemExit) as left:
+        program.main(["run", str(path), "--cache", "x", "--out", str(tmp_path)])
+    assert left.value.code == program.USAGE
+    assert "spec.json" in capsys.readouterr().err

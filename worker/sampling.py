@@ -1,0 +1,210 @@
+"""A study's spec in Optuna's terms: storage, samplers, pruners, and how one trial gets its parameters."""
+
+import math
+import random
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from decimal import Decimal
+from uuid import UUID
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from atft.spec.search import CategoricalDimension, Dimension, FloatDimension, HpoSpec, Scalar
+from jobs.settings import Settings
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+_LARGEST_RANGE = 2**62
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna marks as experimental what we chose on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def open_storage(settings: Settings) -> BaseStorage:
+    """Optuna's tables, in their own schema (`python -m jobs.admin migrate` makes them). Finished trials are read once."""
+    storage = optuna.storages.RDBStorage(
+        settings.studies_database_url,
+        engine_kwargs={
+            "pool_size": 2,
+            "pool_pre_ping": True,
+            "connect_args": {"connect_timeout": 5, "tcp_user_timeout": 15_000, "application_name": "atft studies"},
+        },
+        skip_table_creation=True,
+    )
+    return optuna.storages.get_storage(storage)
+
+
+def open_study(storage: BaseStorage, job_id: UUID, spec: HpoSpec) -> optuna.Study:
+    """The study of a job, named by its id (Hyperband's brackets depend on the name), made on first use."""
+    return optuna.create_study(
+        study_name=str(job_id),
+        storage=storage,
+        sampler=Designed(spec),
+        pruner=pruner(spec),
+        direction=spec.objective.direction,
+        load_if_exists=True,
+    )
+
+
+def parameters(study: optuna.Study, trial: optuna.trial.Trial, spec: HpoSpec) -> dict[str, Scalar]:
+    """The trial's point in the space; what it has already (a crash may have come in between) stays as it is."""
+    study.sampler = sampler(spec, trial.number)
+    return {key: _suggest(trial, key, dimension) for key, dimension in spec.space.items()}
+
+
+def _suggest(trial: optuna.trial.Trial, key: str, d: Dimension) -> Scalar:
+    if isinstance(d, CategoricalDimension):
+        return trial.suggest_categorical(key, d.choices)
+    if isinstance(d, FloatDimension):
+        return trial.suggest_float(key, d.low, _top(d), log=d.log, step=d.step)
+    return trial.suggest_int(key, d.low, int(_top(d)), log=d.log, step=d.step)
+
+
+def _top(d: Dimension) -> float:
+    """The largest value on the steps."""
+    count = num_levels(d)
+    top = level(d, count - 1) if count is not None else d.extremes()[-1]
+    assert isinstance(top, int | float)  # noqa: S101 - of a dimension of numbers
+    return top
+
+
+def num_levels(d: Dimension) -> int | None:
+    """How many values a dimension has; None for a continuum."""
+    if isinstance(d, CategoricalDimension):
+        return len(d.choices)
+    if isinstance(d, FloatDimension):
+        if d.step is None:
+            return None
+        return int((Decimal(str(d.high)) - Decimal(str(d.low))) // Decimal(str(d.step))) + 1
+    return (d.high - d.low) // d.step + 1
+
+
+def level(d: Dimension, index: int) -> Scalar:
+    """Value number `index` of a dimension of levels."""
+    if isinstance(d, CategoricalDimension):
+        return d.choices[index]
+    if isinstance(d, FloatDimension):
+        return float(Decimal(str(d.low)) + index * Decimal(str(d.step)))
+    return d.low + index * d.step
+
+
+def at(d: Dimension, u: float) -> Scalar:
+    """Where `u` in [0, 1) falls in a dimension, on its scale."""
+    count = num_levels(d)
+    if not isinstance(d, CategoricalDimension) and d.log:
+        margin = 0.0 if count is None else 0.5  # every whole number gets its share of the scale
+        low, high = math.log(d.low - margin), math.log(d.high + margin)
+        value = min(max(math.exp(low + u * (high - low)), d.low), d.high)
+        return value if count is None else round(value)
+    if count is not None:
+        return level(d, min(int(u * count), count - 1))
+    assert isinstance(d, FloatDimension)  # noqa: S101 - all others have levels
+    return min(d.low + u * (d.high - d.low), d.high)
+
+
+def sampler(spec: HpoSpec, number: int) -> BaseSampler:
+    """The sampler of one trial. TPE is seeded from (study seed, trial number): rebuilt with one seed, it would propose
+    one point again and again.
+    """
+    if spec.sampler.name != "tpe":
+        return Designed(spec)
+    seed = int(np.random.SeedSequence((spec.sampler.seed, number)).generate_state(1)[0])
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(1, spec.n_trials // 2)))
+
+
+class Designed(BaseSampler):
+    """Samplers that learn nothing: a trial's parameters follow from its number alone, whoever asks, and when."""
+
+    def __init__(self, spec: HpoSpec) -> None:
+        self._spec = spec
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        return {}
+
+    def sample_relative(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002
+        search_space: dict[str, BaseDistribution],  # noqa: ARG002
+    ) -> dict[str, Scalar]:
+        return {}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,  # noqa: ARG002
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,  # noqa: ARG002
+    ) -> Scalar:
+        return designed_point(self._spec, trial.number)[param_name]
+
+
+def designed_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
+    """The point of trial `number` of a random, quasi-random or grid search."""
+    match spec.sampler.name:
+        case "grid":
+            return _grid_point(spec, number)
+        case "qmc":
+            from scipy.stats.qmc import Sobol  # noqa: PLC0415 - half a second
+
+            sequence = Sobol(len(spec.space), scramble=True, rng=spec.sampler.seed)
+            unit = sequence.fast_forward(number).random(1)[0] if number else sequence.random(1)[0]
+        case _:
+            unit = np.random.default_rng((spec.sampler.seed, number)).random(len(spec.space))
+    return {key: at(d, float(u)) for (key, d), u in zip(spec.space.items(), unit, strict=True)}
+
+
+def grid_size(spec: HpoSpec) -> int:
+    """Points of the grid; every dimension has levels, as the spec demands."""
+    return math.prod(num_levels(d) or 1 for d in spec.space.values())
+
+
+def _grid_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
+    """Each point once, in an order that the seed shuffles: a search that ends early has seen all corners."""
+    size = min(grid_size(spec), _LARGEST_RANGE)
+    order = random.Random(spec.sampler.seed).sample(range(size), min(spec.n_trials, size))  # noqa: S311 - no secret
+    index = order[(number - len(spec.enqueue)) % len(order)]
+    point: dict[str, Scalar] = {}
+    for key, d in spec.space.items():
+        index, place = divmod(index, num_levels(d) or 1)
+        point[key] = level(d, place)
+    return point
+
+
+def num_trials(spec: HpoSpec) -> int:
+    """n_trials, or the enqueued points and the whole grid when that is less."""
+    if spec.sampler.name != "grid":
+        return spec.n_trials
+    return min(spec.n_trials, grid_size(spec) + len(spec.enqueue))
+
+
+def pruner(spec: HpoSpec) -> BasePruner:
+    """Steps are 1-based epochs; the first `warmup_epochs` are never judged."""
+    epochs = spec.base.trainer.max_epochs
+    if "trainer.max_epochs" in spec.space:
+        epochs = int(_top(spec.space["trainer.max_epochs"]))
+    first = min(spec.pruner.warmup_epochs + 1, epochs)
+    median = optuna.pruners.MedianPruner(spec.pruner.startup_trials, n_warmup_steps=spec.pruner.warmup_epochs + 1)
+    with quiet():
+        match spec.pruner.name:
+            case "median":
+                return median
+            case "patient":
+                return optuna.pruners.PatientPruner(median, patience=max(1, spec.pruner.warmup_epochs))
+            case "hyperband":
+                return optuna.pruners.HyperbandPruner(min_resource=first, max_resource=epochs)
+            case "successive_halving":
+                return optuna.pruners.SuccessiveHalvingPruner(min_resource=first)
+            case _:
+                return optuna.pruners.NopPruner()

@@ -24,19 +24,22 @@ class Started(Event):
     type: Literal["started"] = "started"
     pid: int
     resumed_from: str | None = None
-    resumed_step: int = 0           # the 0-based optimizer step the run goes on from
-    resumed_epoch: int = 0          # number of epochs already complete
+    resumed_step: int = 0  # the 0-based optimizer step the run goes on from
+    resumed_epoch: int = 0  # number of epochs already complete
 
 
 class Evidence(Event):
-    """What really ran; the keys of `body` are those of `GET /jobs/{id}/evidence`. Sent after the first step, and again, complete, at the end."""
+    """What really ran; the keys of `body` are those of `GET /jobs/{id}/evidence`.
+
+    Sent after the first step, and again, complete, at the end.
+    """
 
     type: Literal["evidence"] = "evidence"
     body: dict[str, object]
 
 
 class Progress(Event):
-    """After every micro-batch: the heartbeat. `phase` names what is going on (build, graph, train, validate, test, baselines)."""
+    """After every micro-batch: the heartbeat. `phase`: build, graph, train, validate, test, baselines."""
 
     type: Literal["progress"] = "progress"
     phase: str
@@ -55,10 +58,10 @@ class DailySeries(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str                       # e.g. rank_ic, ic, long_short
+    name: str  # e.g. rank_ic, ic, long_short
     split: Literal["val", "test"]
     horizon: int
-    days: list[str]                 # ISO dates
+    days: list[str]  # ISO dates
     values: list[Value]
 
 
@@ -68,18 +71,18 @@ class Metrics(Event):
     type: Literal["metrics"] = "metrics"
     step: int = Field(ge=0)
     values: dict[str, Value]
-    best: bool = False              # this epoch is the best so far by the objective
+    best: bool = False  # this epoch is the best so far by the objective
     daily: list[DailySeries] = []
-    source: str | None = None       # null: the model's own; else a baseline's name (ridge, lightgbm, zero, last_return)
+    source: str | None = None  # null: the model's own; else a baseline's name (ridge, lightgbm, zero, last_return)
 
 
 class Checkpointed(Event):
     """A whole checkpoint is on disk: a run resumed from it repeats exactly what would have followed."""
 
     type: Literal["checkpointed"] = "checkpointed"
-    path: str                       # relative to --out
-    step: int                       # optimizer steps done in all
-    epoch: int                      # epochs complete
+    path: str  # relative to --out
+    step: int  # optimizer steps done in all
+    epoch: int  # epochs complete
     sha256: str
     best: bool = False
 
@@ -93,8 +96,8 @@ class Log(Event):
 class Artifact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str                       # what clients ask for
-    path: str                       # relative to --out
+    name: str  # what clients ask for
+    path: str  # relative to --out
     media_type: str = "application/octet-stream"
 
 
@@ -104,7 +107,7 @@ class Finished(Event):
     type: Literal["finished"] = "finished"
     artifacts: list[Artifact] = []
     result: dict[str, object] = {}  # train: {"best": {...}}; dataset: the manifest
-    reason: Reason | None = None    # early_stopped, stop_rule
+    reason: Reason | None = None  # early_stopped, stop_rule
 
 
 class Stopped(Event):

@@ -54,7 +54,7 @@ def launch(settings: Settings, job: Job, *, cuda_device: str | None, program: tu
     if resources.get("device") == "cpu":
         cuda_device = None
     match job.kind:
-        case JobKind.TRAIN | JobKind.TRIAL:
+        case JobKind.TRAIN:
             arguments = _run(settings, job, folder)
             threads = int(resources.get("threads", 1))
             timeout = job.spec.get("trainer", {}).get("timeout_seconds")

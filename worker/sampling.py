@@ -3,7 +3,7 @@
 import math
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from uuid import UUID
@@ -32,7 +32,7 @@ def quiet() -> Iterator[None]:
 
 
 def open_storage(settings: Settings) -> BaseStorage:
-    """Optuna's tables, in their own schema (`python -m jobs.admin migrate` makes them). Finished trials are read once."""
+    """Optuna's tables, in the schema that `python -m jobs.admin migrate` makes. Finished trials are read once."""
     storage = optuna.storages.RDBStorage(
         settings.studies_database_url,
         engine_kwargs={

@@ -9,7 +9,9 @@ from pydantic_core import PydanticCustomError
 
 
 class Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), validate_default=True
+    )
 
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 of the canonical JSON form: equal specs have equal digests."""
@@ -22,8 +24,8 @@ def digest(body: object) -> str:
 
 
 def refuse(pointer: str, message: str, **context: Any) -> NoReturn:
-    """Raise a validation error whose JSON pointer (relative to the model that raises) is `pointer`, such as `/embargo_days`."""
-    raise PydanticCustomError("value_error", "{message}", {"message": message, "pointer": pointer, **context})  # noqa: RUF027 - pydantic fills the template
+    """Raise a validation error that points at a field, by a JSON pointer relative to the model that raises."""
+    raise PydanticCustomError("value_error", "{message}", {"message": message, "pointer": pointer, **context})
 
 
 def _horizons(value: tuple[int, ...]) -> tuple[int, ...]:

@@ -11,11 +11,13 @@ PlantedMode = Literal["full", "theory", "null", "leak", "graph_only", "cycle_onl
 Target = Literal["raw", "zscore", "rank_gauss", "sector_neutral", "beta_neutral"]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 DatasetRef = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[A-Za-z0-9]{1,64})?$")]
-COLUMN_ROLES = frozenset({"date", "code", "sector", "open", "high", "low", "close", "volume", "in_universe", "features", "targets"})
+COLUMN_ROLES = frozenset(
+    {"date", "code", "sector", "open", "high", "low", "close", "volume", "in_universe", "features", "targets"}
+)
 
 
 class PlantedSpec(Spec):
-    """A synthetic panel with a known Bayes-optimal score; `signal` is κ, the share of a day's volatility that is predictable."""
+    """A synthetic panel with a known Bayes-optimal score; `signal` is κ, the predictable share of a day's volatility."""
 
     num_codes: int = Field(500, ge=10, le=5000)
     num_days: int = Field(1000, ge=60, le=10000)
@@ -26,16 +28,18 @@ class PlantedSpec(Spec):
 
 
 class SideFile(Spec):
-    """A second file of a dataset (universe or market), by server path under the data root, or the name of an upload's extra part."""
+    """A second file (universe or market), by server path under the data root, or the name of an upload's part."""
 
     file: str = Field(min_length=1, max_length=500)
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field({})
 
 
 class DatasetSpec(Spec):
     name: Name
     path: str | None = Field(None, min_length=1, max_length=500)
-    columns: dict[str, str | tuple[str, ...]] = Field({}, description="role (date, code, close, …) to the file's column name; `features` and `targets` take lists")
+    columns: dict[str, str | tuple[str, ...]] = Field(
+        {}, description="role (date, code, close, …) to the file's column name; `features` and `targets` take lists"
+    )
     kind: Literal["auto", "prices", "features"] = "auto"
     build_features: bool = True
     features: tuple[str, ...] | None = None
@@ -68,7 +72,7 @@ class DatasetSpec(Spec):
 
 
 class DataSpec(Spec):
-    """What a run reads: `window` days of history per sample, the horizons it predicts, the target's form, the smallest day."""
+    """What a run reads: days of history per sample, horizons to predict, the target's form, the smallest day."""
 
     window: int = Field(60, ge=2, le=512)
     horizons: Horizons = (1, 5, 10, 20)

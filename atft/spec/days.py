@@ -1,4 +1,4 @@
-"""Which trading days a run trains, validates and tests on: pure arithmetic on day numbers, shared by the plan of the API and the child."""
+"""Which trading days a run trains, validates and tests on: arithmetic shared by the API's plan and the child."""
 
 from dataclasses import dataclass
 
@@ -22,13 +22,17 @@ class SplitPlan:
 def walk_forward(num_days: int, window: int, max_horizon: int, split: SplitSpec) -> SplitPlan:
     """The last `test_days` days whose every label is known, a gap, `val_days`, a gap, then training days before them.
 
-    Day t needs days t-window+1 … t as input and t+1+max_horizon as label. With `train_days` null, training takes all there are.
+    Day t needs days t-window+1 … t as input and t+1+max_horizon as label. With `train_days` null, training takes all
+    there are.
     Raises a validation error whose pointer is absolute in a TrainSpec.
     """
     first = window - 1
     stop = num_days - 1 - max_horizon
     if stop <= first:
-        refuse("/data/window", f"the panel has {num_days} days: too few for a window of {window} days and labels of {max_horizon} + 1 days")
+        refuse(
+            "/data/window",
+            f"the panel has {num_days} days: too few for a window of {window} days and labels of {max_horizon} + 1",
+        )
     test = range(stop - split.test_days, stop)
     val = range(test.start - split.embargo_days - split.val_days, test.start - split.embargo_days)
     train_stop = val.start - split.embargo_days
@@ -36,7 +40,10 @@ def walk_forward(num_days: int, window: int, max_horizon: int, split: SplitSpec)
     if train_start < first or train_stop - train_start < 2:
         wanted = 2 if split.train_days is None else split.train_days
         needed = wanted + split.val_days + split.test_days + 2 * split.embargo_days
-        pointer = "/data/window" if window > num_days else "/split/train_days" if split.train_days is not None else "/split/val_days"
-        refuse(pointer, f"the panel has {num_days} days, of which {stop - first} have a window of {window} days behind and all labels ahead; "
-                        f"training {wanted} + validation {split.val_days} + test {split.test_days} + two gaps of {split.embargo_days} need {needed}")
+        refuse(
+            "/split/train_days" if split.train_days is not None else "/split/val_days",
+            f"the panel has {num_days} days, of which {stop - first} have a window of {window} days behind and all "
+            f"labels ahead; training {wanted} + validation {split.val_days} + test {split.test_days} + two gaps of "
+            f"{split.embargo_days} need {needed}",
+        )
     return SplitPlan(train=range(train_start, train_stop), val=val, test=test)

@@ -9,13 +9,15 @@ from atft.spec.data import DatasetRef, DataSpec, SplitSpec
 from atft.spec.model import GraphSpec, ModelSpec
 from atft.spec.training import EvaluationSpec, LossSpec, OptimizerSpec, ResourcesSpec, SchedulerSpec, TrainerSpec
 
-Tags = Annotated[dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=500)]], Field(max_length=50)]
+Tags = Annotated[
+    dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=500)]], Field(max_length=50)
+]
 
 
 class TrainSpec(Spec):
     dataset: DatasetRef
     name: str | None = Field(None, max_length=200)
-    tags: Tags = {}
+    tags: Tags = Field({})
     seed: int = Field(0, ge=0, le=2**31 - 1)
     data: DataSpec = DataSpec()
     split: SplitSpec = SplitSpec()
@@ -34,13 +36,23 @@ class TrainSpec(Spec):
     def _consistent(self) -> Self:
         needed = max(self.data.horizons) + 1
         if self.split.embargo_days < needed:
-            refuse("/split/embargo_days", f"embargo_days {self.split.embargo_days} is shorter than the longest label: it must be ≥ h_max + 1 = {needed}")
+            refuse(
+                "/split/embargo_days",
+                f"embargo_days {self.split.embargo_days} is shorter than the longest label: "
+                f"it must be ≥ h_max + 1 = {needed}",
+            )
         if self.model.use_fan and self.model.fan_top_k > self.data.window // 2 + 1:
-            refuse("/model/fan_top_k", f"a window of {self.data.window} days has {self.data.window // 2 + 1} frequencies; fan_top_k is {self.model.fan_top_k}")
+            refuse(
+                "/model/fan_top_k",
+                f"a window of {self.data.window} days has {self.data.window // 2 + 1} frequencies; "
+                f"fan_top_k is {self.model.fan_top_k}",
+            )
         if self.loss.horizon_weights is not None and len(self.loss.horizon_weights) != len(self.data.horizons):
             refuse("/loss/horizon_weights", f"give one weight for each of the {len(self.data.horizons)} horizons")
         if "@" in self.trainer.objective and int(self.trainer.objective.split("@")[1][:-1]) not in self.data.horizons:
-            refuse("/trainer/objective", f"the objective's horizon is not one of data.horizons {list(self.data.horizons)}")
+            refuse(
+                "/trainer/objective", f"the objective's horizon is not one of data.horizons {list(self.data.horizons)}"
+            )
         if self.loss.base == "pinball" and self.model.quantiles is None:
             refuse("/model/quantiles", "loss.base pinball needs model.quantiles")
         if self.model.quantiles is not None and self.loss.base != "pinball":

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from atft.spec.base import Spec, refuse
 
 VARIABLE_SIZE = 8  # width of one variable's embedding in the selection network
-EDGE_SIZE = 4      # attributes of an edge: correlation, same sector, volatility closeness, residual correlation
+EDGE_SIZE = 4  # attributes of an edge: correlation, same sector, volatility closeness, residual correlation
 
 
 class ModelSpec(Spec):
@@ -28,14 +28,19 @@ class ModelSpec(Spec):
     @field_validator("quantiles")
     @classmethod
     def _increasing(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value is not None and (len(value) < 2 or any(not 0 < q < 1 for q in value) or list(value) != sorted(set(value))):
+        if value is not None and (
+            len(value) < 2 or any(not 0 < q < 1 for q in value) or list(value) != sorted(set(value))
+        ):
             raise ValueError("quantiles are two or more increasing numbers between 0 and 1")
         return value
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         if self.hidden_size % self.attention_heads:
-            refuse("/hidden_size", f"hidden_size {self.hidden_size} must be a multiple of attention_heads {self.attention_heads}")
+            refuse(
+                "/hidden_size",
+                f"hidden_size {self.hidden_size} must be a multiple of attention_heads {self.attention_heads}",
+            )
         if self.use_gat and self.hidden_size % self.gat_heads:
             refuse("/hidden_size", f"hidden_size {self.hidden_size} must be a multiple of gat_heads {self.gat_heads}")
         return self

@@ -20,7 +20,9 @@ class LossSpec(Spec):
     def _some_loss(self) -> Self:
         if self.base_weight == 0 and self.rank_weight == 0:
             refuse("/rank_weight", "base_weight and rank_weight are both 0: nothing would be learned")
-        if self.horizon_weights is not None and (min(self.horizon_weights, default=0) < 0 or sum(self.horizon_weights) <= 0):
+        if self.horizon_weights is not None and (
+            min(self.horizon_weights, default=0) < 0 or sum(self.horizon_weights) <= 0
+        ):
             refuse("/horizon_weights", "horizon weights are ≥ 0 with a positive sum")
         if self.regime is not None:
             refuse("/regime", "regime weights are not available yet; use null")
@@ -65,7 +67,9 @@ class EarlyStopping(Spec):
 
 
 class StopRule(Spec):
-    """Stop with reason `stop_rule` when `metric`, at epoch `at_epoch` or later, is below or above a bound, or has fallen `falling` epochs running."""
+    """Stop with reason `stop_rule` when `metric`, at epoch `at_epoch` or later, is below or above a bound, or has fallen
+    `falling` epochs running.
+    """
 
     metric: str = Field(min_length=1, max_length=100)
     at_epoch: int = Field(1, ge=1)
@@ -88,7 +92,10 @@ class TrainerSpec(Spec):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
     compile: bool = False
-    objective: str = Field("val/rank_ic", pattern=r"^val/(loss|ic|rank_ic|icir|rank_icir|sharpe_daily|sharpe_ann|sharpe_net_ann|hit_rate|spread)(@[0-9]+d)?$")
+    objective: str = Field(
+        "val/rank_ic",
+        pattern=r"^val/(loss|ic|rank_ic|icir|rank_icir|sharpe_daily|sharpe_ann|sharpe_net_ann|hit_rate|spread)(@[0-9]+d)?$",
+    )
     early_stopping: EarlyStopping | None = EarlyStopping()
     stop_rules: tuple[StopRule, ...] = Field((), max_length=20)
     phases: tuple[dict[str, object], ...] = ()

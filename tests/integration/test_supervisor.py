@@ -336,6 +336,31 @@ class TestDies:
         assert bench.job(job_id).reason is Reason.DATA_CHANGED
 
 
+class TestFullDisk:
+    """/dev/full takes nothing: what is linked there meets a full disk."""
+
+    def folder(self, bench: Bench, job_id: UUID) -> Path:
+        folder = bench.folder(job_id)
+        folder.mkdir(parents=True)
+        return folder
+
+    def test_pain_41_a_full_disk_at_the_start_is_said_so(self, bench: Bench) -> None:
+        job_id = bench.submit()
+        (self.folder(bench, job_id) / "spec.json").symlink_to("/dev/full")
+        assert bench.run(job_id, *HONEST) is JobState.FAILED
+        assert bench.job(job_id).reason is Reason.DISK_FULL
+
+    def test_pain_41_a_log_that_cannot_grow_does_not_stop_the_run(self, bench: Bench) -> None:
+        job_id = bench.submit()
+        (self.folder(bench, job_id) / "log.txt").symlink_to("/dev/full")
+        assert bench.run(job_id, *HONEST) is JobState.SUCCEEDED
+
+    def test_pain_41_the_programs_own_word_for_it_is_final(self, bench: Bench) -> None:
+        job_id = bench.submit()
+        assert bench.run(job_id, *program("crashing", "--word", "disk_full", "--code", "1")) is JobState.FAILED
+        assert bench.job(job_id).reason is Reason.DISK_FULL
+
+
 class TestIsAskedToStop:
     @pytest.mark.parametrize(
         ("name", "most_seconds"), [("obedient", 1.0), ("silent", 1.0), ("mute", 1.0), ("stubborn", 2.5)]

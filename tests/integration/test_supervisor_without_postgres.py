@@ -1,7 +1,10 @@
 """G12: Postgres goes away for longer than a lease and nothing is lost: what was heard is kept, and sent later."""
 
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
@@ -10,12 +13,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Log, Metrics, Progress
+from atft.spec.job import TrainSpec
 from jobs import embedded, history, store
 from jobs.session import transaction
+from jobs.settings import Settings
 from jobs.states import JobKind, JobState
 from jobs.tables import Job, Metric
 from worker import recorder as recorder_module
 from worker.recorder import Recorder, persist
+from worker.slot import Slot
+from worker.supervisor import Supervisor
+from worker.watch import Timing
 
 MISSING = UUID(int=0)
 
@@ -75,6 +83,38 @@ def test_events_wait_for_postgres_in_order(
         assert len(session.scalars(select(Metric.step).where(Metric.job_id == job.id)).all()) == 1000
     recorder.stop()
     assert recorder.error is None
+
+
+def test_a_job_lives_through_an_absence_longer_than_its_lease(
+    sessions: sessionmaker[Session], settings: Settings, servers: embedded.Embedded
+) -> None:
+    program = Path(__file__).parents[1] / "programs" / "obedient.py"
+    (settings.caches_root / "f00d").mkdir(parents=True)
+    with transaction(sessions) as session:
+        options = {"spec_digest": "x", "queue": "cpu", "dataset": "d", "dataset_fingerprint": "f00d"}
+        spec = TrainSpec(dataset="d").model_dump(mode="json")
+        job_id = store.submit(session, kind=JobKind.TRAIN, spec=spec, **options).job.id
+    supervisor = Supervisor(
+        settings=settings.model_copy(update={"lease_seconds": 0.6}),
+        sessions=sessions,
+        slot=Slot("cpu", 0, "here"),
+        publish=lambda _: None,
+        hint=lambda *_: None,
+        program=(sys.executable, str(program), "--prove", "f00d", "--epochs", "10", "--epoch-seconds", "0.2"),
+        timing=Timing(poll_seconds=0.02, look_seconds=0.05),
+    )
+    running = threading.Thread(target=supervisor.run, args=(job_id,), daemon=True)
+    running.start()
+    time.sleep(1.0)
+    servers.postgres.stop()
+    time.sleep(1.5)
+    servers.check()
+    running.join(30)
+    with transaction(sessions) as session:
+        job = store.get(session, job_id)
+        assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+        query = select(Metric.step).where(Metric.job_id == job_id, Metric.name == "train/loss")
+        assert sorted(session.scalars(query)) == list(range(1, 11))
 
 
 def test_settling_waits_too(sessions: sessionmaker[Session], servers: embedded.Embedded, job: Job) -> None:

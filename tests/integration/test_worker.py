@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Metrics, parse
 from atft.spec.job import TrainSpec
-from jobs import store
+from jobs import embedded, store
 from jobs.queue import HintSender
 from jobs.session import transaction
 from jobs.settings import Settings
@@ -38,7 +38,7 @@ TRAIN = TrainSpec.model_validate(
         "model": {"hidden_size": 8, "gat_heads": 2, "attention_heads": 2, "gat_layers": 1, "fan_top_k": 2},
         "graph": {"correlation_window": 20, "neighbours": 3},
         "optimizer": {"name": "adabelief"},
-        "trainer": {"max_epochs": 25, "batch_size": 100, "early_stopping": None},
+        "trainer": {"max_epochs": 20, "batch_size": 100, "early_stopping": None},
         "baselines": False,
     }
 )
@@ -114,7 +114,9 @@ class Service:
             process.kill()
         process.wait(10)
 
-    def submit(self, kind: JobKind = JobKind.TRAIN, spec: dict[str, object] | None = None, *, hint: bool = True) -> UUID:
+    def submit(
+        self, kind: JobKind = JobKind.TRAIN, spec: dict[str, object] | None = None, *, hint: bool = True
+    ) -> UUID:
         train = kind is JobKind.TRAIN
         with transaction(self.sessions) as session:
             job = store.submit(
@@ -215,23 +217,49 @@ def test_a_worker_told_to_stop_saves_and_hands_over(service: Service, undisturbe
     same_numbers(service.points(job_id), undisturbed)
 
 
-def test_a_killed_worker_leaves_nothing_and_its_job_goes_on(service: Service, undisturbed: Points) -> None:
+@pytest.mark.parametrize("victim", ["main process", "pool process"])
+def test_a_killed_worker_leaves_nothing_and_its_job_goes_on(service: Service, undisturbed: Points, victim: str) -> None:
     service.worker("--control")
     first = service.worker()
     job_id = service.submit()
     service.in_the_middle(job_id)
     family = psutil.Process(first.pid).children(recursive=True)
     assert len(family) >= 2  # the pool process and the program
-    first.kill()
-    first.wait(10)
+    if victim == "main process":
+        first.kill()
+        first.wait(10)
+        service.worker("--device", "1")
+    else:  # the main process starts another one
+        pool = next(
+            process for process in family if process.parent() == psutil.Process(first.pid) and process.children()
+        )
+        family = [pool, *pool.children(recursive=True)]
+        pool.kill()
     _, left = psutil.wait_procs(family, timeout=10)
     assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
     with redis.Redis.from_url(service.settings.redis_url.get_secret_value()) as broker:
         broker.flushall()
-    service.worker("--device", "1")
     done = service.end_of(job_id)
     assert (done.state, done.attempt, done.failures) == (JobState.SUCCEEDED, 2, 1)
     same_numbers(service.points(job_id), undisturbed)
+
+
+def test_a_killed_broker_is_not_noticed_by_what_runs(
+    service: Service, servers: embedded.Embedded, undisturbed: Points
+) -> None:
+    service.worker("--control")
+    service.worker()
+    job_id = service.submit()
+    service.in_the_middle(job_id)
+    assert servers.valkey.process is not None
+    servers.valkey.process.kill()
+    time.sleep(1.0)
+    assert servers.check() == [servers.valkey.name]
+    done = service.end_of(job_id)
+    assert (done.state, done.attempt) == (JobState.SUCCEEDED, 1)
+    same_numbers(service.points(job_id), undisturbed)
+    later = service.submit(JobKind.DATASET, {"name": "d", "planted": PANEL})
+    assert service.end_of(later).state is JobState.SUCCEEDED
 
 
 def test_pain_05_cancel_ends_the_program_of_its_own_job_only(service: Service) -> None:

@@ -1,0 +1,72 @@
+import errno
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from atft.events import Artifact
+from jobs.settings import Settings
+from jobs.states import JobState, Reason
+from worker.artifacts import Missing, collect, place_cache, read_json
+from worker.settlement import failure
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(run_root=tmp_path / "runs")
+
+
+@pytest.fixture
+def folder(settings: Settings) -> Path:
+    folder = (settings.jobs_root / "j" / "1").resolve()
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_declared_file_is_hashed(settings: Settings, folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "model.bin").write_bytes(b"weights")
+    (output,) = collect(settings, folder, [Artifact(name="model", path="out/model.bin")])
+    assert output.path == "jobs/j/1/out/model.bin"
+    assert (output.size_bytes, output.sha256) == (7, hashlib.sha256(b"weights").hexdigest())
+
+
+@pytest.mark.parametrize("path", ["nothing.bin", "../../../secret", "link", ".", "/etc/hostname"])
+def test_pain_42_what_is_not_there_or_not_its_own_is_missing(settings: Settings, folder: Path, path: str) -> None:
+    (settings.run_root.parent / "secret").write_text("s")
+    (folder / "link").symlink_to(settings.run_root.parent / "secret")
+    with pytest.raises(Missing, match="'a'"):
+        collect(settings, folder, [Artifact(name="a", path=path)])
+
+
+def test_a_cache_is_moved_once(settings: Settings, folder: Path) -> None:
+    for _ in range(2):
+        built = folder / "cache"
+        built.mkdir()
+        (built / "panel.arrow").write_bytes(b"12345")
+        assert place_cache(settings, built, "f00d") == ("caches/f00d", 5)
+        assert not built.exists()
+    assert (settings.caches_root / "f00d" / "panel.arrow").read_bytes() == b"12345"
+
+
+@pytest.mark.parametrize("fingerprint", ["", ".", "..", "a/b", "../jobs"])
+def test_a_fingerprint_is_a_plain_name(settings: Settings, folder: Path, fingerprint: str) -> None:
+    (folder / "cache").mkdir()
+    with pytest.raises(Missing):
+        place_cache(settings, folder / "cache", fingerprint)
+    assert (folder / "cache").exists()
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{"])
+def test_a_manifest_that_is_none_is_missing(folder: Path, text: str | None) -> None:
+    if text is not None:
+        (folder / "manifest.json").write_text(text)
+    with pytest.raises(Missing, match=r"manifest\.json"):
+        read_json(folder / "manifest.json")
+
+
+def test_pain_41_a_full_disk_has_its_reason() -> None:
+    verdict = failure(OSError(errno.ENOSPC, "No space left on device"))
+    assert (verdict.to, verdict.reason) == (JobState.FAILED, Reason.DISK_FULL)
+    with pytest.raises(PermissionError):
+        failure(PermissionError(errno.EPERM, "no"))

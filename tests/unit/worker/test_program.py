@@ -1,0 +1,133 @@
+import json
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from atft.spec.job import TrainSpec
+from jobs.settings import THREAD_VARIABLES, Settings
+from jobs.states import JobKind, Reason
+from jobs.tables import Job
+from worker.commands import control_argv, worker_argv
+from worker.memory import oom_kills
+from worker.program import Refused, checkpoint_is_gone, launch
+from worker.slot import Slot
+
+SPEC = TrainSpec(dataset="d").model_dump(mode="json")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = Settings(run_root=tmp_path / "runs", data_root=tmp_path / "data", lease_seconds=30)
+    (settings.caches_root / "f00d").mkdir(parents=True)
+    settings.data_root.mkdir()
+    return settings
+
+
+def job(**changes: object) -> Job:
+    values = {
+        "id": UUID(int=7),
+        "attempt": 2,
+        "kind": JobKind.TRAIN,
+        "spec": SPEC,
+        "dataset": "d",
+        "dataset_fingerprint": "f00d",
+    }
+    return Job(**(values | changes))
+
+
+def test_a_training_run(settings: Settings) -> None:
+    checkpoint = {"path": "1/checkpoints/000003", "step": 30, "epoch": 3, "sha256": "x"}
+    start = launch(settings, job(checkpoint=checkpoint), cuda_device="1")
+    folder = settings.jobs_root.resolve() / str(UUID(int=7)) / "2"
+    assert start.folder == folder
+    assert json.loads((folder / "spec.json").read_text()) == SPEC
+    assert start.argv == (
+        sys.executable, "-P", "-m", "atft", "run", f"{folder}/spec.json", "--cache", f"{settings.caches_root.resolve()}/f00d",
+        "--out", str(folder), "--resume", f"{folder.parent}/1/checkpoints/000003", "--lease-seconds", "30.0",
+    )  # fmt: skip
+    assert start.environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert checkpoint_is_gone(settings, job(checkpoint=checkpoint))
+    (folder.parent / "1" / "checkpoints" / "000003").mkdir(parents=True)
+    assert not checkpoint_is_gone(settings, job(checkpoint=checkpoint))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_pain_01_every_thread_limit_is_set(settings: Settings, threads: int) -> None:
+    spec = TrainSpec.model_validate({"dataset": "d", "resources": {"threads": threads}}).model_dump(mode="json")
+    start = launch(settings, job(spec=spec), cuda_device=None)
+    assert {start.environment[name] for name in THREAD_VARIABLES} == {str(threads)}
+    assert start.threads == threads
+
+
+def test_pain_02_the_limits_are_no_option(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "128")
+    monkeypatch.setenv("ATFT_DATABASE_URL", "postgresql://secret")
+    start = launch(settings, job(), cuda_device=None)
+    assert start.environment["OMP_NUM_THREADS"] == "1"
+    assert "secret" not in " ".join(start.environment.values())
+
+
+def test_a_cpu_run_sees_no_gpu(settings: Settings) -> None:
+    spec = TrainSpec.model_validate({"dataset": "d", "resources": {"device": "cpu"}}).model_dump(mode="json")
+    assert launch(settings, job(spec=spec), cuda_device="0").environment["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_dataset_gets_absolute_paths(settings: Settings) -> None:
+    (settings.uploads_root / "u1").mkdir(parents=True)
+    (settings.uploads_root / "u1" / "file.csv").write_text("x")
+    (settings.data_root / "members.csv").write_text("x")
+    spec = {"name": "d", "universe": {"file": "members.csv", "columns": {"code": "c"}}}
+    files = {"panel": "upload:u1/file.csv", "universe": "data:members.csv"}
+    start = launch(settings, job(kind=JobKind.DATASET, spec=spec, params={"files": files}), cuda_device="0")
+    told = json.loads((start.folder / "spec.json").read_text())
+    assert told["path"] == str(settings.uploads_root.resolve() / "u1" / "file.csv")
+    assert told["universe"] == {"file": str(settings.data_root.resolve() / "members.csv"), "columns": {"code": "c"}}
+    assert start.environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert start.argv[4:6] == ("build", f"{start.folder}/spec.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dataset_fingerprint": "gone"}, Reason.DATA_CHANGED),
+        ({"dataset_fingerprint": None}, Reason.DATA_CHANGED),
+        ({"kind": JobKind.PRETRAIN}, Reason.INTERNAL),
+        ({"kind": JobKind.DATASET, "spec": {"name": "d"}}, Reason.INVALID_PARAMS),
+        (
+            {"kind": JobKind.DATASET, "spec": {"name": "d"}, "params": {"files": {"panel": "data:../x"}}},
+            Reason.INVALID_PARAMS,
+        ),
+        (
+            {"kind": JobKind.DATASET, "spec": {"name": "d"}, "params": {"files": {"panel": "data:/etc/passwd"}}},
+            Reason.INVALID_PARAMS,
+        ),
+        ({"kind": JobKind.DATASET, "spec": {"name": "d"}, "params": {"files": {"panel": "http://x"}}}, Reason.INTERNAL),
+    ],
+)
+def test_what_cannot_start_says_why(settings: Settings, changes: dict[str, object], reason: Reason) -> None:
+    with pytest.raises(Refused) as refused:
+        launch(settings, job(**changes), cuda_device=None)
+    assert refused.value.reason is reason
+
+
+def test_a_slot_is_its_name() -> None:
+    slot = Slot.parse("gpu-1@host-2.example")
+    assert slot == Slot("gpu", 1, "host-2.example")
+    assert (slot.name, slot.device, slot.cuda_device) == ("gpu-1@host-2.example", "cuda:1", "1")
+    assert (Slot("cpu", 0, "h").device, Slot("cpu", 0, "h").cuda_device) == ("cpu", None)
+    for name in ("celery@host", "gpu-x@h", "gpu-1"):
+        with pytest.raises(ValueError, match="python -m worker"):
+            Slot.parse(name)
+
+
+def test_the_command_lines() -> None:
+    argv = worker_argv(Slot("gpu", 1, "h"))
+    assert argv[3:12] == ["-A", "worker.tasks", "worker", "-Q", "gpu", "-c", "1", "-n", "gpu-1@h"]
+    assert "-B" not in argv
+    assert "-B" in control_argv(Slot("control", 0, "h"))
+
+
+def test_the_kernels_counter_can_be_read() -> None:
+    assert oom_kills() >= 0

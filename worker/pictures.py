@@ -1,0 +1,74 @@
+"""What a finished study shows: the importance of its parameters and Optuna's pictures as JSON, so that the API and the
+page need no Optuna.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import optuna
+from optuna.trial import TrialState
+
+from atft.spec.search import HpoSpec
+from jobs.settings import Settings
+from jobs.tables import Json
+from worker.artifacts import Output, flush_and_hash, flush_folder
+from worker.sampling import open_study, quiet
+
+logger = logging.getLogger(__name__)
+
+
+def draw(settings: Settings, storage: optuna.storages.BaseStorage, job_id: UUID, spec: HpoSpec) -> tuple[Output, ...]:
+    """Write the files of an ended study under its job's folder. Raises OSError."""
+    import optuna.visualization as show  # noqa: PLC0415 - plotly is needed at the end of a study only
+
+    study = open_study(storage, job_id, spec)
+    plots: dict[str, Callable[[optuna.Study], object]] = {
+        "history": show.plot_optimization_history,
+        "intermediate_values": show.plot_intermediate_values,
+        "parallel_coordinate": show.plot_parallel_coordinate,
+        "slice": show.plot_slice,
+        "timeline": show.plot_timeline,
+    }
+    bodies: dict[str, Json] = {"importance.json": importance(study, spec)}
+    for name, plot in plots.items():
+        try:
+            with quiet():
+                bodies[f"{name}.json"] = json.loads(plot(study).to_json())  # type: ignore[attr-defined]  # plotly is untyped
+        except Exception:  # a picture that cannot be drawn must not hold up the study's end
+            logger.exception("study %s: no picture %s", job_id, name)
+    folder = (settings.jobs_root / str(job_id) / "1").resolve()
+    return tuple(_write(settings, folder, name, body) for name, body in bodies.items())
+
+
+def importance(study: optuna.Study, spec: HpoSpec) -> Json:
+    """`{importance: {parameter: share} | null, num_trials, why}`: shares of 1, null with a reason when nothing can be
+    said.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    varied = [key for key in spec.space if len({repr(trial.params.get(key)) for trial in complete}) > 1]
+    body: Json = {"importance": None, "num_trials": len(complete), "why": None}
+    if len(complete) < 2:
+        return body | {"why": f"{len(complete)} trials ended with a value: at least two are needed"}
+    if not varied or len({trial.value for trial in complete}) == 1:
+        return body | {"why": "every trial has the same value or the same parameters"}
+    try:
+        with quiet():
+            shares = optuna.importance.get_param_importances(study, params=varied)
+    except (ValueError, RuntimeError) as error:
+        return body | {"why": str(error)}
+    return body | {"importance": {key: float(share) for key, share in shares.items()}}
+
+
+def _write(settings: Settings, folder: Path, name: str, body: Json) -> Output:
+    folder.mkdir(parents=True, exist_ok=True)
+    path, partial = folder / name, folder / f".{name}.{os.getpid()}.partial"
+    partial.write_text(json.dumps(body, indent=1, allow_nan=False))
+    sha256 = flush_and_hash(partial)
+    partial.replace(path)
+    flush_folder(folder)
+    place = str(path.relative_to(settings.run_root.resolve()))
+    return Output(name=name, path=place, size_bytes=path.stat().st_size, sha256=sha256, media_type="application/json")

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 Example = dict[str, Any]
 JOB_ID: Final = "019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21"
+OTHER_JOB_ID: Final = "019aa6a5-3c40-7a12-b0de-64c2f1a97d05"
 DATASET_JOB_ID: Final = "019aa6a1-02b8-7c31-8f77-6d1c9a4e5b10"
 FINGERPRINT: Final = "5f0c6f3e9d1b4a27"
 
@@ -220,3 +221,31 @@ WORKER: Final[Example] = {
 PROMETHEUS: Final = (
     'atft_jobs{kind="train",state="running"} 1.0\natft_queue_depth{queue="cpu"} 3.0\natft_database_up 1.0\n'
 )
+
+COMPARED: Final[Example] = {"num_days": 250, "state": "succeeded"}
+COMPARISON: Final[Example] = {
+    "metric": "test/rank_ic@5d",
+    "jobs": [
+        {**COMPARED, "id": JOB_ID, "name": "adabelief", "mean": 0.031, "std": 0.11, "ic_t": 2.1},
+        {**COMPARED, "id": OTHER_JOB_ID, "name": "adamw", "mean": 0.027, "std": 0.12, "ic_t": 1.8},
+    ],
+    "differences": {"optimizer.name": ["adabelief", "adamw"]},
+    "fair": True,
+    "unfair_because": [],
+    "pairs": [
+        {
+            "a": JOB_ID,
+            "b": OTHER_JOB_ID,
+            "mean_difference": 0.004,
+            "t": 1.2,
+            "degrees_of_freedom": 15,
+            "p_value": 0.25,
+            "ci95": [-0.003, 0.011],
+            "num_days": 250,
+            "num_dropped": 0,
+            "verdict": "insufficient evidence",
+        }
+    ],
+    "model_confidence_set": None,
+    "curves": {JOB_ID: {"step": [1, 2], "value": [0.021, 0.034]}},
+}

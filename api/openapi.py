@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api import examples
+from api.comparison_schemas import COMPARISON_MODELS
 from api.schemas import MODELS
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
 from atft.spec.job import TrainSpec
@@ -71,9 +72,9 @@ def document(app: FastAPI) -> dict[str, Any]:
         tags=TAGS,
     )
     components = found["components"]["schemas"]
-    for model in (*MODELS, DatasetSpec):
+    for model in (*MODELS, *COMPARISON_MODELS, DatasetSpec):
         schema = model.model_json_schema(
-            ref_template="#/components/schemas/{model}", mode="serialization" if model in MODELS else "validation"
+            ref_template="#/components/schemas/{model}", mode="validation" if model is DatasetSpec else "serialization"
         )
         for name, inner in schema.pop("$defs", {}).items():
             components.setdefault(name, inner)

@@ -11,8 +11,10 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
+from api.comparison_schemas import Comparison
 from api.database import Database
 from api.errors import Refused
+from api.recent import Recent
 from api.telemetry import Telemetry
 from jobs.queue import HintSender
 from jobs.settings import Settings
@@ -23,6 +25,7 @@ log = logging.getLogger("api")
 HINT_SECONDS: Final = 2.0
 _MAX_PENDING_HINTS: Final = 64
 MAX_STREAMS: Final = 2000
+_COMPARISONS: Final = 64
 
 
 class Service:
@@ -39,6 +42,7 @@ class Service:
         self._senders = ThreadPoolExecutor(2, thread_name_prefix="hints")
         self._pending = 0
         self._streams = 0
+        self.comparisons: Recent[Comparison] = Recent(_COMPARISONS)
 
     async def announce(self, job: Job) -> None:
         """Tell the broker of a committed job. Bounded: a hint that is not sent is sent again by the sweep."""

@@ -69,12 +69,12 @@ class StopFlag:
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    faulthandler.enable()
-    if hasattr(signal, "SIGUSR1"):
-        faulthandler.register(signal.SIGUSR1, all_threads=True)
     if options.command == "inspect":
         return _inspect(options.target)
     spec = _read_spec(options.spec, TrainSpec) if options.command == "run" else _read_spec(options.spec, DatasetSpec)
+    faulthandler.enable()
+    if hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
     stop = StopFlag()
     emit = EventStream(_claim(options.events_fd))
     if options.lease_seconds is not None:
@@ -256,16 +256,15 @@ def watch_lease(seconds: float) -> threading.Thread:
 
 def _watch_lease(seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    open_end = True
-    while (left := deadline - time.monotonic()) > 0:
-        if not open_end:
-            time.sleep(left)
-            continue
-        if select.select([0], [], [], left)[0]:
-            data = os.read(0, 65536)
-            open_end = bool(data)
-            if b"\n" in data:
-                deadline = time.monotonic() + seconds
+    while select.select([0], [], [], max(0.0, deadline - time.monotonic()))[
+        0
+    ]:  # a line that waited while we slept counts
+        data = os.read(0, 65536)
+        if not data:  # nobody can renew any more; what is left of the lease may be used
+            time.sleep(max(0.0, deadline - time.monotonic()))
+            break
+        if b"\n" in data:
+            deadline = time.monotonic() + seconds
     with contextlib.suppress(OSError):
         os.write(2, f"no renewal for {seconds:g} s: the lease is over\n".encode())
     os._exit(LEASE_OVER)

@@ -25,12 +25,14 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def number(value: JsonValue) -> str:
-    """Four significant digits; an undefined value is a dash, never 0."""
+    """Four digits; an undefined value is a dash, never 0."""
     if value is None:
         return "–"
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:+.4f}" if abs(value) < 1 else f"{value:.4g}"
-    return str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def state(job: Job) -> str:
@@ -43,7 +45,7 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
     table = Table("id", "kind", "name", "state", "epoch", "val/rank_ic", "dataset", "created", box=None, pad_edge=False)
     for job in jobs:
         epoch = f"{job.progress.epoch}/{job.progress.epochs}" if job.progress and job.progress.epochs else ""
-        created = f"{job.created_at:%Y-%m-%d %H:%M}" if job.created_at else ""
+        created = f"{job.created_at:%Y-%m-%d %H:%MZ}" if job.created_at else ""
         rank_ic = number((job.metrics or {}).get("val/rank_ic")) if job.kind == "train" else ""
         table.add_row(job.id, job.kind, job.name or "", state(job), epoch, rank_ic, job.dataset or "", created)
     return table
@@ -94,8 +96,9 @@ def watch(service: Client, job_id: str, console: Console, label: str = "") -> Jo
         TextColumn("{task.fields[text]}"), TimeElapsedColumn(), console=console, transient=True,
     )  # fmt: skip
     live = console.is_terminal
+    label = label or job_id[-12:]
     with bar if live else nullcontext():
-        task = bar.add_task(label or job_id, total=1.0, text="queued")
+        task = bar.add_task(label, total=1.0, text="queued")
         for event in service.events(job_id):
             _show(event, bar, task, console, label)
     return service.job(job_id)

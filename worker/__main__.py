@@ -1,31 +1,51 @@
-"""`python -m worker --queue cpu [--device 0]` or `python -m worker --control`: see worker/commands.py."""
+"""`python -m worker --queue cpu [--device 0]` or `python -m worker --control`: see worker/commands.py. The same with
+`--healthy` asks whether that process lives.
+"""
 
 import argparse
 import fcntl
 import os
 import socket
+import sys
 from pathlib import Path
+
+from sqlalchemy.exc import OperationalError
 
 from jobs.queue import CONTROL, CPU, GPU
 from jobs.settings import Settings
 from worker.commands import control_argv, worker_argv
+from worker.health import SEEN_SECONDS, is_healthy
 from worker.slot import Slot
 
 
 def main() -> None:
-    """Becomes the Celery process; exits with 2 when another process holds the slot."""
+    """Becomes the Celery process; exits with 2 when another process holds the slot. `--healthy`: exits with 0 or 1."""
     parser = argparse.ArgumentParser(prog="python -m worker")
     parser.add_argument("--queue", choices=[CPU, GPU], default=CPU)
     parser.add_argument("--device", type=int, default=0, help="CUDA device; on queue cpu the number of this worker")
     parser.add_argument("--control", action="store_true", help="sweep instead of running jobs; one is enough")
+    parser.add_argument("--healthy", action="store_true", help="was this host's worker in that slot seen of late?")
     arguments = parser.parse_args()
     settings = Settings()
     host = socket.gethostname()
     slot = Slot(CONTROL if arguments.control else arguments.queue, arguments.device, host)
+    if arguments.healthy:
+        sys.exit(_check(settings, slot))
     if not _hold(settings.run_root / "workers", slot):
         parser.exit(2, f"worker {slot.name} runs already: give another --device, or stop that one first\n")
     argv = (control_argv if arguments.control else worker_argv)(slot, settings.log_level)
     os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
+
+
+def _check(settings: Settings, slot: Slot) -> int:
+    try:
+        if is_healthy(settings, slot):
+            return 0
+        problem = f"worker {slot.name} was not seen for {SEEN_SECONDS:.0f} s"
+    except OperationalError as error:
+        problem = f"Postgres is away: {error.orig}"
+    sys.stderr.write(f"{problem}\n")
+    return 1
 
 
 def _hold(folder: Path, slot: Slot) -> bool:

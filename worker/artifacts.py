@@ -66,7 +66,7 @@ def place_cache(settings: Settings, built: Path, fingerprint: str) -> tuple[str,
     place = settings.caches_root.resolve() / fingerprint
     if not built.is_dir():
         raise Missing("the program built no cache")
-    if place.parent != settings.caches_root.resolve() or not fingerprint:
+    if not fingerprint.isalnum():
         raise Missing(f"the fingerprint {fingerprint!r} is no name for a folder")
     place.parent.mkdir(parents=True, exist_ok=True)
     try:

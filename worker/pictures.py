@@ -26,13 +26,14 @@ def draw(settings: Settings, storage: optuna.storages.BaseStorage, job_id: UUID,
     import optuna.visualization as show  # noqa: PLC0415 - plotly is needed at the end of a study only
 
     study = open_study(storage, job_id, spec)
-    plots: dict[str, Callable[[optuna.Study], object]] = {
-        "history": show.plot_optimization_history,
-        "intermediate_values": show.plot_intermediate_values,
-        "parallel_coordinate": show.plot_parallel_coordinate,
-        "slice": show.plot_slice,
-        "timeline": show.plot_timeline,
-    }
+    trials = study.get_trials(deepcopy=False)
+    plots: dict[str, Callable[[optuna.Study], object]] = {"timeline": show.plot_timeline}
+    if any(trial.intermediate_values for trial in trials):
+        plots["intermediate_values"] = show.plot_intermediate_values
+    if any(trial.state is TrialState.COMPLETE for trial in trials):
+        plots["history"] = show.plot_optimization_history
+        plots["parallel_coordinate"] = show.plot_parallel_coordinate
+        plots["slice"] = show.plot_slice
     bodies: dict[str, Json] = {"importance.json": importance(study, spec)}
     for name, plot in plots.items():
         try:

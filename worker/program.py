@@ -54,7 +54,7 @@ def launch(settings: Settings, job: Job, *, cuda_device: str | None, program: tu
     if resources.get("device") == "cpu":
         cuda_device = None
     match job.kind:
-        case JobKind.TRAIN:
+        case JobKind.TRAIN | JobKind.TRIAL | JobKind.PREFLIGHT:
             arguments = _run(settings, job, folder)
             threads = int(resources.get("threads", 1))
             timeout = job.spec.get("trainer", {}).get("timeout_seconds")
@@ -82,6 +82,7 @@ def _run(settings: Settings, job: Job, folder: Path) -> list[str]:
         raise Refused(Reason.DATA_CHANGED, message)
     spec = _write_spec(folder, job.spec)
     arguments = ["run", str(spec), "--cache", str(cache), "--out", str(folder)]
+    arguments += {JobKind.TRIAL: ["--no-test"], JobKind.PREFLIGHT: ["--preflight"]}.get(job.kind, [])
     if job.checkpoint is not None:
         arguments += ["--resume", str(folder.parent / job.checkpoint["path"])]
     return arguments

@@ -16,7 +16,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from atft.events import AnyEvent, Checkpointed, Failed, Finished, Progress, Stopped
+from atft.events import AnyEvent, Checkpointed, Failed, Finished, Metrics, Progress, Stopped
 from jobs import history, store
 from jobs.errors import JobNotFound, Stale
 from jobs.session import transaction
@@ -33,7 +33,9 @@ logger = logging.getLogger(__name__)
 
 
 class Recorder(threading.Thread):
-    """`wanted` and `superseded` are what the record said last; `error` is a bug that ended the thread."""
+    """`wanted` and `superseded` are what the record said last; `error` is a bug that ended the thread. `epoch_told` is
+    called once the metrics of an epoch are recorded.
+    """
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class Recorder(threading.Thread):
         lease_seconds: float,
         look_seconds: float,
         publish: Callable[[UUID], None],
+        epoch_told: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="recorder", daemon=True)
         self._sessions = sessions
@@ -52,6 +55,7 @@ class Recorder(threading.Thread):
         self._lease_seconds = lease_seconds
         self._look_seconds = look_seconds
         self._publish = publish
+        self._epoch_told = epoch_told
         self._waiting: deque[AnyEvent] = deque()
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -128,6 +132,8 @@ class Recorder(threading.Thread):
         if batch:
             self._forget(batch)
             self._publish(self._job_id)
+            if any(isinstance(event, Metrics) and _of_epoch(event) for event in batch):
+                self._epoch_told()
 
     def _look(self, session: Session) -> None:
         job = store.get(session, self._job_id)
@@ -154,6 +160,10 @@ class Recorder(threading.Thread):
         self._ended = True
         self._wake.set()
         self.join()
+
+
+def _of_epoch(event: Metrics) -> bool:
+    return event.source is None and not all(name.startswith("step/") for name in event.values)
 
 
 def persist(sessions: sessionmaker[Session], write: Callable[[Session], T], give_up: Callable[[], bool]) -> T | None:

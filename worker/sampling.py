@@ -73,42 +73,21 @@ def _suggest(trial: optuna.trial.Trial, key: str, d: Dimension) -> Scalar:
 
 def _top(d: Dimension) -> float:
     """The largest value on the steps."""
-    count = num_levels(d)
-    top = level(d, count - 1) if count is not None else d.extremes()[-1]
+    top = d.extremes()[-1]
     assert isinstance(top, int | float)  # noqa: S101 - of a dimension of numbers
     return top
 
 
-def num_levels(d: Dimension) -> int | None:
-    """How many values a dimension has; None for a continuum."""
-    if isinstance(d, CategoricalDimension):
-        return len(d.choices)
-    if isinstance(d, FloatDimension):
-        if d.step is None:
-            return None
-        return int((Decimal(str(d.high)) - Decimal(str(d.low))) // Decimal(str(d.step))) + 1
-    return (d.high - d.low) // d.step + 1
-
-
-def level(d: Dimension, index: int) -> Scalar:
-    """Value number `index` of a dimension of levels."""
-    if isinstance(d, CategoricalDimension):
-        return d.choices[index]
-    if isinstance(d, FloatDimension):
-        return float(Decimal(str(d.low)) + index * Decimal(str(d.step)))
-    return d.low + index * d.step
-
-
 def at(d: Dimension, u: float) -> Scalar:
     """Where `u` in [0, 1) falls in a dimension, on its scale."""
-    count = num_levels(d)
+    count = d.num_levels
     if not isinstance(d, CategoricalDimension) and d.log:
         margin = 0.0 if count is None else 0.5  # every whole number gets its share of the scale
         low, high = math.log(d.low - margin), math.log(d.high + margin)
         value = min(max(math.exp(low + u * (high - low)), d.low), d.high)
         return value if count is None else round(value)
     if count is not None:
-        return level(d, min(int(u * count), count - 1))
+        return d.level(min(int(u * count), count - 1))
     assert isinstance(d, FloatDimension)  # noqa: S101 - all others have levels
     return min(d.low + u * (d.high - d.low), d.high)
 
@@ -165,28 +144,16 @@ def designed_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
     return {key: at(d, float(u)) for (key, d), u in zip(spec.space.items(), unit, strict=True)}
 
 
-def grid_size(spec: HpoSpec) -> int:
-    """Points of the grid; every dimension has levels, as the spec demands."""
-    return math.prod(num_levels(d) or 1 for d in spec.space.values())
-
-
 def _grid_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
     """Each point once, in an order that the seed shuffles: a search that ends early has seen all corners."""
-    size = min(grid_size(spec), _LARGEST_RANGE)
+    size = min(spec.grid_size, _LARGEST_RANGE)
     order = random.Random(spec.sampler.seed).sample(range(size), min(spec.n_trials, size))  # noqa: S311 - no secret
     index = order[(number - len(spec.enqueue)) % len(order)]
     point: dict[str, Scalar] = {}
     for key, d in spec.space.items():
-        index, place = divmod(index, num_levels(d) or 1)
-        point[key] = level(d, place)
+        index, place = divmod(index, d.num_levels or 1)
+        point[key] = d.level(place)
     return point
-
-
-def num_trials(spec: HpoSpec) -> int:
-    """n_trials, or the enqueued points and the whole grid when that is less."""
-    if spec.sampler.name != "grid":
-        return spec.n_trials
-    return min(spec.n_trials, grid_size(spec) + len(spec.enqueue))
 
 
 def pruner(spec: HpoSpec) -> BasePruner:

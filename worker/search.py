@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from typing import Final, Literal
 from uuid import UUID
 
 import optuna
@@ -23,7 +23,6 @@ from atft.spec.base import digest
 from atft.spec.search import HpoSpec, Scalar
 from jobs import history, store
 from jobs.errors import IllegalMove
-from jobs.queue import CONTROL
 from jobs.session import transaction
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
@@ -31,9 +30,9 @@ from jobs.tables import Job, Json
 from worker.artifacts import Output
 from worker.pictures import draw
 from worker.recorder import AWAY
-from worker.sampling import num_trials, open_study, parameters
+from worker.sampling import open_study, parameters
 
-EXTREMES = {"low": 0, "high": -1}
+EXTREMES: Final[tuple[Literal["low", "high"], ...]] = ("low", "high")
 logger = logging.getLogger(__name__)
 _CHILD = load_only(
     Job.id, Job.kind, Job.state, Job.reason, Job.message, Job.wanted, Job.trial_number, Job.params, Job.tags, Job.best,
@@ -97,15 +96,15 @@ class Step:
         self.children = list(session.scalars(children))
         self.trials = {c.trial_number: c for c in self.children if c.trial_number is not None}
         self.study = open_study(storage, job.id, spec)
-        self.num_trials = num_trials(spec)
+        self.num_trials = spec.num_trials
         self.sign = 1 if spec.objective.direction == "maximize" else -1
-        self.elapsed: timedelta = session.scalars(select(func.clock_timestamp() - job.started_at)).one()
+        self.timed_out = spec.timeout_seconds is not None and _seconds_of(session, job) > spec.timeout_seconds
 
     def run(self) -> None:
         if self.job.wanted is Wanted.CANCEL:
             self._end(JobState.CANCELLED, Reason.USER, "cancelled with all its trials")
             return
-        if self._timed_out() or not self._preflight_passed():
+        if not self.timed_out and not self._preflight_passed():
             return
         self._adopt()
         self._tell_all()
@@ -119,8 +118,8 @@ class Step:
     # --- before the first trial
 
     def _preflight_passed(self) -> bool:
-        """Both extremes of the space have run one step; else what is missing for that is under way, or the study ends."""
-        runs = {c.tags.get("preflight"): c for c in self.children if c.kind is JobKind.PREFLIGHT}
+        """Both extremes of the space have run one step; else that is under way, or the study ends."""
+        runs = {str(c.tags.get("preflight")): c for c in self.children if c.kind is JobKind.PREFLIGHT}
         for extreme in EXTREMES:
             if extreme not in runs and not self._submit_preflight(extreme):
                 return False
@@ -132,8 +131,8 @@ class Step:
         self._show("preflight")
         return False
 
-    def _submit_preflight(self, extreme: str) -> bool:
-        params = {key: d.extremes()[EXTREMES[extreme]] for key, d in self.spec.space.items()}
+    def _submit_preflight(self, extreme: Literal["low", "high"]) -> bool:
+        params = self.spec.extreme(extreme)
         body = self.spec.trial_body(params)
         said = _invalid(self.spec, params)
         if said is not None:
@@ -228,9 +227,9 @@ class Step:
         child = self.trials[frozen.number]
         trial = Trial(self.study, frozen._trial_id)
         reports = self._reports(child)
-        for epoch, value in reports.items():
+        for epoch, reported in reports.items():
             if epoch not in frozen.intermediate_values:
-                trial.report(value, epoch)
+                trial.report(reported, epoch)
         if child.state not in TERMINAL:
             if reports and child.state is JobState.RUNNING and child.wanted is Wanted.RUN and trial.should_prune():
                 self._want(child, Wanted.PRUNE)
@@ -255,7 +254,7 @@ class Step:
         metric = self.spec.objective.metric
         points = history.series(self.session, child.id, [metric], max_points=100_000).get(metric, {})
         pairs = zip(points.get("step", []), points.get("value", []), strict=True)
-        return {int(step): float(value) for step, value in pairs if step is not None and value is not None}
+        return {int(step or 0): float(value) for step, value in pairs if value is not None}
 
     def _want(self, child: Job, wanted: Wanted) -> None:
         reason = Reason.PARENT_STOPPED if wanted is Wanted.CANCEL else Reason.PRUNED
@@ -274,16 +273,7 @@ class Step:
     def _best_number(self, values: Mapping[int, float]) -> int:
         return max(sorted(values), key=lambda number: self.sign * values[number])
 
-    def _timed_out(self) -> bool:
-        limit = self.spec.timeout_seconds
-        if limit is None or self.elapsed.total_seconds() <= limit:
-            return False
-        self._tell_all()
-        if not self._over(timed_out=True):
-            raise AssertionError("a study whose time is over ends")
-        return True
-
-    def _over(self, *, timed_out: bool = False) -> bool:
+    def _over(self) -> bool:
         """Whether there is a reason to start nothing more; if so the study is being ended, or has been."""
         values, goal, metric = self._values(), self.spec.goal, self.spec.objective.metric
         best = values[self._best_number(values)] if values else None
@@ -292,14 +282,13 @@ class Step:
             return self._end(JobState.SUCCEEDED, Reason.GOAL_REACHED, message)
         failed = [c for c in self.trials.values() if _failed(c)]
         if len(failed) > self.spec.max_failed_trials:
-            most = self.spec.max_failed_trials
-            message = (
-                f"{len(failed)} trials failed ({', '.join(sorted({_why(c) for c in failed}))}); at most {most} may"
-            )
+            reasons = ", ".join(sorted({_why(c) for c in failed}))
+            message = f"{len(failed)} trials failed ({reasons}); max_failed_trials is {self.spec.max_failed_trials}"
             return self._end(JobState.FAILED, Reason.TOO_MANY_FAILED_TRIALS, message)
         done = sum(c.state in TERMINAL for c in self.trials.values())
-        if timed_out and done < self.num_trials:
-            message = f"timeout_seconds {self.spec.timeout_seconds:g} is over: {len(values)} of {self.num_trials} trials have a value"
+        stopped = any(c.reason is Reason.PARENT_STOPPED for c in self.trials.values())
+        if self.timed_out and (done < self.num_trials or stopped):
+            message = f"timeout_seconds {self.spec.timeout_seconds:g} is over: {len(values)} trials have a value"
             return self._end(JobState.SUCCEEDED if values else JobState.FAILED, Reason.TIMEOUT_EXEC, message)
         if done < self.num_trials:
             return False
@@ -359,6 +348,12 @@ class Step:
         best: Json = body | {"trial": number, "job_id": str(child.id), "params": child.params}
         if best != self.job.best:
             store.set_best(self.session, self.job.id, self.job.attempt, best)
+
+
+def _seconds_of(session: Session, job: Job) -> float:
+    """How long a study has run, by the database's clock."""
+    now = session.scalars(select(func.clock_timestamp())).one()
+    return (now - job.started_at).total_seconds() if job.started_at is not None else 0.0
 
 
 def _value(child: Job) -> float | None:

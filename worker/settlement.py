@@ -112,6 +112,8 @@ def accept(
     try:
         if job.kind is JobKind.DATASET:
             return _accept_dataset(settings, start.folder, finished, settlement)
+        if job.kind is JobKind.PREFLIGHT:  # nothing has been trained that could be proved
+            return settlement
         found = _differences(job, start, evidence)
         if found:
             verdict = Verdict(

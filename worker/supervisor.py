@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from atft.events import AnyEvent, Checkpointed, Evidence, Finished
 from jobs import history, store
 from jobs.errors import Stale
+from jobs.queue import CONTROL
 from jobs.session import transaction
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
@@ -75,6 +76,7 @@ class Supervisor:
             lease_seconds=self.settings.lease_seconds,
             look_seconds=self.timing.look_seconds,
             publish=self.publish,
+            epoch_told=lambda: self._tell_parent(job),
         )
         recorder.start()
         try:
@@ -158,9 +160,15 @@ class Supervisor:
             return None
         logger.info("job %s, attempt %d: %s %s", job.id, job.attempt, state, settlement.verdict.message or "")
         self.publish(job.id)
+        self._tell_parent(job)
         if state is JobState.QUEUED and not delay:
             self.hint(job.queue, job.id, job.priority)
         return state
+
+    def _tell_parent(self, job: Job) -> None:
+        """The study has news to judge."""
+        if job.parent_id is not None:
+            self.hint(CONTROL, job.parent_id, job.priority)
 
 
 @dataclass(eq=False)

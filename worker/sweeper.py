@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import store
-from jobs.queue import CPU, GPU
+from jobs.queue import CONTROL, CPU, GPU
 from jobs.session import transaction
 from jobs.states import JobState
 from jobs.tables import Job
@@ -64,6 +64,7 @@ class Sweeper:
             self._expire_leases()
         for queue in (CPU, GPU):
             self._send_hints(queue)
+        self._advance_studies()
 
     def _expire_leases(self) -> None:
         with transaction(self.sessions) as session:
@@ -85,3 +86,11 @@ class Sweeper:
         if waiting and self.drained(queue):
             for job in waiting:
                 self.hint(queue, job.id, job.priority)
+
+    def _advance_studies(self) -> None:
+        """No lease watches a study: every round asks each of them what there is to do."""
+        with transaction(self.sessions) as session:
+            studies = store.active_studies(session, BATCH)
+        if studies and self.drained(CONTROL):
+            for study in studies:
+                self.hint(CONTROL, study.id, study.priority)

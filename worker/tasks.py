@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from billiard.process import current_process
@@ -29,6 +29,9 @@ from worker.slot import Slot
 from worker.supervisor import Supervisor
 from worker.sweeper import Sweeper
 
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
 DRAIN: Final = signal.SIGUSR2
 _PR_SET_PDEATHSIG: Final = 1
 logger = logging.getLogger(__name__)
@@ -44,6 +47,18 @@ _told_to_drain = False
 def run_job(task: Task, job_id: str) -> None:
     """One attempt, if there is one to claim."""
     _supervisor(Slot.parse(task.request.hostname)).run(UUID(job_id))
+
+
+@app.task(name=queue.ADVANCE_STUDY)  # type: ignore[untyped-decorator]
+def advance_study(job_id: str) -> None:
+    """One step of one study."""
+    from worker.search import advance  # noqa: PLC0415 - workers that run trials need no Optuna
+
+    news = advance(_sessions(), _storage(), settings, UUID(job_id))
+    for hint in news.hints:
+        _hints().send(*hint)
+    for changed in news.changed:
+        _publish(changed)
 
 
 @app.task(name=queue.SWEEP)  # type: ignore[untyped-decorator]
@@ -68,6 +83,13 @@ def ping(name: str | None = None) -> None:
 def _sessions() -> sessionmaker[Session]:
     """Made on first use: an engine does not survive the start of a process."""
     return sync_sessions(sync_engine(settings))
+
+
+@cache
+def _storage() -> "BaseStorage":
+    from worker.sampling import open_storage  # noqa: PLC0415 - as above
+
+    return open_storage(settings)
 
 
 @cache

@@ -16,6 +16,9 @@ from statsmodels.stats.sandwich_covariance import S_hac_simple
 
 Daily = Float[np.ndarray, " day"]
 LEVEL = 0.05
+MCS_REPETITIONS = 1000
+MCS_MIN_DAYS = 30
+MCS_MIN_BLOCKS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +118,31 @@ def paired_difference(
         num_dropped=len(a) - test.num_days,
         verdict=_verdict(test, difference, a_name, b_name),
     )
+
+
+def model_confidence_set(values: Float[np.ndarray, "day model"], horizon: int) -> tuple[int, ...] | None:
+    """The columns that cannot be told from the best at 95 % (Hansen, Lunde, Nason 2011; losses are -values), for any
+    number of models at once; None when the days are too few. `values` are finite.
+
+    Stationary bootstrap of `MCS_REPETITIONS`, with a fixed seed and blocks of max(horizon, ⌈√days⌉) days. Raises
+    ValueError below 2 models.
+    """
+    from arch.bootstrap import MCS  # noqa: PLC0415 - a second to load, and training needs it never
+
+    num_days, num_models = values.shape
+    if num_models < 2:
+        raise ValueError("a model confidence set needs at least 2 models")
+    block = max(horizon, math.ceil(math.sqrt(num_days)))
+    if num_days < max(MCS_MIN_DAYS, MCS_MIN_BLOCKS * block):
+        return None
+    # Equal series have no variance between them to divide by: they enter once, and leave or stay together.
+    distinct, twin = np.unique(values, axis=1, return_inverse=True)
+    if distinct.shape[1] == 1:
+        return tuple(range(num_models))
+    procedure = MCS(-distinct, LEVEL, reps=MCS_REPETITIONS, block_size=block, bootstrap="stationary", seed=0)
+    procedure.compute()
+    kept = set(procedure.included)
+    return tuple(column for column, of in enumerate(twin.reshape(-1)) if int(of) in kept)
 
 
 def _verdict(test: MeanTest, difference: Daily, a_name: str, b_name: str) -> str:

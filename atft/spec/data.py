@@ -17,7 +17,7 @@ COLUMN_ROLES = frozenset(
 
 
 class PlantedSpec(Spec):
-    """A synthetic panel with a known Bayes-optimal score; `signal` is κ, the predictable share of a day's volatility."""
+    """A made panel with a known Bayes-optimal score; `signal` is κ, the predictable share of a day's volatility."""
 
     num_codes: int = Field(500, ge=10, le=5000)
     num_days: int = Field(1000, ge=60, le=10000)

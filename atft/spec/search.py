@@ -1,6 +1,8 @@
 """Sweeps: the space, the sampler, the pruner, and `apply`, the one function that turns parameters into a TrainSpec."""
 
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import Field, ValidationError, model_validator
@@ -30,7 +32,19 @@ class FloatDimension(Spec):
         return self
 
     def extremes(self) -> tuple[Scalar, ...]:
-        return (self.low,) if self.low == self.high else (self.low, self.high)
+        top = self.high if self.num_levels is None else self.level(self.num_levels - 1)
+        return (self.low,) if self.low == top else (self.low, top)
+
+    @property
+    def num_levels(self) -> int | None:
+        """How many values there are; None for a continuum."""
+        if self.step is None:
+            return None
+        return int((Decimal(str(self.high)) - Decimal(str(self.low))) // Decimal(str(self.step))) + 1
+
+    def level(self, index: int) -> float:
+        """Value number `index` on the steps, as written: 0.1 + 2 · 0.1 is 0.3."""
+        return float(Decimal(str(self.low)) + index * Decimal(str(self.step)))
 
     def contains(self, value: Scalar) -> bool:
         return _is_number(value) and self.low <= value <= self.high
@@ -54,8 +68,15 @@ class IntDimension(Spec):
         return self
 
     def extremes(self) -> tuple[Scalar, ...]:
-        top = self.low + (self.high - self.low) // self.step * self.step
+        top = self.level(self.num_levels - 1)
         return (self.low,) if self.low == top else (self.low, top)
+
+    @property
+    def num_levels(self) -> int:
+        return (self.high - self.low) // self.step + 1
+
+    def level(self, index: int) -> int:
+        return self.low + index * self.step
 
     def contains(self, value: Scalar) -> bool:
         return (
@@ -82,6 +103,13 @@ class CategoricalDimension(Spec):
             numbers = sorted(c for c in self.choices if isinstance(c, int | float))
             return (numbers[0],) if len(numbers) == 1 else (numbers[0], numbers[-1])
         return self.choices
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.choices)
+
+    def level(self, index: int) -> Scalar:
+        return self.choices[index]
 
     def contains(self, value: Scalar) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in self.choices)
@@ -194,6 +222,20 @@ class HpoSpec(Spec):
                 if not self.space[key].contains(value):
                     refuse(f"/enqueue/{number}/{key}", f"{key} = {value!r} is outside the space")
         return self
+
+    @property
+    def grid_size(self) -> int:
+        """Points of the grid; 1 stands for a continuum."""
+        return math.prod(dimension.num_levels or 1 for dimension in self.space.values())
+
+    @property
+    def num_trials(self) -> int:
+        """n_trials, or the enqueued points and the whole grid when that is less."""
+        return min(self.n_trials, self.grid_size + len(self.enqueue)) if self.sampler.name == "grid" else self.n_trials
+
+    def extreme(self, end: Literal["low", "high"]) -> dict[str, Scalar]:
+        """The parameters at one end of every dimension."""
+        return {key: d.extremes()[0 if end == "low" else -1] for key, d in self.space.items()}
 
     def trial_spec(self, params: Mapping[str, Scalar]) -> TrainSpec:
         """The training job of one trial: the base with `params`, the study's stop rules and objective, without

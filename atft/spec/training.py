@@ -67,7 +67,7 @@ class EarlyStopping(Spec):
 
 
 class StopRule(Spec):
-    """Stop with reason `stop_rule` when `metric`, at epoch `at_epoch` or later, is below or above a bound, or has fallen
+    """Stop (`stop_rule`) when `metric`, at epoch `at_epoch` or later, is below or above a bound, or has fallen
     `falling` epochs running.
     """
 

@@ -106,6 +106,8 @@ def choose_device(wanted: str) -> torch.device:
 
 def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
     """Build all parts of a run from its seed. Raises RunError, DataError."""
+    if spec.trainer.objective.startswith("val/loss@"):
+        raise RunError(Reason.INVALID_PARAMS, "the loss is one number over all horizons: trainer.objective is val/loss")
     limit_threads(spec.resources.threads)
     keep_freed_memory()
     device = choose_device(spec.resources.device)

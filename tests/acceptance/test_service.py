@@ -1,7 +1,15 @@
 """The service as a user has it: submit, follow, read, cancel; and the same numbers whatever is killed meanwhile."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 import uuid
+from datetime import date, timedelta
+from itertools import accumulate
+from pathlib import Path
+from random import Random
 
 import httpx
 import pytest
@@ -92,6 +100,38 @@ def test_g1_an_accepted_job_outlives_the_api(service: Client, up: Up) -> None:
     job = service.submit("train", TRAIN | {"trainer": {"max_epochs": 1, "batch_size": 80}})
     up.kill("uvicorn")
     assert service.wait(job.id, 90).state == "succeeded"
+
+
+def prices(folder: Path, bad: str) -> Path:
+    """Twelve random walks; `bad` takes the place of one close."""
+    days = [date(2020, 1, 6) + timedelta(weeks=i // 5, days=i % 5) for i in range(320)]
+    steps = Random(1)
+    rows = ["date,code,close"]
+    for code in range(12):
+        closes = list(
+            accumulate((steps.gauss(0, 0.02) for _ in days), lambda close, step: close * (1 + step), initial=50)
+        )
+        rows += [f"{day},C{code:02},{close:.4f}" for day, close in zip(days, closes, strict=False)]
+    if bad:
+        rows[100] = f"{rows[100].rpartition(',')[0]},{bad}"
+    file = folder / "own.csv"
+    file.write_text("\n".join(rows))
+    return file
+
+
+@pytest.mark.parametrize(("bad", "code"), [("", 0), ("-7.25", 1)])
+def test_the_demo_takes_ones_own_prices(up: Up, tmp_path: Path, bad: str, code: int) -> None:
+    command = [sys.executable, "-m", "client.demo", "--url", up.url, "--var", str(tmp_path)]
+    environment = os.environ | {"ATFT_DEMO_PRICES": str(prices(tmp_path, bad))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    if code:
+        assert "-7.25" in done.stdout
+        assert "Traceback" not in done.stderr
+    else:
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert summary["finite"]
+        assert set(summary["baselines"]) == {"zero", "last_return", "ridge", "lightgbm"}
 
 
 def test_the_page_and_the_documentation_ask_nobody_else(up: Up) -> None:

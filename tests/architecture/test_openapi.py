@@ -12,6 +12,7 @@ import pytest
 from fastapi.openapi.models import OpenAPI
 
 from api.app import create_app
+from api.comparison_schemas import COMPARISON_MODELS
 from api.schemas import MODELS
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
@@ -100,7 +101,7 @@ def test_every_component_has_an_example(openapi: dict[str, Any]) -> None:
 
 
 def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None:
-    models = {model.__name__: model for model in (*MODELS, TrainSpec, DatasetSpec)}
+    models = {model.__name__: model for model in (*MODELS, *COMPARISON_MODELS, TrainSpec, DatasetSpec)}
     for where, operation in operations(openapi):
         contents = [
             operation.get("requestBody", {}).get("content", {}),

@@ -58,7 +58,7 @@ class Program:
         self.events: list[AnyEvent] = []
 
     def __iter__(self) -> Iterator[AnyEvent]:
-        for line in self._pipe:
+        while not self._pipe.closed and (line := self._pipe.readline()):
             if line.endswith(b"\n"):
                 self.events.append(parse(line))
                 yield self.events[-1]
@@ -73,6 +73,7 @@ class Program:
     def finish(self) -> tuple[int, str, str]:
         for _ in self:
             pass
+        self._pipe.close()
         out, err = self.process.communicate(timeout=120)
         return self.process.returncode, out.decode(), err.decode()
 
@@ -217,12 +218,17 @@ def test_sigterm_saves_says_stopped_and_exits_0(
 
 
 def test_checkpoints_come_inside_an_epoch_too(cache: Path, tmp_path: Path, start: Callable[..., Program]) -> None:
-    slow = {**SPEC, "data": {**SPEC["data"], "window": 20}, "model": {**SPEC["model"], "hidden_size": 128, "gat_layers": 4},
-            "trainer": {**SPEC["trainer"], "max_epochs": 1}, "split": {**SPEC["split"], "train_days": 50, "val_days": 3, "test_days": 3}}  # fmt: skip
+    slow = {
+        **SPEC,
+        "data": {**SPEC["data"], "window": 20},
+        "model": {**SPEC["model"], "hidden_size": 128, "gat_layers": 4},
+        "trainer": {**SPEC["trainer"], "max_epochs": 1},
+        "split": {"train_days": 50, "val_days": 3, "test_days": 3, "embargo_days": 5},
+    }
     program = start("run", write(tmp_path, slow), "--cache", cache, "--out", tmp_path, "--no-test")
     assert program.finish()[0] == 0
     inside = [e for e in program.events if isinstance(e, Checkpointed) and e.epoch == 0 and e.step > 0]
-    seconds = [e for e in program.events if isinstance(e, Metrics) and "time/forward_seconds" in e.values][0].values
+    seconds = next(e for e in program.events if isinstance(e, Metrics) and "time/forward_seconds" in e.values).values
     assert (
         inside
         or sum(seconds[f"time/{part}_seconds"] or 0 for part in ("data", "forward", "backward", "optimizer")) < 1.2
@@ -274,8 +280,8 @@ def test_renewals_keep_it_and_a_dead_supervisor_takes_it_along(cache: Path, tmp_
 PARENT = """
 import subprocess, sys, time
 spec, cache, out = sys.argv[1:]
-child = subprocess.Popen([sys.executable, "-P", "-m", "atft", "run", spec, "--cache", cache, "--out", out, "--lease-seconds", "2"],
-                         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+program = [sys.executable, "-P", "-m", "atft", "run", spec, "--cache", cache, "--out", out, "--lease-seconds", "2"]
+child = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print(child.pid, flush=True)
 while True:
     child.stdin.write(b"\\n"); child.stdin.flush(); time.sleep(0.5)

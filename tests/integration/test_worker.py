@@ -1,9 +1,8 @@
-"""Real worker processes, real broker, real training: what they survive, and that the result is that of an undisturbed run."""
+"""Real worker processes, a real broker, real training: what they survive, with the result of an undisturbed run."""
 
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time

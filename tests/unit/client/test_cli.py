@@ -47,11 +47,17 @@ def test_a_dataset_has_one_source() -> None:
 
 def test_an_undefined_figure_is_a_dash_and_never_0() -> None:
     assert number(None) == "–"
-    assert number(0.0) == "0.0"
-    assert number(0.01234) == "+0.0123"
+    assert [number(x) for x in (0.0, 0.01234, -0.5, 12.345, 250.0, 7)] == [
+        "0",
+        "0.0123",
+        "-0.5000",
+        "12.35",
+        "250",
+        "7",
+    ]
     table = metrics_table({"rank_ic": 0.1, "rank_ic@5d": None, "rank_ic@20d": 0.2})
     assert [column.header for column in table.columns] == ["metric", "mean", "5d", "20d"]
-    assert [next(iter(column.cells)) for column in table.columns] == ["rank_ic", "+0.1000", "–", "+0.2000"]
+    assert [next(iter(column.cells)) for column in table.columns] == ["rank_ic", "0.1000", "–", "0.2000"]
 
 
 def test_json_is_read_as_yaml(tmp_path: Path) -> None:

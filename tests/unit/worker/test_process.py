@@ -39,7 +39,7 @@ def alive(pid: int) -> bool:
 
 
 class ChildContract:
-    """Subclasses give a fixture `start(program, *arguments, **options)`; --out is `folder`, the log `folder/log.txt`."""
+    """Subclasses give a fixture `start(program, *arguments, **options)`; its --out and log.txt are in `folder`."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:

@@ -44,7 +44,8 @@ def test_a_training_run(settings: Settings) -> None:
     assert start.folder == folder
     assert json.loads((folder / "spec.json").read_text()) == SPEC
     assert start.argv == (
-        sys.executable, "-P", "-m", "atft", "run", f"{folder}/spec.json", "--cache", f"{settings.caches_root.resolve()}/f00d",
+        sys.executable, "-P", "-m", "atft", "run", f"{folder}/spec.json",
+        "--cache", f"{settings.caches_root.resolve()}/f00d",
         "--out", str(folder), "--resume", f"{folder.parent}/1/checkpoints/000003", "--lease-seconds", "30.0",
     )  # fmt: skip
     assert start.environment["CUDA_VISIBLE_DEVICES"] == "1"

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from statsmodels.regression.linear_model import OLS
 
-from atft.metrics.inference import cosine_freedom, cosine_test, newey_west_lag, newey_west_t, paired_difference
+from atft.metrics.inference import (
+    cosine_freedom,
+    cosine_test,
+    model_confidence_set,
+    newey_west_lag,
+    newey_west_t,
+    paired_difference,
+)
 
 
 @pytest.mark.parametrize("horizon", [1, 5, 20])
@@ -95,3 +102,30 @@ def test_identical_runs_and_empty_ones_have_no_p_value() -> None:
     nothing = paired_difference([None, None], [0.1, 0.2], 1)
     assert nothing.mean_difference is None
     assert nothing.verdict == "insufficient evidence"
+
+
+def test_the_confidence_set_keeps_what_cannot_be_told_from_the_best() -> None:
+    generator = np.random.default_rng(0)
+    market = generator.normal(0, 0.1, (250, 1))
+    values = market + generator.normal(0, 0.02, (250, 4)) + np.array([0.05, 0.0, 0.05, -0.02])
+    assert model_confidence_set(values, 5) == (0, 2)
+    assert model_confidence_set(values, 5) == model_confidence_set(values, 5)  # the seed is fixed
+
+
+def test_the_confidence_set_holds_twins_together_and_needs_days() -> None:
+    values = np.random.default_rng(0).normal(size=(100, 2))
+    assert model_confidence_set(values[:, [0, 0, 0]], 1) == (0, 1, 2)
+    worse = np.concatenate([values[:, [0, 0]], values[:, [1]] - 3], axis=1)
+    assert model_confidence_set(worse, 1) == (0, 1)
+    assert model_confidence_set(values[:29], 1) is None
+    assert model_confidence_set(values[:79], 20) is None
+    assert model_confidence_set(values[:80], 20) is not None
+    with pytest.raises(ValueError, match="at least 2"):
+        model_confidence_set(values[:, :1], 1)
+
+
+def test_the_confidence_set_loses_the_truly_best_of_equals_rarely() -> None:
+    """Of equal models each is a best one: at 95 % a set that misses one of them is to be rare."""
+    generator = np.random.default_rng(0)
+    kept = [model_confidence_set(generator.normal(size=(120, 3)), 1) == (0, 1, 2) for _ in range(60)]
+    assert np.mean(kept) > 0.85

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def test_days_are_listed_and_kept_apart(run: Any, make_spec: Make, cache: Cache)
     order = {str(day): i for i, day in enumerate(cache.days)}
     parts = [[order[day] for day in data[f"{name}_days"]] for name in ("train", "val", "test")]
     assert [len(part) for part in parts] == [24, 12, 12]
-    for early, late in zip(parts[:-1], parts[1:], strict=True):
+    for early, late in pairwise(parts):
         assert late[0] - early[-1] - 1 == data["embargo_days"] == 7
     assert {order[day] for day in data["purged_days"]}.isdisjoint({day for part in parts for day in part})
     assert len(data["purged_days"]) == 14

@@ -120,6 +120,14 @@ def seen() -> dict[str, str]:
     return {}
 
 
+def test_the_comparison_itself_is_not_noise(run: Any, make_spec: Make) -> None:
+    first, second = (run(make_spec(**BASE), name, test=False) for name in ("a", "b"))
+    assert first.rows == second.rows
+    assert {k: first.evidence[k] for k in first.evidence if k not in UNSEEN} == {
+        k: second.evidence[k] for k in first.evidence if k not in UNSEEN
+    }
+
+
 @pytest.mark.parametrize("field", list(CASES))
 def test_pain_10_a_changed_field_changes_what_ran(
     field: str, run: Any, make_spec: Make, cache: Cache, seen: dict[str, str]

@@ -1,0 +1,73 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from atft.data.cache import Cache
+from atft.spec.job import TrainSpec
+from atft.spec.reason import Reason
+from atft.train.report import Reporter, RunError
+from atft.train.setup import Assembly, assemble, choose_device, identity
+
+Make = Callable[..., TrainSpec]
+
+
+def assembled(spec: TrainSpec, cache: Cache) -> Assembly:
+    return assemble(spec, cache, Reporter(lambda _: None, epochs=1))
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+)  # torch's own, at import
+def test_compile_compiles_and_keeps_the_weights_names(make_spec: Make, cache: Cache) -> None:
+    """torch compiles at the first call, which takes minutes on a processor: here only that it was asked to."""
+    plain, compiled = assembled(make_spec(), cache), assembled(make_spec(**{"trainer.compile": True}), cache)
+    assert plain.network._compiled_call_impl is None
+    assert compiled.network._compiled_call_impl is not None
+    assert list(plain.network.state_dict()) == list(compiled.network.state_dict())
+
+
+def test_the_moving_average_is_what_is_evaluated(make_spec: Make, cache: Cache) -> None:
+    assembly = assembled(make_spec(**{"trainer.ema_decay": 0.5}), cache)
+    assert assembly.evaluated is not assembly.network
+    assert list(assembly.evaluated.state_dict()) == list(assembly.network.state_dict())
+    plain = assembled(make_spec(), cache)
+    assert plain.evaluated is plain.network
+
+
+def test_resolved_has_no_auto_and_no_null_that_was_decided(make_spec: Make, cache: Cache) -> None:
+    resolved = assembled(make_spec(**{"split.train_days": None, "resources.device": "auto"}), cache).resolved()
+    assert resolved.trainer.precision in {"float32", "bfloat16"}
+    assert resolved.resources.device in {"cpu", "cuda"}
+    assert resolved.optimizer.eps == 1e-8
+    assert resolved.data.features == (*cache.feature_names, *cache.market_names)
+    assert resolved.split.train_days is not None
+
+
+def test_identity_ignores_what_changes_no_number(make_spec: Make, cache: Cache) -> None:
+    same = {
+        "name": "x",
+        "tags": {"a": "b"},
+        "resources.priority": 1,
+        "trainer.checkpoint_every_seconds": 7.0,
+        "trainer.timeout_seconds": 9.0,
+    }
+    base = identity(assembled(make_spec(), cache))
+    assert identity(assembled(make_spec(**same), cache)) == base
+    assert identity(assembled(make_spec(seed=1), cache)) != base
+    fewer = identity(assembled(make_spec(**{"data.features": ["signal_1"]}), cache))
+    assert fewer["features_sha256"] != base["features_sha256"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"trainer.objective": "val/loss@1d"}, {"scheduler.name": "one_cycle", "scheduler.warmup_epochs": 1}],
+)
+def test_settings_that_cannot_be_met_are_refused(changes: dict[str, object], make_spec: Make, cache: Cache) -> None:
+    with pytest.raises(RunError) as refused:
+        assembled(make_spec(**changes), cache)
+    assert refused.value.reason is Reason.INVALID_PARAMS
+
+
+def test_cpu_is_cpu_even_where_there_is_a_gpu() -> None:
+    assert choose_device("cpu") == torch.device("cpu")

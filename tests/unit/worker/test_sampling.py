@@ -1,0 +1,143 @@
+"""Points of a space: which, how often, and that they depend on nothing but the study's seed and the trial's number."""
+
+from typing import Any
+from uuid import uuid4
+
+import optuna
+import pytest
+from optuna.trial import Trial
+
+from atft.spec.search import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, Scalar, merged_choices
+from worker.sampling import at, designed_point, open_study, parameters, pruner
+
+SPACE = {
+    "optimizer.lr": {"kind": "float", "low": 1e-5, "high": 1e-3, "log": True},
+    "model.hidden_size": {"kind": "categorical", "choices": [16, 32, 64]},
+    "model.gat_layers": {"kind": "int", "low": 1, "high": 4},
+    "model.gat_dropout": {"kind": "float", "low": 0.1, "high": 0.4},
+}
+LEVELS = {
+    "model.gat_dropout": {"kind": "float", "low": 0.1, "high": 0.35, "step": 0.1},
+    "model.gat_layers": {"kind": "int", "low": 1, "high": 4, "step": 2},
+    "model.hidden_size": {"kind": "categorical", "choices": [16, 32]},
+}
+
+
+def study_spec(name: str = "random", seed: int = 0, space: Any = SPACE, **more: Any) -> HpoSpec:
+    return HpoSpec.model_validate(
+        {"base": {"dataset": "d"}, "space": space, "sampler": {"name": name, "seed": seed}, **more}
+    )
+
+
+def ask(spec: HpoSpec, count: int, *, tell: bool = True) -> list[dict[str, Scalar]]:
+    """As an advance does it: everything rebuilt for every trial."""
+    storage = optuna.storages.InMemoryStorage()
+    job_id, points = uuid4(), []
+    for number in range(count):
+        study = open_study(storage, job_id, spec)
+        trial = study.ask()
+        points.append(parameters(study, trial, spec))
+        if tell:
+            study.tell(trial.number, 0.01 * number)
+    return points
+
+
+@pytest.mark.parametrize("name", ["random", "qmc"])
+def test_pain_37_designs_depend_on_the_number_only(name: str) -> None:
+    spec = study_spec(name)
+    points = ask(spec, 20)
+    assert ask(spec, 20, tell=False) == points == [designed_point(spec, number) for number in range(20)]
+    assert len({str(point) for point in points}) == 20
+    assert designed_point(study_spec(name, seed=1), 3) != points[3]
+
+
+def test_a_crash_in_the_middle_of_asking_changes_no_parameter() -> None:
+    spec = study_spec()
+    storage = optuna.storages.InMemoryStorage()
+    study = open_study(storage, uuid4(), spec)
+    half = study.ask()
+    study.sampler = open_study(storage, uuid4(), spec).sampler
+    half.suggest_categorical("model.hidden_size", [16, 32, 64])
+    found = parameters(study, Trial(study, half._trial_id), spec)
+    assert found == designed_point(spec, 0)
+
+
+def test_pain_37_tpe_does_not_propose_one_point_again_and_again() -> None:
+    spec = study_spec("tpe", n_trials=8)
+    points = ask(spec, 8)
+    assert len({str(point) for point in points}) == 8
+    assert ask(spec, 8) == points
+    assert ask(study_spec("tpe", seed=1, n_trials=8), 8) != points
+
+
+def test_values_lie_in_their_dimension_on_its_steps() -> None:
+    wide = {"optimizer.lr": {"kind": "float", "low": 1e-5, "high": 1e-3, "log": True}, **LEVELS}
+    spec = study_spec(space=wide)
+    for number in range(200):
+        for key, value in designed_point(spec, number).items():
+            assert spec.space[key].contains(value), (key, value)
+    assert {designed_point(spec, n)["model.gat_dropout"] for n in range(200)} == {0.1, 0.2, 0.3}
+    assert {designed_point(spec, n)["model.gat_layers"] for n in range(200)} == {1, 3}
+
+
+def test_levels_are_exact_numbers() -> None:
+    d = FloatDimension(low=0.1, high=0.7, step=0.1)
+    assert [d.level(i) for i in range(d.num_levels or 0)] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert FloatDimension(low=0, high=1).num_levels is None
+    assert IntDimension(low=2, high=9, step=3).num_levels == 3
+
+
+def test_ends_of_a_scale_are_reached_and_never_passed() -> None:
+    top = 1 - 1e-16
+    log = IntDimension(low=1, high=1000, log=True)
+    assert (at(log, 0.0), at(log, top)) == (1, 1000)
+    assert at(FloatDimension(low=1e-5, high=1e-3, log=True), top) <= 1e-3
+    assert at(CategoricalDimension(choices=("a", "b")), top) == "b"
+
+
+def test_a_grid_is_exact_and_shuffled_by_the_seed() -> None:
+    spec = study_spec("grid", space=LEVELS, n_trials=100)
+    assert (spec.grid_size, spec.num_trials) == (12, 12)
+    points = ask(spec, 12)
+    assert len({str(point) for point in points}) == 12
+    assert points != ask(study_spec("grid", seed=1, space=LEVELS, n_trials=100), 12)
+    assert study_spec("grid", space=LEVELS, n_trials=5).num_trials == 5
+    enqueued = study_spec("grid", space=LEVELS, n_trials=100, enqueue=[{"model.gat_layers": 1}])
+    assert enqueued.num_trials == 13
+    assert len({str(designed_point(enqueued, n)) for n in range(1, 13)}) == 12
+
+
+def test_an_asked_point_is_what_optuna_keeps() -> None:
+    for name, space in (("random", SPACE), ("tpe", LEVELS), ("grid", LEVELS), ("qmc", SPACE)):
+        spec = study_spec(name, space=space, n_trials=4)
+        study = open_study(optuna.storages.InMemoryStorage(), uuid4(), spec)
+        for _ in range(4):
+            trial = study.ask()
+            assert parameters(study, trial, spec) == trial.params
+
+
+@pytest.mark.parametrize("name", ["none", "median", "hyperband", "successive_halving", "patient"])
+@pytest.mark.parametrize("warmup", [0, 2, 50])
+def test_no_pruner_judges_the_warm_up(name: str, warmup: int) -> None:
+    spec = study_spec(
+        pruner={"name": name, "startup_trials": 1, "warmup_epochs": warmup},
+        base={"dataset": "d", "trainer": {"max_epochs": 9}},
+    )
+    study = optuna.create_study(direction="maximize", pruner=pruner(spec), study_name="s")
+    for value in (1.0, 0.9, 0.8, 0.0):
+        trial = study.ask()
+        pruned = None
+        for epoch in range(1, 10):
+            trial.report(value, epoch)
+            if pruned is None and trial.should_prune():
+                pruned = epoch
+        study.tell(trial, value)
+        assert pruned is None or pruned > min(warmup, 8)
+    assert name in ("none", "patient") or warmup == 50 or pruned is not None
+
+
+def test_pain_37_equal_choices_are_merged() -> None:
+    days = {2048: 4, 2100: 4, 4096: 8}
+    merged, said = merged_choices(CategoricalDimension(choices=(2048, 2100, 4096)), days)
+    assert merged.choices == (2048, 4096)
+    assert said == ["2100 resolves to the same run as 2048: merged"]

@@ -32,7 +32,7 @@ up: setup ## start API, worker and embedded servers; Ctrl-C stops them (ARGS="--
 test: setup-dev ## run all tests (ARGS="-k name" chooses)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadscope $(ARGS)
 
-check: setup-dev ## lint, types, import contracts, file lengths
+check: setup-dev ## lint, types, import contracts, file lengths, deployment files
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo

@@ -249,3 +249,53 @@ COMPARISON: Final[Example] = {
     "model_confidence_set": None,
     "curves": {JOB_ID: {"step": [1, 2], "value": [0.021, 0.034]}},
 }
+
+HPO_SMALLEST: Final[Example] = {"base": TRAIN_SMALLEST}
+HPO: Final[Example] = {
+    "base": TRAIN,
+    "space": {
+        "optimizer.lr": {"kind": "float", "low": 1e-5, "high": 1e-3, "log": True},
+        "model.hidden_size": {"kind": "categorical", "choices": [16, 32, 64]},
+        "model.gat_layers": {"kind": "int", "low": 2, "high": 4},
+    },
+    "objective": {"metric": "val/rank_ic", "direction": "maximize"},
+    "n_trials": 20,
+    "parallelism": 2,
+}
+PARAMS: Final[Example] = {"optimizer.lr": 3.1e-4, "model.hidden_size": 32, "model.gat_layers": 2}
+STUDY_PLAN: Final[Example] = {
+    "spec": HPO,
+    "spec_digest": "b2f7c0d1e4a39586",
+    "warnings": [],
+    "num_trials": 20,
+    "low": PARAMS,
+    "high": PARAMS,
+    "trial": PLAN,
+    "estimated_seconds": 1440.0,
+}
+TRIAL: Final[Example] = {
+    "number": 3,
+    "job_id": OTHER_JOB_ID,
+    "params": PARAMS,
+    "value": 0.034,
+    "state": "succeeded",
+    "reason": None,
+    "message": None,
+    "intermediate": {"1": 0.012, "2": 0.034},
+}
+BEST: Final[Example] = {
+    "number": 3,
+    "job_id": OTHER_JOB_ID,
+    "params": PARAMS,
+    "value": 0.034,
+    "epoch": 2,
+    "metrics": {"val/rank_ic": 0.034},
+    "spec": TRAIN,
+    "spec_digest": "0d4f7be2a9c15e38",
+}
+IMPORTANCE: Final[Example] = {
+    "importance": {"optimizer.lr": 0.71, "model.hidden_size": 0.2, "model.gat_layers": 0.09},
+    "num_trials": 18,
+    "why": None,
+}
+PROMOTE: Final[Example] = {"as": "train", "name": "best, 20 epochs", "trainer.max_epochs": 20}

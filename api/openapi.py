@@ -8,9 +8,19 @@ from fastapi.openapi.utils import get_openapi
 from api import examples
 from api.comparison_schemas import COMPARISON_MODELS
 from api.schemas import MODELS
+from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
 from atft.spec.job import TrainSpec
 from atft.spec.model import GraphSpec, ModelSpec
+from atft.spec.search import (
+    CategoricalDimension,
+    FloatDimension,
+    HpoSpec,
+    IntDimension,
+    PrunerSpec,
+    SamplerSpec,
+    SearchObjective,
+)
 from atft.spec.training import (
     EarlyStopping,
     EvaluationSpec,
@@ -33,6 +43,7 @@ Training jobs for people who rank stocks: register a panel, submit a job, follow
 TAGS: Final = [
     {"name": "datasets", "description": "Panels of stocks by day, and the caches built from them."},
     {"name": "jobs", "description": "Submit, list, look at, cancel."},
+    {"name": "studies", "description": "Searches over a space of training jobs."},
     {"name": "results", "description": "Metrics, evidence, logs and files of a job."},
     {"name": "events", "description": "Server-sent events that go on where they were cut."},
     {"name": "service", "description": "Workers, health, Prometheus figures."},
@@ -52,12 +63,20 @@ _SPECS: Final = {
         ResourcesSpec,
         EarlyStopping,
         PlantedSpec,
+        SearchObjective,
+        SamplerSpec,
+        PrunerSpec,
     )
 } | {
     "JsonValue": 0.034,
     TrainSpec.__name__: examples.TRAIN,
     DatasetSpec.__name__: examples.DATASET_PATH,
     SideFile.__name__: SideFile(file="universe.parquet").model_dump(mode="json"),
+    HpoSpec.__name__: examples.HPO,
+    FloatDimension.__name__: examples.HPO["space"]["optimizer.lr"],
+    IntDimension.__name__: examples.HPO["space"]["model.gat_layers"],
+    CategoricalDimension.__name__: examples.HPO["space"]["model.hidden_size"],
+    Promotion.__name__: examples.PROMOTE,
     StopRule.__name__: StopRule(metric="val/rank_ic", at_epoch=5, below=0.0).model_dump(mode="json"),
 }
 
@@ -72,7 +91,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         tags=TAGS,
     )
     components = found["components"]["schemas"]
-    for model in (*MODELS, *COMPARISON_MODELS, DatasetSpec):
+    for model in (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, DatasetSpec):
         schema = model.model_json_schema(
             ref_template="#/components/schemas/{model}", mode="validation" if model is DatasetSpec else "serialization"
         )

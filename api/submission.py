@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -51,6 +52,7 @@ async def submit(
     dataset: str | None = None,
     dataset_fingerprint: str | None = None,
     params: Json | None = None,
+    source_job_id: UUID | None = None,
     content: Json | None = None,
 ) -> tuple[Job, Position]:
     """The job, committed and announced. `content` is what else makes the request's identity: an upload's hashes."""
@@ -71,6 +73,7 @@ async def submit(
             dataset=dataset,
             dataset_fingerprint=dataset_fingerprint,
             params=params,
+            source_job_id=source_job_id,
             queue_timeout_seconds=queue_timeout_seconds,
             created_by=who.name,
             idempotency=identity,

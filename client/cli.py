@@ -224,6 +224,24 @@ def metrics(
 
 
 @app.command()
+def compare(
+    context: typer.Context,
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID ID…")],
+    metric: Annotated[
+        str | None, typer.Option(help="Such as test/rank_ic@5d or test/long_short.", show_default="test/rank_ic")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="A stored baseline as one more side, such as ridge; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Jobs side by side: what sets them apart, whether that is fair, and whether the difference is more than chance."""
+    with _client(context) as service:
+        found = service.compare(job_ids, metric=metric, baselines=baseline or ())
+    _print_json(found.model_dump(mode="json")) if as_json else out.print(display.comparison(found), highlight=False)
+
+
+@app.command()
 def evidence(context: typer.Context, job_id: JobId) -> None:
     """What really ran, beside what was asked."""
     with _client(context) as service:

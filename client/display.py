@@ -6,12 +6,13 @@ from datetime import timedelta
 from typing import Final
 
 from pydantic import JsonValue
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.markup import escape
 from rich.table import Table
 
 from client.sdk import Client
-from client.views import Event, Job, Value
+from client.views import Comparison, Event, Job, Value
 
 COLOURS: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "pruned": "yellow", "running": "cyan"}
 
@@ -87,6 +88,32 @@ def compared_table(title: str, rows: Mapping[str, Mapping[str, Value]], columns:
             name, *(number(values.get(column)) for column in columns), style="bold" if name == "this model" else None
         )
     return table
+
+
+def comparison(found: Comparison) -> Group:
+    """Sides, what sets them apart, whether that is fair, and each pair's verdict in words."""
+    jobs = Table("", found.metric, "std", "ic_t", "days", "state", "id", box=None, pad_edge=False)
+    names = {job.id: escape(job.name or job.id) for job in found.jobs}
+    for job in found.jobs:
+        figures = (number(job.mean), number(job.std), number(job.ic_t), str(job.num_days))
+        jobs.add_row(names[job.id], *figures, job.state or "baseline", job.id)
+    apart = Table("differs", *names.values(), box=None, pad_edge=False)
+    for field, values in found.differences.items():
+        apart.add_row(field, *(escape(str(value)) for value in values))
+    fair = "[green]a fair comparison[/]" if found.fair else "[yellow]not a fair comparison:[/]"
+    reasons = [f"  {escape(reason)}" for reason in found.unfair_because]
+    pairs = Table("", "difference", "95 % interval", "p", "days", "verdict", box=None, pad_edge=False)
+    for pair in found.pairs:
+        interval = "–" if pair.ci95 is None else f"{number(pair.ci95[0])} to {number(pair.ci95[1])}"
+        p_value = "–" if pair.p_value is None else f"{pair.p_value:.3f}"
+        title = f"{names.get(pair.a, pair.a)} - {names.get(pair.b, pair.b)}"
+        verdict = f"[bold]{escape(pair.verdict)}[/]"
+        pairs.add_row(title, number(pair.mean_difference), interval, p_value, str(pair.num_days), verdict)
+    parts: list[Table | str] = [jobs, "", *([apart, ""] if found.differences else []), fair, *reasons, "", pairs]
+    if found.model_confidence_set is not None:
+        kept = ", ".join(names.get(one, one) for one in found.model_confidence_set)
+        parts += ["", f"not to be told from the best at 95 %: {kept}"]
+    return Group(*parts)
 
 
 def watch(service: Client, job_id: str, console: Console, label: str = "") -> Job:

@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from client.views import Event, Job, JobPage, Metrics
+from client.views import Comparison, Event, Job, JobPage, Metrics
 
 Json = Mapping[str, object]
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -108,6 +108,15 @@ class Client:
 
     def evidence(self, job_id: str) -> dict[str, JsonValue]:
         return self._object(self._send("GET", f"/jobs/{job_id}/evidence"))
+
+    def compare(
+        self, job_ids: Sequence[str], *, metric: str | None = None, baselines: Sequence[str] = ()
+    ) -> Comparison:
+        """Jobs side by side with a paired test; without a metric, by the service's default, which is on test days."""
+        params = [("job", job_id) for job_id in job_ids] + [("baseline", name) for name in baselines]
+        if metric is not None:
+            params.append(("metric", metric))
+        return self._parse(Comparison, self._send("GET", "/compare", params=params))
 
     def logs(self, job_id: str) -> str:
         return self._send("GET", f"/jobs/{job_id}/logs").text

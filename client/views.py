@@ -80,6 +80,42 @@ class Metrics(View):
     baselines: dict[str, dict[str, Value]] = {}
 
 
+class ComparedJob(View):
+    """One side; a baseline's state is null."""
+
+    id: str
+    name: str | None = None
+    mean: Value = None
+    std: Value = None
+    ic_t: Value = None
+    num_days: int = 0
+    state: State | None = None
+
+
+class ComparedPair(View):
+    a: str
+    b: str
+    mean_difference: Value = None
+    t: Value = None
+    degrees_of_freedom: int | None = None
+    p_value: Value = None
+    ci95: tuple[float, float] | None = None
+    num_days: int = 0
+    num_dropped: int = 0
+    verdict: str
+
+
+class Comparison(View):
+    metric: str
+    jobs: list[ComparedJob]
+    differences: dict[str, list[JsonValue]] = {}
+    fair: bool
+    unfair_because: list[str] = []
+    pairs: list[ComparedPair] = []
+    model_confidence_set: list[str] | None = None
+    curves: dict[str, Series] = {}
+
+
 class Event(View):
     """One server-sent event; `seq` is null for progress, which is not durable."""
 

@@ -5,7 +5,6 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from uuid import UUID
 
 import numpy as np

@@ -123,9 +123,9 @@ class Step:
         for extreme in EXTREMES:
             if extreme not in runs and not self._submit_preflight(extreme):
                 return False
-        for extreme, child in runs.items():
+        for which, child in runs.items():
             if child.state in TERMINAL and child.state is not JobState.SUCCEEDED:
-                return self._refuse_space(extreme, child.params or {}, child.message or _why(child))
+                return self._refuse_space(which, child.params or {}, child.message or _why(child))
         if all(c.state is JobState.SUCCEEDED for c in runs.values()) and len(runs) == len(EXTREMES):
             return True
         self._show("preflight")

@@ -30,7 +30,7 @@ from worker.supervisor import Supervisor
 from worker.sweeper import Sweeper
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
+    from worker.sampling import BaseStorage
 
 DRAIN: Final = signal.SIGUSR2
 _PR_SET_PDEATHSIG: Final = 1
@@ -152,6 +152,15 @@ def _drain(pool: Any) -> None:
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _enter_pool_process(**_: object) -> None:
     signal.signal(DRAIN, _tell_to_drain)
+    _die_with_parent()
+
+
+@signals.beat_embedded_init.connect  # type: ignore[untyped-decorator]
+def _enter_beat_process(**_: object) -> None:
+    _die_with_parent()
+
+
+def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != current_process()._parent_pid:  # it died before the call above

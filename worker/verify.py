@@ -59,10 +59,6 @@ class _Threads(_Part):
     os_threads_peak: int
 
 
-class _Device(_Part):
-    type: str
-
-
 class _Data(_Part):
     fingerprint: str
     num_features: int
@@ -89,14 +85,14 @@ class Observed(_Part):
     optimizer: _Optimizer
     scheduler: _Scheduler
     threads: _Threads
-    device: _Device
+    device: str
     precision: str
     compiled: bool
     ema_decay: float | None
     data: _Data
     modules: dict[str, _Module]
     parameters: int
-    batches_per_epoch: tuple[int, ...]
+    batches_per_epoch: int
     accumulate: int
     seeds: _Seeds
 
@@ -156,7 +152,7 @@ def _facts(spec: TrainSpec, seen: Observed, fingerprint: str | None, threads: in
     if spec.split.train_days is not None:
         facts["split.train_days"] = (spec.split.train_days, len(seen.data.train_days))
     if spec.resources.device != "auto":
-        facts["resources.device"] = (spec.resources.device, seen.device.type)
+        facts["resources.device"] = (spec.resources.device, seen.device)
     if spec.trainer.precision != "auto":
         facts["trainer.precision"] = (spec.trainer.precision, seen.precision)
     yield from ((field, asked, found) for field, (asked, found) in facts.items() if asked != found)
@@ -186,13 +182,13 @@ def _optimizer(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
 
 
 def _limits(spec: TrainSpec, seen: Observed, threads: int) -> Iterator[Difference]:
-    if seen.device.type == "cpu" and seen.threads.os_threads_peak > threads + EXTRA_OS_THREADS:
+    if seen.device == "cpu" and seen.threads.os_threads_peak > threads + EXTRA_OS_THREADS:
         yield "threads.os_threads_peak", f"at most {threads + EXTRA_OS_THREADS}", seen.threads.os_threads_peak
     if len(seen.scheduler.lr_by_epoch) > spec.trainer.max_epochs:
         yield "trainer.max_epochs", spec.trainer.max_epochs, len(seen.scheduler.lr_by_epoch)
     most = spec.trainer.max_steps_per_epoch
-    if most is not None and max(seen.batches_per_epoch, default=0) > most:
-        yield "trainer.max_steps_per_epoch", most, max(seen.batches_per_epoch)
+    if most is not None and seen.batches_per_epoch > most:
+        yield "trainer.max_steps_per_epoch", most, seen.batches_per_epoch
     days = [*seen.data.train_days, *seen.data.val_days, *seen.data.test_days]
     if days != sorted(set(days)):  # ISO dates sort by time
         yield "split", "training, validation and test days one after the other", "days that overlap or go back"

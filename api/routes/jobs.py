@@ -1,5 +1,6 @@
 """Jobs: submit, list, look at one, say what is wanted of it."""
 
+import asyncio
 from typing import Annotated
 from urllib.parse import urlencode
 from uuid import UUID
@@ -24,13 +25,14 @@ from api.deps import (
     with_position,
 )
 from api.schemas import JobPage, JobView, Plan, SubmittedView
+from api.study_schemas import Priority
 from api.submission import refuse_nul, submit
 from api.views import etag, job_view, submitted_view
 from atft.spec.data import DatasetRef
 from atft.spec.job import TrainSpec
 from jobs import store
 from jobs.lookup import Position
-from jobs.states import JobKind, JobState, Wanted
+from jobs.states import COORDINATING, JobKind, JobState, Wanted
 from jobs.tables import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -163,7 +165,8 @@ async def _want(
 
     job, position = await service.database.write(move)
     await service.wake(job_id)
-    if wanted is Wanted.RUN and job.state is JobState.QUEUED:
+    advance = job.kind in COORDINATING and job.state is JobState.RUNNING
+    if advance or (wanted is Wanted.RUN and job.state is JobState.QUEUED):
         await service.announce(job)
     response.headers["ETag"] = etag(job)
     return job_view(job, position)
@@ -212,3 +215,33 @@ async def resume_job(
 ) -> JobView:
     """Queue a paused job again; it goes on from its checkpoint. Other unfinished jobs stay as they are."""
     return await _want(service, who, job_id, Wanted.RUN, if_match, response)
+
+
+@router.post(
+    "/{job_id}/priority",
+    status_code=202,
+    dependencies=[Depends(json_body)],
+    summary="Change a job's priority",
+    response_description="The job as it stands now.",
+    responses=problems(400, 404, 409, 412, 413, 415),
+)
+async def set_priority(
+    job_id: JobId,
+    wish: Annotated[Priority, Body(openapi_examples={"first": {"summary": "Run next", "value": {"priority": 0}}})],
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    if_match: IfMatch = None,
+) -> JobView:
+    """Move a job in its queue: 0 runs first, 9 last. A study takes its trials along; finished jobs answer 409."""
+
+    def move(session: Session) -> tuple[list[Job], Position]:
+        version = expected_version(if_match)
+        changed = store.set_priority(session, job_id, wish.priority, by=who.name, expected_version=version)
+        return changed, store.queue_position(session, changed[0])
+
+    changed, position = await service.database.write(move)
+    await service.wake(job_id)
+    await asyncio.gather(*(service.announce(job) for job in changed if job.state is JobState.QUEUED))
+    response.headers["ETag"] = etag(changed[0])
+    return job_view(changed[0], position)

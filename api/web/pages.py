@@ -52,6 +52,11 @@ async def job_page(job_id: str) -> Response:
     return _page("job.html", title="Job", job_id=job_id)
 
 
+@router.get("/ui/compare")
+async def compare_page() -> Response:
+    return _page("compare.html", title="Compare")
+
+
 @router.get("/docs")
 async def docs_page() -> Response:
     page = _page("docs.html", title="API")

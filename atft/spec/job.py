@@ -57,6 +57,8 @@ class TrainSpec(Spec):
             refuse("/model/quantiles", "loss.base pinball needs model.quantiles")
         if self.model.quantiles is not None and self.loss.base != "pinball":
             refuse("/loss/base", "model.quantiles are trained by loss.base pinball only")
+        if self.scheduler.warmup_epochs > 0 and self.scheduler.name == "one_cycle":
+            refuse("/scheduler/warmup_epochs", "one_cycle warms up by itself: use warmup_epochs 0")
         if self.scheduler.warmup_epochs >= self.trainer.max_epochs and self.scheduler.warmup_epochs > 0:
             refuse("/scheduler/warmup_epochs", "warmup_epochs must be below trainer.max_epochs")
         if self.init_from is not None:

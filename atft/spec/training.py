@@ -94,7 +94,7 @@ class TrainerSpec(Spec):
     compile: bool = False
     objective: str = Field(
         "val/rank_ic",
-        pattern=r"^val/(loss|ic|rank_ic|icir|rank_icir|sharpe_daily|sharpe_ann|sharpe_net_ann|hit_rate|spread)(@[0-9]+d)?$",
+        pattern=r"^val/(loss$|ic|rank_ic|icir|rank_icir|sharpe_daily|sharpe_ann|sharpe_net_ann|hit_rate|spread)(@[0-9]+d)?$",
     )
     early_stopping: EarlyStopping | None = EarlyStopping()
     stop_rules: tuple[StopRule, ...] = Field((), max_length=20)

@@ -37,14 +37,14 @@ def evidence(
     gradient_norms: Mapping[str, float],
     os_threads_peak: int,
     micro_batch_days: int,
-    batches_per_epoch: list[int],
-    samples_per_epoch: list[int],
+    batches_by_epoch: list[int],
+    samples_by_epoch: list[int],
     updates: int,
     git: dict[str, object] | None,
 ) -> dict[str, object]:
     """JSON.
 
-    `batches_per_epoch` and `samples_per_epoch` have one number for each epoch that was begun (the last one may be
+    `batches_by_epoch` and `samples_by_epoch` have one number for each epoch that was begun (the last one may be
     under way).
     """
     resolved = assembly.resolved()
@@ -62,7 +62,8 @@ def evidence(
             "torch_num_interop_threads": torch.get_num_interop_threads(),
             "os_threads_peak": os_threads_peak,
         },
-        "device": _device(assembly.device),
+        "device": assembly.device.type,
+        "device_name": _device_name(assembly.device),
         "precision": assembly.precision,
         "compiled": assembly.network._compiled_call_impl is not None,
         "ema_decay": assembly.spec.trainer.ema_decay if assembly.ema is not None else None,
@@ -70,8 +71,10 @@ def evidence(
         "modules": _modules(assembly, gradient_norms),
         "parameters": sum(p.numel() for p in assembly.network.parameters()),
         "updates": updates,
-        "batches_per_epoch": batches_per_epoch,
-        "samples_per_epoch": samples_per_epoch,
+        "batches_per_epoch": max(batches_by_epoch, default=0),
+        "samples_per_epoch": max(samples_by_epoch, default=0),
+        "batches_by_epoch": batches_by_epoch,
+        "samples_by_epoch": samples_by_epoch,
         "days_per_step": assembly.days_per_step,
         "micro_batch_days": micro_batch_days,
         "accumulate": assembly.spec.trainer.accumulate,
@@ -111,9 +114,8 @@ def _git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _device(device: torch.device) -> dict[str, object]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"type": device.type, "name": name}
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
 def _data(assembly: Assembly) -> dict[str, object]:

@@ -135,8 +135,8 @@ class Run:
         ]
         if len(state.lr_by_epoch) == state.epoch:
             state.lr_by_epoch.append(self._lr())
-            state.batches_per_epoch.append(len(runs))
-            state.samples_per_epoch.append(0)
+            state.batches_by_epoch.append(len(runs))
+            state.samples_by_epoch.append(0)
         self.train_start, self.train_samples, self.steps = time.monotonic(), 0, len(runs)
         stride = -(-len(runs) // (trainer.accumulate * STEP_POINTS))  # evenly thinned, and the same rows after a resume
         assembly.network.train()
@@ -174,7 +174,7 @@ class Run:
         state.loss_sum += update.loss_sum
         state.loss_days += update.counted_days
         state.skipped_days += update.skipped_days
-        state.samples_per_epoch[-1] += update.samples
+        state.samples_by_epoch[-1] += update.samples
         for name, value in update.part_sums.items():
             state.part_sums[name] = state.part_sums.get(name, 0.0) + value
         if update.module_norms:
@@ -213,7 +213,7 @@ class Run:
         if stopping is not None:
             state.end_reason, state.end_message = stopping.reason, stopping.message
             self.reporter.log(stopping.message)
-        speed = {"train/samples_per_second": self.train_samples / train_seconds if self.train_samples else None}
+        speed = {"time/samples_per_second": self.train_samples / train_seconds if self.train_samples else None}
         self.reporter.metrics(
             Metrics(
                 step=state.epoch, values={**values, **speed, **self.timers.take(), **self.sampler.take()}, best=improved
@@ -296,8 +296,8 @@ class Run:
             gradient_norms=state.gradient_norms,
             os_threads_peak=self.sampler.peak_threads,
             micro_batch_days=state.micro_batch_days,
-            batches_per_epoch=state.batches_per_epoch,
-            samples_per_epoch=state.samples_per_epoch,
+            batches_by_epoch=state.batches_by_epoch,
+            samples_by_epoch=state.samples_by_epoch,
             updates=state.updates,
             git=self.git,
         )

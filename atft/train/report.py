@@ -8,6 +8,7 @@ from atft.events import Checkpointed, Event, Evidence, Log, Metrics, Progress
 from atft.spec.reason import Reason
 
 PROGRESS_SECONDS = 0.2
+TAIL = {"test": 0.9, "baselines": 0.95}  # where what follows the epochs begins on the progress bar
 STEP_POINTS = 200  # rows of each step/ series in one epoch, at most
 
 
@@ -43,11 +44,11 @@ class Reporter:
         self._micro_batch_seconds = max(self._micro_batch_seconds * 0.9, now - self._last_call)
         self._last_call = now
         inside = step / steps if steps else 0.0
-        ratio = (
-            1.0
-            if phase in {"test", "baselines"}
-            else min(1.0, (epoch + (inside if phase == "train" else phase == "validate")) / max(1, self._epochs))
-        )
+        if phase in TAIL:
+            ratio = TAIL[phase] + (1.0 - TAIL[phase]) * inside / len(TAIL)
+        else:
+            done_epochs = epoch + (0.95 * inside if phase == "train" else 0.95 if phase == "validate" else 0.0)
+            ratio = TAIL["test"] * min(1.0, done_epochs / max(1, self._epochs))
         if self._first_ratio is None:
             self._first_ratio = ratio
         if now - self._last_sent < PROGRESS_SECONDS:

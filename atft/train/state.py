@@ -26,8 +26,8 @@ class LoopState:
     samples: int = 0
     part_sums: dict[str, float] = field(default_factory=dict)
     lr_by_epoch: list[float] = field(default_factory=list)
-    batches_per_epoch: list[int] = field(default_factory=list)
-    samples_per_epoch: list[int] = field(default_factory=list)
+    batches_by_epoch: list[int] = field(default_factory=list)
+    samples_by_epoch: list[int] = field(default_factory=list)
     gradient_norms: dict[str, float] = field(default_factory=dict)  # of the first update
     best_epoch: int = 0  # 1-based; 0: none yet
     best_value: float | None = None

@@ -14,8 +14,10 @@ from fastapi.openapi.models import OpenAPI
 from api.app import create_app
 from api.comparison_schemas import COMPARISON_MODELS
 from api.schemas import MODELS
+from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
+from atft.spec.search import HpoSpec
 from jobs.settings import Settings
 
 SNAPSHOT = Path(__file__).with_name("openapi.json")
@@ -101,7 +103,8 @@ def test_every_component_has_an_example(openapi: dict[str, Any]) -> None:
 
 
 def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None:
-    models = {model.__name__: model for model in (*MODELS, *COMPARISON_MODELS, TrainSpec, DatasetSpec)}
+    asked = (TrainSpec, HpoSpec, DatasetSpec, Promotion)
+    models = {model.__name__: model for model in (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *asked)}
     for where, operation in operations(openapi):
         contents = [
             operation.get("requestBody", {}).get("content", {}),
@@ -119,7 +122,7 @@ def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None
 
 
 def test_pain_16_specs_are_closed(openapi: dict[str, Any]) -> None:
-    for name in ("TrainSpec", "DatasetSpec", "ModelSpec", "SplitSpec", "OptimizerSpec"):
+    for name in ("TrainSpec", "DatasetSpec", "ModelSpec", "SplitSpec", "OptimizerSpec", "HpoSpec", "FloatDimension"):
         assert openapi["components"]["schemas"][name]["additionalProperties"] is False
 
 

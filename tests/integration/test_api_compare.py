@@ -65,11 +65,11 @@ def end(sessions: Sessions, job_id: str, seed: int, mean: float = 0.0, to: JobSt
         store.settle(session, claimed.id, 1, to, reason=reason)
 
 
-async def job(client: httpx.AsyncClient, sessions: Sessions, name: str, seed: int, **changes: Any) -> str:
+async def job(client: httpx.AsyncClient, sessions: Sessions, name: str, draw: int, **changes: Any) -> str:
     """`mean` and `to` are of the run, the rest of the spec."""
     run = {key: changes.pop(key) for key in ("mean", "to") if key in changes}
     job_id: str = (await submit(client, name=name, **changes))["id"]
-    end(sessions, job_id, seed, **run)
+    end(sessions, job_id, draw, **run)
     return job_id
 
 

@@ -47,7 +47,8 @@ def prove(body: dict[str, object], fingerprint: str, epochs: int = 1) -> dict[st
             "lr_by_epoch": [spec.optimizer.lr] * epochs,
         },
         "threads": {"limit": threads, "torch_num_threads": threads, "os_threads_peak": threads + 3},
-        "device": {"type": "cpu", "name": "test"},
+        "device": "cpu",
+        "device_name": "test",
         "precision": "float32",
         "compiled": spec.trainer.compile,
         "ema_decay": spec.trainer.ema_decay,
@@ -62,7 +63,7 @@ def prove(body: dict[str, object], fingerprint: str, epochs: int = 1) -> dict[st
         },
         "modules": {name: {"parameters": 1, "grad_norm_first_step": 0.1} for name in modules},
         "parameters": num_parameters(spec.model, NUM_FEATURES, len(spec.data.horizons), spec.data.window),
-        "batches_per_epoch": [3] * epochs,
+        "batches_per_epoch": 3,
         "accumulate": spec.trainer.accumulate,
         "seeds": {"seed": spec.seed},
     }

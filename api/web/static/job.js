@@ -81,10 +81,10 @@ function showEvidence(evidence) {
   at("evidence-section").hidden = Object.keys(evidence).length === 0;
   const { optimizer, scheduler, threads, data, versions } = evidence;
   facts(at("evidence"), [
-    ["Optimizer", optimizer && `${optimizer.module}.${optimizer.class} ${optimizer.version || ""} (state: ${(optimizer.state_keys || []).join(", ")})`],
+    ["Optimizer", optimizer && `${optimizer.class} ${optimizer.version || ""} (state: ${(optimizer.state_keys || []).join(", ")})`],
     ["Learning rate", scheduler && `${scheduler.class}: ${(scheduler.lr_by_epoch || []).slice(0, 12).map((rate) => Number(rate).toExponential(2)).join(", ")}`],
     ["Threads", threads && `limit ${threads.limit}, torch ${threads.torch_num_threads}, peak ${threads.os_threads_peak ?? "–"}`],
-    ["Device", [evidence.device, evidence.precision].filter(Boolean).join(", ")],
+    ["Device", [evidence.device, evidence.device_name, evidence.precision].filter(Boolean).join(", ")],
     ["Data", data && `${data.num_rows?.toLocaleString()} rows, ${data.num_features} features, ${data.train_days?.length} training, ${data.val_days?.length} validation, ${data.test_days?.length} test days, gap ${data.embargo_days}`],
     ["Versions", versions && Object.entries(versions).map(([name, value]) => `${name} ${value}`).join(", ")],
   ]);

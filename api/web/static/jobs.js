@@ -3,7 +3,10 @@ import { ask, element, FINISHED, moment, notice, number, progressText } from "./
 const rows = document.getElementById("rows");
 const more = document.getElementById("more");
 const filters = document.getElementById("filters");
+const compare = document.getElementById("compare");
+const COMPARABLE = new Set(["train", "trial"]);
 const PAGE = 50;
+const chosen = new Set();
 let shown = PAGE;
 let drawn = "";
 
@@ -26,13 +29,26 @@ function row(job) {
   const running = job.progress && !FINISHED.has(job.state);
   return element(
     "tr", {},
-    element("td", {}, element("a", { href: job.links.page }, title), element("span", { class: "quiet" }, `${job.kind} · ${job.queue}`)),
+    element("td", {}, tick(job, title), element("a", { href: job.links.page }, title), element("span", { class: "quiet" }, `${job.kind} · ${job.queue}`)),
     element("td", {}, element("span", { class: `state ${job.status}` }, job.status), reason(job)),
     element("td", {}, running ? bar(job.progress) : null, running ? element("span", { class: "quiet" }, progressText({ ...job.progress, steps: 0, samples_per_second: 0 })) : null),
     element("td", { class: "number" }, job.kind === "train" ? number(job.metrics["val/rank_ic"]) : ""),
     element("td", {}, job.dataset || ""),
     element("td", {}, moment(job.created_at)),
   );
+}
+
+function tick(job, title) {
+  if (!COMPARABLE.has(job.kind)) return null;
+  const box = element("input", { type: "checkbox", value: job.id, "aria-label": `compare ${title}` });
+  box.checked = chosen.has(job.id);
+  box.addEventListener("change", () => { if (box.checked) chosen.add(job.id); else chosen.delete(job.id); showChosen(); });
+  return box;
+}
+
+function showChosen() {
+  compare.disabled = chosen.size < 2;
+  compare.textContent = chosen.size ? `Compare ${chosen.size}` : "Compare";
 }
 
 function reason(job) {
@@ -49,9 +65,9 @@ async function refresh() {
     const [{ jobs, cursor }, workers] = await Promise.all([load(), ask("/workers")]);
     const text = JSON.stringify(jobs);
     if (text !== drawn) {
-      const focused = document.activeElement?.getAttribute("href");
+      const focused = ["href", "value"].map((name) => [name, document.activeElement?.getAttribute(name)]).find(([, value]) => value);
       rows.replaceChildren(...jobs.map(row));
-      if (focused) rows.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
+      if (focused) rows.querySelector(`[${focused[0]}="${CSS.escape(focused[1])}"]`)?.focus();
       drawn = text;
     }
     document.getElementById("empty").hidden = jobs.length > 0;
@@ -66,6 +82,7 @@ async function refresh() {
 
 filters.addEventListener("submit", (event) => event.preventDefault());
 filters.addEventListener("input", () => { shown = PAGE; refresh(); });
+compare.addEventListener("click", () => location.assign(`/ui/compare?${new URLSearchParams([...chosen].map((id) => ["job", id]))}`));
 more.addEventListener("click", () => { shown += PAGE; refresh(); });
 await refresh();
 setInterval(() => { if (!document.hidden) refresh(); }, 2000);

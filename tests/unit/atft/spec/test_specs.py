@@ -28,6 +28,8 @@ def pointers(error: ValidationError) -> list[str]:
         ({"loss": {"base": "pinball"}}, "/model/quantiles"),
         ({"trainer": {"objective": "val/rank_ic@3d"}}, "/trainer/objective"),
         ({"trainer": {"objective": "test/rank_ic"}}, "/trainer/objective"),
+        ({"trainer": {"objective": "val/loss@5d"}}, "/trainer/objective"),
+        ({"scheduler": {"name": "one_cycle", "warmup_epochs": 1}}, "/scheduler/warmup_epochs"),
         ({"resources": {"device": "cuda", "queue": "cpu"}}, "/resources/queue"),
         ({"optimizer": {"lr": float("nan")}}, "/optimizer/lr"),
     ],

@@ -35,14 +35,14 @@ def test_evidence_is_complete_and_measured(name: str, run: Any, make_spec: Make,
     assert last["resolved"]["trainer"]["precision"] == last["precision"] == "float32"
     assert last["threads"]["torch_num_threads"] == last["threads"]["limit"] == 1
     assert last["threads"]["os_threads_peak"] >= 1
-    assert last["device"]["type"] == "cpu"
+    assert last["device"] == "cpu"
     assert last["compiled"] is False
     modules = last["modules"]
     assert set(modules) == {"selection", "fan", "temporal", "graph", "heads"}
     assert all(part["grad_norm_first_step"] > 0 and part["parameters"] > 0 for part in modules.values())
     assert sum(part["parameters"] for part in modules.values()) == last["parameters"]
-    assert len(last["batches_per_epoch"]) == len(last["samples_per_epoch"]) == 3
-    assert last["updates"] == sum(last["batches_per_epoch"])
+    assert len(last["batches_by_epoch"]) == len(last["samples_by_epoch"]) == 3
+    assert last["updates"] == sum(last["batches_by_epoch"])
     assert json.loads((result.out / "evidence.json").read_text()) == json.loads(json.dumps(last))
     assert json.loads((result.out / "config.json").read_text())["resolved"] == last["resolved"]
 

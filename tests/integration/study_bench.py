@@ -1,0 +1,142 @@
+"""What the tests of studies share: a study, and its trials run as a worker would, without a child."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from atft.events import Metrics
+from atft.spec.search import HpoSpec, Scalar
+from jobs import history, store
+from jobs.session import transaction
+from jobs.settings import Settings
+from jobs.states import TERMINAL, JobKind, JobState, Reason
+from jobs.tables import Job
+from worker.sampling import open_storage
+from worker.search import News, Step, advance
+
+METRIC = "val/rank_ic"
+SPACE = {
+    "optimizer.lr": {"kind": "float", "low": 1e-5, "high": 1e-3, "log": True},
+    "model.gat_layers": {"kind": "int", "low": 1, "high": 4},
+}
+Outcome = list[float | None] | Reason
+Objective = Callable[[dict[str, Scalar], int], Outcome]
+
+
+def climbing(params: dict[str, Scalar], number: int) -> Outcome:
+    """Two epochs, the second the best, a value of the parameters alone."""
+    value = float(params["optimizer.lr"]) * 100 + float(params["model.gat_layers"]) / 100  # type: ignore[arg-type]
+    return [value / 2, value]
+
+
+@dataclass
+class Bench:
+    settings: Settings
+    sessions: sessionmaker[Session]
+    storage: BaseStorage
+    hints: list[UUID] = field(default_factory=list)
+
+    def submit(self, **spec: object) -> UUID:
+        body = HpoSpec.model_validate({"base": {"dataset": "d"}, "space": SPACE, "sampler": {"name": "random"}, **spec})
+        with transaction(self.sessions) as session:
+            return store.submit(
+                session,
+                kind=JobKind.HPO,
+                spec=body.model_dump(mode="json"),
+                spec_digest=body.digest(),
+                queue="control",
+                params={"trial_queue": "cpu"},
+                dataset="d",
+                dataset_fingerprint="f00d",
+            ).job.id
+
+    def advance(self, study: UUID) -> News:
+        return advance(self.sessions, self.storage, self.settings, study)
+
+    def crash(self, study: UUID) -> None:
+        """An advance that does all it has to do, and dies before its commit."""
+        with self.sessions() as session:  # never committed
+            job = store.begin_study(session, study)
+            assert job is not None
+            Step(session, self.storage, job, HpoSpec.model_validate(job.spec), None).run()
+
+    def job(self, job_id: UUID) -> Job:
+        with transaction(self.sessions) as session:
+            return store.get(session, job_id)
+
+    def children(self, study: UUID, kind: JobKind = JobKind.TRIAL, *, alive: bool = False) -> list[Job]:
+        query = select(Job).where(Job.parent_id == study, Job.kind == kind).order_by(Job.trial_number)
+        with transaction(self.sessions) as session:
+            return [job for job in session.scalars(query) if not alive or job.state not in TERMINAL]
+
+    def claim(self, job: Job) -> bool:
+        with transaction(self.sessions) as session:
+            return store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60) is not None
+
+    def say(self, job: Job, epoch: int, value: float | None, *, best: bool = True) -> None:
+        with transaction(self.sessions) as session:
+            history.append(
+                session, job.id, 1, [Metrics(child_seq=epoch, step=epoch, values={METRIC: value}, best=best)]
+            )
+
+    def settle(self, job: Job, to: JobState, reason: Reason | None = None) -> None:
+        with transaction(self.sessions) as session:
+            store.settle(session, job.id, 1, to, reason=reason, message="it said so" if reason else None)
+
+    def run(self, job: Job, objective: Objective = climbing) -> None:
+        """What a worker does with one job."""
+        if not self.claim(job):
+            return
+        if job.kind is JobKind.PREFLIGHT:
+            self.settle(job, JobState.SUCCEEDED)
+            return
+        outcome = objective(job.params or {}, job.trial_number or 0)
+        if isinstance(outcome, Reason):
+            self.settle(job, JobState.FAILED, outcome)
+            return
+        for epoch, value in enumerate(outcome, start=1):
+            self.say(job, epoch, value, best=value is not None)
+        self.settle(job, JobState.SUCCEEDED)
+
+    def preflight(self, study: UUID) -> None:
+        self.advance(study)
+        for job in self.children(study, JobKind.PREFLIGHT, alive=True):
+            self.run(job)
+
+    def work(self, study: UUID, objective: Objective = climbing) -> Job:
+        """One worker and one control process until the study is over."""
+        for _ in range(500):
+            self.advance(study)
+            if self.job(study).state in TERMINAL:
+                return self.job(study)
+            for kind in (JobKind.PREFLIGHT, JobKind.TRIAL):
+                for job in self.children(study, kind, alive=True)[:1]:
+                    self.run(job, objective)
+        raise AssertionError("the study does not end")
+
+    def optuna(self, study: UUID) -> list[optuna.trial.FrozenTrial]:
+        """As Optuna's own tools see it, with a storage of their own."""
+        storage = optuna.storages.RDBStorage(self.settings.studies_database_url)
+        trials = optuna.load_study(study_name=str(study), storage=storage).trials
+        storage.remove_session()
+        storage.engine.dispose()
+        return trials
+
+    def states(self, study: UUID) -> list[TrialState]:
+        return [trial.state for trial in self.optuna(study)]
+
+
+@contextmanager
+def opened(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[Bench]:
+    """A bench whose connections are closed in the end."""
+    storage = open_storage(settings)
+    yield Bench(settings, sessions, storage)
+    storage.remove_session()
+    storage._backend.engine.dispose()  # type: ignore[attr-defined]

@@ -55,7 +55,8 @@ class Comparison(View):
     unfair_because: list[str]
     pairs: list[ComparedPair] = Field(description="every pair up to 10 sides; beyond, each against the first")
     model_confidence_set: list[str] | None = Field(
-        description="ids that cannot be told from the best at 95 %; null below 3 sides or with too few common days"
+        description="ids that cannot be told from the best at 95 %, by every HORIZON-th common day; null below 3 sides "
+        "or 30 such days"
     )
     curves: dict[UUID, Series] = Field(description="the metric by epoch on validation days, of each job that has it")
 

@@ -81,7 +81,7 @@ class Side:
 
 def differences(specs: Sequence[Mapping[str, JsonValue]]) -> dict[str, list[JsonValue]]:
     """Dotted field → its value in each spec, where not all are equal; labels are left out."""
-    return {field: values for field, values in _apart("", specs).items() if not _is_under(field, _LABELS)}
+    return {field: values for field, values in sorted(_apart("", specs).items()) if not _is_under(field, _LABELS)}
 
 
 def _apart(prefix: str, nodes: Sequence[Mapping[str, JsonValue]]) -> dict[str, list[JsonValue]]:

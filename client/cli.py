@@ -1,41 +1,38 @@
 """The command `atft`. Exit codes: 0 done, 1 the job failed, 2 usage, or a request that was refused, 3 no service."""
 
-import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-import yaml
 from pydantic import JsonValue
 
-from client import display
-from client.sdk import Client, Refused, ServiceError, Unreachable
+from client import display, studies, study_commands
+from client.terminal import (
+    AsJson,
+    JobId,
+    SpecFile,
+    Target,
+    connected,
+    end,
+    err,
+    finish,
+    out,
+    print_json,
+    read,
+    view,
+)
 from client.up import Plan
 from client.up import up as run_up
-from client.views import Job
 
 app = typer.Typer(
     help="Training jobs on stock panels that can be trusted.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 datasets = typer.Typer(help="Register panels and look at them.", no_args_is_help=True)
 app.add_typer(datasets, name="datasets")
-out = display.console()
-err = display.console(stderr=True)
-
-JobId = Annotated[str, typer.Argument(metavar="ID")]
-AsJson = Annotated[bool, typer.Option("--json", help="The service's own answer, for programs.")]
-SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="The spec, YAML or JSON.", exists=True, dir_okay=False)]
-
-
-@dataclass(frozen=True)
-class Target:
-    url: str
-    api_key: str | None
+app.add_typer(study_commands.app)
 
 
 @app.callback()
@@ -47,52 +44,6 @@ def _service(
     ] = None,
 ) -> None:
     context.obj = Target(url, api_key)
-
-
-@contextmanager
-def _client(context: typer.Context) -> Iterator[Client]:
-    target: Target = context.obj
-    try:
-        with Client(target.url, target.api_key) as service:
-            yield service
-    except Unreachable as error:
-        _end(3, f"{error}\nIs the service up? `atft up` starts one; --url or ATFT_URL names another.")
-    except Refused as error:
-        _end(2, str(error))
-    except ServiceError as error:
-        _end(3, str(error))
-
-
-def _end(code: int, message: str) -> NoReturn:
-    err.print(message, markup=False, highlight=False)
-    raise typer.Exit(code)
-
-
-def _print_json(body: object) -> None:
-    typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
-
-
-def _view(job: Job) -> dict[str, JsonValue]:
-    view: dict[str, JsonValue] = job.model_dump(mode="json", exclude_unset=True)
-    return view
-
-
-def _read(file: Path) -> dict[str, JsonValue]:
-    try:
-        body = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        _end(2, f"{file}: {error}")
-    if not isinstance(body, dict):
-        _end(2, f"{file}: a spec is a mapping of fields")
-    return body
-
-
-def _finish(job: Job) -> None:
-    """The job's end, as a line and as the exit code."""
-    if job.message and job.state != "succeeded":
-        err.print(job.message, markup=False, highlight=False)
-    err.print(f"{job.id} {display.state(job)}", highlight=False)
-    raise typer.Exit(0 if job.state == "succeeded" else 1)
 
 
 # -- the service
@@ -124,7 +75,7 @@ def _up(
     given = {"ATFT_DATABASE_URL": database_url, "ATFT_REDIS_URL": redis_url}
     urls = {name: value for name, value in given.items() if value}
     if len(urls) == 1:
-        _end(2, f"only {next(iter(urls))} is set: give both URLs, or neither for embedded servers")
+        end(2, f"only {next(iter(urls))} is set: give both URLs, or neither for embedded servers")
     roots = {"ATFT_DATA_ROOT": data_root, "ATFT_RUN_ROOT": run_root}
     settings = {name: str(folder.resolve()) for name, folder in roots.items() if folder is not None}
     plan = Plan(host=host, port=port, var=var, workers=workers, urls=urls, settings=settings, gpus=gpus)
@@ -143,23 +94,24 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a training job; prints its id."""
-    with _client(context) as service:
-        job = service.submit("train", _read(file), idempotency_key=key)
+    with connected(context) as service:
+        job = service.submit("train", read(file), idempotency_key=key)
         for warning in job.warnings:
             err.print(f"warning: {warning}", markup=False, highlight=False)
         if wait:
             err.print(job.id)
             job = display.watch(service, job.id, err)
-        _print_json(_view(job)) if as_json else typer.echo(job.id)
+        print_json(view(job)) if as_json else typer.echo(job.id)
     if wait:
-        _finish(job)
+        finish(job)
 
 
 @app.command()
 def plan(context: typer.Context, file: SpecFile) -> None:
-    """What a training job would be: the resolved spec, days, steps, parameters. Nothing is stored."""
-    with _client(context) as service:
-        _print_json(service.plan("train", _read(file)))
+    """What a training job or a study would be: the resolved spec, days, steps, parameters. Nothing is stored."""
+    with connected(context) as service:
+        spec = read(file)
+        print_json(service.plan("hpo" if "base" in spec else "train", spec))
 
 
 @app.command("ls")
@@ -171,25 +123,28 @@ def _ls(
     as_json: AsJson = False,
 ) -> None:
     """The newest jobs."""
-    with _client(context) as service:
+    with connected(context) as service:
         page = service.jobs(limit=limit, state=state, kind=kind)
-    _print_json([_view(job) for job in page.items]) if as_json else out.print(display.jobs_table(page.items))
+    print_json([view(job) for job in page.items]) if as_json else out.print(display.jobs_table(page.items))
 
 
 @app.command()
 def show(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """One job."""
-    with _client(context) as service:
+    with connected(context) as service:
         job = service.job(job_id)
-    _print_json(_view(job)) if as_json else out.print(display.job_lines(job), highlight=False)
+    print_json(view(job)) if as_json else out.print(display.job_lines(job), highlight=False)
 
 
 @app.command()
-def watch(context: typer.Context, job_id: JobId) -> None:
-    """Show a job's progress until its end; the exit code tells how it ended."""
-    with _client(context) as service:
-        job = display.watch(service, job_id, err)
-    _finish(job)
+def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Show a job's progress, or a study's trials, until its end; the exit code tells how it ended."""
+    with connected(context) as service:
+        job = service.job(job_id)
+        job = studies.watch_study(service, job_id, err) if job.kind == "hpo" else display.watch(service, job_id, err)
+    if as_json:
+        print_json(view(job))
+    finish(job)
 
 
 @app.command()
@@ -199,7 +154,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
 ) -> None:
     """What the job's program wrote."""
-    with _client(context) as service:
+    with connected(context) as service:
         for piece in service.follow_logs(job_id) if follow else [service.logs(job_id)]:
             typer.echo(piece, nl=False)
 
@@ -212,10 +167,10 @@ def metrics(
     as_json: AsJson = False,
 ) -> None:
     """The latest metrics by horizon; --json has the series."""
-    with _client(context) as service:
+    with connected(context) as service:
         found = service.metrics(job_id, name or ())
     if as_json:
-        _print_json(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
         return
     chosen = {
         key: value for key, value in found.latest.items() if "/" in key and (not name or key.startswith(tuple(name)))
@@ -236,22 +191,22 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Jobs side by side: what sets them apart, whether that is fair, and whether the difference is more than chance."""
-    with _client(context) as service:
+    with connected(context) as service:
         found = service.compare(job_ids, metric=metric, baselines=baseline or ())
-    _print_json(found.model_dump(mode="json")) if as_json else out.print(display.comparison(found), highlight=False)
+    print_json(found.model_dump(mode="json")) if as_json else out.print(display.comparison(found), highlight=False)
 
 
 @app.command()
 def evidence(context: typer.Context, job_id: JobId) -> None:
     """What really ran, beside what was asked."""
-    with _client(context) as service:
-        _print_json(service.evidence(job_id))
+    with connected(context) as service:
+        print_json(service.evidence(job_id))
 
 
 @app.command()
 def cancel(context: typer.Context, job_id: JobId) -> None:
     """Ask a job to end."""
-    with _client(context) as service:
+    with connected(context) as service:
         job = service.cancel(job_id)
     err.print(f"{job.id} {display.state(job)}", highlight=False)
 
@@ -259,8 +214,8 @@ def cancel(context: typer.Context, job_id: JobId) -> None:
 @app.command()
 def workers(context: typer.Context) -> None:
     """The worker processes and what they do."""
-    with _client(context) as service:
-        _print_json(service.workers())
+    with connected(context) as service:
+        print_json(service.workers())
 
 
 # -- datasets
@@ -284,26 +239,26 @@ def _add(
 ) -> None:
     """Register a panel and wait until its cache is built."""
     if sum(source is not None for source in (file, path, planted)) != 1:
-        _end(2, "give one source: a FILE to upload, --path, or --planted")
-    body: dict[str, JsonValue] = {**(_read(spec) if spec else {}), "name": name}
+        end(2, "give one source: a FILE to upload, --path, or --planted")
+    body: dict[str, JsonValue] = {**(read(spec) if spec else {}), "name": name}
     if path is not None:
         body["path"] = path
     if planted is not None:
-        body["planted"] = _read(planted)
-    with _client(context) as service:
+        body["planted"] = read(planted)
+    with connected(context) as service:
         job = display.watch(service, service.add_dataset(body, file=file).id, err, name)
         if as_json and job.state == "succeeded":
-            _print_json(service.dataset(name))
-    _finish(job)
+            print_json(service.dataset(name))
+    finish(job)
 
 
 @datasets.command("ls")
 def _datasets(context: typer.Context, as_json: AsJson = False) -> None:
     """All datasets."""
-    with _client(context) as service:
+    with connected(context) as service:
         found = service.datasets()
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for item in found:
         typer.echo(
@@ -314,8 +269,8 @@ def _datasets(context: typer.Context, as_json: AsJson = False) -> None:
 @datasets.command("show")
 def _dataset(context: typer.Context, name: Annotated[str, typer.Argument()]) -> None:
     """One dataset: columns, days, profile, leak report."""
-    with _client(context) as service:
-        _print_json(service.dataset(name))
+    with connected(context) as service:
+        print_json(service.dataset(name))
 
 
 # -- other programs of ours, run in this process's place

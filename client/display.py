@@ -7,8 +7,8 @@ from typing import Final
 
 from pydantic import JsonValue
 from rich.console import Console, Group
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from client.sdk import Client
@@ -109,7 +109,10 @@ def comparison(found: Comparison) -> Group:
         title = f"{names.get(pair.a, pair.a)} - {names.get(pair.b, pair.b)}"
         verdict = f"[bold]{escape(pair.verdict)}[/]"
         pairs.add_row(title, number(pair.mean_difference), interval, p_value, str(pair.num_days), verdict)
-    parts: list[Table | str] = [jobs, "", *([apart, ""] if found.differences else []), fair, *reasons, "", pairs]
+    parts: list[Table | str] = [jobs, ""]
+    if found.differences:
+        parts += [apart, ""]
+    parts += [fair, *reasons, "", pairs]
     if found.model_confidence_set is not None:
         kept = ", ".join(names.get(one, one) for one in found.model_confidence_set)
         parts += ["", f"not to be told from the best at 95 %: {kept}"]

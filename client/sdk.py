@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from client.views import Comparison, Event, Job, JobPage, Metrics
+from client.views import BestTrial, Comparison, Event, Importance, Job, JobPage, Metrics, Trial, Trials
 
 Json = Mapping[str, object]
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -117,6 +117,33 @@ class Client:
         if metric is not None:
             params.append(("metric", metric))
         return self._parse(Comparison, self._send("GET", "/compare", params=params))
+
+    # -- studies
+
+    def hpo(self, spec: Json, *, idempotency_key: str | None = None) -> Job:
+        """Submit a study; its trials are jobs of their own."""
+        return self.submit("hpo", spec, idempotency_key=idempotency_key)
+
+    def trials(self, job_id: str) -> list[Trial]:
+        """Of a study, by number."""
+        return self._parse(Trials, self._send("GET", f"/jobs/{job_id}/trials")).items
+
+    def best(self, job_id: str) -> BestTrial:
+        """Of a study so far. Raises Refused (404) while no trial has a value."""
+        return self._parse(BestTrial, self._send("GET", f"/jobs/{job_id}/best"))
+
+    def importance(self, job_id: str) -> Importance:
+        """Of an ended study's parameters. Raises Refused (404) before its end."""
+        return self._parse(Importance, self._send("GET", f"/jobs/{job_id}/importance"))
+
+    def promote(self, job_id: str, changes: Json | None = None, *, idempotency_key: str | None = None) -> Job:
+        """A study's best trial, or the job itself, in full; `changes` are such as `{"trainer.max_epochs": 9}`."""
+        body = {**(changes or {}), "as": "train"}
+        return self._parse(
+            Job, self._send("POST", f"/jobs/{job_id}/promote", json=body, headers=_key(idempotency_key))
+        )
+
+    # -- logs and events
 
     def logs(self, job_id: str) -> str:
         return self._send("GET", f"/jobs/{job_id}/logs").text

@@ -116,6 +116,41 @@ class Comparison(View):
     curves: dict[str, Series] = {}
 
 
+class Trial(View):
+    """One trial of a study; only a succeeded one has a value."""
+
+    number: int
+    job_id: str
+    params: dict[str, JsonValue] = {}
+    value: Value = None
+    state: State
+    reason: str | None = None
+    message: str | None = None
+    intermediate: dict[int, Value] = {}
+
+
+class Trials(View):
+    items: list[Trial]
+
+
+class BestTrial(View):
+    number: int
+    job_id: str
+    params: dict[str, JsonValue]
+    value: float
+    epoch: int | None = None
+    metrics: dict[str, Value] = {}
+    spec: dict[str, JsonValue] = {}
+
+
+class Importance(View):
+    """Shares of 1 by parameter; null when nothing can be said, and why."""
+
+    importance: dict[str, float] | None
+    num_trials: int = 0
+    why: str | None = None
+
+
 class Event(View):
     """One server-sent event; `seq` is null for progress, which is not durable."""
 

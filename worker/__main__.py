@@ -31,10 +31,23 @@ def main() -> None:
     slot = Slot(CONTROL if arguments.control else arguments.queue, arguments.device, host)
     if arguments.healthy:
         sys.exit(_check(settings, slot))
+    if missing := _missing(settings):
+        parser.exit(2, f"{missing}\n")
     if not _hold(settings.run_root / "workers", slot):
         parser.exit(2, f"worker {slot.name} runs already: give another --device, or stop that one first\n")
     argv = (control_argv if arguments.control else worker_argv)(slot, settings.log_level)
     os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
+
+
+def _missing(settings: Settings) -> str | None:
+    """Without a broker's address Celery would look for another kind of broker, for ever."""
+    try:
+        _ = settings.sync_database_url
+    except ValueError as error:
+        return str(error)
+    if not settings.redis_url.get_secret_value():
+        return "ATFT_REDIS_URL is not set: start the service with `atft up`, or point it at a Redis server"
+    return None
 
 
 def _check(settings: Settings, slot: Slot) -> int:

@@ -30,7 +30,7 @@ from worker.supervisor import Supervisor
 from worker.sweeper import Sweeper
 
 if TYPE_CHECKING:
-    from worker.sampling import BaseStorage
+    from optuna.storages import BaseStorage
 
 DRAIN: Final = signal.SIGUSR2
 _PR_SET_PDEATHSIG: Final = 1

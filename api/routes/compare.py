@@ -108,6 +108,8 @@ def _gather(session: Session, job_ids: Sequence[UUID], measure: Measure, wanted:
             stored = sorted({stored for job in jobs if job.state is JobState.SUCCEEDED for stored in job.baselines})
             raise refused("baseline", f"no succeeded job here has a baseline {name!r}; they have {stored or 'none'}")
         baselines[name] = _daily(session, owner, measure, name)
+        if not baselines[name]:
+            raise refused("baseline", f"baseline {name!r} has no daily values of {measure}")
     return sides, baselines, _curves(session, jobs, measure)
 
 

@@ -18,7 +18,7 @@ Daily = Float[np.ndarray, " day"]
 LEVEL = 0.05
 MCS_REPETITIONS = 1000
 MCS_MIN_DAYS = 30
-MCS_MIN_BLOCKS = 4
+MCS_BLOCK = 2  # non-overlapping days: 2 horizons
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,25 +121,27 @@ def paired_difference(
 
 
 def model_confidence_set(values: Float[np.ndarray, "day model"], horizon: int) -> tuple[int, ...] | None:
-    """The columns that cannot be told from the best at 95 % (Hansen, Lunde, Nason 2011; losses are -values), for any
-    number of models at once; None when the days are too few. `values` are finite.
+    """The columns that cannot be told from the best at 95 % (Hansen, Lunde, Nason 2011, T_max; losses are -values), all
+    models at once; None below 30 non-overlapping days. `values` are finite.
 
-    Stationary bootstrap of `MCS_REPETITIONS`, with a fixed seed and blocks of max(horizon, ⌈√days⌉) days. Raises
-    ValueError below 2 models.
+    Only every `horizon`-th day enters: on overlapping labels the bootstrap, whatever its blocks, drops one of equal
+    models far too often (measured at 250 days: 10-32 % of cases at 5 days, 19-52 % at 20). Raises ValueError below 2
+    models.
     """
     from arch.bootstrap import MCS  # noqa: PLC0415 - a second to load, and training needs it never
 
-    num_days, num_models = values.shape
-    if num_models < 2:
+    apart = values[::horizon]
+    if values.shape[1] < 2:
         raise ValueError("a model confidence set needs at least 2 models")
-    block = max(horizon, math.ceil(math.sqrt(num_days)))
-    if num_days < max(MCS_MIN_DAYS, MCS_MIN_BLOCKS * block):
+    if len(apart) < MCS_MIN_DAYS:
         return None
     # Equal series have no variance between them to divide by: they enter once, and leave or stay together.
-    distinct, twin = np.unique(values, axis=1, return_inverse=True)
+    distinct, twin = np.unique(apart, axis=1, return_inverse=True)
     if distinct.shape[1] == 1:
-        return tuple(range(num_models))
-    procedure = MCS(-distinct, LEVEL, reps=MCS_REPETITIONS, block_size=block, bootstrap="stationary", seed=0)
+        return tuple(range(values.shape[1]))
+    procedure = MCS(
+        -distinct, LEVEL, reps=MCS_REPETITIONS, block_size=MCS_BLOCK, method="max", bootstrap="stationary", seed=0
+    )
     procedure.compute()
     kept = set(procedure.included)
     return tuple(column for column, of in enumerate(twin.reshape(-1)) if int(of) in kept)

@@ -59,7 +59,7 @@ def test_every_package_has_contracts() -> None:
 
 
 OWNERS = {
-    "optuna": {"worker/search.py", "worker/sampling.py", "worker/pictures.py"},
+    "optuna": {"worker/search.py", "worker/sampling.py", "worker/pictures.py", "worker/tasks.py"},
     "lightgbm": {"atft/train/baselines.py"},
     "statsmodels": {"atft/metrics/inference.py"},
     "arch": {"atft/metrics/inference.py"},

@@ -89,7 +89,21 @@ async def test_a_study_is_a_job_on_queue_control(client: httpx.AsyncClient, data
             "/space/trainer.batch_size",
         ),
         ({"space": {"data.window": {"kind": "int", "low": 10, "high": 250}}}, "invalid_request", "/space/data.window"),
-        ({"space": {"model.fan_top_k": {"kind": "int", "low": 1, "high": 50}}}, "invalid_space", "/space"),
+        (
+            {"space": {"model.fan_top_k": {"kind": "int", "low": 1, "high": 50}}},
+            "invalid_request",
+            "/space/model.fan_top_k",
+        ),
+        (
+            {
+                "space": {
+                    "model.hidden_size": {"kind": "categorical", "choices": [8, 20]},
+                    "model.attention_heads": {"kind": "categorical", "choices": [2, 8]},
+                }
+            },
+            "invalid_space",
+            "/space",
+        ),
         ({"space": {"dataset": {"kind": "categorical", "choices": ["a", "b"]}}}, "invalid_request", "/space/dataset"),
         ({"objective": {"metric": "test/rank_ic"}}, "invalid_request", "/objective/metric"),
         ({"objective": {"metric": "val/no_such"}}, "invalid_request", "/objective/metric"),

@@ -44,5 +44,6 @@ function show(found) {
 showForm();
 at("choice").addEventListener("formdata", ({ formData }) => { for (const name of ["metric", "baseline"]) if (!formData.get(name)) formData.delete(name); });
 window.addEventListener("resize", () => drawn());
-if (asked.getAll("job").length) await ask(`/compare?${asked}`).then(show, notice);
+at("busy").hidden = !asked.has("job");
+if (asked.has("job")) await ask(`/compare?${asked}`).then(show, notice).finally(() => { at("busy").hidden = true; });
 else notice(new Error("Choose jobs in the list, then Compare."));

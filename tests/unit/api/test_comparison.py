@@ -80,7 +80,7 @@ def test_three_values_of_one_setting_are_fair() -> None:
     assert comparison.fair
     assert comparison.differences == {"model.hidden_size": [256, 128, 64]}
     assert len(comparison.pairs) == 3
-    assert set(comparison.model_confidence_set or ()) <= {one.id for one in sides}
+    assert comparison.model_confidence_set == [one.id for one in sides]
 
 
 def test_what_is_no_setting_does_not_count() -> None:

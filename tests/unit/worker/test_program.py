@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 from pathlib import Path
 from uuid import UUID
@@ -132,3 +133,24 @@ def test_the_command_lines() -> None:
 
 def test_the_kernels_counter_can_be_read() -> None:
     assert oom_kills() >= 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [({}, "ATFT_DATABASE_URL"), ({"ATFT_DATABASE_URL": "postgresql://x"}, "ATFT_REDIS_URL")],
+)
+def test_a_worker_without_its_servers_addresses_says_so(
+    environment: dict[str, str], named: str, tmp_path: Path
+) -> None:
+    root = str(Path(__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, "-m", "worker"],
+        env=environment | {"PYTHONPATH": root},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert named in done.stderr

@@ -1,0 +1,146 @@
+"""A study in the terminal: its trials as they go. A table that grows; plain lines, one a finished trial, in a pipe."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pydantic import JsonValue
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from client.display import COLOURS, number
+from client.sdk import Client
+from client.views import TERMINAL, BestTrial, Importance, Job, Trial
+
+POLL_SECONDS: Final = 1.0
+FRAME_LINES: Final = 6  # of the live picture, beside its trials
+
+
+def watch_study(service: Client, job_id: str, console: Console) -> Job:
+    """Show a study until its end. Returns it as it ended."""
+    if not console.is_terminal:
+        return _print_lines(service, job_id, console)
+    with Live(console=console, refresh_per_second=4) as live:
+        while True:
+            job = service.job(job_id)  # before the trials, so that an ended study shows all of them
+            trials = service.trials(job_id)
+            live.update(_picture(job, trials, None if job.done else console.height - FRAME_LINES))
+            if job.done:
+                return job
+            time.sleep(POLL_SECONDS)
+
+
+def _print_lines(service: Client, job_id: str, console: Console) -> Job:
+    said: set[int] = set()
+    phase: str | None = None
+    while True:
+        job = service.job(job_id)
+        if job.progress is not None and job.progress.phase != phase:
+            phase = job.progress.phase
+            if phase == "preflight":
+                console.print("  both extremes of the space run one step each …", highlight=False)
+        trials = service.trials(job_id)
+        for trial in trials:
+            if trial.state in TERMINAL and trial.number not in said:
+                said.add(trial.number)
+                known = [one for one in trials if one.number in said]
+                console.print(f"  {_line(job, trial, known)}", highlight=False, markup=False)
+        if job.done:
+            return job
+        time.sleep(POLL_SECONDS)
+
+
+def _line(job: Job, trial: Trial, known: Sequence[Trial]) -> str:
+    parts = [f"{len(known)}/{_wanted(job)}", f"trial {trial.number} {_state(trial)}"]
+    if trial.value is not None:
+        parts.append(f"{_objective(job)} {number(trial.value)}")
+    elif trial.intermediate:
+        epoch = max(trial.intermediate)
+        parts.append(f"after epoch {epoch} at {number(trial.intermediate[epoch])}")
+    parts.append(" ".join(f"{_short(name)}={number(value)}" for name, value in trial.params.items()))
+    if trial.message and trial.state == "failed":
+        parts.append(trial.message)
+    best = best_of(job, known)
+    if best is not None:
+        parts.append(f"best {number(best.value)} (trial {best.number})")
+    return "  ".join(parts)
+
+
+def _picture(job: Job, trials: Sequence[Trial], rows: int | None) -> Group:
+    done, wanted, best = sum(trial.state in TERMINAL for trial in trials), _wanted(job), best_of(job, trials)
+    bar = Table.grid(padding=(0, 1))
+    text = f"{done}/{wanted} trials"
+    if best is not None:
+        text += f", best {_objective(job)} {number(best.value)} (trial {best.number})"
+    elif job.progress is not None and job.progress.phase == "preflight":
+        text = "both extremes of the space run one step each"
+    elif job.pending_reason:
+        text = job.pending_reason
+    bar.add_row(ProgressBar(total=wanted, completed=done, width=30), Text(text))
+    shown = trials if rows is None else trials[-max(1, rows) :]
+    return Group(trials_table(shown, best), bar)
+
+
+def trials_table(trials: Sequence[Trial], best: Trial | None = None) -> Table:
+    """Number, state, value, parameters; of a trial without a value the last epoch's, in brackets."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    table = Table("trial", "state", "value", *(_short(name) for name in names), box=None, pad_edge=False)
+    for trial in trials:
+        value = number(trial.value)
+        if trial.value is None and trial.intermediate:
+            value = f"({number(trial.intermediate[max(trial.intermediate)])})"
+        cells = (escape(number(trial.params.get(name))) for name in names)
+        style = "bold" if best is not None and trial.number == best.number else None
+        state = f"[{COLOURS.get(trial.state, 'default')}]{_state(trial)}[/]"
+        table.add_row(str(trial.number), state, value, *cells, style=style)
+    return table
+
+
+def best_table(best: BestTrial) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    rows: Mapping[str, JsonValue] = {
+        "trial": best.number, "job": best.job_id, "value": best.value, "epoch": best.epoch, **best.params,
+    }  # fmt: skip
+    for name, value in rows.items():
+        table.add_row(name, escape(number(value)))
+    return table
+
+
+def importance_table(found: Importance) -> Table | str:
+    if found.importance is None:
+        return f"nothing can be said: {found.why}"
+    table = Table("parameter", "importance", box=None, pad_edge=False)
+    for name, share in sorted(found.importance.items(), key=lambda item: -item[1]):
+        table.add_row(name, f"{share:.0%}")
+    return table
+
+
+def best_of(job: Job, trials: Sequence[Trial]) -> Trial | None:
+    """The best trial that has a value; of equal ones the first."""
+    objective = job.spec.get("objective")
+    sign = -1 if isinstance(objective, dict) and objective.get("direction") == "minimize" else 1
+    valued = [trial for trial in trials if trial.value is not None]
+    return max(valued, key=lambda trial: sign * (trial.value or 0.0), default=None)
+
+
+def _state(trial: Trial) -> str:
+    return trial.state + (f" ({trial.reason})" if trial.reason and trial.reason != trial.state else "")
+
+
+def _wanted(job: Job) -> int:
+    if job.progress is not None and job.progress.steps:
+        return job.progress.steps
+    return int(str(job.spec.get("n_trials") or 1))
+
+
+def _objective(job: Job) -> str:
+    objective = job.spec.get("objective")
+    return str(objective["metric"]) if isinstance(objective, dict) else "value"
+
+
+def _short(name: str) -> str:
+    return name.rpartition(".")[2]

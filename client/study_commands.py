@@ -1,0 +1,94 @@
+"""The commands on studies: `atft hpo`, `trials`, `best`, `importance`, `promote`."""
+
+import json
+from typing import Annotated
+
+import typer
+from pydantic import JsonValue
+
+from client import display, studies
+from client.terminal import AsJson, JobId, SpecFile, connected, end, err, finish, out, print_json, read, view
+
+app = typer.Typer()
+
+
+@app.command()
+def hpo(
+    context: typer.Context,
+    file: SpecFile,
+    wait: Annotated[bool, typer.Option(help="Show the trials until the study's end.")] = False,
+    key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec are one study.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a study, a search for the best settings; prints its id."""
+    with connected(context) as service:
+        job = service.hpo(read(file), idempotency_key=key)
+        for warning in job.warnings:
+            err.print(f"warning: {warning}", markup=False, highlight=False)
+        if wait:
+            err.print(job.id)
+            job = studies.watch_study(service, job.id, err)
+        print_json(view(job)) if as_json else typer.echo(job.id)
+    if wait:
+        finish(job)
+
+
+@app.command()
+def trials(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """A study's trials: parameters, state, value."""
+    with connected(context) as service:
+        found = service.trials(job_id)
+        best = studies.best_of(service.job(job_id), found)
+    if as_json:
+        print_json([trial.model_dump(mode="json") for trial in found])
+    else:
+        out.print(studies.trials_table(found, best))
+
+
+@app.command()
+def best(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """A study's best trial so far; --json has its whole training spec."""
+    with connected(context) as service:
+        found = service.best(job_id)
+    print_json(found.model_dump(mode="json")) if as_json else out.print(studies.best_table(found))
+
+
+@app.command()
+def importance(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """How much each parameter of an ended study matters."""
+    with connected(context) as service:
+        found = service.importance(job_id)
+    print_json(found.model_dump(mode="json")) if as_json else out.print(studies.importance_table(found))
+
+
+@app.command()
+def promote(
+    context: typer.Context,
+    job_id: JobId,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="As trainer.max_epochs=20; repeatable.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Show the job until its end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a study's best trial, or a job itself, a full training job; prints its id."""
+    changes = dict(_change(text) for text in change or ())
+    with connected(context) as service:
+        job = service.promote(job_id, changes)
+        if wait:
+            err.print(job.id)
+            job = display.watch(service, job.id, err)
+        print_json(view(job)) if as_json else typer.echo(job.id)
+    if wait:
+        finish(job)
+
+
+def _change(text: str) -> tuple[str, JsonValue]:
+    """The value is JSON (1, 1e-3, true, null, [1, 5]); what is not is a word."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        end(2, f"--set {text}: write FIELD=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -23,7 +23,7 @@ setup: ## make .venv with everything that runs (done once, instant when nothing 
 setup-dev:
 	@$(call FIND_PYTHON,dev)
 
-demo: setup ## register real prices, train the model through the whole service, print its metrics
+demo: setup ## real prices and a study of 20 trials through the whole service, with their metrics and a comparison
 	@$(BIN)/python -m client.demo $(ARGS)
 
 up: setup ## start API, worker and embedded servers; Ctrl-C stops them (ARGS="--port 9000")

@@ -29,7 +29,7 @@ from rich.console import Console
 
 from atft.spec.base import digest
 from client import display
-from client.demo_sweep import DemoError, Json, succeeded, sweep
+from client.demo_sweep import TRIALS, DemoError, Json, succeeded, sweep
 from client.programs import Program
 from client.sdk import Client, ServiceError
 from client.views import Metrics, Value
@@ -203,14 +203,16 @@ def _train(client: Client, prices: Path, console: Console) -> tuple[Json, bool]:
     return summary, finite
 
 
-def _run(url: str, api_key: str | None, prices: Path, console: Console) -> tuple[Json, bool]:
+def _run(url: str, api_key: str | None, prices: Path, num_trials: int, console: Console) -> tuple[Json, bool]:
+    second: Json = {"seconds": {}}
+    swept_well = True
     with Client(url, api_key) as client:
         first, trained_well = _train(client, prices, console)
-        second, swept_well = sweep(client, console)
+        if num_trials:
+            second, swept_well = sweep(client, console, num_trials=num_trials)
     console.print(f"\npage {url}/   docs {url}/docs", highlight=False)
     seconds = {part: value for half in (first, second) for part, value in _object(half["seconds"]).items()}
-    cores = os.cpu_count()
-    return first | second | {"seconds": seconds, "cores": cores}, trained_well and swept_well
+    return first | second | {"seconds": seconds, "cores": os.cpu_count()}, trained_well and swept_well
 
 
 def _object(value: JsonValue) -> Json:
@@ -226,6 +228,9 @@ def main(
     prices: Annotated[
         Path | None, typer.Option(envvar="ATFT_DEMO_PRICES", help="Your own prices: Parquet, Arrow or CSV.")
     ] = None,
+    trials: Annotated[
+        int, typer.Option(min=0, help="Trials of the study; 0 leaves it and the comparison out.")
+    ] = TRIALS,
 ) -> None:
     console = display.console()
     start = time.monotonic()
@@ -235,7 +240,7 @@ def main(
             raise DemoError(f"ATFT_DEMO_PRICES: there is no file {prices}")
         source = prices or packaged_prices(var / "sp500-closes.parquet")
         with service(url, var, console) as address:
-            summary, well = _run(address, api_key, source, console)
+            summary, well = _run(address, api_key, source, trials, console)
             target = var / "summary.json"
             summary["seconds_in_all"] = round(time.monotonic() - start, 1)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -49,11 +49,11 @@ def study_spec(dataset: str, panel: Json, split: Json, num_trials: int, queue: s
             "graph": {"correlation_window": 40, "half_life": 20, "neighbours": 8},
             "optimizer": {"name": "adamw", "lr": 3e-3},
             "scheduler": {"name": "constant"},
-            "trainer": {"max_epochs": 4, "batch_size": 4 * int(str(panel["num_codes"]))},
+            "trainer": {"max_epochs": 4, "batch_size": 8 * int(str(panel["num_codes"]))},
             "resources": {"queue": queue},
         },
         "space": {
-            "optimizer.lr": {"kind": "float", "low": 5e-4, "high": 2e-2, "log": True},
+            "optimizer.lr": {"kind": "float", "low": 5e-4, "high": 6e-3, "log": True},
             "model.hidden_size": {"kind": "categorical", "choices": [8, 16]},
             "model.gat_dropout": {"kind": "float", "low": 0.0, "high": 0.4},
             "model.gat_layers": {"kind": "int", "low": 1, "high": 3},

@@ -14,20 +14,12 @@ from torch.optim.lr_scheduler import (
 from atft.spec.training import SchedulerSpec
 
 
-class UnsupportedSchedule(ValueError):
-    """The scheduler settings contradict each other."""
-
-
 def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, *, max_epochs: int) -> LRScheduler:
     """The scheduler, at epoch 0. With `warmup_epochs` = w the first w epochs run at lr·1/(w+1) … lr·w/(w+1), then the
     schedule starts.
-
-    Raises UnsupportedSchedule for one_cycle with warmup_epochs: that schedule has its own warm-up.
     """
     if spec.warmup_epochs == 0:
         return _main(spec, optimizer, max_epochs)
-    if spec.name == "one_cycle":
-        raise UnsupportedSchedule("scheduler one_cycle warms up by itself: use warmup_epochs 0")
     warmup = LinearLR(
         optimizer, start_factor=1 / (spec.warmup_epochs + 1), end_factor=1.0, total_iters=spec.warmup_epochs
     )

@@ -25,7 +25,7 @@ from atft.spec.reason import Reason
 from atft.train.allocator import keep_freed_memory
 from atft.train.optimizer import make_optimizer
 from atft.train.report import Reporter, RunError
-from atft.train.scheduler import UnsupportedSchedule, make_scheduler
+from atft.train.scheduler import make_scheduler
 from atft.train.seed import limit_threads, mix, seed_everything
 
 
@@ -106,8 +106,6 @@ def choose_device(wanted: str) -> torch.device:
 
 def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
     """Build all parts of a run from its seed. Raises RunError, DataError."""
-    if spec.trainer.objective.startswith("val/loss@"):
-        raise RunError(Reason.INVALID_PARAMS, "the loss is one number over all horizons: trainer.objective is val/loss")
     limit_threads(spec.resources.threads)
     keep_freed_memory()
     device = choose_device(spec.resources.device)
@@ -124,10 +122,7 @@ def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
     made = make_optimizer(spec.optimizer, network.parameters())
     if made.said:
         reporter.log(f"optimizer: {made.said}", level="debug")
-    try:
-        scheduler = make_scheduler(spec.scheduler, made.optimizer, max_epochs=spec.trainer.max_epochs)
-    except UnsupportedSchedule as error:
-        raise RunError(Reason.INVALID_PARAMS, str(error)) from error
+    scheduler = make_scheduler(spec.scheduler, made.optimizer, max_epochs=spec.trainer.max_epochs)
     decay = spec.trainer.ema_decay
     average = get_ema_multi_avg_fn(decay) if decay is not None else None  # type: ignore[no-untyped-call] # torch's own
     ema = AveragedModel(network, multi_avg_fn=average) if average is not None else None

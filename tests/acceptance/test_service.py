@@ -121,7 +121,7 @@ def prices(folder: Path, bad: str) -> Path:
 
 @pytest.mark.parametrize(("bad", "code"), [("", 0), ("-7.25", 1)])
 def test_the_demo_takes_ones_own_prices(up: Up, tmp_path: Path, bad: str, code: int) -> None:
-    command = [sys.executable, "-m", "client.demo", "--url", up.url, "--var", str(tmp_path)]
+    command = [sys.executable, "-m", "client.demo", "--url", up.url, "--var", str(tmp_path), "--trials", "0"]
     environment = os.environ | {"ATFT_DEMO_PRICES": str(prices(tmp_path, bad))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == code, done.stdout + done.stderr

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from atft.spec.training import SchedulerSpec
-from atft.train.scheduler import UnsupportedSchedule, make_scheduler, scheduler_evidence
+from atft.train.scheduler import make_scheduler, scheduler_evidence
 
 
 def optimizer(lr: float = 1e-3) -> torch.optim.Optimizer:
@@ -63,11 +63,6 @@ def test_warmup_rises_in_equal_steps_and_then_the_schedule_starts(name: str) -> 
     warm = rates(SchedulerSpec(name=name, warmup_epochs=3), 8)
     assert warm[:3] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3])
     assert warm[3:] == pytest.approx(plain)
-
-
-def test_one_cycle_with_warmup_is_refused() -> None:
-    with pytest.raises(UnsupportedSchedule, match="warmup_epochs 0"):
-        make_scheduler(SchedulerSpec(name="one_cycle", warmup_epochs=1), optimizer(), max_epochs=5)
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "cosine_restarts", "one_cycle"])

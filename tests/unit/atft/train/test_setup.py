@@ -5,8 +5,7 @@ import torch
 
 from atft.data.cache import Cache
 from atft.spec.job import TrainSpec
-from atft.spec.reason import Reason
-from atft.train.report import Reporter, RunError
+from atft.train.report import Reporter
 from atft.train.setup import Assembly, assemble, choose_device, identity
 
 Make = Callable[..., TrainSpec]
@@ -57,16 +56,6 @@ def test_identity_ignores_what_changes_no_number(make_spec: Make, cache: Cache) 
     assert identity(assembled(make_spec(seed=1), cache)) != base
     fewer = identity(assembled(make_spec(**{"data.features": ["signal_1"]}), cache))
     assert fewer["features_sha256"] != base["features_sha256"]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"trainer.objective": "val/loss@1d"}, {"scheduler.name": "one_cycle", "scheduler.warmup_epochs": 1}],
-)
-def test_settings_that_cannot_be_met_are_refused(changes: dict[str, object], make_spec: Make, cache: Cache) -> None:
-    with pytest.raises(RunError) as refused:
-        assembled(make_spec(**changes), cache)
-    assert refused.value.reason is Reason.INVALID_PARAMS
 
 
 def test_cpu_is_cpu_even_where_there_is_a_gpu() -> None:

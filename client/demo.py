@@ -248,7 +248,7 @@ def main(
             console.print(f"summary {target}   {summary['seconds_in_all']} s", highlight=False)
             if not url:
                 console.print(
-                    f'stopping the service; `make up ARGS="--var {var}"` brings it and this job back', highlight=False
+                    f'stopping the service; `make up ARGS="--var {var}"` brings it and these jobs back', highlight=False
                 )
     except (DemoError, ServiceError) as error:
         console.print(str(error), style="red", markup=False, highlight=False)

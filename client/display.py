@@ -127,14 +127,16 @@ def watch(service: Client, job_id: str, console: Console, label: str = "") -> Jo
     )  # fmt: skip
     live = console.is_terminal
     label = label or job_id[-12:]
+    trainer = service.job(job_id).spec.get("trainer")
+    objective = str(trainer["objective"]) if isinstance(trainer, dict) else "val/rank_ic"
     with bar if live else nullcontext():
         task = bar.add_task(label, total=1.0, text="queued")
         for event in service.events(job_id):
-            _show(event, bar, task, console, label)
+            _show(event, bar, task, console, label, objective)
     return service.job(job_id)
 
 
-def _show(event: Event, bar: Progress, task: TaskID, console: Console, label: str) -> None:
+def _show(event: Event, bar: Progress, task: TaskID, console: Console, label: str, objective: str) -> None:
     body = event.body
     match event.kind:
         case "progress":
@@ -142,11 +144,9 @@ def _show(event: Event, bar: Progress, task: TaskID, console: Console, label: st
             bar.update(task, completed=float(ratio) if isinstance(ratio, int | float) else 0.0, text=_where(body))
         case "metrics" if not body.get("source"):
             values = body.get("values")
-            if isinstance(values, dict) and "val/rank_ic" in values:
+            if isinstance(values, dict) and objective in values:
                 best = "  best so far" if body.get("best") else ""
-                losses = (
-                    f"train/loss {number(values.get('train/loss'))}  val/rank_ic {number(values.get('val/rank_ic'))}"
-                )
+                losses = f"train/loss {number(values.get('train/loss'))}  {objective} {number(values.get(objective))}"
                 console.print(f"  {label}  epoch {body.get('step')}  {losses}{best}", highlight=False)
         case "log" if body.get("level") in ("warning", "error"):
             console.print(f"  {label}  {body.get('level')}: {body.get('message')}", highlight=False, markup=False)

@@ -54,6 +54,9 @@ def test_a_deaf_program_is_killed_with_its_children(tmp_path: Path) -> None:
     while not thing.log_tail() and time.monotonic() < end:
         time.sleep(0.01)
     assert not thing.stop(0.1)
+    end = time.monotonic() + 5  # a killed grandchild is init's to bury
+    while not gone(int(thing.log_tail())) and time.monotonic() < end:
+        time.sleep(0.01)
     assert gone(int(thing.log_tail()))
 
 

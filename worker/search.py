@@ -231,7 +231,9 @@ class Step:
             if epoch not in frozen.intermediate_values:
                 trial.report(reported, epoch)
         if child.state not in TERMINAL:
-            if reports and child.state is JobState.RUNNING and child.wanted is Wanted.RUN and trial.should_prune():
+            running = child.state is JobState.RUNNING and child.wanted is Wanted.RUN
+            epochs_left = reports and max(reports) < child.spec["trainer"]["max_epochs"]  # else nothing is saved
+            if running and epochs_left and trial.should_prune():
                 self._want(child, Wanted.PRUNE)
             return
         value = _value(child)

@@ -32,7 +32,7 @@ function row(job) {
     element("td", {}, tick(job, title), element("a", { href: job.links.page }, title), element("span", { class: "quiet" }, `${job.kind} · ${job.queue}`)),
     element("td", {}, element("span", { class: `state ${job.status}` }, job.status), reason(job)),
     element("td", {}, running ? bar(job.progress) : null, running ? element("span", { class: "quiet" }, progressText({ ...job.progress, steps: 0, samples_per_second: 0 })) : null),
-    element("td", { class: "number" }, job.kind === "train" ? number(job.metrics["val/rank_ic"]) : ""),
+    element("td", { class: "number" }, ["train", "trial"].includes(job.kind) ? number(job.metrics["val/rank_ic"]) : ""),
     element("td", {}, job.dataset || ""),
     element("td", {}, moment(job.created_at)),
   );

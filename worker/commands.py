@@ -22,4 +22,4 @@ def worker_argv(slot: Slot, log_level: str = "INFO") -> list[str]:
 
 def control_argv(slot: Slot, log_level: str = "INFO") -> list[str]:
     """The same for queue control, with the sweeps' clock inside. It keeps no file: a sweep too many does no harm."""
-    return [*worker_argv(slot, log_level), "-B", "--scheduler", "celery.beat:Scheduler"]
+    return [*worker_argv(slot, log_level), "-B", "--scheduler", "worker.clock:Clock"]

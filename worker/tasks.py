@@ -5,16 +5,13 @@ with it (PR_SET_PDEATHSIG). On SIGTERM the main process waits for the pool proce
 """
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
-import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from billiard.process import current_process
 from celery import Task, signals
 from kombu.exceptions import ChannelError, OperationalError
 from redis import Redis
@@ -24,6 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs import queue, store, wakeups
 from jobs.session import sync_engine, sync_sessions, transaction
 from jobs.settings import Settings
+from worker.clock import die_with_parent
 from worker.heartbeat import Heartbeat
 from worker.slot import Slot
 from worker.supervisor import Supervisor
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 DRAIN: Final = signal.SIGUSR2
-_PR_SET_PDEATHSIG: Final = 1
 logger = logging.getLogger(__name__)
 settings = Settings()
 app = queue.celery_app(settings)
@@ -152,19 +149,7 @@ def _drain(pool: Any) -> None:
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _enter_pool_process(**_: object) -> None:
     signal.signal(DRAIN, _tell_to_drain)
-    _die_with_parent()
-
-
-@signals.beat_embedded_init.connect  # type: ignore[untyped-decorator]
-def _enter_beat_process(**_: object) -> None:
-    _die_with_parent()
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != current_process()._parent_pid:  # it died before the call above
-            os._exit(1)
+    die_with_parent()
 
 
 def _tell_to_drain(*_: object) -> None:

@@ -22,11 +22,12 @@ def test_timers_add_up_move_and_start_again() -> None:
 
 def test_pain_44_use_of_the_machine_is_sampled_not_looked_at_once() -> None:
     with SystemSampler(CPU, threads=1) as sampler:
-        end = time.monotonic() + 1.2
-        while time.monotonic() < end:
+        start, used = time.monotonic(), time.process_time()
+        while time.monotonic() < start + 1.2:
             sum(range(10000))
+        share = (time.process_time() - used) / (time.monotonic() - start)  # less than 1 where others want the cores
         values = sampler.take()
-    assert 0.2 < values["system/cpu_utilization_ratio"] < 1.5  # type: ignore[operator]
+    assert 0.3 * share < values["system/cpu_utilization_ratio"] < 2 * share + 0.2  # type: ignore[operator]
     assert values["system/rss_bytes"] > 1e7  # type: ignore[operator]
     assert values["system/rss_bytes_p95"] >= values["system/rss_bytes"] * 0.9  # type: ignore[operator]
     assert sampler.peak_threads >= 2

@@ -230,7 +230,7 @@ class Service:
         return [api, *workers, program("control", "worker", "--control")]
 
     def _wait_ready(self, url: str) -> None:
-        """Ready is what `/readyz` says, workers included."""
+        """Ready is what `/readyz` says: jobs are accepted; a worker may come a moment later."""
         end = time.monotonic() + READY_SECONDS
         problem = "no answer"
         with httpx.Client(timeout=5, trust_env=False) as http:

@@ -104,9 +104,6 @@ class Settings(BaseSettings):
         environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
         return environment | {
             "MALLOC_ARENA_MAX": "2",
-            # Large tensors come from the heap, not from fresh mappings: page faults were half of a step on CPU.
-            "MALLOC_MMAP_THRESHOLD_": "1000000000",
-            "MALLOC_TRIM_THRESHOLD_": "1000000000",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_WAIT_POLICY": "PASSIVE",
             "CUDA_VISIBLE_DEVICES": "" if cuda_device is None else cuda_device,

@@ -52,7 +52,7 @@ def test_same_content_is_the_same_version(sessions: Sessions) -> None:
     with transaction(sessions) as session:
         assert store.dataset(session, "us").fingerprint == "f2"
         assert store.dataset(session, "us@1").fingerprint == "f1"
-        assert [row.version for row in store.dataset_versions(session, "us")] == [2, 1]
+        assert [row.version for row, _ in store.dataset_versions(session, "us")] == [2, 1]
         for ref in ("eu", "us@3", "us@x", "us@", "us@99999999999999999999"):
             with pytest.raises(DatasetNotFound):
                 store.dataset(session, ref)

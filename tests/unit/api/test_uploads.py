@@ -57,7 +57,7 @@ def test_parts_arrive_whole_whatever_the_pieces(tmp_path: Path, piece: int) -> N
 def test_kept_upload_stays_under_a_name_of_ours(tmp_path: Path) -> None:
     upload(form(("file", "../../etc/passwd.CSV", b"a,b")), tmp_path, keep=True)
     [folder] = tmp_path.iterdir()
-    assert [file.name for file in folder.iterdir()] == ["0-file.csv"]
+    assert [file.name for file in folder.iterdir()] == ["file.csv"]
 
 
 @pytest.mark.parametrize(

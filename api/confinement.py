@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from api.errors import Refused, invalid
-from jobs.places import NotFound, Outside, find
+from jobs.places import NotAPath, NotFound, Outside, find
 
 
 def confine(data_root: Path, path: str, pointer: str, *, folders: bool = False) -> str:
@@ -16,6 +16,8 @@ def confine(data_root: Path, path: str, pointer: str, *, folders: bool = False) 
         return find(data_root, path, folders=folders).relative_to(data_root.resolve()).as_posix()
     except Outside as error:
         raise outside(pointer) from error
+    except NotAPath as error:
+        raise invalid(pointer, str(error), "invalid_path") from error
     except NotFound as error:
         raise invalid(pointer, f"{error} under the server's data root", "file_not_found") from error
 

@@ -15,6 +15,10 @@ class NotFound(Exception):
     """Nothing that can be read is there; the message says what was looked for."""
 
 
+class NotAPath(NotFound):
+    """No file could have this name."""
+
+
 def find(root: Path, relative: str, *, folders: bool = False) -> Path:
     """The existing regular file, or a folder of such files where `folders` allows it, absolute. Raises Outside,
     NotFound.
@@ -30,7 +34,7 @@ def find(root: Path, relative: str, *, folders: bool = False) -> Path:
             _check_folder(path, relative)
             return path
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a NUL
-        raise NotFound(f"{relative!r} is not a path") from error
+        raise NotAPath("this is not a path") from error
     raise NotFound(f"there is no file {'or folder ' if folders else ''}{relative!r}")
 
 

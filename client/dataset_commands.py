@@ -98,7 +98,7 @@ def _rm(
     name: Ref,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a dataset, or one version of it: refused while unfinished jobs need it; finished jobs keep their record."""
+    """Delete a dataset, or one version: refused while unfinished jobs need it; finished jobs keep their record."""
     with connected(context) as service:
         found = service.dataset(name)
         versions = _objects(found["versions"])

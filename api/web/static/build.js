@@ -9,14 +9,14 @@ function show(job) {
   at("state").className = `state ${job.status || job.state}`;
   at("message").textContent = [job.reason?.replaceAll("_", " "), job.message, job.pending_reason].filter(Boolean).join(": ");
   at("message").className = job.state === "failed" ? "refused" : "";
-  showProgress(job.state === "running" ? job.progress : null, FINISHED.has(job.state));
+  showProgress(job.state === "running" ? job.progress : null, FINISHED.has(job.state), job.state === "running" ? "starting" : "waiting for a worker");
 }
 
-function showProgress(progress, over = false) {
+function showProgress(progress, over = false, otherwise = "") {
   at("progress").hidden = at("text").hidden = over;
   if (progress) at("progress").value = progress.ratio;
   const rows = progress?.num_rows ? `${(progress.rows ?? 0).toLocaleString()} of ${progress.num_rows.toLocaleString()} rows` : "";
-  at("text").textContent = progress ? [progressText(progress), rows].filter(Boolean).join(" · ") : "waiting for a worker";
+  at("text").textContent = progress ? [progressText(progress), rows].filter(Boolean).join(" · ") : otherwise;
 }
 
 // Shows the job in the page's build box and calls `ended` with it once it is over.

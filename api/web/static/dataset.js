@@ -1,6 +1,6 @@
 import { count, facts, percent, size, words } from "./amounts.js";
 import { follow } from "./build.js";
-import { draw, gaps } from "./heat.js";
+import { averages, draw } from "./heat.js";
 import { ask, element, FINISHED, moment, notice, number } from "./service.js";
 
 const at = (name) => document.getElementById(name);
@@ -51,15 +51,15 @@ function showCoverage() {
   const { coverage } = found.profile;
   at("coverage-section").hidden = !coverage?.months?.length || !coverage.groups?.length;
   if (at("coverage-section").hidden) return;
-  draw(at("coverage"), coverage, `Coverage by month from ${coverage.months[0]} to ${coverage.months.at(-1)}: ${gaps(coverage)}`);
-  at("coverage-words").textContent = `On average: ${gaps(coverage)}.`;
+  draw(at("coverage"), coverage, `Coverage by month from ${coverage.months[0]} to ${coverage.months.at(-1)}: ${averages(coverage)}`);
+  at("coverage-words").textContent = `On average: ${averages(coverage)}.`;
 }
 
 function showLeaks() {
   const report = found.leak_report;
   const suspected = report.suspected || [], allowed = report.allowed || [], named = report.named_like_targets || [];
   at("leaks-words").textContent = [
-    suspected.length ? `${suspected.length} features rank the next returns better than honest ones do${report.limit ? ` (|mean daily RankIC| above ${report.limit})` : ""}.` : `No feature is suspected${report.limit ? `: no mean daily RankIC is beyond ±${report.limit}` : ""}.`,
+    suspected.length ? `${suspected.length} features rank the next returns better than honest ones do${report.limit ? ` (|mean daily RankIC| above ${report.limit})` : ""}.` : `No feature is suspected${report.limit ? `: none has a mean daily RankIC beyond ±${report.limit} that chance does not explain` : ""}.`,
     named.length ? `Named like a target: ${named.join(", ")}.` : "", allowed.length ? `Allowed by whoever registered it: ${allowed.join(", ")}.` : "",
     report.num_days ? `Looked at on ${report.num_days} days.` : "",
   ].filter(Boolean).join(" ");
@@ -81,14 +81,17 @@ function cameFrom(origin) {
 }
 
 function showVersions() {
-  table(at("versions"), ["Version", "Made", "From", "By", "#Jobs", "Built by", "Source SHA-256", "#Size", ""], found.versions.map((one) => [
+  table(at("versions"), ["Version", "Made", "From", "#Jobs", "#Size", "Delete"], found.versions.map((one) => [
     one.version === found.version ? `${one.version} (this)` : element("a", { href: `/ui/datasets/${encodeURIComponent(found.name)}@${one.version}` }, one.version),
-    moment(one.created_at), `${one.origin.kind}: ${cameFrom(one.origin)}`, one.origin.by,
-    element("a", { href: one.jobs }, one.num_unfinished_jobs ? `${one.num_jobs} (${one.num_unfinished_jobs} unfinished)` : one.num_jobs),
-    element("a", { href: `/ui/jobs/${one.job_id}` }, one.origin.versions.atft ? `atft ${one.origin.versions.atft}` : "the job"),
-    element("code", { title: one.origin.source_sha256 || "" }, (one.origin.source_sha256 || "–").slice(0, 12)), size(one.size_bytes),
-    deleter(`${found.name}@${one.version}`, one.version),
+    lines(element("a", { href: `/ui/jobs/${one.job_id}` }, moment(one.created_at)), `by ${one.origin.by}${one.origin.versions.atft ? `, atft ${one.origin.versions.atft}` : ""}`),
+    lines(`${one.origin.kind === "planted" ? "" : `${one.origin.kind}: `}${cameFrom(one.origin)}`, one.origin.source_sha256 ? `SHA-256 ${one.origin.source_sha256.slice(0, 16)}…` : ""),
+    element("a", { href: one.jobs, "aria-label": `${one.num_jobs} jobs on version ${one.version}, as JSON` }, one.num_unfinished_jobs ? `${one.num_jobs} (${one.num_unfinished_jobs} unfinished)` : one.num_jobs),
+    size(one.size_bytes), deleter(`${found.name}@${one.version}`, one.version),
   ]));
+}
+
+function lines(first, second) {
+  return element("span", {}, first, element("span", { class: "quiet under" }, second));
 }
 
 function deleter(target, version) {
@@ -101,6 +104,7 @@ async function showJobs() {
   const page = await ask(`/jobs?${new URLSearchParams({ dataset: `${found.name}@${found.version}`, limit: "20" })}`);
   const jobs = page.items.filter((job) => job.kind !== "dataset");
   at("no-jobs").hidden = jobs.length > 0;
+  at("jobs").hidden = jobs.length === 0;
   table(at("jobs"), ["Job", "State", "#val/rank_ic", "Made"], jobs.map((job) => [element("a", { href: job.links.page }, job.name || `${job.kind} ${job.id.slice(-8)}`), element("span", { class: `state ${job.status}` }, job.status), number(job.metrics["val/rank_ic"]), moment(job.created_at)]));
 }
 
@@ -115,13 +119,13 @@ function confirmDelete(target, text) {
   at("confirm").showModal();
 }
 
-at("delete").addEventListener("click", () => confirmDelete(found.name, `All ${found.versions.length === 1 ? "of it" : `${found.versions.length} versions`} go, with ${found.versions.length === 1 ? "its cache" : "their caches"}.`));
+at("delete").addEventListener("click", () => confirmDelete(found.name, found.versions.length === 1 ? "The dataset goes, with its cache." : `All ${found.versions.length} versions go, with their caches.`));
 at("really").addEventListener("click", async () => {
   at("really").disabled = true;
   try {
     const answer = await fetch(`/datasets/${deleting.split("@").map(encodeURIComponent).join("@")}`, { method: "DELETE", headers: { Accept: "application/json" } });
     if (!answer.ok) throw new Error((await answer.json()).detail);
-    const left = found.versions.find((one) => deleting === found.name ? false : deleting !== `${found.name}@${one.version}`);
+    const left = deleting !== found.name && found.versions.length > 1;
     location.assign(left ? `/ui/datasets/${encodeURIComponent(found.name)}` : "/ui/datasets");
   } catch (error) {
     at("confirm-problem").textContent = error.message;

@@ -1,4 +1,4 @@
-// A matrix of shares as a heat map: columns are months, rows are groups. A share that is not known is left empty.
+// A matrix of shares (month by group) as a heat map: time runs to the right. A share that is not known is left empty.
 const CELL = 9, ROW = 20, LEFT = 150, TOP = 22, SVG = "http://www.w3.org/2000/svg";
 
 function shape(tag, attributes, text) {
@@ -9,8 +9,6 @@ function shape(tag, attributes, text) {
 }
 
 export function draw(box, { months, groups, share }, title) {
-  const by_month = share.length === months.length && share[0]?.length === groups.length && months.length !== groups.length;
-  const of = (g, m) => (by_month ? share[m][g] : share[g]?.[m]);
   const cell = Math.max(CELL, Math.min(40, Math.floor((box.clientWidth - LEFT) / months.length)));
   const width = LEFT + cell * months.length, height = TOP + ROW * groups.length + 4;
   const picture = shape("svg", { class: "heat", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
@@ -18,12 +16,13 @@ export function draw(box, { months, groups, share }, title) {
   months.forEach((month, m) => {
     if (month.slice(0, 4) === year) return;
     year = month.slice(0, 4);
-    if (cell * (months.findIndex((other, i) => i > m && other.slice(0, 4) !== year) - m || 12) > 30 || m === 0) picture.append(shape("text", { x: LEFT + cell * m, y: TOP - 8 }, year));
+    const rest = months.slice(m).filter((other) => other.startsWith(year)).length;
+    if (cell * rest > 30) picture.append(shape("text", { x: LEFT + cell * m, y: TOP - 8 }, year));
   });
   groups.forEach((group, g) => {
     picture.append(shape("text", { x: LEFT - 8, y: TOP + ROW * g + 14, "text-anchor": "end" }, group.length > 20 ? `${group.slice(0, 19)}…` : group));
     months.forEach((month, m) => {
-      const value = of(g, m);
+      const value = share[m]?.[g];
       const known = typeof value === "number";
       const rect = shape("rect", { class: known ? "share" : "unknown", x: LEFT + cell * m, y: TOP + ROW * g, width: cell - 1, height: ROW - 2, ...(known ? { "fill-opacity": Math.max(0.03, value).toFixed(3) } : {}) });
       rect.append(shape("title", {}, `${group}, ${month}: ${known ? `${(value * 100).toFixed(1)} %` : "–"}`));
@@ -33,12 +32,10 @@ export function draw(box, { months, groups, share }, title) {
   box.replaceChildren(picture);
 }
 
-// The gaps in words, for whoever cannot see the picture.
-export function gaps({ months, groups, share }) {
-  const by_month = share.length === months.length && share[0]?.length === groups.length && months.length !== groups.length;
-  const row = (g) => months.map((_, m) => (by_month ? share[m][g] : share[g]?.[m])).filter((value) => typeof value === "number");
+// The averages in words, for whoever cannot see the picture.
+export function averages({ months, groups, share }) {
   return groups.map((group, g) => {
-    const values = row(g);
+    const values = months.map((_, m) => share[m]?.[g]).filter((value) => typeof value === "number");
     return values.length ? `${group} ${(100 * values.reduce((sum, value) => sum + value, 0) / values.length).toFixed(0)} %` : `${group} –`;
   }).join(", ");
 }

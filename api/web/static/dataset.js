@@ -6,7 +6,7 @@ import { ask, element, FINISHED, moment, notice, number } from "./service.js";
 const at = (name) => document.getElementById(name);
 const ref = at("dataset").dataset.ref;
 const api = `/datasets/${ref.split("@").map(encodeURIComponent).join("@")}`;
-const TOLD = new Set(["num_rows", "num_codes", "num_days", "first_day", "last_day", "warnings", "coverage", "null_share"]);
+const TOLD = new Set(["num_rows", "num_codes", "num_days", "first_day", "last_day", "warnings", "coverage", "null_share", "columns", "names_series", "checks"]);
 let found = null;
 
 function table(box, titles, rows) {
@@ -44,15 +44,24 @@ function showProfile() {
     ...Object.entries(profile).filter(([name]) => !TOLD.has(name)).map(([name, value]) => [words(name), name.endsWith("_share") && typeof value === "number" ? percent(value) : told(value)]),
     ["Missing values", nulls.slice(0, 40).map(([name, share]) => `${name} ${percent(share)}`).join(", ") + (nulls.length > 40 ? `, and ${nulls.length - 40} more columns` : "") || "none"],
   ]);
+  showChecks();
   showCoverage();
 }
 
 function showCoverage() {
   const { coverage } = found.profile;
-  at("coverage-section").hidden = !coverage?.months?.length || !coverage.groups?.length;
+  at("coverage-section").hidden = !coverage?.period?.length;
   if (at("coverage-section").hidden) return;
-  draw(at("coverage"), coverage, `Coverage by month from ${coverage.months[0]} to ${coverage.months.at(-1)}: ${averages(coverage)}`);
-  at("coverage-words").textContent = `On average: ${averages(coverage)}.`;
+  const matrix = { periods: coverage.period.map((day) => day.slice(0, 7)), groups: coverage.codes, share: coverage.share };
+  draw(at("coverage"), matrix, `Coverage from ${matrix.periods[0]} to ${matrix.periods.at(-1)}: ${averages(matrix)}`);
+  at("coverage-words").textContent = `On average: ${averages(matrix)}.`;
+}
+
+function showChecks() {
+  const checks = found.profile.checks || [];
+  at("checks").hidden = checks.length === 0;
+  const limit = (one) => [[one.warn_above, "warns above"], [one.refuse_above, "refuses above"]].filter(([value]) => typeof value === "number").map(([value, what]) => `${what} ${told(value)}`).join(", ");
+  table(at("checks"), ["Check", "#Found", "Limits", "Result"], checks.map((one) => [words(one.check), typeof one.value === "number" ? told(one.value) : "–", limit(one), one.message ? `${one.state}: ${one.message}` : one.state]));
 }
 
 function showLeaks() {

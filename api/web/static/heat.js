@@ -1,4 +1,4 @@
-// A matrix of shares (month by group) as a heat map: time runs to the right. A share that is not known is left empty.
+// Shares by group and period as a heat map: time runs to the right. A share that is not known is left empty.
 const CELL = 9, ROW = 20, LEFT = 150, TOP = 22, SVG = "http://www.w3.org/2000/svg";
 
 function shape(tag, attributes, text) {
@@ -8,24 +8,24 @@ function shape(tag, attributes, text) {
   return made;
 }
 
-export function draw(box, { months, groups, share }, title) {
-  const cell = Math.max(CELL, Math.min(40, Math.floor((box.clientWidth - LEFT) / months.length)));
-  const width = LEFT + cell * months.length, height = TOP + ROW * groups.length + 4;
+export function draw(box, { periods, groups, share }, title) {
+  const cell = Math.max(CELL, Math.min(40, Math.floor((box.clientWidth - LEFT) / periods.length)));
+  const width = LEFT + cell * periods.length, height = TOP + ROW * groups.length + 4;
   const picture = shape("svg", { class: "heat", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
   let year = "";
-  months.forEach((month, m) => {
-    if (month.slice(0, 4) === year) return;
-    year = month.slice(0, 4);
-    const rest = months.slice(m).filter((other) => other.startsWith(year)).length;
+  periods.forEach((period, m) => {
+    if (period.slice(0, 4) === year) return;
+    year = period.slice(0, 4);
+    const rest = periods.slice(m).filter((other) => other.startsWith(year)).length;
     if (cell * rest > 30) picture.append(shape("text", { x: LEFT + cell * m, y: TOP - 8 }, year));
   });
   groups.forEach((group, g) => {
     picture.append(shape("text", { x: LEFT - 8, y: TOP + ROW * g + 14, "text-anchor": "end" }, group.length > 20 ? `${group.slice(0, 19)}…` : group));
-    months.forEach((month, m) => {
-      const value = share[m]?.[g];
+    periods.forEach((period, m) => {
+      const value = share[g]?.[m];
       const known = typeof value === "number";
       const rect = shape("rect", { class: known ? "share" : "unknown", x: LEFT + cell * m, y: TOP + ROW * g, width: cell - 1, height: ROW - 2, ...(known ? { "fill-opacity": Math.max(0.03, value).toFixed(3) } : {}) });
-      rect.append(shape("title", {}, `${group}, ${month}: ${known ? `${(value * 100).toFixed(1)} %` : "–"}`));
+      rect.append(shape("title", {}, `${group}, ${period}: ${known ? `${(value * 100).toFixed(1)} %` : "–"}`));
       picture.append(rect);
     });
   });
@@ -33,9 +33,9 @@ export function draw(box, { months, groups, share }, title) {
 }
 
 // The averages in words, for whoever cannot see the picture.
-export function averages({ months, groups, share }) {
+export function averages({ groups, share }) {
   return groups.map((group, g) => {
-    const values = months.map((_, m) => share[m]?.[g]).filter((value) => typeof value === "number");
+    const values = (share[g] || []).filter((value) => typeof value === "number");
     return values.length ? `${group} ${(100 * values.reduce((sum, value) => sum + value, 0) / values.length).toFixed(0)} %` : `${group} –`;
   }).join(", ");
 }

@@ -84,9 +84,13 @@ def test_what_jobs_need_is_not_deleted(browser: Browser, up: Up, service: Client
     expect(page.locator("#build-state")).to_have_text("succeeded", timeout=60_000)
     page.goto("/ui/datasets/planted@1")
     expect(page.locator("#versions")).to_contain_text("planted")
-    spec = {"dataset": "planted", "data": {"window": 5, "min_names": 5}, "resources": {"queue": "gpu"}}
-    split = {"val_days": 10, "test_days": 10, "embargo_days": 21}
-    waiting = service.submit("train", {**spec, "split": split})
+    spec = {
+        "dataset": "planted",
+        "data": {"window": 10, "horizons": [1], "min_names": 5},
+        "split": {"val_days": 10, "test_days": 10, "embargo_days": 2},
+        "resources": {"queue": "gpu"},  # which no worker watches
+    }
+    waiting = service.submit("train", spec)
     page.get_by_role("button", name="Delete…").first.click()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.locator("#confirm-problem")).to_contain_text(waiting.id)

@@ -35,7 +35,7 @@ async def inspect(settings: Settings, spec: Json) -> Json:
         return answer
     if code == -signal.SIGABRT or b"MemoryError" in err:
         detail = (
-            f"looking at this needs more than {LIMIT_BYTES >> 30} GiB of memory; register it: a build may take more"
+            f"looking at this needs more than {LIMIT_BYTES >> 20:,} MiB of memory; register it: a build may take more"
         )
         raise Refused(422, "inspection_too_large", detail)
     words = _last_words(err) or _last_words(out) or f"the inspection ended with code {code}"

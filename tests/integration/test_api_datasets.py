@@ -11,6 +11,7 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from api import inspection
 from api import uploads as uploads_module
 from api.app import create_app
 from jobs import store
@@ -192,12 +193,19 @@ async def test_a_full_disk_is_507_and_leaves_nothing(
     assert uploads(settings) == []
 
 
-async def test_plan_of_a_dataset(client: httpx.AsyncClient, settings: Settings) -> None:
+async def test_plan_of_a_dataset(client: httpx.AsyncClient, settings: Settings, sessions: Sessions) -> None:
     answer = await client.post(
         "/datasets?dry_run=true", json={"name": "p", "horizons": [1], "planted": {"num_codes": 12, "num_days": 80}}
     )
     assert answer.status_code == 200, answer.text
     assert answer.json()["inspection"]["num_codes"] == 12
+    assert answer.json()["registered"] == []
+    fingerprint = answer.json()["inspection"]["fingerprint"]
+    await register(client, sessions, "same", fingerprint)
+    again = await client.post(
+        "/datasets?dry_run=true", json={"name": "q", "horizons": [1], "planted": {"num_codes": 12, "num_days": 80}}
+    )
+    assert again.json()["registered"] == ["same@1"]
     without_dates = b"code,close\nA,1.0\n"
     detail = refused(
         await client.post("/datasets?dry_run=true", **form({"name": "p"}, file=("a.csv", without_dates))),
@@ -214,7 +222,14 @@ async def test_plan_of_a_dataset(client: httpx.AsyncClient, settings: Settings) 
     )
     assert "-1" in detail or "negative" in detail
     assert uploads(settings) == []
-    assert (await client.get("/jobs")).json()["items"] == []
+    assert len((await client.get("/jobs")).json()["items"]) == 1  # of the version that was registered above
+
+
+async def test_a_plan_has_a_limit_of_memory(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "LIMIT_BYTES", 300 << 20)
+    planted = {"num_codes": 1000, "num_days": 2000, "num_features": 16}
+    answer = await client.post("/datasets?dry_run=true", json={"name": "p", "planted": planted})
+    assert "300 MiB" in refused(answer, 422, "inspection_too_large")
 
 
 async def register(client: httpx.AsyncClient, sessions: Sessions, name: str, fingerprint: str) -> Job:

@@ -24,6 +24,7 @@ OPTIMIZERS: Final = {
     "adamw": ("torch.optim.adamw.AdamW", "exp_avg_sq"),
     "adabelief": ("adabelief_pytorch.AdaBelief.AdaBelief", "exp_avg_var"),
 }
+GPU_ADABELIEF: Final = "atft.train.adabelief.ForeachAdaBelief"
 SCHEDULERS: Final = {
     "constant": "torch.optim.lr_scheduler.ConstantLR",
     "cosine": "torch.optim.lr_scheduler.CosineAnnealingLR",
@@ -162,6 +163,8 @@ def _facts(spec: TrainSpec, seen: Observed, fingerprint: str | None, threads: in
 
 def _optimizer(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
     kind, state_key = OPTIMIZERS[spec.optimizer.name]
+    if spec.optimizer.name == "adabelief" and seen.device == "cuda":
+        kind = GPU_ADABELIEF
     if seen.optimizer.name != kind:
         yield "optimizer.name", kind, seen.optimizer.name
     if state_key not in seen.optimizer.state_keys:
@@ -176,7 +179,10 @@ def _optimizer(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
     if seen.scheduler.name != SCHEDULERS[spec.scheduler.name]:
         yield "scheduler.name", SCHEDULERS[spec.scheduler.name], seen.scheduler.name
     for epoch, found in enumerate(seen.scheduler.lr_by_epoch):
-        expected = learning_rate(spec.scheduler, spec.optimizer.lr, epoch, spec.trainer.max_epochs)
+        phase, first = spec.trainer.phase_of(epoch)
+        expected = learning_rate(
+            spec.scheduler, phase.lr if phase.lr is not None else spec.optimizer.lr, epoch - first, phase.epochs
+        )
         if not math.isclose(expected, found, rel_tol=TOLERANCE):
             yield f"learning rate of epoch {epoch + 1}", expected, found
 
@@ -192,8 +198,10 @@ def _limits(spec: TrainSpec, seen: Observed, threads: int) -> Iterator[Differenc
     days = [*seen.data.train_days, *seen.data.val_days, *seen.data.test_days]
     if days != sorted(set(days)):  # ISO dates sort by time
         yield "split", "training, validation and test days one after the other", "days that overlap or go back"
+    begun = [spec.trainer.phase_of(epoch)[0] for epoch in range(len(seen.scheduler.lr_by_epoch))]
+    trained = {name for phase in begun for name in phase.modules or spec.model.modules}
     for name, module in seen.modules.items():
-        if not module.grad_norm_first_step:
+        if name in trained and not module.grad_norm_first_step:
             yield f"gradient of module {name} at the first step", "above 0", module.grad_norm_first_step
 
 

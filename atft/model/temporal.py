@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from atft.model.selection import GatedResidual
 
+FIRST_MEMORY = 1.0  # bias of the forget gate: a day keeps three quarters of its past
+
 
 class LastDayAttention(nn.Module):
     """Multi-head attention whose only query is the last day, which is exact where only the last day is read.
@@ -43,6 +45,8 @@ class Temporal(nn.Module):
     ) -> None:
         super().__init__()
         self.lstm = nn.LSTM(hidden_size, hidden_size)
+        with torch.no_grad():  # remember at the start (Jozefowicz et al. 2015): torch's own start forgets half a day
+            self.lstm.get_parameter("bias_hh_l0")[hidden_size : 2 * hidden_size].fill_(FIRST_MEMORY)
         self.attention = LastDayAttention(window=window, hidden_size=hidden_size, heads=attention_heads)
         self.merge = GatedResidual(
             input_size=2 * hidden_size,

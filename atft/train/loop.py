@@ -16,7 +16,7 @@ from atft.data.cache import Cache
 from atft.events import Event, Failed, Finished, Metrics, Stopped
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
-from atft.train import checkpoint
+from atft.train import checkpoint, phases
 from atft.train.conclusion import conclude
 from atft.train.evaluate import judge, predict
 from atft.train.evidence import evidence, git_state
@@ -133,6 +133,8 @@ class Run:
         runs = assembly.reader.runs(assembly.split.train, assembly.days_per_step, self.spec.seed, state.epoch)[
             : trainer.max_steps_per_epoch
         ]
+        if state.position == 0 and phases.begins(assembly, state.epoch):
+            phases.enter(assembly, state.epoch)
         if len(state.lr_by_epoch) == state.epoch:
             state.lr_by_epoch.append(self._lr())
             state.batches_by_epoch.append(len(runs))
@@ -143,7 +145,12 @@ class Run:
         while state.position < len(runs):
             self._check()
             group = runs[state.position : state.position + trainer.accumulate]
-            update = self.stepper(group, epoch=state.epoch, position=state.position, first=not state.gradient_norms)
+            update = self.stepper(
+                group,
+                epoch=state.epoch,
+                position=state.position,
+                first=phases.unmeasured(assembly, state.gradient_norms),
+            )
             self._count(update, len(group))
             place = -(-state.position // trainer.accumulate)
             if update.grad_norm is not None and (place % stride == 0 or state.position >= len(runs)):
@@ -163,7 +170,7 @@ class Run:
                 f"no training day of epoch {state.epoch + 1} has data.min_names = {self.spec.data.min_names} samples "
                 "with a known target: nothing can be learned",
             )
-        if state.epoch + 1 < trainer.max_epochs:
+        if state.epoch + 1 < trainer.max_epochs and not phases.begins(assembly, state.epoch + 1):
             assembly.scheduler.step()
         state.trained = True
 
@@ -178,7 +185,7 @@ class Run:
         for name, value in update.part_sums.items():
             state.part_sums[name] = state.part_sums.get(name, 0.0) + value
         if update.module_norms:
-            state.gradient_norms = update.module_norms
+            state.gradient_norms = {**update.module_norms, **state.gradient_norms}
         self.train_samples += update.samples
         if self.assembly.graph is not None:
             self.timers.move(self.assembly.graph.take_seconds(), "data", "graph")
@@ -346,6 +353,7 @@ class Run:
                     f"the checkpoint {path.name} belongs to another run: its {key} is {snapshot.identity.get(key)}, "
                     f"this run's is {ours}",
                 )
+        phases.enter(self.assembly, self.state.epoch)
         self.assembly.network.load_state_dict(snapshot.weights)
         self.assembly.optimizer.load_state_dict(snapshot.state["optimizer"])  # type: ignore[arg-type] # what `_save` put there
         self.assembly.scheduler.load_state_dict(snapshot.state["scheduler"])  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from atft.data.cache import Cache
 from atft.data.graph import DayGraph, day_graph
 from atft.data.splits import Split, make_split
 from atft.data.windows import DayReader
-from atft.loss.objective import Objective
+from atft.loss.objective import Objective, make_objective
 from atft.model.network import Network
 from atft.spec.base import digest
 from atft.spec.job import TrainSpec
@@ -140,7 +140,7 @@ def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
         graph=graph,
         reader=reader,
         network=network,
-        objective=Objective(spec.loss, spec.data),
+        objective=make_objective(spec.loss, spec.data, cache, split.train),
         optimizer=made.optimizer,
         scheduler=scheduler,
         ema=ema,

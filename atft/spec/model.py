@@ -94,7 +94,7 @@ def num_parameters(model: ModelSpec, num_features: int, num_horizons: int, windo
     )
     fan = linear(model.fan_top_k * hidden, hidden) if model.use_fan else 0
     lstm = 4 * (2 * hidden * hidden + 2 * hidden)
-    attention = window * hidden + 3 * linear(hidden, hidden) + hidden * hidden  # the key has no bias
+    attention = window * (hidden + model.attention_heads) + 3 * linear(hidden, hidden) + hidden * hidden  # no key bias
     merge = gated_residual(2 * hidden, hidden, hidden if model.use_fan else 0)
     convolution = (
         2 * linear(hidden, hidden) + hidden + EDGE_SIZE * hidden + hidden

@@ -97,6 +97,7 @@ def test_the_attention_is_pytorch_forecastings_with_its_shared_value(case: str, 
 
     with torch.no_grad():
         ours.position.zero_()
+        ours.recency.zero_()
         for layer, kind in ((ours.query, "q"), (ours.key, "k"), (ours.value, "v")):
             layer.weight.copy_(every_head(kind, "weight"))
         ours.query.bias.copy_(every_head("q", "bias").flatten())

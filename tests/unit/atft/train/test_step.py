@@ -133,7 +133,8 @@ def test_accumulated_steps_of_4096_are_one_step_of_16384_and_32768(
     found = gradients(many)
     size = math.sqrt(sum(float(g.double().square().sum()) for g in gradients(one).values()))
     apart = math.sqrt(sum(float((g - found[n]).double().square().sum()) for n, g in gradients(one).items()))
-    assert apart / size < 1e-6
+    assert apart < 1e-6
+    assert apart / size < 1e-5  # sums of 32,768 numbers in float32, in another order
 
 
 def test_the_moving_average_follows_by_its_decay(make_spec: Make, cache: Cache) -> None:

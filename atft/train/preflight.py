@@ -61,6 +61,22 @@ def require_gradients(norms: dict[str, float]) -> None:
         )
 
 
+def require_compiler(assembly: Assembly, batch: Batch) -> None:
+    """Compile the network of the run, forward and backward. Raises RunError where torch cannot: no compiler, say."""
+    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - a second to load, for those who compile
+
+    try:
+        torch.autograd.backward(_loss(assembly, assembly.network, batch).total)
+    except TorchDynamoException as error:
+        raise RunError(
+            Reason.PREFLIGHT_FAILED,
+            f"trainer.compile is on and torch.compile fails here: {str(error).splitlines()[0]}. Install a C++ compiler "
+            "(on a processor) or Triton (on a GPU), or set trainer.compile to false",
+        ) from error
+    finally:
+        assembly.network.zero_grad(set_to_none=True)
+
+
 def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
     """Raises RunError with reason preflight_failed. Leaves weights, optimizer and gradients of the run untouched."""
     started = time.perf_counter()
@@ -85,6 +101,9 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
         network.zero_grad(set_to_none=True)
         torch.autograd.backward(objective(network(batch), batch).total)
         require_gradients(gradient_norms(network))
+    if assembly.spec.trainer.compile:
+        reporter.log("compiling the network, which can take minutes on a processor")
+        require_compiler(assembly, batch)
     reporter.progress("preflight")
     seconds = _timed(assembly, network, days)
     parameters = sum(p.numel() for p in network.parameters())

@@ -56,8 +56,10 @@ def assert_close(found: Any, expected: Any) -> None:
         assert found.keys() == expected.keys()
         for key, value in expected.items():
             assert_close(found[key], value)
+    elif expected is None or isinstance(expected, bool):
+        assert found is expected
     else:
-        assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", ["gated_residual", "gated_residual_with_context"])

@@ -1,7 +1,7 @@
 # `make help` lists what there is. Every target sets up what it needs; the second time that takes a moment.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test check bench migration lock clean
+.PHONY: help setup setup-dev demo up test check parity bench migration lock clean
 # A polluted shell must not reach the environment's own Python.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV
 
@@ -37,6 +37,10 @@ check: setup-dev ## lint, types, import contracts, file lengths, deployment file
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest -q -n0 tests/architecture
+
+parity: setup-dev ## hold our numbers against the reference libraries, each in an environment of its own under var/parity
+	@tests/parity/setup.sh
+	@$(BIN)/python -m pytest -q -n0 tests/parity $(ARGS)
 
 bench: setup-dev ## run the benchmarks (dated JSON under benchmarks/)
 	@found=$$(ls benchmarks/bench_*.py 2>/dev/null); [ -n "$$found" ] || { echo "no benchmarks yet"; exit 1; }; \

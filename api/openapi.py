@@ -28,6 +28,7 @@ from atft.spec.training import (
     EvaluationSpec,
     LossSpec,
     OptimizerSpec,
+    PhaseSpec,
     ResourcesSpec,
     SchedulerSpec,
     StopRule,
@@ -79,6 +80,7 @@ _SPECS: Final = {
     IntDimension.__name__: examples.HPO["space"]["model.gat_layers"],
     CategoricalDimension.__name__: examples.HPO["space"]["model.hidden_size"],
     Promotion.__name__: examples.PROMOTE,
+    PhaseSpec.__name__: PhaseSpec(name="warm", epochs=3, lr=1e-3, modules=("heads",)).model_dump(mode="json"),
     StopRule.__name__: StopRule(metric="val/rank_ic", at_epoch=5, below=0.0).model_dump(mode="json"),
 }
 

@@ -26,6 +26,7 @@ OPTIMIZERS: Final = {
     "adamw": ("torch.optim.adamw.AdamW", "exp_avg_sq"),
     "adabelief": ("adabelief_pytorch.AdaBelief.AdaBelief", "exp_avg_var"),
 }
+GPU_ADABELIEF: Final = "atft.train.adabelief.ForeachAdaBelief"
 SCHEDULERS: Final = {
     "constant": "torch.optim.lr_scheduler.ConstantLR",
     "cosine": "torch.optim.lr_scheduler.CosineAnnealingLR",
@@ -181,6 +182,8 @@ def _facts(spec: TrainSpec, seen: Observed, fingerprint: str | None, threads: in
 
 def _optimizer(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
     kind, state_key = OPTIMIZERS[spec.optimizer.name]
+    if spec.optimizer.name == "adabelief" and seen.device == "cuda":
+        kind = GPU_ADABELIEF
     if seen.optimizer.name != kind:
         yield "optimizer.name", kind, seen.optimizer.name
     if state_key not in seen.optimizer.state_keys:
@@ -199,7 +202,9 @@ def _optimizer(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
 
 def _rates(spec: TrainSpec, lr_by_epoch: tuple[float, ...], where: str = "") -> Iterator[Difference]:
     for epoch, found in enumerate(lr_by_epoch):
-        expected = learning_rate(spec.scheduler, spec.optimizer.lr, epoch, spec.trainer.max_epochs)
+        phase, first = spec.trainer.phase_of(epoch)
+        rate = phase.lr if phase.lr is not None else spec.optimizer.lr
+        expected = learning_rate(spec.scheduler, rate, epoch - first, phase.epochs)
         if not math.isclose(expected, found, rel_tol=TOLERANCE):
             yield f"learning rate of {where}epoch {epoch + 1}", expected, found
     if len(lr_by_epoch) > spec.trainer.max_epochs:
@@ -212,12 +217,18 @@ def _limits(spec: TrainSpec, seen: Observed, threads: int) -> Iterator[Differenc
     most = spec.trainer.max_steps_per_epoch
     if most is not None and seen.batches_per_epoch > most:
         yield "trainer.max_steps_per_epoch", most, seen.batches_per_epoch
-    yield from _gradients({name: module.grad_norm_first_step for name, module in seen.modules.items()})
+    norms = {name: module.grad_norm_first_step for name, module in seen.modules.items()}
+    yield from _gradients(spec, norms, len(seen.scheduler.lr_by_epoch))
 
 
-def _gradients(norms: Mapping[str, float | None], where: str = "") -> Iterator[Difference]:
+def _gradients(
+    spec: TrainSpec, norms: Mapping[str, float | None], num_epochs: int, where: str = ""
+) -> Iterator[Difference]:
+    """Every module that a phase begun so far trains has shown a gradient."""
+    begun = [spec.trainer.phase_of(epoch)[0] for epoch in range(num_epochs)]
+    trained = {name for phase in begun for name in phase.modules or spec.model.modules}
     for name, norm in norms.items():
-        if not norm:
+        if name in trained and not norm:
             yield f"gradient of {where}module {name} at the first step", "above 0", norm
 
 
@@ -256,7 +267,7 @@ def _folds(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
                 yield f"{role} days of fold {number}", wanted, list(getattr(found, role))
     for number, fold in enumerate(seen.folds, 1):
         yield from _rates(spec, fold.lr_by_epoch, f"fold {number}, ")
-        yield from _gradients(fold.grad_norm_first_step, f"fold {number}, ")
+        yield from _gradients(spec, fold.grad_norm_first_step, len(fold.lr_by_epoch), f"fold {number}, ")
 
 
 def _stretch(days: Sequence[str], start: int, length: int) -> Stretch:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pydantic
 
 from atft.spec.reason import Reason
-from atft.train import checkpoint
+from atft.train import checkpoint, phases
 from atft.train.evidence import evidence, git_state
 from atft.train.report import Reporter, RunError, StopRequested
 from atft.train.rules import RuleState
@@ -144,6 +144,7 @@ class Attempt:
                 )
         if len(self.state.folds) > 1:
             self.assembly = afresh(self.assembly, len(self.state.folds) - 1, self.reporter)
+        phases.enter(self.assembly, self.state.fold.epoch)
         self.assembly.network.load_state_dict(snapshot.weights)
         self.assembly.optimizer.load_state_dict(snapshot.state["optimizer"])  # type: ignore[arg-type] # what `save` put there
         self.assembly.scheduler.load_state_dict(snapshot.state["scheduler"])  # type: ignore[arg-type]

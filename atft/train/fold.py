@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from atft.events import Metrics
 from atft.spec.reason import Reason
-from atft.train import checkpoint
+from atft.train import checkpoint, phases
 from atft.train.attempt import Attempt
 from atft.train.averages import in_fold
 from atft.train.evaluate import judge, predict
@@ -56,6 +56,8 @@ class FoldTraining:
         runs = assembly.reader.runs(assembly.split.train, assembly.days_per_step, self.spec.seed, state.epoch)[
             : trainer.max_steps_per_epoch
         ]
+        if state.position == 0 and phases.begins(assembly, state.epoch):
+            phases.enter(assembly, state.epoch)
         if len(state.lr_by_epoch) == state.epoch:
             state.lr_by_epoch.append(self._lr())
             state.batches_by_epoch.append(len(runs))
@@ -66,7 +68,12 @@ class FoldTraining:
         while state.position < len(runs):
             self.attempt.check()
             group = runs[state.position : state.position + trainer.accumulate]
-            update = self.stepper(group, epoch=state.epoch, position=state.position, first=not state.gradient_norms)
+            update = self.stepper(
+                group,
+                epoch=state.epoch,
+                position=state.position,
+                first=phases.unmeasured(assembly, state.gradient_norms),
+            )
             self._count(update, len(group))
             place = -(-state.position // trainer.accumulate)
             if update.grad_norm is not None and (place % stride == 0 or state.position >= len(runs)):
@@ -85,7 +92,7 @@ class FoldTraining:
                 f"no training day of epoch {state.epoch + 1}{self.attempt.of_fold()} has data.min_names = "
                 f"{self.spec.data.min_names} samples with a known target: nothing can be learned",
             )
-        if state.epoch + 1 < trainer.max_epochs:
+        if state.epoch + 1 < trainer.max_epochs and not phases.begins(assembly, state.epoch + 1):
             assembly.scheduler.step()
         state.trained = True
 
@@ -100,7 +107,7 @@ class FoldTraining:
         for name, value in update.part_sums.items():
             state.part_sums[name] = state.part_sums.get(name, 0.0) + value
         if update.module_norms:
-            state.gradient_norms = update.module_norms
+            state.gradient_norms = {**update.module_norms, **state.gradient_norms}
         self.train_samples += update.samples
         if self.assembly.graph is not None:
             self.timers.move(self.assembly.graph.take_seconds(), "data", "graph")

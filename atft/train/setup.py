@@ -17,7 +17,7 @@ from atft.data.cache import Cache
 from atft.data.graph import DayGraph, day_graph
 from atft.data.splits import Split, make_splits
 from atft.data.windows import DayReader
-from atft.loss.objective import Objective
+from atft.loss.objective import Objective, make_objective
 from atft.model.network import Network
 from atft.spec.base import digest
 from atft.spec.job import TrainSpec
@@ -137,7 +137,7 @@ def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
         graph=graph,
         reader=reader,
         network=learner.network,
-        objective=Objective(spec.loss, spec.data),
+        objective=make_objective(spec.loss, spec.data, cache, splits[0].train),
         optimizer=learner.optimizer,
         scheduler=learner.scheduler,
         ema=learner.ema,
@@ -147,9 +147,16 @@ def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
 
 def afresh(assembly: Assembly, fold: int, reporter: Reporter) -> Assembly:
     """The same data under a new learner, with the weights that every fold of this seed begins with."""
-    made = _learner(assembly.spec, assembly.reader, assembly.device, reporter)
+    spec, train = assembly.spec, assembly.splits[fold].train
+    made = _learner(spec, assembly.reader, assembly.device, reporter)
     return replace(
-        assembly, fold=fold, network=made.network, optimizer=made.optimizer, scheduler=made.scheduler, ema=made.ema
+        assembly,
+        fold=fold,
+        network=made.network,
+        objective=make_objective(spec.loss, spec.data, assembly.cache, train),
+        optimizer=made.optimizer,
+        scheduler=made.scheduler,
+        ema=made.ema,
     )
 
 

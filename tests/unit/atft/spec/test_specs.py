@@ -29,6 +29,35 @@ def pointers(error: ValidationError) -> list[str]:
         ({"trainer": {"objective": "val/rank_ic@3d"}}, "/trainer/objective"),
         ({"trainer": {"objective": "test/rank_ic"}}, "/trainer/objective"),
         ({"trainer": {"objective": "val/loss@5d"}}, "/trainer/objective"),
+        ({"optimizer": {"name": "adabelief", "betas": [0, 0.9]}}, "/optimizer/betas"),
+        ({"trainer": {"phases": [{"name": "a", "epochs": 9}]}}, "/trainer/max_epochs"),
+        ({"trainer": {"phases": [{"name": "a", "epochs": 5}] * 2}}, "/trainer/phases"),
+        ({"trainer": {"phases": [{"name": "a", "epochs": 10, "warmup": 1}]}}, "/trainer/phases/0/warmup"),
+        ({"trainer": {"phases": [{"name": "a", "epochs": 10, "modules": []}]}}, "/trainer/phases/0/modules"),
+        ({"trainer": {"phases": [{"name": "a", "epochs": 10, "modules": ["heads"]}]}}, "/trainer/phases"),
+        (
+            {"trainer": {"phases": [{"name": "a", "epochs": 10, "modules": ["fan"]}]}, "model": {"use_fan": False}},
+            "/trainer/phases/0/modules",
+        ),
+        (
+            {"trainer": {"phases": [{"name": "a", "epochs": 10, "loss": {"base": "pinball"}}]}},
+            "/model/quantiles",
+        ),
+        (
+            {"trainer": {"phases": [{"name": "a", "epochs": 10, "loss": {"horizon_weights": [1]}}]}},
+            "/trainer/phases/0/loss/horizon_weights",
+        ),
+        (
+            {
+                "trainer": {"phases": [{"name": "a", "epochs": 2}, {"name": "b", "epochs": 8}]},
+                "scheduler": {"warmup_epochs": 2},
+            },
+            "/trainer/phases/0/epochs",
+        ),
+        (
+            {"trainer": {"phases": [{"name": "a", "epochs": 10, "loss": {}}], "objective": "val/loss"}},
+            "/trainer/objective",
+        ),
         ({"scheduler": {"name": "one_cycle", "warmup_epochs": 1}}, "/scheduler/warmup_epochs"),
         ({"resources": {"device": "cuda", "queue": "cpu"}}, "/resources/queue"),
         ({"optimizer": {"lr": float("nan")}}, "/optimizer/lr"),

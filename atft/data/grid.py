@@ -40,11 +40,9 @@ class Grid:
 
     def day_values(self, source: Source, name: str) -> npt.NDArray[np.float64]:
         """A market-wide column of the source by day, [T]."""
-        out = np.full(len(self.days), np.nan)
-        values = self.scatter(source.frame[name])
-        known = np.isfinite(values)
-        out[self.day_index[known]] = values[known]
-        return out
+        daily = source.extra[name].daily
+        assert daily is not None  # noqa: S101 - only market-wide columns are asked for
+        return daily[np.searchsorted(source.days, self.days)]
 
 
 def scatter(series: pl.Series, place: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.float64]:

@@ -26,8 +26,8 @@ def profile(source: Source) -> dict[str, object]:
     nulls = {
         c.removeprefix("@"): share
         for c, share in zip(frame.columns, (frame.null_count() / frame.height).row(0), strict=True)
-    }
-    numeric = [c for c in (*(f"@{p}" for p in PRICES), "@volume", *source.extra) if c in frame.columns]
+    } | {c: about.null_share for c, about in source.extra.items()}
+    numeric = [c for c in (*(f"@{p}" for p in PRICES), "@volume") if c in frame.columns]
     spread = frame.select(pl.col(c).min().alias(f"{c}<") for c in numeric).hstack(
         frame.select(pl.col(c).max().alias(f"{c}>") for c in numeric)
     )
@@ -35,7 +35,7 @@ def profile(source: Source) -> dict[str, object]:
         c.removeprefix("@")
         for c in numeric
         if spread[f"{c}<"][0] is not None and spread[f"{c}<"][0] == spread[f"{c}>"][0]
-    ]
+    ] + [c for c, about in source.extra.items() if about.constant]
     thin = per_day.filter(pl.col("len") < THIN_SHARE * float(np.median(counts)))
     result: dict[str, object] = {
         "num_rows": frame.height,

@@ -120,6 +120,12 @@ class Roles:
     spare: tuple[str, ...]  # columns without a role: candidates for features
     raw_close: str | None = None
 
+    @property
+    def used(self) -> list[str]:
+        """The columns that play a role, each once."""
+        more = [c for c in (self.return_1d, self.raw_close) if c is not None]
+        return list(dict.fromkeys([*self.columns.values(), *self.targets.values(), *more]))
+
 
 def find_roles(names: Sequence[str], spec: DatasetSpec) -> Roles:
     """Which column of `names` is what. Raises DataError naming the columns there are."""

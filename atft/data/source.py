@@ -2,10 +2,11 @@
 repaired silently.
 
 In `Source.frame` the role columns are called "@date", "@code", "@close", …, so that no feature's name can collide with
-them.
+them. Only they are in memory; other columns stay in the file.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,25 +15,46 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from atft.data.cells import (
+    MISSING_WORDS,
+    flags,
+    numbers,
+    numbers_from_text,
+    parse_dates,
+    refuse_nested,
+    rows_of,
+    shown,
+)
+from atft.data.delimited import Delimited, open_delimited
 from atft.data.files import sha256_of
+from atft.data.pace import Pace, background
 from atft.data.planted import generate
 from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, listing, plain
-from atft.data.tables import MISSING_WORDS, flags, numbers, numbers_from_text, parse_dates, read_table, rows_of, shown
+from atft.data.survey import Survey, may_be_number, survey
+from atft.data.tables import Table, files_under, folder_sha256, frame_table, open_binary, open_folder
 from atft.spec.data import DatasetSpec, PlantedSpec, SideFile
 
 MAX_RETURN = 1000.0  # +100,000 % in a day is a unit error or a missed split, not a price
 
 
+INDEX_NAME = re.compile(r"^(|Unnamed: \d+|__index_level_\d+__)$")  # what pandas calls a row number
+
+
 @dataclass(kw_only=True, slots=True)
 class Source:
-    """A panel sorted by (code, date), no duplicates; prices positive, missing values null, extra columns Float64."""
+    """A panel's roles, sorted by (code, date), no duplicates; prices positive, missing values null. `extra` columns are
+    read from `table` when they are needed.
+    """
 
     frame: pl.DataFrame
+    table: Table
+    order: npt.NDArray[np.int64] | None  # the table's row of each row of `frame`; None: the same
+    days: Days  # of all rows, sorted
     kind: str
     roles: Roles
-    extra: tuple[str, ...]  # numeric columns beside the roles: candidates for features
+    extra: dict[str, Survey]  # numeric columns beside the roles: candidates for features
     ignored: tuple[str, ...] = ()  # columns without a role that are not numeric
-    sha256: str
+    sha256: str = ""
     universe: pl.DataFrame | None = None  # {year | date, code}
     market: dict[str, tuple[Days, npt.NDArray[np.float64]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -43,17 +65,26 @@ class Source:
         return f"@{role}" in self.frame.columns
 
 
-def load(spec: DatasetSpec) -> Source:
-    """Read and check the files of `spec`. Raises DataError."""
+def load(spec: DatasetSpec, scratch: Path | None = None, pace: Pace | None = None) -> Source:
+    """Read and check the files of `spec`. Text files are unpacked into folder `scratch`, or into memory without one.
+    Raises DataError, BuildStopped.
+    """
+    pace = pace or Pace()
     if spec.planted is not None:
-        return _planted(spec, spec.planted)
+        return _planted(spec, spec.planted, pace)
     if spec.path is None:
         raise DataError("the dataset has neither a file nor a planted panel: give one")
     path = Path(spec.path)
-    frame = read_table(path)
-    hashes = [sha256_of(path)]
-    roles = find_roles(frame.columns, spec)
-    source = _strict(frame, roles, path.name)
+    pace.stage("reading", 0.1)
+    before = _state(path)
+    hashing = background(lambda: folder_sha256(path) if path.is_dir() else sha256_of(path))
+    table, roles = _open(path, spec, scratch, pace)
+    source = pace.during(lambda: _strict(table, roles, path.name))
+    pace.stage("looking at columns", 0.2, table.num_rows)
+    _look(source, pace)
+    hashes = [pace.wait(hashing)]
+    if _state(path) != before:
+        raise DataError(f"{path.name} has changed while it was read: submit again when nobody writes to it")
     if spec.universe is not None:
         if source.has("in_universe"):
             raise DataError(f"{path.name} has a column in_universe and there is a universe file: give one of them")
@@ -66,15 +97,49 @@ def load(spec: DatasetSpec) -> Source:
     return source
 
 
-def _planted(spec: DatasetSpec, planted: PlantedSpec) -> Source:
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    """What changes when a file is written to."""
+    files = files_under(path) if path.is_dir() else [path]
+    try:
+        return [(str(f), (at := f.stat()).st_mtime_ns, at.st_size) for f in files]
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+def open_file(path: Path) -> Table | Delimited:
+    """A Parquet, Arrow IPC or text file, told by its first bytes, or a folder of Parquet files. Raises DataError."""
+    if path.is_dir():
+        return open_folder(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
+    if not head:
+        raise DataError(f"{path.name} is empty")
+    return open_binary(path, head) or open_delimited(path, head)
+
+
+def _open(path: Path, spec: DatasetSpec, scratch: Path | None, pace: Pace) -> tuple[Table, Roles]:
+    found = open_file(path)
+    roles = find_roles(found.names if isinstance(found, Delimited) else found.schema.names, spec)
+    return found.table(roles.used, scratch, pace) if isinstance(found, Delimited) else found, roles
+
+
+def _planted(spec: DatasetSpec, planted: PlantedSpec, pace: Pace) -> Source:
     """A generated panel takes the same road as a file, so that what is tested on it is what users run."""
-    panel = generate(planted, spec.horizons)
+    pace.stage("planting", 0.1)
+    panel = pace.during(lambda: generate(planted, spec.horizons))
     frame = pl.DataFrame(
         {
             "@date": pl.Series(panel.days[panel.day_index]).cast(pl.Date),
             "@code": pl.Series(np.asarray(panel.codes)[panel.code_index], dtype=pl.String),
             "@sector": pl.Series(np.asarray(panel.sectors)[panel.code_index], dtype=pl.String),
             "@close": panel.close,
+        }
+    )
+    extra = pl.DataFrame(
+        {
             **{name: panel.features[:, j] for j, name in enumerate(panel.feature_names)},
             **{name: values[panel.day_index] for name, values in panel.market.items()},
         }
@@ -85,17 +150,28 @@ def _planted(spec: DatasetSpec, planted: PlantedSpec) -> Source:
         targets={},
         return_1d=None,
         listed=None,
-        spare=(*panel.feature_names, *panel.market),
+        spare=tuple(extra.columns),
     )
     source = Source(
-        frame=frame, kind="planted", roles=roles, extra=(*panel.feature_names, *panel.market), sha256=panel.sha256
+        frame=frame,
+        table=frame_table(extra, "planted"),
+        order=None,
+        days=_days(frame),
+        kind="planted",
+        roles=roles,
+        extra={},
     )
-    source.oracle, source.planted_days = panel.oracle, panel.days
+    source.sha256, source.oracle, source.planted_days = panel.sha256, panel.oracle, panel.days
+    pace.stage("looking at columns", 0.2, frame.height)
+    _look(source, pace)
     return source
 
 
-def _strict(frame: pl.DataFrame, roles: Roles, name: str) -> Source:
+def _strict(whole: Table, roles: Roles, name: str) -> Source:
     columns = roles.columns
+    frame = whole.frame(roles.used)
+    for column in frame.iter_columns():
+        refuse_nested(column, name)
     table = frame.select(
         parse_dates(frame[columns["date"]], name).alias("@date"),
         frame[columns["code"]].cast(pl.String).str.strip_chars().alias("@code"),
@@ -118,49 +194,73 @@ def _strict(frame: pl.DataFrame, roles: Roles, name: str) -> Source:
         table = table.with_columns(numbers(frame[column], table, name).alias(f"@target_{h}d"))
     if roles.return_1d is not None:
         table = table.with_columns(numbers(frame[roles.return_1d], table, name).alias("@return_1d"))
-    table, extra, ignored = _extra(table, frame, roles, name)
-    table = table.sort("@code", "@date", maintain_order=True)
-    duplicated = table.select("@date", "@code").is_duplicated()
-    if duplicated.any():
+    del frame
+    table, order = _sorted(table, name)
+    _check_prices(table, name, columns)
+    return Source(frame=table, table=whole, order=order, days=_days(table), kind=roles.kind, roles=roles, extra={})
+
+
+def _days(table: pl.DataFrame) -> Days:
+    return table["@date"].unique().sort().to_numpy().astype("datetime64[D]")
+
+
+def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[np.int64] | None]:
+    """By (code, date), and the row that each row was. Raises DataError for a (date, code) that comes twice."""
+    code, date = pl.col("@code"), pl.col("@date")
+    same = code == code.shift(1)
+    order = None
+    if not table.select(((code > code.shift(1)) | (same & (date > date.shift(1)))).fill_null(value=True).all()).item():
+        rows = table.select(pl.arg_sort_by("@code", "@date", maintain_order=True)).to_series()
+        table, order = table[rows], rows.to_numpy().astype(np.int64)
+    repeats = table.select((same & (date == date.shift(1))).fill_null(value=False)).to_series()
+    if repeats.any():
+        duplicated = repeats | repeats.shift(-1, fill_value=False)
         raise DataError(
             f"{name}: {duplicated.sum()} rows repeat a (date, code), such as {shown(table, duplicated)}: "
             "keep one row for each"
         )
-    _check_prices(table, name, columns)
-    return Source(frame=table, kind=roles.kind, roles=roles, extra=extra, ignored=ignored, sha256="")
+    return table, order
 
 
-def _extra(
-    table: pl.DataFrame, frame: pl.DataFrame, roles: Roles, name: str
-) -> tuple[pl.DataFrame, tuple[str, ...], tuple[str, ...]]:
-    """Add the numeric columns without a role; a listed feature that is not numeric is an error."""
+def _look(source: Source, pace: Pace) -> None:
+    """Find the numeric columns without a role; a listed feature that is not numeric is an error."""
+    roles, table = source.roles, source.table
+    listed = roles.listed or ()
     wanted = roles.spare if roles.listed is None or roles.kind == "prices" else roles.listed
-    extra: list[str] = []
-    ignored: list[str] = []
-    for column in wanted:
-        series = frame[column]
-        if series.dtype == pl.String:
-            values, failed = numbers_from_text(series)
-            if failed.any() and roles.listed is not None and column in roles.listed:
-                raise DataError(
-                    f"{name}: feature {column!r} is not a number in row {rows_of(failed)}: "
-                    "correct the column or leave it out of features"
-                )
-            numeric = not failed.any()
-        else:
-            numeric = series.dtype.is_numeric() or series.dtype == pl.Boolean
-            values = series.cast(pl.Float64) if numeric else series
-        if numeric:
-            table = table.with_columns(pl.when(values.is_finite()).then(values).alias(column))
-            extra.append(column)
-        elif roles.listed is not None and column in roles.listed:
+    wanted = tuple(c for c in wanted if c in listed or not INDEX_NAME.match(c))
+    there = [c for c in wanted if c in table.schema.names and may_be_number(table.schema.field(c).type)]
+    source.extra, text = survey(table, there, _day_of_rows(source), len(source.days), pace)
+    text |= table.not_numbers
+    for column in listed:
+        if column in text:
             raise DataError(
-                f"{name}: feature {column!r} is of type {series.dtype}, not a number: "
+                f"{table.name}: feature {column!r} is not a number in row {text[column]}: "
+                "correct the column or leave it out of features"
+            )
+        if column in wanted and column not in source.extra:
+            raise DataError(
+                f"{table.name}: feature {column!r} is of type {table.schema.field(column).type}, not a number: "
                 "correct it or leave it out of features"
             )
-        else:
-            ignored.append(column)
-    return table, tuple(extra), tuple(ignored)
+    source.ignored = tuple(c for c in wanted if c not in source.extra)
+
+
+def _day_of_rows(source: Source) -> npt.NDArray[np.int64]:
+    """For each row of the table the number of its day in `source.days`."""
+    of_sorted = np.searchsorted(source.days, source.frame["@date"].to_numpy().astype("datetime64[D]"))
+    if source.order is None:
+        return of_sorted
+    of_table = np.empty_like(of_sorted)
+    of_table[source.order] = of_sorted
+    return of_table
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """A small file in memory; a text file's cells stay text. Raises DataError."""
+    found = open_file(path)
+    if isinstance(found, Delimited):
+        return found.table(found.names).frame(found.names)
+    return found.frame(found.schema.names)
 
 
 def _adjusted(table: pl.DataFrame, raw: pl.Series, columns: dict[str, str]) -> pl.DataFrame:

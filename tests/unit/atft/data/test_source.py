@@ -128,7 +128,8 @@ def test_one_panel_in_many_forms(prices: pl.DataFrame, tmp_path: Path, name: str
     prices.write_parquet(tmp_path / "plain")
     source = load(spec(tmp_path / name))
     assert source.frame.equals(load(spec(tmp_path / "plain")).frame)
-    assert source.extra == source.ignored == ()
+    assert not source.extra
+    assert not source.ignored
 
 
 def test_codes_stay_text(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ are for people; the JSON in benchmarks/results/ is for whoever compares.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -59,8 +60,8 @@ def write_panel(path: Path, names: int, days: int, dtype: str) -> None:
 
 
 def child_build(source: Path, out: Path) -> None:
-    from atft.data.build import build
-    from atft.spec.data import DatasetSpec
+    from atft.data.build import build  # noqa: PLC0415 - the parent needs no memory of it
+    from atft.spec.data import DatasetSpec  # noqa: PLC0415
 
     longest, last, stages = 0.0, time.perf_counter(), {}
 
@@ -79,7 +80,7 @@ def child_build(source: Path, out: Path) -> None:
     begins = [*((s, at) for s, at in stages.items() if s), ("", end)]
     parts = {
         stage: {"seconds": round(after[0] - at[0], 3), "cpu_seconds": round(after[1] - at[1], 3)}
-        for (stage, at), (_, after) in zip(begins, begins[1:], strict=False)
+        for (stage, at), (_, after) in itertools.pairwise(begins)
     }
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     spent = {"seconds": end[0] - start, "cpu_seconds": end[1] - cpu}
@@ -88,7 +89,7 @@ def child_build(source: Path, out: Path) -> None:
 
 def child_copy(source: Path, out: Path) -> None:
     """The yardstick: polars reads the whole file, writes it as uncompressed Arrow, and it is on the disk."""
-    import polars as pl
+    import polars as pl  # noqa: PLC0415 - as above
 
     start, cpu = time.perf_counter(), time.process_time()
     pl.read_parquet(source).write_ipc(out, compression="uncompressed")
@@ -126,9 +127,9 @@ def compare(folder: Path, names: int, days: int, dtype: str, threads: int, repea
     write_panel(source, names, days, dtype)
     runs: dict[str, list[dict[str, object]]] = {"copy": [], "build": []}
     for _ in range(repeats):
-        for kind in runs:
+        for kind, done in runs.items():
             out = folder / f"out-{kind}"
-            runs[kind].append(measured(kind, source, out, threads))
+            done.append(measured(kind, source, out, threads))
             shutil.rmtree(out) if out.is_dir() else out.unlink()
     median = {k: statistics.median(float(r["seconds"]) for r in runs[k]) for k in runs}  # type: ignore[arg-type]
     best = {k: min(float(r["seconds"]) for r in runs[k]) for k in runs}  # type: ignore[arg-type]
@@ -164,14 +165,21 @@ def processor() -> str:
 
 def show(name: str, result: dict[str, object]) -> None:
     gb = {k: int(v) / 1e9 for k, v in result.items() if k.endswith("_bytes")}  # type: ignore[call-overload]
-    print(
-        f"({name}) {result['rows']:,} rows x {result['features']} {result['dtype']}: build {result['build_seconds']:.2f} s, "
-        f"read and write {result['copy_seconds']:.2f} s, ratio {result['ratio']:.2f} (limit {LIMIT_RATIO:g}, best runs "
-        f"{result['ratio_of_best']:.2f}; of CPU time {result['build_cpu_seconds']:.2f} / {result['copy_cpu_seconds']:.2f} s = "
-        f"{result['cpu_ratio']:.2f}); source {gb['source_bytes']:.2f} GB, cache {gb['cache_bytes']:.2f} GB, copy "
-        f"{gb['copy_bytes']:.2f} GB; anonymous {gb['peak_anonymous_bytes']:.2f} GB (limit {LIMIT_BYTES / 1e9:.2f}; copy "
-        f"{gb['copy_peak_anonymous_bytes']:.2f}); longest silence {result['longest_silence_seconds']:.1f} s"
-    )
+    print(f"({name}) {result['rows']:,} rows x {result['features']} {result['dtype']}")
+    for what, text in (
+        ("build", f"{result['build_seconds']:.2f} s"),
+        ("read and write the same", f"{result['copy_seconds']:.2f} s"),
+        ("ratio", f"{result['ratio']:.2f}, of the best runs {result['ratio_of_best']:.2f}, limit {LIMIT_RATIO:g}"),
+        ("CPU time", f"{result['build_cpu_seconds']:.2f} s against {result['copy_cpu_seconds']:.2f} s"),
+        (
+            "source, cache, copy",
+            " ".join(f"{gb[k]:.2f}" for k in ("source_bytes", "cache_bytes", "copy_bytes")) + " GB",
+        ),
+        ("anonymous memory", f"{gb['peak_anonymous_bytes']:.2f} GB, limit {LIMIT_BYTES / 1e9:.2f}"),
+        ("the copy's", f"{gb['copy_peak_anonymous_bytes']:.2f} GB"),
+        ("longest silence", f"{result['longest_silence_seconds']:.1f} s"),
+    ):
+        print(f"    {what:<24} {text}")
     print("    stages of the last build:", result["runs"]["build"][-1]["stages"])  # type: ignore[index, call-overload]
 
 

@@ -19,9 +19,11 @@ from atft.data.source import Source
 from atft.data.survey import float_type, floats
 from atft.data.tables import Table
 
-READY_BYTES = 1 << 30  # of normalised columns that wait to be written: each time costs a pass over the matrix
+MIN_PASSES = 4  # over the matrix; one would be no faster, and would touch four times the memory
+READY_BYTES = 1 << 30  # at most, of normalised columns that wait to be written
 RAW_BYTES = 3 << 27  # of columns as they are read, and of features as they are computed
-TILE_ROWS = 1 << 12  # written at once: a tile of all columns stays in a core's cache
+TILE_ROWS, TILE_COLUMNS = 1 << 14, 16  # written at once: a tile stays in a core's cache, its rows are whole lines of it
+TILES = 8  # written by one task
 
 Column = npt.NDArray[np.floating]
 
@@ -32,7 +34,7 @@ class Assembly:
     def __init__(self, grid: Grid, matrix: Float[np.ndarray, "row feature"], pace: Pace) -> None:
         self._matrix, self._grid, self._pace = matrix, grid, pace
         self.num_rows, self._width = matrix.shape
-        passes = -(-self._width * 4 * self.num_rows // READY_BYTES)
+        passes = min(self._width, max(MIN_PASSES, -(-self._width * 4 * self.num_rows // READY_BYTES)))
         # One cell more than there are rows: what belongs nowhere goes there.
         self._ready = np.empty((-(-self._width // passes), self.num_rows + 1), np.float32)
         self._place = np.empty(self.num_rows, np.int64)
@@ -98,11 +100,7 @@ class Assembly:
     def _of_table(self, source: Source) -> npt.NDArray[np.int64]:
         """The place in day order of each row of the table, R for rows outside of every listed span."""
         placed = np.where(self._grid.place >= 0, self._place[self._grid.place], self.num_rows)
-        if source.order is None:
-            return placed
-        of_table = np.empty_like(placed)
-        of_table[source.order] = placed
-        return of_table
+        return source.in_table_order(placed)
 
     def _scatter(
         self,
@@ -153,19 +151,19 @@ class Assembly:
         self._pace.at((self._written + self._filled + more) / self._width)
 
     def _flush(self) -> None:
-        columns = slice(self._written, self._written + self._filled)
-        starts = range(0, self.num_rows, TILE_ROWS * 16)
-        waiting = [self._pool.submit(self._write, start, columns) for start in starts]
+        waiting = [self._pool.submit(self._write, start) for start in range(0, self.num_rows, TILE_ROWS * TILES)]
         for future in waiting:
             self._pace.wait(future)
         self._written += self._filled
         self._filled = 0
 
-    def _write(self, start: int, columns: slice) -> None:
-        for first in range(start, min(start + TILE_ROWS * 16, self.num_rows), TILE_ROWS):
+    def _write(self, start: int) -> None:
+        for first in range(start, min(start + TILE_ROWS * TILES, self.num_rows), TILE_ROWS):
             rows = slice(first, min(first + TILE_ROWS, self.num_rows))
-            tile = self._ready[: self._filled].take(self._place[rows], axis=1)
-            self._matrix[rows, columns] = tile.T
+            place, target = self._place[rows], self._matrix[rows, self._written : self._written + self._filled]
+            for column in range(0, self._filled, TILE_COLUMNS):
+                columns = slice(column, min(column + TILE_COLUMNS, self._filled))
+                target[:, columns] = self._ready[columns].take(place, axis=1).T
 
 
 def _put(

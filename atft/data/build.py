@@ -154,6 +154,8 @@ def _fill(
         codes=grid.codes,
         sectors=grid.sectors,
         day_index=grid.day_index,
+        day_offsets=grid.day_offsets,
+        day_rows=grid.day_rows,
         code_index=grid.code_index,
         sector_index=grid.sector_index,
         valid=grid.valid,

@@ -33,6 +33,8 @@ class PanelArrays:
     codes: tuple[str, ...]
     sectors: tuple[str, ...]
     day_index: Int[np.ndarray, " row"]
+    day_offsets: Int[np.ndarray, " day1"]
+    day_rows: Int[np.ndarray, " row"]
     code_index: Int[np.ndarray, " row"]
     sector_index: Int[np.ndarray, " row"]
     valid: Bool[np.ndarray, " row"]
@@ -211,9 +213,8 @@ def _panel_columns(panel: PanelArrays, features: pa.Array) -> dict[str, pa.Array
 
 
 def _day_columns(panel: PanelArrays) -> dict[str, pa.Array]:
-    rows = np.argsort(panel.day_index, kind="stable").astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(panel.day_index, minlength=len(panel.days)))]).astype(np.int64)
-    return {"date": _dates(panel.days), "rows": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(rows))}
+    rows = pa.LargeListArray.from_arrays(pa.array(panel.day_offsets), pa.array(panel.day_rows))
+    return {"date": _dates(panel.days), "rows": rows}
 
 
 def _dates(days: Days) -> pa.Array:

@@ -64,6 +64,22 @@ class Source:
     def has(self, role: str) -> bool:
         return f"@{role}" in self.frame.columns
 
+    def day_numbers(self) -> npt.NDArray[np.int64]:
+        """For each row of `frame` the number of its day in `days`."""
+        days = self.days.astype(np.int64)
+        number = np.zeros(days[-1] - days[0] + 1, np.int64)
+        number[days - days[0]] = np.arange(len(days))
+        dates = self.frame["@date"].to_numpy().astype("datetime64[D]").astype(np.int64)
+        return number[dates - days[0]]
+
+    def in_table_order(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """What is of the rows of `frame`, brought into the order of the rows of `table`."""
+        if self.order is None:
+            return values
+        result = np.empty_like(values)
+        result[self.order] = values
+        return result
+
 
 def load(spec: DatasetSpec, scratch: Path | None = None, pace: Pace | None = None) -> Source:
     """Read and check the files of `spec`. Text files are unpacked into folder `scratch`, or into memory without one.
@@ -206,17 +222,19 @@ def _days(table: pl.DataFrame) -> Days:
 
 def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[np.int64] | None]:
     """By (code, date), and the row that each row was. Raises DataError for a (date, code) that comes twice."""
-    code, date = pl.col("@code"), pl.col("@date")
-    same = code == code.shift(1)
+    codes = table["@code"].unique().sort()
+    code = table["@code"].replace_strict(codes, np.arange(len(codes)), return_dtype=pl.Int64).to_numpy()
+    date = table["@date"].to_numpy().astype("datetime64[D]").astype(np.int64)
+    key = code * (date.max() - date.min() + 1) + (date - date.min())
     order = None
-    if not table.select(((code > code.shift(1)) | (same & (date > date.shift(1)))).fill_null(value=True).all()).item():
-        rows = table.select(pl.arg_sort_by("@code", "@date", maintain_order=True)).to_series()
-        table, order = table[rows], rows.to_numpy().astype(np.int64)
-    repeats = table.select((same & (date == date.shift(1))).fill_null(value=False)).to_series()
-    if repeats.any():
-        duplicated = repeats | repeats.shift(-1, fill_value=False)
+    if (np.diff(key) < 0).any():
+        order = np.argsort(key, kind="stable")
+        table, key = table[order], key[order]
+    if len(repeats := np.flatnonzero(np.diff(key) == 0)):
+        duplicated = np.zeros(len(key), np.bool_)
+        duplicated[repeats] = duplicated[repeats + 1] = True
         raise DataError(
-            f"{name}: {duplicated.sum()} rows repeat a (date, code), such as {shown(table, duplicated)}: "
+            f"{name}: {duplicated.sum()} rows repeat a (date, code), such as {shown(table, pl.Series(duplicated))}: "
             "keep one row for each"
         )
     return table, order
@@ -229,7 +247,7 @@ def _look(source: Source, pace: Pace) -> None:
     wanted = roles.spare if roles.listed is None or roles.kind == "prices" else roles.listed
     wanted = tuple(c for c in wanted if c in listed or not INDEX_NAME.match(c))
     there = [c for c in wanted if c in table.schema.names and may_be_number(table.schema.field(c).type)]
-    source.extra, text = survey(table, there, _day_of_rows(source), len(source.days), pace)
+    source.extra, text = survey(table, there, source.in_table_order(source.day_numbers()), len(source.days), pace)
     text |= table.not_numbers
     for column in listed:
         if column in text:
@@ -243,16 +261,6 @@ def _look(source: Source, pace: Pace) -> None:
                 "correct it or leave it out of features"
             )
     source.ignored = tuple(c for c in wanted if c not in source.extra)
-
-
-def _day_of_rows(source: Source) -> npt.NDArray[np.int64]:
-    """For each row of the table the number of its day in `source.days`."""
-    of_sorted = np.searchsorted(source.days, source.frame["@date"].to_numpy().astype("datetime64[D]"))
-    if source.order is None:
-        return of_sorted
-    of_table = np.empty_like(of_sorted)
-    of_table[source.order] = of_sorted
-    return of_table
 
 
 def read_table(path: Path) -> pl.DataFrame:

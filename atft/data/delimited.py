@@ -112,7 +112,7 @@ class Delimited:
                     raise DataError(f"{name} is not UTF-8 text ({text[:120]}): save it as UTF-8") from error
                 if "straddl" in text:
                     raise DataError(
-                        f"{name} has a line of more than {BLOCK_BYTES >> 20} MiB: is a quote not closed?"
+                        f"{name} has a line of more than {BLOCK_BYTES:,} bytes: is a quote not closed?"
                     ) from error
                 raise unreadable(name, "CSV", error) from error
 
@@ -174,6 +174,8 @@ def open_delimited(path: Path, head: bytes) -> Delimited:
             start: bytes = pa.input_stream(file, compression=packed).read(1 << 20)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path.name, f"CSV packed with {packed}", error) from error
+    if packed is not None and (start[:4] == b"PAR1" or start[:6] == b"ARROW1"):
+        raise DataError(f"{path.name} is a packed Parquet or Arrow file: unpack it, they are compressed inside")
     line = start.split(b"\n", 1)[0].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
     try:
         text = line.decode()
@@ -181,8 +183,6 @@ def open_delimited(path: Path, head: bytes) -> Delimited:
         raise DataError(f"{path.name} {NOT_TEXT}") from error
     if "\0" in text:
         raise DataError(f"{path.name} {NOT_TEXT}")
-    if packed is not None and (start[:4] == b"PAR1" or start[:6] == b"ARROW1"):
-        raise DataError(f"{path.name} is a packed Parquet or Arrow file: unpack it, they are compressed inside")
     separator = max(",;\t", key=text.count)
     names = next(csv.reader([text], delimiter=separator), [])
     if data := [n for n in names if DATA_LIKE.match(n)]:

@@ -4,6 +4,7 @@ and written into the mapped file, many columns in one pass over its rows.
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from atft.data.source import Source
 from atft.data.survey import float_type, floats
 from atft.data.tables import Table
 
+POLARS_COLUMNS = 16  # that it needs for one feature
 MIN_PASSES = 4  # over the matrix; one would be no faster, and would touch four times the memory
 READY_BYTES = 1 << 30  # at most, of normalised columns that wait to be written
 RAW_BYTES = 3 << 27  # of columns as they are read, and of features as they are computed
@@ -52,12 +54,10 @@ class Assembly:
 
     def compute(self, frame: pl.DataFrame, built: Sequence[features.Feature]) -> None:
         """The built features of `frame`, which is in the grid's order."""
-        size = max(
-            1, min(features.BLOCK, RAW_BYTES // (16 * 8 * max(1, self.num_rows)))
-        )  # polars needs some 16 columns
+        size = min(features.BLOCK, max(1, RAW_BYTES // (POLARS_COLUMNS * 8 * self.num_rows)))
         for start in range(0, len(built), size):
-            part = built[start : start + size]
-            for _, block in self._pace.during(lambda part=part: list(features.blocks(frame, part))):
+            blocks = features.blocks(frame, built[start : start + size])
+            for _, block in self._pace.during(partial(list, blocks)):
                 columns = [c.cast(pl.Float64).fill_null(float("nan")).to_numpy() for c in block.iter_columns()]
                 self._normalise(columns, self._grid.day_rows)
 

@@ -5,6 +5,7 @@ write atomically.
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,7 @@ def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Cal
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DataError(
-                f"the disk is full: {error.strerror}; free some space and submit again", Reason.DISK_FULL
+                f"the disk is full ({os.strerror(error.errno)}); free some space and submit again", Reason.DISK_FULL
             ) from error
         raise
     emit(Progress(phase="build", ratio=1.0))

@@ -45,18 +45,20 @@ class Delimited:
         """
         schema = pa.schema([(n, pa.string() if n in text else pa.float64()) for n in self.names])
         wrong: dict[str, list[int]] = {}
-        if scratch is None:
-            kept = list(self._numbered(schema, wrong, pace or Pace()))
-            rows = sum(batch.num_rows for batch in kept)
-
-            def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
-                return (batch.select(columns) for batch in kept)
-        else:
-            rows, read = self._written(scratch / "table.arrow", schema, wrong, pace or Pace())
+        pace = pace or Pace()
+        rows, read = (
+            self._held(schema, wrong, pace)
+            if scratch is None
+            else self._written(scratch / "table.arrow", schema, wrong, pace)
+        )
         if rows == 0:
             raise DataError(f"{self.path.name} has columns {listing(self.names)} but no rows")
         left = pa.schema([f for f in schema if f.name not in wrong])
         return Table(name=self.path.name, form="CSV", schema=left, num_rows=rows, read=read, not_numbers=wrong)
+
+    def _held(self, schema: pa.Schema, wrong: dict[str, list[int]], pace: Pace) -> tuple[int, Reader]:
+        kept = list(self._numbered(schema, wrong, pace))
+        return sum(batch.num_rows for batch in kept), lambda columns: (batch.select(columns) for batch in kept)
 
     def _written(self, path: Path, schema: pa.Schema, wrong: dict[str, list[int]], pace: Pace) -> tuple[int, Reader]:
         rows = 0

@@ -24,7 +24,7 @@ def daily_rank_ic(
     """Spearman correlation of each feature with the target on one day, average ranks; NaN where either is constant or
     fewer than 5 targets are known.
     """
-    return daily_rank_ics(features, targets[:, None])[0]
+    return np.asarray(daily_rank_ics(features, targets[:, None])[0])
 
 
 def daily_rank_ics(

@@ -27,7 +27,8 @@ class Pace:
     ) -> None:
         self._emit, self._stop = emit, stop
         self._began = self._said = time.monotonic()
-        self._stage, self._rows = "", None
+        self._stage = ""
+        self._rows: int | None = None
         self._start = self._end = self._ratio = 0.0
         self._share = 0.0
 

@@ -70,7 +70,7 @@ class Source:
         number = np.zeros(days[-1] - days[0] + 1, np.int64)
         number[days - days[0]] = np.arange(len(days))
         dates = self.frame["@date"].to_numpy().astype("datetime64[D]").astype(np.int64)
-        return number[dates - days[0]]
+        return np.asarray(number[dates - days[0]], np.int64)
 
     def in_table_order(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """What is of the rows of `frame`, brought into the order of the rows of `table`."""
@@ -186,8 +186,8 @@ def _planted(spec: DatasetSpec, planted: PlantedSpec, pace: Pace) -> Source:
 def _strict(whole: Table, roles: Roles, name: str) -> Source:
     columns = roles.columns
     frame = whole.frame(roles.used)
-    for column in frame.iter_columns():
-        refuse_nested(column, name)
+    for series in frame.iter_columns():
+        refuse_nested(series, name)
     table = frame.select(
         parse_dates(frame[columns["date"]], name).alias("@date"),
         frame[columns["code"]].cast(pl.String).str.strip_chars().alias("@code"),

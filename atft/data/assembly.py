@@ -57,7 +57,7 @@ class Assembly:
         size = min(features.BLOCK, max(1, RAW_BYTES // (POLARS_COLUMNS * 8 * self.num_rows)))
         for start in range(0, len(built), size):
             blocks = features.blocks(frame, built[start : start + size])
-            for _, block in self._pace.during(partial(list, blocks)):
+            for _, block in self._pace.during(partial(list[tuple[int, pl.DataFrame]], blocks)):
                 columns = [c.cast(pl.Float64).fill_null(float("nan")).to_numpy() for c in block.iter_columns()]
                 self._normalise(columns, self._grid.day_rows)
 

@@ -17,6 +17,7 @@ from atft.data import features, leaks, market
 from atft.data.cache import CacheError, read_manifest
 from atft.data.crosssection import CLIP, CrossSection
 from atft.data.files import PanelArrays, publish, scratch_folder, scratch_matrix, write_cache
+from atft.data.formulas import BETA_DAYS, BETA_MIN_DAYS, Feature
 from atft.data.grid import Grid, fill
 from atft.data.profile import profile
 from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest, listing
@@ -34,8 +35,8 @@ NORMALISATION = {
     "where the MAD is 0 the standard deviation",
     "market": f"(x - mean) / std over the last {market.WINDOW} days up to the day, clipped to ±{market.CLIP:g}; "
     f"0 with fewer than {market.MIN_DAYS} days",
-    "beta": f"slope of r on the market over {features.BETA_DAYS} days up to the day; "
-    f"1 with fewer than {features.BETA_MIN_DAYS}",
+    "beta": f"slope of r on the market over {BETA_DAYS} days up to the day; "
+    f"1 with fewer than {BETA_MIN_DAYS}",
 }
 
 
@@ -54,7 +55,7 @@ class BuildResult:
 class _Plan:
     """What will be in the cache: built features, the file's own columns across stocks, market-wide columns."""
 
-    built: list[features.Feature]
+    built: list[Feature]
     own: list[str]
     wide: list[str]  # market-wide columns of the file
     market: dict[str, npt.NDArray[np.float64]]
@@ -165,7 +166,7 @@ def _grid(source: Source, spec: DatasetSpec) -> Grid:
 
 def _plan(source: Source, grid: Grid, spec: DatasetSpec) -> _Plan:
     built = (
-        features.feature_set([r for r in ("open", "high", "low", "close", "volume") if source.has(r)])
+        features.feature_set([r for r in ("open", "high", "low", "close", "volume", "sector") if source.has(r)])
         if source.kind == "prices" and spec.build_features
         else []
     )
@@ -249,7 +250,7 @@ def _arrays(
             np.float32
         )
     else:
-        frame = features.with_returns(grid.frame)
+        frame = features.with_returns(grid.frame.with_columns(pl.Series("sector", grid.sector_index)))
         targets = features.forward_returns(frame, spec.horizons)
     for start, block in features.blocks(frame, plan.built):
         for j, column in enumerate(block.iter_columns(), start):

@@ -182,7 +182,7 @@ def test_features_are_robust_scores_within_the_day(cache: Cache) -> None:
 def test_pain_14_feature_names_and_formulas_are_in_the_manifest(
     cache: Cache, builder: Builder, prices: pl.DataFrame
 ) -> None:
-    assert 50 <= len(cache.feature_names) <= 80
+    assert 80 <= len(cache.feature_names) <= 100
     assert set(cache.feature_names) | set(cache.market_names) == set(cache.manifest.feature_formulas)
     close_only, _ = builder(prices.select("date", "code", "close"))
     assert 20 < len(close_only.feature_names) < len(cache.feature_names)

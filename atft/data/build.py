@@ -35,8 +35,7 @@ NORMALISATION = {
     "where the MAD is 0 the standard deviation",
     "market": f"(x - mean) / std over the last {market.WINDOW} days up to the day, clipped to ±{market.CLIP:g}; "
     f"0 with fewer than {market.MIN_DAYS} days",
-    "beta": f"slope of r on the market over {BETA_DAYS} days up to the day; "
-    f"1 with fewer than {BETA_MIN_DAYS}",
+    "beta": f"slope of r on the market over {BETA_DAYS} days up to the day; 1 with fewer than {BETA_MIN_DAYS}",
 }
 
 

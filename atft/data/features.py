@@ -41,8 +41,7 @@ def feature_set(columns: Sequence[str]) -> list[Feature]:
 
 
 def with_returns(frame: pl.DataFrame) -> pl.DataFrame:
-    """Add return, log_close (of the close over the stock's first), age, market and beta to rows sorted by (code, day).
-    """
+    """Add return, log_close (log of close over the first close), age, market and beta to rows sorted by (code, day)."""
     past = (C / C.shift(1) - 1).over("code")
     age = pl.int_range(pl.len()).over("code").cast(pl.Float64)
     log_close = (C / C.first()).log().over("code")

@@ -17,7 +17,6 @@ from atft.data import features, leaks, market
 from atft.data.cache import CacheError, read_manifest
 from atft.data.crosssection import CLIP, CrossSection
 from atft.data.files import PanelArrays, publish, scratch_folder, scratch_matrix, write_cache
-from atft.data.formulas import BETA_DAYS, BETA_MIN_DAYS, Feature
 from atft.data.grid import Grid, fill
 from atft.data.profile import profile
 from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest, listing
@@ -35,7 +34,8 @@ NORMALISATION = {
     "where the MAD is 0 the standard deviation",
     "market": f"(x - mean) / std over the last {market.WINDOW} days up to the day, clipped to ±{market.CLIP:g}; "
     f"0 with fewer than {market.MIN_DAYS} days",
-    "beta": f"slope of r on the market over {BETA_DAYS} days up to the day; 1 with fewer than {BETA_MIN_DAYS}",
+    "beta": f"slope of r on the market over {features.BETA_DAYS} days up to the day; "
+    f"1 with fewer than {features.BETA_MIN_DAYS}",
 }
 
 
@@ -54,7 +54,7 @@ class BuildResult:
 class _Plan:
     """What will be in the cache: built features, the file's own columns across stocks, market-wide columns."""
 
-    built: list[Feature]
+    built: list[features.Feature]
     own: list[str]
     wide: list[str]  # market-wide columns of the file
     market: dict[str, npt.NDArray[np.float64]]

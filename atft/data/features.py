@@ -22,6 +22,9 @@ from atft.data.formulas import (
     volume_features,
 )
 
+__all__ = ["BETA_DAYS", "BETA_MIN_DAYS", "BLOCK", "Feature", "blocks", "feature_set", "forward_returns", "with_beta",
+           "with_returns"]  # fmt: skip
+
 MAX_MOVE = 0.5  # a return beyond it counts as ±50 % in a mean over stocks: one missed split must not move a market
 NO_VARIANCE = 1e-12
 BLOCK = 8  # features computed at once: bounds memory at 8 columns of float64

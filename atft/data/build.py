@@ -20,6 +20,7 @@ from atft.data.files import PanelArrays, publish, scratch_folder, scratch_matrix
 from atft.data.grid import Grid, fill
 from atft.data.profile import profile
 from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest, listing
+from atft.data.screens import leak_report
 from atft.data.source import Source, load
 from atft.events import Event, Log, Progress
 from atft.spec.data import DatasetSpec
@@ -129,6 +130,8 @@ def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Cal
     try:
         with scratch_folder(out) as folder, scratch_folder(out) as scratch:
             panel, report = _arrays(source, grid, plan, spec, scratch, step)
+            for warning in report["warnings"]:  # type: ignore[attr-defined]  # leak_report's own list of strings
+                emit(Log(level="warning", message=warning))
             manifest = _write(folder, panel, source, plan, spec, grid)
             (folder / "graphs").mkdir()
             step(0.95)
@@ -272,47 +275,17 @@ def _arrays(
         returns=grid.returns.astype(np.float32),
         beta=frame["beta"].to_numpy().astype(np.float32),
     )
-    report = _leak_report(grid, plan, spec, panel)
+    report = leak_report(
+        source,
+        grid,
+        spec,
+        names=plan.names,
+        brought=[*plan.own, *plan.wide],
+        matrix=panel.features,
+        targets=panel.targets,
+    )
     step(0.8)
     return panel, report
-
-
-def _leak_report(grid: Grid, plan: _Plan, spec: DatasetSpec, panel: PanelArrays) -> dict[str, object]:
-    """Raises DataError(leak_suspected) for features that are neither allowed nor, on planted panels, meant to be
-    strong.
-    """
-    unknown = [n for n in spec.allow_leaks if n not in plan.names and n not in plan.wide]
-    if unknown:
-        raise DataError(
-            f"allow_leaks names {unknown}, which are not features of this dataset; they are {listing(plan.names, 40)}"
-        )
-    report = leaks.suspects(
-        panel.features,
-        panel.targets,
-        grid.valid & grid.in_universe,
-        grid.day_offsets,
-        grid.day_rows,
-        plan.names,
-        spec.horizons,
-    )
-    named = leaks.named_like_targets([*plan.own, *plan.wide])
-    suspected: list[dict[str, object]] = report["suspected"]  # type: ignore[assignment]  # leaks.suspects' own list
-    strong = [s for s in suspected if s["feature"] not in spec.allow_leaks]
-    report |= {"named_like_targets": named, "allowed": list(spec.allow_leaks)}
-    if spec.planted is not None and spec.planted.mode != "leak":
-        return report
-    refused = [f"{n!r} is named like a target" for n in named if n not in spec.allow_leaks]
-    refused += [
-        f"{s['feature']!r} has a mean daily RankIC of {s['rank_ic']:+.3f} with the {s['horizon']}-day target"
-        for s in strong
-    ]
-    if refused:
-        raise DataError(
-            f"features that seem to know the future: {'; '.join(refused)} (limit {leaks.LIMIT}). "
-            "Remove them, or list those you vouch for in allow_leaks",
-            Reason.LEAK_SUSPECTED,
-        )
-    return report
 
 
 def _write(folder: Path, panel: PanelArrays, source: Source, plan: _Plan, spec: DatasetSpec, grid: Grid) -> Manifest:

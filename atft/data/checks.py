@@ -79,7 +79,7 @@ CHECKS = {
         Check(
             name="constant_columns",
             value="number of columns that never change",
-            warn=0,
+            warn=0.0,
             refuse=None,
             advice="they say nothing and are no features",
         ),
@@ -93,21 +93,21 @@ CHECKS = {
         Check(
             name="unordered_rows",
             value="number of rows whose date is earlier than that of the row above of the same code",
-            warn=0,
+            warn=0.0,
             refuse=None,
             advice="they were sorted; was the file put together from overlapping parts?",
         ),
         Check(
             name="calendar_gap",
             value="longest time without trading, in calendar days",
-            warn=2 * GAP_DAYS,
+            warn=2.0 * GAP_DAYS,
             refuse=None,
             advice="is a part of the file missing?",
         ),
         Check(
             name="thin_days",
             value=f"number of days with fewer than {THIN_SHARE:.0%} of the usual number of names",
-            warn=0,
+            warn=0.0,
             refuse=None,
             advice="holidays of a part of the market, or a part of the file that is missing?",
         ),

@@ -128,8 +128,8 @@ def _calendar(days: Days, counts: npt.NDArray[np.integer]) -> list[Finding]:
     longest = [f"after {days[i]}" for i in np.argsort(-gaps, kind="stable")[:1]]
     thin = np.flatnonzero(counts < THIN_SHARE * float(np.median(counts)))
     return [
-        Finding(check="calendar_gap", value=int(gaps.max()) if len(gaps) else None, rows=longest),
-        Finding(check="thin_days", value=len(thin), rows=[f"{days[i]} with {counts[i]}" for i in thin[:SHOWN]]),
+        Finding(check="calendar_gap", value=float(gaps.max()) if len(gaps) else None, rows=longest),
+        Finding(check="thin_days", value=float(len(thin)), rows=[f"{days[i]} with {counts[i]}" for i in thin[:SHOWN]]),
         Finding(check="few_names", value=float((counts < FEW_NAMES).mean())),
     ]
 
@@ -165,7 +165,7 @@ def _columns(columns: Mapping[str, Mapping[str, object]], constant: list[str]) -
             value=max(shares.values(), default=0.0),
             rows=[f"{n!r} {shares[n]:.0%} empty" for n in empty[:SHOWN]],
         ),
-        Finding(check="constant_columns", value=len(constant), rows=[repr(n) for n in constant[:SHOWN]]),
+        Finding(check="constant_columns", value=float(len(constant)), rows=[repr(n) for n in constant[:SHOWN]]),
     ]
 
 

@@ -241,7 +241,7 @@ def test_inspect_tells_what_would_be_built_and_writes_nothing(
     prices: pl.DataFrame, cache: Cache, tmp_path: Path
 ) -> None:
     prices.rename({"date": "Date", "code": "Symbol", "close": "Adj Close"}).with_columns(
-        Close=pl.col("Adj Close") * 2
+        *((pl.col(c) * 2).alias(c) for c in ("open", "high", "low")), Close=pl.col("Adj Close") * 2
     ).write_csv(tmp_path / "p.csv")
     told = inspect(DatasetSpec(name="x", path=str(tmp_path / "p.csv"), horizons=(1, 5)))
     assert told["kind"] == "prices"

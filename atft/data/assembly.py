@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32, Int
 
 from atft.data import features
 from atft.data.crosssection import CrossSection
+from atft.data.formulas import Feature
 from atft.data.grid import Grid
 from atft.data.pace import Pace
 from atft.data.source import Source
@@ -52,7 +53,7 @@ class Assembly:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def compute(self, frame: pl.DataFrame, built: Sequence[features.Feature]) -> None:
+    def compute(self, frame: pl.DataFrame, built: Sequence[Feature]) -> None:
         """The built features of `frame`, which is in the grid's order."""
         size = min(features.BLOCK, max(1, RAW_BYTES // (POLARS_COLUMNS * 8 * self.num_rows)))
         for start in range(0, len(built), size):

@@ -24,7 +24,8 @@ from atft.data.grid import Grid, fill
 from atft.data.pace import BuildStopped, Pace, background
 from atft.data.plan import Plan, make_plan
 from atft.data.profile import profile
-from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest, listing
+from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest
+from atft.data.screens import leak_report
 from atft.data.source import Source, load
 from atft.events import Event, Log, Progress
 from atft.spec.data import DatasetSpec
@@ -111,6 +112,8 @@ def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Cal
             for warning in about["warnings"]:  # type: ignore[attr-defined]  # profile's own list of strings
                 emit(Log(level="warning", message=warning))
             manifest, report = _fill(folder, source, grid, plan, spec, pace)
+            for warning in report["warnings"]:  # type: ignore[attr-defined]  # leak_report's own list of strings
+                emit(Log(level="warning", message=warning))
             (folder / "graphs").mkdir()
             _publish(folder, out, manifest)
     except OSError as error:
@@ -174,7 +177,17 @@ def _fill(
     del frame
     pace.stage("hashing and screening", 0.99, rows)
     panel_entry = background(lambda: synced_entry(folder / "panel.arrow"))
-    report = pace.during(lambda: _leak_report(grid, plan, spec, matrix, targets))
+    report = pace.during(
+        lambda: leak_report(
+            source,
+            grid,
+            spec,
+            names=plan.names,
+            brought=[*plan.own, *plan.wide],
+            matrix=matrix,
+            targets=targets,
+        )
+    )
     names = pace.during(lambda: side_files(folder, manifest, panel, _wide(plan, grid), _oracle(source, grid)))
     entries = {"panel.arrow": pace.wait(panel_entry), **{n: synced_entry(folder / n) for n in names}}
     return write_manifest(folder, manifest, entries), report
@@ -183,52 +196,12 @@ def _fill(
 def _targets(source: Source, grid: Grid, spec: DatasetSpec) -> tuple[pl.DataFrame, npt.NDArray[np.float32]]:
     """The grid's rows with returns and beta, and forward returns, [row, horizon]."""
     if source.kind != "features":
-        frame = features.with_returns(grid.frame)
+        frame = features.with_returns(grid.frame.with_columns(pl.Series("sector", grid.sector_index)))
         return frame, features.forward_returns(frame, spec.horizons)
     targets = np.empty((len(grid.day_index), len(spec.horizons)), np.float32)
     for k, h in enumerate(spec.horizons):
         targets[:, k] = grid.scatter(source.frame[f"@target_{h}d"])
     return features.with_beta(grid.frame.with_columns(pl.Series("return", grid.returns).fill_nan(None))), targets
-
-
-def _leak_report(
-    grid: Grid, plan: Plan, spec: DatasetSpec, matrix: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]
-) -> dict[str, object]:
-    """Raises DataError(leak_suspected) for features that are neither allowed nor, on planted panels, meant to be
-    strong.
-    """
-    unknown = [n for n in spec.allow_leaks if n not in plan.names and n not in plan.wide]
-    if unknown:
-        raise DataError(
-            f"allow_leaks names {unknown}, which are not features of this dataset; they are {listing(plan.names, 40)}"
-        )
-    report = leaks.suspects(
-        matrix,
-        targets,
-        grid.valid & grid.in_universe,
-        grid.day_offsets,
-        grid.day_rows,
-        plan.names,
-        spec.horizons,
-    )
-    named = leaks.named_like_targets([*plan.own, *plan.wide])
-    suspected: list[dict[str, object]] = report["suspected"]  # type: ignore[assignment]  # leaks.suspects' own list
-    strong = [s for s in suspected if s["feature"] not in spec.allow_leaks]
-    report |= {"named_like_targets": named, "allowed": list(spec.allow_leaks)}
-    if spec.planted is not None and spec.planted.mode != "leak":
-        return report
-    refused = [f"{n!r} is named like a target" for n in named if n not in spec.allow_leaks]
-    refused += [
-        f"{s['feature']!r} has a mean daily RankIC of {s['rank_ic']:+.3f} with the {s['horizon']}-day target"
-        for s in strong
-    ]
-    if refused:
-        raise DataError(
-            f"features that seem to know the future: {'; '.join(refused)} (limit {leaks.LIMIT}). "
-            "Remove them, or list those you vouch for in allow_leaks",
-            Reason.LEAK_SUSPECTED,
-        )
-    return report
 
 
 def _manifest(source: Source, plan: Plan, spec: DatasetSpec, grid: Grid) -> Manifest:

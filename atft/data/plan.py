@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from atft.data import features, market
+from atft.data.formulas import Feature
 from atft.data.grid import Grid
 from atft.data.schema import DataError, listing
 from atft.data.source import Source
@@ -17,7 +18,7 @@ from atft.spec.data import DatasetSpec
 class Plan:
     """What will be in the cache: built features, the file's own columns across stocks, market-wide columns."""
 
-    built: list[features.Feature]
+    built: list[Feature]
     own: list[str]
     wide: list[str]  # market-wide columns of the file
     market: dict[str, npt.NDArray[np.float64]]
@@ -30,7 +31,7 @@ class Plan:
 
 def make_plan(source: Source, grid: Grid, spec: DatasetSpec) -> Plan:
     built = (
-        features.feature_set([r for r in ("open", "high", "low", "close", "volume") if source.has(r)])
+        features.feature_set([r for r in ("open", "high", "low", "close", "volume", "sector") if source.has(r)])
         if source.kind == "prices" and spec.build_features
         else []
     )

@@ -7,7 +7,6 @@ them. Only they are in memory; other columns stay in the file.
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,20 +18,21 @@ from atft.data.cells import (
     MISSING_WORDS,
     flags,
     numbers,
-    numbers_from_text,
     parse_dates,
     refuse_nested,
     rows_of,
     shown,
 )
-from atft.data.delimited import Delimited, open_delimited
+from atft.data.delimited import Delimited
 from atft.data.files import sha256_of
+from atft.data.opening import open_file
 from atft.data.pace import Pace, background
 from atft.data.planted import generate
-from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, listing, plain
+from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, plain
+from atft.data.sidefiles import read_market, read_universe
 from atft.data.survey import Survey, may_be_number, survey
-from atft.data.tables import Table, files_under, folder_sha256, frame_table, open_binary, open_folder
-from atft.spec.data import DatasetSpec, PlantedSpec, SideFile
+from atft.data.tables import Table, files_under, folder_sha256, frame_table
+from atft.spec.data import DatasetSpec, PlantedSpec
 
 MAX_RETURN = 1000.0  # +100,000 % in a day is a unit error or a missed split, not a price
 
@@ -58,6 +58,7 @@ class Source:
     universe: pl.DataFrame | None = None  # {year | date, code}
     market: dict[str, tuple[Days, npt.NDArray[np.float64]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    num_unordered: int = 0  # rows whose date is earlier than that of the row above of the same code
     oracle: dict[str, npt.NDArray[np.float32]] | None = None  # planted: [days, codes, horizons] by day and sorted code
     planted_days: Days | None = None
 
@@ -104,10 +105,10 @@ def load(spec: DatasetSpec, scratch: Path | None = None, pace: Pace | None = Non
     if spec.universe is not None:
         if source.has("in_universe"):
             raise DataError(f"{path.name} has a column in_universe and there is a universe file: give one of them")
-        source.universe = _universe(spec.universe)
+        source.universe = read_universe(spec.universe)
         hashes.append(sha256_of(Path(spec.universe.file)))
     if spec.market is not None:
-        source.market = _market(spec.market)
+        source.market = read_market(spec.market)
         hashes.append(sha256_of(Path(spec.market.file)))
     source.sha256 = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     return source
@@ -120,20 +121,6 @@ def _state(path: Path) -> list[tuple[str, int, int]]:
         return [(str(f), (at := f.stat()).st_mtime_ns, at.st_size) for f in files]
     except OSError as error:
         raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
-
-
-def open_file(path: Path) -> Table | Delimited:
-    """A Parquet, Arrow IPC or text file, told by its first bytes, or a folder of Parquet files. Raises DataError."""
-    if path.is_dir():
-        return open_folder(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
-    if not head:
-        raise DataError(f"{path.name} is empty")
-    return open_binary(path, head) or open_delimited(path, head)
 
 
 def _open(path: Path, spec: DatasetSpec, scratch: Path | None, pace: Pace) -> tuple[Table, Roles]:
@@ -211,23 +198,30 @@ def _strict(whole: Table, roles: Roles, name: str) -> Source:
     if roles.return_1d is not None:
         table = table.with_columns(numbers(frame[roles.return_1d], table, name).alias("@return_1d"))
     del frame
-    table, order = _sorted(table, name)
+    table, order, unordered = _sorted(table, name)
     _check_prices(table, name, columns)
-    return Source(frame=table, table=whole, order=order, days=_days(table), kind=roles.kind, roles=roles, extra={})
+    source = Source(frame=table, table=whole, order=order, days=_days(table), kind=roles.kind, roles=roles, extra={})
+    source.num_unordered = unordered
+    return source
 
 
 def _days(table: pl.DataFrame) -> Days:
     return table["@date"].unique().sort().to_numpy().astype("datetime64[D]")
 
 
-def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[np.int64] | None]:
-    """By (code, date), and the row that each row was. Raises DataError for a (date, code) that comes twice."""
+def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[np.int64] | None, int]:
+    """By (code, date), the row that each row was, and how many rows come before an earlier one of their code. Raises
+    DataError for a (date, code) that comes twice.
+    """
     codes = table["@code"].unique().sort()
     code = table["@code"].replace_strict(codes, np.arange(len(codes)), return_dtype=pl.Int64).to_numpy()
     date = table["@date"].to_numpy().astype("datetime64[D]").astype(np.int64)
     key = code * (date.max() - date.min() + 1) + (date - date.min())
-    order = None
+    order, unordered = None, 0
     if (np.diff(key) < 0).any():
+        if (np.diff(date) < 0).any():  # a file that goes day by day is in order
+            by_code = np.argsort(code, kind="stable")
+            unordered = int(((np.diff(date[by_code]) < 0) & (np.diff(code[by_code]) == 0)).sum())
         order = np.argsort(key, kind="stable")
         table, key = table[order], key[order]
     if len(repeats := np.flatnonzero(np.diff(key) == 0)):
@@ -237,7 +231,7 @@ def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[n
             f"{name}: {duplicated.sum()} rows repeat a (date, code), such as {shown(table, pl.Series(duplicated))}: "
             "keep one row for each"
         )
-    return table, order
+    return table, order, unordered
 
 
 def _look(source: Source, pace: Pace) -> None:
@@ -261,14 +255,6 @@ def _look(source: Source, pace: Pace) -> None:
                 "correct it or leave it out of features"
             )
     source.ignored = tuple(c for c in wanted if c not in source.extra)
-
-
-def read_table(path: Path) -> pl.DataFrame:
-    """A small file in memory; a text file's cells stay text. Raises DataError."""
-    found = open_file(path)
-    if isinstance(found, Delimited):
-        return found.table(found.names).frame(found.names)
-    return found.frame(found.schema.names)
 
 
 def _adjusted(table: pl.DataFrame, raw: pl.Series, columns: dict[str, str]) -> pl.DataFrame:
@@ -303,85 +289,3 @@ def _check_prices(table: pl.DataFrame, name: str, columns: dict[str, str]) -> No
             f"{shown(table, extreme)} with {jump[row]:+.0%}: "
             "a missed split, a unit error or two stocks under one code; correct or remove these rows"
         )
-
-
-def _universe(side: SideFile) -> pl.DataFrame:
-    """{year, code} or {date, code} of the universe file; other columns (rank, …) are not needed."""
-    path = Path(side.file)
-    frame = read_table(path)
-    found = _side_columns(
-        frame.columns,
-        side,
-        {"code": ("code", "ticker", "symbol"), "year": ("year",), "date": ("date", "day")},
-        path.name,
-    )
-    if "code" not in found or not {"year", "date"} & set(found):
-        raise DataError(
-            f"universe file {path.name} has {listing(frame.columns)}: it needs code and either year or date "
-            "(map them with universe.columns)"
-        )
-    code = frame[found["code"]].cast(pl.String).str.strip_chars().alias("code")
-    if "date" in found:
-        return pl.DataFrame([parse_dates(frame[found["date"]], path.name).alias("date"), code])
-    year = (
-        frame[found["year"]].cast(pl.String).cast(pl.Float64, strict=False).cast(pl.Int32, strict=False).alias("year")
-    )
-    if bad := rows_of(year.is_null()):
-        raise DataError(f"universe file {path.name}: column {found['year']!r} is not a year in row {bad}")
-    return pl.DataFrame([year, code])
-
-
-def _market(side: SideFile) -> dict[str, tuple[Days, npt.NDArray[np.float64]]]:
-    """Series by name: the closes of a long file {date, name, close}, or each numeric column of a wide one {date, …}."""
-    path = Path(side.file)
-    frame = read_table(path)
-    found = _side_columns(
-        frame.columns,
-        side,
-        {"date": ("date", "day"), "name": ("name", "code", "ticker", "symbol"), "close": ("close", "value", "price")},
-        path.name,
-    )
-    if "date" not in found:
-        raise DataError(
-            f"market file {path.name} has {listing(frame.columns)}: it needs a date column (map it with market.columns)"
-        )
-    days = parse_dates(frame[found["date"]], path.name).alias("@date")
-    rows = pl.DataFrame([days])
-    wide: dict[str, tuple[pl.DataFrame, str]] = {}
-    if "name" in found and "close" in found:
-        table = rows.with_columns(frame[found["name"]].cast(pl.String).alias("@code"))
-        table = table.with_columns(numbers(frame[found["close"]], table, path.name).alias("@close"))
-        for (series_name,), part in table.group_by(["@code"], maintain_order=True):
-            wide[str(series_name)] = (part, "@close")
-    else:
-        for column in frame.columns:
-            if (
-                column != found["date"]
-                and frame[column].dtype != pl.Boolean
-                and (frame[column].dtype.is_numeric() or not numbers_from_text(frame[column])[1].any())
-            ):
-                wide[column] = (rows.with_columns(numbers(frame[column], rows, path.name).alias(column)), column)
-    if not wide:
-        raise DataError(f"market file {path.name} has no numeric column beside the date")
-    result = {}
-    for series_name, (table, column) in sorted(wide.items()):
-        part = table.drop_nulls(column).sort("@date")
-        if part["@date"].is_duplicated().any():
-            raise DataError(f"market file {path.name} repeats a date for {series_name!r}: keep one row for each date")
-        result[series_name] = (part["@date"].to_numpy().astype("datetime64[D]"), part[column].to_numpy())
-    return result
-
-
-def _side_columns(
-    names: Sequence[str], side: SideFile, aliases: dict[str, tuple[str, ...]], file: str
-) -> dict[str, str]:
-    unknown = sorted(set(side.columns) - set(aliases))
-    if unknown:
-        raise DataError(f"{file}: unknown roles {unknown}; the roles are {sorted(aliases)}")
-    missing = [c for c in side.columns.values() if c not in names]
-    if missing:
-        raise DataError(f"{file} has no columns {missing}; it has {listing(names)}")
-    guessed = {
-        role: next((n for a in options for n in names if plain(n) == a), None) for role, options in aliases.items()
-    }
-    return {**{role: column for role, column in guessed.items() if column is not None}, **side.columns}

@@ -30,12 +30,18 @@ class Survey:
     infinite: bool = False
     low: float = float("nan")
     high: float = float("nan")
+    total: float = 0.0
     daily: Float[np.ndarray, " day"] | None = None  # its value on each day, while no day has two; NaN unknown
     repeated: bool = False  # some day has two values, equal ones
 
     @property
     def null_share(self) -> float:
         return self.missing / self.num_rows
+
+    @property
+    def mean(self) -> float | None:
+        known = self.num_rows - self.missing
+        return self.total / known if known else None
 
     @property
     def constant(self) -> bool:
@@ -62,6 +68,7 @@ class Survey:
             if not len(values):
                 return
             low, high = float(values.min()), float(values.max())
+        self.total += float(values.sum(dtype=np.float64))
         self.low, self.high = float(np.fmin(self.low, low)), float(np.fmax(self.high, high))
         if self.daily is not None:
             self._compare(self.daily, values.astype(np.float64), day)

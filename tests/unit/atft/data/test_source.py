@@ -162,6 +162,17 @@ def test_a_partitioned_folder_is_one_panel(prices: pl.DataFrame, tmp_path: Path)
         load(spec(tmp_path / "parts"))
 
 
+def test_rows_that_step_back_in_time_are_counted(prices: pl.DataFrame, tmp_path: Path) -> None:
+    """A file by day or by code is in order; each day put before an earlier one counts for every code that has both."""
+    for name, frame, count in (
+        ("days", prices, 0),
+        ("codes", prices.sort("code", "date"), 0),
+        ("late", pl.concat([prices.slice(13), prices.head(13)]), 13),
+    ):
+        frame.write_parquet(tmp_path / name)
+        assert load(spec(tmp_path / name)).num_unordered == count
+
+
 def test_row_numbers_of_other_programs_are_no_features(prices: pl.DataFrame, tmp_path: Path) -> None:
     prices.with_row_index("").write_csv(tmp_path / "p.csv")
     assert not load(spec(tmp_path / "p.csv")).extra

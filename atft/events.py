@@ -40,7 +40,9 @@ class Evidence(Event):
 
 
 class Progress(Event):
-    """After every micro-batch: the heartbeat. `phase`: build, graph, train, validate, test, baselines."""
+    """After every micro-batch, or once a second of a build: the heartbeat. `phase`: build, graph, train, validate,
+    test, baselines; `stage` is what a build does in it, with `rows` of `num_rows` done.
+    """
 
     type: Literal["progress"] = "progress"
     phase: str
@@ -52,6 +54,9 @@ class Progress(Event):
     eta_seconds: float | None = None
     samples_per_second: float | None = None
     micro_batch_seconds: float | None = None
+    stage: str | None = None
+    rows: int | None = None
+    num_rows: int | None = None
 
 
 class DailySeries(BaseModel):

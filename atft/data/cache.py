@@ -6,7 +6,6 @@ CacheError
 """
 
 import mmap
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -16,12 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pydantic
 
-from atft.data.files import METADATA_KEY, sha256_of
+from atft.data.files import METADATA_KEY, NO_RESERVE, sha256_of
 from atft.data.schema import FORMAT_VERSION, Days, Manifest
 
-# Without it the kernel would reserve memory for a private map of any size; mmap names it from Python 3.13 on.
 T = TypeVar("T", bound=np.generic)
-_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 class CacheError(Exception):
@@ -184,7 +181,7 @@ class MappedFile:
             with path.open("rb") as file:
                 size = file.seek(0, 2)
                 self._bytes = mmap.mmap(
-                    file.fileno(), size, flags=mmap.MAP_PRIVATE | _NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+                    file.fileno(), size, flags=mmap.MAP_PRIVATE | NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
                 )
             buffer = pa.py_buffer(self._bytes)
             self._base = buffer.address

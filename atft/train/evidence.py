@@ -125,6 +125,7 @@ def _data(assembly: Assembly) -> dict[str, object]:
         "num_rows": len(cache.day_index),
         "num_features": assembly.reader.num_features,
         "features_sha256": features_sha256(assembly.reader.feature_names),
+        "allowed_leaks": cache.manifest.build_spec.get("allow_leaks", []),
         "horizons": list(assembly.spec.data.horizons),
         **{
             f"{role}_days": [

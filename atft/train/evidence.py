@@ -125,6 +125,8 @@ def _data(assembly: Assembly) -> dict[str, object]:
         "num_rows": len(cache.day_index),
         "num_features": assembly.reader.num_features,
         "features_sha256": features_sha256(assembly.reader.feature_names),
+        "reader": assembly.reader.values.kind,
+        "reader_dtype": str(assembly.reader.values.dtype).removeprefix("torch."),
         "horizons": list(assembly.spec.data.horizons),
         "train_days": [str(day) for day in cache.days[split.train]],
         "val_days": [str(day) for day in cache.days[split.val]],

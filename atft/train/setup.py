@@ -112,6 +112,14 @@ def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
     split = make_split(cache, spec.data, spec.split)
     graph = TimedGraph(day_graph(cache, spec.graph, reporter.emit)) if spec.model.use_gat else None
     reader = DayReader(cache, spec.data, graph, device)
+    wants_half = spec.trainer.precision == "bfloat16" or (
+        spec.trainer.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    reader.make_resident(
+        np.concatenate([split.train, split.val, split.test]),
+        half=wants_half,
+        beat=lambda _: reporter.progress("build"),
+    )
     seed_everything(mix(spec.seed))
     network = Network(
         num_features=reader.num_features,
@@ -128,9 +136,6 @@ def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
     ema = AveragedModel(network, multi_avg_fn=average) if average is not None else None
     if spec.trainer.compile:
         network.compile(dynamic=True)
-    wants_half = spec.trainer.precision == "bfloat16" or (
-        spec.trainer.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
     return Assembly(
         spec=spec,
         cache=cache,

@@ -141,9 +141,7 @@ class Client:
     def promote(self, job_id: str, changes: Json | None = None, *, idempotency_key: str | None = None) -> Job:
         """A study's best trial, or the job itself, in full; `changes` are such as `{"trainer.max_epochs": 9}`."""
         body = {**(changes or {}), "as": "train"}
-        return self._parse(
-            Job, self._send("POST", f"/jobs/{job_id}/promote", json=body, headers=_key(idempotency_key))
-        )
+        return self._parse(Job, self._send("POST", f"/jobs/{job_id}/promote", json=body, headers=_key(idempotency_key)))
 
     # -- logs and events
 

@@ -52,6 +52,13 @@ class Mapped:  # `dtype` here and below: how values are stored; they come as flo
     def __call__(self, rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row feature"]:
         return send(self.values(rows), self.device)
 
+    def windows(self, ends: Int[np.ndarray, " stock"], window: int) -> Float[Tensor, "stock window feature"]:
+        """Each window whole, `window` rows up to its end in `ends`."""
+        if self._whole and not len(self._market):
+            return send(whole_windows(self._cache.features, ends, window), self.device)
+        rows = ends[:, None] + np.arange(1 - window, 1)
+        return self(rows.reshape(-1)).view(len(ends), window, self.width)
+
 
 class Resident:
     """A copy on the device of those panel rows that will be needed: [needed, feature] in `dtype`."""
@@ -82,10 +89,21 @@ class Resident:
 
     def __call__(self, rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row feature"]:
         """Raises IndexError for a row that was not copied: nothing is read from where it does not lie."""
+        return self._panel.index_select(0, self._places(rows)).to(torch.float32)
+
+    def windows(self, ends: Int[np.ndarray, " stock"], window: int) -> Float[Tensor, "stock window feature"]:
+        """Each window whole; raises IndexError as above. `needed` holds windows whole, so they lie here as in the
+        panel: rows one after the other.
+        """
+        places = self._places(ends)[:, None] + torch.arange(1 - window, 1, device=self._device)
+        taken = self._panel.index_select(0, places.view(-1)).to(torch.float32)
+        return taken.view(len(ends), window, self._panel.shape[1])
+
+    def _places(self, rows: Int[np.ndarray, " row"]) -> Int[Tensor, " row"]:
         place = self._place[rows]
         if len(place) and place.min() < 0:
             raise IndexError(f"panel row {rows[place.argmin()]} is not resident: it is in no window of the run's days")
-        return self._panel.index_select(0, send(place, self._device)).to(torch.float32)
+        return send(place, self._device)
 
 
 def choose_rows(
@@ -128,7 +146,7 @@ def whole_windows(
     features: Float[np.ndarray, "row feature"], ends: Int[np.ndarray, " stock"], window: int
 ) -> Float[np.ndarray, "stock window feature"]:
     """The windows that end at rows `ends`, each copied whole: `window` consecutive rows are one run of bytes, so this
-    costs what a memcpy of the result costs. For those who need windows apart; training shares rows (`Batch`).
+    costs what a memcpy of the result costs.
     """
     width = features.shape[1]
     if len(ends) and not window - 1 <= ends.min() <= ends.max() < len(features):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from atft.data.batch import Batch
 from atft.data.cache import Cache
@@ -36,8 +36,9 @@ class DayReader:
         if missing:
             raise DataError(f"the dataset has no targets for horizons {missing}; it has {list(cache.horizons)}")
         self._horizons = np.array([cache.horizons.index(h) for h in data.horizons])
-        span = np.arange(len(cache.code_index)) - cache.code_offsets[cache.code_index]
-        sample = cache.valid & (span >= data.window - 1)
+        sample = cache.valid.copy()
+        early = cache.code_offsets[:-1, None] + np.arange(data.window - 1)  # rows without a full window
+        sample[np.minimum(early, cache.code_offsets[1:, None] - 1)[np.diff(cache.code_offsets) > 0]] = False
         kept = sample[cache.day_rows]
         self._rows = cache.day_rows[kept]  # samples, by day
         self._offsets = np.concatenate([[0], np.cumsum(kept)])[cache.day_offsets].astype(np.int64)
@@ -92,6 +93,10 @@ class DayReader:
             cuts += [part for part in np.split(stretch, range(offset, len(stretch), days_per_step)) if len(part)]
         filled = [cut for cut in cuts if self._offsets[cut[-1] + 1] > self._offsets[cut[0]]]
         return [filled[i] for i in rng.permutation(len(filled))]
+
+    def windows(self, days: Int[np.ndarray, " days"]) -> Float[torch.Tensor, "stock window feature"]:
+        """The window of each sample of consecutive days, each apart: for whoever cannot share rows as `batch` does."""
+        return self.values.windows(self._rows[self._offsets[days[0]] : self._offsets[days[-1] + 1]], self.data.window)
 
     def batch(self, days: Int[np.ndarray, " days"]) -> Batch:
         """The samples of consecutive day numbers. Raises DataError when the days hold no sample at all."""

@@ -99,6 +99,12 @@ def test_whole_windows_are_the_gathered_ones(cache: Cache) -> None:
     batch = reader(cache, features=names).batch(DAYS[:5])
     got = whole_windows(cache.features, batch.rows, 20)
     np.testing.assert_array_equal(got, batch.x[batch.windows].numpy())
+    for columns in (names, names[:2], None):  # the whole row in one piece, chosen columns, market columns too
+        mapped, resident = reader(cache, features=columns), reader(cache, features=columns)
+        resident.make_resident(DAYS, half=False, budget_bytes=PLENTY)
+        batch = mapped.batch(DAYS[:5])
+        for read in (mapped, resident):
+            assert torch.equal(read.windows(DAYS[:5]), batch.x[batch.windows])
     for rows in (np.array([18]), np.array([len(cache.features)])):
         with pytest.raises(IndexError, match="must end at rows 19 to"):
             whole_windows(cache.features, rows, 20)

@@ -6,6 +6,7 @@ import torch
 
 from atft.data.cache import Cache
 from atft.spec.job import TrainSpec
+from atft.train.evaluate import predict
 from atft.train.report import Reporter
 from atft.train.setup import Assembly, assemble
 from atft.train.step import Stepper, Update
@@ -94,3 +95,26 @@ def test_a_steps_randomness_hangs_on_seed_epoch_and_place_only(make_spec: Make, 
         torch.rand(place + 7)
         losses.append(update(assembly, [assembly.split.train[:4]], 4, position=place).loss)
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_resident_panel_trains_and_predicts_what_the_map_does(make_spec: Make, cache: Cache) -> None:
+    """One code path: the same update and the same scores, bit for bit, on the run's training, validation, test days."""
+    found = []
+    for budget in (0, 2**30):
+        assembly = fresh(make_spec, cache)
+        split = assembly.split
+        assembly.reader.make_resident(
+            np.concatenate([split.train, split.val, split.test]), half=False, budget_bytes=budget
+        )
+        done = update(assembly, [split.train[:6]], 6)
+        parts = [
+            predict(
+                assembly.network, assembly.reader, assembly.objective, days, micro_batch_days=2, heartbeat=lambda _: None
+            )[0].scores
+            for days in (split.val, split.test)
+        ]
+        found.append((assembly.reader.values.kind, done.loss_sum, np.concatenate(parts)))
+    (one, loss, scores), (other, again, same) = found
+    assert (one, other) == ("mapped", "resident")
+    assert loss == again
+    np.testing.assert_array_equal(scores, same)

@@ -230,6 +230,8 @@ def windows_per_second(cache: Path, options: argparse.Namespace) -> dict[str, ob
             "least": min(rates),
             "most": max(rates),
             "bytes_per_second": statistics.median(r["bytes"] / r["seconds"] for r in contender.rounds),
+            # of the process alone: what a busy machine cannot distort; workers' seconds are not in it
+            "windows_per_cpu_second": statistics.median(r["windows"] / r["cpu_seconds"] for r in contender.rounds),
             "windows_counted": sum(r["windows"] for r in contender.rounds),
             "about": contender.about,
         }
@@ -237,13 +239,14 @@ def windows_per_second(cache: Path, options: argparse.Namespace) -> dict[str, ob
     mine = rate["atft, windows apart"]
     peers = {name: value for name, value in rate.items() if not name.startswith(("atft", "memcpy"))}
     best = max(peers, key=lambda name: peers[name])
-    print(f"{'':28}{'windows/s':>12}{'least':>12}{'most':>12}{'ours is':>10}")
+    print(f"{'':28}{'windows/s':>12}{'least':>12}{'most':>12}{'per CPU s':>12}{'ours is':>10}")
     for name in plans:
         row = table[name]
         if "not_run" in row:
             print(f"{name:28}not run: {row['not_run']}")
         else:
-            print(f"{name:28}{rate[name]:12,.0f}{row['least']:12,.0f}{row['most']:12,.0f}{mine / rate[name]:9.2f}×")
+            cells = (rate[name], row["least"], row["most"], row["windows_per_cpu_second"])
+            print(f"{name:28}{''.join(f'{cell:12,.0f}' for cell in cells)}{mine / rate[name]:9.2f}×")
     ahead = all(mine > value for value in peers.values())
     print(f"best peer: {best}; ours is {'ahead of every one that ran' if ahead else 'NOT ahead of every one'}")
     return {

@@ -109,7 +109,12 @@ def test_a_resident_panel_trains_and_predicts_what_the_map_does(make_spec: Make,
         done = update(assembly, [split.train[:6]], 6)
         parts = [
             predict(
-                assembly.network, assembly.reader, assembly.objective, days, micro_batch_days=2, heartbeat=lambda _: None
+                assembly.network,
+                assembly.reader,
+                assembly.objective,
+                days,
+                micro_batch_days=2,
+                heartbeat=lambda _: None,
             )[0].scores
             for days in (split.val, split.test)
         ]

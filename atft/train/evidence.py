@@ -126,6 +126,8 @@ def _data(assembly: Assembly) -> dict[str, object]:
         "num_features": assembly.reader.num_features,
         "features_sha256": features_sha256(assembly.reader.feature_names),
         "allowed_leaks": cache.manifest.build_spec.get("allow_leaks", []),
+        "reader": assembly.reader.values.kind,
+        "reader_dtype": str(assembly.reader.values.dtype).removeprefix("torch."),
         "horizons": list(assembly.spec.data.horizons),
         **{
             f"{role}_days": [

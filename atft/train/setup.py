@@ -123,10 +123,12 @@ def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
     splits = make_splits(cache, spec.data, spec.split)
     graph = TimedGraph(day_graph(cache, spec.graph, reporter.emit)) if spec.model.use_gat else None
     reader = DayReader(cache, spec.data, graph, device)
-    learner = _learner(spec, reader, device, reporter)
     wants_half = spec.trainer.precision == "bfloat16" or (
         spec.trainer.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
+    days = np.unique(np.concatenate([part for split in splits for part in (split.train, split.val, split.test)]))
+    reader.make_resident(days, half=wants_half, beat=lambda _: reporter.progress("build"))
+    learner = _learner(spec, reader, device, reporter)
     return Assembly(
         spec=spec,
         cache=cache,

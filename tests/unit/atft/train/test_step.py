@@ -9,6 +9,7 @@ from atft.data.build import build
 from atft.data.cache import Cache
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
+from atft.train.evaluate import predict
 from atft.train.report import Reporter
 from atft.train.setup import Assembly, assemble
 from atft.train.step import Stepper, Update
@@ -159,3 +160,31 @@ def test_bfloat16_keeps_weights_losses_and_scores_in_float32(make_spec: Make, ca
     assert {g.dtype for g in gradients(half).values()} == {torch.float32}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert half.network(half.reader.batch(days)).scores.dtype == torch.float32
+
+
+def test_a_resident_panel_trains_and_predicts_what_the_map_does(make_spec: Make, cache: Cache) -> None:
+    """One code path: the same update and the same scores, bit for bit, on the run's training, validation, test days."""
+    found = []
+    for budget in (0, 2**30):
+        assembly = fresh(make_spec, cache)
+        split = assembly.split
+        assembly.reader.make_resident(
+            np.concatenate([split.train, split.val, split.test]), half=False, budget_bytes=budget
+        )
+        done = update(assembly, [split.train[:6]], 6)
+        parts = [
+            predict(
+                assembly.network,
+                assembly.reader,
+                assembly.objective,
+                days,
+                micro_batch_days=2,
+                heartbeat=lambda _: None,
+            )[0].scores
+            for days in (split.val, split.test)
+        ]
+        found.append((assembly.reader.values.kind, done.loss_sum, np.concatenate(parts)))
+    (one, loss, scores), (other, again, same) = found
+    assert (one, other) == ("mapped", "resident")
+    assert loss == again
+    np.testing.assert_array_equal(scores, same)

@@ -9,6 +9,7 @@ from api import examples
 from api.comparison_schemas import COMPARISON_MODELS
 from api.dataset_schemas import DATASET_MODELS
 from api.schemas import MODELS
+from api.split_schemas import SPLIT_MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
 from atft.spec.job import TrainSpec
@@ -92,7 +93,8 @@ def document(app: FastAPI) -> dict[str, Any]:
         tags=TAGS,
     )
     components = found["components"]["schemas"]
-    for model in (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, DatasetSpec):
+    models = (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *SPLIT_MODELS, DatasetSpec)
+    for model in models:
         schema = model.model_json_schema(
             ref_template="#/components/schemas/{model}", mode="validation" if model is DatasetSpec else "serialization"
         )

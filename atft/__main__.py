@@ -160,7 +160,8 @@ def _run(
         resumed = {
             "resumed_from": str(options.resume),
             "resumed_step": manifest["loop"]["updates"],
-            "resumed_epoch": manifest["loop"]["epoch"],
+            "resumed_fold": len(manifest["loop"]["folds"]),
+            "resumed_epoch": manifest["loop"]["folds"][-1]["epoch"],
         }
     emit(Started.model_validate({"pid": os.getpid(), **resumed}))
     from atft.data.cache import Cache  # noqa: PLC0415 - after `started`: these load torch and take seconds

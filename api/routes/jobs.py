@@ -71,7 +71,7 @@ async def submit_train(
     refuse_nul(spec.model_dump(mode="json"))
     admitted = await service.database.read(admission.admit, spec)
     if dry_run:
-        plan = await service.database.read(admission.plan, spec, admitted)
+        plan = await service.database.read(admission.plan, service.settings, spec, admitted)
         return Response(plan.model_dump_json(), media_type="application/json")
     resources = spec.resources
     submitted = await submit(

@@ -12,6 +12,7 @@ from atft.data.cache import Cache
 from atft.data.graph import DayGraph
 from atft.data.labels import day_labels
 from atft.data.schema import DataError, listing
+from atft.data.splits import stretches
 from atft.spec.data import DataSpec
 from atft.spec.model import EDGE_SIZE
 
@@ -63,7 +64,7 @@ class DayReader:
         """
         rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
         cuts: list[npt.NDArray[np.int64]] = []
-        for stretch in np.split(days, np.flatnonzero(np.diff(days) != 1) + 1):
+        for stretch in stretches(days):
             offset = int(rng.integers(1, days_per_step + 1))
             cuts += [part for part in np.split(stretch, range(offset, len(stretch), days_per_step)) if len(part)]
         filled = [cut for cut in cuts if self._offsets[cut[-1] + 1] > self._offsets[cut[0]]]

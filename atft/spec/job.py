@@ -41,6 +41,12 @@ class TrainSpec(Spec):
                 f"embargo_days {self.split.embargo_days} is shorter than the longest label: "
                 f"it must be ≥ h_max + 1 = {needed}",
             )
+        if self.split.kind != "walk_forward" and self.split.embargo_days < self.data.window:
+            refuse(
+                "/split/embargo_days",
+                f"in {self.split.kind} training days follow test days, and their windows must not reach them: "
+                f"embargo_days must be ≥ data.window = {self.data.window}",
+            )
         if self.model.use_fan and self.model.fan_top_k > self.data.window // 2 + 1:
             refuse(
                 "/model/fan_top_k",

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from atft.spec.data import SplitSpec
-from atft.spec.days import walk_forward
+from atft.spec.days import plan_split
 from atft.spec.job import TrainSpec
 from atft.spec.search import HpoSpec, apply
 
@@ -50,19 +50,9 @@ def test_equal_specs_have_equal_digests_and_every_difference_shows() -> None:
     assert BASE.digest() != apply(BASE, {"optimizer.lr": 1e-3}).digest()
 
 
-def test_walk_forward_keeps_every_label_of_training_before_validation() -> None:
-    split = SplitSpec(val_days=30, test_days=40, embargo_days=21)
-    plan = walk_forward(400, 60, 20, split)
-    assert plan.train.start == 59
-    assert plan.train.stop - 1 + 1 + 20 < plan.val.start
-    assert plan.val.stop - 1 + 1 + 20 < plan.test.start
-    assert plan.val.start - plan.train.stop == plan.test.start - plan.val.stop == 21
-    assert plan.test.stop - 1 + 1 + 20 == 399
-
-
 def test_a_window_longer_than_the_panel_says_so() -> None:
     with pytest.raises(ValueError, match="too few for a window of 300 days"):
-        walk_forward(200, 300, 20, SplitSpec())
+        plan_split(200, 300, 20, SplitSpec())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -93,6 +93,17 @@ class Client:
     def cancel(self, job_id: str) -> Job:
         return self._parse(Job, self._send("POST", f"/jobs/{job_id}/cancel"))
 
+    def pause(self, job_id: str) -> Job:
+        """Saves a checkpoint and frees the device."""
+        return self._parse(Job, self._send("POST", f"/jobs/{job_id}/pause"))
+
+    def resume(self, job_id: str) -> Job:
+        return self._parse(Job, self._send("POST", f"/jobs/{job_id}/resume"))
+
+    def again(self, job_id: str, how: Literal["retry", "rerun"], *, idempotency_key: str | None = None) -> Job:
+        """A new job: `retry` goes on where a failed or cancelled one ended, `rerun` repeats a succeeded one."""
+        return self._parse(Job, self._send("POST", f"/jobs/{job_id}/{how}", headers=_key(idempotency_key)))
+
     def wait(self, job_id: str, timeout_seconds: float | None = None) -> Job:
         """Until a terminal state. Raises TimeoutError."""
         end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
@@ -141,9 +152,7 @@ class Client:
     def promote(self, job_id: str, changes: Json | None = None, *, idempotency_key: str | None = None) -> Job:
         """A study's best trial, or the job itself, in full; `changes` are such as `{"trainer.max_epochs": 9}`."""
         body = {**(changes or {}), "as": "train"}
-        return self._parse(
-            Job, self._send("POST", f"/jobs/{job_id}/promote", json=body, headers=_key(idempotency_key))
-        )
+        return self._parse(Job, self._send("POST", f"/jobs/{job_id}/promote", json=body, headers=_key(idempotency_key)))
 
     # -- logs and events
 

@@ -129,9 +129,7 @@ def begin_study(session: Session, job_id: UUID) -> Job | None:
     It has one attempt and no lease: nobody holds it, each advance starts from its rows.
     """
     query = select(Job).where(Job.id == job_id, Job.kind.in_(COORDINATING))
-    job = session.scalars(
-        query.with_for_update(key_share=True).execution_options(populate_existing=True)
-    ).one_or_none()
+    job = session.scalars(query.with_for_update(key_share=True).execution_options(populate_existing=True)).one_or_none()
     if job is None or job.state not in (JobState.QUEUED, JobState.RUNNING):
         return None
     if job.state is JobState.RUNNING:
@@ -276,9 +274,7 @@ def requeue(
         text = f"{message} ({failures} of {job.max_attempts} attempts failed)"
         return change(session, job, state=JobState.FAILED, reason=reason, message=text, failures=failures).state
     if job.wanted is Wanted.PAUSE:
-        return change(
-            session, job, state=JobState.PAUSED, reason=Reason.USER, message=message, failures=failures
-        ).state
+        return change(session, job, state=JobState.PAUSED, reason=Reason.USER, message=message, failures=failures).state
     return _requeue(session, job, reason, message, delay_seconds, int(counts_as_failure)).state
 
 

@@ -88,6 +88,8 @@ def _run(settings: Settings, job: Job, folder: Path) -> list[str]:
         raise Refused(Reason.DATA_CHANGED, message)
     spec = _write_spec(folder, job.spec)
     arguments = ["run", str(spec), "--cache", str(cache), "--out", str(folder)]
+    if "micro_batch_days" in job.overrides:
+        arguments += ["--most-days", str(job.overrides["micro_batch_days"])]
     arguments += {JobKind.TRIAL: ["--no-test"], JobKind.PREFLIGHT: ["--preflight"]}.get(job.kind, [])
     if job.checkpoint is not None:
         arguments += ["--resume", str(checkpoint_folder(settings, job, job.checkpoint["path"]))]

@@ -83,6 +83,7 @@ class Settlement:
                 message=verdict.message or "",
                 counts_as_failure=verdict.counts,
                 delay_seconds=delay_seconds,
+                overrides=verdict.overrides,
                 exit_code=code,
                 signal=signal,
                 log_tail=self.log_tail,

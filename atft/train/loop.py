@@ -20,7 +20,7 @@ from atft.train import checkpoint
 from atft.train.conclusion import conclude
 from atft.train.evaluate import judge, predict
 from atft.train.evidence import evidence, git_state
-from atft.train.preflight import preflight
+from atft.train.preflight import PreflightReport, preflight
 from atft.train.report import STEP_POINTS, Reporter, RunError, StopRequested
 from atft.train.rules import RuleState, ending, improves
 from atft.train.setup import Assembly, assemble, identity
@@ -42,12 +42,14 @@ def train(
     *,
     test: bool = True,
     preflight_only: bool = False,
+    most_days: int | None = None,
 ) -> Finished | Stopped | Failed:
     """Run `spec` on `cache`, writing under `out` only; the returned event is the run's last word and has not been
     emitted.
 
     `stop` is asked between updates and during evaluation. `resume` is a checkpoint's folder, of this run or an
     earlier attempt.
+    `most_days` bounds a micro-batch, whatever preflight or the checkpoint says: the same updates in smaller pieces.
     Without `test` neither test days nor baselines are touched (trials); with `preflight_only` nothing is trained.
     """
     reporter = Reporter(emit, epochs=spec.trainer.max_epochs)
@@ -58,7 +60,7 @@ def train(
         if preflight_only:
             return Finished(result={"preflight": asdict(report)})
         with SystemSampler(assembly.device, spec.resources.threads) as sampler:
-            run = Run(assembly, out, reporter, stop, sampler, micro_batch_days=report.micro_batch_days, resume=resume)
+            run = Run(assembly, out, reporter, stop, sampler, report, resume=resume, most_days=most_days)
             return run(test=test)
     except RunError as error:
         return Failed(reason=error.reason, message=str(error))
@@ -74,9 +76,10 @@ class Run:
         reporter: Reporter,
         stop: Callable[[], bool],
         sampler: SystemSampler,
+        report: PreflightReport,
         *,
-        micro_batch_days: int,
         resume: Path | None,
+        most_days: int | None,
     ) -> None:
         self.assembly = assembly
         self.spec = assembly.spec
@@ -86,13 +89,17 @@ class Run:
         self.sampler = sampler
         self.timers = Timers(assembly.device)
         self.state = LoopState(
-            micro_batch_days=micro_batch_days, rules=[RuleState() for _ in self.spec.trainer.stop_rules]
+            micro_batch_days=report.micro_batch_days, rules=[RuleState() for _ in self.spec.trainer.stop_rules]
         )
         self.identity = identity(assembly)
         self.git = git_state()
         out.mkdir(parents=True, exist_ok=True)
         if resume is not None:
             self._restore(resume)
+        if most_days is not None:
+            self.state.micro_batch_days = min(self.state.micro_batch_days, most_days)
+        self.memory = {"needed_bytes": report.needed_bytes, "free_bytes": report.free_bytes, "fits": True}
+        reporter.evidence({"micro_batch_days": self.state.micro_batch_days, "memory": self.memory})
         self.stepper = Stepper(
             assembly, self.timers, micro_batch_days=self.state.micro_batch_days, heartbeat=self._train_beat
         )
@@ -301,6 +308,7 @@ class Run:
             updates=state.updates,
             git=self.git,
         )
+        body["memory"] = self.memory | {"rss_peak_bytes": self.sampler.peak_bytes}
         self.reporter.evidence(body)
         self.evidence_sent = True
         return body

@@ -122,6 +122,13 @@ class Client:
     def evidence(self, job_id: str) -> dict[str, JsonValue]:
         return self._object(self._send("GET", f"/jobs/{job_id}/evidence"))
 
+    def artifacts(self, job_id: str) -> list[dict[str, JsonValue]]:
+        """A job's whole files: name, size, SHA-256, link."""
+        items = self._object(self._send("GET", f"/jobs/{job_id}/artifacts")).get("items")
+        if not isinstance(items, list):
+            raise Broken(f"GET /jobs/{job_id}/artifacts: no items in the answer")
+        return [item for item in items if isinstance(item, dict)]
+
     def compare(
         self, job_ids: Sequence[str], *, metric: str | None = None, baselines: Sequence[str] = ()
     ) -> Comparison:

@@ -18,7 +18,7 @@ from typing import Any
 
 from client.sdk import ServiceError
 from tests.chaos import consistency
-from tests.chaos.killer import Killer
+from tests.chaos.killer import DISK_BYTES, Killer
 from tests.chaos.service import Service, up
 from tests.chaos.workload import PANEL, Workload, unfinished
 
@@ -58,7 +58,7 @@ def own_file_system(var: Path) -> Iterator[tuple[Path, bool]]:
     runs = var / "runs"
     runs.mkdir()
     mounted = os.getuid() == 0 and not subprocess.call(
-        ["mount", "-t", "tmpfs", "-o", "size=600m,mode=755", "tmpfs", str(runs)], stderr=subprocess.DEVNULL
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "tmpfs", str(runs)], stderr=subprocess.DEVNULL
     )
     try:
         yield runs, mounted

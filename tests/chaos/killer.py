@@ -1,13 +1,14 @@
 """Does to a service what may befall it, one thing after another, from a seed."""
 
 import contextlib
+import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import psycopg
@@ -15,6 +16,7 @@ import redis
 
 from tests.chaos.service import Service
 
+DISK_BYTES = 4_000_000_000  # the service wants 2 GB free; nothing is taken that is not written
 KEPT = ("worker", "control", "api")
 Deed = tuple[str, float, Callable[[], bool]]
 
@@ -132,13 +134,17 @@ class Killer(threading.Thread):
         return True
 
     def _fill(self) -> bool:
-        """Only where the runs have a file system of their own."""
-        ballast = Path(self._service.runs) / ".ballast"
+        """Only where the runs have a file system of their own: it shrinks to what it holds for a while."""
+        disk = os.statvfs(self._service.runs)
+        used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+        if not self._resize(used // 1024 + 64):
+            return False
         try:
-            with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-                while file.write(b"\0" * 1_000_000):
-                    pass
             time.sleep(3.0)
         finally:
-            ballast.unlink(missing_ok=True)
+            self._resize(DISK_BYTES // 1024)
         return True
+
+    def _resize(self, kilobytes: int) -> bool:
+        command = ["mount", "-o", f"remount,size={kilobytes}k", str(self._service.runs)]
+        return subprocess.call(command, stderr=subprocess.DEVNULL) == 0

@@ -110,7 +110,7 @@ def _allow(source: Job, how: Again) -> None:
 
 
 def _params(source: Job, rerun: bool) -> Json | None:
-    params = {name: value for name, value in (source.params or {}).items() if name != RERUN_OF}
+    params = dict(source.params or {})
     if rerun:
         params[RERUN_OF] = str(source.id)
     return params or None

@@ -25,6 +25,7 @@ from tests.chaos.workload import PANEL, Workload, unfinished
 Json = dict[str, Any]
 OWN_FAULT = ("internal", "worker_lost", "stalled", "evidence_mismatch", "data_changed", "timeout_queue")
 MOST_GROWTH = 1.5
+SETTLE_SECONDS = 900.0  # for what was accepted to end, after the storm; of use on a busy machine only
 
 
 def main() -> int:
@@ -128,7 +129,7 @@ def storm(service: Service, options: argparse.Namespace, *, full_disk: bool) -> 
     }
 
 
-def _let_it_end(client: Any, workload: Workload, seconds: float = 300.0) -> list[str]:
+def _let_it_end(client: Any, workload: Workload, seconds: float = SETTLE_SECONDS) -> list[str]:
     """The accepted jobs that have not ended by then."""
     end = time.monotonic() + seconds
     workload.join(seconds)

@@ -83,7 +83,9 @@ def check(database_url: str, runs: Path, accepted: dict[str, str], viewers: list
     for viewer in viewers:
         expected = list(range(1, lengths.get(viewer.job_id, 0) + 1))
         if viewer.seqs != expected:
-            broken.append(f"G9 each event once, in order: a viewer of {viewer.job_id} heard {viewer.seqs}")
+            odd = [(at, seq) for at, seq in enumerate(viewer.seqs, 1) if at != seq][:3]
+            said = f"heard {len(viewer.seqs)} of {len(expected)} events, out of order at {odd}"
+            broken.append(f"G9 each event once, in order: a viewer of {viewer.job_id} {said}")
     caches = runs / "caches"
     left = [*caches.glob(".*"), *caches.glob("*.partial"), *runs.rglob("unsent.jsonl")]
     return broken + [f"nothing temporary is left: {path}" for path in left]

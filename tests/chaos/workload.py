@@ -199,10 +199,10 @@ class Viewer(threading.Thread):
 
     def _hear(self, frame: bytes) -> None:
         fields = dict(line.partition(b": ")[::2] for line in frame.split(b"\n") if not line.startswith(b":"))
-        if fields.get(b"id", b"").isdigit():
-            self.seqs.append(int(fields[b"id"]))
-        if fields.get(b"event") == b"end":
+        if fields.get(b"event") == b"end":  # its id is that of the last event
             self.ended = True
+        elif fields.get(b"id", b"").isdigit():
+            self.seqs.append(int(fields[b"id"]))
 
 
 def unfinished(client: Client, ids: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ class Timing:
 
     poll_seconds: float = 0.25
     look_seconds: float = 1.0  # how often `wanted` is read
-    startup_seconds: float = 120.0  # to `started`, and again to the next word: importing torch can be slow
+    startup_seconds: float = 300.0  # to `started`, and again to the next word: importing torch can be slow
     stall_seconds: float = 60.0  # between words, at least
     stall_micro_batches: float = 10.0  # between words, in micro-batches
     grace_seconds: float = 12.0  # from SIGTERM to SIGKILL

@@ -58,7 +58,7 @@ class Service:
     def find(self, role: str) -> list[psutil.Process]:
         """Living processes of a role, oldest first; `pool` are those in which supervisors run."""
         if role == "pool":
-            return [child for main in self.find("worker") for child in _children(main) if _is_python(child)]
+            return [child for main in self.find("worker") for child in _children(main) if _is_pool(child)]
         found = []
         for process in self.all():
             with contextlib.suppress(psutil.Error):
@@ -96,9 +96,10 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
     return []
 
 
-def _is_python(process: psutil.Process) -> bool:
+def _is_pool(process: psutil.Process) -> bool:
+    """Not the tracker of semaphores, which is a child of the worker too."""
     with contextlib.suppress(psutil.Error):
-        return "python" in process.name() and "--events-fd" not in process.cmdline()
+        return any("spawn_main" in part for part in process.cmdline())
     return False
 
 

@@ -259,9 +259,7 @@ class Client:
             for role, path in paths.items():
                 files[role] = (path.name, Watched(stack.enter_context(path.open("rb")), counter))
             # one try: a stream that was read halfway cannot be sent again
-            return self._send(
-                "POST", "/datasets", files=files, headers=headers, params=params, tries=1, timeout=limits
-            )
+            return self._send("POST", "/datasets", files=files, headers=headers, params=params, tries=1, timeout=limits)
 
     def delete_dataset(self, ref: str) -> None:
         """A dataset, or one version of it (`name@version`). Raises Refused (409) while unfinished jobs need it."""

@@ -103,6 +103,9 @@ def _allow(source: Job, how: Again) -> None:
     if source.state not in _FROM[how]:
         wanted = " or ".join(sorted(_FROM[how]))
         raise IllegalMove(f"job {source.id} is {source.state}: only a {wanted} job has a {how}")
+    files = (source.params or {}).get("files", {}).values()
+    if how is Again.RERUN and any(place.startswith("upload:") for place in files):
+        raise IllegalMove(f"job {source.id} has built its upload, which is not kept: upload the files again")
     if how is Again.RETRY and source.reason is Reason.TIMEOUT_EXEC:
         raise IllegalMove(
             f"job {source.id} has used up its trainer.timeout_seconds, which a retry shares: submit it with more"

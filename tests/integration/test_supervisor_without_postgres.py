@@ -88,6 +88,12 @@ def test_g12_events_wait_for_postgres_in_order(
     assert recorder.error is None
 
 
+def _told(sessions: sessionmaker[Session], job_id: UUID) -> bool:
+    """The job runs, and its first numbers are recorded."""
+    with transaction(sessions) as session:
+        return bool(store.get(session, job_id).metrics)
+
+
 def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
     sessions: sessionmaker[Session], settings: Settings, servers: embedded.Embedded
 ) -> None:
@@ -108,7 +114,10 @@ def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
     )
     running = threading.Thread(target=supervisor.run, args=(job_id,), daemon=True)
     running.start()
-    time.sleep(1.0)
+    deadline = time.monotonic() + 60
+    while not _told(sessions, job_id):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     servers.postgres.stop()
     time.sleep(1.5)
     servers.check()

@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("spec", type=Path, help="TrainSpec as JSON")
     run.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
     run.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
+    run.add_argument("--most-days", type=int, metavar="N", help="days of a micro-batch at most: less memory at a time")
     run.add_argument("--no-test", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--preflight", action="store_true", help=argparse.SUPPRESS)
     build = commands.add_parser("build", help="build the cache that a DatasetSpec describes")
@@ -187,7 +188,15 @@ def _run(
     if stop():
         return Stopped()
     return train(
-        spec, cache, options.out, emit, stop, options.resume, test=not options.no_test, preflight_only=options.preflight
+        spec,
+        cache,
+        options.out,
+        emit,
+        stop,
+        options.resume,
+        test=not options.no_test,
+        preflight_only=options.preflight,
+        most_days=options.most_days,
     )
 
 
@@ -256,7 +265,11 @@ def failure(error: Exception) -> Failed:
     name = type(error).__name__
     if name == "OutOfMemoryError":
         return Failed(reason=Reason.OOM_GPU, message=f"the GPU's memory is full: {smaller} ({error})")
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+    if (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    ):
         return Failed(reason=Reason.OOM_HOST, message=f"the machine's memory is full: {smaller} ({error})")
     known = name in ("CacheError", "CacheMismatch")
     return Failed(reason=Reason.DATA_CHANGED if known else Reason.INTERNAL, message=f"{name}: {error}")

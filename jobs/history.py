@@ -12,7 +12,7 @@ from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Integer, and_, cast, delete, false, func, insert, not_, or_, select, text, update
+from sqlalchemy import Integer, and_, cast, delete, false, func, insert, literal, not_, or_, select, text, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
@@ -232,6 +232,11 @@ def rewind(session: Session, job: Job) -> Json:
         .order_by(Metric.name, Metric.step.desc())
     )
     latest: Json = {name: value for name, value in session.execute(newest)}  # noqa: C416 - a Row is not a tuple for the type checker
+    return {"metrics": latest, "best": _best_as_of(session, job, epoch)}
+
+
+def _best_as_of(session: Session, job: Job, epoch: int) -> Json | None:
+    """The best of the epochs up to `epoch`, by the job's events; for a retry without any, what it began with."""
     body = JobEvent.body
     was_best = (
         JobEvent.job_id == job.id,
@@ -241,7 +246,22 @@ def rewind(session: Session, job: Job) -> Json:
         body["step"].as_integer() <= epoch,
     )
     best = session.scalars(select(body).where(*was_best).order_by(JobEvent.seq.desc()).limit(1)).one_or_none()
-    return {"metrics": latest, "best": best_of(job, best["step"], best["values"]) if best else None}
+    if best is not None:
+        return best_of(job, best["step"], best["values"])
+    return job.best if job.best is not None and job.best["epoch"] <= epoch else None
+
+
+def inherit(session: Session, job: Job, source: Job) -> None:
+    """Let a new job go on where `source` was saved: with its checkpoint and the points that lead up to it."""
+    if source.checkpoint is None:
+        return
+    points = select(literal(job.id), Metric.name, Metric.step, literal(0), Metric.value, Metric.time)
+    columns = ["job_id", "name", "step", "attempt", "value", "time"]
+    session.execute(insert(Metric).from_select(columns, points.where(Metric.job_id == source.id)))
+    job.checkpoint = source.checkpoint | {"path": f"../{source.id}/{source.checkpoint['path']}"}
+    job.best = _best_as_of(session, source, source.checkpoint["epoch"])
+    session.flush()
+    job.metrics = rewind(session, job)["metrics"]
 
 
 def read_after(session: Session, job_id: UUID, after: int, limit: int = 500) -> list[JobEvent]:

@@ -31,16 +31,17 @@ from jobs.lookup import (
     heartbeat_worker,
     is_due,
     live_queues,
+    memory_needed,
     page,
     queue_position,
     seconds_ago,
     waiting,
     workers,
 )
-from jobs.moves import change, lock, settled_unstarted
+from jobs.moves import change, lock, postpone, settled_unstarted
 from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted
 from jobs.submission import DAY, Submitted, submit
-from jobs.tables import Attempt, Idempotency, Job, Worker
+from jobs.tables import Attempt, Idempotency, Job, Json, Worker
 
 __all__ = [
     "Submitted",
@@ -62,8 +63,10 @@ __all__ = [
     "get",
     "heartbeat_worker",
     "live_queues",
+    "memory_needed",
     "of_content",
     "page",
+    "postpone",
     "queue_position",
     "refuse",
     "register_dataset",
@@ -118,7 +121,7 @@ def claim(
         **rewound,
     )
     attempt = {"job_id": job.id, "attempt": job.attempt, "worker": worker, "host": host, "device": device, "pid": pid}
-    session.execute(insert(Attempt).values(**attempt, resumed_from=job.checkpoint))
+    session.execute(insert(Attempt).values(**attempt, resumed_from=job.checkpoint, overrides=job.overrides))
     return job
 
 
@@ -256,8 +259,10 @@ def requeue(
     signal: str | None = None,
     log_tail: str | None = None,
     outcome: str = "requeued",
+    overrides: Json | None = None,
 ) -> JobState:
-    """End the attempt and queue the job again, not before `delay_seconds` from now; returns the job's state.
+    """End the attempt and queue the job again, not before `delay_seconds` from now and with `overrides` added to its
+    own; returns the job's state.
 
     A counted failure fails the job instead when it is number `max_attempts`. A job wanted otherwise is not queued:
     it is cancelled, pruned or paused, as asked. Raises Stale.
@@ -265,6 +270,8 @@ def requeue(
     job = _end(session, job_id, attempt, outcome, reason, exit_code, signal, log_tail)
     if job is None:
         return get(session, job_id).state
+    if overrides:
+        job.overrides = job.overrides | overrides
     failures = job.failures + counts_as_failure
     if job.wanted is Wanted.CANCEL:
         return change(session, job, state=JobState.CANCELLED, reason=_why_cancelled(job), message=message).state

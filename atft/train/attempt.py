@@ -9,6 +9,7 @@ import pydantic
 from atft.spec.reason import Reason
 from atft.train import checkpoint, phases
 from atft.train.evidence import evidence, git_state
+from atft.train.preflight import PreflightReport
 from atft.train.report import Reporter, RunError, StopRequested
 from atft.train.rules import RuleState
 from atft.train.setup import Assembly, afresh, identity
@@ -28,9 +29,10 @@ class Attempt:
         reporter: Reporter,
         stop: Callable[[], bool],
         sampler: SystemSampler,
+        report: PreflightReport,
         *,
-        micro_batch_days: int,
         resume: Path | None,
+        most_days: int | None,
     ) -> None:
         self.assembly = assembly
         self.spec = assembly.spec
@@ -39,13 +41,17 @@ class Attempt:
         self.sampler = sampler
         self.timers = Timers(assembly.device)
         self.identity = identity(assembly)
-        self.state = RunState(micro_batch_days=micro_batch_days, folds=[self._fold_state()])
+        self.state = RunState(micro_batch_days=report.micro_batch_days, folds=[self._fold_state()])
         self._stop = stop
         self._git = git_state()
         self._evidence_sent = False
         out.mkdir(parents=True, exist_ok=True)
         if resume is not None:
             self._restore(resume)
+        if most_days is not None:
+            self.state.micro_batch_days = min(self.state.micro_batch_days, most_days)
+        self._memory = {"needed_bytes": report.needed_bytes, "free_bytes": report.free_bytes, "fits": True}
+        reporter.evidence({"micro_batch_days": self.state.micro_batch_days, "memory": self._memory})
         self._clock = self._saved_at = time.monotonic()
 
     @property
@@ -87,6 +93,7 @@ class Attempt:
     def tell_evidence(self) -> dict[str, object]:
         self.sampler.look()
         body = evidence(self.assembly, self.state, os_threads_peak=self.sampler.peak_threads, git=self._git)
+        body["memory"] = self._memory | {"rss_peak_bytes": self.sampler.peak_bytes}
         self.reporter.evidence(body)
         self._evidence_sent = True
         return body

@@ -29,12 +29,14 @@ def train(
     *,
     test: bool = True,
     preflight_only: bool = False,
+    most_days: int | None = None,
 ) -> Finished | Stopped | Failed:
     """Run `spec` on `cache`, writing under `out` only; the returned event is the run's last word and has not been
     emitted.
 
     `stop` is asked between updates and during evaluation. `resume` is a checkpoint's folder, of this run or an
     earlier attempt.
+    `most_days` bounds a micro-batch, whatever preflight or the checkpoint says: the same updates in smaller pieces.
     Without `test` neither test days nor baselines are touched (trials); with `preflight_only` nothing is trained.
     """
     reporter = Reporter(emit, epochs=spec.trainer.max_epochs, folds=spec.split.num_splits)
@@ -45,9 +47,7 @@ def train(
         if preflight_only:
             return Finished(result={"preflight": asdict(report)})
         with SystemSampler(assembly.device, spec.resources.threads) as sampler:
-            attempt = Attempt(
-                assembly, out, reporter, stop, sampler, micro_batch_days=report.micro_batch_days, resume=resume
-            )
+            attempt = Attempt(assembly, out, reporter, stop, sampler, report, resume=resume, most_days=most_days)
             return _run(attempt, test=test)
     except RunError as error:
         return Failed(reason=error.reason, message=str(error))

@@ -25,10 +25,16 @@ function showJob() {
   at("message").textContent = [job.reason?.replaceAll("_", " "), job.message, job.pending_reason].filter(Boolean).join(": ");
   at("cancel").hidden = FINISHED.has(job.state);
   at("cancel").disabled = job.wanted === "cancel";
+  const repeatable = ["train", "dataset"].includes(job.kind);
+  at("pause").hidden = FINISHED.has(job.state) || job.state === "paused" || job.kind === "hpo";
+  at("pause").disabled = job.wanted !== "run";
+  at("resume").hidden = !(job.state === "paused" || (job.state === "running" && job.wanted === "pause"));
+  at("retry").hidden = !(repeatable && ["failed", "cancelled"].includes(job.state));
+  at("rerun").hidden = !(repeatable && job.state === "succeeded");
   showProgress(job.progress);
   const ran = job.started_at ? ((job.finished_at ? new Date(job.finished_at) : new Date()) - new Date(job.started_at)) / 1000 : null;
   facts(at("facts"), [
-    ["Kind", job.kind], ["Dataset", job.dataset], ["Fingerprint", job.dataset_fingerprint],
+    ["Kind", job.kind], ["Made from", job.source_job_id && element("a", { href: `/ui/jobs/${job.source_job_id}` }, job.source_job_id)], ["Dataset", job.dataset], ["Fingerprint", job.dataset_fingerprint],
     ["Spec digest", job.spec_digest], ["Queue", `${job.queue}, priority ${job.priority}`], ["Attempt", `${job.attempt} (given up after ${job.max_attempts} failures)`],
     ["Worker", job.worker], ["Tags", Object.entries(job.tags).map(([key, value]) => `${key}=${value}`).join(", ")],
     ["Made", moment(job.created_at)], ["Started", moment(job.started_at)], ["Finished", moment(job.finished_at)], ["Ran for", duration(ran)],
@@ -141,11 +147,30 @@ function follow() {
   on("end", () => { source.close(); reload(); });
 }
 
-at("cancel").addEventListener("click", async () => {
-  if (!window.confirm("Cancel this job?")) return;
-  at("cancel").disabled = true;
-  try { await ask(`${api}/cancel`, { method: "POST" }); await reload(); } catch (error) { notice(error); }
-});
+function move(name, question) {
+  at(name).addEventListener("click", async () => {
+    if (question && !window.confirm(question)) return;
+    at(name).disabled = true;
+    try { await ask(`${api}/${name}`, { method: "POST" }); await reload(); } catch (error) { notice(error); }
+    at(name).disabled = false;
+  });
+}
+
+function again(name) {
+  at(name).addEventListener("click", async () => {
+    at(name).disabled = true;
+    try {
+      const made = await ask(`${api}/${name}`, { method: "POST", headers: { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` } });
+      window.location.assign(made.links.page);
+    } catch (error) { notice(error); at(name).disabled = false; }
+  });
+}
+
+move("cancel", "Cancel this job?");
+move("pause");
+move("resume");
+again("retry");
+again("rerun");
 
 window.addEventListener("resize", () => { if (numbers) showNumbers(numbers); showSplit(); });
 await reload();

@@ -30,6 +30,8 @@ _SECURITY: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": _CSP,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Cache-Control": "no-store",
 }
 
@@ -59,7 +61,7 @@ class Edge:
                 status = message["status"]
                 out = MutableHeaders(scope=message)
                 out.setdefault("X-Request-ID", state["request_id"])
-                for name, value in _SECURITY.items():
+                for name, value in (_SECURITY | state.get("rate", {})).items():
                     out.setdefault(name, value)
             elif message["type"] == "http.response.body" and state["method"] == "HEAD":
                 message = {**message, "body": b""}

@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api import examples
 from api.comparison_schemas import COMPARISON_MODELS
+from api.key_schemas import KEY_MODELS, NewKey, Quota, ShownKey
 from api.schemas import MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
@@ -46,6 +47,7 @@ TAGS: Final = [
     {"name": "studies", "description": "Searches over a space of training jobs."},
     {"name": "results", "description": "Metrics, evidence, logs and files of a job."},
     {"name": "events", "description": "Server-sent events that go on where they were cut."},
+    {"name": "access", "description": "API keys, the page's session, the audit log."},
     {"name": "service", "description": "Workers, health, Prometheus figures."},
 ]
 _SPECS: Final = {
@@ -77,6 +79,9 @@ _SPECS: Final = {
     IntDimension.__name__: examples.HPO["space"]["model.gat_layers"],
     CategoricalDimension.__name__: examples.HPO["space"]["model.hidden_size"],
     Promotion.__name__: examples.PROMOTE,
+    NewKey.__name__: examples.NEW_KEY,
+    Quota.__name__: {"jobs": 100},
+    ShownKey.__name__: {"key": "atft_0123abcd_…"},
     StopRule.__name__: StopRule(metric="val/rank_ic", at_epoch=5, below=0.0).model_dump(mode="json"),
 }
 
@@ -91,7 +96,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         tags=TAGS,
     )
     components = found["components"]["schemas"]
-    for model in (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, DatasetSpec):
+    for model in (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *KEY_MODELS, DatasetSpec):
         schema = model.model_json_schema(
             ref_template="#/components/schemas/{model}", mode="validation" if model is DatasetSpec else "serialization"
         )

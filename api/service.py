@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from fastapi import Request
 from redis.asyncio import Redis
 
 from api.auth import Principal
@@ -106,8 +107,10 @@ class Service:
             detail = f"less than {least / 1e9:g} GB are free on the server's disk: no job is accepted until there are"
             raise Refused(507, "disk_full", detail, headers={"Retry-After": "60"})
 
-    async def check_upload(self, who: Principal, coming_bytes: int) -> None:
-        """Raises QuotaExceeded when this upload would be too much for its key."""
+    async def check_upload(self, who: Principal, request: Request) -> None:
+        """Raises QuotaExceeded when this upload, as long as it says that it is, would be too much for its key."""
+        length = request.headers.get("content-length", "")
+        coming_bytes = int(length) if length.isascii() and length.isdigit() else 0
         await self.database.read(hold_upload, who.name, coming_bytes, who.limits.upload_bytes)
 
     def job_folder(self, job_id: UUID) -> Path:

@@ -23,6 +23,7 @@ from jobs.session import sync_engine, sync_sessions, transaction
 from jobs.settings import Settings
 from worker.clock import die_with_parent
 from worker.heartbeat import Heartbeat
+from worker.janitor import Janitor
 from worker.slot import Slot
 from worker.supervisor import Supervisor
 from worker.sweeper import Sweeper
@@ -61,6 +62,7 @@ def advance_study(job_id: str) -> None:
 @app.task(name=queue.SWEEP)  # type: ignore[untyped-decorator]
 def sweep() -> None:
     _sweeper().sweep()
+    _janitor().round()
 
 
 @app.task(name=queue.PING)  # type: ignore[untyped-decorator]
@@ -109,6 +111,11 @@ def _supervisor(slot: Slot) -> Supervisor:
 @cache
 def _sweeper() -> Sweeper:
     return Sweeper(_sessions(), settings.lease_seconds, hint=_hints().send, drained=_drained, publish=_publish)
+
+
+@cache
+def _janitor() -> Janitor:
+    return Janitor(settings, _sessions(), _publish)
 
 
 @cache

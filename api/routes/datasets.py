@@ -102,8 +102,7 @@ async def create_dataset(
             "unsupported_media_type",
             f"send application/json or multipart/form-data, not {media_type or 'a body without Content-Type'}",
         )
-    await service.check_upload(who, int(request.headers.get("content-length") or 0))
-    await service.check_upload(who, int(request.headers.get("content-length") or 0))
+    await service.check_upload(who, request)
     async with receive(request, service.settings.uploads_root, service.settings.max_body_bytes) as upload:
         spec, files = _from_upload(upload)
         return await _accept(service, who, response, spec, files, upload, dry_run, idempotency_key)

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from api.database import Database, acting
 from api.errors import Refused
 from api.ledger import Ledger
+from api.middleware import is_origin_of
 from jobs import keys, logins
 from jobs.audit import Act
 from jobs.settings import Settings
@@ -91,7 +92,10 @@ async def check_bind(settings: Settings, database: Database) -> None:
 def is_local(request: Request) -> bool:
     """The peer and the name by which it calls us: a page that rebinds its own name to 127.0.0.1 does not pass."""
     peer = request.client.host if request.client else ""
-    name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    try:
+        name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:  # not a name at all
+        return False
     return is_loopback(peer) and is_loopback(name)
 
 
@@ -187,7 +191,7 @@ def require_same_origin(request: Request) -> None:
     if request.method in SAFE_METHODS or request.headers.get("sec-fetch-site") == "same-origin":
         return
     origin = request.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc != request.headers.get("host", ""):
+    if origin is None or not is_origin_of(origin, request.headers.get("host", "")):
         detail = "a request with a session cookie must come from a page of this server; programs send an API key"
         raise Refused(403, "foreign_origin", detail)
 

@@ -101,3 +101,22 @@ def test_session_key_is_not_repeated_in_an_error(app: FastAPI) -> None:
     (answer,) = ask(app, ("POST", "/session", {"json": {"key": long}}))
     assert answer.status_code == 422
     assert "atft_secret" not in answer.text
+
+
+def test_headers_that_are_no_addresses_are_refused(app: FastAPI) -> None:
+    requests: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", f"/jobs/{JOB}/cancel", {"headers": {"Origin": "http://["}}),
+        ("GET", "/jobs", {"headers": {"Host": "["}}),
+    ]
+    assert [answer.status_code for answer in ask(app, *requests)] == [403, 401]
+
+
+def test_every_operation_asks_for_a_key() -> None:
+    closed = create_app(NOWHERE.model_copy(update={"admin_key": SecretStr("x")}))
+    public = {("GET", "/livez"), ("GET", "/readyz"), ("POST", "/session"), ("DELETE", "/session")}
+    asked = [operation for operation in operations(closed) if operation not in public]
+    assert len(asked) > 25
+    answers = ask(closed, *((method, path, {"json": {}}) for method, path in asked))
+    assert {operation: answer.status_code for operation, answer in zip(asked, answers, strict=True)} == dict.fromkeys(
+        asked, 401
+    )

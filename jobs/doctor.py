@@ -91,9 +91,9 @@ def _files(settings: Settings) -> str:
         ):
             if not (settings.run_root / path).is_dir():
                 missing.append(f"the cache of dataset {name}@{version}")
-        waiting = select(Job.id, Job.checkpoint).where(Job.finished_at.is_(None), Job.checkpoint.is_not(None))
+        waiting = select(Job.id, Job.checkpoint).where(Job.finished_at.is_(None), Job.checkpoint["path"].is_not(None))
         for job_id, checkpoint in session.execute(waiting):
-            if not (settings.jobs_root / str(job_id) / checkpoint["path"]).exists():
+            if checkpoint and not (settings.jobs_root / str(job_id) / checkpoint["path"]).exists():
                 missing.append(f"the checkpoint of job {job_id}")
     if missing:
         raise ValueError(f"{len(missing)} not there: {_some(missing)}")
@@ -117,7 +117,7 @@ def _orphans(settings: Settings) -> str:
 def _retention(settings: Settings) -> str:
     """What the next round would remove; a listing, nothing goes."""
     with connected(settings) as connection, Session(connection) as session:
-        due = list(retention.plan(session, settings))
+        due = list(retention.plan(session, settings, retention.folders(settings)))
     size = sum(removal.size_bytes for removal in due)
     shown = f": {_some(str(removal.job_id) for removal in due)}" if due else ""
     return f"{size / 1e9:.3f} GB of {len(due)} jobs that are over may go{shown}"

@@ -9,14 +9,14 @@
   row knows: it may belong to another database; `doctor` names it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, null, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.session import transaction
@@ -39,22 +39,31 @@ class Removal:
     size_bytes: int
 
 
-def plan(session: Session, settings: Settings) -> Iterator[Removal]:
-    """What would go now, job by job. Changes nothing."""
-    found = _folders(settings)
-    for start in range(0, len(found), _BATCH):
-        ids = found[start : start + _BATCH]
-        jobs = session.scalars(select(Job).where(Job.id.in_(ids), Job.finished_at.is_not(None)).order_by(Job.id))
-        for job in jobs.all():
+def folders(settings: Settings) -> list[UUID]:
+    """The jobs that have left something, by their folders' names."""
+    found = []
+    for folder in settings.jobs_root.iterdir() if settings.jobs_root.is_dir() else ():
+        try:
+            found.append(UUID(folder.name))
+        except ValueError:
+            continue
+    return sorted(found)
+
+
+def plan(session: Session, settings: Settings, job_ids: Sequence[UUID]) -> Iterator[Removal]:
+    """What would go now of these jobs. Changes nothing."""
+    for start in range(0, len(job_ids), _BATCH):
+        over = (Job.id.in_(job_ids[start : start + _BATCH]), Job.finished_at.is_not(None))
+        for job in session.scalars(select(Job).where(*over).order_by(Job.id)).all():
             removal = _of_job(session, settings, job)
             if removal is not None:
                 yield removal
 
 
-def remove(sessions: sessionmaker[Session], settings: Settings) -> list[Removal]:
+def remove(sessions: sessionmaker[Session], settings: Settings, job_ids: Sequence[UUID]) -> list[Removal]:
     """Carry the plan out; each job is looked at again with its row locked, and its rows change before its files."""
     with transaction(sessions) as session:
-        planned = [removal.job_id for removal in plan(session, settings)]
+        planned = [removal.job_id for removal in plan(session, settings, job_ids)]
     done = []
     for job_id in planned:
         with transaction(sessions) as session:
@@ -66,16 +75,6 @@ def remove(sessions: sessionmaker[Session], settings: Settings) -> list[Removal]
         _delete(settings.jobs_root / str(job_id), removal.paths)
         done.append(removal)
     return done
-
-
-def _folders(settings: Settings) -> list[UUID]:
-    found = []
-    for folder in settings.jobs_root.iterdir() if settings.jobs_root.is_dir() else ():
-        try:
-            found.append(UUID(folder.name))
-        except ValueError:
-            continue
-    return found
 
 
 def _of_job(session: Session, settings: Settings, job: Job) -> Removal | None:
@@ -131,8 +130,8 @@ def _forget(session: Session, removal: Removal) -> None:
         of_job = (ArtifactRow.job_id == removal.job_id, ArtifactRow.name.in_(removal.artifacts))
         session.execute(delete(ArtifactRow).where(*of_job))
     if any(path.name != LOG for path in removal.paths):
-        options = {"synchronize_session": False}
-        session.execute(update(Job).where(Job.id == removal.job_id).values(checkpoint=None), execution_options=options)
+        change = update(Job).where(Job.id == removal.job_id).values(checkpoint=null())
+        session.execute(change, execution_options={"synchronize_session": False})
 
 
 def _delete(folder: Path, paths: tuple[Path, ...]) -> None:

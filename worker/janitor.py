@@ -20,6 +20,8 @@ from jobs.tables import Job
 from worker.recorder import AWAY
 
 EVERY_SECONDS: Final = 3600.0
+LATE_SECONDS: Final = 60.0  # how often while the disk is full
+BATCH: Final = 100  # jobs a round: the sweep, which waits, must not wait long
 logger = logging.getLogger(__name__)
 
 
@@ -31,7 +33,8 @@ class Janitor:
     sessions: sessionmaker[Session]
     publish: Callable[[UUID], None]
     now: Callable[[], float] = time.monotonic
-    _tidied: float | None = field(default=None, init=False)
+    _begun: float | None = field(default=None, init=False)
+    _left: list[UUID] = field(default_factory=list, init=False)
     _warned: set[tuple[UUID, int]] = field(default_factory=set, init=False)
 
     def round(self) -> None:
@@ -43,16 +46,21 @@ class Janitor:
                 self._warn(free)
             else:
                 self._warned.clear()
-            if self._tidied is None or low or self.now() - self._tidied > EVERY_SECONDS:
-                self._tidied = self.now()
-                self._tidy()
+            self._tidy(LATE_SECONDS if low else EVERY_SECONDS)
         except AWAY as error:
             logger.warning("nothing was tidied, Postgres is away: %s", error)
         except OSError as error:
             logger.warning("tidying stopped half-way: %s", error)
 
-    def _tidy(self) -> None:
-        removed = retention.remove(self.sessions, self.settings)
+    def _tidy(self, every_seconds: float) -> None:
+        """A few jobs of a pass over all; the next pass begins when it is time."""
+        if not self._left:
+            if self._begun is not None and self.now() - self._begun < every_seconds:
+                return
+            self._begun = self.now()
+            self._left = retention.folders(self.settings)
+        now, self._left = self._left[:BATCH], self._left[BATCH:]
+        removed = retention.remove(self.sessions, self.settings, now)
         if removed:
             size = sum(removal.size_bytes for removal in removed)
             logger.info("removed %.3f GB of %d jobs that are over", size / 1e9, len(removed))

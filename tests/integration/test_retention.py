@@ -67,6 +67,10 @@ def left(settings: Settings, job_id: UUID) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+def remove(sessions: Sessions, settings: Settings) -> list[retention.Removal]:
+    return retention.remove(sessions, settings, retention.folders(settings))
+
+
 def everything() -> set[str]:
     return {f"{attempt}/{name}" for attempt in (1, 2) for name in FILES}
 
@@ -79,18 +83,18 @@ def checkpoint(sessions: Sessions, job_id: UUID) -> object:
 def test_rules_by_age(settings: Settings, sessions: Sessions, make: Make) -> None:
     young, weeks, old = make(days=1), make(to=JobState.FAILED, days=20), make(days=1000)
     with transaction(sessions) as session:
-        due = {removal.job_id: removal for removal in retention.plan(session, settings)}
+        due = {removal.job_id: removal for removal in retention.plan(session, settings, retention.folders(settings))}
     assert set(due) == {weeks, old}
     assert left(settings, old) == everything()  # a plan removes nothing
     assert due[old].size_bytes == 700
-    assert {removal.job_id for removal in retention.remove(sessions, settings)} == {weeks, old}
+    assert {removal.job_id for removal in remove(sessions, settings)} == {weeks, old}
     assert left(settings, young) == everything()
     assert left(settings, weeks) == {"1/log.txt", "2/log.txt", "2/model.bin"}
     assert left(settings, old) == {"2/model.bin"}
     assert not (settings.jobs_root / str(old) / "1").exists()
     assert checkpoint(sessions, young) is not None
     assert checkpoint(sessions, weeks) is None  # a retry starts over, and says nothing of a checkpoint that is gone
-    assert retention.remove(sessions, settings) == []
+    assert remove(sessions, settings) == []
     with transaction(sessions) as session:
         assert [row.name for row in store.artifacts(session, old)] == ["model.bin"]
 
@@ -101,7 +105,7 @@ def test_what_is_needed_stays(settings: Settings, sessions: Sessions, make: Make
     with transaction(sessions) as session:
         goes_on = {"path": f"../{source}/2/checkpoints/0001", "step": 1, "epoch": 1, "sha256": "0"}
         session.execute(sa.update(Job).where(Job.id == retry).values(checkpoint=goes_on))
-    removed = [removal.job_id for removal in retention.remove(sessions, settings)]
+    removed = [removal.job_id for removal in remove(sessions, settings)]
     assert removed == [source]
     assert left(settings, source) == everything() - {"1/log.txt", "2/log.txt"}
     assert checkpoint(sessions, source) is not None
@@ -110,7 +114,7 @@ def test_what_is_needed_stays(settings: Settings, sessions: Sessions, make: Make
     unknown = settings.jobs_root / "019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21" / "1" / "model.bin"
     unknown.parent.mkdir(parents=True)
     unknown.touch()
-    assert retention.remove(sessions, settings) == []
+    assert remove(sessions, settings) == []
     assert unknown.exists()
 
 
@@ -125,7 +129,7 @@ def test_of_a_studys_trials_the_best_stays(settings: Settings, sessions: Session
         store.set_best(session, study, 1, {"job_id": str(best)})
         if over:
             store.settle(session, study, 1, JobState.SUCCEEDED)
-    retention.remove(sessions, settings)
+    remove(sessions, settings)
     for job in (best, promoted):
         assert left(settings, job) == {"2/model.bin"}
     assert left(settings, other) == (set() if over else {"2/model.bin"})

@@ -4,10 +4,9 @@ page need no Optuna.
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import optuna
 from optuna.trial import TrialState
@@ -66,7 +65,7 @@ def importance(study: optuna.Study, spec: HpoSpec) -> Json:
 
 def _write(settings: Settings, folder: Path, name: str, body: Json) -> Output:
     folder.mkdir(parents=True, exist_ok=True)
-    path, partial = folder / name, folder / f".{name}.{os.getpid()}.partial"
+    path, partial = folder / name, folder / f".{name}.{uuid4().hex[:12]}.partial"
     partial.write_text(json.dumps(body, indent=1, allow_nan=False))
     sha256 = flush_and_hash(partial)
     partial.replace(path)

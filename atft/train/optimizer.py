@@ -6,13 +6,15 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from adabelief_pytorch import AdaBelief
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from atft.spec.training import OptimizerSpec
 
-_PACKAGES = {"adabelief_pytorch": "adabelief-pytorch", "torch": "torch"}
+# torch says of itself which build it is (2.13.0+cu130); its package metadata may not
+_VERSIONS = {"adabelief_pytorch": importlib.metadata.version("adabelief-pytorch"), "torch": str(torch.__version__)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +74,7 @@ def optimizer_evidence(optimizer: Optimizer) -> dict[str, object]:
     return {
         "class": f"{kind.__module__}.{kind.__qualname__}",
         "module": kind.__module__,
-        "version": importlib.metadata.version(_PACKAGES[package]),
+        "version": _VERSIONS[package],
         "state_keys": keys,
         "param_groups": groups,
         **switches,

@@ -250,7 +250,7 @@ def _fill(connection: psycopg.Connection[tuple[Any, ...]], archive: zipfile.ZipF
         connection.execute(highest.format(sql.Literal(sequence), identifier, name))
 
 
-def _copy(cursor: psycopg.Cursor[tuple[Any, ...]], statement: sql.Composable, source: IO[bytes]) -> None:
+def _copy(cursor: psycopg.Cursor[tuple[Any, ...]], statement: sql.Composed, source: IO[bytes]) -> None:
     with cursor.copy(statement) as copy:
         while block := source.read(1 << 20):
             copy.write(block)

@@ -67,7 +67,7 @@ def serving(settings: Settings, log: Path | None = None, **changes: str) -> Iter
             )
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while True:
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"{url}/livez", timeout=5).status_code == 200:

@@ -77,4 +77,6 @@ class Database:
             return result
 
         async with _bounded(self._limit_seconds), async_transaction(self._sessions) as session:
-            return await session.run_sync(audited)
+            result = await session.run_sync(audited)
+        acting.set(None)  # one act is one row, however many transactions it takes
+        return result

@@ -5,6 +5,7 @@ write atomically.
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,14 @@ from atft.data.files import PanelArrays, publish, scratch_folder, scratch_matrix
 from atft.data.grid import Grid, fill
 from atft.data.profile import profile
 from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest, listing
-from atft.data.source import Source, load
+from atft.data.source import Source, load, source_sha256
 from atft.events import Event, Log, Progress
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
 
 __all__ = ["BuildResult", "BuildStopped", "DataError", "build", "fingerprint_of", "inspect"]
 
+REPORT = "report.json"  # {profile, leak_report}: a cache says by itself what was found in its source
 MIN_DAYS, MIN_CODES = 20, 2
 MAX_NULL_SHARE = 0.99
 NORMALISATION = {
@@ -104,8 +106,16 @@ def inspect(spec: DatasetSpec) -> dict[str, object]:
     }
 
 
-def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Callable[[], bool]) -> BuildResult:
+def build(
+    spec: DatasetSpec,
+    out: Path,
+    emit: Callable[[Event], None],
+    stop: Callable[[], bool],
+    known: Path | None = None,
+) -> BuildResult:
     """Build the cache of `spec` in the new folder `out`; it appears whole or not at all.
+
+    `known` is a folder of caches by fingerprint: when one of them has this very content, nothing is built.
 
     Raises DataError (bad or leaking data, full disk), CacheError (`out` holds something else), BuildStopped (`stop`
     said so).
@@ -118,11 +128,15 @@ def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Cal
 
     _check_free(out)
     step(0.0)
+    if known is not None and (found := _known(known / fingerprint_of(spec, source_sha256(spec)))) is not None:
+        emit(Log(level="info", message=f"this content is built already: {found.manifest.fingerprint}"))
+        emit(Progress(phase="build", ratio=1.0))
+        return found
     source = load(spec)
     step(0.1)
     grid = _grid(source, spec)
     plan = _plan(source, grid, spec)
-    about = profile(source)
+    about = profile(source) | {"num_filled_rows": int((~grid.valid).sum())}
     for warning in about["warnings"]:  # type: ignore[attr-defined]  # profile's own list of strings
         emit(Log(level="warning", message=warning))
     step(0.2)
@@ -131,6 +145,7 @@ def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Cal
             panel, report = _arrays(source, grid, plan, spec, scratch, step)
             manifest = _write(folder, panel, source, plan, spec, grid)
             (folder / "graphs").mkdir()
+            _write_report(folder, {"profile": about, "leak_report": report})
             step(0.95)
             _publish(folder, out, manifest)
     except OSError as error:
@@ -140,9 +155,26 @@ def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Cal
             ) from error
         raise
     emit(Progress(phase="build", ratio=1.0))
-    return BuildResult(
-        manifest=manifest, profile=about | {"num_filled_rows": int((~grid.valid).sum())}, leak_report=report
-    )
+    return BuildResult(manifest=manifest, profile=about, leak_report=report)
+
+
+def _known(folder: Path) -> BuildResult | None:
+    """What is in a cache that is whole and tells what was found in its source."""
+    try:
+        manifest = read_manifest(folder)
+        report = json.loads((folder / REPORT).read_bytes())
+    except (CacheError, OSError, ValueError):
+        return None
+    if manifest.fingerprint != folder.name:
+        return None
+    return BuildResult(manifest=manifest, profile=report["profile"], leak_report=report["leak_report"])
+
+
+def _write_report(folder: Path, report: dict[str, object]) -> None:
+    with (folder / REPORT).open("w", encoding="utf-8") as file:
+        json.dump(report, file, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _grid(source: Source, spec: DatasetSpec) -> Grid:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from atft.data.files import sha256_of
-from atft.data.planted import generate
+from atft.data.planted import generate, planted_sha256
 from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, listing, plain
 from atft.data.tables import MISSING_WORDS, flags, numbers, numbers_from_text, parse_dates, read_table, rows_of, shown
 from atft.spec.data import DatasetSpec, PlantedSpec, SideFile
@@ -51,19 +51,28 @@ def load(spec: DatasetSpec) -> Source:
         raise DataError("the dataset has neither a file nor a planted panel: give one")
     path = Path(spec.path)
     frame = read_table(path)
-    hashes = [sha256_of(path)]
     roles = find_roles(frame.columns, spec)
     source = _strict(frame, roles, path.name)
     if spec.universe is not None:
         if source.has("in_universe"):
             raise DataError(f"{path.name} has a column in_universe and there is a universe file: give one of them")
         source.universe = _universe(spec.universe)
-        hashes.append(sha256_of(Path(spec.universe.file)))
     if spec.market is not None:
         source.market = _market(spec.market)
-        hashes.append(sha256_of(Path(spec.market.file)))
-    source.sha256 = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    source.sha256 = source_sha256(spec)
     return source
+
+
+def source_sha256(spec: DatasetSpec) -> str:
+    """Of all the bytes that `load` reads, or of what a planted panel is made from. Raises DataError."""
+    if spec.planted is not None:
+        return planted_sha256(spec.planted)
+    files = [spec.path, *(side.file for side in (spec.universe, spec.market) if side is not None)]
+    try:
+        hashes = [sha256_of(Path(file)) for file in files if file is not None]
+    except OSError as error:
+        raise DataError(f"{Path(str(error.filename)).name} cannot be read ({error.strerror})") from error
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _planted(spec: DatasetSpec, planted: PlantedSpec) -> Source:

@@ -63,7 +63,8 @@ def fuzz(settings: Settings, key: str | None, examples: int, phases: str = PHASE
             command += ["--header", f"Authorization:Bearer {key}"]
         else:  # the first key that is made would close the server for the rest of the run
             command += ["--exclude-name", "POST /keys"]
-        return subprocess.run(command, check=False).returncode
+        settings.run_root.mkdir(parents=True, exist_ok=True)  # it leaves a folder where it stands
+        return subprocess.run(command, check=False, cwd=settings.run_root).returncode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -75,7 +75,7 @@ def find_job(session: Session, job_id: UUID) -> tuple[Job, Position]:
 
 _PROBLEMS: Final = {
     400: (
-        "The body is not JSON, or not the multipart form that it says it is.",
+        "The body is not JSON, or not the multipart form that it says it is; or the address has NUL characters.",
         "malformed_json",
         "the body is not JSON: Expecting value at character 0",
     ),
@@ -123,9 +123,9 @@ _PROBLEMS: Final = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of a route, with examples; 401, 403, 422, 429 and 503 belong to every route on the record."""
+    """The `responses=` of a route, with examples; 400, 401, 403, 422, 429 and 503 belong to every route on the record."""
     documented: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({401, 403, 422, 429, 503, *statuses}):
+    for status in sorted({400, 401, 403, 422, 429, 503, *statuses}):
         description, code, detail = _PROBLEMS[status]
         example = (
             examples.PROBLEM

@@ -82,7 +82,7 @@ _BODY: Final[dict[str, Any]] = {
     summary="Register a dataset",
     response_description="The job that builds it, queued. `Location` is its address.",
     responses={
-        **problems(400, 413, 415, 507),
+        **problems(413, 415, 507),
         200: {"model": DatasetPlan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
     },
 )

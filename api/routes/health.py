@@ -29,11 +29,14 @@ Verbose = Annotated[
     Query(description="with this parameter, whatever its value, the answer lists each check", examples=["true"]),
 ]
 _NOT_READY: Final[dict[int | str, dict[str, Any]]] = {
-    503: {"model": Health, "description": "Not ready. Retry-After says when to ask again."}
+    400: problems()[400],
+    503: {"model": Health, "description": "Not ready. Retry-After says when to ask again."},
 }
 
 
-@router.get("/livez", response_model_exclude_none=True, summary="Is the process alive")
+@router.get(
+    "/livez", response_model_exclude_none=True, summary="Is the process alive", responses={400: problems()[400]}
+)
 async def get_livez() -> Health:
     """Of this process only: it says nothing of the database or the broker."""
     return Health(status="ok")

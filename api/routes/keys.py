@@ -27,7 +27,7 @@ _SHOWN = {"key": {"summary": "A key as it was shown when it was made", "value": 
     dependencies=[Depends(json_body)],
     summary="Make an API key",
     response_description="The key, shown this once.",
-    responses=problems(400, 413, 415),
+    responses=problems(413, 415),
 )
 async def create_key(
     new: Annotated[NewKey, Body(openapi_examples=_EXAMPLES)], service: ServiceDep, _: Admin
@@ -73,7 +73,7 @@ async def revoke_key(
     dependencies=[Depends(json_body)],
     summary="Log a browser in",
     response_description="`Set-Cookie`: a session of twelve hours, for this site only, that no script can read.",
-    responses=problems(400, 413, 415),
+    responses=problems(413, 415),
 )
 async def begin_session(request: Request, shown: Annotated[ShownKey, Body(openapi_examples=_SHOWN)]) -> Response:
     """Exchange a key for a cookie. It may do what the key may do, for as long as the key is good.

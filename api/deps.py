@@ -123,7 +123,7 @@ _PROBLEMS: Final = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of a route, with examples; 400, 401, 403, 422, 429 and 503 belong to every route on the record."""
+    """The `responses=` of a route, with examples; 400, 401, 403, 422, 429, 503 belong to every route on the record."""
     documented: dict[int | str, dict[str, Any]] = {}
     for status in sorted({400, 401, 403, 422, 429, 503, *statuses}):
         description, code, detail = _PROBLEMS[status]

@@ -345,4 +345,30 @@ IMPORTANCE: Final[Example] = {
     "num_trials": 18,
     "why": None,
 }
+KEY: Final[Example] = {
+    "id": "019aa6a2-9c10-7c3f-b0a4-51f7be0c2d11",
+    "name": "robot",
+    "prefix": "atft_0123abcd",
+    "scopes": ["jobs:read", "jobs:write"],
+    "quota": {"jobs": 100},
+    "created_at": "2025-11-21T09:30:00.000Z",
+    "expires_at": "2026-11-21T09:30:00.000Z",
+    "revoked_at": None,
+    "last_used_at": None,
+}
+NEW_KEY: Final[Example] = {
+    "name": "robot",
+    "scopes": ["jobs:read", "jobs:write"],
+    "expires_at": "2099-11-21T09:30:00Z",
+    "quota": {"jobs": 100},
+}
+AUDIT: Final[Example] = {
+    "id": 17,
+    "time": "2025-11-21T09:30:00.000Z",
+    "who": "key:019aa6a2-9c10-7c3f-b0a4-51f7be0c2d11",
+    "action": "POST /jobs/train",
+    "target": f"/jobs/{JOB_ID}",
+    "request_id": "1d3c5f7a9b",
+    "address": "127.0.0.1",
+}
 PROMOTE: Final[Example] = {"as": "train", "name": "best, 20 epochs", "trainer.max_epochs": 20}

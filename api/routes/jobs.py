@@ -52,7 +52,7 @@ TRAIN_EXAMPLES = {
     summary="Submit a training job",
     response_description="The job, queued. `Location` is its address.",
     responses={
-        **problems(400, 413, 415),
+        **problems(413, 415),
         200: {"model": Plan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
     },
 )
@@ -224,7 +224,7 @@ async def resume_job(
     dependencies=[Depends(json_body)],
     summary="Change a job's priority",
     response_description="The job as it stands now.",
-    responses=problems(400, 404, 409, 412, 413, 415),
+    responses=problems(404, 409, 412, 413, 415),
 )
 async def set_priority(
     job_id: JobId,

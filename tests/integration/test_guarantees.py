@@ -73,7 +73,8 @@ def test_g3_a_frozen_supervisor_writes_nothing_once_another_has_the_job(service:
     pool, program = family_of(psutil.Process(first.pid))
     pool.suspend()
     try:
-        program.wait(20)  # its lease is over: nobody is left who could write files either
+        # Its lease is over, so that nobody is left who could write files either; the frozen parent cannot reap it.
+        service.until(lambda: program.status() == psutil.STATUS_ZOMBIE, 60)
         service.worker("--device", "1")
         service.until(lambda: service.job(job_id).attempt == 2, 60)
         with transaction(service.sessions) as session:

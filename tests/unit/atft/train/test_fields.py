@@ -99,7 +99,7 @@ ELSEWHERE = {
     "resources.queue_timeout_seconds": "the service's",
     "baselines": "test_baselines",
 }
-UNSEEN = ("requested", "requested_digest", "resolved", "resolved_digest", "threads", "host", "git", "versions")
+UNSEEN = ("memory", "requested", "requested_digest", "resolved", "resolved_digest", "threads", "host", "git", "versions")
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> set[str]:

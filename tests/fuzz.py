@@ -24,7 +24,7 @@ from jobs.states import JobKind
 from tests.integration.api_client import SPEC, register, run
 from tests.integration.test_api_server import serving
 
-# Not `positive_data_acceptance`: a spec may be valid and its dataset still unknown. Not `unsupported_method`: it wants a
+# Not `positive_data_acceptance`: a spec may be valid and its dataset unknown. Not `unsupported_method`: it wants a
 # 405 for GET /jobs/train, which asks for a job of that id, and there is none.
 CHECKS = (
     "not_a_server_error",

@@ -105,12 +105,30 @@ JOB_QUEUED: Final[Example] = {
     "started_at": None,
     "worker": None,
 }
+STRETCH: Final[Example] = {"first": "2021-02-03", "last": "2023-01-30", "num_days": 500}
+FOLD_DAYS: Final[Example] = {
+    "train": [STRETCH],
+    "val": [{"first": "2023-03-02", "last": "2023-08-22", "num_days": 120}],
+    "test": [{"first": "2023-09-21", "last": "2024-03-14", "num_days": 120}],
+    "purged": [
+        {"first": "2023-01-31", "last": "2023-03-01", "num_days": 21},
+        {"first": "2023-08-23", "last": "2023-09-20", "num_days": 21},
+    ],
+}
+SPLIT: Final[Example] = {
+    "kind": "walk_forward",
+    "embargo_days": 21,
+    "source": "evidence",
+    "folds": [FOLD_DAYS],
+    "figure": {"data": [{"type": "bar", "orientation": "h", "name": "training"}], "layout": {"barmode": "overlay"}},
+}
 PLAN: Final[Example] = {
     "spec": TRAIN,
     "spec_digest": "0d4f7be2a9c15e38",
     "warnings": [],
     "dataset_fingerprint": FINGERPRINT,
     "num_parameters": 148_212,
+    "num_folds": 1,
     "epochs": 3,
     "days_per_step": 8,
     "steps_per_epoch": 63,
@@ -118,6 +136,7 @@ PLAN: Final[Example] = {
     "num_train_days": 500,
     "num_val_days": 120,
     "num_test_days": 120,
+    "folds": [FOLD_DAYS],
     "estimated_seconds": 144.0,
     "estimated_bytes": 5_335_632,
     "queue": "cpu",

@@ -49,6 +49,7 @@ def submit(
     queue_timeout_seconds: float | None = None,
     created_by: str = "anonymous",
     idempotency: tuple[str, str] | None = None,
+    overrides: Json | None = None,
     max_unfinished: int | None = None,
 ) -> Submitted:
     """Write a queued job. `idempotency` is (key, SHA-256 of the body); keys are `created_by`'s own and last a day.
@@ -82,6 +83,7 @@ def submit(
         source_job_id=source_job_id,
         trial_number=trial_number,
         params=params,
+        overrides=overrides or {},
         queue_deadline=deadline,
         created_by=created_by,
         last_seq=1,

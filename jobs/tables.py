@@ -99,6 +99,10 @@ class Job(Base):
     version: Mapped[int] = mapped_column(
         BigInteger, server_default="0", comment="the ETag: grows with every change a client may see"
     )
+    overrides: Mapped[Json] = mapped_column(
+        server_default=text("'{}'"),
+        comment="{micro_batch_days}: how the next attempt differs from the spec without changing what it computes",
+    )
     lease_until: Mapped[datetime | None]
     worker: Mapped[str | None]
     not_before: Mapped[datetime | None]
@@ -131,6 +135,7 @@ class Job(Base):
         Index("ix_jobs_lease", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_jobs_created", text("created_at DESC"), text("id DESC")),
         Index("ix_jobs_parent_id", "parent_id"),
+        Index("ix_jobs_source_job_id", "source_job_id"),
         Index("ix_jobs_dataset_fingerprint", "dataset_fingerprint"),
         Index("ix_jobs_tags", "tags", postgresql_using="gin"),
         Index(
@@ -149,6 +154,7 @@ class Attempt(Base):
     device: Mapped[str]
     pid: Mapped[int | None]
     resumed_from: Mapped[Json | None]
+    overrides: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(comment="succeeded, failed, cancelled, pruned, paused, requeued, lost")

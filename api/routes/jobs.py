@@ -26,12 +26,13 @@ from api.deps import (
 )
 from api.schemas import JobPage, JobView, Plan, SubmittedView
 from api.study_schemas import Priority
-from api.submission import refuse_nul, submit
+from api.submission import body_sha256, refuse_nul, submit
 from api.views import etag, job_view, submitted_view
 from atft.spec.data import DatasetRef
 from atft.spec.job import TrainSpec
-from jobs import store
+from jobs import repetition, store
 from jobs.lookup import Position
+from jobs.repetition import Again
 from jobs.states import COORDINATING, JobKind, JobState, Wanted
 from jobs.tables import Job
 
@@ -71,7 +72,7 @@ async def submit_train(
     refuse_nul(spec.model_dump(mode="json"))
     admitted = await service.database.read(admission.admit, spec)
     if dry_run:
-        plan = await service.database.read(admission.plan, spec, admitted)
+        plan = await service.database.read(admission.plan, service.settings, spec, admitted)
         return Response(plan.model_dump_json(), media_type="application/json")
     resources = spec.resources
     submitted = await submit(
@@ -245,3 +246,71 @@ async def set_priority(
     await asyncio.gather(*(service.announce(job) for job in changed if job.state is JobState.QUEUED))
     response.headers["ETag"] = etag(changed[0])
     return job_view(changed[0], position)
+
+
+async def _again(
+    service: ServiceDep,
+    who: Principal,
+    job_id: UUID,
+    how: Again,
+    key: str | None,
+    if_match: str | None,
+    response: Response,
+) -> SubmittedView:
+    def write(session: Session) -> tuple[Job, bool, Position]:
+        version = expected_version(if_match)
+        identity = None if key is None else (key, body_sha256(store.get(session, job_id).kind, {how: str(job_id)}))
+        made = repetition.repeat(session, job_id, how, by=who.name, expected_version=version, idempotency=identity)
+        job, position = with_position(session, made.job)
+        return job, made.created, position
+
+    job, created, position = await service.database.write(write)
+    if created:
+        await service.announce(job)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["ETag"] = etag(job)
+    return submitted_view(job, position, [])
+
+
+@router.post(
+    "/{job_id}/retry",
+    status_code=202,
+    summary="Try a failed or cancelled job again",
+    response_description="The new job, queued. `Location` is its address.",
+    responses=problems(404, 409, 412),
+)
+async def retry_job(
+    job_id: JobId,
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    idempotency_key: IdempotencyKey = None,
+    if_match: IfMatch = None,
+) -> SubmittedView:
+    """Make a new job of the same spec, whose `source_job_id` is this one, that goes on from its last checkpoint.
+
+    The points up to that checkpoint come along. What failed for a reason in the spec or the data fails again.
+    """
+    return await _again(service, who, job_id, Again.RETRY, idempotency_key, if_match, response)
+
+
+@router.post(
+    "/{job_id}/rerun",
+    status_code=202,
+    summary="Repeat a succeeded job",
+    response_description="The new job, queued. `Location` is its address.",
+    responses=problems(404, 409, 412),
+)
+async def rerun_job(
+    job_id: JobId,
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    idempotency_key: IdempotencyKey = None,
+    if_match: IfMatch = None,
+) -> SubmittedView:
+    """Make a new job of the same spec and data, from the start.
+
+    At its end its message, and `drift` in its evidence, say which metrics, weights and versions differ from this job's.
+    """
+    return await _again(service, who, job_id, Again.RERUN, idempotency_key, if_match, response)

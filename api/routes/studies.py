@@ -61,7 +61,7 @@ async def submit_hpo(
     refuse_nul(spec.model_dump(mode="json"))
     study = await service.database.read(studies.admit, spec)
     if dry_run:
-        plan = await service.database.read(studies.plan, study)
+        plan = await service.database.read(studies.plan, service.settings, study)
         return Response(plan.model_dump_json(), media_type="application/json")
     base = study.spec.base
     job, position = await submit(

@@ -16,6 +16,7 @@ from api.comparison_schemas import COMPARISON_MODELS
 from api.dataset_schemas import DATASET_MODELS
 from api.key_schemas import KEY_MODELS, NewKey
 from api.schemas import MODELS
+from api.split_schemas import SPLIT_MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
@@ -106,8 +107,8 @@ def test_every_component_has_an_example(openapi: dict[str, Any]) -> None:
 
 def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None:
     asked = (TrainSpec, HpoSpec, DatasetSpec, Promotion, NewKey)
-    shown = (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *KEY_MODELS)
-    models = {model.__name__: model for model in (*shown, *asked)}
+    answered = (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *SPLIT_MODELS, *KEY_MODELS)
+    models = {model.__name__: model for model in (*answered, *asked)}
     for where, operation in operations(openapi):
         contents = [
             operation.get("requestBody", {}).get("content", {}),

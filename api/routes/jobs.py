@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from api import admission, examples
 from api.auth import Principal, Reader, Submitter
+from api.database import AUDITED
 from api.deps import (
     Cursor,
     DryRun,
@@ -260,10 +261,15 @@ async def _again(
     def write(session: Session) -> tuple[Job, bool, Position]:
         version = expected_version(if_match)
         identity = None if key is None else (key, body_sha256(store.get(session, job_id).kind, {how: str(job_id)}))
-        made = repetition.repeat(session, job_id, how, by=who.name, expected_version=version, idempotency=identity)
+        made = repetition.repeat(
+            session, job_id, how, by=who.name, expected_version=version, idempotency=identity,
+            max_unfinished=who.limits.jobs,
+        )  # fmt: skip
+        session.info[AUDITED] = f"/jobs/{made.job.id}"
         job, position = with_position(session, made.job)
         return job, made.created, position
 
+    await service.check_disk()
     job, created, position = await service.database.write(write)
     if created:
         await service.announce(job)

@@ -181,6 +181,7 @@ async def test_quota_of_jobs_holds_under_concurrency(client: httpx.AsyncClient, 
     assert (await client.post("/jobs/train", json=SPEC, headers=again)).status_code == 202
     assert (await client.post("/jobs/train", json=SPEC, headers=again)).status_code == 202  # a replay is no new job
     problem(await client.post("/jobs/train", json=SPEC, headers=mine), 429, "quota_exceeded")
+    problem(await client.post(f"/jobs/{first}/retry", headers=mine), 429, "quota_exceeded")
     assert (await client.post("/jobs/train", json=SPEC, headers=bearer(ADMIN))).status_code == 202
 
 
@@ -221,6 +222,7 @@ async def test_full_disk_takes_no_jobs(settings: Settings, dataset: Dataset) -> 
     async with serving(settings.model_copy(update={"min_free_bytes": 2**60})) as client:
         problem(await client.post("/jobs/train", json=SPEC), 507, "disk_full")
         problem(await client.post("/datasets", json={"name": "p", "planted": {}}), 507, "disk_full")
+        problem(await client.post(f"/jobs/{dataset.job_id}/rerun"), 507, "disk_full")
         assert (await client.post("/jobs/train?dry_run=true", json=SPEC)).status_code == 200
         assert (await client.get("/readyz")).status_code == 503
 

@@ -15,7 +15,7 @@ HORIZONS = (1, 5, 10, 20)
 
 def test_theory_is_the_formula_of_the_page_in_high_precision() -> None:
     """κ = .05, ρ .97/.8/0. The reference values are the page's formula and the exact one by 25-digit quadrature
-    (docs/decisions/0007); the page's printed .0578 .0773 .0894 .1006 lie up to .3 % below the former.
+    (docs/decisions/0010); the page's printed .0578 .0773 .0894 .1006 lie up to .3 % below the former.
     """
     first = (0.057831145, 0.077476923, 0.089629954, 0.10084491)
     exact = (0.057707413, 0.077220978, 0.089247756, 0.10031379)

@@ -99,7 +99,9 @@ ELSEWHERE = {
     "resources.queue_timeout_seconds": "the service's",
     "baselines": "test_baselines",
 }
-UNSEEN = ("memory", "requested", "requested_digest", "resolved", "resolved_digest", "threads", "host", "git", "versions")
+UNSEEN = (
+    "memory", "requested", "requested_digest", "resolved", "resolved_digest", "threads", "host", "git", "versions",
+)  # fmt: skip
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> set[str]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from atft.data.cache import Cache, CacheError
-from atft.data.graph import DayGraph, correlations, day_edges, day_graph, graph_digest
+from atft.data.graph import correlations, day_edges, day_graph, graph_digest
 from atft.events import Event
 from atft.spec.model import GraphSpec
 

@@ -48,10 +48,11 @@ def test_g7_a_rolling_restart_fails_no_request_and_no_job(service: Client, up: U
         old.terminate()
         wait_for(f"another {words[0]}", lambda old=old, words=words: (new := up.find(*words)) and new[0] != old, 60)
         time.sleep(1.0)
-    done = service.wait(job.id, 150)
+    wait_for("a second attempt", lambda: service.job(job.id).attempt == 2, 120)
     answers = asking.stop()
     assert set(answers) == {"200"}, answers
     assert answers["200"] > 20
+    done = service.wait(job.id, 300)
     assert (done.state, done.attempt) == ("succeeded", 2)
     reasons = [event.body.get("reason") for event in service.events(job.id) if event.kind == "state"]
     assert "drained" in reasons

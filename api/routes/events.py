@@ -1,6 +1,6 @@
 """Live: events of one job or of several, and logs. What can fail is checked before the first byte of a stream."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -20,6 +20,7 @@ from jobs.states import TERMINAL
 
 router = APIRouter(tags=["events"])
 MAX_JOBS: Final = 50
+NEWEST: Final = "newest"
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _SSE: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -55,6 +56,10 @@ def _seq(text: str, whole: str) -> int:
 def _ended(session: Session, after: Mapping[UUID, int]) -> bool:
     jobs = [(store.get(session, job_id), seq) for job_id, seq in after.items()]
     return all(job.state in TERMINAL and seq >= job.last_seq for job, seq in jobs)
+
+
+def _newest(session: Session, jobs: Sequence[UUID]) -> dict[UUID, int]:
+    return {job_id: store.get(session, job_id).last_seq for job_id in jobs}
 
 
 async def _stream(service: Service, who: Principal, request: Request, cursor: Cursor) -> Response:
@@ -112,10 +117,16 @@ async def stream_events(
         Query(min_length=1, max_length=MAX_JOBS, description="the jobs; repeatable", examples=[[examples.JOB_ID]]),
     ],
     last_event_id: LastEventId = None,
+    after: Annotated[
+        str | None, Query(max_length=4000, description="like Last-Event-ID, which wins; `newest`: only what comes now")
+    ] = None,
 ) -> Response:
     """The events of up to 50 jobs in one stream. `id:` is `job:seq,…`, where each stands; `end` comes for each."""
     positions = dict.fromkeys(job, 0)
-    for pair in (last_event_id or "").split(","):
+    text = last_event_id or after or ""
+    if text == NEWEST:
+        positions, text = await service.database.read(_newest, job), ""
+    for pair in text.split(","):
         if pair.strip():
             name, _colon, seq = pair.strip().partition(":")
             try:

@@ -13,6 +13,8 @@ from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader
 from starlette.exceptions import HTTPException
 
+from jobs.states import JobKind
+
 router = APIRouter(include_in_schema=False)
 _HERE: Final = Path(__file__).parent
 _templates: Final = Environment(
@@ -38,18 +40,33 @@ def _static_files() -> dict[str, Path]:
 _FILES: Final = _static_files()
 
 
-def _page(template: str, **values: str) -> HTMLResponse:
+def _page(template: str, **values: object) -> HTMLResponse:
     return HTMLResponse(_templates.get_template(template).render(values))
 
 
 @router.get("/")
 async def list_page() -> Response:
-    return _page("jobs.html", title="Jobs")
+    return _page("jobs.html", title="Jobs", kinds=tuple(JobKind))
 
 
 @router.get("/ui/jobs/{job_id}")
 async def job_page(job_id: str) -> Response:
     return _page("job.html", title="Job", job_id=job_id)
+
+
+@router.get("/ui/submit")
+async def submit_page() -> Response:
+    return _page("submit.html", title="Submit")
+
+
+@router.get("/ui/workers")
+async def workers_page() -> Response:
+    return _page("workers.html", title="Workers")
+
+
+@router.get("/ui/keys")
+async def keys_page() -> Response:
+    return _page("keys.html", title="Keys")
 
 
 @router.get("/ui/datasets")

@@ -140,7 +140,10 @@ def test_what_comes_later_changes_nothing_earlier(
     """
     rng = np.random.default_rng(0)
     late = pl.col("date") > whole.days[after].astype(object)
-    noise = pl.Series(rng.uniform(0.85, 1.15, rough.height))
+    step = pl.when(late).then(pl.Series(0.03 * rng.standard_normal(rough.height))).otherwise(0.0)
+    noise = (
+        step.cum_sum().over("code", order_by="date").exp()
+    )  # another walk: noise around the old one would be a signal
     changed = rough.with_columns(
         *(pl.when(late).then(pl.col(c) * noise).otherwise(c).alias(c) for c in PRICES),
         pl.when(late).then((pl.col("volume") * noise * 9).round()).otherwise("volume").alias("volume"),

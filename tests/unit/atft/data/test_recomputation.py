@@ -140,15 +140,14 @@ def test_what_comes_later_changes_nothing_earlier(
     """
     rng = np.random.default_rng(0)
     late = pl.col("date") > whole.days[after].astype(object)
-    step = pl.when(late).then(pl.Series(0.03 * rng.standard_normal(rough.height))).otherwise(0.0)
-    noise = (
-        step.cum_sum().over("code", order_by="date").exp()
-    )  # another walk: noise around the old one would be a signal
-    changed = rough.with_columns(
+    steps = pl.when(late).then("step").otherwise(0.0)
+    noise = steps.cum_sum().over("code", order_by="date").exp()  # another walk: noise around this one would be a signal
+    changed = rough.with_columns(step=pl.Series(0.03 * rng.standard_normal(rough.height))).with_columns(
         *(pl.when(late).then(pl.col(c) * noise).otherwise(c).alias(c) for c in PRICES),
         pl.when(late).then((pl.col("volume") * noise * 9).round()).otherwise("volume").alias("volume"),
         pl.when(late).then(pl.lit("S2")).otherwise("sector").alias("sector"),
     )
+    changed = changed.drop("step")
     other, _ = builder(changed, **sides(tmp_path, rough, after))
     early = whole.day_index <= after
     same_up_to(whole, other, early, early, after)

@@ -67,9 +67,10 @@ def built(tmp_path: Path) -> Callable[..., Cache]:
 def later(frame: pl.DataFrame, *columns: str, after: int = 100) -> pl.DataFrame:
     """`frame` with `columns` times a random walk of each code after trading day number `after`."""
     late = pl.col("date") > frame["date"].unique().sort()[after]
-    steps = pl.Series(0.03 * np.random.default_rng(1).standard_normal(frame.height))
-    walk = pl.when(late).then(steps).otherwise(0.0).cum_sum().over("code", order_by="date").exp()
-    return frame.with_columns(pl.when(late).then(pl.col(c) * walk).otherwise(c).alias(c) for c in columns)
+    steps = frame.with_columns(step=pl.Series(0.03 * np.random.default_rng(1).standard_normal(frame.height)))
+    walk = pl.when(late).then("step").otherwise(0.0).cum_sum().over("code", order_by="date").exp()
+    changed = steps.with_columns(pl.when(late).then(pl.col(c) * walk).otherwise(c).alias(c) for c in columns)
+    return changed.drop("step")
 
 
 def test_leak_01_a_window_is_the_last_days_of_its_own_stock(cache: Cache, make_spec: Make) -> None:

@@ -3,29 +3,29 @@
 from pathlib import Path
 
 from api.errors import Refused, invalid
+from jobs.places import NotAPath, NotFound, Outside, find
 
 
-def confine(data_root: Path, path: str, pointer: str) -> str:
-    """The path, relative to the data root, of an existing regular file. Raises Refused (422) at `pointer`.
+def confine(data_root: Path, path: str, pointer: str, *, folders: bool = False) -> str:
+    """The path, relative to the data root, of an existing regular file, or folder of such files. Raises Refused (422)
+    at `pointer`.
 
     Whether a file exists outside the root is not told.
     """
-    root = data_root.resolve()
     try:
-        resolved = (root / path).resolve()
-        inside = resolved.is_relative_to(root) and resolved != root
-        found = inside and resolved.is_file()
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a NUL
-        raise invalid(pointer, "this is not a path", "invalid_path") from error
-    if not inside:
-        raise outside(pointer)
-    if not found:
-        raise invalid(pointer, f"there is no file {path!r} under the server's data root", "file_not_found")
-    return resolved.relative_to(root).as_posix()
+        return find(data_root, path, folders=folders).relative_to(data_root.resolve()).as_posix()
+    except Outside as error:
+        raise outside(pointer) from error
+    except NotAPath as error:
+        raise invalid(pointer, str(error), "invalid_path") from error
+    except NotFound as error:
+        raise invalid(pointer, f"{error} under the server's data root", "file_not_found") from error
 
 
 def outside(pointer: str) -> Refused:
-    return invalid(pointer, "the path leaves the server's data root", "path_outside_data_root")
+    return invalid(
+        pointer, "the path leaves the server's data root, or there is a symbolic link in it", "path_outside_data_root"
+    )
 
 
 def under(root: Path, relative: str) -> Path | None:

@@ -128,6 +128,7 @@ DATASET_PLAN: Final[Example] = {
     "spec_digest": "7a3b9e10c2d4f658",
     "warnings": [],
     "inspection": {"kind": "prices", "num_rows": 1_006_532},
+    "registered": ["us_2010_2017@1"],
 }
 SERIES: Final[Example] = {"step": [1, 2, 3], "value": [0.012, 0.034, None]}
 METRICS: Final[Example] = {
@@ -182,30 +183,57 @@ ARTIFACT: Final[Example] = {
     "created_at": "2026-11-23T01:21:29.000Z",
     "link": f"/jobs/{JOB_ID}/artifacts/best.safetensors",
 }
-DATASET_VERSION: Final[Example] = {
+ORIGIN_FILE: Final[Example] = {
+    "role": "panel",
+    "name": "us_2010_2017.parquet",
+    "size_bytes": 22_279_792,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+}
+ORIGIN: Final[Example] = {
+    "kind": "upload",
+    "files": [ORIGIN_FILE],
+    "source_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "by": "anonymous",
+    "asked_at": "2026-11-23T01:18:02.000Z",
+    "versions": {"python": "3.11.2", "atft": "0.1.0", "polars": "1.42.1"},
+}
+_VERSION: Final[Example] = {
     "version": 1,
     "fingerprint": FINGERPRINT,
     "size_bytes": 182_452_224,
     "job_id": DATASET_JOB_ID,
     "created_at": "2026-11-23T01:18:20.000Z",
 }
+DATASET_VERSION: Final[Example] = {
+    **_VERSION,
+    "num_jobs": 3,
+    "num_unfinished_jobs": 1,
+    "origin": ORIGIN,
+    "link": "/datasets/us_2010_2017@1",
+    "jobs": "/jobs?dataset=us_2010_2017@1",
+}
 DATASET_SUMMARY: Final[Example] = {
-    **DATASET_VERSION,
+    **_VERSION,
     "name": "us_2010_2017",
     "num_days": 2013,
     "num_codes": 500,
     "num_rows": 1_006_500,
+    "num_features": 2,
+    "num_warnings": 0,
+    "days": ["2010-01-04", "2017-12-29"],
     "horizons": [1, 5, 10, 20],
     "link": "/datasets/us_2010_2017",
+    "page": "/ui/datasets/us_2010_2017",
 }
 DATASET: Final[Example] = {
     **DATASET_SUMMARY,
     "columns": ["return_1d", "return_5d"],
     "market_columns": [],
-    "days": ["2010-01-04", "2017-12-29"],
+    "formulas": {"return_1d": "close(t) / close(t-1) - 1"},
+    "normalisation": {"features": "per day over valid stocks"},
     "spec": DATASET_PATH,
     "profile": {"num_rows": 1_006_500},
-    "leak_report": {"suspects": []},
+    "leak_report": {"suspected": []},
     "versions": [DATASET_VERSION],
 }
 WORKER: Final[Example] = {

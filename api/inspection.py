@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -15,13 +17,15 @@ from jobs.settings import Settings
 from jobs.tables import Json
 
 LIMIT_SECONDS: Final = 120.0
+LIMIT_BYTES: Final = 4 << 30  # of memory of its own; mapped files do not count
+_TURN_SECONDS: Final = 30.0
 _MAX_OUTPUT_BYTES: Final = 4_000_000
 _turns = asyncio.Semaphore(2)
 
 
 async def inspect(settings: Settings, spec: Json) -> Json:
     """`spec` holds absolute paths. Raises Refused: 422 with the program's own words, 503 when it takes too long."""
-    async with _turns:
+    async with _turn():
         with tempfile.TemporaryDirectory(prefix="atft-inspect-") as folder:
             file = Path(folder) / "spec.json"
             await asyncio.to_thread(file.write_text, json.dumps(spec), "utf-8")
@@ -29,10 +33,29 @@ async def inspect(settings: Settings, spec: Json) -> Json:
     if code == 0:
         answer: Json = json.loads(out)
         return answer
+    if code == -signal.SIGABRT or b"MemoryError" in err:
+        detail = (
+            f"looking at this needs more than {LIMIT_BYTES >> 20:,} MiB of memory; register it: a build may take more"
+        )
+        raise Refused(422, "inspection_too_large", detail)
     words = _last_words(err) or _last_words(out) or f"the inspection ended with code {code}"
     for root in (settings.data_root, settings.uploads_root):  # where our folders lie is nobody's business
         words = words.replace(f"{root.resolve()}/", "")
     raise Refused(422, "cannot_build", words)
+
+
+@contextlib.asynccontextmanager
+async def _turn() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_TURN_SECONDS):
+            await _turns.acquire()
+    except TimeoutError as error:
+        detail = "other inspections are running: try again in a moment"
+        raise Refused(503, "inspection_busy", detail, headers={"Retry-After": "30"}) from error
+    try:
+        yield
+    finally:
+        _turns.release()
 
 
 async def _run(settings: Settings, command: list[str]) -> tuple[int, bytes, bytes]:
@@ -44,6 +67,8 @@ async def _run(settings: Settings, command: list[str]) -> tuple[int, bytes, byte
         env=settings.child_environment(1, None),
         start_new_session=True,
     )
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(process.pid, resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
     try:
         async with asyncio.timeout(LIMIT_SECONDS):
             out, err = await process.communicate()

@@ -7,6 +7,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api import examples
 from api.comparison_schemas import COMPARISON_MODELS
+from api.dataset_schemas import DATASET_MODELS
 from api.schemas import MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
@@ -91,7 +92,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         tags=TAGS,
     )
     components = found["components"]["schemas"]
-    for model in (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, DatasetSpec):
+    for model in (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, DatasetSpec):
         schema = model.model_json_schema(
             ref_template="#/components/schemas/{model}", mode="validation" if model is DatasetSpec else "serialization"
         )

@@ -168,17 +168,6 @@ class Plan(View):
     queue_position: int
 
 
-class DatasetPlan(View):
-    """What a dataset would be: the answer of `python -m atft inspect`. Nothing is stored."""
-
-    model_config = _example(examples.DATASET_PLAN)
-
-    spec: dict[str, JsonValue]
-    spec_digest: str
-    warnings: list[str]
-    inspection: dict[str, JsonValue] = Field(description="guessed schema, profile and what would be built")
-
-
 class Series(View):
     model_config = _example(examples.SERIES)
 
@@ -231,54 +220,6 @@ class Artifacts(View):
     items: list[ArtifactView]
 
 
-class DatasetSummary(View):
-    """One dataset in its newest version."""
-
-    model_config = _example(examples.DATASET_SUMMARY)
-
-    name: str
-    version: int
-    fingerprint: str = Field(description="of the content: the same input and spec give the same fingerprint")
-    num_days: int | None
-    num_codes: int | None
-    num_rows: int | None
-    horizons: list[int]
-    size_bytes: int
-    job_id: UUID
-    created_at: Time
-    link: str
-
-
-class DatasetVersion(View):
-    model_config = _example(examples.DATASET_VERSION)
-
-    version: int
-    fingerprint: str
-    size_bytes: int
-    job_id: UUID
-    created_at: Time
-
-
-class DatasetView(DatasetSummary):
-    """One dataset with what was found in it."""
-
-    model_config = _example(examples.DATASET)
-
-    columns: list[str] = Field(description="feature names in the order in which the network reads them")
-    market_columns: list[str]
-    days: tuple[str, str] | None = Field(description="first and last trading day")
-    spec: dict[str, JsonValue]
-    profile: dict[str, JsonValue]
-    leak_report: dict[str, JsonValue]
-    versions: list[DatasetVersion]
-
-
-class DatasetPage(Page[DatasetSummary]):
-    """All datasets by name."""
-
-    model_config = _example({"items": [examples.DATASET_SUMMARY], "next_cursor": None})
-
-
 class WorkerView(View):
     model_config = _example(examples.WORKER)
 
@@ -323,16 +264,11 @@ MODELS: Final = (
     SubmittedView,
     JobPage,
     Plan,
-    DatasetPlan,
     Series,
     MetricsView,
     EventView,
     ArtifactView,
     Artifacts,
-    DatasetSummary,
-    DatasetVersion,
-    DatasetView,
-    DatasetPage,
     WorkerView,
     Workers,
     Health,

@@ -4,34 +4,45 @@ Nothing of a file part is held in memory, and a part's file name never becomes a
 """
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 from uuid import uuid4
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from api.errors import Refused
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-SUFFIXES: Final = (".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv")
+SUFFIXES: Final = (
+    ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv", ".csv.gz", ".csv.zst", ".tsv", ".tsv.gz", ".txt"
+)  # fmt: skip
+KEEP_FREE_BYTES: Final = 256 << 20  # for the database, and for the job that builds from the upload
+_LOOK_BYTES: Final = 32 << 20
+_DRAIN_SECONDS: Final = 10.0
 _PART_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAX_PARTS: Final = 4  # spec, file, universe, market
 
 
 def _bad(message: str) -> Refused:
     return Refused(400, "malformed_multipart", message)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:200])
 
 
 @dataclass
@@ -60,6 +71,18 @@ class Upload:
         if part.path is None:
             raise ValueError(f"part {part.name!r} is not a file")
         return f"upload:{self.folder.name}/{part.path.name}"
+
+    def sources(self, files: Mapping[str, str]) -> dict[str, dict[str, str | int | None]]:
+        """What was sent for each role of a job's `params.files`: the sender's own name, size, hash."""
+        sent = {self.reference(part): part for part in self.parts.values() if part.path is not None}
+        return {
+            role: {
+                "name": _printable(sent[place].file_name or ""),
+                "size_bytes": sent[place].size_bytes,
+                "sha256": sent[place].sha256,
+            }
+            for role, place in files.items()
+        }
 
 
 class _Receiver:
@@ -127,16 +150,15 @@ class _Receiver:
                     "unknown_part",
                     f"part {name!r} is not a file; there are spec, file, and what universe.file and market.file name",
                 )
-            suffix = PurePosixPath(file_name).suffix.lower()
-            if suffix not in SUFFIXES:
+            suffix = max((s for s in SUFFIXES if file_name.lower().endswith(s)), key=len, default=None)
+            if suffix is None:
                 raise Refused(
                     422,
                     "unsupported_file",
                     f"part {name!r} is named {file_name[:100]!r}; files end in {', '.join(SUFFIXES)}",
                 )
-            part.path = (
-                self.folder / f"{len(self.parts)}-{name if name in ('file', 'universe', 'market') else 'extra'}{suffix}"
-            )
+            stem = name if name in ("file", "universe", "market") else f"extra{len(self.parts)}"
+            part.path = self.folder / f"{stem}{suffix}"
             self._file = part.path.open("xb")
         self._hash = hashlib.sha256()
         self._part = self.parts[name] = part
@@ -149,6 +171,8 @@ class _Receiver:
         part.size_bytes += len(piece)
         self._hash.update(piece)
         if self._file is not None:
+            if part.size_bytes // _LOOK_BYTES != (part.size_bytes - len(piece)) // _LOOK_BYTES:
+                check_room(self.folder)
             self._file.write(piece)
             return
         if part.size_bytes > self._max_spec_bytes:
@@ -167,6 +191,26 @@ class _Receiver:
         self.complete = True
 
 
+def check_room(folder: Path, coming_bytes: int = 0) -> None:
+    """Raises Refused (507) when the disk would be full."""
+    if shutil.disk_usage(folder).free < coming_bytes + KEEP_FREE_BYTES:
+        raise _full()
+
+
+def _full() -> Refused:
+    return Refused(507, "disk_full", "the server has no room for this upload; nothing was kept")
+
+
+async def _drain(request: Request) -> None:
+    """Let the sender finish into nothing for a bounded time: closing at once would reset the connection, and the
+    sender would never read why.
+    """
+    with contextlib.suppress(Refused, ClientDisconnect, TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for _ in request.stream():
+                pass
+
+
 @asynccontextmanager
 async def receive(request: Request, root: Path, max_spec_bytes: int) -> AsyncIterator[Upload]:
     """The whole upload on disk, synced. Raises Refused (400, 413, 422, 507). Removed unless the caller keeps it."""
@@ -177,11 +221,16 @@ async def receive(request: Request, root: Path, max_spec_bytes: int) -> AsyncIte
     upload = Upload(folder=root / uuid4().hex, parts={})
     try:
         await asyncio.to_thread(upload.folder.mkdir, parents=True)
+        length = request.headers.get("content-length", "")
+        await asyncio.to_thread(check_room, root, int(length) if length.isascii() and length.isdigit() else 0)
         receiver = _Receiver(upload.folder, boundary, max_spec_bytes)
         try:
             async for chunk in request.stream():
                 if chunk:
                     await asyncio.to_thread(receiver.write, chunk)
+        except Refused:
+            await _drain(request)
+            raise
         finally:
             receiver.close()
         if not receiver.complete:
@@ -190,7 +239,7 @@ async def receive(request: Request, root: Path, max_spec_bytes: int) -> AsyncIte
         yield upload
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Refused(507, "disk_full", "the server has no room for this upload; nothing was kept") from error
+            raise _full() from error
         raise
     finally:
         if not upload.kept:

@@ -7,9 +7,6 @@ from uuid import UUID
 
 from api.schemas import (
     ArtifactView,
-    DatasetSummary,
-    DatasetVersion,
-    DatasetView,
     JobView,
     Links,
     ProgressView,
@@ -18,7 +15,7 @@ from api.schemas import (
 )
 from jobs.lookup import Position
 from jobs.states import TERMINAL, JobState, Wanted
-from jobs.tables import ArtifactRow, Dataset, Job, Worker
+from jobs.tables import ArtifactRow, Job, Worker
 
 WORKER_LIVE_SECONDS: Final = 60.0
 _WISHES: Final = {Wanted.CANCEL: "cancelling", Wanted.PAUSE: "pausing", Wanted.PRUNE: "pruning"}
@@ -98,48 +95,6 @@ def artifact_view(row: ArtifactRow) -> ArtifactView:
         attempt=row.attempt,
         created_at=row.created_at,
         link=f"/jobs/{row.job_id}/artifacts/{quote(row.name)}",
-    )
-
-
-def _summary(row: Dataset) -> dict[str, Any]:
-    manifest = row.manifest
-    return {
-        "name": row.name,
-        "version": row.version,
-        "fingerprint": row.fingerprint,
-        "size_bytes": row.size_bytes,
-        "job_id": row.job_id,
-        "created_at": row.created_at,
-        "horizons": manifest.get("horizons", []),
-        "link": f"/datasets/{quote(row.name)}",
-    } | {name: manifest.get(name) for name in ("num_days", "num_codes", "num_rows")}
-
-
-def dataset_summary(row: Dataset) -> DatasetSummary:
-    return DatasetSummary(**_summary(row))
-
-
-def dataset_view(row: Dataset, versions: list[Dataset]) -> DatasetView:
-    calendar = row.manifest.get("calendar") or {}
-    days = (calendar["first_day"], calendar["last_day"]) if "first_day" in calendar else None
-    return DatasetView(
-        **_summary(row),
-        columns=row.manifest.get("feature_names", []),
-        market_columns=row.manifest.get("market_names", []),
-        days=days,
-        spec=row.spec,
-        profile=row.profile,
-        leak_report=row.leak_report,
-        versions=[
-            DatasetVersion(
-                version=v.version,
-                fingerprint=v.fingerprint,
-                size_bytes=v.size_bytes,
-                job_id=v.job_id,
-                created_at=v.created_at,
-            )
-            for v in versions
-        ],
     )
 
 

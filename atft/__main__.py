@@ -12,19 +12,22 @@ import errno
 import faulthandler
 import json
 import os
+import platform
 import select
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from atft.events import Event, Failed, Finished, Started, Stopped
+from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
 from atft.spec.base import Spec
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
@@ -108,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--lease-seconds", type=float, metavar="L", help="end when standard input brings no line for L seconds"
         )
+    build.add_argument(
+        "--known",
+        type=Path,
+        metavar="DIR",
+        help="folder of caches by fingerprint; one with this content is not built again",
+    )
     inspect = commands.add_parser("inspect", help="what a DatasetSpec would build, or what a cache holds, as JSON")
     inspect.add_argument("target", type=Path, help="DatasetSpec as JSON, or the folder of a cache")
     return parser
@@ -169,10 +178,12 @@ def _build(
     options: argparse.Namespace, spec: DatasetSpec, emit: EventStream, stop: StopFlag
 ) -> Finished | Stopped | Failed:
     emit(Started(pid=os.getpid()))
+    versions = {name: _version(name) for name in ("atft", "numpy", "polars", "pyarrow")}
+    emit(Evidence(body={"versions": {"python": platform.python_version(), **versions}, "host": socket.gethostname()}))
     from atft.data.build import BuildStopped, build  # noqa: PLC0415 - after `started`: this loads polars
 
     try:
-        result = build(spec, options.out, emit, stop)
+        result = build(spec, options.out, emit, stop, options.known)
     except BuildStopped:
         return Stopped()
     body = {
@@ -181,6 +192,13 @@ def _build(
         "leak_report": result.leak_report,
     }
     return Finished(result=body)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a copy that is not installed
+        return None
 
 
 def _inspect(target: Path) -> int:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import JsonValue
 
-from client import display, studies, study_commands
+from client import dataset_commands, display, studies, study_commands
 from client.terminal import (
     AsJson,
     JobId,
@@ -30,8 +29,7 @@ from client.up import up as run_up
 app = typer.Typer(
     help="Training jobs on stock panels that can be trusted.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-datasets = typer.Typer(help="Register panels and look at them.", no_args_is_help=True)
-app.add_typer(datasets, name="datasets")
+app.add_typer(dataset_commands.app, name="datasets")
 app.add_typer(study_commands.app)
 
 
@@ -216,61 +214,6 @@ def workers(context: typer.Context) -> None:
     """The worker processes and what they do."""
     with connected(context) as service:
         print_json(service.workers())
-
-
-# -- datasets
-
-
-@datasets.command("add")
-def _add(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument()],
-    file: Annotated[
-        Path | None, typer.Argument(help="Parquet, Arrow or CSV to upload.", exists=True, dir_okay=False)
-    ] = None,
-    path: Annotated[str | None, typer.Option(help="A path under the server's data root instead.")] = None,
-    planted: Annotated[
-        Path | None, typer.Option(help="A planted panel instead: its spec, YAML or JSON.", exists=True)
-    ] = None,
-    spec: Annotated[
-        Path | None, typer.Option(help="More fields of the dataset spec, YAML or JSON.", exists=True)
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Register a panel and wait until its cache is built."""
-    if sum(source is not None for source in (file, path, planted)) != 1:
-        end(2, "give one source: a FILE to upload, --path, or --planted")
-    body: dict[str, JsonValue] = {**(read(spec) if spec else {}), "name": name}
-    if path is not None:
-        body["path"] = path
-    if planted is not None:
-        body["planted"] = read(planted)
-    with connected(context) as service:
-        job = display.watch(service, service.add_dataset(body, file=file).id, err, name)
-        if as_json and job.state == "succeeded":
-            print_json(service.dataset(name))
-    finish(job)
-
-
-@datasets.command("ls")
-def _datasets(context: typer.Context, as_json: AsJson = False) -> None:
-    """All datasets."""
-    with connected(context) as service:
-        found = service.datasets()
-    if as_json:
-        print_json(found)
-        return
-    for item in found:
-        typer.echo(
-            f"{item['name']}@{item['version']}  {item['num_days']} × {item['num_codes']} codes  h={item['horizons']}"
-        )
-
-
-@datasets.command("show")
-def _dataset(context: typer.Context, name: Annotated[str, typer.Argument()]) -> None:
-    """One dataset: columns, days, profile, leak report."""
-    with connected(context) as service:
-        print_json(service.dataset(name))
 
 
 # -- other programs of ours, run in this process's place

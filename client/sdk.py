@@ -9,7 +9,8 @@ ServiceError
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -17,6 +18,7 @@ from typing import Self, TypeVar
 import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from client.sending import Counter, Watched, as_object
 from client.views import BestTrial, Comparison, Event, Importance, Job, JobPage, Metrics, Trial, Trials
 
 Json = Mapping[str, object]
@@ -194,25 +196,60 @@ class Client:
 
     # -- datasets
 
-    def add_dataset(self, spec: Json, *, file: Path | None = None, idempotency_key: str | None = None) -> Job:
-        """Register a panel: with `file` by upload, else as `spec` says (a server path, or planted)."""
-        headers = _key(idempotency_key)
-        if file is None:
-            return self._parse(Job, self._send("POST", "/datasets", json=spec, headers=headers))
-        with file.open("rb") as content:
-            files = {"file": (file.name, content), "spec": (None, json.dumps(spec), "application/json")}
+    def add_dataset(
+        self,
+        spec: Json,
+        *,
+        file: Path | None = None,
+        universe: Path | None = None,
+        market: Path | None = None,
+        sent: Callable[[int, int], object] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Register a panel: with `file` by upload (and `universe`, `market` beside it), else as `spec` says (a server
+        path, or planted). `sent` hears how many bytes of how many have gone out.
+        """
+        return self._parse(Job, self._post_dataset(spec, (file, universe, market), sent, _key(idempotency_key), {}))
+
+    def plan_dataset(
+        self,
+        spec: Json,
+        *,
+        file: Path | None = None,
+        universe: Path | None = None,
+        market: Path | None = None,
+        sent: Callable[[int, int], object] | None = None,
+    ) -> dict[str, JsonValue]:
+        """What registering would build. Nothing is stored."""
+        return self._object(self._post_dataset(spec, (file, universe, market), sent, {}, {"dry_run": "true"}))
+
+    def _post_dataset(
+        self,
+        spec: Json,
+        given: Sequence[Path | None],
+        sent: Callable[[int, int], object] | None,
+        headers: dict[str, str],
+        params: dict[str, str],
+    ) -> httpx.Response:
+        roles = zip(("file", "universe", "market"), given, strict=True)
+        paths = {role: path for role, path in roles if path is not None}
+        limits = httpx.Timeout(30, write=600, read=600)
+        if not paths:
+            return self._send("POST", "/datasets", json=spec, headers=headers, params=params, timeout=limits)
+        sides = {role: {**as_object(spec.get(role)), "file": role} for role in paths if role != "file"}
+        with ExitStack() as stack:
+            counter = Counter(sum(path.stat().st_size for path in paths.values()), sent)
+            files: dict[str, object] = {"spec": (None, json.dumps({**spec, **sides}), "application/json")}
+            for role, path in paths.items():
+                files[role] = (path.name, Watched(stack.enter_context(path.open("rb")), counter))
             # one try: a stream that was read halfway cannot be sent again
-            return self._parse(
-                Job,
-                self._send(
-                    "POST",
-                    "/datasets",
-                    files=files,
-                    headers=headers,
-                    tries=1,
-                    timeout=httpx.Timeout(30, write=600, read=600),
-                ),
+            return self._send(
+                "POST", "/datasets", files=files, headers=headers, params=params, tries=1, timeout=limits
             )
+
+    def delete_dataset(self, ref: str) -> None:
+        """A dataset, or one version of it (`name@version`). Raises Refused (409) while unfinished jobs need it."""
+        self._send("DELETE", f"/datasets/{ref}")
 
     def datasets(self) -> list[dict[str, JsonValue]]:
         items = self._object(self._send("GET", "/datasets")).get("items")

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import uuid_utils.compat as uuid7
-from sqlalchemy import ColumnElement, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from jobs.errors import ArtifactNotFound, DatasetBusy, DatasetNotFound
 from jobs.history import current
-from jobs.lookup import read_cursor, write_cursor
-from jobs.states import ACTIVE
+from jobs.lookup import read_cursor, split_ref, write_cursor
+from jobs.states import ACTIVE, JobKind
 from jobs.tables import ArtifactRow, Dataset, Job, Json
 
 
@@ -67,19 +67,42 @@ def register_dataset(
 
 def dataset(session: Session, ref: str) -> Dataset:
     """`name` is its newest version, `name@version` that one. Raises DatasetNotFound."""
-    name, at, version = ref.partition("@")
-    query = (
-        select(Dataset)
-        .where(Dataset.name == name, Dataset.deleted_at.is_(None))
-        .order_by(Dataset.version.desc())
-        .limit(1)
-    )
-    if at:
-        query = query.where(Dataset.version == (int(version) if version.isdecimal() and len(version) < 10 else -1))
-    found = session.scalars(query).one_or_none()
+    name, version = split_ref(ref)
+    of_name = select(Dataset).where(Dataset.name == name).order_by(Dataset.version.desc()).limit(1)
+    query = of_name if version is None else of_name.where(Dataset.version == version)
+    found = session.scalars(query.where(Dataset.deleted_at.is_(None))).one_or_none()
     if found is None:
+        gone = session.scalars(query).one_or_none()
+        if gone is not None and gone.deleted_at is not None:
+            raise DatasetNotFound(
+                f"dataset {ref!r} was deleted on {gone.deleted_at:%Y-%m-%d}: what its jobs left is kept; "
+                "register the same files again to use it"
+            )
         raise DatasetNotFound(f"there is no dataset {ref!r}: register it with POST /datasets")
     return found
+
+
+def uses(session: Session, rows: Sequence[Dataset]) -> dict[UUID, tuple[int, int]]:
+    """By version: how many jobs were submitted on it, and how many of those are unfinished. Builds do not count."""
+    of_name = dict.fromkeys((row.name, row.fingerprint) for row in rows)
+    query = (
+        select(Job.dataset, Job.dataset_fingerprint, func.count(), func.count().filter(Job.state.in_(ACTIVE)))
+        .where(
+            Job.kind != JobKind.DATASET,
+            Job.dataset_fingerprint.in_({fingerprint for _, fingerprint in of_name}),
+        )
+        .group_by(Job.dataset, Job.dataset_fingerprint)
+    )
+    counts = {
+        (name, fingerprint): (total, unfinished) for name, fingerprint, total, unfinished in session.execute(query)
+    }
+    return {row.id: counts.get((row.name, row.fingerprint), (0, 0)) for row in rows}
+
+
+def of_content(session: Session, fingerprint: str) -> list[Dataset]:
+    """The versions that hold this content, whatever their names, newest first."""
+    query = select(Dataset).where(Dataset.fingerprint == fingerprint, Dataset.deleted_at.is_(None))
+    return list(session.scalars(query.order_by(Dataset.created_at.desc(), Dataset.id.desc())))
 
 
 def datasets(session: Session, *, cursor: str | None = None, limit: int = 50) -> tuple[list[Dataset], str | None]:
@@ -103,36 +126,42 @@ def datasets(session: Session, *, cursor: str | None = None, limit: int = 50) ->
     return rows[:limit], write_cursor(rows[limit - 1].created_at, rows[limit - 1].id) if more else None
 
 
-def dataset_versions(session: Session, name: str) -> list[Dataset]:
-    """Newest first."""
-    query = select(Dataset).where(Dataset.name == name, Dataset.deleted_at.is_(None)).order_by(Dataset.version.desc())
-    return list(session.scalars(query))
+def dataset_versions(session: Session, name: str) -> list[tuple[Dataset, Job]]:
+    """Newest first, each with the job that built it."""
+    query = select(Dataset, Job).join(Job, Job.id == Dataset.job_id)
+    of_name = query.where(Dataset.name == name, Dataset.deleted_at.is_(None)).order_by(Dataset.version.desc())
+    return [(row, job) for row, job in session.execute(of_name)]
 
 
-def _needs(name: str, fingerprints: Sequence[str]) -> ColumnElement[bool]:
-    return or_(Job.dataset_fingerprint.in_(fingerprints), func.split_part(Job.dataset, "@", 1) == name)
+def _needs(name: str, version: Dataset | None) -> ColumnElement[bool]:
+    """Jobs of the name; of one version those on its content, and builds, which may turn out to have it."""
+    of_name = func.split_part(Job.dataset, "@", 1) == name
+    if version is None:
+        return of_name
+    return and_(of_name, or_(Job.dataset_fingerprint == version.fingerprint, Job.kind == JobKind.DATASET))
 
 
-def delete_dataset(session: Session, name: str) -> list[Dataset]:
-    """Take every version of `name` out of use; returns those whose cache folder no other name shares.
-    DatasetNotFound, DatasetBusy.
+def delete_dataset(session: Session, ref: str) -> list[Dataset]:
+    """Take every version of `name`, or the one of `name@version`, out of use; returns them. DatasetNotFound,
+    DatasetBusy.
+
+    The rows stay: finished jobs keep their record, and a version's number is never given again.
     """
+    name, version = split_ref(ref)
     query = select(Dataset).where(Dataset.name == name, Dataset.deleted_at.is_(None)).with_for_update()
-    rows = list(session.scalars(query))
+    rows = list(session.scalars(query if version is None else query.where(Dataset.version == version)))
     if not rows:
-        raise DatasetNotFound(f"there is no dataset {name!r}")
-    fingerprints = [row.fingerprint for row in rows]
-    busy = session.scalars(select(Job.id).where(Job.state.in_(ACTIVE), _needs(name, fingerprints)).limit(5)).all()
+        dataset(session, ref)  # says why
+    needed = _needs(name, None if version is None else rows[0])
+    busy = session.scalars(select(Job.id).where(Job.state.in_(ACTIVE), needed).order_by(Job.id).limit(6)).all()
     if busy:
-        raise DatasetBusy(f"unfinished jobs need dataset {name!r}: {', '.join(map(str, busy))}")
+        more = ", …" if len(busy) > 5 else ""
+        raise DatasetBusy(
+            f"unfinished jobs need dataset {ref!r}: {', '.join(map(str, busy[:5]))}{more}; wait for them or cancel them"
+        )
     change = update(Dataset).where(Dataset.id.in_([row.id for row in rows])).values(deleted_at=func.now())
     session.execute(change, execution_options={"synchronize_session": False})
-    shared = set(
-        session.scalars(
-            select(Dataset.fingerprint).where(Dataset.fingerprint.in_(fingerprints), Dataset.deleted_at.is_(None))
-        )
-    )
-    return [row for row in rows if row.fingerprint not in shared]
+    return rows
 
 
 def hold_dataset(session: Session, name: str, fingerprint: str) -> None:

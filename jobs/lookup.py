@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from jobs.errors import Invalid, JobNotFound
 from jobs.states import COORDINATING, JobKind, JobState
-from jobs.tables import Job, Worker
+from jobs.tables import Dataset, Job, Worker
 
 Position = tuple[int | None, str | None]
 
@@ -65,7 +65,7 @@ def page(
     if parent_id is not None:
         conditions.append(Job.parent_id == parent_id)
     if dataset is not None:
-        conditions.append(Job.dataset == dataset)
+        conditions.append(_on(dataset))
     if tag is not None:
         key, equals, value = tag.partition("=")
         conditions.append(Job.tags.contains({key: value}) if equals else Job.tags.has_key(key))
@@ -79,6 +79,23 @@ def page(
     jobs = list(session.scalars(query))
     more = len(jobs) > limit
     return jobs[:limit], write_cursor(jobs[limit - 1].created_at, jobs[limit - 1].id) if more else None
+
+
+def split_ref(ref: str) -> tuple[str, int | None]:
+    """`name@version` as its parts; null is the newest version, -1 one that cannot be."""
+    name, at, version = ref.partition("@")
+    if not at:
+        return name, None
+    return name, int(version) if version.isdecimal() and len(version) < 10 else -1
+
+
+def _on(ref: str) -> ColumnElement[bool]:
+    """`name@version` is also found when that version has been deleted: its number is never given again."""
+    name, version = split_ref(ref)
+    if version is None:
+        return Job.dataset == name
+    content = select(Dataset.fingerprint).where(Dataset.name == name, Dataset.version == version).scalar_subquery()
+    return and_(Job.dataset == name, Job.dataset_fingerprint == content)
 
 
 def is_due() -> ColumnElement[bool]:

@@ -18,7 +18,9 @@ from jobs.catalog import (
     dataset_versions,
     datasets,
     delete_dataset,
+    of_content,
     register_dataset,
+    uses,
 )
 from jobs.errors import IllegalMove, PreconditionFailed, Stale
 from jobs.history import add_baselines, set_best, set_checkpoint, set_evidence, set_progress
@@ -60,6 +62,7 @@ __all__ = [
     "get",
     "heartbeat_worker",
     "live_queues",
+    "of_content",
     "page",
     "queue_position",
     "refuse",
@@ -73,6 +76,7 @@ __all__ = [
     "set_progress",
     "settle",
     "submit",
+    "uses",
     "waiting",
     "want",
     "workers",

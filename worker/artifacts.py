@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -12,7 +11,6 @@ from typing import Final
 
 from atft.events import Artifact
 from jobs.settings import Settings
-from jobs.tables import Json
 
 _CHUNK: Final = 1 << 20
 
@@ -61,13 +59,15 @@ def flush_and_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def place_cache(settings: Settings, built: Path, fingerprint: str) -> tuple[str, int]:
-    """Rename a built cache to `caches/{fingerprint}`, or drop it when that exists; its path and size."""
+def place_cache(settings: Settings, built: Path, fingerprint: str) -> Path:
+    """Rename a built cache to `caches/{fingerprint}`, or drop it when that exists; returns the place. A program that
+    found its content there has built none.
+    """
     place = settings.caches_root.resolve() / fingerprint
-    if not built.is_dir():
-        raise Missing("the program built no cache")
     if not fingerprint.isalnum():
         raise Missing(f"the fingerprint {fingerprint!r} is no name for a folder")
+    if not built.is_dir():
+        return place
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         built.rename(place)
@@ -76,8 +76,7 @@ def place_cache(settings: Settings, built: Path, fingerprint: str) -> tuple[str,
             raise
         shutil.rmtree(built)
     flush_folder(place.parent)
-    size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
-    return str(place.relative_to(settings.run_root.resolve())), size
+    return place
 
 
 def flush_folder(folder: Path) -> None:
@@ -87,14 +86,3 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def read_json(path: Path) -> Json:
-    """Raises Missing when the file is not there or is not an object."""
-    try:
-        body = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError) as error:
-        raise Missing(f"{path.name} of the cache cannot be read: {error}") from error
-    if not isinstance(body, dict):
-        raise Missing(f"{path.name} of the cache is no object")
-    return body

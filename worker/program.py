@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import atft
+from jobs.places import NotFound, Outside, find
 from jobs.settings import Settings
 from jobs.states import JobKind, Reason
 from jobs.tables import Job, Json
@@ -90,7 +91,7 @@ def _run(settings: Settings, job: Job, folder: Path) -> list[str]:
 
 def _build(settings: Settings, job: Job, folder: Path) -> list[str]:
     spec = _write_spec(folder, _with_local_paths(settings, job))
-    return ["build", str(spec), "--out", str(folder / "cache")]
+    return ["build", str(spec), "--out", str(folder / "cache"), "--known", str(settings.caches_root.resolve())]
 
 
 def _with_local_paths(settings: Settings, job: Job) -> Json:
@@ -101,7 +102,7 @@ def _with_local_paths(settings: Settings, job: Job) -> Json:
     if unknown:
         raise Refused(Reason.INTERNAL, f"unknown files {sorted(unknown)}")
     if "panel" in files:
-        spec["path"] = str(resolve(settings, files["panel"]))
+        spec["path"] = str(resolve(settings, files["panel"], folders=True))
     elif spec.get("planted") is None:
         raise Refused(Reason.INVALID_PARAMS, "the dataset has neither a file nor a planted panel")
     for part in ("universe", "market"):
@@ -112,19 +113,21 @@ def _with_local_paths(settings: Settings, job: Job) -> Json:
     return spec
 
 
-def resolve(settings: Settings, place: str) -> Path:
+def resolve(settings: Settings, place: str, *, folders: bool = False) -> Path:
     """`data:REL` under the data root, `upload:REL` among the uploads; links are followed first. Raises Refused."""
     kind, _, relative = place.partition(":")
     roots = {"data": settings.data_root, "upload": settings.uploads_root}
     if kind not in roots:
         raise Refused(Reason.INTERNAL, f"no such place: {place!r}")
-    root = roots[kind].resolve()
-    path = (root / relative).resolve()
-    if not path.is_relative_to(root):
-        raise Refused(Reason.INVALID_PARAMS, f"{relative!r} leads out of the data root")
-    if not path.is_file():
-        raise Refused(Reason.INVALID_PARAMS, f"there is no file {relative!r} under the data root")
-    return path
+    try:
+        return find(roots[kind], relative, folders=folders and kind == "data")
+    except Outside as error:
+        raise Refused(Reason.INVALID_PARAMS, f"{relative!r} leads out of the data root") from error
+    except NotFound as error:
+        if kind == "upload":
+            message = "an upload is kept until its dataset is built, or for a day after a failure: send the file again"
+            raise Refused(Reason.INVALID_PARAMS, message) from error
+        raise Refused(Reason.INVALID_PARAMS, f"{error} under the data root") from error
 
 
 def _write_spec(folder: Path, spec: Json) -> Path:

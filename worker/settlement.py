@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 from atft.events import Finished
 from atft.spec.job import TrainSpec
 from jobs import store
+from jobs.caches import hold_cache
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from jobs.tables import Job, Json
-from worker.artifacts import Missing, Output, collect, place_cache, read_json
+from worker.artifacts import Missing, Output, collect, place_cache
 from worker.process import Exit
 from worker.program import Launch
 from worker.verdict import Verdict
@@ -22,8 +23,9 @@ from worker.verify import differences
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Built:
-    """A dataset's cache in its place; `path` is relative to the run root."""
+    """A dataset's cache in its place; `path` is relative to the run root, `place` is where that is."""
 
+    place: Path
     path: str
     size_bytes: int
     manifest: Json
@@ -44,6 +46,9 @@ class Settlement:
     def write(self, session: Session, job: Job, delay_seconds: float) -> JobState:
         """Settle the attempt with all it leaves, in the caller's transaction; returns the job's state. Raises Stale."""
         verdict = self.verdict
+        if self.built is not None and not hold_cache(session, self.built.place):
+            message = "its cache is not there any more: it is built again"
+            verdict = Verdict(to=JobState.QUEUED, reason=Reason.DATA_CHANGED, message=message, counts=True)
         for output in self.outputs:
             store.add_artifact(
                 session,
@@ -55,7 +60,7 @@ class Settlement:
                 sha256=output.sha256,
                 media_type=output.media_type,
             )
-        if self.built is not None:
+        if self.built is not None and verdict.to is JobState.SUCCEEDED:
             store.register_dataset(
                 session,
                 job,
@@ -138,13 +143,19 @@ def _differences(job: Job, start: Launch, evidence: Json | None) -> list[str]:
 
 
 def _accept_dataset(settings: Settings, folder: Path, finished: Finished, settlement: Settlement) -> Settlement:
-    cache = folder / "cache"
-    manifest = read_json(cache / "manifest.json")
+    """A built cache goes to its place; where the program says that the content is there already, it stays as it is."""
     profile, leak_report = (_part(finished, name) for name in ("profile", "leak_report"))
-    path, size_bytes = place_cache(settings, cache, str(manifest.get("fingerprint", "")))
-    outputs = tuple(collect(settings, folder, finished.artifacts))
-    built = Built(path=path, size_bytes=size_bytes, manifest=manifest, profile=profile, leak_report=leak_report)
-    return replace(settlement, outputs=outputs, built=built)
+    manifest = _part(finished, "manifest")
+    place = place_cache(settings, folder / "cache", str(manifest.get("fingerprint", "")))
+    built = Built(
+        place=place,
+        path=str(place.relative_to(settings.run_root.resolve())),
+        size_bytes=sum(file.stat().st_size for file in place.rglob("*") if file.is_file()),
+        manifest=manifest,
+        profile=profile,
+        leak_report=leak_report,
+    )
+    return replace(settlement, outputs=tuple(collect(settings, folder, finished.artifacts)), built=built)
 
 
 def _part(finished: Finished, name: str) -> Json:

@@ -20,8 +20,9 @@ from jobs.errors import Stale
 from jobs.queue import CONTROL
 from jobs.session import transaction
 from jobs.settings import Settings
-from jobs.states import JobState, Reason
+from jobs.states import JobKind, JobState, Reason
 from jobs.tables import Job, Json
+from worker.leftovers import remove_scratch, remove_uploads
 from worker.memory import oom_kills
 from worker.process import Child, ProtocolError
 from worker.program import PROGRAM, Launch, Refused, checkpoint_is_gone, launch
@@ -159,6 +160,9 @@ class Supervisor:
             logger.warning("job %s, attempt %d: another attempt has the job; nothing was written", job.id, job.attempt)
             return None
         logger.info("job %s, attempt %d: %s %s", job.id, job.attempt, state, settlement.verdict.message or "")
+        remove_scratch(self.settings, job)
+        if job.kind is JobKind.DATASET and state is JobState.SUCCEEDED:
+            persist(self.sessions, lambda session: remove_uploads(self.settings, session, job), self._hopeless())
         self.publish(job.id)
         self._tell_parent(job)
         if state is JobState.QUEUED and not delay:

@@ -1,4 +1,5 @@
-"""Repairs what messages and processes lose: sends hints again, ends attempts whose lease ran out, fails late jobs.
+"""Repairs what messages and processes lose: sends hints again, ends attempts whose lease ran out, fails late jobs,
+tidies up.
 
 A sweep may run anywhere, twice, or not at all: each step is a query and a guarded move that may lose its race.
 """
@@ -21,6 +22,7 @@ from jobs.tables import Job
 from worker.recorder import AWAY
 
 BATCH: Final = 100
+TIDY_SECONDS: Final = 60.0
 HINT_SECONDS: Final = 5.0  # a hint takes milliseconds: one that is older is lost, or its queue is busy
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Sweeper:
     """Lives as long as its process, because it must know for how long it has been able to see Postgres.
 
     `drained` says that no message waits in a queue: where some wait, a worker will come by without another one.
+    `tidy` removes what dead builds left on the disk.
     """
 
     sessions: sessionmaker[Session]
@@ -39,8 +42,10 @@ class Sweeper:
     hint: Callable[[str, UUID, int], object]
     drained: Callable[[str], bool]
     publish: Callable[[UUID], None]
+    tidy: Callable[[], None] = lambda: None
     now: Callable[[], float] = time.monotonic
     _seen_since: float | None = field(default=None, init=False)
+    _tidied_at: float = field(default=-TIDY_SECONDS, init=False)
 
     def sweep(self) -> None:
         """One bounded round. Raises nothing when Postgres is away: the wait for a full lease starts again."""
@@ -65,6 +70,15 @@ class Sweeper:
         for queue in (CPU, GPU):
             self._send_hints(queue)
         self._advance_studies()
+        if self.now() - self._tidied_at >= TIDY_SECONDS:
+            self._tidied_at = self.now()
+            self._tidy()
+
+    def _tidy(self) -> None:
+        try:
+            self.tidy()
+        except OSError as error:
+            logger.warning("not everything could be tidied up: %s", error)
 
     def _expire_leases(self) -> None:
         with transaction(self.sessions) as session:

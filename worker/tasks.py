@@ -23,6 +23,7 @@ from jobs.session import sync_engine, sync_sessions, transaction
 from jobs.settings import Settings
 from worker.clock import die_with_parent
 from worker.heartbeat import Heartbeat
+from worker.leftovers import tidy
 from worker.slot import Slot
 from worker.supervisor import Supervisor
 from worker.sweeper import Sweeper
@@ -108,7 +109,14 @@ def _supervisor(slot: Slot) -> Supervisor:
 
 @cache
 def _sweeper() -> Sweeper:
-    return Sweeper(_sessions(), settings.lease_seconds, hint=_hints().send, drained=_drained, publish=_publish)
+    return Sweeper(
+        _sessions(),
+        settings.lease_seconds,
+        hint=_hints().send,
+        drained=_drained,
+        publish=_publish,
+        tidy=lambda: tidy(settings, _sessions()),
+    )
 
 
 @cache

@@ -8,27 +8,32 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from api import admission, examples
 from api.auth import DatasetWriter, Principal, Reader
 from api.confinement import confine, outside
+from api.dataset_schemas import DatasetPage, DatasetPlan, DatasetView
+from api.dataset_views import dataset_summary, dataset_view
 from api.deps import Cursor, DryRun, IdempotencyKey, Limit, ServiceDep, problems
 from api.errors import Refused, from_pydantic, invalid
 from api.inspection import inspect
-from api.schemas import DatasetPage, DatasetPlan, DatasetView, SubmittedView
+from api.schemas import SubmittedView
 from api.service import Service
 from api.submission import refuse_nul, submit
 from api.uploads import Upload, receive
-from api.views import dataset_summary, dataset_view, etag, submitted_view
-from atft.spec.base import NAME_PATTERN
-from atft.spec.data import DatasetSpec
+from api.views import etag, submitted_view
+from atft.spec.data import DatasetRef, DatasetSpec
 from jobs import store
+from jobs.caches import discard_cache
 from jobs.queue import CPU
 from jobs.states import JobKind
-from jobs.tables import Dataset, Json
+from jobs.tables import Json
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
-Name = Annotated[str, Path(pattern=NAME_PATTERN, description="the dataset's name", examples=["us_2010_2017"])]
+Ref = Annotated[
+    DatasetRef, Path(description="the dataset's name, or one version of it: name@version", examples=["us_2010_2017"])
+]
 
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -37,7 +42,10 @@ _BODY: Final[dict[str, Any]] = {
             "application/json": {
                 "schema": {"$ref": "#/components/schemas/DatasetSpec"},
                 "examples": {
-                    "path": {"summary": "A file under the server's data root", "value": examples.DATASET_PATH},
+                    "path": {
+                        "summary": "A file, or a folder of Parquet files, under the server's data root",
+                        "value": examples.DATASET_PATH,
+                    },
                     "planted": {"summary": "A synthetic panel with a known oracle", "value": examples.DATASET_PLANTED},
                 },
             },
@@ -49,7 +57,7 @@ _BODY: Final[dict[str, Any]] = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": "the panel: Parquet, Arrow IPC or CSV",
+                            "description": "the panel: Parquet, Arrow IPC or CSV (.gz, .zst)",
                         },
                         "spec": {"$ref": "#/components/schemas/DatasetSpec"},
                     },
@@ -147,7 +155,7 @@ def _from_paths(service: Service, body: Json) -> tuple[DatasetSpec, Json]:
         if side is not None
     }
     files = {
-        role: f"data:{confine(service.settings.data_root, path, pointer)}"
+        role: f"data:{confine(service.settings.data_root, path, pointer, folders=role == 'panel')}"
         for role, (pointer, path) in asked.items()
         if path is not None
     }
@@ -202,8 +210,14 @@ async def _accept(
     warnings = admission.unwatched(CPU, await service.database.read(store.live_queues))
     if dry_run:
         inspection = await inspect(service.settings, _with_paths(service, spec, files))
-        body = spec.model_dump(mode="json")
-        plan = DatasetPlan(spec=body, spec_digest=spec.digest(), warnings=warnings, inspection=inspection)
+        same = await service.database.read(store.of_content, str(inspection.get("fingerprint")))
+        plan = DatasetPlan(
+            spec=spec.model_dump(mode="json"),
+            spec_digest=spec.digest(),
+            warnings=warnings,
+            inspection=inspection,
+            registered=[f"{row.name}@{row.version}" for row in same],
+        )
         return Response(plan.model_dump_json(), media_type="application/json")
     content = (
         {part.name: part.sha256 for part in upload.parts.values() if part.path is not None}
@@ -219,7 +233,7 @@ async def _accept(
         key=key,
         name=spec.name,
         dataset=spec.name,
-        params={"files": files},
+        params={"files": files} if upload is None else {"files": files, "sources": upload.sources(files)},
         content=content,
     )
     if (
@@ -259,23 +273,29 @@ async def list_datasets(
 
 
 @router.get("/{name}", summary="One dataset", responses=problems(404))
-async def get_dataset(name: Name, service: ServiceDep, _: Reader) -> DatasetView:
-    """The newest version: its columns, days, profile and leak report, and the versions there are."""
-    row = await service.database.read(store.dataset, name)
-    versions = await service.database.read(store.dataset_versions, name)
-    return dataset_view(row, versions)
+async def get_dataset(name: Ref, service: ServiceDep, _: Reader) -> DatasetView:
+    """The newest version, or the one of `name@version`: its columns, days, profile and leak report, and where every
+    version comes from.
+    """
+
+    def read(session: Session) -> DatasetView:
+        row = store.dataset(session, name)
+        versions = store.dataset_versions(session, row.name)
+        return dataset_view(row, versions, store.uses(session, [version for version, _ in versions]))
+
+    return await service.database.read(read)
 
 
 @router.delete(
     "/{name}", status_code=204, response_class=Response, summary="Delete a dataset", responses=problems(404, 409)
 )
-async def delete_dataset(name: Name, service: ServiceDep, _: DatasetWriter) -> Response:
-    """Delete every version and its cache. 409 while unfinished jobs need it; finished jobs keep their results."""
-    rows = await service.database.write(store.delete_dataset, name)
-    await asyncio.to_thread(_remove_caches, service, rows)
+async def delete_dataset(name: Ref, service: ServiceDep, _: DatasetWriter) -> Response:
+    """Delete every version, or the one of `name@version`, and its cache. 409 while unfinished jobs need it; finished
+    jobs keep their results.
+    """
+    for row in await service.database.write(store.delete_dataset, name):
+        folder = service.settings.caches_root / row.fingerprint
+        discarded = await service.database.write(discard_cache, folder)
+        if discarded is not None:
+            await asyncio.to_thread(shutil.rmtree, discarded, ignore_errors=True)
     return Response(status_code=204)
-
-
-def _remove_caches(service: Service, rows: list[Dataset]) -> None:
-    for row in rows:
-        shutil.rmtree(service.settings.run_root / row.path, ignore_errors=True)

@@ -52,6 +52,16 @@ async def job_page(job_id: str) -> Response:
     return _page("job.html", title="Job", job_id=job_id)
 
 
+@router.get("/ui/datasets")
+async def datasets_page() -> Response:
+    return _page("datasets.html", title="Datasets")
+
+
+@router.get("/ui/datasets/{ref}")
+async def dataset_page(ref: str) -> Response:
+    return _page("dataset.html", title="Dataset", ref=ref)
+
+
 @router.get("/ui/compare")
 async def compare_page() -> Response:
     return _page("compare.html", title="Compare")

@@ -26,13 +26,14 @@ from atft.data.plan import Plan, make_plan
 from atft.data.profile import Summary, profile
 from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest
 from atft.data.screens import leak_report
-from atft.data.source import Source, load
+from atft.data.source import Source, load, source_sha256
 from atft.events import Event, Log, Progress
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
 
 __all__ = ["BuildResult", "BuildStopped", "DataError", "build", "fingerprint_of", "inspect"]
 
+REPORT = "report.json"  # {profile, leak_report}: a cache says by itself what was found in its source
 MIN_DAYS, MIN_CODES = 20, 2
 NORMALISATION = {
     "features": f"per day over valid stocks: (x - median) / (1.4826 MAD), clipped to ±{CLIP:g}; missing is 0; "
@@ -94,27 +95,44 @@ def _inspected(source: Source, spec: DatasetSpec) -> dict[str, object]:
     }
 
 
-def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Callable[[], bool]) -> BuildResult:
+def build(
+    spec: DatasetSpec,
+    out: Path,
+    emit: Callable[[Event], None],
+    stop: Callable[[], bool],
+    known: Path | None = None,
+) -> BuildResult:
     """Build the cache of `spec` in the new folder `out`; it appears whole or not at all.
+
+    `known` is a folder of caches by fingerprint: when one of them has this very content, nothing is built.
 
     Raises DataError (bad or leaking data, full disk), CacheError (`out` holds something else), BuildStopped (`stop`
     said so).
     """
     _check_free(out)
     pace = Pace(emit, stop)
+    if known is not None:
+        pace.stage("hashing the source", 0.05)
+        found = _known(known / fingerprint_of(spec, pace.during(lambda: source_sha256(spec))))
+        if found is not None:
+            emit(Log(level="info", message=f"this content is built already: {found.manifest.fingerprint}"))
+            emit(Progress(phase="build", ratio=1.0))
+            return found
     try:
         with scratch_folder(out) as folder, scratch_folder(out) as scratch:
             source = load(spec, scratch, pace)
             pace.stage("calendar", 0.25, source.table.num_rows)
             grid = pace.during(lambda: _grid(source, spec))
             plan = pace.during(lambda: make_plan(source, grid, spec))
-            about = pace.during(lambda: profile(source))
+            about = pace.during(lambda: profile(source)) | {"num_filled_rows": int((~grid.valid).sum())}
             for warning in about["warnings"]:  # type: ignore[attr-defined]  # profile's own list of strings
                 emit(Log(level="warning", message=warning))
             manifest, report, columns = _fill(folder, source, grid, plan, spec, pace)
             for warning in report["warnings"]:  # type: ignore[attr-defined]  # leak_report's own list of strings
                 emit(Log(level="warning", message=warning))
+            about["features"] = columns
             (folder / "graphs").mkdir()
+            _write_report(folder, {"profile": about, "leak_report": report})
             _publish(folder, out, manifest)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -123,8 +141,26 @@ def build(spec: DatasetSpec, out: Path, emit: Callable[[Event], None], stop: Cal
             ) from error
         raise
     emit(Progress(phase="build", ratio=1.0))
-    about |= {"num_filled_rows": int((~grid.valid).sum()), "features": columns}
     return BuildResult(manifest=manifest, profile=about, leak_report=report)
+
+
+def _known(folder: Path) -> BuildResult | None:
+    """What is in a cache that is whole and tells what was found in its source."""
+    try:
+        manifest = read_manifest(folder)
+        report = json.loads((folder / REPORT).read_bytes())
+    except (CacheError, OSError, ValueError):
+        return None
+    if manifest.fingerprint != folder.name:
+        return None
+    return BuildResult(manifest=manifest, profile=report["profile"], leak_report=report["leak_report"])
+
+
+def _write_report(folder: Path, report: dict[str, object]) -> None:
+    with (folder / REPORT).open("w", encoding="utf-8") as file:
+        json.dump(report, file, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _grid(source: Source, spec: DatasetSpec) -> Grid:

@@ -143,7 +143,6 @@ def generate(spec: PlantedSpec, horizons: Sequence[int]) -> PlantedPanel:
     close = np.exp(np.log(rng.uniform(10, 200, C)) + np.cumsum(log_returns, axis=0))
     num_sectors = int(np.clip(C // 10, 2, 11))
     digits = len(str(C - 1))
-    text = f"planted {PLANTED_VERSION} {spec.model_dump_json()}"
     return PlantedPanel(
         days=np.busday_offset(np.datetime64("2010-01-04"), np.arange(T)).astype("datetime64[D]"),
         codes=tuple(f"P{i:0{digits}d}" for i in range(C)),
@@ -155,8 +154,13 @@ def generate(spec: PlantedSpec, horizons: Sequence[int]) -> PlantedPanel:
         feature_names=names,
         market={"regime_hint": hint} if world.regimes else {},
         oracle={"true": true, "observed": seen_score},
-        sha256=hashlib.sha256(text.encode()).hexdigest(),
+        sha256=planted_sha256(spec),
     )
+
+
+def planted_sha256(spec: PlantedSpec) -> str:
+    """Of what the panel is made from: the same spec and generator give the same panel."""
+    return hashlib.sha256(f"planted {PLANTED_VERSION} {spec.model_dump_json()}".encode()).hexdigest()
 
 
 def theory(kappa: float, horizon: int) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from atft.data.delimited import Delimited
 from atft.data.files import sha256_of
 from atft.data.opening import open_file
 from atft.data.pace import Pace, background
-from atft.data.planted import generate
+from atft.data.planted import generate, planted_sha256
 from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, plain
 from atft.data.sidefiles import read_market, read_universe
 from atft.data.survey import Survey, may_be_number, survey
@@ -94,24 +94,34 @@ def load(spec: DatasetSpec, scratch: Path | None = None, pace: Pace | None = Non
     path = Path(spec.path)
     pace.stage("reading", 0.1)
     before = _state(path)
-    hashing = background(lambda: folder_sha256(path) if path.is_dir() else sha256_of(path))
+    hashing = background(lambda: source_sha256(spec))
     table, roles = _open(path, spec, scratch, pace)
     source = pace.during(lambda: _strict(table, roles, path.name))
     pace.stage("looking at columns", 0.2, table.num_rows)
     _look(source, pace)
-    hashes = [pace.wait(hashing)]
+    source.sha256 = pace.wait(hashing)
     if _state(path) != before:
         raise DataError(f"{path.name} has changed while it was read: submit again when nobody writes to it")
     if spec.universe is not None:
         if source.has("in_universe"):
             raise DataError(f"{path.name} has a column in_universe and there is a universe file: give one of them")
         source.universe = read_universe(spec.universe)
-        hashes.append(sha256_of(Path(spec.universe.file)))
     if spec.market is not None:
         source.market = read_market(spec.market)
-        hashes.append(sha256_of(Path(spec.market.file)))
-    source.sha256 = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     return source
+
+
+def source_sha256(spec: DatasetSpec) -> str:
+    """Of all the bytes that `load` reads, or of what a planted panel is made from. Raises DataError."""
+    if spec.planted is not None:
+        return planted_sha256(spec.planted)
+    files = [spec.path, *(side.file for side in (spec.universe, spec.market) if side is not None)]
+    paths = [Path(file) for file in files if file is not None]
+    try:
+        hashes = [folder_sha256(path) if path.is_dir() else sha256_of(path) for path in paths]
+    except OSError as error:
+        raise DataError(f"{Path(str(error.filename)).name} cannot be read ({error.strerror})") from error
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _state(path: Path) -> list[tuple[str, int, int]]:

@@ -13,6 +13,7 @@ from fastapi.openapi.models import OpenAPI
 
 from api.app import create_app
 from api.comparison_schemas import COMPARISON_MODELS
+from api.dataset_schemas import DATASET_MODELS
 from api.schemas import MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec
@@ -104,7 +105,7 @@ def test_every_component_has_an_example(openapi: dict[str, Any]) -> None:
 
 def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None:
     asked = (TrainSpec, HpoSpec, DatasetSpec, Promotion)
-    models = {model.__name__: model for model in (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *asked)}
+    models = {model.__name__: model for model in (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *asked)}
     for where, operation in operations(openapi):
         contents = [
             operation.get("requestBody", {}).get("content", {}),

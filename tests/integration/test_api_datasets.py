@@ -1,5 +1,6 @@
 """Registering datasets: by upload, by path, planted; what is refused and what is left on disk."""
 
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from api import inspection
+from api import uploads as uploads_module
 from api.app import create_app
 from jobs import store
 from jobs.session import transaction
@@ -78,6 +81,10 @@ async def test_path_under_the_data_root(client: httpx.AsyncClient, settings: Set
     job = row(sessions, await client.post("/datasets", json=spec))
     assert job.params == {"files": {"panel": "data:deep/panel.csv", "universe": "data:members.csv"}}
     assert job.spec["path"] == "deep/panel.csv"
+    job = row(sessions, await client.post("/datasets", json={"name": "p", "path": "deep"}))
+    assert job.params == {"files": {"panel": "data:deep"}}
+    body = {"name": "p", "path": "deep/panel.csv", "universe": {"file": "deep"}}
+    refused(await client.post("/datasets", json=body), 422, "file_not_found", "/universe/file")
 
 
 async def test_paths_outside_the_data_root(client: httpx.AsyncClient, settings: Settings, tmp_path: Path) -> None:
@@ -91,6 +98,10 @@ async def test_paths_outside_the_data_root(client: httpx.AsyncClient, settings: 
     body = {"name": "p", "path": "panel.csv", "market": {"file": "../secret.csv"}}
     refused(await client.post("/datasets", json=body), 422, "path_outside_data_root", "/market/file")
     refused(await client.post("/datasets", json={"name": "p", "path": "missing.csv"}), 422, "file_not_found", "/path")
+    (settings.data_root / "parts").mkdir()
+    refused(await client.post("/datasets", json={"name": "p", "path": "parts"}), 422, "file_not_found", "/path")
+    (settings.data_root / "parts" / "link.csv").symlink_to(tmp_path / "secret.csv")
+    refused(await client.post("/datasets", json={"name": "p", "path": "parts"}), 422, "path_outside_data_root", "/path")
 
 
 async def test_upload_is_on_disk_and_named_by_its_job(
@@ -100,6 +111,13 @@ async def test_upload_is_on_disk_and_named_by_its_job(
     files = {"file": ("panel.csv", CSV), "members": ("m.parquet", b"members"), "market": ("x.arrow", b"market")}
     job = row(sessions, await client.post("/datasets", **form(spec, **files)))
     assert job.params is not None
+    sources = job.params["sources"]
+    assert {role: sources[role]["name"] for role in sources} == {
+        "panel": "panel.csv",
+        "universe": "m.parquet",
+        "market": "x.arrow",
+    }
+    assert sources["panel"]["sha256"] == hashlib.sha256(CSV).hexdigest()
     found = {role: reference.removeprefix("upload:") for role, reference in job.params["files"].items()}
     assert {role: (settings.uploads_root / name).read_bytes() for role, name in found.items()} == {
         "panel": CSV,
@@ -167,12 +185,27 @@ async def test_upload_over_its_limit_is_413(settings: Settings) -> None:
     assert list(settings.uploads_root.iterdir()) == []
 
 
-async def test_plan_of_a_dataset(client: httpx.AsyncClient, settings: Settings) -> None:
+async def test_a_full_disk_is_507_and_leaves_nothing(
+    client: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads_module, "KEEP_FREE_BYTES", 1 << 60)
+    refused(await client.post("/datasets", **form({"name": "p"}, file=("a.csv", CSV))), 507, "disk_full")
+    assert uploads(settings) == []
+
+
+async def test_plan_of_a_dataset(client: httpx.AsyncClient, settings: Settings, sessions: Sessions) -> None:
     answer = await client.post(
         "/datasets?dry_run=true", json={"name": "p", "horizons": [1], "planted": {"num_codes": 12, "num_days": 80}}
     )
     assert answer.status_code == 200, answer.text
     assert answer.json()["inspection"]["num_codes"] == 12
+    assert answer.json()["registered"] == []
+    fingerprint = answer.json()["inspection"]["fingerprint"]
+    await register(client, sessions, "same", fingerprint)
+    again = await client.post(
+        "/datasets?dry_run=true", json={"name": "q", "horizons": [1], "planted": {"num_codes": 12, "num_days": 80}}
+    )
+    assert again.json()["registered"] == ["same@1"]
     without_dates = b"code,close\nA,1.0\n"
     detail = refused(
         await client.post("/datasets?dry_run=true", **form({"name": "p"}, file=("a.csv", without_dates))),
@@ -189,53 +222,92 @@ async def test_plan_of_a_dataset(client: httpx.AsyncClient, settings: Settings) 
     )
     assert "-1" in detail or "negative" in detail
     assert uploads(settings) == []
-    assert (await client.get("/jobs")).json()["items"] == []
+    assert len((await client.get("/jobs")).json()["items"]) == 1  # of the version that was registered above
+
+
+async def test_a_plan_has_a_limit_of_memory(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "LIMIT_BYTES", 300 << 20)
+    planted = {"num_codes": 1000, "num_days": 2000, "num_features": 16}
+    answer = await client.post("/datasets?dry_run=true", json={"name": "p", "planted": planted})
+    assert "300 MiB" in refused(answer, 422, "inspection_too_large")
+
+
+async def register(client: httpx.AsyncClient, sessions: Sessions, name: str, fingerprint: str) -> Job:
+    """A version of a running build."""
+    job = row(sessions, await client.post("/datasets", json={"name": name, "planted": {}}))
+    manifest = {
+        "feature_names": ["f"],
+        "feature_formulas": {"f": "c / c[1] - 1"},
+        "market_names": [],
+        "horizons": [1],
+        "num_days": 9,
+        "num_codes": 2,
+        "num_rows": 18,
+        "source_sha256": "abc",
+        "calendar": {"first_day": "2020-01-01", "last_day": "2020-01-09"},
+    }
+    with transaction(sessions) as session:
+        claimed = store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
+        assert claimed is not None
+        store.set_evidence(session, job.id, 1, {"versions": {"atft": "9.9"}})
+        store.register_dataset(
+            session,
+            claimed,
+            name=name,
+            fingerprint=fingerprint,
+            spec=job.spec,
+            manifest=manifest,
+            profile={"x": 1},
+            leak_report={},
+            path=f"caches/{fingerprint}",
+            size_bytes=7,
+        )
+    return job
 
 
 async def test_list_one_and_delete(client: httpx.AsyncClient, settings: Settings, sessions: Sessions) -> None:
-    for name in ("a", "b"):
-        with transaction(sessions) as session:
-            job = store.get(
-                session, row(sessions, await client.post("/datasets", json={"name": name, "planted": {}})).id
-            )
-            assert store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
-            manifest = {
-                "feature_names": ["f"],
-                "market_names": [],
-                "horizons": [1],
-                "num_days": 9,
-                "num_codes": 2,
-                "num_rows": 18,
-                "calendar": {"first_day": "2020-01-01", "last_day": "2020-01-09"},
-            }
-            store.register_dataset(
-                session,
-                job,
-                name=name,
-                fingerprint=f"fp-{name}",
-                spec=job.spec,
-                manifest=manifest,
-                profile={"x": 1},
-                leak_report={},
-                path=f"caches/fp-{name}",
-                size_bytes=7,
-            )
-            if name == "a":
-                store.settle(session, job.id, 1, JobState.SUCCEEDED)
-    cache = settings.run_root / "caches" / "fp-a"
+    job = await register(client, sessions, "a", "fpa")
+    with transaction(sessions) as session:
+        store.settle(session, job.id, 1, JobState.SUCCEEDED)
+    await register(client, sessions, "b", "fpb")
+    cache = settings.caches_root / "fpa"
     cache.mkdir(parents=True)
     assert [item["name"] for item in (await client.get("/datasets")).json()["items"]] == ["b", "a"]
     first = await client.get("/datasets?limit=1")
     assert [item["name"] for item in (await client.get(first.links["next"]["url"])).json()["items"]] == ["a"]
     one = (await client.get("/datasets/a")).json()
-    assert (one["columns"], one["days"], one["profile"], len(one["versions"])) == (
-        ["f"],
-        ["2020-01-01", "2020-01-09"],
-        {"x": 1},
-        1,
-    )
+    assert (one["columns"], one["days"], one["profile"]) == (["f"], ["2020-01-01", "2020-01-09"], {"x": 1})
+    assert one["formulas"] == {"f": "c / c[1] - 1"}
+    [version] = one["versions"]
+    assert (version["num_jobs"], version["num_unfinished_jobs"], version["job_id"]) == (0, 0, str(job.id))
+    assert version["origin"] | {"asked_at": None} == {
+        "kind": "planted",
+        "files": [],
+        "source_sha256": "abc",
+        "by": "anonymous",
+        "asked_at": None,
+        "versions": {"atft": "9.9"},
+    }
+    assert [item["id"] for item in (await client.get(version["jobs"])).json()["items"]] == [str(job.id)]
     refused(await client.delete("/datasets/b"), 409, "dataset_busy")
     assert (await client.delete("/datasets/a")).status_code == 204
     assert not cache.exists()
-    refused(await client.get("/datasets/a"), 404, "dataset_not_found")
+    assert "was deleted" in refused(await client.get("/datasets/a"), 404, "dataset_not_found")
     refused(await client.delete("/datasets/a"), 404, "dataset_not_found")
+    assert (await client.get(f"/jobs/{job.id}")).json()["dataset_fingerprint"] == "fpa"
+
+
+async def test_one_version_is_deleted(client: httpx.AsyncClient, settings: Settings, sessions: Sessions) -> None:
+    for fingerprint in ("fp1", "fp2", "fp3"):
+        job = await register(client, sessions, "a", fingerprint)
+        (settings.caches_root / fingerprint).mkdir(parents=True)
+        with transaction(sessions) as session:
+            store.settle(session, job.id, 1, JobState.SUCCEEDED)
+    assert (await client.get("/datasets/a@2")).json()["fingerprint"] == "fp2"
+    assert (await client.delete("/datasets/a@2")).status_code == 204
+    assert sorted(path.name for path in settings.caches_root.iterdir()) == ["fp1", "fp3"]
+    one = (await client.get("/datasets/a")).json()
+    assert (one["version"], [version["version"] for version in one["versions"]]) == (3, [3, 1])
+    for ref in ("a@2", "a@9", "a@x"):
+        refused(await client.delete(f"/datasets/{ref}"), 404, "dataset_not_found")
+        refused(await client.get(f"/datasets/{ref}"), 404, "dataset_not_found")

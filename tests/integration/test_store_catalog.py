@@ -52,7 +52,7 @@ def test_same_content_is_the_same_version(sessions: Sessions) -> None:
     with transaction(sessions) as session:
         assert store.dataset(session, "us").fingerprint == "f2"
         assert store.dataset(session, "us@1").fingerprint == "f1"
-        assert [row.version for row in store.dataset_versions(session, "us")] == [2, 1]
+        assert [row.version for row, _ in store.dataset_versions(session, "us")] == [2, 1]
         for ref in ("eu", "us@3", "us@x", "us@", "us@99999999999999999999"):
             with pytest.raises(DatasetNotFound):
                 store.dataset(session, ref)
@@ -78,7 +78,7 @@ def test_deleting_waits_for_the_jobs_that_need_it(sessions: Sessions) -> None:
     with transaction(sessions) as session:
         store.want(session, job_id, Wanted.CANCEL, by="test")
     with transaction(sessions) as session:
-        assert [row.path for row in store.delete_dataset(session, "us")] == ["caches/f2"]  # `copy` still needs f1
+        assert sorted(row.path for row in store.delete_dataset(session, "us")) == ["caches/f1", "caches/f2"]
     with transaction(sessions) as session:
         with pytest.raises(DatasetNotFound):
             store.dataset(session, "us")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi import Request
 
+from api import uploads
 from api.errors import Refused
 from api.uploads import receive
 
@@ -57,7 +58,22 @@ def test_parts_arrive_whole_whatever_the_pieces(tmp_path: Path, piece: int) -> N
 def test_kept_upload_stays_under_a_name_of_ours(tmp_path: Path) -> None:
     upload(form(("file", "../../etc/passwd.CSV", b"a,b")), tmp_path, keep=True)
     [folder] = tmp_path.iterdir()
-    assert [file.name for file in folder.iterdir()] == ["0-file.csv"]
+    assert [file.name for file in folder.iterdir()] == ["file.csv"]
+
+
+@pytest.mark.parametrize("name", ["p.csv.gz", "P.CSV.ZST", "a.b.tsv"])
+def test_the_whole_suffix_is_kept(tmp_path: Path, name: str) -> None:
+    upload(form(("file", name, b"x")), tmp_path, keep=True)
+    [folder] = tmp_path.iterdir()
+    assert [file.name for file in folder.iterdir()] == [f"file.{name.lower().split('.', 1)[1].removeprefix('b.')}"]
+
+
+def test_an_upload_that_would_fill_the_disk_is_507(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "KEEP_FREE_BYTES", 1 << 60)
+    with pytest.raises(Refused) as error:
+        upload(form(("file", "p.csv", b"x")), tmp_path)
+    assert error.value.status_code == 507
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -71,6 +87,7 @@ def test_kept_upload_stays_under_a_name_of_ours(tmp_path: Path) -> None:
         (form(("file", "p.csv", b"x"), ("file", "p.csv", b"x")), 400, "malformed_multipart"),
         (form(*((f"f{i}", "p.csv", b"x") for i in range(5))), 400, "malformed_multipart"),
         (form(("file", "p.pickle", b"x")), 422, "unsupported_file"),
+        (form(("file", "p.gz", b"x")), 422, "unsupported_file"),
         (form(("file", None, b"x")), 422, "unknown_part"),
         (form(("spec", None, b"x" * 1001)), 413, "body_too_large"),
     ],

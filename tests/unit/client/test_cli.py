@@ -45,6 +45,14 @@ def test_a_dataset_has_one_source() -> None:
     assert runner.invoke(app, ["datasets", "add", "x"]).exit_code == 2
 
 
+def test_side_files_go_with_an_upload(tmp_path: Path) -> None:
+    side = tmp_path / "members.csv"
+    side.write_text("year,code")
+    result = runner.invoke(app, ["datasets", "add", "x", "--path", "p.csv", "--universe", str(side)])
+    assert result.exit_code == 2
+    assert "--spec" in result.stderr
+
+
 def test_an_undefined_figure_is_a_dash_and_never_0() -> None:
     assert number(None) == "–"
     assert [number(x) for x in (0.0, 0.01234, -0.5, 12.345, 250.0, 7)] == [

@@ -1,0 +1,218 @@
+"""The commands on datasets: `atft datasets add`, `ls`, `show`, `rm`."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import JsonValue
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from client import display
+from client.terminal import AsJson, connected, end, err, finish, out, print_json, read
+
+app = typer.Typer(help="Register panels and look at them.", no_args_is_help=True)
+Ref = Annotated[str, typer.Argument(metavar="NAME", help="A dataset, or one version of it: NAME@VERSION.")]
+Body = Mapping[str, JsonValue]
+File = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
+
+
+@app.command("add")
+def _add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="What it is to be called.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="Parquet, Arrow or CSV to upload.", exists=True, dir_okay=False)
+    ] = None,
+    path: Annotated[str | None, typer.Option(help="A file or folder under the server's data root instead.")] = None,
+    planted: Annotated[
+        Path | None, typer.Option(help="A planted panel instead: its spec, YAML or JSON.", exists=True, dir_okay=False)
+    ] = None,
+    universe: Annotated[
+        Path | None, typer.Option(help="Who belongs to the universe, by day or year; to upload.", exists=True)
+    ] = None,
+    market: Annotated[Path | None, typer.Option(help="Market-wide series; to upload.", exists=True)] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="More fields of the dataset spec, YAML or JSON.", exists=True, dir_okay=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be built; nothing is stored.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register a panel and wait until its cache is built."""
+    if sum(source is not None for source in (file, path, planted)) != 1:
+        end(2, "give one source: a FILE to upload, --path, or --planted")
+    if file is None and (universe or market):
+        end(2, "--universe and --market go with a FILE; beside --path name server paths in --spec")
+    body: dict[str, JsonValue] = {**(read(spec) if spec else {}), "name": name}
+    if path is not None:
+        body["path"] = path
+    if planted is not None:
+        body["planted"] = read(planted)
+    with connected(context) as service, _sending() as sent:
+        if dry_run:
+            plan = service.plan_dataset(body, file=file, universe=universe, market=market, sent=sent)
+            print_json(plan) if as_json else _show_plan(plan)
+            return
+        job = service.add_dataset(body, file=file, universe=universe, market=market, sent=sent)
+        for warning in job.warnings:
+            err.print(f"warning: {warning}", markup=False, highlight=False)
+        job = display.watch(service, job.id, err, name)
+        if job.state == "succeeded":
+            found = service.dataset(name)
+            print_json(found) if as_json else _show(found)
+    finish(job)
+
+
+@app.command("ls")
+def _ls(context: typer.Context, as_json: AsJson = False) -> None:
+    """All datasets in their newest version."""
+    with connected(context) as service:
+        found = service.datasets()
+    if as_json:
+        print_json(found)
+        return
+    table = Table("dataset", "rows", "codes", "days", "features", "horizons", "size", "made", box=None, pad_edge=False)
+    for item in found:
+        table.add_row(
+            f"{item['name']}@{item['version']}", _count(item["num_rows"]), _count(item["num_codes"]), _period(item),
+            _count(item["num_features"]), _listed(item["horizons"]), _size(item["size_bytes"]),
+            str(item["created_at"])[:16].replace("T", " ") + "Z",
+        )  # fmt: skip
+    out.print(table, highlight=False)
+
+
+@app.command("show")
+def _dataset(context: typer.Context, name: Ref, as_json: AsJson = False) -> None:
+    """One dataset: size, warnings, leaks, where its versions come from and how many jobs use them."""
+    with connected(context) as service:
+        found = service.dataset(name)
+    print_json(found) if as_json else _show(found)
+
+
+@app.command("rm")
+def _rm(
+    context: typer.Context,
+    name: Ref,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a dataset, or one version: refused while unfinished jobs need it; finished jobs keep their record."""
+    with connected(context) as service:
+        found = service.dataset(name)
+        versions = _objects(found["versions"])
+        what = name if "@" in name else f"{name} with {len(versions)} version{'s' * (len(versions) > 1)}"
+        if not yes and not typer.confirm(f"delete {what}?", err=True):
+            end(1, "nothing was deleted")
+        service.delete_dataset(name)
+    err.print(f"deleted {name}", markup=False, highlight=False)
+
+
+@contextmanager
+def _sending() -> Iterator[Callable[[int, int], None]]:
+    """A bar for an upload, in a terminal."""
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=30), DownloadColumn(), TransferSpeedColumn()
+    bar = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+    task = bar.add_task("sending", total=None, visible=False)
+
+    def sent(count: int, total: int) -> None:
+        if not bar.finished and not bar.live.is_started:
+            bar.start()
+        bar.update(task, completed=count, total=total, visible=True)
+        if count >= total:
+            bar.stop()
+
+    try:
+        yield sent
+    finally:
+        bar.stop()
+
+
+def _show(found: Body) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    columns, market = found["columns"], found["market_columns"]
+    table.add_row("dataset", f"{found['name']}@{found['version']}")
+    for row in (
+        ("rows", _count(found["num_rows"])), ("codes", _count(found["num_codes"])), ("days", _period(found)),
+        ("features", f"{_length(columns)} across stocks, {_length(market)} market-wide"),
+        ("horizons", _listed(found["horizons"])), ("size", _size(found["size_bytes"])),
+        ("fingerprint", str(found["fingerprint"])),
+    ):  # fmt: skip
+        table.add_row(*row)
+    out.print(table, highlight=False, markup=False)
+    profile, leaks = _object(found["profile"]), _object(found["leak_report"])
+    _warn(profile.get("warnings"))
+    suspected = [
+        f"{one['feature']} ({one['rank_ic']} at {one['horizon']}d)" for one in _objects(leaks.get("suspected"))
+    ]
+    out.print(f"suspected of knowing the future: {', '.join(suspected) or 'none'}", markup=False, highlight=False)
+    versions = Table("version", "made", "from", "by", "jobs", "unfinished", box=None, pad_edge=False)
+    for one in _objects(found["versions"]):
+        origin = _object(one["origin"])
+        names = ", ".join(escape(str(file["name"])) for file in _objects(origin["files"]))
+        versions.add_row(
+            str(one["version"]), str(one["created_at"]), f"{origin['kind']} {names}".strip(), str(origin["by"]),
+            str(one["num_jobs"]), str(one["num_unfinished_jobs"]),
+        )  # fmt: skip
+    out.print(versions, highlight=False, markup=False)
+
+
+def _show_plan(plan: Body) -> None:
+    found = _object(plan["inspection"])
+    table = Table(show_header=False, box=None, pad_edge=False)
+    roles = ", ".join(
+        role if role == column else f"{role} from {escape(str(column))}"
+        for role, column in _object(found["columns"]).items()
+    )
+    features = f"{_length(found['feature_names'])} across stocks, {_length(found['market_names'])} market-wide"
+    for row in (
+        ("read as", f"{found['kind']}: {roles}" if roles else str(found["kind"])), ("rows", _count(found["num_rows"])),
+        ("codes", _count(found["num_codes"])), ("days", _count(found["num_days"])), ("features", features),
+        ("size", f"about {_size(found['size_bytes'])}"), ("fingerprint", str(found["fingerprint"])),
+    ):  # fmt: skip
+        table.add_row(*row)
+    out.print(table, highlight=False, markup=False)
+    _warn([*_strings(plan["warnings"]), *_strings(_object(found["profile"]).get("warnings"))])
+    for name in _strings(found.get("named_like_targets")):
+        out.print(f"named like a target, refused unless allow_leaks lists it: {name}", markup=False, highlight=False)
+    if registered := _strings(plan["registered"]):
+        out.print(f"this content is registered already: {', '.join(registered)}", markup=False, highlight=False)
+
+
+def _warn(warnings: JsonValue) -> None:
+    for warning in _strings(warnings):
+        out.print(f"warning: {warning}", markup=False, highlight=False)
+
+
+def _object(value: JsonValue) -> dict[str, JsonValue]:
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: JsonValue) -> list[dict[str, JsonValue]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _strings(value: JsonValue) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else []
+
+
+def _length(value: JsonValue) -> int:
+    return len(value) if isinstance(value, list) else 0
+
+
+def _listed(value: JsonValue) -> str:
+    return ", ".join(_strings(value))
+
+
+def _count(value: JsonValue) -> str:
+    return f"{value:,}" if isinstance(value, int) else "–"
+
+
+def _size(value: JsonValue) -> str:
+    return f"{value / 1e6:,.1f} MB" if isinstance(value, int) else "–"
+
+
+def _period(item: Body) -> str:
+    days = _strings(item.get("days"))
+    return _count(item["num_days"]) + (f", {days[0]} to {days[1]}" if len(days) == 2 else "")

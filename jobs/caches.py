@@ -1,0 +1,59 @@
+"""Cache folders and uploads on the disk, kept in step with their rows: one lock a content, so that nobody removes what
+somebody else is just registering.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from jobs.catalog import lock_name
+from jobs.states import ACTIVE, JobKind, JobState
+from jobs.tables import Dataset, Job
+
+TRASH: Final = ".trash-"  # how a folder begins that nobody can see any more
+UPLOAD_RETENTION: Final = timedelta(days=1)  # a failed or cancelled build can be tried again for so long
+
+
+def hold_cache(session: Session, folder: Path) -> bool:
+    """Whether the cache is there; until the end of the transaction nobody takes it away."""
+    lock_name(session, "cache", folder.name)
+    return folder.is_dir()
+
+
+def discard_cache(session: Session, folder: Path) -> Path | None:
+    """Take a cache that no version and no unfinished job needs out of sight; null when it is needed, or gone.
+
+    Whoever called removes the returned folder after the commit. Should that never happen, `TRASH` tells what it is.
+    """
+    fingerprint = folder.name
+    lock_name(session, "cache", fingerprint)
+    version = select(Dataset.id).where(Dataset.fingerprint == fingerprint, Dataset.deleted_at.is_(None)).limit(1)
+    job = select(Job.id).where(Job.dataset_fingerprint == fingerprint, Job.state.in_(ACTIVE)).limit(1)
+    if session.scalar(version) is not None or session.scalar(job) is not None or not folder.is_dir():
+        return None
+    return folder.rename(folder.with_name(f"{TRASH}{fingerprint}-{uuid4().hex[:8]}"))
+
+
+def recent_builds(session: Session) -> list[Job]:
+    """Builds that are unfinished, or ended less than a day ago."""
+    recent = Job.finished_at > func.now() - UPLOAD_RETENTION
+    query = select(Job).where(Job.kind == JobKind.DATASET, or_(Job.state.in_(ACTIVE), recent))
+    return list(session.scalars(query))
+
+
+def needed_uploads(builds: Iterable[Job]) -> set[str]:
+    """Folders among the uploads that one of `recent_builds` reads, or may read when it is tried again. What has been
+    built needs its upload no more: the cache holds all of it.
+    """
+    return {upload for job in builds if job.state is not JobState.SUCCEEDED for upload in uploads_of(job)}
+
+
+def uploads_of(job: Job) -> set[str]:
+    """Folders among the uploads that a build reads."""
+    places: dict[str, str] = (job.params or {}).get("files", {})
+    return {place.removeprefix("upload:").partition("/")[0] for place in places.values() if place.startswith("upload:")}

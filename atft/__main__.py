@@ -1,4 +1,4 @@
-"""`python -m atft run | build | inspect`: the program that the service starts, and that works without it.
+"""`python -m atft run | build | inspect | bench`: the program that the service starts, and that works without it.
 
 It says what happens as one JSON object a line on `--events-fd`; everything else goes to stderr. Exit codes: 0 it told
 its own result,
@@ -23,13 +23,13 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
 from atft.spec.base import Spec
-from atft.spec.data import DatasetSpec
+from atft.spec.data import DatasetSpec, PlantedMode
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
 
@@ -74,6 +74,10 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "inspect":
         return _inspect(options.target)
+    if options.command == "bench":
+        from atft import bench  # noqa: PLC0415 - loads polars
+
+        return bench.main(options)
     spec = _read_spec(options.spec, TrainSpec) if options.command == "run" else _read_spec(options.spec, DatasetSpec)
     faulthandler.enable()
     if hasattr(signal, "SIGUSR1"):
@@ -99,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("spec", type=Path, help="TrainSpec as JSON")
     run.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
     run.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
+    run.add_argument("--most-days", type=int, metavar="N", help="days of a micro-batch at most: less memory at a time")
     run.add_argument("--no-test", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--preflight", action="store_true", help=argparse.SUPPRESS)
     build = commands.add_parser("build", help="build the cache that a DatasetSpec describes")
@@ -119,6 +124,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect = commands.add_parser("inspect", help="what a DatasetSpec would build, or what a cache holds, as JSON")
     inspect.add_argument("target", type=Path, help="DatasetSpec as JSON, or the folder of a cache")
+    bench = commands.add_parser("bench", help="measure the library against what is known")
+    planted = bench.add_subparsers(dest="subject", required=True).add_parser(
+        "planted", help="both ceilings of planted panels, and theory"
+    )
+    planted.add_argument("--mode", action="append", choices=get_args(PlantedMode), help="repeatable (default: all)")
+    planted.add_argument("--num-codes", type=int, default=1500)
+    planted.add_argument("--num-days", type=int, default=600)
+    planted.add_argument("--num-features", type=int, default=8)
+    planted.add_argument("--signal", type=float, default=0.05, help="κ (default: %(default)s)")
+    planted.add_argument("--seeds", type=int, default=1, metavar="N", help="panels with seeds 0 … N-1 are averaged")
+    planted.add_argument("--horizons", type=int, nargs="+", default=[1, 5, 10, 20], metavar="DAYS")
+    planted.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser
 
 
@@ -160,7 +177,8 @@ def _run(
         resumed = {
             "resumed_from": str(options.resume),
             "resumed_step": manifest["loop"]["updates"],
-            "resumed_epoch": manifest["loop"]["epoch"],
+            "resumed_fold": len(manifest["loop"]["folds"]),
+            "resumed_epoch": manifest["loop"]["folds"][-1]["epoch"],
         }
     emit(Started.model_validate({"pid": os.getpid(), **resumed}))
     from atft.data.cache import Cache  # noqa: PLC0415 - after `started`: these load torch and take seconds
@@ -170,7 +188,15 @@ def _run(
     if stop():
         return Stopped()
     return train(
-        spec, cache, options.out, emit, stop, options.resume, test=not options.no_test, preflight_only=options.preflight
+        spec,
+        cache,
+        options.out,
+        emit,
+        stop,
+        options.resume,
+        test=not options.no_test,
+        preflight_only=options.preflight,
+        most_days=options.most_days,
     )
 
 
@@ -239,7 +265,11 @@ def failure(error: Exception) -> Failed:
     name = type(error).__name__
     if name == "OutOfMemoryError":
         return Failed(reason=Reason.OOM_GPU, message=f"the GPU's memory is full: {smaller} ({error})")
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):
+    if (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    ):
         return Failed(reason=Reason.OOM_HOST, message=f"the machine's memory is full: {smaller} ({error})")
     known = name in ("CacheError", "CacheMismatch")
     return Failed(reason=Reason.DATA_CHANGED if known else Reason.INTERNAL, message=f"{name}: {error}")

@@ -25,7 +25,8 @@ class Started(Event):
     pid: int
     resumed_from: str | None = None
     resumed_step: int = 0  # the 0-based optimizer step the run goes on from
-    resumed_epoch: int = 0  # number of epochs already complete
+    resumed_fold: int = 1  # the fold it goes on with, from 1
+    resumed_epoch: int = 0  # number of its epochs already complete
 
 
 class Evidence(Event):
@@ -71,7 +72,9 @@ class DailySeries(BaseModel):
 
 
 class Metrics(Event):
-    """`step` is the 1-based epoch; names starting with `step/` carry their own 1-based update number."""
+    """`step` is the 1-based epoch, in a run of several folds that of the fold which the name tells (`val.2/…`); names
+    starting with `step/` carry their own 1-based update number, over all folds.
+    """
 
     type: Literal["metrics"] = "metrics"
     step: int = Field(ge=0)
@@ -87,7 +90,8 @@ class Checkpointed(Event):
     type: Literal["checkpointed"] = "checkpointed"
     path: str  # relative to --out
     step: int  # optimizer steps done in all
-    epoch: int  # epochs complete
+    fold: int = 1  # the fold under way, from 1
+    epoch: int  # epochs of that fold complete
     sha256: str
     best: bool = False
 

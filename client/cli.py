@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from client import dataset_commands, display, studies, study_commands
+from client import dataset_commands, display, move_commands, studies, study_commands
 from client.terminal import (
     AsJson,
     JobId,
@@ -30,6 +30,7 @@ app = typer.Typer(
     help="Training jobs on stock panels that can be trusted.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(dataset_commands.app, name="datasets")
+app.add_typer(move_commands.app)
 app.add_typer(study_commands.app)
 
 
@@ -199,14 +200,6 @@ def evidence(context: typer.Context, job_id: JobId) -> None:
     """What really ran, beside what was asked."""
     with connected(context) as service:
         print_json(service.evidence(job_id))
-
-
-@app.command()
-def cancel(context: typer.Context, job_id: JobId) -> None:
-    """Ask a job to end."""
-    with connected(context) as service:
-        job = service.cancel(job_id)
-    err.print(f"{job.id} {display.state(job)}", highlight=False)
 
 
 @app.command()

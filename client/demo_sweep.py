@@ -90,9 +90,7 @@ def sweep(
     searched = time.monotonic()
     console.print("\nAdaBelief and AdamW at these parameters, all else equal:")
     pair = {optimizer: _promoted(client, job, optimizer) for optimizer in OPTIMIZERS}
-    pair = {
-        optimizer: succeeded(display.watch(client, one.id, console, optimizer)) for optimizer, one in pair.items()
-    }
+    pair = {optimizer: succeeded(display.watch(client, one.id, console, optimizer)) for optimizer, one in pair.items()}
     found = client.compare([one.id for one in pair.values()], metric=METRIC)
     metrics = {optimizer: client.metrics(one.id, ["test/"]) for optimizer, one in pair.items()}
     shares = {optimizer: one.latest.get(SHARE) for optimizer, one in metrics.items()}
@@ -133,9 +131,7 @@ def all_well(
     )
 
 
-def conclusion(
-    found: Comparison, shares: Mapping[str, Value], best: BestTrial, metrics: Mapping[str, Metrics]
-) -> str:
+def conclusion(found: Comparison, shares: Mapping[str, Value], best: BestTrial, metrics: Mapping[str, Metrics]) -> str:
     """What the figures allow to be said."""
     pair = found.pairs[0]
     interval = "" if pair.ci95 is None else f" (95 % interval {pair.ci95[0]:+.4f} to {pair.ci95[1]:+.4f})"

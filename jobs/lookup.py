@@ -6,8 +6,8 @@ import json
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, and_, case, cast, func, or_, select, tuple_
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Text, and_, case, cast, func, literal, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session
 
 from jobs.errors import Invalid, JobNotFound
@@ -122,6 +122,28 @@ def expired(session: Session, limit: int) -> list[Job]:
     return list(session.scalars(query.order_by(Job.lease_until).limit(limit)))
 
 
+def memory_needed(session: Session, job_id: UUID) -> int | None:
+    """Bytes of the machine's memory that a training job takes, as far as is known: by its own last preflight, else by
+    those of the last jobs with this model, window and batch on these data.
+    """
+    job = session.get(Job, job_id)
+    if job is None or job.kind not in (JobKind.TRAIN, JobKind.TRIAL):
+        return None
+    needed = Job.evidence["memory"]["needed_bytes"].as_integer()
+    same = (
+        Job.state == JobState.SUCCEEDED,
+        Job.dataset_fingerprint == job.dataset_fingerprint,
+        Job.queue == job.queue,
+        Job.spec["model"] == literal(job.spec.get("model"), JSONB),
+        Job.spec["data"]["window"] == literal(job.spec.get("data", {}).get("window"), JSONB),
+        Job.spec["trainer"]["batch_size"] == literal(job.spec.get("trainer", {}).get("batch_size"), JSONB),
+        needed > 0,
+    )
+    own: int | None = session.scalar(select(needed).where(Job.id == job_id))
+    others: int | None = session.scalar(select(func.max(needed)).where(*same)) if own is None else None
+    return own or others
+
+
 def queue_position(session: Session, job: Job) -> Position:
     """How many queued jobs go first, and in words what a queued job waits for; nothing for any other."""
     if job.state is not JobState.QUEUED:
@@ -140,7 +162,8 @@ def queue_position(session: Session, job: Job) -> Position:
     if job.queue not in live_queues(session):
         return ahead, f"0 live workers on queue {job.queue}"
     if job.not_before is not None and now is not None and job.not_before > now:
-        return ahead, f"tries again in {(job.not_before - now).total_seconds():.0f} s"
+        later = f"tries again in {(job.not_before - now).total_seconds():.0f} s"
+        return ahead, f"{job.message}; {later}" if job.message else later
     return ahead, f"{ahead} ahead" if ahead else f"next on queue {job.queue}"
 
 

@@ -1,5 +1,6 @@
 """One change of one job: its row locked, the move checked against `states.NEXT`, its event in the same transaction."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -41,6 +42,19 @@ def change(session: Session, job: Job, by: str | None = None, **values: Any) -> 
         session, changed.id, changed.last_seq, "state", history.state_body(changed, by), changed.attempt
     )
     return changed
+
+
+def postpone(session: Session, job_id: UUID, seconds: float, reason: Reason, message: str) -> bool:
+    """Let a job that is queued, and wanted, wait for what it needs, with the reason told once; false for any other."""
+    job = lock(session, job_id)
+    if job.state is not JobState.QUEUED or job.wanted is not Wanted.RUN:
+        return False
+    later = func.clock_timestamp() + timedelta(seconds=seconds)
+    if job.reason is reason:
+        session.execute(update(Job).where(Job.id == job_id).values(not_before=later, version=Job.version + 1))
+    else:
+        change(session, job, reason=reason, message=message, not_before=later)
+    return True
 
 
 def settled_unstarted(session: Session, job: Job) -> bool:

@@ -31,16 +31,17 @@ from jobs.lookup import (
     heartbeat_worker,
     is_due,
     live_queues,
+    memory_needed,
     page,
     queue_position,
     seconds_ago,
     waiting,
     workers,
 )
-from jobs.moves import change, lock, settled_unstarted
+from jobs.moves import change, lock, postpone, settled_unstarted
 from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted
 from jobs.submission import DAY, Submitted, submit
-from jobs.tables import Attempt, Idempotency, Job, Worker
+from jobs.tables import Attempt, Idempotency, Job, Json, Worker
 
 __all__ = [
     "Submitted",
@@ -62,8 +63,10 @@ __all__ = [
     "get",
     "heartbeat_worker",
     "live_queues",
+    "memory_needed",
     "of_content",
     "page",
+    "postpone",
     "queue_position",
     "refuse",
     "register_dataset",
@@ -118,7 +121,7 @@ def claim(
         **rewound,
     )
     attempt = {"job_id": job.id, "attempt": job.attempt, "worker": worker, "host": host, "device": device, "pid": pid}
-    session.execute(insert(Attempt).values(**attempt, resumed_from=job.checkpoint))
+    session.execute(insert(Attempt).values(**attempt, resumed_from=job.checkpoint, overrides=job.overrides))
     return job
 
 
@@ -129,9 +132,7 @@ def begin_study(session: Session, job_id: UUID) -> Job | None:
     It has one attempt and no lease: nobody holds it, each advance starts from its rows.
     """
     query = select(Job).where(Job.id == job_id, Job.kind.in_(COORDINATING))
-    job = session.scalars(
-        query.with_for_update(key_share=True).execution_options(populate_existing=True)
-    ).one_or_none()
+    job = session.scalars(query.with_for_update(key_share=True).execution_options(populate_existing=True)).one_or_none()
     if job is None or job.state not in (JobState.QUEUED, JobState.RUNNING):
         return None
     if job.state is JobState.RUNNING:
@@ -258,8 +259,10 @@ def requeue(
     signal: str | None = None,
     log_tail: str | None = None,
     outcome: str = "requeued",
+    overrides: Json | None = None,
 ) -> JobState:
-    """End the attempt and queue the job again, not before `delay_seconds` from now; returns the job's state.
+    """End the attempt and queue the job again, not before `delay_seconds` from now and with `overrides` added to its
+    own; returns the job's state.
 
     A counted failure fails the job instead when it is number `max_attempts`. A job wanted otherwise is not queued:
     it is cancelled, pruned or paused, as asked. Raises Stale.
@@ -267,6 +270,8 @@ def requeue(
     job = _end(session, job_id, attempt, outcome, reason, exit_code, signal, log_tail)
     if job is None:
         return get(session, job_id).state
+    if overrides:
+        job.overrides = job.overrides | overrides
     failures = job.failures + counts_as_failure
     if job.wanted is Wanted.CANCEL:
         return change(session, job, state=JobState.CANCELLED, reason=_why_cancelled(job), message=message).state
@@ -276,9 +281,7 @@ def requeue(
         text = f"{message} ({failures} of {job.max_attempts} attempts failed)"
         return change(session, job, state=JobState.FAILED, reason=reason, message=text, failures=failures).state
     if job.wanted is Wanted.PAUSE:
-        return change(
-            session, job, state=JobState.PAUSED, reason=Reason.USER, message=message, failures=failures
-        ).state
+        return change(session, job, state=JobState.PAUSED, reason=Reason.USER, message=message, failures=failures).state
     return _requeue(session, job, reason, message, delay_seconds, int(counts_as_failure)).state
 
 

@@ -99,6 +99,10 @@ class Job(Base):
     version: Mapped[int] = mapped_column(
         BigInteger, server_default="0", comment="the ETag: grows with every change a client may see"
     )
+    overrides: Mapped[Json] = mapped_column(
+        server_default=text("'{}'"),
+        comment="{micro_batch_days}: how the next attempt differs from the spec without changing what it computes",
+    )
     lease_until: Mapped[datetime | None]
     worker: Mapped[str | None]
     not_before: Mapped[datetime | None]
@@ -131,8 +135,12 @@ class Job(Base):
         Index("ix_jobs_lease", "lease_until", postgresql_where=text("state = 'running'")),
         Index("ix_jobs_created", text("created_at DESC"), text("id DESC")),
         Index("ix_jobs_parent_id", "parent_id"),
+        Index("ix_jobs_source_job_id", "source_job_id"),
         Index("ix_jobs_dataset_fingerprint", "dataset_fingerprint"),
         Index("ix_jobs_tags", "tags", postgresql_using="gin"),
+        Index(
+            "ix_jobs_unfinished", "created_by", postgresql_where=text("finished_at IS NULL AND parent_id IS NULL")
+        ),
     )
 
 
@@ -146,6 +154,7 @@ class Attempt(Base):
     device: Mapped[str]
     pid: Mapped[int | None]
     resumed_from: Mapped[Json | None]
+    overrides: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(comment="succeeded, failed, cancelled, pruned, paused, requeued, lost")
@@ -265,6 +274,8 @@ class Idempotency(Base):
 
 
 class ApiKey(Base):
+    """`quota` replaces some of the settings' limits: {jobs, streams, upload_bytes}."""
+
     __tablename__ = "keys"
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -275,6 +286,35 @@ class ApiKey(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    quota: Mapped[Json] = mapped_column(server_default=text("'{}'"))
+
+
+class LoginSession(Base):
+    """A browser that showed a key: it is as good as that key is now, until `expires_at`."""
+
+    __tablename__ = "sessions"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the cookie")
+    key_sha256: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+
+
+class AuditRow(Base):
+    """Who changed what, when and from where. A trigger refuses to change or remove a row."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(BigInteger, sa.Identity(always=False), primary_key=True)
+    time: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    who: Mapped[str]
+    action: Mapped[str] = mapped_column(comment="method and route, or the command")
+    target: Mapped[str]
+    request_id: Mapped[str | None]
+    address: Mapped[str | None]
+
+    __table_args__ = (Index("ix_audit_who", "who", "id"),)
 
 
 class Worker(Base):

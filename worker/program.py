@@ -42,9 +42,14 @@ def attempt_folder(settings: Settings, job: Job) -> Path:
     return (settings.jobs_root / str(job.id) / str(job.attempt)).resolve()
 
 
+def checkpoint_folder(settings: Settings, job: Job, path: str) -> Path:
+    """Of the checkpoint recorded as `path`: under the job's own folder, or in a retry `../{source}/…`."""
+    return Path(os.path.normpath(settings.jobs_root.resolve() / str(job.id) / path))
+
+
 def checkpoint_is_gone(settings: Settings, job: Job) -> bool:
     """The recorded checkpoint is not on disk: the program had replaced it, and died before the new one was recorded."""
-    return job.checkpoint is not None and not (attempt_folder(settings, job).parent / job.checkpoint["path"]).exists()
+    return job.checkpoint is not None and not checkpoint_folder(settings, job, job.checkpoint["path"]).exists()
 
 
 def launch(settings: Settings, job: Job, *, cuda_device: str | None, program: tuple[str, ...] = PROGRAM) -> Launch:
@@ -83,9 +88,11 @@ def _run(settings: Settings, job: Job, folder: Path) -> list[str]:
         raise Refused(Reason.DATA_CHANGED, message)
     spec = _write_spec(folder, job.spec)
     arguments = ["run", str(spec), "--cache", str(cache), "--out", str(folder)]
+    if "micro_batch_days" in job.overrides:
+        arguments += ["--most-days", str(job.overrides["micro_batch_days"])]
     arguments += {JobKind.TRIAL: ["--no-test"], JobKind.PREFLIGHT: ["--preflight"]}.get(job.kind, [])
     if job.checkpoint is not None:
-        arguments += ["--resume", str(folder.parent / job.checkpoint["path"])]
+        arguments += ["--resume", str(checkpoint_folder(settings, job, job.checkpoint["path"]))]
     return arguments
 
 

@@ -1,14 +1,13 @@
 """Writes one attempt's events and renews its lease, in its own thread: an absent Postgres never holds up the watch.
 
-Events wait in memory, in order, while Postgres is away; when too many wait, `full` tells the reader to stop reading,
-and the child waits at its pipe. Nothing is dropped except progress that newer progress replaces.
+Events wait in a bounded buffer, in order, while Postgres is away.
 """
 
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -16,16 +15,16 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from atft.events import AnyEvent, Checkpointed, Failed, Finished, Metrics, Progress, Stopped
+from atft.events import AnyEvent, Checkpointed, Failed, Finished, Metrics, Stopped
 from jobs import history, store
 from jobs.errors import JobNotFound, Stale
 from jobs.session import transaction
 from jobs.states import JobState, Wanted
+from worker.buffer import Buffer
 
 T = TypeVar("T")
 AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)  # Postgres cannot be reached, or is going down: try again
 URGENT: Final = (Checkpointed, Finished, Stopped, Failed)  # a checkpoint is soon replaced on disk, an end is waited for
-MAX_WAITING: Final = 50_000
 MAX_BATCH: Final = 500
 TICK_SECONDS: Final = 0.25
 MAX_BACKOFF_SECONDS: Final = 2.0
@@ -34,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 class Recorder(threading.Thread):
     """`wanted` and `superseded` are what the record said last; `error` is a bug that ended the thread. `epoch_told` is
-    called once the metrics of an epoch are recorded.
+    called once the metrics of an epoch are recorded. `spill` is the file for what memory does not hold.
     """
 
     def __init__(
@@ -46,6 +45,7 @@ class Recorder(threading.Thread):
         lease_seconds: float,
         look_seconds: float,
         publish: Callable[[UUID], None],
+        spill: Path,
         epoch_told: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="recorder", daemon=True)
@@ -56,8 +56,7 @@ class Recorder(threading.Thread):
         self._look_seconds = look_seconds
         self._publish = publish
         self._epoch_told = epoch_told
-        self._waiting: deque[AnyEvent] = deque()
-        self._lock = threading.Lock()
+        self._buffer = Buffer(spill)
         self._wake = threading.Event()
         self._ended = False
         self._renew_at = time.monotonic() + lease_seconds / 3
@@ -68,23 +67,19 @@ class Recorder(threading.Thread):
 
     def add(self, event: AnyEvent) -> None:
         """Queue an event to be written."""
-        with self._lock:
-            if isinstance(event, Progress) and self._waiting and isinstance(self._waiting[-1], Progress):
-                self._waiting[-1] = event
-            else:
-                self._waiting.append(event)
+        self._buffer.add(event)
         if isinstance(event, URGENT):
             self._wake.set()
 
     @property
     def full(self) -> bool:
         """Too much waits for Postgres: read no more for now."""
-        return len(self._waiting) >= MAX_WAITING
+        return self._buffer.full
 
     @property
     def settled(self) -> bool:
         """Nothing waits, or nothing may be written any more."""
-        return not self._waiting or self.superseded or self.error is not None
+        return self._buffer.empty or self.superseded or self.error is not None
 
     def run(self) -> None:
         failures = 0
@@ -112,8 +107,7 @@ class Recorder(threading.Thread):
         """One short transaction, or none when there is nothing to do."""
         now = time.monotonic()
         renew, look = now >= self._renew_at, now >= self._look_at
-        with self._lock:
-            batch = [self._waiting[i] for i in range(min(MAX_BATCH, len(self._waiting)))]
+        batch = self._buffer.oldest(MAX_BATCH)
         if not (batch or renew or look):
             return
         with transaction(self._sessions) as session:
@@ -130,7 +124,7 @@ class Recorder(threading.Thread):
             self._renew_at = now + self._lease_seconds / 3
         self._look_at = now + self._look_seconds
         if batch:
-            self._forget(batch)
+            self._buffer.forget(batch)
             self._publish(self._job_id)
             if any(isinstance(event, Metrics) and _of_epoch(event) for event in batch):
                 self._epoch_told()
@@ -140,12 +134,6 @@ class Recorder(threading.Thread):
         if job.attempt != self._attempt or job.state is not JobState.RUNNING:
             raise Stale
         self.wanted = job.wanted
-
-    def _forget(self, batch: list[AnyEvent]) -> None:
-        with self._lock:
-            for event in batch:
-                if self._waiting and self._waiting[0] is event:  # not so when newer progress took its place
-                    self._waiting.popleft()
 
     def flush(self, give_up: Callable[[], bool]) -> bool:
         """Wait until everything is written; False when `give_up` says so first."""
@@ -160,6 +148,7 @@ class Recorder(threading.Thread):
         self._ended = True
         self._wake.set()
         self.join()
+        self._buffer.close()
 
 
 def _of_epoch(event: Metrics) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from atft.events import Finished
 from atft.spec.job import TrainSpec
-from jobs import store
+from jobs import history, repetition, store
 from jobs.caches import hold_cache
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
@@ -83,6 +83,7 @@ class Settlement:
                 message=verdict.message or "",
                 counts_as_failure=verdict.counts,
                 delay_seconds=delay_seconds,
+                overrides=verdict.overrides,
                 exit_code=code,
                 signal=signal,
                 log_tail=self.log_tail,
@@ -93,12 +94,22 @@ class Settlement:
             job.attempt,
             verdict.to,
             reason=verdict.reason,
-            message=verdict.message,
+            message=self._drift(session, job) if verdict.to is JobState.SUCCEEDED else verdict.message,
             exit_code=code,
             signal=signal,
             log_tail=self.log_tail,
         )
         return verdict.to
+
+    def _drift(self, session: Session, job: Job) -> str | None:
+        """Of a rerun: what came out differently, kept with the evidence; in words for the job's message."""
+        fingerprint = self.built.manifest["fingerprint"] if self.built is not None else job.dataset_fingerprint
+        now = history.current(session, job.id, job.attempt)
+        found = repetition.drift(session, now, fingerprint=fingerprint)
+        if found is None:
+            return self.verdict.message
+        store.set_evidence(session, job.id, job.attempt, (now.evidence or {}) | {"drift": found})
+        return repetition.summary(found)
 
 
 def failure(error: Missing | OSError) -> Verdict:

@@ -23,9 +23,9 @@ from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from jobs.tables import Job, Json
 from worker.leftovers import remove_scratch, remove_uploads
-from worker.memory import oom_kills
+from worker.memory import oom_kills, postponed
 from worker.process import Child, ProtocolError
-from worker.program import PROGRAM, Launch, Refused, checkpoint_is_gone, launch
+from worker.program import PROGRAM, Launch, Refused, attempt_folder, checkpoint_is_gone, launch
 from worker.recorder import Recorder, persist
 from worker.settlement import Settlement, accept, failure
 from worker.slot import Slot
@@ -34,6 +34,7 @@ from worker.watch import Ending, Timing, Watch
 
 GROUP_SECONDS: Final = 30.0  # a SIGKILLed group that is still there then hangs in the kernel
 LAST_WORDS_SECONDS: Final = 2.0  # a process that left the group may hold the events pipe open
+UNSENT: Final = "unsent.jsonl"  # in the attempt's folder, while Postgres is away for long
 logger = logging.getLogger(__name__)
 
 
@@ -58,6 +59,8 @@ class Supervisor:
         if self.draining():
             return None
         with transaction(self.sessions) as session:
+            if postponed(session, job_id):
+                return None
             job = store.claim(
                 session,
                 job_id,
@@ -77,6 +80,7 @@ class Supervisor:
             lease_seconds=self.settings.lease_seconds,
             look_seconds=self.timing.look_seconds,
             publish=self.publish,
+            spill=attempt_folder(self.settings, job) / UNSENT,
             epoch_told=lambda: self._tell_parent(job),
         )
         recorder.start()
@@ -123,6 +127,7 @@ class Supervisor:
             exit=ended,
             detail=attempt.detail or _last_line(tail),
             out_of_memory=oom_kills() > kills,
+            evidence=attempt.evidence,
         )
         if verdict.to is JobState.SUCCEEDED and isinstance(attempt.watch.word, Finished):
             settlement = Settlement(verdict=verdict, exit=ended)
@@ -153,7 +158,9 @@ class Supervisor:
 
     def _settle(self, job: Job, settlement: Settlement) -> JobState | None:
         counts = settlement.verdict.counts
-        delay = min(self.timing.retry_seconds * 2**job.failures, self.timing.max_retry_seconds) if counts else 0.0
+        delay = settlement.verdict.delay_seconds
+        if counts:
+            delay = min(self.timing.retry_seconds * 2**job.failures, self.timing.max_retry_seconds)
         try:
             state = persist(self.sessions, lambda session: settlement.write(session, job, delay), self._hopeless())
         except Stale:

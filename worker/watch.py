@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from atft.events import AnyEvent, Failed, Finished, Progress, Stopped
+from atft.events import AnyEvent, Failed, Finished, Progress, Started, Stopped
 from jobs.states import Wanted
 
 
@@ -15,7 +15,7 @@ class Timing:
 
     poll_seconds: float = 0.25
     look_seconds: float = 1.0  # how often `wanted` is read
-    startup_seconds: float = 120.0  # to the first word: importing torch from a cold disk is slow
+    startup_seconds: float = 300.0  # to `started`, and again to the next word: importing torch can be slow
     stall_seconds: float = 60.0  # between words, at least
     stall_micro_batches: float = 10.0  # between words, in micro-batches
     grace_seconds: float = 12.0  # from SIGTERM to SIGKILL
@@ -60,7 +60,7 @@ class Watch:
         self.word: Word | None = None
 
     def heard(self, event: AnyEvent) -> None:
-        self._started = True
+        self._started = self._started or not isinstance(event, Started)
         self._last_word = self._now()
         if isinstance(event, Progress):
             self.phase = event.phase

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from api import admission, examples
 from api.auth import Principal, Reader, Submitter
+from api.database import AUDITED
 from api.deps import (
     Cursor,
     DryRun,
@@ -26,12 +27,13 @@ from api.deps import (
 )
 from api.schemas import JobPage, JobView, Plan, SubmittedView
 from api.study_schemas import Priority
-from api.submission import refuse_nul, submit
+from api.submission import body_sha256, refuse_nul, submit
 from api.views import etag, job_view, submitted_view
 from atft.spec.data import DatasetRef
 from atft.spec.job import TrainSpec
-from jobs import store
+from jobs import repetition, store
 from jobs.lookup import Position
+from jobs.repetition import Again
 from jobs.states import COORDINATING, JobKind, JobState, Wanted
 from jobs.tables import Job
 
@@ -51,7 +53,7 @@ TRAIN_EXAMPLES = {
     summary="Submit a training job",
     response_description="The job, queued. `Location` is its address.",
     responses={
-        **problems(400, 413, 415),
+        **problems(413, 415),
         200: {"model": Plan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
     },
 )
@@ -71,7 +73,7 @@ async def submit_train(
     refuse_nul(spec.model_dump(mode="json"))
     admitted = await service.database.read(admission.admit, spec)
     if dry_run:
-        plan = await service.database.read(admission.plan, spec, admitted)
+        plan = await service.database.read(admission.plan, service.settings, spec, admitted)
         return Response(plan.model_dump_json(), media_type="application/json")
     resources = spec.resources
     submitted = await submit(
@@ -223,7 +225,7 @@ async def resume_job(
     dependencies=[Depends(json_body)],
     summary="Change a job's priority",
     response_description="The job as it stands now.",
-    responses=problems(400, 404, 409, 412, 413, 415),
+    responses=problems(404, 409, 412, 413, 415),
 )
 async def set_priority(
     job_id: JobId,
@@ -245,3 +247,76 @@ async def set_priority(
     await asyncio.gather(*(service.announce(job) for job in changed if job.state is JobState.QUEUED))
     response.headers["ETag"] = etag(changed[0])
     return job_view(changed[0], position)
+
+
+async def _again(
+    service: ServiceDep,
+    who: Principal,
+    job_id: UUID,
+    how: Again,
+    key: str | None,
+    if_match: str | None,
+    response: Response,
+) -> SubmittedView:
+    def write(session: Session) -> tuple[Job, bool, Position]:
+        version = expected_version(if_match)
+        identity = None if key is None else (key, body_sha256(store.get(session, job_id).kind, {how: str(job_id)}))
+        made = repetition.repeat(
+            session, job_id, how, by=who.name, expected_version=version, idempotency=identity,
+            max_unfinished=who.limits.jobs,
+        )  # fmt: skip
+        session.info[AUDITED] = f"/jobs/{made.job.id}"
+        job, position = with_position(session, made.job)
+        return job, made.created, position
+
+    await service.check_disk()
+    job, created, position = await service.database.write(write)
+    if created:
+        await service.announce(job)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["ETag"] = etag(job)
+    return submitted_view(job, position, [])
+
+
+@router.post(
+    "/{job_id}/retry",
+    status_code=202,
+    summary="Try a failed or cancelled job again",
+    response_description="The new job, queued. `Location` is its address.",
+    responses=problems(404, 409, 412),
+)
+async def retry_job(
+    job_id: JobId,
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    idempotency_key: IdempotencyKey = None,
+    if_match: IfMatch = None,
+) -> SubmittedView:
+    """Make a new job of the same spec, whose `source_job_id` is this one, that goes on from its last checkpoint.
+
+    The points up to that checkpoint come along. What failed for a reason in the spec or the data fails again.
+    """
+    return await _again(service, who, job_id, Again.RETRY, idempotency_key, if_match, response)
+
+
+@router.post(
+    "/{job_id}/rerun",
+    status_code=202,
+    summary="Repeat a succeeded job",
+    response_description="The new job, queued. `Location` is its address.",
+    responses=problems(404, 409, 412),
+)
+async def rerun_job(
+    job_id: JobId,
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    idempotency_key: IdempotencyKey = None,
+    if_match: IfMatch = None,
+) -> SubmittedView:
+    """Make a new job of the same spec and data, from the start.
+
+    At its end its message, and `drift` in its evidence, say which metrics, weights and versions differ from this job's.
+    """
+    return await _again(service, who, job_id, Again.RERUN, idempotency_key, if_match, response)

@@ -16,12 +16,13 @@ from atft.data.batch import Batch
 from atft.loss.objective import LossValue, NoTargets, Objective
 from atft.model.network import Network
 from atft.spec.reason import Reason
+from atft.train import phases
 from atft.train.evaluate import read
 from atft.train.report import Reporter, RunError
 from atft.train.setup import Assembly
 
 MICRO_BATCH_SECONDS = 5.0
-GPU_MEMORY_SHARE = 0.8
+MEMORY_SHARE = 0.8  # of what is free, for a micro-batch
 CANDIDATE_DAYS = 9
 
 
@@ -34,14 +35,16 @@ class PreflightReport:
     seconds_per_day: float
     activation_bytes_per_day: int
     memory_bytes: int  # estimate for one micro-batch with weights, gradients and optimizer state; not the mapped data
+    needed_bytes: int  # of the machine's memory, by this process with all it holds; mapped data not counted
+    free_bytes: int  # when it was asked
     micro_batch_days: int
 
 
 def gradient_norms(network: nn.Module) -> dict[str, float]:
-    """L2 norm of the gradient of each child that has parameters; NaN propagates."""
+    """L2 norm of the gradient of each child with parameters that learn; NaN propagates."""
     norms: dict[str, float] = {}
     for name, child in network.named_children():
-        parameters = list(child.parameters())
+        parameters = [p for p in child.parameters() if p.requires_grad]
         if parameters:
             squares = [float(p.grad.detach().double().square().sum()) for p in parameters if p.grad is not None]
             norms[name] = math.sqrt(sum(squares))
@@ -58,6 +61,22 @@ def require_gradients(norms: dict[str, float]) -> None:
             f"no usable gradient reaches {shown}: a part that is switched on would never learn; check the loss "
             "weights and the model's switches",
         )
+
+
+def require_compiler(assembly: Assembly, batch: Batch) -> None:
+    """Compile the network of the run, forward and backward. Raises RunError where torch cannot: no compiler, say."""
+    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - a second to load, for those who compile
+
+    try:
+        torch.autograd.backward(_loss(assembly, assembly.network, batch).total)
+    except TorchDynamoException as error:
+        raise RunError(
+            Reason.PREFLIGHT_FAILED,
+            f"trainer.compile is on and torch.compile fails here: {str(error).splitlines()[0]}. Install a C++ compiler "
+            "(on a processor) or Triton (on a GPU), or set trainer.compile to false",
+        ) from error
+    finally:
+        assembly.network.zero_grad(set_to_none=True)
 
 
 def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
@@ -80,6 +99,13 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
     torch.autograd.backward(value.total)
     norms = gradient_norms(network)
     require_gradients(norms)
+    for objective in phases.losses(assembly)[1:]:
+        network.zero_grad(set_to_none=True)
+        torch.autograd.backward(objective(network(batch), batch).total)
+        require_gradients(gradient_norms(network))
+    if assembly.spec.trainer.compile:
+        reporter.log("compiling the network, which can take minutes on a processor")
+        require_compiler(assembly, batch)
     reporter.progress("preflight")
     seconds = _timed(assembly, network, days)
     parameters = sum(p.numel() for p in network.parameters())
@@ -87,12 +113,9 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
     micro = _micro_batch(assembly, seconds, sizes.total, fixed)
     memory = fixed + 2 * sizes.total * micro
     free = psutil.virtual_memory().available
+    needed = _own_bytes() + (memory if assembly.device.type == "cpu" else 0)
     if assembly.device.type == "cpu" and memory > free:
-        raise RunError(
-            Reason.PREFLIGHT_FAILED,
-            f"one micro-batch of {micro} days needs about {memory / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: use "
-            "a smaller hidden_size or window",
-        )
+        _refuse(reporter, micro, needed, free)
     reporter.log(
         f"preflight passed in {time.perf_counter() - started:.2f} s: {parameters} parameters, {seconds:.3f} s a day, "
         f"about {memory / 1e6:.0f} MB, micro-batches of {micro} days",
@@ -106,7 +129,28 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
         seconds_per_day=seconds,
         activation_bytes_per_day=sizes.total,
         memory_bytes=memory,
+        needed_bytes=needed,
+        free_bytes=free,
         micro_batch_days=micro,
+    )
+
+
+def _own_bytes() -> int:
+    """What this process holds that is not a file's: the mapped cache can be read again."""
+    memory = psutil.Process().memory_info()
+    return int(memory.rss) - int(getattr(memory, "shared", 0))
+
+
+def _refuse(reporter: Reporter, days: int, needed: int, free: int) -> None:
+    """Say how much it takes, for a worker to wait for it; raises RunError (oom_host, preflight_failed)."""
+    reporter.evidence({"memory": {"needed_bytes": needed, "free_bytes": free, "fits": False}})
+    total = psutil.virtual_memory().total
+    said = f"a micro-batch of {days} days needs about {needed / 1e9:.1f} GB of memory"
+    if needed <= total * MEMORY_SHARE:
+        raise RunError(Reason.OOM_HOST, f"{said}, and {free / 1e9:.1f} GB are free")
+    raise RunError(
+        Reason.PREFLIGHT_FAILED,
+        f"{said}, and this machine has {total / 1e9:.1f} GB: use a smaller hidden_size or window",
     )
 
 
@@ -162,7 +206,7 @@ def _timed(assembly: Assembly, network: Network, days: np.ndarray) -> float:
 
 
 def _micro_batch(assembly: Assembly, seconds_per_day: float, bytes_per_day: int, fixed_bytes: int) -> int:
-    """Days of a step that go together: all, or the largest power of two within 5 s and the GPU's free memory.
+    """Days of a step that go together: all, or the largest power of two within 5 s and the device's free memory.
 
     Steps of the size that is common fit by far, so that the answer does not hang on a timer's noise; it is part of
     every checkpoint.
@@ -170,17 +214,23 @@ def _micro_batch(assembly: Assembly, seconds_per_day: float, bytes_per_day: int,
     limit = MICRO_BATCH_SECONDS / max(seconds_per_day, 1e-9)
     if assembly.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info()
-        room = (free * GPU_MEMORY_SHARE - fixed_bytes) / max(1, 2 * bytes_per_day)
+        room = _room(free, bytes_per_day, fixed_bytes)
         if room < 1:
             raise RunError(
                 Reason.PREFLIGHT_FAILED,
                 f"one day needs about {(fixed_bytes + 2 * bytes_per_day) / 1e9:.1f} GB of GPU memory and "
                 f"{free / 1e9:.1f} GB are free: use a smaller hidden_size or window",
             )
-        limit = min(limit, room)
+    else:
+        room = _room(psutil.virtual_memory().available, bytes_per_day, fixed_bytes)
+    limit = min(limit, room)
     if limit >= assembly.days_per_step:
         return assembly.days_per_step
     return 1 << max(0, int(math.log2(max(1.0, limit))))
+
+
+def _room(free_bytes: int, bytes_per_day: int, fixed_bytes: int) -> float:
+    return (free_bytes * MEMORY_SHARE - fixed_bytes) / max(1, 2 * bytes_per_day)
 
 
 class _SavedSizes:

@@ -62,6 +62,7 @@ class SystemSampler:
         self._last = (time.monotonic(), self._cpu_seconds())
         self._thread = threading.Thread(target=self._run, name="system-sampler", daemon=True)
         self.peak_threads = 0
+        self.peak_bytes = 0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -95,7 +96,8 @@ class SystemSampler:
     def look(self) -> None:
         """Take one sample now."""
         now, cpu = time.monotonic(), self._cpu_seconds()
-        values = {"rss_bytes": float(self._process.memory_info().rss)}
+        rss = int(self._process.memory_info().rss)
+        values = {"rss_bytes": float(rss)}
         if self._gpu is not None:
             values |= self._gpu.sample()
         with self._lock:
@@ -106,6 +108,7 @@ class SystemSampler:
             for name, value in values.items():
                 self._samples.setdefault(name, []).append(value)
             self.peak_threads = max(self.peak_threads, self._process.num_threads())
+            self.peak_bytes = max(self.peak_bytes, rss)
 
 
 class _Gpu:

@@ -55,7 +55,7 @@ def _snapshot(job: Job) -> dict[str, Any]:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(commands=st.lists(COMMANDS, min_size=1, max_size=14))
-def test_guarantee_5_terminal_is_final_and_history_has_no_gap(
+def test_g5_terminal_is_final_and_history_has_no_gap(
     sessions: sessionmaker[Session], commands: list[tuple[Any, ...]]
 ) -> None:
     with transaction(sessions) as session:
@@ -86,9 +86,7 @@ BATCHES = st.lists(st.tuples(st.integers(0, 8), st.integers(1, 5)), min_size=1, 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=BATCHES)
-def test_guarantee_10_replaying_any_batch_changes_nothing(
-    sessions: sessionmaker[Session], cuts: list[tuple[int, int]]
-) -> None:
+def test_g10_replaying_any_batch_changes_nothing(sessions: sessionmaker[Session], cuts: list[tuple[int, int]]) -> None:
     """Whatever was sent again, in whatever batches, the record is that of one clean pass."""
     stream = [event for first in (1, 4, 7, 10) for event in _events(first)]
     with transaction(sessions) as session:

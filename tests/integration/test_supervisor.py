@@ -56,7 +56,7 @@ class TestSucceeds:
         assert bench.run(job_id, *HONEST) is None
         assert bench.job(job_id).attempt == 1
 
-    def test_pain_42_a_missing_artifact_is_a_failure(self, bench: Bench) -> None:
+    def test_g11_pain_42_a_missing_artifact_is_a_failure(self, bench: Bench) -> None:
         job_id = bench.submit()
         assert bench.run(job_id, *HONEST, "--without-artifact") is JobState.FAILED
         assert "'model.bin'" in (bench.job(job_id).message or "")
@@ -127,7 +127,7 @@ class TestDies:
         assert [event.seq for event in events] == list(range(1, len(events) + 1))
         assert any("starts over" in event.body.get("message", "") for event in events if event.kind == "log")
 
-    def test_pain_40_a_child_that_always_dies_is_tried_max_attempts_times(self, bench: Bench) -> None:
+    def test_g8_pain_40_a_child_that_always_dies_is_tried_max_attempts_times(self, bench: Bench) -> None:
         job_id = bench.submit(max_attempts=2)
         assert bench.run(job_id, *program("crashing", "--signal", "SIGSEGV")) is JobState.QUEUED
         assert bench.run(job_id, *program("crashing", "--signal", "SIGSEGV")) is JobState.FAILED
@@ -137,7 +137,7 @@ class TestDies:
         assert "last words on stderr" in (attempt.log_tail or "")
         assert "last words on stderr" in (bench.job(job_id).message or "")
 
-    def test_pain_40_a_failure_with_a_reason_is_not_tried_again(self, bench: Bench) -> None:
+    def test_g8_pain_40_a_failure_with_a_reason_is_not_tried_again(self, bench: Bench) -> None:
         job_id = bench.submit()
         assert bench.run(job_id, *program("crashing", "--word", "nan_loss", "--code", "1")) is JobState.FAILED
         job = bench.job(job_id)
@@ -190,7 +190,7 @@ class TestFullDisk:
         folder.mkdir(parents=True)
         return folder
 
-    def test_pain_41_a_full_disk_at_the_start_is_said_so(self, bench: Bench) -> None:
+    def test_g11_pain_41_a_full_disk_at_the_start_is_said_so(self, bench: Bench) -> None:
         job_id = bench.submit()
         (self.folder(bench, job_id) / "spec.json").symlink_to("/dev/full")
         assert bench.run(job_id, *HONEST) is JobState.FAILED

@@ -25,7 +25,7 @@ class TestIsAskedToStop:
     @pytest.mark.parametrize(
         ("name", "most_seconds"), [("obedient", 1.0), ("silent", 1.0), ("mute", 1.0), ("stubborn", 2.5)]
     )
-    def test_cancel_ends_the_group_before_the_job(self, bench: Bench, name: str, most_seconds: float) -> None:
+    def test_g6_cancel_ends_the_group_before_the_job(self, bench: Bench, name: str, most_seconds: float) -> None:
         job_id = bench.submit()
         options = ["--epoch-seconds", "60"] if name == "obedient" else []
         running = bench.start(job_id, *program(name, *options))

@@ -19,13 +19,14 @@ from jobs.session import transaction
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
 from jobs.tables import Job, Metric
-from worker import recorder as recorder_module
+from worker.buffer import Buffer
 from worker.recorder import Recorder, persist
 from worker.slot import Slot
 from worker.supervisor import Supervisor
 from worker.watch import Timing
 
 MISSING = UUID(int=0)
+SPILL = Path("/nonexistent/never")  # these tests keep within the memory's bound
 
 
 @pytest.fixture
@@ -50,7 +51,9 @@ def job(sessions: sessionmaker[Session]) -> Job:
 
 
 def start(sessions: sessionmaker[Session], job: Job, attempt: int = 1) -> Recorder:
-    recorder = Recorder(sessions, job.id, attempt, lease_seconds=0.5, look_seconds=0.05, publish=lambda _: None)
+    recorder = Recorder(
+        sessions, job.id, attempt, lease_seconds=0.5, look_seconds=0.05, publish=lambda _: None, spill=SPILL
+    )
     recorder.start()
     return recorder
 
@@ -60,7 +63,7 @@ def wait(recorder: Recorder, seconds: float = 10.0) -> bool:
     return recorder.flush(lambda: time.monotonic() > deadline)
 
 
-def test_events_wait_for_postgres_in_order(
+def test_g12_events_wait_for_postgres_in_order(
     sessions: sessionmaker[Session], servers: embedded.Embedded, job: Job
 ) -> None:
     recorder = start(sessions, job)
@@ -85,7 +88,13 @@ def test_events_wait_for_postgres_in_order(
     assert recorder.error is None
 
 
-def test_a_job_lives_through_an_absence_longer_than_its_lease(
+def _told(sessions: sessionmaker[Session], job_id: UUID) -> bool:
+    """The job runs, and its first numbers are recorded."""
+    with transaction(sessions) as session:
+        return bool(store.get(session, job_id).metrics)
+
+
+def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
     sessions: sessionmaker[Session], settings: Settings, servers: embedded.Embedded
 ) -> None:
     program = Path(__file__).parents[1] / "programs" / "obedient.py"
@@ -105,7 +114,10 @@ def test_a_job_lives_through_an_absence_longer_than_its_lease(
     )
     running = threading.Thread(target=supervisor.run, args=(job_id,), daemon=True)
     running.start()
-    time.sleep(1.0)
+    deadline = time.monotonic() + 60
+    while not _told(sessions, job_id):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     servers.postgres.stop()
     time.sleep(1.5)
     servers.check()
@@ -142,10 +154,10 @@ def test_it_can_give_up(sessions: sessionmaker[Session], servers: embedded.Embed
 
 
 def test_only_the_newest_progress_waits(sessions: sessionmaker[Session], job: Job) -> None:
-    recorder = Recorder(sessions, job.id, 1, lease_seconds=60, look_seconds=60, publish=lambda _: None)
+    recorder = Recorder(sessions, job.id, 1, lease_seconds=60, look_seconds=60, publish=lambda _: None, spill=SPILL)
     for seq in range(1, 1001):
         recorder.add(Progress(child_seq=seq, phase="train", ratio=seq / 1000))
-    assert len(recorder._waiting) == 1
+    assert len(recorder._buffer.oldest(10)) == 1
     recorder.start()
     assert wait(recorder)
     recorder.stop()
@@ -155,13 +167,26 @@ def test_only_the_newest_progress_waits(sessions: sessionmaker[Session], job: Jo
     assert progress["ratio"] == 1.0
 
 
-def test_too_much_waiting_is_said(sessions: sessionmaker[Session], job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder_module, "MAX_WAITING", 3)
-    recorder = Recorder(sessions, job.id, 1, lease_seconds=60, look_seconds=60, publish=lambda _: None)
-    assert not recorder.full
-    for seq in range(1, 4):
-        recorder.add(Log(child_seq=seq, message="m"))
-    assert recorder.full
+def test_g12_a_long_absence_goes_through_the_disk_and_memory_stays_small(
+    sessions: sessionmaker[Session], servers: embedded.Embedded, job: Job, tmp_path: Path
+) -> None:
+    recorder = start(sessions, job)
+    recorder._buffer = Buffer(tmp_path / "1" / "unsent.jsonl", memory_bytes=10_000, disk_bytes=1_000_000)
+    servers.postgres.stop()
+    try:
+        for seq in range(1, 2001):
+            recorder.add(Log(child_seq=seq, message=f"message {seq}"))
+        assert recorder._buffer._head_bytes <= 10_000
+        assert (tmp_path / "1" / "unsent.jsonl").stat().st_size > 100_000
+        assert not recorder.full
+    finally:
+        servers.check()
+    assert wait(recorder, 30)
+    with transaction(sessions) as session:
+        told = [event for event in history.read_after(session, job.id, 0, 3000) if event.kind == "log"]
+    assert [event.body["message"] for event in told] == [f"message {seq}" for seq in range(1, 2001)]
+    recorder.stop()
+    assert not (tmp_path / "1" / "unsent.jsonl").exists()
 
 
 def test_another_attempt_is_not_written_to(sessions: sessionmaker[Session], job: Job) -> None:

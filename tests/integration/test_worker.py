@@ -200,7 +200,7 @@ def test_from_a_hint_to_a_result_that_is_proved(service: Service, undisturbed: P
     assert worker.wait(20) == 0
 
 
-def test_a_worker_told_to_stop_saves_and_hands_over(service: Service, undisturbed: Points) -> None:
+def test_g7_a_worker_told_to_stop_saves_and_hands_over(service: Service, undisturbed: Points) -> None:
     first = service.worker()
     job_id = service.submit()
     service.in_the_middle(job_id)
@@ -217,7 +217,7 @@ def test_a_worker_told_to_stop_saves_and_hands_over(service: Service, undisturbe
 
 
 @pytest.mark.parametrize("victim", ["main process", "pool process"])
-def test_a_killed_worker_leaves_nothing_and_its_job_goes_on(service: Service, undisturbed: Points, victim: str) -> None:
+def test_g4_a_killed_worker_leaves_nothing_behind(service: Service, undisturbed: Points, victim: str) -> None:
     service.worker("--control")
     first = service.worker()
     job_id = service.submit()
@@ -272,7 +272,7 @@ def test_pain_05_cancel_ends_the_program_of_its_own_job_only(service: Service) -
     assert service.end_of(second).state is JobState.SUCCEEDED
 
 
-def test_a_hint_that_is_lost_is_sent_again(service: Service) -> None:
+def test_g1_a_hint_that_is_lost_is_sent_again(service: Service) -> None:
     service.worker("--control")
     service.worker()
     job_id = service.submit(JobKind.DATASET, {"name": "d", "planted": PANEL}, hint=False)

@@ -17,6 +17,7 @@ parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--epoch-seconds", type=float, default=0.05)
 parser.add_argument("--without-artifact", action="store_true")
 parser.add_argument("--result", default="{}")
+parser.add_argument("--drift", type=float, default=0.0, help="added to every train/loss")
 parser.add_argument("--prove", metavar="FINGERPRINT")
 parser.add_argument("--lie", default="{}", help="JSON that replaces parts of the evidence")
 options, _ = parser.parse_known_args(speech.rest)
@@ -54,7 +55,8 @@ for epoch in range(done + 1, options.epochs + 1):
     if stop.is_set():
         speech.say("stopped", checkpoint=save(epoch - 1), step=(epoch - 1) * 10)
         sys.exit(0)
-    speech.say("metrics", step=epoch, values={"val/rank_ic": 1.0 / epoch, "train/loss": 0.5**epoch, "val/icir": None})
+    loss = 0.5**epoch + options.drift
+    speech.say("metrics", step=epoch, values={"val/rank_ic": 1.0 / epoch, "train/loss": loss, "val/icir": None})
     save(epoch)
 if options.prove:
     from proof import prove

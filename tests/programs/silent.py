@@ -1,4 +1,4 @@
-"""Starts, says so, and hangs without another word."""
+"""Starts, says so, works, and hangs without another word."""
 
 import faulthandler
 import signal
@@ -13,5 +13,7 @@ def hang() -> None:
     time.sleep(600)
 
 
-Speech().start()
+speech = Speech()
+speech.start()
+speech.progress()
 hang()

@@ -12,6 +12,7 @@ class Speech:
         parser.add_argument("--events-fd", type=int, required=True)
         parser.add_argument("--out", default=".")
         parser.add_argument("--resume")
+        parser.add_argument("--most-days", type=int)
         parser.add_argument("--lease-seconds", type=float)
         self.arguments, self.rest = parser.parse_known_args()
         self._seq = 0

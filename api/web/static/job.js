@@ -1,4 +1,5 @@
 import { draw } from "./curve.js";
+import { drawSplit } from "./split.js";
 import { ask, duration, element, FINISHED, moment, notice, number, progressText } from "./service.js";
 
 const id = document.getElementById("job").dataset.jobId;
@@ -8,6 +9,7 @@ const CURVE = "val/rank_ic";
 const ROWS = ["rank_ic", "ic", "rank_icir", "icir", "ic_t", "hit_rate", "sharpe_ann", "sharpe_net_ann", "turnover", "max_drawdown", "spread", "loss", "pred_std_ratio", "oracle_share_ratio", "num_days"];
 let job = null;
 let numbers = null;
+let split = null;
 let logged = 0;
 
 function facts(list, pairs) {
@@ -23,10 +25,16 @@ function showJob() {
   at("message").textContent = [job.reason?.replaceAll("_", " "), job.message, job.pending_reason].filter(Boolean).join(": ");
   at("cancel").hidden = FINISHED.has(job.state);
   at("cancel").disabled = job.wanted === "cancel";
+  const repeatable = ["train", "dataset"].includes(job.kind);
+  at("pause").hidden = FINISHED.has(job.state) || job.state === "paused" || job.kind === "hpo";
+  at("pause").disabled = job.wanted !== "run";
+  at("resume").hidden = !(job.state === "paused" || (job.state === "running" && job.wanted === "pause"));
+  at("retry").hidden = !(repeatable && ["failed", "cancelled"].includes(job.state));
+  at("rerun").hidden = !(repeatable && job.state === "succeeded");
   showProgress(job.progress);
   const ran = job.started_at ? ((job.finished_at ? new Date(job.finished_at) : new Date()) - new Date(job.started_at)) / 1000 : null;
   facts(at("facts"), [
-    ["Kind", job.kind], ["Dataset", job.dataset], ["Fingerprint", job.dataset_fingerprint],
+    ["Kind", job.kind], ["Made from", job.source_job_id && element("a", { href: `/ui/jobs/${job.source_job_id}` }, job.source_job_id)], ["Dataset", job.dataset], ["Fingerprint", job.dataset_fingerprint],
     ["Spec digest", job.spec_digest], ["Queue", `${job.queue}, priority ${job.priority}`], ["Attempt", `${job.attempt} (given up after ${job.max_attempts} failures)`],
     ["Worker", job.worker], ["Tags", Object.entries(job.tags).map(([key, value]) => `${key}=${value}`).join(", ")],
     ["Made", moment(job.created_at)], ["Started", moment(job.started_at)], ["Finished", moment(job.finished_at)], ["Ran for", duration(ran)],
@@ -47,13 +55,36 @@ function columns(names) {
   return ["", ...horizons.sort((a, b) => parseInt(a, 10) - parseInt(b, 10))];
 }
 
+/* One line a horizon and their mean; of several folds, whose mean has no epochs, one line a fold. */
+function lines(series) {
+  const folds = Object.entries(series).filter(([name]) => /^val\.\d+\/rank_ic$/.test(name))
+    .map(([name, points]) => ({ name: `fold ${name.slice(4).split("/")[0]}`, ...points }));
+  const horizons = Object.entries(series).filter(([name]) => name.startsWith(`${CURVE}@`) || name === CURVE)
+    .map(([name, points]) => ({ name: name === CURVE ? "mean" : name.split("@")[1], ...points }));
+  const place = (line) => parseInt(line.name.replace("fold ", ""), 10) || 0;
+  return (folds.length ? folds : horizons).sort((a, b) => place(a) - place(b));
+}
+
+function showSplit() {
+  at("split-section").hidden = split === null;
+  if (split === null) return;
+  const found = drawSplit(at("split"), split.folds);
+  at("split-legend").replaceChildren(...found.roles.map(({ role, word }) => element("span", {}, element("span", { class: `key days ${role}` }), word)));
+  at("split-words").textContent = [split.kind.replaceAll("_", " "), `gaps of ${split.embargo_days} trading days`, split.source === "plan" && "as planned", found.said].filter(Boolean).join(", ");
+}
+
+/* Before a job has begun, its dataset's calendar tells the days; a job of another kind has none. */
+async function loadSplit() {
+  if (!job?.spec?.split && !job?.spec?.base?.split || split?.source === "evidence") return;
+  split = await ask(`${api}/split`);
+  showSplit();
+}
+
 function showNumbers(metrics) {
   numbers = metrics;
-  const line = Object.entries(metrics.series).filter(([name]) => name.startsWith(`${CURVE}@`) || name === CURVE)
-    .map(([name, points]) => ({ name: name === CURVE ? "mean" : name.split("@")[1], ...points }))
-    .sort((a, b) => (parseInt(a.name, 10) || 0) - (parseInt(b.name, 10) || 0));
+  const line = lines(metrics.series);
   at("curve-section").hidden = !line.some((series) => series.value.some((value) => value !== null));
-  draw(at("curve"), line, job?.progress?.epochs || job?.spec?.trainer?.max_epochs, "Validation RankIC by epoch, one line for each horizon");
+  draw(at("curve"), line, job?.spec?.trainer?.max_epochs || job?.progress?.epochs, "Validation RankIC by epoch, one line for each horizon or fold");
   at("legend").replaceChildren(...line.map((series, i) => element("span", {}, element("span", { class: `key c${i % 6}` }), series.name, ` ${number(series.value.at(-1))}`)));
 
   const splits = ["test", "val"].filter((split) => Object.keys(metrics.latest).some((name) => name.startsWith(`${split}/`)));
@@ -99,8 +130,9 @@ function log(time, words) {
 
 let loading = null;
 function reload() {
-  loading ??= Promise.all([ask(api), ask(`${api}/metrics?name=val/&name=test/`), ask(`${api}/evidence`)])
-    .then(([newest, metrics, evidence]) => { job = newest; showJob(); showNumbers(metrics); showEvidence(evidence); notice(null); }, notice)
+  loading ??= Promise.all([ask(api), ask(`${api}/metrics?name=val&name=test/`), ask(`${api}/evidence`)])
+    .then(([newest, metrics, evidence]) => { job = newest; showJob(); showNumbers(metrics); showEvidence(evidence); notice(null); return loadSplit(); })
+    .catch(notice)
     .finally(() => { loading = null; });
   return loading;
 }
@@ -115,13 +147,32 @@ function follow() {
   on("end", () => { source.close(); reload(); });
 }
 
-at("cancel").addEventListener("click", async () => {
-  if (!window.confirm("Cancel this job?")) return;
-  at("cancel").disabled = true;
-  try { await ask(`${api}/cancel`, { method: "POST" }); await reload(); } catch (error) { notice(error); }
-});
+function move(name, question) {
+  at(name).addEventListener("click", async () => {
+    if (question && !window.confirm(question)) return;
+    at(name).disabled = true;
+    try { await ask(`${api}/${name}`, { method: "POST" }); await reload(); } catch (error) { notice(error); }
+    at(name).disabled = false;
+  });
+}
 
-window.addEventListener("resize", () => { if (numbers) showNumbers(numbers); });
+function again(name) {
+  at(name).addEventListener("click", async () => {
+    at(name).disabled = true;
+    try {
+      const made = await ask(`${api}/${name}`, { method: "POST", headers: { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` } });
+      window.location.assign(made.links.page);
+    } catch (error) { notice(error); at(name).disabled = false; }
+  });
+}
+
+move("cancel", "Cancel this job?");
+move("pause");
+move("resume");
+again("retry");
+again("rerun");
+
+window.addEventListener("resize", () => { if (numbers) showNumbers(numbers); showSplit(); });
 await reload();
 if (job) follow();
 else document.getElementById("job").hidden = true;

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from client import calls
 from client.cli import app
 from client.display import metrics_table, number
+from tests.unit.client.small_server import Handler, serving
 
 runner = CliRunner()
 
@@ -73,3 +74,19 @@ def test_json_is_read_as_yaml(tmp_path: Path) -> None:
     file.write_text(json.dumps({"dataset": "d", "optimizer": {"lr": 1e-3}}))
     result = runner.invoke(app, ["--url", "http://127.0.0.1:9", "plan", str(file)])
     assert result.exit_code == 3  # it was read; there is nobody to send it to
+
+
+@pytest.mark.parametrize("move", ["cancel", "pause", "resume", "retry", "rerun"])
+def test_moves_say_which_job_and_how_it_is(move: str) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def answer(request: Handler) -> None:
+        request.read()
+        asked.append((request.path, "Idempotency-Key" in request.headers))
+        request.say(202, {"id": "new" if move.startswith("re") else "old", "kind": "train", "state": "queued"})
+
+    with serving(answer) as client:
+        result = runner.invoke(app, ["--url", client.url, move, "old"])
+    assert result.exit_code == 0, result.output
+    assert asked == [(f"/jobs/old/{move}", move in ("retry", "rerun"))]
+    assert ("new" if move.startswith("re") else "old") in result.output

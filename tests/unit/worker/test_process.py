@@ -81,7 +81,7 @@ class ChildContract:
 
     def test_a_silent_child_times_out_and_dumps_its_stacks(self, start: Start, folder: Path) -> None:
         child = start("silent")
-        hear(child, lambda event: event.type == "started")
+        hear(child, lambda event: event.type == "progress")
         began = time.monotonic()
         assert child.events(0.1) == []
         assert time.monotonic() - began < 2

@@ -32,6 +32,7 @@ def job(**changes: object) -> Job:
         "attempt": 2,
         "kind": JobKind.TRAIN,
         "spec": SPEC,
+        "overrides": {},
         "dataset": "d",
         "dataset_fingerprint": "f00d",
     }

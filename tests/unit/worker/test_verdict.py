@@ -57,3 +57,25 @@ def test_pain_40_only_a_death_without_a_word_is_transient(word: Word | None, end
 )
 def test_memory_is_to_blame_only_for_a_kill(ended: Exit, reason: Reason) -> None:
     assert judge(ending=None, word=None, exit=ended, out_of_memory=True).reason is reason
+
+
+def test_exit_137_is_a_kill_for_want_of_memory() -> None:
+    assert judge(ending=None, word=None, exit=Exit(code=137)).reason is Reason.OOM_HOST
+
+
+@pytest.mark.parametrize("reason", [Reason.OOM_GPU, Reason.OOM_HOST])
+@pytest.mark.parametrize(
+    ("evidence", "to", "overrides"),
+    [
+        ({"micro_batch_days": 5}, JobState.QUEUED, {"micro_batch_days": 2}),
+        ({"micro_batch_days": 1}, JobState.FAILED, None),
+        ({}, JobState.FAILED, None),
+    ],
+)
+def test_g8_want_of_memory_halves_the_micro_batch_while_it_can(
+    reason: Reason, evidence: dict[str, object], to: JobState, overrides: object
+) -> None:
+    word = Failed(reason=reason, message="full")
+    verdict = judge(ending=None, word=word, exit=Exit(code=1), evidence=evidence)
+    assert (verdict.to, verdict.reason, verdict.overrides) == (to, reason, overrides)
+    assert verdict.counts is (to is JobState.QUEUED)

@@ -52,6 +52,17 @@ def test_pain_04_silence_after_it_is_a_stall(clock: Clock) -> None:
     assert watch.phase == "train"
 
 
+def test_loading_torch_on_a_busy_machine_is_no_stall(clock: Clock) -> None:
+    """Found by the chaos run: `started` comes before the imports, which then took more than a minute."""
+    watch = Watch(TIMING, None, clock)
+    clock.time += 100
+    watch.heard(Started(pid=1))
+    clock.time += 119
+    assert step(watch) is None
+    clock.time += 2
+    assert step(watch) is Ending.STALL
+
+
 def test_long_micro_batches_are_waited_for(clock: Clock) -> None:
     watch = Watch(TIMING, None, clock)
     watch.heard(progress(micro_batch_seconds=20.0))

@@ -60,10 +60,10 @@ def test_pain_21_window_of_a_sample_equals_brute_force(cache: Cache) -> None:
 def test_gathered_windows_are_the_union(ends: set[int], window: int, random: object) -> None:
     rows = np.array(sorted(ends)) + window
     rows = rows[np.argsort([random.random() for _ in rows])]  # type: ignore[attr-defined]
-    union, windows = gather_windows(rows, window)
+    union, last = gather_windows(rows, window)
     assert union.tolist() == sorted({r - k for r in rows for k in range(window)})
     for n, r in enumerate(rows):
-        assert union[windows[n]].tolist() == list(range(r - window + 1, r + 1))
+        assert union[last[n] - window + 1 : last[n] + 1].tolist() == list(range(r - window + 1, r + 1))
 
 
 def test_batch_of_many_days_equals_batches_of_one(cache: Cache) -> None:

@@ -1,0 +1,68 @@
+"""The commands that say what is wanted of a job: `atft cancel`, `pause`, `resume`, `retry`, `rerun`."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from client import display
+from client.sdk import Client
+from client.terminal import AsJson, JobId, connected, err, finish, print_json, view
+from client.views import Job
+
+app = typer.Typer()
+Wait = Annotated[bool, typer.Option(help="Show the new job until its end.")]
+Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key is one new job.")]
+
+
+def _say(job: Job) -> None:
+    err.print(f"{job.id} {display.state(job)}", highlight=False)
+
+
+@app.command()
+def cancel(context: typer.Context, job_id: JobId) -> None:
+    """Ask a job to end."""
+    with connected(context) as service:
+        _say(service.cancel(job_id))
+
+
+@app.command()
+def pause(context: typer.Context, job_id: JobId) -> None:
+    """Ask a job to save itself and free its device."""
+    with connected(context) as service:
+        _say(service.pause(job_id))
+
+
+@app.command()
+def resume(context: typer.Context, job_id: JobId) -> None:
+    """Queue a paused job again; it goes on from its checkpoint."""
+    with connected(context) as service:
+        _say(service.resume(job_id))
+
+
+@app.command()
+def retry(context: typer.Context, job_id: JobId, wait: Wait = False, key: Key = None, as_json: AsJson = False) -> None:
+    """Go on with a failed or cancelled job, as a new one; prints its id."""
+    with connected(context) as service:
+        job = _again(service, job_id, "retry", key, wait=wait, as_json=as_json)
+    if wait:
+        finish(job)
+
+
+@app.command()
+def rerun(context: typer.Context, job_id: JobId, wait: Wait = False, key: Key = None, as_json: AsJson = False) -> None:
+    """Repeat a succeeded job, as a new one whose message tells what drifted; prints its id."""
+    with connected(context) as service:
+        job = _again(service, job_id, "rerun", key, wait=wait, as_json=as_json)
+    if wait:
+        finish(job)
+
+
+def _again(
+    service: Client, job_id: str, how: Literal["retry", "rerun"], key: str | None, *, wait: bool, as_json: bool
+) -> Job:
+    job = service.again(job_id, how, idempotency_key=key)
+    if wait:
+        err.print(job.id)
+        job = display.watch(service, job.id, err)
+    print_json(view(job)) if as_json else typer.echo(job.id)
+    return job

@@ -1,0 +1,201 @@
+"""The same again, as a new job: a retry goes on from where a job ended badly, a rerun repeats one that succeeded and
+says by how much the two differ.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from jobs import history
+from jobs.errors import IllegalMove, PreconditionFailed
+from jobs.lookup import get
+from jobs.states import JobKind, JobState, Reason
+from jobs.submission import Submitted, submit
+from jobs.tables import ArtifactRow, Job, Json
+
+RERUN_OF: Final = "rerun_of"  # the key of `Job.params` that makes a job a rerun
+MOST_SHOWN: Final = 50
+_WEIGHTS: Final = "best.safetensors"
+_ENVIRONMENT: Final = ("device", "device_name", "precision", "host", "micro_batch_days", "git")  # of the evidence
+
+
+class Again(StrEnum):
+    RETRY = "retry"
+    RERUN = "rerun"
+
+
+_FROM: Final = {
+    Again.RETRY: frozenset({JobState.FAILED, JobState.CANCELLED}),
+    Again.RERUN: frozenset({JobState.SUCCEEDED}),
+}
+
+# What a machine measures of itself differs from run to run and says nothing about the numbers.
+_DIFFERENT: Final = text("""
+    WITH a AS (SELECT name, step, value FROM metrics WHERE job_id = :source),
+         b AS (SELECT name, step, value FROM metrics WHERE job_id = :rerun)
+    SELECT name, count(*) AS points,
+           count(*) FILTER (WHERE a.value IS DISTINCT FROM b.value) AS different_points,
+           min(step) FILTER (WHERE a.value IS DISTINCT FROM b.value) AS first_step,
+           max(abs(a.value - b.value)) AS largest_difference,
+           (array_agg(a.value ORDER BY step DESC))[1] AS source, (array_agg(b.value ORDER BY step DESC))[1] AS rerun
+    FROM a FULL JOIN b USING (name, step)
+    WHERE name NOT LIKE 'system/%' AND name NOT LIKE 'time/%'
+    GROUP BY name ORDER BY largest_difference DESC NULLS FIRST, name""")
+
+
+def repeat(
+    session: Session,
+    job_id: UUID,
+    how: Again,
+    *,
+    by: str,
+    expected_version: int | None = None,
+    idempotency: tuple[str, str] | None = None,
+    max_unfinished: int | None = None,
+) -> Submitted:
+    """A new job from the record of this one, queued. Raises IllegalMove, PreconditionFailed, DatasetNotFound (its data
+    are deleted), IdempotencyMismatch, QuotaExceeded.
+    """
+    source = get(session, job_id)
+    if expected_version is not None and source.version != expected_version:
+        raise PreconditionFailed(f"job {job_id} has changed: its version is {source.version}")
+    _allow(source, how)
+    rerun = how is Again.RERUN
+    submitted = submit(
+        session,
+        kind=source.kind,
+        spec=source.spec,
+        spec_digest=source.spec_digest,
+        queue=source.queue,
+        name=source.name,
+        tags=source.tags,
+        priority=source.priority,
+        max_attempts=source.max_attempts,
+        dataset=source.dataset,
+        dataset_fingerprint=source.dataset_fingerprint if source.kind is not JobKind.DATASET else None,
+        source_job_id=source.id,
+        params=_params(source, rerun),
+        queue_timeout_seconds=source.spec.get("resources", {}).get("queue_timeout_seconds"),
+        created_by=by,
+        idempotency=idempotency,
+        max_unfinished=max_unfinished,
+        overrides=_as_it_ran(source) if rerun else source.overrides,
+    )
+    if submitted.created:
+        if not rerun:
+            history.inherit(session, submitted.job, source)
+        message = f"{how} of job {source.id}"
+        if submitted.job.checkpoint is not None:
+            message += f", from its checkpoint of epoch {submitted.job.checkpoint['epoch']}"
+        session.flush()
+        history.add_event(session, submitted.job.id, "log", {"level": "info", "message": message}, 0)
+        session.refresh(submitted.job)
+    return submitted
+
+
+def _allow(source: Job, how: Again) -> None:
+    if source.kind in (JobKind.TRIAL, JobKind.PREFLIGHT):
+        raise IllegalMove(f"job {source.id} belongs to study {source.parent_id}: promote it to train it by itself")
+    if source.kind not in (JobKind.TRAIN, JobKind.DATASET):
+        raise IllegalMove(f"job {source.id} is of kind {source.kind}, which has no {how}: submit its spec again")
+    if source.state not in _FROM[how]:
+        wanted = " or ".join(sorted(_FROM[how]))
+        raise IllegalMove(f"job {source.id} is {source.state}: only a {wanted} job has a {how}")
+    files = (source.params or {}).get("files", {}).values()
+    if how is Again.RERUN and any(place.startswith("upload:") for place in files):
+        raise IllegalMove(f"job {source.id} has built its upload, which is not kept: upload the files again")
+    if how is Again.RETRY and source.reason is Reason.TIMEOUT_EXEC:
+        raise IllegalMove(
+            f"job {source.id} has used up its trainer.timeout_seconds, which a retry shares: submit it with more"
+        )
+
+
+def _params(source: Job, rerun: bool) -> Json | None:
+    params = dict(source.params or {})
+    if rerun:
+        params[RERUN_OF] = str(source.id)
+    return params or None
+
+
+def _as_it_ran(source: Job) -> Json:
+    """The size of a micro-batch decides the last digits of a sum, and is chosen by the machine: repeat that too."""
+    days = (source.evidence or {}).get("micro_batch_days")
+    return source.overrides | ({"micro_batch_days": days} if days else {})
+
+
+def drift(session: Session, job: Job, *, fingerprint: str | None) -> Json | None:
+    """What a rerun that is about to succeed has made differently from its source: none of it is `equal`. None for a
+    job that is no rerun. `fingerprint` is that of the data it used or built.
+    """
+    if job.params is None or RERUN_OF not in job.params:
+        return None
+    source = get(session, UUID(job.params[RERUN_OF]))
+    rows = [dict(row._mapping) for row in session.execute(_DIFFERENT, {"source": source.id, "rerun": job.id})]
+    metrics = [row for row in rows if row["different_points"]]
+    baselines = _unequal(_flat(source.baselines), _flat(job.baselines))
+    weights = _weights(session, source.id), _weights(session, job.id)
+    equal_data = fingerprint == source.dataset_fingerprint
+    return {
+        "source_job_id": str(source.id),
+        "equal": equal_data and not metrics and not baselines and weights[0] == weights[1],
+        "points": sum(row["points"] for row in rows),
+        "different_points": sum(row["different_points"] for row in metrics),
+        "different_metrics": len(metrics),
+        "metrics": metrics[:MOST_SHOWN],
+        "baselines": dict(list(baselines.items())[:MOST_SHOWN]),
+        "weights_equal": weights[0] == weights[1] if any(weights) else None,
+        "dataset_fingerprint": [source.dataset_fingerprint, fingerprint],
+        "environment": _unequal(_environment(source.evidence), _environment(job.evidence)),
+    }
+
+
+def summary(found: Json) -> str:
+    """One sentence for people."""
+    if found["equal"]:
+        return f"rerun of job {found['source_job_id']}: no drift, {found['points']} of {found['points']} points equal"
+    parts = []
+    if found["different_metrics"]:
+        worst = found["metrics"][0]
+        size = worst["largest_difference"]
+        by = f"by {size:.3g}" if size is not None else "where one of the two is undefined or missing"
+        parts.append(
+            f"{found['different_points']} of {found['points']} points differ, in {found['different_metrics']} metrics, "
+            f"{worst['name']} most, {by}"
+        )
+    before, now = found["dataset_fingerprint"]
+    if before != now:
+        parts.append(f"the data are {now}, not {before}")
+    if found["weights_equal"] is False:
+        parts.append("the weights differ")
+    if found["baselines"]:
+        parts.append(f"{len(found['baselines'])} numbers of baselines differ")
+    if found["environment"]:
+        parts.append("so do " + ", ".join(found["environment"]))
+    return f"rerun of job {found['source_job_id']}: drift: " + "; ".join(parts)
+
+
+def _weights(session: Session, job_id: UUID) -> str | None:
+    query = select(func.max(ArtifactRow.sha256)).where(ArtifactRow.job_id == job_id, ArtifactRow.name == _WEIGHTS)
+    return session.scalar(query)
+
+
+def _flat(baselines: Mapping[str, Json]) -> Json:
+    return {f"{source} {name}": value for source, values in baselines.items() for name, value in values.items()}
+
+
+def _environment(evidence: Json | None) -> Json:
+    found = evidence or {}
+    named = {name: found.get(name) for name in _ENVIRONMENT}
+    return named | {f"version of {name}": version for name, version in found.get("versions", {}).items()}
+
+
+def _unequal(source: Json, rerun: Json) -> dict[str, list[object]]:
+    return {
+        name: [source.get(name), rerun.get(name)]
+        for name in sorted(set(source) | set(rerun))
+        if source.get(name) != rerun.get(name)
+    }

@@ -1,0 +1,179 @@
+"""`python -m tests.chaos --minutes 20`: mixed work on a whole service while its parts are killed, then a check of every
+row and file. The same seed chooses the same work and the same deeds. Exit code 1: a promise was broken.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from client.sdk import ServiceError
+from tests.chaos import consistency
+from tests.chaos.killer import DISK_BYTES, Killer
+from tests.chaos.service import Service, up
+from tests.chaos.workload import PANEL, Workload, unfinished
+
+Json = dict[str, Any]
+OWN_FAULT = ("internal", "worker_lost", "stalled", "evidence_mismatch", "data_changed", "timeout_queue")
+MOST_GROWTH = 1.5
+SETTLE_SECONDS = 900.0  # for what was accepted to end, after the storm; of use on a busy machine only
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--width", type=int, default=3, help="jobs going at a time")
+    parser.add_argument("--pause", type=float, default=6.0, help="seconds between two deeds, at most")
+    parser.add_argument("--calm", action="store_true", help="without the killer")
+    parser.add_argument("--out", type=Path, help="the report as JSON")
+    parser.add_argument("--keep", action="store_true", help="leave databases, runs and logs for a look")
+    options = parser.parse_args()
+    var = Path(tempfile.mkdtemp(prefix="atft-chaos-"))
+    var.chmod(0o755)  # as root the servers run as another user
+    try:
+        with own_file_system(var) as (runs, own), up(var, runs, workers=options.workers) as service:
+            report = storm(service, options, full_disk=own)
+    finally:
+        if not options.keep:
+            shutil.rmtree(var, ignore_errors=True)
+    if options.out is not None:
+        options.out.write_text(json.dumps(report, indent=1))
+    print(table(report))
+    return 1 if report["broken"] else 0
+
+
+@contextmanager
+def own_file_system(var: Path) -> Iterator[tuple[Path, bool]]:
+    """A small file system for the runs, where this process may mount one: only there can a disk be filled."""
+    runs = var / "runs"
+    runs.mkdir()
+    mounted = os.getuid() == 0 and not subprocess.call(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "tmpfs", str(runs)], stderr=subprocess.DEVNULL
+    )
+    try:
+        yield runs, mounted
+    finally:
+        if mounted:
+            subprocess.call(["umount", "-l", str(runs)])
+
+
+def storm(service: Service, options: argparse.Namespace, *, full_disk: bool) -> Json:
+    """Calm, storm, calm, and what is left of it."""
+    began = time.monotonic()
+    with service.client() as client:
+        panel = client.add_dataset({"name": "panel", "horizons": [1, 5], "planted": PANEL})
+        if client.wait(panel.id, 120).state != "succeeded":
+            raise RuntimeError(client.job(panel.id))
+        base = service.holds()
+        steady = min(61.0, options.minutes * 60 / 4)
+        seed = random.Random(options.seed)
+        killer = Killer(
+            service, seed.getrandbits(32), pause_seconds=options.pause, steady_seconds=steady, full_disk=full_disk
+        )
+        workload = Workload(
+            service, seed.getrandbits(32), until=time.monotonic() + options.minutes * 60, width=options.width
+        )
+        workload.accepted[panel.id] = "dataset"
+        workload.start()
+        if not options.calm:
+            killer.start()
+            time.sleep(options.minutes * 60)
+            killer.stop()
+        storm_seconds = time.monotonic() - began
+        late = _let_it_end(client, workload)
+        for viewer in workload.viewers:
+            viewer.join(30)
+            viewer.stop()
+        time.sleep(2.0)
+        after = service.holds()
+        children = len(service.find("child"))
+    broken = [f"it ended in time: {job_id} did not" for job_id in late]
+    broken += [f"every accepted job was asked for: {words}" for words in workload.refused]
+    broken += consistency.check(service.servers()["database_url"], service.runs, workload.accepted, workload.viewers)
+    broken += _grown(base, after)
+    broken += [f"no program outlives its job: {children} do"] if children else []
+    ends = consistency.outcomes(service.servers()["database_url"])
+    lost = [end for end in ends if end["state"] == "failed" and end["reason"] in OWN_FAULT]
+    return {
+        "seed": options.seed,
+        "minutes": options.minutes,
+        "storm_seconds": round(storm_seconds, 1),
+        "settle_seconds": round(time.monotonic() - began - storm_seconds, 1),
+        "jobs_accepted": len(workload.accepted),
+        "jobs_in_all": sum(end["jobs"] for end in ends),
+        "attempts": sum(end["attempts"] for end in ends),
+        "deeds": dict(sorted(killer.deeds.items())),
+        "kills": sum(killer.deeds.values()),
+        "deeds_that_failed": killer.errors[:20],
+        "lost": sum(end["jobs"] for end in lost) + len(late),
+        "duplicates": sum("G2" in words or "G10" in words for words in broken),
+        "stale_writes_refused": _in_logs(service.var, "another attempt has the job; nothing was written"),
+        "streams": len(workload.viewers),
+        "streams_cut": sum(viewer.cuts for viewer in workload.viewers),
+        "counts": dict(sorted(workload.counts.items())),
+        "outcomes": ends,
+        "held_before": base,
+        "held_after": after,
+        "broken": broken,
+    }
+
+
+def _let_it_end(client: Any, workload: Workload, seconds: float = SETTLE_SECONDS) -> list[str]:
+    """The accepted jobs that have not ended by then."""
+    end = time.monotonic() + seconds
+    workload.join(seconds)
+    late = list(workload.accepted)
+    while late and time.monotonic() < end:
+        with suppress(ServiceError):
+            late = unfinished(client, late)
+        time.sleep(0.5)
+    return late
+
+
+def _grown(base: Json, after: Json) -> list[str]:
+    """What a role holds must come back to about where it began."""
+    broken = []
+    for role, held in base.items():
+        for what, before in held.items():
+            now = after.get(role, {}).get(what, 0)
+            room = {"bytes": 60_000_000, "descriptors": 12, "connections": 12, "processes": 0}[what]
+            if now > before * MOST_GROWTH + room:
+                broken.append(f"it comes back to its base: {role} holds {now} {what}, {before} before")
+    return broken
+
+
+def _in_logs(var: Path, words: str) -> int:
+    return sum(log.read_text(errors="replace").count(words) for log in (var / "log").glob("worker-*"))
+
+
+def table(report: Json) -> str:
+    """For people."""
+    lines = [
+        f"chaos of {report['minutes']:g} minutes, seed {report['seed']}: "
+        f"{report['jobs_accepted']} jobs accepted ({report['jobs_in_all']} with trials, {report['attempts']} "
+        f"attempts), {report['kills']} deeds, {report['streams_cut']} streams cut",
+        f"lost {report['lost']}, duplicates {report['duplicates']}, "
+        f"stale writes refused {report['stale_writes_refused']}",
+        "",
+        *(f"{count:5}  {name}" for name, count in report["deeds"].items()),
+        "",
+        *(f"{end['jobs']:5}  {end['kind']} {end['state']} {end['reason'] or ''}" for end in report["outcomes"]),
+        "",
+    ]
+    promises = [f"BROKEN  {words}" for words in report["broken"]]
+    return "\n".join(lines + (promises or ["every promise was kept"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Does to a service what may befall it, one thing after another, from a seed."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import psutil
+import psycopg
+import redis
+
+from tests.chaos.service import Service
+
+DISK_BYTES = 4_000_000_000  # the service wants 2 GB free; nothing is taken that is not written
+KEPT = ("worker", "control", "api")
+Deed = tuple[str, float, Callable[[], bool]]
+
+
+class Killer(threading.Thread):
+    """`deeds` counts what was done, by name. `pause_seconds` is how long it rests at most.
+
+    `steady_seconds` is how long a program that `atft up` keeps must have lived: one that ends again and again within a
+    minute is given up.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        seed: int,
+        *,
+        pause_seconds: float = 6.0,
+        steady_seconds: float = 61.0,
+        full_disk: bool = False,
+    ) -> None:
+        super().__init__(name="killer", daemon=True)
+        self._service = service
+        self._random = random.Random(seed)
+        self._pause_seconds = pause_seconds
+        self._steady_seconds = steady_seconds
+        self._over = threading.Event()
+        self.deeds: Counter[str] = Counter()
+        self.errors: list[str] = []
+        self._choices: list[Deed] = [
+            ("SIGKILL child", 5, lambda: self._signal("child", signal.SIGKILL)),
+            ("SIGTERM child", 2, lambda: self._signal("child", signal.SIGTERM)),
+            ("SIGSTOP child", 2, lambda: self._freeze("child", 3.0)),
+            ("SIGKILL supervisor", 4, lambda: self._signal("pool", signal.SIGKILL)),
+            ("SIGSTOP supervisor past its lease", 3, lambda: self._freeze("pool", service.lease_seconds + 4)),
+            ("SIGKILL worker", 3, lambda: self._signal("worker", signal.SIGKILL)),
+            ("SIGTERM worker", 3, lambda: self._signal("worker", signal.SIGTERM)),
+            ("SIGKILL control", 1, lambda: self._signal("control", signal.SIGKILL)),
+            ("SIGKILL API", 2, lambda: self._signal("api", signal.SIGKILL)),
+            ("SIGTERM API", 2, lambda: self._signal("api", signal.SIGTERM)),
+            ("SIGKILL Valkey", 2, lambda: self._signal("valkey", signal.SIGKILL)),
+            ("SIGSTOP Valkey", 1, lambda: self._freeze("valkey", 4.0)),
+            ("FLUSHALL", 2, self._flush),
+            ("cut sockets of Valkey", 1, self._cut_valkey),
+            ("SIGKILL Postgres", 1, lambda: self._signal("postgres", signal.SIGKILL)),
+            ("SIGSTOP Postgres past a lease", 1, self._freeze_postgres),
+            ("cut sockets of Postgres", 2, self._cut_postgres),
+        ]
+        if full_disk:
+            self._choices.append(("full disk", 2, self._fill))
+
+    def run(self) -> None:
+        names, weights, _ = zip(*self._choices, strict=True)
+        acts = {name: act for name, _, act in self._choices}
+        while not self._over.wait(self._random.uniform(0.3, 1.0) * self._pause_seconds):
+            [name] = self._random.choices(names, weights)
+            try:
+                if acts[name]():
+                    self.deeds[name] += 1
+            except (psutil.Error, psycopg.Error, redis.RedisError, OSError) as error:
+                self.errors.append(f"{name}: {type(error).__name__}: {error}")
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+    def _victim(self, role: str) -> psutil.Process | None:
+        found = self._service.find(role)
+        if role in KEPT:
+            found = [one for one in found if time.time() - one.create_time() > self._steady_seconds]
+        return self._random.choice(found) if found else None
+
+    def _signal(self, role: str, number: signal.Signals) -> bool:
+        victim = self._victim(role)
+        if victim is not None:
+            victim.send_signal(number)
+        return victim is not None
+
+    def _freeze(self, role: str, seconds: float) -> bool:
+        victim = self._victim(role)
+        return victim is not None and self._hold([victim], seconds)
+
+    def _freeze_postgres(self) -> bool:
+        family = [one for main in self._service.find("postgres") for one in (main, *main.children(recursive=True))]
+        return bool(family) and self._hold(family, self._service.lease_seconds + 4)
+
+    def _hold(self, victims: list[psutil.Process], seconds: float) -> bool:
+        for victim in victims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.suspend()
+        try:
+            time.sleep(seconds)
+        finally:
+            for victim in victims:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.resume()
+        return True
+
+    def _flush(self) -> bool:
+        with redis.Redis.from_url(self._service.servers()["redis_url"], socket_timeout=2) as client:
+            client.flushall()
+        return True
+
+    def _cut_valkey(self) -> bool:
+        with redis.Redis.from_url(self._service.servers()["redis_url"], socket_timeout=2) as client:
+            client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
+            client.execute_command("CLIENT KILL TYPE pubsub")
+        return True
+
+    def _cut_postgres(self) -> bool:
+        with psycopg.connect(self._service.servers()["database_url"], connect_timeout=3, autocommit=True) as session:
+            session.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        return True
+
+    def _fill(self) -> bool:
+        """Only where the runs have a file system of their own: it shrinks to what it holds for a while."""
+        disk = os.statvfs(self._service.runs)
+        used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+        if not self._resize(used // 1024 + 64):
+            return False
+        try:
+            time.sleep(3.0)
+        finally:
+            self._resize(DISK_BYTES // 1024)
+        return True
+
+    def _resize(self, kilobytes: int) -> bool:
+        command = ["mount", "-o", f"remount,size={kilobytes}k", str(self._service.runs)]
+        return subprocess.call(command, stderr=subprocess.DEVNULL) == 0

@@ -1,0 +1,113 @@
+"""G1, G3 and G11 on real processes. The others: G2, G9 test_api*, G4, G7 test_worker, G5, G10 test_store_properties,
+G6 test_supervisor_stops, G8 test_supervisor_memory, G12 test_supervisor_without_postgres; all at once: tests/chaos.
+"""
+
+import hashlib
+import os
+import signal
+import time
+from uuid import UUID
+
+import psutil
+import pytest
+import redis
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs import embedded, history, store
+from jobs.session import transaction
+from jobs.settings import Settings
+from jobs.states import JobState
+from jobs.tables import ArtifactRow, Metric
+from tests.integration.api_client import SPEC, register, serving
+from tests.integration.supervision import HONEST, Bench
+from tests.integration.test_worker import Service, cache, service  # noqa: F401 - fixtures
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
+    return Bench(settings, sessions)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("broker", ["emptied", "away"])
+async def test_g1_an_accepted_job_runs_without_its_hint(
+    settings: Settings, sessions: sessionmaker[Session], servers: embedded.Embedded, broker: str
+) -> None:
+    """What the sweep does next is G1 of test_worker: the row alone makes it send the hint."""
+    register(sessions)
+    if broker == "away":
+        servers.valkey.stop()
+    try:
+        async with serving(settings) as client:
+            began = time.monotonic()
+            answer = await client.post("/jobs/train", json=SPEC)
+            assert answer.status_code == 202
+            assert time.monotonic() - began < 5
+    finally:
+        servers.check()
+    with redis.Redis.from_url(servers.redis_url) as client:
+        client.flushall()
+    with transaction(sessions) as session:
+        waiting = store.waiting(session, "cpu", 0.0, 10)
+    assert [str(job.id) for job in waiting] == [answer.json()["id"]]
+
+
+def family_of(worker: psutil.Process) -> tuple[psutil.Process, psutil.Process]:
+    """A busy worker's pool process and the program that it watches."""
+    [pool] = [child for child in worker.children() if child.children()]
+    [program] = pool.children()
+    return pool, program
+
+
+def test_g3_a_frozen_supervisor_writes_nothing_once_another_has_the_job(service: Service) -> None:  # noqa: F811
+    service.worker("--control")
+    first = service.worker()
+    job_id = service.submit()
+    service.in_the_middle(job_id)
+    pool, program = family_of(psutil.Process(first.pid))
+    pool.suspend()
+    try:
+        # Its lease is over, so that nobody is left who could write files either; the frozen parent cannot reap it.
+        service.until(lambda: program.status() == psutil.STATUS_ZOMBIE, 60)
+        service.worker("--device", "1")
+        service.until(lambda: service.job(job_id).attempt == 2, 60)
+        with transaction(service.sessions) as session:
+            before = [event.seq for event in history.read_after(session, job_id, 0)]
+    finally:
+        pool.resume()
+    done = service.end_of(job_id)
+    log = service.settings.run_root / "workers.log"
+    service.until(lambda: "another attempt has the job; nothing was written" in log.read_text(), 20)
+    assert (done.state, done.attempt) == (JobState.SUCCEEDED, 2)
+    with transaction(service.sessions) as session:
+        events = history.read_after(session, job_id, 0, 2000)
+        attempts = set(session.scalars(select(Metric.attempt).where(Metric.job_id == job_id)))
+    assert [event.seq for event in events] == list(range(1, done.last_seq + 1))
+    assert {event.attempt for event in events if event.seq > before[-1]} == {2}
+    assert attempts <= {1, 2}
+
+
+def listed(bench: Bench, job_id: UUID) -> list[ArtifactRow]:
+    with transaction(bench.sessions) as session:
+        return store.artifacts(session, job_id)
+
+
+def test_g11_a_file_that_was_being_written_at_a_kill_is_never_listed(bench: Bench) -> None:
+    job_id = bench.submit()
+    argv = (*HONEST, "--epochs", "2", "--epoch-seconds", "0.3")
+    running = bench.start(job_id, *argv)
+    bench.until((bench.folder(job_id) / "checkpoints").exists)
+    (bench.folder(job_id) / "model.bin").write_bytes(b"half of the wei")
+    os.kill(bench.child_of(job_id), signal.SIGKILL)
+    assert running.end() is JobState.QUEUED
+    assert listed(bench, job_id) == []
+    assert bench.run(job_id, *argv) is JobState.SUCCEEDED
+    [artifact] = listed(bench, job_id)
+    content = (bench.settings.run_root / artifact.path).read_bytes()
+    assert (content, artifact.sha256, artifact.attempt) == (b"weights", hashlib.sha256(b"weights").hexdigest(), 2)

@@ -144,7 +144,8 @@ def _show(found: Body) -> None:
     profile, leaks = _object(found["profile"]), _object(found["leak_report"])
     _warn(profile.get("warnings"))
     suspected = [
-        f"{one['feature']} ({one['rank_ic']} at {one['horizon']}d)" for one in _objects(leaks.get("suspected"))
+        f"{one['feature']} ({one['rank_ic']} with {one.get('against', 'a target')})"
+        for one in _objects(leaks.get("suspected"))
     ]
     out.print(f"suspected of knowing the future: {', '.join(suspected) or 'none'}", markup=False, highlight=False)
     versions = Table("version", "made", "from", "by", "jobs", "unfinished", box=None, pad_edge=False)

@@ -17,6 +17,7 @@ from atft.data.crosssection import CrossSection
 from atft.data.formulas import Feature
 from atft.data.grid import Grid
 from atft.data.pace import Pace
+from atft.data.profile import Summary, summaries
 from atft.data.source import Source
 from atft.data.survey import float_type, floats
 from atft.data.tables import Table
@@ -44,6 +45,7 @@ class Assembly:
         self._place[grid.day_rows] = np.arange(self.num_rows)
         self._section = CrossSection(grid.day_offsets, grid.valid[grid.day_rows])
         self._written = self._filled = 0
+        self.summaries: dict[str, Summary] = {}  # of the built features, before they are normalised
         self._threads = pl.thread_pool_size()
         self._pool = ThreadPoolExecutor(self._threads)
 
@@ -59,6 +61,7 @@ class Assembly:
         for start in range(0, len(built), size):
             blocks = features.blocks(frame, built[start : start + size])
             for _, block in self._pace.during(partial(list[tuple[int, pl.DataFrame]], blocks)):
+                self.summaries |= summaries(block)
                 columns = [c.cast(pl.Float64).fill_null(float("nan")).to_numpy() for c in block.iter_columns()]
                 self._normalise(columns, self._grid.day_rows)
 

@@ -23,7 +23,7 @@ from atft.data.files import PanelArrays, panel_file, publish, scratch_folder, si
 from atft.data.grid import Grid, fill
 from atft.data.pace import BuildStopped, Pace, background
 from atft.data.plan import Plan, make_plan
-from atft.data.profile import profile
+from atft.data.profile import Summary, profile
 from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest
 from atft.data.screens import leak_report
 from atft.data.source import Source, load, source_sha256
@@ -127,9 +127,10 @@ def build(
             about = pace.during(lambda: profile(source)) | {"num_filled_rows": int((~grid.valid).sum())}
             for warning in about["warnings"]:  # type: ignore[attr-defined]  # profile's own list of strings
                 emit(Log(level="warning", message=warning))
-            manifest, report = _fill(folder, source, grid, plan, spec, pace)
+            manifest, report, columns = _fill(folder, source, grid, plan, spec, pace)
             for warning in report["warnings"]:  # type: ignore[attr-defined]  # leak_report's own list of strings
                 emit(Log(level="warning", message=warning))
+            about["features"] = columns
             (folder / "graphs").mkdir()
             _write_report(folder, {"profile": about, "leak_report": report})
             _publish(folder, out, manifest)
@@ -182,8 +183,8 @@ def _grid(source: Source, spec: DatasetSpec) -> Grid:
 
 def _fill(
     folder: Path, source: Source, grid: Grid, plan: Plan, spec: DatasetSpec, pace: Pace
-) -> tuple[Manifest, dict[str, object]]:
-    """All files of the cache, in `folder`; the manifest and the leak report."""
+) -> tuple[Manifest, dict[str, object], dict[str, Summary]]:
+    """All files of the cache, in `folder`; the manifest, the leak report, and the raw range of each built feature."""
     rows = len(grid.day_index)
     pace.stage("targets", 0.3, rows)
     frame, targets = pace.during(lambda: _targets(source, grid, spec))
@@ -211,20 +212,13 @@ def _fill(
     del frame
     pace.stage("hashing and screening", 0.99, rows)
     panel_entry = background(lambda: synced_entry(folder / "panel.arrow"))
+    brought = [*plan.own, *plan.wide]
     report = pace.during(
-        lambda: leak_report(
-            source,
-            grid,
-            spec,
-            names=plan.names,
-            brought=[*plan.own, *plan.wide],
-            matrix=matrix,
-            targets=targets,
-        )
+        lambda: leak_report(source, grid, spec, names=plan.names, brought=brought, matrix=matrix, targets=targets)
     )
     names = pace.during(lambda: side_files(folder, manifest, panel, _wide(plan, grid), _oracle(source, grid)))
     entries = {"panel.arrow": pace.wait(panel_entry), **{n: synced_entry(folder / n) for n in names}}
-    return write_manifest(folder, manifest, entries), report
+    return write_manifest(folder, manifest, entries), report, assembly.summaries
 
 
 def _targets(source: Source, grid: Grid, spec: DatasetSpec) -> tuple[pl.DataFrame, npt.NDArray[np.float32]]:

@@ -143,7 +143,8 @@ def suspects(
             "rank_ic": round(float(mean[k, j]), 6) if np.isfinite(mean[k, j]) else None,
         }
 
-    flagged = np.where(suspected, strength, -1.0).argmax(axis=0)
+    target_first = np.array([[2.0 if a.name != NEXT_RETURN else 0.0] for a in truth])
+    flagged = np.where(suspected, strength + target_first, -1.0).argmax(axis=0)
     return {
         "limit": LIMIT,
         "next_return_limit": NEXT_LIMIT,

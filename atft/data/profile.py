@@ -25,6 +25,7 @@ from atft.data.source import Source
 
 SHOWN = 5  # rows named for each check
 MAX_POINTS, MAX_PERIODS, GROUPS = 200, 120, 10  # of what the page draws
+Summary = dict[str, float | None]  # null_share, min, max, mean
 DATE, CODE, CLOSE = pl.col("@date"), pl.col("@code"), pl.col("@close")
 
 
@@ -38,12 +39,12 @@ def profile(source: Source) -> dict[str, object]:
     days, counts = per_day["@date"].to_numpy().astype("datetime64[D]"), per_day["len"].to_numpy()
     spans = _spans(present, days)
     columns = column_summaries(source)
-    constant = [name for name, about in columns.items() if about["constant"]]
+    constant = [name for name, about in columns.items() if about["min"] is not None and about["min"] == about["max"]]
     findings = [
         *_calendar(days, counts),
         *_names(spans, days),
         *_columns(columns, constant),
-        Finding(check="unordered_rows", value=float(source.num_unordered), count=source.num_unordered),
+        Finding(check="unordered_rows", value=float(source.num_unordered), rows=_out_of_order(source)),
     ]
     if source.has("close"):
         prices, more = _prices(frame, source)
@@ -86,37 +87,36 @@ def profile(source: Source) -> dict[str, object]:
     return result
 
 
-def column_summary(values: npt.NDArray[np.floating]) -> dict[str, object]:
-    """Missing share, range and mean of one column, where NaN and infinite count as missing; null without any value."""
-    known = values[np.isfinite(values)]
-    share = 1.0 - len(known) / max(1, len(values))
-    if not len(known):
-        return {"null_share": share, "min": None, "max": None, "mean": None, "constant": False}
-    low, high = float(known.min()), float(known.max())
-    mean = float(known.mean(dtype=np.float64))
-    return {"null_share": share, "min": low, "max": high, "mean": mean, "constant": low == high}
-
-
-def column_summaries(source: Source) -> dict[str, dict[str, object]]:
-    """Of every column with a role, and of the numeric ones without."""
-    frame = source.frame
-    found: dict[str, dict[str, object]] = {}
+def summaries(frame: pl.DataFrame) -> dict[str, Summary]:
+    """Missing share, range and mean of each column, NaN and infinite counting as missing; text has its share only."""
+    numeric = [n for n in frame.columns if frame[n].dtype.is_numeric()]
+    found: dict[str, Summary] = {}
     for name in frame.columns:
-        series = frame[name]
-        if series.dtype.is_numeric():
-            found[name.removeprefix("@")] = column_summary(series.cast(pl.Float64).fill_null(float("nan")).to_numpy())
-        else:
-            share = series.null_count() / len(series)
-            found[name.removeprefix("@")] = {
-                "null_share": share, "min": None, "max": None, "mean": None, "constant": False
-            }  # fmt: skip
-    for name, seen in source.extra.items():
-        known = seen.missing < seen.num_rows
-        low, high = (seen.low, seen.high) if known else (None, None)
-        found[name] = {
-            "null_share": seen.null_share, "min": low, "max": high, "mean": seen.mean, "constant": seen.constant
+        low = high = mean = None
+        missing = frame[name].null_count()
+        if name in numeric:
+            x = pl.col(name).cast(pl.Float64)
+            known = pl.when(x.is_finite()).then(x)
+            part = frame.select(
+                known.null_count().alias("missing"),
+                known.min().alias("low"),
+                known.max().alias("high"),
+                mean=known.mean(),
+            )
+            missing, low, high, mean = part.row(0)
+        found[name.removeprefix("@")] = {
+            "null_share": missing / max(1, frame.height), "min": low, "max": high, "mean": mean
         }  # fmt: skip
     return found
+
+
+def column_summaries(source: Source) -> dict[str, Summary]:
+    """Of every column with a role, and of the numeric ones without."""
+    extra: dict[str, Summary] = {}
+    for name, seen in source.extra.items():
+        low, high = (seen.low, seen.high) if seen.missing < seen.num_rows else (None, None)
+        extra[name] = {"null_share": seen.null_share, "min": low, "max": high, "mean": seen.mean}
+    return summaries(source.frame) | extra
 
 
 def _spans(present: pl.DataFrame, days: Days) -> pl.DataFrame:
@@ -128,6 +128,15 @@ def _spans(present: pl.DataFrame, days: Days) -> pl.DataFrame:
         pl.Series(name, np.searchsorted(days, dates.to_numpy().astype("datetime64[D]")))
         for name, dates in number.items()
     ).with_columns(pl.col("rows").cast(pl.Int64))
+
+
+def _out_of_order(source: Source) -> list[str]:
+    """The first rows that the file has after a later one of their code."""
+    if source.order is None or not source.num_unordered:
+        return []
+    same = (source.frame["@code"] == source.frame["@code"].shift(1)).fill_null(value=False).to_numpy()
+    before = np.flatnonzero(same & (np.diff(source.order, prepend=source.order[:1]) < 0)) - 1
+    return [f"{d} {c}" for d, c in source.frame.select("@date", "@code")[before[:SHOWN].tolist()].rows()]
 
 
 def _calendar(days: Days, counts: npt.NDArray[np.integer]) -> list[Finding]:
@@ -157,16 +166,12 @@ def _names(spans: pl.DataFrame, days: Days) -> list[Finding]:
     ]
 
 
-def _columns(columns: Mapping[str, Mapping[str, object]], constant: list[str]) -> list[Finding]:
-    shares = {
-        name: share
-        for name, about in columns.items()
-        if name not in ("sector", "close") and isinstance(share := about["null_share"], float)
-    }
+def _columns(columns: Mapping[str, Summary], constant: list[str]) -> list[Finding]:
+    shares = {name: about["null_share"] or 0.0 for name, about in columns.items() if name not in ("sector", "close")}
     empty = sorted((n for n in shares if shares[n] > 0.5), key=lambda n: -shares[n])
     close = columns["close"]["null_share"] if "close" in columns else None
     return [
-        Finding(check="empty_close", value=close if isinstance(close, float) else None),
+        Finding(check="empty_close", value=close),
         Finding(
             check="empty_columns",
             value=max(shares.values(), default=0.0),

@@ -62,14 +62,16 @@ def leak_report(
     suspected += _universe_suspects(grid, truth)
     named = leaks.named_like_targets(brought)
     lags, lag_warning = _label_lags(source, grid, targets, spec.horizons)
-    warnings = [*lag_warning, *_hindsight(grid)]
-    strong = [s for s in suspected if s["feature"] not in spec.allow_leaks]
+    hindsight = _hindsight(grid)
+    # A built feature looks back only, whatever it is worth: bad prints that are taken back the next day make it strong.
+    bounce = [s for s in suspected if s["horizon"] is None and s["feature"] not in (*brought, UNIVERSE)]
+    strong = [s for s in suspected if s not in bounce and s["feature"] not in spec.allow_leaks]
     report |= {
         "named_like_targets": named,
         "allowed": list(spec.allow_leaks),
         "label_lags": lags,
-        "warnings": warnings,
-        "screens": _screens(suspected, named, lag_warning, warnings),
+        "warnings": [*lag_warning, *hindsight, *_bounce_warning(bounce)],
+        "screens": _screens({3: bool(lag_warning), 6: bool(suspected or named), 8: bool(hindsight)}),
     }
     if spec.planted is not None and spec.planted.mode != "leak":
         return report
@@ -90,10 +92,14 @@ def _words(suspect: dict[str, object]) -> str:
     return "the next day's return" if horizon is None else f"the {horizon}-day target"
 
 
-def _screens(
-    suspected: Sequence[object], named: Sequence[str], lag_warning: Sequence[str], warnings: Sequence[str]
-) -> list[dict[str, object]]:
-    told = {3: bool(lag_warning), 6: bool(suspected or named), 8: len(warnings) > len(lag_warning)}
+def _bounce_warning(bounce: Sequence[dict[str, object]]) -> list[str]:
+    return [
+        f"{len(bounce)} built features rank the next day's return, {bounce[0]['feature']!r} with a RankIC of "
+        f"{bounce[0]['rank_ic']:+.2f}: prices that jump and come back? Targets start a day later"
+    ] if bounce else []  # fmt: skip
+
+
+def _screens(told: dict[int, bool]) -> list[dict[str, object]]:
     return [
         {
             "number": number,

@@ -6,7 +6,7 @@ import { ask, element, facts, FINISHED, moment, notice, number } from "./service
 const at = (name) => document.getElementById(name);
 const ref = at("dataset").dataset.ref;
 const api = `/datasets/${ref.split("@").map(encodeURIComponent).join("@")}`;
-const TOLD = new Set(["num_rows", "num_codes", "num_days", "first_day", "last_day", "warnings", "coverage", "null_share", "columns", "names_series", "checks"]);
+const TOLD = new Set(["num_rows", "num_codes", "num_days", "first_day", "last_day", "warnings", "coverage", "null_share", "columns", "names_series", "checks", "features"]);
 let found = null;
 
 function table(box, titles, rows) {
@@ -73,7 +73,7 @@ function showLeaks() {
     report.num_days ? `Looked at on ${report.num_days} days.` : "",
   ].filter(Boolean).join(" ");
   const flagged = new Set(suspected.map((one) => one.feature));
-  table(at("leaks"), ["Feature", "#Mean daily RankIC", "#Horizon", ""], (report.strongest || []).map((one) => [one.feature, number(one.rank_ic), `${one.horizon} d`, flagged.has(one.feature) ? (allowed.includes(one.feature) ? "allowed" : "suspected") : ""]));
+  table(at("leaks"), ["Feature", "#Mean daily RankIC", "#Horizon", ""], (report.strongest || []).map((one) => [one.feature, number(one.rank_ic), one.horizon === null ? "next day" : `${one.horizon} d`, flagged.has(one.feature) ? (allowed.includes(one.feature) ? "allowed" : "suspected") : ""]));
 }
 
 function showFeatures() {

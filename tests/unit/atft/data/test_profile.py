@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from atft.data.checks import CHECKS, Check, Finding, judge
-from atft.data.profile import column_summary, profile
+from atft.data.profile import profile, summaries
 from atft.data.schema import DataError
 from atft.data.source import load
 from atft.spec.data import DatasetSpec
@@ -132,7 +132,21 @@ def test_limits_are_in_order_and_a_finding_knows_its_state() -> None:
 
 
 def test_a_column_without_values_has_no_range() -> None:
-    assert column_summary(np.array([np.nan, np.inf])) == {
-        "null_share": 1.0, "min": None, "max": None, "mean": None, "constant": False,
-    }  # fmt: skip
-    assert column_summary(np.array([1.0, np.nan, 3.0], np.float32))["mean"] == 2.0
+    nothing = pl.DataFrame(
+        {"a": [float("nan"), float("inf"), None], "b": [1.0, float("nan"), 3.0], "c": ["x", None, "y"]}
+    )
+    assert summaries(nothing) == {
+        "a": {"null_share": 1.0, "min": None, "max": None, "mean": None},
+        "b": {"null_share": 1 / 3, "min": 1.0, "max": 3.0, "mean": 2.0},
+        "c": {"null_share": 1 / 3, "min": None, "max": None, "mean": None},
+    }
+
+
+def test_rows_out_of_order_are_told(look: Look, prices: pl.DataFrame) -> None:
+    assert states(look(prices.sort("date", "code")))["unordered_rows"] == "ok"
+    assert states(look(prices.sort("code", "date")))["unordered_rows"] == "ok"
+    split = prices["date"] < pl.Series([prices["date"].unique().sort()[60]])
+    about = look(pl.concat([prices.filter(~split), prices.filter(split)]))
+    (told,) = (c for c in about["checks"] if c["check"] == "unordered_rows")
+    assert told["value"] == 14  # each code's later part came first
+    assert "2020-03-24 B00" in told["message"]

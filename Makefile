@@ -1,7 +1,7 @@
 # `make help` lists what there is. Every target sets up what it needs; the second time that takes a moment.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test check bench chaos migration lock clean
+.PHONY: help setup setup-dev demo up test check audit fuzz parity bench chaos migration lock clean
 # A polluted shell must not reach the environment's own Python.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV
 
@@ -32,11 +32,22 @@ up: setup ## start API, worker and embedded servers; Ctrl-C stops them (ARGS="--
 test: setup-dev ## run all tests (ARGS="-k name" chooses)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadscope $(ARGS)
 
-check: setup-dev ## lint, types, import contracts, file lengths, deployment files
+check: setup-dev ## lint, security, types, import contracts, file lengths, deployment files
 	@$(BIN)/ruff check --quiet .
+	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml api atft client jobs migrations worker
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest -q -n0 tests/architecture
+
+parity: setup-dev ## hold our numbers against the reference libraries, each in an environment of its own under var/parity
+	@tests/parity/setup.sh
+	@$(BIN)/python -m pytest -q -n0 tests/parity $(ARGS)
+
+audit: setup-dev ## ask the network for known vulnerabilities of what constraints.txt pins
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
+
+fuzz: setup-dev ## wrong and odd requests for every operation, with and without a key (ARGS="--examples 200")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: setup-dev ## run the benchmarks (dated JSON under benchmarks/)
 	@found=$$(ls benchmarks/bench_*.py 2>/dev/null); [ -n "$$found" ] || { echo "no benchmarks yet"; exit 1; }; \

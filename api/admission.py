@@ -16,12 +16,14 @@ from sqlalchemy.orm import Session
 
 from api.errors import invalid
 from api.schemas import Plan
-from atft.spec.days import SplitPlan, walk_forward
+from api.split import planned, trading_days
+from atft.spec.days import Fold, SplitPlan, count, plan_split
 from atft.spec.job import TrainSpec
 from atft.spec.model import num_parameters
 from jobs import store
 from jobs.errors import DatasetNotFound
 from jobs.queue import CPU, GPU
+from jobs.settings import Settings
 from jobs.states import ACTIVE, JobKind, JobState
 from jobs.tables import Dataset, Job
 
@@ -105,9 +107,7 @@ def admit(session: Session, spec: TrainSpec) -> Admitted:
                 f"dataset {dataset.name!r} has no feature {', '.join(map(repr, unknown))}; it has {shown}",
                 "missing_features",
             )
-    split = _at_pointer(
-        lambda: walk_forward(manifest["num_days"], spec.data.window, max(spec.data.horizons), spec.split)
-    )
+    split = _at_pointer(lambda: plan_split(manifest["num_days"], spec.data.window, max(spec.data.horizons), spec.split))
     names = names_a_day(dataset)
     if names < spec.data.min_names:
         raise invalid(
@@ -133,35 +133,50 @@ def names_a_day(dataset: Dataset) -> int:
     return int(known) if known is not None else round(dataset.manifest["num_rows"] / dataset.manifest["num_days"])
 
 
-def plan(session: Session, spec: TrainSpec, admitted: Admitted) -> Plan:
+def plan(session: Session, settings: Settings, spec: TrainSpec, admitted: Admitted) -> Plan:
     parameters = num_parameters(spec.model, admitted.num_features, len(spec.data.horizons), spec.data.window)
-    days_per_step = max(1, round(spec.trainer.batch_size / admitted.names_a_day))
-    steps = math.ceil(len(admitted.split.train) / days_per_step)
-    if spec.trainer.max_steps_per_epoch is not None:
-        steps = min(steps, spec.trainer.max_steps_per_epoch)
-    samples = min(steps * days_per_step, len(admitted.split.train)) * admitted.names_a_day
+    folds, days = admitted.split.folds, trading_days(settings, admitted.fingerprint)
+    largest = max(folds, key=lambda fold: count(fold.train))
+    days_per_step, steps = _steps(spec, largest, admitted.names_a_day)
     ahead = sa.select(sa.func.count()).where(
         Job.state == JobState.QUEUED, Job.queue == admitted.queue, Job.priority <= spec.resources.priority
     )
     rate = _learned_rate(session, spec, admitted.queue)
+    samples = [_samples(spec, fold, admitted.names_a_day) for fold in folds]
+    copies = _COPIES * _CHECKPOINTS + len(folds) - 1
     return Plan(
         spec=spec.model_dump(mode="json"),
         spec_digest=spec.digest(),
         warnings=admitted.warnings,
         dataset_fingerprint=admitted.fingerprint,
         num_parameters=parameters,
+        num_folds=len(folds),
         epochs=spec.trainer.max_epochs,
         days_per_step=days_per_step,
         steps_per_epoch=steps,
-        samples_per_epoch=samples,
-        num_train_days=len(admitted.split.train),
-        num_val_days=len(admitted.split.val),
-        num_test_days=len(admitted.split.test),
-        estimated_seconds=None if rate is None else round(samples * spec.trainer.max_epochs / rate, 1),
-        estimated_bytes=parameters * _FLOAT32_BYTES * _COPIES * _CHECKPOINTS,
+        samples_per_epoch=max(samples),
+        num_train_days=count(largest.train),
+        num_val_days=count(largest.val),
+        num_test_days=count(largest.test),
+        folds=None if days is None else planned(admitted.split, days),
+        estimated_seconds=None if rate is None else round(sum(samples) * spec.trainer.max_epochs / rate, 1),
+        estimated_bytes=parameters * _FLOAT32_BYTES * copies,
         queue=admitted.queue,
         queue_position=session.scalar(ahead) or 0,
     )
+
+
+def _steps(spec: TrainSpec, fold: Fold, names_a_day: int) -> tuple[int, int]:
+    """Days a step and steps an epoch."""
+    days_per_step = max(1, round(spec.trainer.batch_size / names_a_day))
+    steps = math.ceil(count(fold.train) / days_per_step)
+    most = spec.trainer.max_steps_per_epoch
+    return days_per_step, steps if most is None else min(steps, most)
+
+
+def _samples(spec: TrainSpec, fold: Fold, names_a_day: int) -> int:
+    days_per_step, steps = _steps(spec, fold, names_a_day)
+    return min(steps * days_per_step, count(fold.train)) * names_a_day
 
 
 def _learned_rate(session: Session, spec: TrainSpec, queue: str) -> float | None:

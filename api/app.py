@@ -16,8 +16,9 @@ from api import errors, openapi
 from api.auth import check_bind, is_loopback
 from api.database import Database
 from api.deps import name_route
+from api.ledger import Ledger
 from api.middleware import Edge
-from api.routes import compare, datasets, events, health, jobs, results, studies, workers
+from api.routes import compare, datasets, events, health, jobs, keys, results, splits, studies, workers
 from api.service import Service
 from api.telemetry import Telemetry
 from api.web import pages
@@ -26,8 +27,8 @@ from jobs.settings import Settings
 from jobs.wakeups import Wakeups, async_redis_client
 
 ROUTERS: Final = (
-    datasets.router, jobs.router, studies.router, results.router, compare.router, events.router, workers.router,
-    health.router,
+    datasets.router, jobs.router, studies.router, results.router, splits.router, compare.router, events.router,
+    workers.router, keys.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16
 log = logging.getLogger("api")
@@ -40,13 +41,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     engine = async_engine(settings, pool_size=POOL_SIZE)
     database = Database(async_sessions(engine))
     telemetry = Telemetry()
+    ledger = Ledger()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await check_bind(settings, database)
         redis = async_redis_client(settings)
         async with Wakeups(settings) as wakeups, redis:
-            service = app.state.service = Service(settings, database, wakeups, redis, telemetry)
+            service = app.state.service = Service(settings, database, wakeups, redis, telemetry, ledger)
             if is_loopback(settings.bind) and settings.admin_key is None:
                 log.warning("no admin key is configured: without API keys only programs on this machine are served")
             try:
@@ -71,6 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = database
+    app.state.ledger = ledger
     for router in ROUTERS:
         app.include_router(router)
     pages.install(app)

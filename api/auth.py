@@ -1,11 +1,12 @@
 """Who asks. With neither an admin key nor a key in the table, only programs on this machine are served, without a name.
 
-Quotas, sessions for browsers and the life of keys are built on `Principal` and `require`.
+A program shows its key with every request. A browser shows it once (`POST /session`) and then carries a cookie.
 """
 
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -15,13 +16,19 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from api.database import Database
+from api.database import Database, acting
 from api.errors import Refused
-from jobs import keys
+from api.ledger import Ledger
+from api.middleware import is_origin_of
+from jobs import keys, logins
+from jobs.audit import Act
 from jobs.settings import Settings
 from jobs.tables import ApiKey
 
+log = logging.getLogger("api")
 SCOPES: Final = frozenset(keys.SCOPES)
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+COOKIE: Final = "atft_session"
 _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="API key",
@@ -30,12 +37,31 @@ _bearer = HTTPBearer(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one key may have at once, or in a day; the settings' limits where the key has none of its own."""
+
+    jobs: int
+    streams: int
+    upload_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
     name: str
     scopes: frozenset[str]
+    limits: Limits
 
 
-ANONYMOUS: Final = Principal(name="anonymous", scopes=SCOPES)
+def _principal(
+    settings: Settings, name: str, scopes: Iterable[str], quota: Mapping[str, int] | None = None
+) -> Principal:
+    own = {
+        "jobs": settings.quota_jobs,
+        "streams": settings.quota_streams,
+        "upload_bytes": settings.quota_upload_bytes,
+    } | dict(quota or {})
+    granted = frozenset(scopes)
+    return Principal(name=name, scopes=SCOPES if "admin" in granted else granted, limits=Limits(**own))
 
 
 def _configured(session: Session) -> bool:
@@ -63,11 +89,18 @@ async def check_bind(settings: Settings, database: Database) -> None:
         )
 
 
-def _from_this_machine(request: Request) -> bool:
+def is_local(request: Request) -> bool:
     """The peer and the name by which it calls us: a page that rebinds its own name to 127.0.0.1 does not pass."""
     peer = request.client.host if request.client else ""
-    name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    try:
+        name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:  # not a name at all
+        return False
     return is_loopback(peer) and is_loopback(name)
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client else "an unknown address"
 
 
 def _unauthorized(detail: str) -> Refused:
@@ -78,21 +111,89 @@ async def principal(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Principal:
     settings: Settings = request.app.state.settings
+    ledger: Ledger = request.app.state.ledger
+    who = await _identify(request, settings, credentials)
+    request.state.rate = ledger.request(who.name, settings.quota_requests)
+    if request.method not in SAFE_METHODS:
+        acting.set(_act(request, who, request.url.path))
+    return who
+
+
+def _act(request: Request, who: Principal, target: str) -> Act:
+    return Act(
+        who=who.name,
+        action=f"{request.method} {request.state.route}",
+        target=target,
+        request_id=request.state.request_id,
+        address=request.client.host if request.client else None,
+    )
+
+
+async def _identify(
+    request: Request, settings: Settings, credentials: HTTPAuthorizationCredentials | None
+) -> Principal:
     database: Database = request.app.state.database
-    if credentials is None:
-        if settings.admin_key is None and _from_this_machine(request) and not await database.read(_configured):
-            return ANONYMOUS
-        raise _unauthorized("send an API key: Authorization: Bearer <key>")
-    given = credentials.credentials
-    if settings.admin_key is not None and hmac.compare_digest(
-        given.encode(), settings.admin_key.get_secret_value().encode()
-    ):
-        return Principal(name="admin", scopes=SCOPES)
-    key = await database.read(keys.find, given)
+    if credentials is not None:
+        found = await _by_key(request, settings, credentials.credentials)
+        if found is None:
+            log.warning("request %s: refused an API key from %s", request.state.request_id, _peer(request))
+            raise _unauthorized("this API key is unknown, revoked or expired")
+        return found
+    if cookie := request.cookies.get(COOKIE):
+        sha256 = await database.read(logins.key_of, cookie)
+        found = None if sha256 is None else await _by_digest(request, settings, sha256)
+        if found is not None:
+            require_same_origin(request)
+            return found
+    if settings.admin_key is None and is_local(request) and not await database.read(_configured):
+        return _principal(settings, "anonymous", SCOPES)
+    raise _unauthorized("send an API key: Authorization: Bearer <key>, or log in on the page")
+
+
+async def _by_key(request: Request, settings: Settings, key: str) -> Principal | None:
+    """A typing error is told by the key's checksum, without the record."""
+    admin = settings.admin_key is not None and hmac.compare_digest(
+        key.encode(), settings.admin_key.get_secret_value().encode()
+    )
+    return await _by_digest(request, settings, keys.digest(key)) if admin or keys.is_well_formed(key) else None
+
+
+async def _by_digest(request: Request, settings: Settings, sha256: str) -> Principal | None:
+    """Who has the key of this SHA-256, when it is good now."""
+    admin_key = settings.admin_key.get_secret_value() if settings.admin_key is not None else None
+    if admin_key is not None and hmac.compare_digest(sha256, keys.digest(admin_key)):
+        return _principal(settings, "admin", SCOPES)
+    database: Database = request.app.state.database
+    key = await database.read(keys.find_digest, sha256)
     if key is None:
+        return None
+    if request.app.state.ledger.should_note(key.id):
+        await database.write(keys.used, key.id)
+    return _principal(settings, f"key:{key.id}", key.scopes, key.quota)
+
+
+async def log_in(request: Request, key: str) -> str:
+    """The cookie that stands for this key from now on. Raises Refused (401)."""
+    settings: Settings = request.app.state.settings
+    who = await _by_key(request, settings, key)
+    if who is None:
+        log.warning("request %s: refused a log-in from %s", request.state.request_id, _peer(request))
         raise _unauthorized("this API key is unknown, revoked or expired")
-    scopes = SCOPES if "admin" in key.scopes else frozenset(key.scopes)
-    return Principal(name=f"key:{key.id}", scopes=scopes)
+    database: Database = request.app.state.database
+    acting.set(_act(request, who, "/session"))
+    return await database.write(logins.begin, keys.digest(key))
+
+
+def require_same_origin(request: Request) -> None:
+    """A browser adds the cookie by itself, so that an unsafe method must say that a page of ours asks: browsers tell
+    where every such request comes from. Raises Refused (403) when nothing is said.
+    """
+    if request.method in SAFE_METHODS or request.headers.get("sec-fetch-site") == "same-origin":
+        return
+    origin = request.headers.get("origin")
+    if origin is None or not is_origin_of(origin, request.headers.get("host", "")):
+        detail = "a request with a session cookie must come from a page of this server; programs send an API key"
+        raise Refused(403, "foreign_origin", detail)
 
 
 def require(scope: str) -> Callable[[Principal], Awaitable[Principal]]:
@@ -109,3 +210,4 @@ def require(scope: str) -> Callable[[Principal], Awaitable[Principal]]:
 Reader = Annotated[Principal, Depends(require("jobs:read"))]
 Submitter = Annotated[Principal, Depends(require("jobs:write"))]
 DatasetWriter = Annotated[Principal, Depends(require("datasets:write"))]
+Admin = Annotated[Principal, Depends(require("admin"))]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import asyncpg
@@ -11,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from api.errors import Unavailable
+from jobs import audit
+from jobs.audit import Act
 from jobs.session import async_transaction
 
 if TYPE_CHECKING:
@@ -46,6 +49,11 @@ async def _bounded(seconds: float) -> "AsyncIterator[None]":
         raise
 
 
+# Set by `auth` for a request that may change something: whatever the request then writes is audited with it.
+acting: Final[ContextVar[Act | None]] = ContextVar("acting", default=None)
+AUDITED: Final = "audited"  # the key of a session's `info`: what the act is about, when it is more than the address
+
+
 class Database:
     """Runs the record's plain functions (`fn(session, …)`) in a transaction of their own."""
 
@@ -59,6 +67,16 @@ class Database:
             return await session.run_sync(fn, *args, **kwargs)
 
     async def write(self, fn: Callable[Concatenate[Session, P], Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Committed when this returns."""
+        """Committed when this returns, in the audit log too when a request does it."""
+        act = acting.get()
+
+        def audited(session: Session) -> Result:
+            result = fn(session, *args, **kwargs)
+            if act is not None:
+                audit.record(session, act.on(session.info.get(AUDITED, act.target)))
+            return result
+
         async with _bounded(self._limit_seconds), async_transaction(self._sessions) as session:
-            return await session.run_sync(fn, *args, **kwargs)
+            result = await session.run_sync(audited)
+        acting.set(None)  # one act is one row, however many transactions it takes
+        return result

@@ -75,7 +75,7 @@ def find_job(session: Session, job_id: UUID) -> tuple[Job, Position]:
 
 _PROBLEMS: Final = {
     400: (
-        "The body is not JSON, or not the multipart form that it says it is.",
+        "The body is not JSON, or not the multipart form that it says it is; or the address has NUL characters.",
         "malformed_json",
         "the body is not JSON: Expecting value at character 0",
     ),
@@ -108,6 +108,11 @@ _PROBLEMS: Final = {
     ),
     416: ("The file has no such range.", "range_not_satisfiable", "the file has no such range"),
     422: ("The request is understood and wrong: `errors` says where.", "invalid_request", examples.PROBLEM["detail"]),
+    429: (
+        "This key has, or does, as much as it may; Retry-After says when to try again.",
+        "quota_exceeded",
+        "this key may have 10000 jobs that are not over, and has them: wait, or cancel some",
+    ),
     503: (
         "Postgres cannot be reached; Retry-After says when to try again.",
         "database_unavailable",
@@ -118,9 +123,9 @@ _PROBLEMS: Final = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of a route, with examples; 401, 403, 422 and 503 belong to every route on the record."""
+    """The `responses=` of a route, with examples; 400, 401, 403, 422, 429, 503 belong to every route on the record."""
     documented: dict[int | str, dict[str, Any]] = {}
-    for status in sorted({401, 403, 422, 503, *statuses}):
+    for status in sorted({400, 401, 403, 422, 429, 503, *statuses}):
         description, code, detail = _PROBLEMS[status]
         example = (
             examples.PROBLEM

@@ -21,6 +21,7 @@ log = logging.getLogger("api")
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 2
+QUOTA_SECONDS: Final = 30  # until a job may have ended; nobody knows
 
 # The first match wins: subclasses stand before their bases.
 STATUS: Final[tuple[tuple[type[domain.JobsError], int, str], ...]] = (
@@ -35,6 +36,7 @@ STATUS: Final[tuple[tuple[type[domain.JobsError], int, str], ...]] = (
     (domain.PreconditionFailed, 412, "precondition_failed"),
     (domain.IdempotencyMismatch, 422, "idempotency_mismatch"),
     (domain.Invalid, 422, "invalid_request"),
+    (domain.QuotaExceeded, 429, "quota_exceeded"),
     (domain.Stale, 409, "stale"),
 )
 _CODES: Final = {
@@ -192,7 +194,8 @@ async def _on_domain(request: Request, error: Exception) -> JSONResponse:
                 parameter=None if in_body else error.pointer,
             )
         ]
-    return problem(request, status, code, detail, errors)
+    headers = {"Retry-After": str(QUOTA_SECONDS)} if status == 429 else {}
+    return problem(request, status, code, detail, errors, headers)
 
 
 async def _on_crash(request: Request, error: Exception) -> JSONResponse:

@@ -105,12 +105,30 @@ JOB_QUEUED: Final[Example] = {
     "started_at": None,
     "worker": None,
 }
+STRETCH: Final[Example] = {"first": "2021-02-03", "last": "2023-01-30", "num_days": 500}
+FOLD_DAYS: Final[Example] = {
+    "train": [STRETCH],
+    "val": [{"first": "2023-03-02", "last": "2023-08-22", "num_days": 120}],
+    "test": [{"first": "2023-09-21", "last": "2024-03-14", "num_days": 120}],
+    "purged": [
+        {"first": "2023-01-31", "last": "2023-03-01", "num_days": 21},
+        {"first": "2023-08-23", "last": "2023-09-20", "num_days": 21},
+    ],
+}
+SPLIT: Final[Example] = {
+    "kind": "walk_forward",
+    "embargo_days": 21,
+    "source": "evidence",
+    "folds": [FOLD_DAYS],
+    "figure": {"data": [{"type": "bar", "orientation": "h", "name": "training"}], "layout": {"barmode": "overlay"}},
+}
 PLAN: Final[Example] = {
     "spec": TRAIN,
     "spec_digest": "0d4f7be2a9c15e38",
     "warnings": [],
     "dataset_fingerprint": FINGERPRINT,
     "num_parameters": 148_212,
+    "num_folds": 1,
     "epochs": 3,
     "days_per_step": 8,
     "steps_per_epoch": 63,
@@ -118,6 +136,7 @@ PLAN: Final[Example] = {
     "num_train_days": 500,
     "num_val_days": 120,
     "num_test_days": 120,
+    "folds": [FOLD_DAYS],
     "estimated_seconds": 144.0,
     "estimated_bytes": 5_335_632,
     "queue": "cpu",
@@ -325,5 +344,31 @@ IMPORTANCE: Final[Example] = {
     "importance": {"optimizer.lr": 0.71, "model.hidden_size": 0.2, "model.gat_layers": 0.09},
     "num_trials": 18,
     "why": None,
+}
+KEY: Final[Example] = {
+    "id": "019aa6a2-9c10-7c3f-b0a4-51f7be0c2d11",
+    "name": "robot",
+    "prefix": "atft_0123abcd",
+    "scopes": ["jobs:read", "jobs:write"],
+    "quota": {"jobs": 100},
+    "created_at": "2025-11-21T09:30:00.000Z",
+    "expires_at": "2026-11-21T09:30:00.000Z",
+    "revoked_at": None,
+    "last_used_at": None,
+}
+NEW_KEY: Final[Example] = {
+    "name": "robot",
+    "scopes": ["jobs:read", "jobs:write"],
+    "expires_at": "2099-11-21T09:30:00Z",
+    "quota": {"jobs": 100},
+}
+AUDIT: Final[Example] = {
+    "id": 17,
+    "time": "2025-11-21T09:30:00.000Z",
+    "who": "key:019aa6a2-9c10-7c3f-b0a4-51f7be0c2d11",
+    "action": "POST /jobs/train",
+    "target": f"/jobs/{JOB_ID}",
+    "request_id": "1d3c5f7a9b",
+    "address": "127.0.0.1",
 }
 PROMOTE: Final[Example] = {"as": "train", "name": "best, 20 epochs", "trainer.max_epochs": 20}

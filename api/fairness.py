@@ -64,8 +64,8 @@ def read_measure(text: str) -> Measure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """One job. `days` are those of its evidence by split, None where there is none; `daily` is empty unless it
-    succeeded.
+    """One job. `days` are those of its evidence by split, None where there is none; `folds` the days of each of several
+    folds, empty for a run of one; `daily` is empty unless it succeeded.
     """
 
     id: str
@@ -75,6 +75,7 @@ class Side:
     spec: Mapping[str, JsonValue]
     fingerprint: str | None
     days: Mapping[str, Sequence[str]] | None
+    folds: Sequence[JsonValue]
     horizons: tuple[int, ...]
     daily: Daily
 
@@ -138,6 +139,9 @@ def _data(sides: Sequence[Side]) -> list[str]:
         if len(set(spans.values())) > 1:
             listed = ", ".join(f"{_span(days)} ({label})" for label, days in spans.items())
             reasons.append(f"the {word} days differ: {listed}")
+    if known and any(side.folds != known[0][0].folds for side, _ in known):
+        listed = ", ".join(f"{max(1, len(side.folds))} ({side.label})" for side, _ in known)
+        reasons.append(f"the days are not cut into the same folds: {listed}")
     return reasons
 
 

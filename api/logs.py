@@ -6,6 +6,7 @@ from datetime import UTC
 from typing import Final
 from uuid import UUID
 
+from api.auth import Principal
 from api.confinement import under
 from api.errors import Unavailable
 from api.service import Service
@@ -30,10 +31,10 @@ def _text(line: Line) -> str:
     return f"{moment} [{line.attempt}] {words}\n"
 
 
-async def record(service: Service, job_id: UUID, *, follow: bool) -> AsyncIterator[str]:
+async def record(service: Service, who: Principal, job_id: UUID, *, follow: bool) -> AsyncIterator[str]:
     """State moves and log lines, oldest first."""
     after = 0
-    with service.stream(), service.wakeups.listen(job_id) as woken:
+    with service.stream(who), service.wakeups.listen(job_id) as woken:
         while not service.closing.is_set():
             woken.clear()
             try:
@@ -54,10 +55,12 @@ async def record(service: Service, job_id: UUID, *, follow: bool) -> AsyncIterat
                 await wait(woken, 2 * WAIT_SECONDS)
 
 
-async def process(service: Service, job_id: UUID, attempt: int, *, follow: bool) -> AsyncIterator[bytes]:
+async def process(
+    service: Service, who: Principal, job_id: UUID, attempt: int, *, follow: bool
+) -> AsyncIterator[bytes]:
     """What the attempt's processes wrote to their output. Following ends when this attempt is over."""
     position = 0
-    with service.stream():
+    with service.stream(who):
         while not service.closing.is_set():
             over = (
                 await _is_over(service, job_id, attempt) if follow else True

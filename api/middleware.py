@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.database import acting
 from api.errors import Refused, problem
 from api.telemetry import Telemetry
 
@@ -30,6 +31,8 @@ _SECURITY: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": _CSP,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Cache-Control": "no-store",
 }
 
@@ -45,6 +48,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        acting.set(None)
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         state = scope.setdefault("state", {})
@@ -59,7 +63,7 @@ class Edge:
                 status = message["status"]
                 out = MutableHeaders(scope=message)
                 out.setdefault("X-Request-ID", state["request_id"])
-                for name, value in _SECURITY.items():
+                for name, value in (_SECURITY | state.get("rate", {})).items():
                     out.setdefault(name, value)
             elif message["type"] == "http.response.body" and state["method"] == "HEAD":
                 message = {**message, "body": b""}
@@ -132,4 +136,12 @@ def _foreign(headers: Headers) -> bool:
     if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         return True
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != headers.get("host", "")
+    return origin is not None and not is_origin_of(origin, headers.get("host", ""))
+
+
+def is_origin_of(origin: str, host: str) -> bool:
+    """Whether pages of this origin come from the server that is called `host`."""
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # not an address at all
+        return False

@@ -8,7 +8,9 @@ from fastapi.openapi.utils import get_openapi
 from api import examples
 from api.comparison_schemas import COMPARISON_MODELS
 from api.dataset_schemas import DATASET_MODELS
+from api.key_schemas import KEY_MODELS, NewKey, Quota, ShownKey
 from api.schemas import MODELS
+from api.split_schemas import SPLIT_MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
 from atft.spec.job import TrainSpec
@@ -27,6 +29,7 @@ from atft.spec.training import (
     EvaluationSpec,
     LossSpec,
     OptimizerSpec,
+    PhaseSpec,
     ResourcesSpec,
     SchedulerSpec,
     StopRule,
@@ -47,6 +50,7 @@ TAGS: Final = [
     {"name": "studies", "description": "Searches over a space of training jobs."},
     {"name": "results", "description": "Metrics, evidence, logs and files of a job."},
     {"name": "events", "description": "Server-sent events that go on where they were cut."},
+    {"name": "access", "description": "API keys, the page's session, the audit log."},
     {"name": "service", "description": "Workers, health, Prometheus figures."},
 ]
 _SPECS: Final = {
@@ -78,6 +82,10 @@ _SPECS: Final = {
     IntDimension.__name__: examples.HPO["space"]["model.gat_layers"],
     CategoricalDimension.__name__: examples.HPO["space"]["model.hidden_size"],
     Promotion.__name__: examples.PROMOTE,
+    PhaseSpec.__name__: PhaseSpec(name="warm", epochs=3, lr=1e-3, modules=("heads",)).model_dump(mode="json"),
+    NewKey.__name__: examples.NEW_KEY,
+    Quota.__name__: {"jobs": 100},
+    ShownKey.__name__: {"key": "atft_0123abcd_…"},
     StopRule.__name__: StopRule(metric="val/rank_ic", at_epoch=5, below=0.0).model_dump(mode="json"),
 }
 
@@ -92,7 +100,8 @@ def document(app: FastAPI) -> dict[str, Any]:
         tags=TAGS,
     )
     components = found["components"]["schemas"]
-    for model in (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, DatasetSpec):
+    models = (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *SPLIT_MODELS, *KEY_MODELS, DatasetSpec)
+    for model in models:
         schema = model.model_json_schema(
             ref_template="#/components/schemas/{model}", mode="validation" if model is DatasetSpec else "serialization"
         )

@@ -1,6 +1,6 @@
 """What clients see. Extend these, do not bend them: every field is a promise. Each model carries an example."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -143,6 +143,27 @@ class JobPage(Page[JobView]):
     model_config = _example({"items": [examples.JOB], "next_cursor": None})
 
 
+class Stretch(View):
+    """Consecutive trading days."""
+
+    model_config = _example(examples.STRETCH)
+
+    first: date
+    last: date
+    num_days: int
+
+
+class FoldDays(View):
+    """The trading days of one training with its evaluation; `purged` ones lie in the gaps and belong to nobody."""
+
+    model_config = _example(examples.FOLD_DAYS)
+
+    train: list[Stretch]
+    val: list[Stretch]
+    test: list[Stretch]
+    purged: list[Stretch]
+
+
 class Plan(View):
     """What a training job would be. Nothing is stored."""
 
@@ -153,17 +174,21 @@ class Plan(View):
     warnings: list[str]
     dataset_fingerprint: str
     num_parameters: int = Field(description="trainable numbers of the network")
-    epochs: int
+    num_folds: int = Field(description="models it trains, one after another; the numbers below are of the largest fold")
+    epochs: int = Field(description="of each fold, at most")
     days_per_step: int = Field(description="whole trading days a step: max(1, round(batch_size / median stocks a day))")
     steps_per_epoch: int
     samples_per_epoch: int = Field(description="about: training days × median stocks a day")
     num_train_days: int
     num_val_days: int
     num_test_days: int
+    folds: list[FoldDays] | None = Field(description="null when the dataset's files cannot be read")
     estimated_seconds: float | None = Field(
-        description="from finished jobs with the same model and window on this queue; null until there are any"
+        description="of all folds, by finished jobs with this model and window on this queue; null until there are any"
     )
-    estimated_bytes: int = Field(description="disk: three checkpoints of weights and two moments in float32")
+    estimated_bytes: int = Field(
+        description="disk: three checkpoints of weights and two moments in float32, and each fold's best weights"
+    )
     queue: str
     queue_position: int
 
@@ -263,6 +288,8 @@ MODELS: Final = (
     JobView,
     SubmittedView,
     JobPage,
+    Stretch,
+    FoldDays,
     Plan,
     Series,
     MetricsView,

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from fastapi import Request
 from redis.asyncio import Redis
 
+from api.auth import Principal
 from api.comparison_schemas import Comparison
 from api.database import Database
 from api.errors import Refused
+from api.ledger import Ledger
 from api.recent import Recent
 from api.telemetry import Telemetry
 from jobs.queue import HintSender
-from jobs.settings import Settings
+from jobs.quotas import hold_upload
+from jobs.settings import Settings, free_bytes
 from jobs.tables import Job
 from jobs.wakeups import Wakeups, apublish
 
@@ -30,8 +34,15 @@ _COMPARISONS: Final = 64
 
 class Service:
     def __init__(
-        self, settings: Settings, database: Database, wakeups: Wakeups, redis: Redis, telemetry: Telemetry
+        self,
+        settings: Settings,
+        database: Database,
+        wakeups: Wakeups,
+        redis: Redis,
+        telemetry: Telemetry,
+        ledger: Ledger,
     ) -> None:
+        self.ledger = ledger
         self.settings = settings
         self.database = database
         self.wakeups = wakeups
@@ -72,20 +83,35 @@ class Service:
         self.wakeups.wake_all()
 
     @contextmanager
-    def stream(self) -> Iterator[None]:
+    def stream(self, who: Principal) -> Iterator[None]:
         """Count one open stream."""
         self._streams += 1
         self.telemetry.streams.set(self._streams)
         try:
-            yield
+            with self.ledger.stream(who.name):
+                yield
         finally:
             self._streams -= 1
             self.telemetry.streams.set(self._streams)
 
-    def check_streams(self) -> None:
-        """Raises Refused (503) when too many streams are open, before an answer starts that would be a broken 200."""
+    def check_streams(self, who: Principal) -> None:
+        """Raises Refused (429, 503) when too many are open, before an answer starts that would be a broken 200."""
+        self.ledger.check_streams(who.name, who.limits.streams)
         if self._streams >= MAX_STREAMS:
             raise Refused(503, "too_many_streams", f"{MAX_STREAMS} streams are open", headers={"Retry-After": "5"})
+
+    async def check_disk(self) -> None:
+        """Raises Refused (507) when the disk is so full that no new job is accepted."""
+        least = self.settings.min_free_bytes
+        if await asyncio.to_thread(free_bytes, self.settings.run_root) < least:
+            detail = f"less than {least / 1e9:g} GB are free on the server's disk: no job is accepted until there are"
+            raise Refused(507, "disk_full", detail, headers={"Retry-After": "60"})
+
+    async def check_upload(self, who: Principal, request: Request) -> None:
+        """Raises QuotaExceeded when this upload, as long as it says that it is, would be too much for its key."""
+        length = request.headers.get("content-length", "")
+        coming_bytes = int(length) if length.isascii() and length.isdigit() else 0
+        await self.database.read(hold_upload, who.name, coming_bytes, who.limits.upload_bytes)
 
     def job_folder(self, job_id: UUID) -> Path:
         return self.settings.jobs_root / str(job_id)

@@ -17,6 +17,7 @@ from atft.spec.job import TrainSpec
 from atft.spec.search import CategoricalDimension, Dimension, HpoSpec, Scalar, apply, merged_choices, put
 from jobs import store
 from jobs.queue import CONTROL
+from jobs.settings import Settings
 from jobs.states import JobKind, JobState
 from jobs.tables import Job, Metric
 
@@ -49,6 +50,11 @@ def admit(session: Session, spec: HpoSpec) -> AdmittedStudy:
             raise invalid("/space", message, "invalid_space") from wrong
         except Refused as error:
             raise _moved(error, "/space", spec.space) from error
+    folds, pruner = spec.base.split.num_splits, spec.pruner.name
+    if folds > 1 and pruner != "none":
+        warnings.append(
+            f"a trial of {folds} folds has a value only at its end: the pruner {pruner} will cut none short"
+        )
     warnings += [*base.warnings, *admission.unwatched(CONTROL, store.live_queues(session))]
     return AdmittedStudy(spec=spec, base=base, warnings=warnings)
 
@@ -92,9 +98,9 @@ def merge_batch_sizes(spec: HpoSpec, names_a_day: int) -> tuple[HpoSpec, list[st
     return HpoSpec.model_validate(body), [f"{BATCH_SIZE}: {line}" for line in said]
 
 
-def plan(session: Session, study: AdmittedStudy) -> StudyPlan:
+def plan(session: Session, settings: Settings, study: AdmittedStudy) -> StudyPlan:
     spec = study.spec
-    trial = admission.plan(session, spec.trial_spec({}), replace(study.base, warnings=[]))
+    trial = admission.plan(session, settings, spec.trial_spec({}), replace(study.base, warnings=[]))
     rounds = math.ceil(spec.num_trials / spec.parallelism)
     return StudyPlan(
         spec=spec.model_dump(mode="json"),

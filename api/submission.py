@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from api.auth import Principal
+from api.database import AUDITED
 from api.deps import with_position
 from api.errors import invalid
 from api.service import Service
@@ -57,6 +58,7 @@ async def submit(
 ) -> tuple[Job, Position]:
     """The job, committed and announced. `content` is what else makes the request's identity: an upload's hashes."""
     body = spec.model_dump(mode="json")
+    await service.check_disk()
     identity = (key, body_sha256(kind, {"spec": body, "content": content})) if key is not None else None
 
     def write(session: Session) -> tuple[Job, bool, Position]:
@@ -77,7 +79,9 @@ async def submit(
             queue_timeout_seconds=queue_timeout_seconds,
             created_by=who.name,
             idempotency=identity,
+            max_unfinished=who.limits.jobs,
         )
+        session.info[AUDITED] = f"/jobs/{submitted.job.id}"
         job, position = with_position(session, submitted.job)
         return job, submitted.created, position
 

@@ -201,13 +201,13 @@ def _full() -> Refused:
     return Refused(507, "disk_full", "the server has no room for this upload; nothing was kept")
 
 
-async def _drain(request: Request) -> None:
+async def _drain(chunks: AsyncIterator[bytes]) -> None:
     """Let the sender finish into nothing for a bounded time: closing at once would reset the connection, and the
     sender would never read why.
     """
     with contextlib.suppress(Refused, ClientDisconnect, TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
-            async for _ in request.stream():
+            async for _ in chunks:
                 pass
 
 
@@ -224,12 +224,13 @@ async def receive(request: Request, root: Path, max_spec_bytes: int) -> AsyncIte
         length = request.headers.get("content-length", "")
         await asyncio.to_thread(check_room, root, int(length) if length.isascii() and length.isdigit() else 0)
         receiver = _Receiver(upload.folder, boundary, max_spec_bytes)
+        chunks = request.stream()
         try:
-            async for chunk in request.stream():
+            async for chunk in chunks:
                 if chunk:
                     await asyncio.to_thread(receiver.write, chunk)
         except Refused:
-            await _drain(request)
+            await _drain(chunks)
             raise
         finally:
             receiver.close()

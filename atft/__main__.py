@@ -1,4 +1,4 @@
-"""`python -m atft run | build | inspect`: the program that the service starts, and that works without it.
+"""`python -m atft run | build | inspect | bench`: the program that the service starts, and that works without it.
 
 It says what happens as one JSON object a line on `--events-fd`; everything else goes to stderr. Exit codes: 0 it told
 its own result,
@@ -23,13 +23,13 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
 from atft.spec.base import Spec
-from atft.spec.data import DatasetSpec
+from atft.spec.data import DatasetSpec, PlantedMode
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
 
@@ -74,6 +74,10 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "inspect":
         return _inspect(options.target)
+    if options.command == "bench":
+        from atft import bench  # noqa: PLC0415 - loads polars
+
+        return bench.main(options)
     spec = _read_spec(options.spec, TrainSpec) if options.command == "run" else _read_spec(options.spec, DatasetSpec)
     faulthandler.enable()
     if hasattr(signal, "SIGUSR1"):
@@ -120,6 +124,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect = commands.add_parser("inspect", help="what a DatasetSpec would build, or what a cache holds, as JSON")
     inspect.add_argument("target", type=Path, help="DatasetSpec as JSON, or the folder of a cache")
+    bench = commands.add_parser("bench", help="measure the library against what is known")
+    planted = bench.add_subparsers(dest="subject", required=True).add_parser(
+        "planted", help="both ceilings of planted panels, and theory"
+    )
+    planted.add_argument("--mode", action="append", choices=get_args(PlantedMode), help="repeatable (default: all)")
+    planted.add_argument("--num-codes", type=int, default=1500)
+    planted.add_argument("--num-days", type=int, default=600)
+    planted.add_argument("--num-features", type=int, default=8)
+    planted.add_argument("--signal", type=float, default=0.05, help="κ (default: %(default)s)")
+    planted.add_argument("--seeds", type=int, default=1, metavar="N", help="panels with seeds 0 … N-1 are averaged")
+    planted.add_argument("--horizons", type=int, nargs="+", default=[1, 5, 10, 20], metavar="DAYS")
+    planted.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser
 
 
@@ -161,7 +177,8 @@ def _run(
         resumed = {
             "resumed_from": str(options.resume),
             "resumed_step": manifest["loop"]["updates"],
-            "resumed_epoch": manifest["loop"]["epoch"],
+            "resumed_fold": len(manifest["loop"]["folds"]),
+            "resumed_epoch": manifest["loop"]["folds"][-1]["epoch"],
         }
     emit(Started.model_validate({"pid": os.getpid(), **resumed}))
     from atft.data.cache import Cache  # noqa: PLC0415 - after `started`: these load torch and take seconds

@@ -25,7 +25,8 @@ class Started(Event):
     pid: int
     resumed_from: str | None = None
     resumed_step: int = 0  # the 0-based optimizer step the run goes on from
-    resumed_epoch: int = 0  # number of epochs already complete
+    resumed_fold: int = 1  # the fold it goes on with, from 1
+    resumed_epoch: int = 0  # number of its epochs already complete
 
 
 class Evidence(Event):
@@ -39,7 +40,9 @@ class Evidence(Event):
 
 
 class Progress(Event):
-    """After every micro-batch: the heartbeat. `phase`: build, graph, train, validate, test, baselines."""
+    """After every micro-batch, or once a second of a build: the heartbeat. `phase`: build, graph, train, validate,
+    test, baselines; `stage` is what a build does in it, with `rows` of `num_rows` done.
+    """
 
     type: Literal["progress"] = "progress"
     phase: str
@@ -51,6 +54,9 @@ class Progress(Event):
     eta_seconds: float | None = None
     samples_per_second: float | None = None
     micro_batch_seconds: float | None = None
+    stage: str | None = None
+    rows: int | None = None
+    num_rows: int | None = None
 
 
 class DailySeries(BaseModel):
@@ -66,7 +72,9 @@ class DailySeries(BaseModel):
 
 
 class Metrics(Event):
-    """`step` is the 1-based epoch; names starting with `step/` carry their own 1-based update number."""
+    """`step` is the 1-based epoch, in a run of several folds that of the fold which the name tells (`val.2/…`); names
+    starting with `step/` carry their own 1-based update number, over all folds.
+    """
 
     type: Literal["metrics"] = "metrics"
     step: int = Field(ge=0)
@@ -82,7 +90,8 @@ class Checkpointed(Event):
     type: Literal["checkpointed"] = "checkpointed"
     path: str  # relative to --out
     step: int  # optimizer steps done in all
-    epoch: int  # epochs complete
+    fold: int = 1  # the fold under way, from 1
+    epoch: int  # epochs of that fold complete
     sha256: str
     best: bool = False
 

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from rich.console import Console
 
 from client import display, studies
-from client.sdk import Client
+from client.sdk import Client, LiveJob
 from client.views import BestTrial, Comparison, Job, Metrics, Trial, Value
 
 Json = dict[str, JsonValue]
@@ -30,7 +30,7 @@ class DemoError(Exception):
     """The demo cannot go on; the message says what to do."""
 
 
-def succeeded(job: Job) -> Job:
+def succeeded(job: LiveJob) -> LiveJob:
     if job.state != "succeeded":
         raise DemoError(f"job {job.id} {job.state} ({job.reason}): {job.message or 'no message'}")
     return job
@@ -158,7 +158,7 @@ def _say_best(client: Client, job: Job, best: BestTrial, counts: Mapping[str, in
         console.print(f"  what mattered: {', '.join(f'{name} {share:.0%}' for name, share in shares)}", highlight=False)
 
 
-def _promoted(client: Client, study: Job, optimizer: str) -> Job:
+def _promoted(client: Client, study: Job, optimizer: str) -> LiveJob:
     """The best trial for longer, and judged on test days; both go through the same changes but for the optimizer."""
     changes = {"optimizer.name": optimizer, "name": optimizer, "trainer.max_epochs": FULL_EPOCHS, "baselines": False}
     return client.promote(study.id, changes)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from client.sdk import Client
+from client.sdk import Client, LiveJob
 from client.views import Comparison, Event, Job, Value
 
 COLOURS: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "pruned": "yellow", "running": "cyan"}
@@ -47,7 +47,7 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
     for job in jobs:
         epoch = f"{job.progress.epoch}/{job.progress.epochs}" if job.progress and job.progress.epochs else ""
         created = f"{job.created_at:%Y-%m-%d %H:%MZ}" if job.created_at else ""
-        rank_ic = number((job.metrics or {}).get("val/rank_ic")) if job.kind == "train" else ""
+        rank_ic = number((job.latest or {}).get("val/rank_ic")) if job.kind == "train" else ""
         table.add_row(job.id, job.kind, job.name or "", state(job), epoch, rank_ic, job.dataset or "", created)
     return table
 
@@ -63,7 +63,7 @@ def job_lines(job: Job) -> Table:
     for name, value in rows.items():
         if value is not None:
             table.add_row(name, str(value))
-    for name, figure in sorted((job.metrics or {}).items()):
+    for name, figure in sorted((job.latest or {}).items()):
         if "@" not in name:
             table.add_row(name, number(figure))
     return table
@@ -119,7 +119,7 @@ def comparison(found: Comparison) -> Group:
     return Group(*parts)
 
 
-def watch(service: Client, job_id: str, console: Console, label: str = "") -> Job:
+def watch(service: Client, job_id: str, console: Console, label: str = "") -> LiveJob:
     """Show a job until its end: a bar in a terminal, else a line for each epoch. Returns the job as it ended."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f} %"),

@@ -13,14 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from client.display import COLOURS, number
-from client.sdk import Client
+from client.sdk import Client, LiveJob
 from client.views import TERMINAL, BestTrial, Importance, Job, Trial
 
 POLL_SECONDS: Final = 1.0
 FRAME_LINES: Final = 6  # of the live picture, beside its trials
 
 
-def watch_study(service: Client, job_id: str, console: Console) -> Job:
+def watch_study(service: Client, job_id: str, console: Console) -> LiveJob:
     """Show a study until its end. Returns it as it ended."""
     if not console.is_terminal:
         return _print_lines(service, job_id, console)
@@ -34,7 +34,7 @@ def watch_study(service: Client, job_id: str, console: Console) -> Job:
             time.sleep(POLL_SECONDS)
 
 
-def _print_lines(service: Client, job_id: str, console: Console) -> Job:
+def _print_lines(service: Client, job_id: str, console: Console) -> LiveJob:
     said: set[int] = set()
     phase: str | None = None
     while True:

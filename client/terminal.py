@@ -53,7 +53,7 @@ def print_json(body: object) -> None:
 
 
 def view(job: Job) -> dict[str, JsonValue]:
-    body: dict[str, JsonValue] = job.model_dump(mode="json", exclude_unset=True)
+    body: dict[str, JsonValue] = job.model_dump(mode="json", exclude_unset=True, by_alias=True)
     return body
 
 

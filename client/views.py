@@ -1,13 +1,23 @@
 """What the service answers, as far as the client reads it. New fields of a newer server are kept, not refused."""
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal
+from html import escape
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Value = float | None  # an undefined metric is null, never 0
 State = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled", "pruned"]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "pruned"})
+
+
+def html_table(rows: Iterable[tuple[object, ...]]) -> str:
+    cells = ("".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in rows)
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in cells)}</table>"
 
 
 class View(BaseModel):
@@ -41,7 +51,7 @@ class Job(View):
     spec: dict[str, JsonValue] = {}
     spec_digest: str | None = None
     progress: Progress | None = None
-    metrics: dict[str, Value] | None = None
+    latest: dict[str, Value] | None = Field(None, alias="metrics")  # `job.metrics()` asks for the series
     pending_reason: str | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
@@ -52,6 +62,17 @@ class Job(View):
     @property
     def done(self) -> bool:
         return self.state in TERMINAL
+
+    def _repr_html_(self) -> str:
+        """A small table, for notebooks."""
+        ratio = None if self.progress is None or self.progress.ratio is None else f"{self.progress.ratio:.0%}"
+        figures = {name: value for name, value in sorted((self.latest or {}).items()) if "rank_ic" in name}
+        rows: dict[str, object] = {
+            "job": self.id, "name": self.name, "kind": self.kind, "state": self.state, "reason": self.reason,
+            "message": self.message, "dataset": self.dataset, "progress": None if self.done else ratio,
+            **{name: "undefined" if value is None else f"{value:.4f}" for name, value in figures.items()},
+        }  # fmt: skip
+        return html_table([(name, value) for name, value in rows.items() if value is not None])
 
 
 class JobPage(View):
@@ -78,6 +99,21 @@ class Metrics(View):
     best: Best | None = None
     series: dict[str, Series] = {}
     baselines: dict[str, dict[str, Value]] = {}
+
+    def rows(self) -> list[tuple[str, int, Value]]:
+        """(name, step, value), by name and step; an undefined value is None."""
+        return [
+            (name, step, value)
+            for name, series in sorted(self.series.items())
+            for step, value in zip(series.step, series.value, strict=True)
+        ]
+
+    def to_polars(self) -> "pl.DataFrame":
+        """Columns name, step, value; an undefined value is null."""
+        import polars as pl  # noqa: PLC0415 - half a second, which only this method needs
+
+        schema = {"name": pl.String, "step": pl.Int64, "value": pl.Float64}
+        return pl.DataFrame(self.rows(), schema=schema, orient="row")
 
 
 class ComparedJob(View):
@@ -114,6 +150,24 @@ class Comparison(View):
     pairs: list[ComparedPair] = []
     model_confidence_set: list[str] | None = None
     curves: dict[str, Series] = {}
+
+    def _repr_html_(self) -> str:
+        """The verdict of each pair, for notebooks."""
+        names = {job.id: job.name or job.id for job in self.jobs}
+        head = ("", "difference", "95 % interval", "p", "days", "verdict")
+        rows = [
+            (
+                f"{names.get(pair.a, pair.a)} - {names.get(pair.b, pair.b)}",
+                "undefined" if pair.mean_difference is None else f"{pair.mean_difference:.4f}",
+                "" if pair.ci95 is None else f"{pair.ci95[0]:.4f} to {pair.ci95[1]:.4f}",
+                "" if pair.p_value is None else f"{pair.p_value:.3f}",
+                pair.num_days,
+                pair.verdict,
+            )
+            for pair in self.pairs
+        ]
+        fair = "a fair comparison" if self.fair else f"unfair: {'; '.join(self.unfair_because)}"
+        return f"<p>{escape(self.metric)}: {escape(fair)}</p>{html_table([head, *rows])}"
 
 
 class Trial(View):

@@ -4,6 +4,7 @@ JobsError
 ├── NotFound            JobNotFound, DatasetNotFound, ArtifactNotFound, KeyNotFound   (ask for something else)
 ├── Conflict            IllegalMove, DatasetBusy, PreconditionFailed                  (look again, then decide)
 ├── Invalid             IdempotencyMismatch, InvalidRequest                           (change the request)
+├── QuotaExceeded       too much at once for this key                                 (wait, then the same again)
 └── Stale               the caller's attempt is no longer the current one: write nothing more and stop
 """
 
@@ -58,6 +59,10 @@ class Invalid(JobsError):
 
 class IdempotencyMismatch(Invalid):
     """This Idempotency-Key was used with another body."""
+
+
+class QuotaExceeded(JobsError):
+    """This key has as much as it may have at once."""
 
 
 class Stale(JobsError):

@@ -12,7 +12,7 @@ from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import and_, delete, false, func, insert, literal, not_, or_, select, text, update
+from sqlalchemy import Integer, and_, cast, delete, false, func, insert, literal, not_, or_, select, text, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
@@ -57,6 +57,8 @@ _SERIES: Final = text("""
     WHERE n <= :max_points OR low = 1 OR high = 1 OR i = 0 OR i = n - 1
     ORDER BY name, step""")
 
+_FOLD: Final = r"^[a-z]+\.([0-9]{1,4})/"  # val.2/rank_ic is of the second fold
+
 
 @dataclass
 class _Batch:
@@ -84,7 +86,9 @@ class _Batch:
             case Evidence():
                 self.changes["evidence"] = dict(event.body)
             case Checkpointed():
-                self.changes["checkpoint"] = event.model_dump(mode="json", include={"path", "step", "epoch", "sha256"})
+                self.changes["checkpoint"] = event.model_dump(
+                    mode="json", include={"path", "step", "fold", "epoch", "sha256"}
+                )
             case _:
                 pass  # started, finished, stopped, failed: the supervisor acts on them, its moves are the record
         return []
@@ -214,8 +218,11 @@ def rewind(session: Session, job: Job) -> Json:
     Without a checkpoint that is everything. Events stay: they are history, and say which attempt they belong to.
     """
     epoch, step = (job.checkpoint["epoch"], job.checkpoint["step"]) if job.checkpoint else (0, 0)
+    fold = job.checkpoint.get("fold", 1) if job.checkpoint else 1
     of_update = Metric.name.like("step/%")
-    past = or_(and_(not_(of_update), Metric.step > epoch), and_(of_update, Metric.step > step))
+    of_fold = func.coalesce(cast(func.substring(Metric.name, _FOLD), Integer), fold)
+    past_epoch = or_(of_fold > fold, and_(of_fold == fold, Metric.step > epoch))
+    past = or_(and_(not_(of_update), past_epoch), and_(of_update, Metric.step > step))
     session.execute(delete(Metric).where(Metric.job_id == job.id, past if job.checkpoint else text("true")))
     session.execute(delete(DailyMetric).where(DailyMetric.job_id == job.id))
     newest = (
@@ -314,7 +321,7 @@ def set_evidence(session: Session, job_id: UUID, attempt: int, evidence: Json) -
 
 
 def set_checkpoint(session: Session, job_id: UUID, attempt: int, checkpoint: Json) -> None:
-    """`checkpoint` is {path, step, epoch, sha256} with the path under the job's folder."""
+    """`checkpoint` is {path, step, fold, epoch, sha256} with the path under the job's folder."""
     _write(session, job_id, attempt, checkpoint=checkpoint)
 
 

@@ -9,18 +9,21 @@ import hashlib
 import re
 import secrets
 import zlib
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 import uuid_utils.compat as uuid7
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from jobs.errors import Invalid, KeyNotFound
 from jobs.tables import ApiKey
 
 SCOPES: Final = ("jobs:read", "jobs:write", "datasets:write", "admin")
+QUOTAS: Final = ("jobs", "streams", "upload_bytes")
+USED_WITHIN: Final = timedelta(minutes=1)
 _FORM: Final = re.compile(r"atft_[0-9a-f]{8}_[0-9a-f]{48}")
 
 
@@ -28,8 +31,9 @@ def _checksum(text: str) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
-def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+def digest(secret: str) -> str:
+    """What the record keeps of a secret: its SHA-256. Looking it up in an index tells nothing of the secret by time."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def is_well_formed(token: str) -> bool:
@@ -37,11 +41,23 @@ def is_well_formed(token: str) -> bool:
     return _FORM.fullmatch(token) is not None and _checksum(token[:-8]) == token[-8:]
 
 
-def create(session: Session, *, name: str, scopes: list[str], expires_at: datetime | None = None) -> tuple[ApiKey, str]:
-    """A new key's row, and the key, which nobody can read again. Raises Invalid for an unknown scope."""
+def create(
+    session: Session,
+    *,
+    name: str,
+    scopes: list[str],
+    expires_at: datetime | None = None,
+    quota: Mapping[str, int] | None = None,
+) -> tuple[ApiKey, str]:
+    """A new key's row, and the key, which nobody can read again. `quota` replaces some of the settings' limits.
+
+    Raises Invalid for an unknown scope or quota.
+    """
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown or not scopes:
         raise Invalid(f"unknown scopes {unknown}: choose from {', '.join(SCOPES)}", "/scopes")
+    if set(quota or {}) - set(QUOTAS) or any(limit < 0 for limit in (quota or {}).values()):
+        raise Invalid(f"a quota is a number of {', '.join(QUOTAS)}, 0 or more", "/quota")
     prefix = secrets.token_hex(4)
     body = f"atft_{prefix}_{secrets.token_hex(20)}"
     token = body + _checksum(body)
@@ -49,19 +65,34 @@ def create(session: Session, *, name: str, scopes: list[str], expires_at: dateti
         id=uuid7.uuid7(),
         name=name,
         prefix=prefix,
-        sha256=_hash(token),
+        sha256=digest(token),
         scopes=sorted(set(scopes)),
         expires_at=expires_at,
+        quota=dict(quota or {}),
     )
     return session.scalars(statement.returning(ApiKey)).one(), token
 
 
+def _is_good() -> ColumnElement[bool]:
+    return and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
+
+
 def find(session: Session, token: str) -> ApiKey | None:
     """The key's row when it is good now: known, not revoked, not expired."""
-    if not is_well_formed(token):
-        return None
-    good = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
-    return session.scalars(select(ApiKey).where(ApiKey.sha256 == _hash(token), *good)).one_or_none()
+    return find_digest(session, digest(token)) if is_well_formed(token) else None
+
+
+def find_digest(session: Session, sha256: str) -> ApiKey | None:
+    return session.scalars(select(ApiKey).where(ApiKey.sha256 == sha256, _is_good())).one_or_none()
+
+
+def used(session: Session, key_id: UUID) -> None:
+    """Remember that the key was used now; says nothing new within a minute."""
+    stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - USED_WITHIN)
+    session.execute(
+        update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_at=func.now()),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def listing(session: Session) -> list[ApiKey]:
@@ -71,8 +102,7 @@ def listing(session: Session) -> list[ApiKey]:
 
 def exist(session: Session) -> bool:
     """Whether any key is good now: without one the server keeps to loopback."""
-    good = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
-    return session.scalar(select(select(ApiKey.id).where(*good).exists())) or False
+    return session.scalar(select(select(ApiKey.id).where(_is_good()).exists())) or False
 
 
 def revoke(session: Session, key_id: UUID) -> ApiKey:

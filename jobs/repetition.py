@@ -55,9 +55,10 @@ def repeat(
     by: str,
     expected_version: int | None = None,
     idempotency: tuple[str, str] | None = None,
+    max_unfinished: int | None = None,
 ) -> Submitted:
     """A new job from the record of this one, queued. Raises IllegalMove, PreconditionFailed, DatasetNotFound (its data
-    are deleted), IdempotencyMismatch.
+    are deleted), IdempotencyMismatch, QuotaExceeded.
     """
     source = get(session, job_id)
     if expected_version is not None and source.version != expected_version:
@@ -81,6 +82,7 @@ def repeat(
         queue_timeout_seconds=source.spec.get("resources", {}).get("queue_timeout_seconds"),
         created_by=by,
         idempotency=idempotency,
+        max_unfinished=max_unfinished,
         overrides=_as_it_ran(source) if rerun else source.overrides,
     )
     if submitted.created:

@@ -1,6 +1,7 @@
 """The only reader of the environment. Specs say what to compute; settings say where."""
 
 import os
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
@@ -25,6 +26,13 @@ THREAD_VARIABLES: Final = (
 )
 
 
+def free_bytes(folder: Path) -> int:
+    """On the disk of a folder that need not be there yet."""
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return shutil.disk_usage(folder).free
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ATFT_", frozen=True, extra="ignore")
 
@@ -43,6 +51,14 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     max_body_bytes: int = Field(1_000_000, gt=0, description="JSON bodies")
     max_upload_bytes: int = Field(20_000_000_000, gt=0)
+    quota_jobs: int = Field(10_000, ge=0, description="of one key: jobs that are not over")
+    quota_streams: int = Field(1_000, ge=0, description="of one key: open streams, in each API process")
+    quota_upload_bytes: int = Field(100_000_000_000, ge=0, description="of one key: uploads of a day")
+    quota_requests: int = Field(120_000, gt=0, description="of one key: requests of a minute, in each API process")
+    min_free_bytes: int = Field(2_000_000_000, ge=0, description="with less disk than this nothing is accepted")
+    keep_checkpoints_days: float = Field(7.0, ge=0, description="of jobs that are over, for a retry")
+    keep_logs_days: float = Field(90.0, ge=0, description="the raw output of jobs that are over")
+    keep_trials_days: float = Field(30.0, ge=0, description="files of a study's trials, but for the best")
 
     def _driver_url(self, driver: str) -> str:
         url = self.database_url.get_secret_value()

@@ -14,6 +14,7 @@ from jobs import history
 from jobs.catalog import hold_dataset, lock_name
 from jobs.errors import IdempotencyMismatch
 from jobs.lookup import get, seconds_ago
+from jobs.quotas import hold_jobs
 from jobs.states import JobKind
 from jobs.tables import Idempotency, Job, Json
 
@@ -49,17 +50,20 @@ def submit(
     created_by: str = "anonymous",
     idempotency: tuple[str, str] | None = None,
     overrides: Json | None = None,
+    max_unfinished: int | None = None,
 ) -> Submitted:
     """Write a queued job. `idempotency` is (key, SHA-256 of the body); keys are `created_by`'s own and last a day.
 
     Raises IdempotencyMismatch when the key came with another body, DatasetNotFound when the dataset's version has
-    just been deleted.
+    just been deleted, QuotaExceeded when `created_by` has `max_unfinished` jobs that are not over.
     """
     if idempotency is not None:
         lock_name(session, "idempotency", f"{created_by}:{idempotency[0]}")
         earlier = _earlier(session, created_by, *idempotency)
         if earlier is not None:
             return Submitted(earlier, created=False)
+    if max_unfinished is not None:
+        hold_jobs(session, created_by, max_unfinished)
     if dataset is not None and dataset_fingerprint is not None:
         hold_dataset(session, dataset, dataset_fingerprint)
     deadline = None if queue_timeout_seconds is None else func.now() + timedelta(seconds=queue_timeout_seconds)

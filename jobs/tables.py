@@ -138,6 +138,9 @@ class Job(Base):
         Index("ix_jobs_source_job_id", "source_job_id"),
         Index("ix_jobs_dataset_fingerprint", "dataset_fingerprint"),
         Index("ix_jobs_tags", "tags", postgresql_using="gin"),
+        Index(
+            "ix_jobs_unfinished", "created_by", postgresql_where=text("finished_at IS NULL AND parent_id IS NULL")
+        ),
     )
 
 
@@ -271,6 +274,8 @@ class Idempotency(Base):
 
 
 class ApiKey(Base):
+    """`quota` replaces some of the settings' limits: {jobs, streams, upload_bytes}."""
+
     __tablename__ = "keys"
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -281,6 +286,35 @@ class ApiKey(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    quota: Mapped[Json] = mapped_column(server_default=text("'{}'"))
+
+
+class LoginSession(Base):
+    """A browser that showed a key: it is as good as that key is now, until `expires_at`."""
+
+    __tablename__ = "sessions"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the cookie")
+    key_sha256: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+
+
+class AuditRow(Base):
+    """Who changed what, when and from where. A trigger refuses to change or remove a row."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(BigInteger, sa.Identity(always=False), primary_key=True)
+    time: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    who: Mapped[str]
+    action: Mapped[str] = mapped_column(comment="method and route, or the command")
+    target: Mapped[str]
+    request_id: Mapped[str | None]
+    address: Mapped[str | None]
+
+    __table_args__ = (Index("ix_audit_who", "who", "id"),)
 
 
 class Worker(Base):

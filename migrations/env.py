@@ -1,4 +1,4 @@
-"""Run by Alembic: applies the steps on the connection that `jobs.admin` hands over. Its version table is ours
+"""Run by Alembic: applies the steps on the connection that `jobs.schema` hands over. Its version table is ours
 alone: Optuna has its own Alembic.
 """
 

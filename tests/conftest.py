@@ -14,7 +14,7 @@ import redis
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import embedded
-from jobs.admin import migrate
+from jobs.schema import migrate
 from jobs.session import sync_engine, sync_sessions
 from jobs.settings import Settings
 

@@ -98,6 +98,7 @@ class Step:
         self.study = open_study(storage, job.id, spec)
         self.num_trials = spec.num_trials
         self.sign = 1 if spec.objective.direction == "maximize" else -1
+        self.prunable = spec.base.split.num_splits == 1  # the mean over folds comes once all of them are trained
         self.timed_out = spec.timeout_seconds is not None and _seconds_of(session, job) > spec.timeout_seconds
 
     def run(self) -> None:
@@ -233,7 +234,7 @@ class Step:
         if child.state not in TERMINAL:
             running = child.state is JobState.RUNNING and child.wanted is Wanted.RUN
             epochs_left = reports and max(reports) < child.spec["trainer"]["max_epochs"]  # else nothing is saved
-            if running and epochs_left and trial.should_prune():
+            if running and epochs_left and self.prunable and trial.should_prune():
                 self._want(child, Wanted.PRUNE)
             return
         value = _value(child)

@@ -23,6 +23,7 @@ from jobs.session import sync_engine, sync_sessions, transaction
 from jobs.settings import Settings
 from worker.clock import die_with_parent
 from worker.heartbeat import Heartbeat
+from worker.janitor import Janitor
 from worker.leftovers import tidy
 from worker.slot import Slot
 from worker.supervisor import Supervisor
@@ -62,6 +63,7 @@ def advance_study(job_id: str) -> None:
 @app.task(name=queue.SWEEP)  # type: ignore[untyped-decorator]
 def sweep() -> None:
     _sweeper().sweep()
+    _janitor().round()
 
 
 @app.task(name=queue.PING)  # type: ignore[untyped-decorator]
@@ -117,6 +119,11 @@ def _sweeper() -> Sweeper:
         publish=_publish,
         tidy=lambda: tidy(settings, _sessions()),
     )
+
+
+@cache
+def _janitor() -> Janitor:
+    return Janitor(settings, _sessions(), _publish)
 
 
 @cache

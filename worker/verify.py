@@ -4,11 +4,13 @@ The expected learning rates and parameter counts are computed from the request a
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
+from atft.spec.days import plan_split
 from atft.spec.job import TrainSpec
 from atft.spec.model import num_parameters
 from atft.spec.training import SchedulerSpec
@@ -24,6 +26,7 @@ OPTIMIZERS: Final = {
     "adamw": ("torch.optim.adamw.AdamW", "exp_avg_sq"),
     "adabelief": ("adabelief_pytorch.AdaBelief.AdaBelief", "exp_avg_var"),
 }
+GPU_ADABELIEF: Final = "atft.train.adabelief.ForeachAdaBelief"
 SCHEDULERS: Final = {
     "constant": "torch.optim.lr_scheduler.ConstantLR",
     "cosine": "torch.optim.lr_scheduler.CosineAnnealingLR",
@@ -59,6 +62,18 @@ class _Threads(_Part):
     os_threads_peak: int
 
 
+class Stretch(_Part):
+    first: str
+    last: str
+    num_days: int
+
+
+class FoldDays(_Part):
+    train: tuple[Stretch, ...]
+    val: tuple[Stretch, ...]
+    test: tuple[Stretch, ...]
+
+
 class _Data(_Part):
     fingerprint: str
     num_features: int
@@ -66,7 +81,14 @@ class _Data(_Part):
     train_days: tuple[str, ...]
     val_days: tuple[str, ...]
     test_days: tuple[str, ...]
+    purged_days: tuple[str, ...] = ()
     embargo_days: int
+    folds: tuple[FoldDays, ...] = ()
+
+
+class _Fold(_Part):
+    lr_by_epoch: tuple[float, ...] = Field(min_length=1)
+    grad_norm_first_step: dict[str, float | None] = Field(min_length=1)
 
 
 class _Module(_Part):
@@ -95,6 +117,7 @@ class Observed(_Part):
     batches_per_epoch: int
     accumulate: int
     seeds: _Seeds
+    folds: tuple[_Fold, ...] = ()
 
 
 def differences(spec: TrainSpec, evidence: Json, *, fingerprint: str | None, threads: int) -> list[str]:
@@ -133,8 +156,6 @@ def _facts(spec: TrainSpec, seen: Observed, fingerprint: str | None, threads: in
     facts: dict[str, tuple[object, object]] = {
         "dataset fingerprint": (fingerprint, seen.data.fingerprint),
         "data.horizons": (spec.data.horizons, seen.data.horizons),
-        "split.val_days": (spec.split.val_days, len(seen.data.val_days)),
-        "split.test_days": (spec.split.test_days, len(seen.data.test_days)),
         "split.embargo_days": (spec.split.embargo_days, seen.data.embargo_days),
         "trainer.compile": (spec.trainer.compile, seen.compiled),
         "trainer.ema_decay": (spec.trainer.ema_decay, seen.ema_decay),
@@ -149,8 +170,6 @@ def _facts(spec: TrainSpec, seen: Observed, fingerprint: str | None, threads: in
             seen.parameters,
         ),
     }
-    if spec.split.train_days is not None:
-        facts["split.train_days"] = (spec.split.train_days, len(seen.data.train_days))
     if spec.resources.device != "auto":
         facts["resources.device"] = (spec.resources.device, seen.device)
     if spec.trainer.precision != "auto":
@@ -158,10 +177,13 @@ def _facts(spec: TrainSpec, seen: Observed, fingerprint: str | None, threads: in
     yield from ((field, asked, found) for field, (asked, found) in facts.items() if asked != found)
     yield from _optimizer(spec, seen)
     yield from _limits(spec, seen, threads)
+    yield from _days(spec, seen) if spec.split.num_splits == 1 else _folds(spec, seen)
 
 
 def _optimizer(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
     kind, state_key = OPTIMIZERS[spec.optimizer.name]
+    if spec.optimizer.name == "adabelief" and seen.device == "cuda":
+        kind = GPU_ADABELIEF
     if seen.optimizer.name != kind:
         yield "optimizer.name", kind, seen.optimizer.name
     if state_key not in seen.optimizer.state_keys:
@@ -175,26 +197,81 @@ def _optimizer(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
             yield "optimizer.weight_decay", spec.optimizer.weight_decay, group.weight_decay
     if seen.scheduler.name != SCHEDULERS[spec.scheduler.name]:
         yield "scheduler.name", SCHEDULERS[spec.scheduler.name], seen.scheduler.name
-    for epoch, found in enumerate(seen.scheduler.lr_by_epoch):
-        expected = learning_rate(spec.scheduler, spec.optimizer.lr, epoch, spec.trainer.max_epochs)
+    yield from _rates(spec, seen.scheduler.lr_by_epoch)
+
+
+def _rates(spec: TrainSpec, lr_by_epoch: tuple[float, ...], where: str = "") -> Iterator[Difference]:
+    for epoch, found in enumerate(lr_by_epoch):
+        phase, first = spec.trainer.phase_of(epoch)
+        rate = phase.lr if phase.lr is not None else spec.optimizer.lr
+        expected = learning_rate(spec.scheduler, rate, epoch - first, phase.epochs)
         if not math.isclose(expected, found, rel_tol=TOLERANCE):
-            yield f"learning rate of epoch {epoch + 1}", expected, found
+            yield f"learning rate of {where}epoch {epoch + 1}", expected, found
+    if len(lr_by_epoch) > spec.trainer.max_epochs:
+        yield f"{where}trainer.max_epochs", spec.trainer.max_epochs, len(lr_by_epoch)
 
 
 def _limits(spec: TrainSpec, seen: Observed, threads: int) -> Iterator[Difference]:
     if seen.device == "cpu" and seen.threads.os_threads_peak > threads + EXTRA_OS_THREADS:
         yield "threads.os_threads_peak", f"at most {threads + EXTRA_OS_THREADS}", seen.threads.os_threads_peak
-    if len(seen.scheduler.lr_by_epoch) > spec.trainer.max_epochs:
-        yield "trainer.max_epochs", spec.trainer.max_epochs, len(seen.scheduler.lr_by_epoch)
     most = spec.trainer.max_steps_per_epoch
     if most is not None and seen.batches_per_epoch > most:
         yield "trainer.max_steps_per_epoch", most, seen.batches_per_epoch
-    days = [*seen.data.train_days, *seen.data.val_days, *seen.data.test_days]
+    norms = {name: module.grad_norm_first_step for name, module in seen.modules.items()}
+    yield from _gradients(spec, norms, len(seen.scheduler.lr_by_epoch))
+
+
+def _gradients(
+    spec: TrainSpec, norms: Mapping[str, float | None], num_epochs: int, where: str = ""
+) -> Iterator[Difference]:
+    """Every module that a phase begun so far trains has shown a gradient."""
+    begun = [spec.trainer.phase_of(epoch)[0] for epoch in range(num_epochs)]
+    trained = {name for phase in begun for name in phase.modules or spec.model.modules}
+    for name, norm in norms.items():
+        if name in trained and not norm:
+            yield f"gradient of {where}module {name} at the first step", "above 0", norm
+
+
+def _days(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
+    data, split = seen.data, spec.split
+    for name, asked, found in (
+        ("train_days", split.train_days, len(data.train_days)),
+        ("val_days", split.val_days, len(data.val_days)),
+        ("test_days", split.test_days, len(data.test_days)),
+    ):
+        if asked is not None and asked != found:
+            yield f"split.{name}", asked, found
+    days = [*data.train_days, *data.val_days, *data.test_days]
     if days != sorted(set(days)):  # ISO dates sort by time
         yield "split", "training, validation and test days one after the other", "days that overlap or go back"
-    for name, module in seen.modules.items():
-        if not module.grad_norm_first_step:
-            yield f"gradient of module {name} at the first step", "above 0", module.grad_norm_first_step
+
+
+def _folds(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
+    """Each fold's days against the split planned again on the days that were used, and its training against the
+    request.
+    """
+    data, window, horizon = seen.data, spec.data.window, max(spec.data.horizons)
+    days = sorted({*data.train_days, *data.val_days, *data.test_days, *data.purged_days})
+    try:
+        plan = plan_split(len(days) + window + horizon, window, horizon, spec.split)
+    except PydanticCustomError as error:
+        yield "split", f"{spec.split.num_splits} folds", f"{len(days)} days: {error.message()}"
+        return
+    for count, what in ((len(data.folds), "folds with days"), (len(seen.folds), "folds trained")):
+        if count != len(plan.folds):
+            yield what, len(plan.folds), count
+    for number, (asked, found) in enumerate(zip(plan.folds, data.folds, strict=False), 1):
+        for role in ("train", "val", "test"):
+            wanted = [_stretch(days, part.start - window + 1, len(part)) for part in getattr(asked, role)]
+            if wanted != list(getattr(found, role)):
+                yield f"{role} days of fold {number}", wanted, list(getattr(found, role))
+    for number, fold in enumerate(seen.folds, 1):
+        yield from _rates(spec, fold.lr_by_epoch, f"fold {number}, ")
+        yield from _gradients(spec, fold.grad_norm_first_step, len(fold.lr_by_epoch), f"fold {number}, ")
+
+
+def _stretch(days: Sequence[str], start: int, length: int) -> Stretch:
+    return Stretch(first=days[start], last=days[start + length - 1], num_days=length)
 
 
 def learning_rate(scheduler: SchedulerSpec, lr: float, epoch: int, max_epochs: int) -> float:

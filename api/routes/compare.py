@@ -129,6 +129,7 @@ def _side(session: Session, job: Job, measure: Measure, *, unique: bool) -> Side
         spec=job.spec,
         fingerprint=job.dataset_fingerprint,
         days=days or None,
+        folds=data.get("folds", []),
         horizons=_horizons(job),
         daily=_daily(session, job, measure) if job.state is JobState.SUCCEEDED else {},
     )

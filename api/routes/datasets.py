@@ -82,7 +82,7 @@ _BODY: Final[dict[str, Any]] = {
     summary="Register a dataset",
     response_description="The job that builds it, queued. `Location` is its address.",
     responses={
-        **problems(400, 413, 415, 507),
+        **problems(413, 415, 507),
         200: {"model": DatasetPlan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
     },
 )
@@ -110,6 +110,7 @@ async def create_dataset(
             "unsupported_media_type",
             f"send application/json or multipart/form-data, not {media_type or 'a body without Content-Type'}",
         )
+    await service.check_upload(who, request)
     async with receive(request, service.settings.uploads_root, service.settings.max_body_bytes) as upload:
         spec, files = _from_upload(upload)
         return await _accept(service, who, response, spec, files, upload, dry_run, idempotency_key)

@@ -10,7 +10,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from api import examples, logs
-from api.auth import Reader
+from api.auth import Principal, Reader
 from api.deps import MAX_INTEGER, JobId, ServiceDep, problems
 from api.errors import Refused
 from api.service import Service
@@ -57,21 +57,21 @@ def _ended(session: Session, after: Mapping[UUID, int]) -> bool:
     return all(job.state in TERMINAL and seq >= job.last_seq for job, seq in jobs)
 
 
-async def _stream(service: Service, request: Request, cursor: Cursor) -> Response:
+async def _stream(service: Service, who: Principal, request: Request, cursor: Cursor) -> Response:
     if await service.database.read(_ended, cursor.after):
         return Response(status_code=204)
     if request.state.method == "HEAD":
         return Response(media_type="text/event-stream", headers=_HEADERS)
-    service.check_streams()
-    return StreamingResponse(_frames(service, cursor), media_type="text/event-stream", headers=_HEADERS)
+    service.check_streams(who)
+    return StreamingResponse(_frames(service, who, cursor), media_type="text/event-stream", headers=_HEADERS)
 
 
-async def _frames(service: Service, cursor: Cursor) -> AsyncIterator[bytes]:
+async def _frames(service: Service, who: Principal, cursor: Cursor) -> AsyncIterator[bytes]:
     async def read(wanted: Mapping[UUID, int]) -> dict[UUID, News]:
         woken.clear()  # before reading: news that come while we read wake us again
         return await service.database.read(look, wanted)
 
-    with service.stream(), service.wakeups.listen(*cursor.after) as woken:
+    with service.stream(who), service.wakeups.listen(*cursor.after) as woken:
         async for frame in events(cursor, read, partial(wait, woken), service.closing):
             yield frame
 
@@ -86,7 +86,7 @@ async def stream_job_events(
     job_id: JobId,
     request: Request,
     service: ServiceDep,
-    _: Reader,
+    who: Reader,
     last_event_id: LastEventId = None,
     after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="like Last-Event-ID, which wins")] = None,
 ) -> Response:
@@ -97,7 +97,7 @@ async def stream_job_events(
     start = after or 0
     if last_event_id:
         start = _seq(last_event_id.strip(), last_event_id)
-    return await _stream(service, request, Cursor(after={job_id: start}))
+    return await _stream(service, who, request, Cursor(after={job_id: start}))
 
 
 @router.get(
@@ -106,7 +106,7 @@ async def stream_job_events(
 async def stream_events(
     request: Request,
     service: ServiceDep,
-    _: Reader,
+    who: Reader,
     job: Annotated[
         list[UUID],
         Query(min_length=1, max_length=MAX_JOBS, description="the jobs; repeatable", examples=[[examples.JOB_ID]]),
@@ -124,7 +124,7 @@ async def stream_events(
                 raise _bad_id(pair) from error
             if job_id in positions:
                 positions[job_id] = _seq(seq, pair)
-    return await _stream(service, request, Cursor(after=positions, many=True))
+    return await _stream(service, who, request, Cursor(after=positions, many=True))
 
 
 @router.get(
@@ -144,7 +144,7 @@ async def get_logs(
     job_id: JobId,
     request: Request,
     service: ServiceDep,
-    _: Reader,
+    who: Reader,
     follow: Annotated[bool, Query(description="stream until the job ends")] = False,
     source: Annotated[
         Literal["record", "process"],
@@ -159,10 +159,10 @@ async def get_logs(
     if request.state.method == "HEAD":
         return PlainTextResponse("")
     if follow:
-        service.check_streams()
+        service.check_streams(who)
     lines: AsyncIterator[str] | AsyncIterator[bytes]
     if source == "record":
-        lines = logs.record(service, job_id, follow=follow)
+        lines = logs.record(service, who, job_id, follow=follow)
     else:
-        lines = logs.process(service, job_id, attempt or job.attempt, follow=follow)
+        lines = logs.process(service, who, job_id, attempt or job.attempt, follow=follow)
     return StreamingResponse(lines, media_type="text/plain; charset=utf-8", headers=_HEADERS)

@@ -1,7 +1,6 @@
 """Is the process alive, can it serve, and what are its figures."""
 
 import asyncio
-import shutil
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
@@ -18,7 +17,8 @@ from api.errors import Unavailable
 from api.schemas import Check, Health
 from api.service import Service
 from jobs import store
-from jobs.admin import MIN_FREE_BYTES, database_revision, head_revision
+from jobs.schema import database_revision, head_revision
+from jobs.settings import free_bytes
 from jobs.states import JobKind, JobState
 from jobs.tables import Job
 
@@ -29,11 +29,14 @@ Verbose = Annotated[
     Query(description="with this parameter, whatever its value, the answer lists each check", examples=["true"]),
 ]
 _NOT_READY: Final[dict[int | str, dict[str, Any]]] = {
-    503: {"model": Health, "description": "Not ready. Retry-After says when to ask again."}
+    400: problems()[400],
+    503: {"model": Health, "description": "Not ready. Retry-After says when to ask again."},
 }
 
 
-@router.get("/livez", response_model_exclude_none=True, summary="Is the process alive")
+@router.get(
+    "/livez", response_model_exclude_none=True, summary="Is the process alive", responses={400: problems()[400]}
+)
 async def get_livez() -> Health:
     """Of this process only: it says nothing of the database or the broker."""
     return Health(status="ok")
@@ -76,11 +79,8 @@ async def _check_workers(service: Service) -> Check:
 async def _check_disk(service: Service) -> Check:
     root = service.settings.run_root
     await asyncio.to_thread(root.mkdir, parents=True, exist_ok=True)
-    free = (await asyncio.to_thread(shutil.disk_usage, root)).free
-    return Check(
-        ok=free >= MIN_FREE_BYTES,
-        detail=f"{free / 1e9:.1f} GB free of the {MIN_FREE_BYTES / 1e9:.0f} GB that are needed at least",
-    )
+    free, least = await asyncio.to_thread(free_bytes, root), service.settings.min_free_bytes
+    return Check(ok=free >= least, detail=f"{free / 1e9:.1f} GB free; {least / 1e9:g} GB are needed at least")
 
 
 # The second value: without it the service cannot serve. A job may be accepted without a broker or a worker: it waits.

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from api import admission, examples
 from api.auth import Principal, Reader, Submitter
+from api.database import AUDITED
 from api.deps import (
     Cursor,
     DryRun,
@@ -52,7 +53,7 @@ TRAIN_EXAMPLES = {
     summary="Submit a training job",
     response_description="The job, queued. `Location` is its address.",
     responses={
-        **problems(400, 413, 415),
+        **problems(413, 415),
         200: {"model": Plan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
     },
 )
@@ -72,7 +73,7 @@ async def submit_train(
     refuse_nul(spec.model_dump(mode="json"))
     admitted = await service.database.read(admission.admit, spec)
     if dry_run:
-        plan = await service.database.read(admission.plan, spec, admitted)
+        plan = await service.database.read(admission.plan, service.settings, spec, admitted)
         return Response(plan.model_dump_json(), media_type="application/json")
     resources = spec.resources
     submitted = await submit(
@@ -224,7 +225,7 @@ async def resume_job(
     dependencies=[Depends(json_body)],
     summary="Change a job's priority",
     response_description="The job as it stands now.",
-    responses=problems(400, 404, 409, 412, 413, 415),
+    responses=problems(404, 409, 412, 413, 415),
 )
 async def set_priority(
     job_id: JobId,
@@ -260,10 +261,15 @@ async def _again(
     def write(session: Session) -> tuple[Job, bool, Position]:
         version = expected_version(if_match)
         identity = None if key is None else (key, body_sha256(store.get(session, job_id).kind, {how: str(job_id)}))
-        made = repetition.repeat(session, job_id, how, by=who.name, expected_version=version, idempotency=identity)
+        made = repetition.repeat(
+            session, job_id, how, by=who.name, expected_version=version, idempotency=identity,
+            max_unfinished=who.limits.jobs,
+        )  # fmt: skip
+        session.info[AUDITED] = f"/jobs/{made.job.id}"
         job, position = with_position(session, made.job)
         return job, made.created, position
 
+    await service.check_disk()
     job, created, position = await service.database.write(write)
     if created:
         await service.announce(job)

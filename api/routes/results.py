@@ -63,7 +63,8 @@ async def get_metrics(
 ) -> MetricsView | Response:
     """Keys are `{split}/{metric}` (the mean over horizons) and `{split}/{metric}@{h}d`; `step` is the 1-based epoch.
 
-    An undefined value is null.
+    With several folds `val.2/…` is of the second one and `val/…` the mean over folds of their best epochs, told at the
+    end. An undefined value is null, and so is a mean that one fold lacks.
     Only rows of the attempt that counts are here: what a lost attempt had written past its last checkpoint is gone.
     """
     job, series = await service.database.read(_series, job_id, name, after_step, max_points)

@@ -41,7 +41,7 @@ PROMOTE_EXAMPLES = {"longer": {"summary": "The best trial, trained for 20 epochs
     summary="Submit a study",
     response_description="The study is stored; its trials follow.",
     responses={
-        **problems(400, 413, 415),
+        **problems(413, 415),
         200: {"model": StudyPlan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
     },
 )
@@ -61,7 +61,7 @@ async def submit_hpo(
     refuse_nul(spec.model_dump(mode="json"))
     study = await service.database.read(studies.admit, spec)
     if dry_run:
-        plan = await service.database.read(studies.plan, study)
+        plan = await service.database.read(studies.plan, service.settings, study)
         return Response(plan.model_dump_json(), media_type="application/json")
     base = study.spec.base
     job, position = await submit(
@@ -129,7 +129,7 @@ def _promote(session: Session, job_id: UUID, promotion: Promotion) -> tuple[Trai
     dependencies=[Depends(json_body)],
     summary="Promote to a full training job",
     response_description="The training job is stored and will run.",
-    responses=problems(400, 404, 409, 413, 415),
+    responses=problems(404, 409, 413, 415),
 )
 async def promote(
     job_id: JobId,

@@ -20,7 +20,7 @@ _templates: Final = Environment(
 )
 _DOCS_CSP: Final = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
-    "frame-ancestors 'none'; base-uri 'none'; object-src 'none'"
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'; object-src 'none'"
 )
 _SWAGGER: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
 

@@ -9,18 +9,23 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from atft.data import features, leaks, market
+from atft.data.assembly import Assembly
 from atft.data.cache import CacheError, read_manifest
-from atft.data.crosssection import CLIP, CrossSection
-from atft.data.files import PanelArrays, publish, scratch_folder, scratch_matrix, write_cache
+from atft.data.crosssection import CLIP
+from atft.data.files import PanelArrays, panel_file, publish, scratch_folder, side_files, synced_entry, write_manifest
 from atft.data.grid import Grid, fill
+from atft.data.pace import BuildStopped, Pace, background
+from atft.data.plan import Plan, make_plan
 from atft.data.profile import profile
-from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest, listing
+from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest
+from atft.data.screens import leak_report
 from atft.data.source import Source, load, source_sha256
 from atft.events import Event, Log, Progress
 from atft.spec.data import DatasetSpec
@@ -30,7 +35,6 @@ __all__ = ["BuildResult", "BuildStopped", "DataError", "build", "fingerprint_of"
 
 REPORT = "report.json"  # {profile, leak_report}: a cache says by itself what was found in its source
 MIN_DAYS, MIN_CODES = 20, 2
-MAX_NULL_SHARE = 0.99
 NORMALISATION = {
     "features": f"per day over valid stocks: (x - median) / (1.4826 MAD), clipped to ±{CLIP:g}; missing is 0; "
     "where the MAD is 0 the standard deviation",
@@ -41,30 +45,11 @@ NORMALISATION = {
 }
 
 
-class BuildStopped(Exception):
-    """The build was asked to stop; nothing is left of it."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildResult:
     manifest: Manifest
     profile: dict[str, object]
     leak_report: dict[str, object]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Plan:
-    """What will be in the cache: built features, the file's own columns across stocks, market-wide columns."""
-
-    built: list[features.Feature]
-    own: list[str]
-    wide: list[str]  # market-wide columns of the file
-    market: dict[str, npt.NDArray[np.float64]]
-    formulas: dict[str, str]
-
-    @property
-    def names(self) -> list[str]:
-        return [*(f.name for f in self.built), *self.own]
 
 
 def fingerprint_of(spec: DatasetSpec, source_sha256: str) -> str:
@@ -82,9 +67,13 @@ def inspect(spec: DatasetSpec) -> dict[str, object]:
     """The schema guess, the profile and what would be built, JSON-ready. Writes nothing. Raises DataError as `build`
     does, leaks aside.
     """
-    source = load(spec)
+    with TemporaryDirectory() as scratch:  # an upload's or the data root's folder is only read
+        return _inspected(load(spec, Path(scratch)), spec)
+
+
+def _inspected(source: Source, spec: DatasetSpec) -> dict[str, object]:
     grid = _grid(source, spec)
-    plan = _plan(source, grid, spec)
+    plan = make_plan(source, grid, spec)
     roles = source.roles
     return {
         "kind": source.kind,
@@ -120,38 +109,34 @@ def build(
     Raises DataError (bad or leaking data, full disk), CacheError (`out` holds something else), BuildStopped (`stop`
     said so).
     """
-
-    def step(ratio: float) -> None:
-        if stop():
-            raise BuildStopped
-        emit(Progress(phase="build", ratio=ratio))
-
     _check_free(out)
-    step(0.0)
-    if known is not None and (found := _known(known / fingerprint_of(spec, source_sha256(spec)))) is not None:
-        emit(Log(level="info", message=f"this content is built already: {found.manifest.fingerprint}"))
-        emit(Progress(phase="build", ratio=1.0))
-        return found
-    source = load(spec)
-    step(0.1)
-    grid = _grid(source, spec)
-    plan = _plan(source, grid, spec)
-    about = profile(source) | {"num_filled_rows": int((~grid.valid).sum())}
-    for warning in about["warnings"]:  # type: ignore[attr-defined]  # profile's own list of strings
-        emit(Log(level="warning", message=warning))
-    step(0.2)
+    pace = Pace(emit, stop)
+    if known is not None:
+        pace.stage("hashing the source", 0.05)
+        found = _known(known / fingerprint_of(spec, pace.during(lambda: source_sha256(spec))))
+        if found is not None:
+            emit(Log(level="info", message=f"this content is built already: {found.manifest.fingerprint}"))
+            emit(Progress(phase="build", ratio=1.0))
+            return found
     try:
         with scratch_folder(out) as folder, scratch_folder(out) as scratch:
-            panel, report = _arrays(source, grid, plan, spec, scratch, step)
-            manifest = _write(folder, panel, source, plan, spec, grid)
+            source = load(spec, scratch, pace)
+            pace.stage("calendar", 0.25, source.table.num_rows)
+            grid = pace.during(lambda: _grid(source, spec))
+            plan = pace.during(lambda: make_plan(source, grid, spec))
+            about = pace.during(lambda: profile(source)) | {"num_filled_rows": int((~grid.valid).sum())}
+            for warning in about["warnings"]:  # type: ignore[attr-defined]  # profile's own list of strings
+                emit(Log(level="warning", message=warning))
+            manifest, report = _fill(folder, source, grid, plan, spec, pace)
+            for warning in report["warnings"]:  # type: ignore[attr-defined]  # leak_report's own list of strings
+                emit(Log(level="warning", message=warning))
             (folder / "graphs").mkdir()
             _write_report(folder, {"profile": about, "leak_report": report})
-            step(0.95)
             _publish(folder, out, manifest)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DataError(
-                f"the disk is full: {error.strerror}; free some space and submit again", Reason.DISK_FULL
+                f"the disk is full ({os.strerror(error.errno)}); free some space and submit again", Reason.DISK_FULL
             ) from error
         raise
     emit(Progress(phase="build", ratio=1.0))
@@ -195,160 +180,66 @@ def _grid(source: Source, spec: DatasetSpec) -> Grid:
     return grid
 
 
-def _plan(source: Source, grid: Grid, spec: DatasetSpec) -> _Plan:
-    built = (
-        features.feature_set([r for r in ("open", "high", "low", "close", "volume") if source.has(r)])
-        if source.kind == "prices" and spec.build_features
-        else []
-    )
-    built_names = [f.name for f in built]
-    clash = [n for n in source.extra if n in built_names]
-    if clash:
-        raise DataError(
-            f"columns {clash} have the names of built features: rename them, or set build_features to false"
-        )
-    listed = source.roles.listed
-    if listed is not None and (missing := [n for n in listed if n not in built_names and n not in source.extra]):
-        raise DataError(f"missing features {missing}: there are {listing([*built_names, *source.extra], 40)}")
-    extra = [n for n in source.extra if listed is None or n in listed]
-    useless = _useless(source.frame, extra)
-    if listed is not None and useless:
-        raise DataError(
-            f"features {sorted(useless)} are constant or at least {MAX_NULL_SHARE:.0%} empty: leave them out"
-        )
-    source.warnings += [f"column {n!r} is not a feature: it is {why}" for n, why in useless.items()]
-    extra = [n for n in extra if n not in useless]
-    wide = _market_wide(source.frame, extra)
-    raw = (
-        {}
-        if source.kind == "planted" or not source.has("close")
-        else market.derived(grid.returns, grid.valid, grid.day_index, len(grid.days))
-    )
-    raw |= {n: grid.day_values(source, n) for n in wide} | market.brought(source.market, grid.days)
-    own = [n for n in extra if n not in wide]
-    if listed is not None:
-        built = [f for f in built if f.name in listed]
-        own = [n for n in listed if n in own]
-    doubled = [n for n in raw if n in own or n in built_names or (n in market.DERIVED and n in wide)]
-    if doubled:
-        raise DataError(f"market columns {doubled} have the names of other columns: rename them")
-    if not built and not own:
-        raise DataError("no feature is left: bring numeric columns, or set build_features to true on a price panel")
-    formulas = (
-        {f.name: f.formula for f in built}
-        | dict.fromkeys((*own, *wide), "the file's own column")
-        | {n: market.DERIVED[n] for n in raw if n in market.DERIVED}
-    )
-    values = {n: market.past_normalised(x) for n, x in raw.items()}
-    return _Plan(built=built, own=own, wide=wide, market=values, formulas=formulas)
-
-
-def _useless(frame: pl.DataFrame, names: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for n in names:
-        series = frame[n]
-        if series.null_count() >= MAX_NULL_SHARE * len(series):
-            found[n] = f"{series.null_count() / len(series):.0%} empty"
-        elif series.min() == series.max():
-            found[n] = "constant"
-    return found
-
-
-def _market_wide(frame: pl.DataFrame, names: list[str]) -> list[str]:
-    """Columns with one value a day: a z-score across stocks would erase them."""
-    if not names:
-        return []
-    same = (
-        frame.group_by("@date")
-        .agg(
-            *((pl.col(n).max() == pl.col(n).min()).fill_null(value=True).alias(f"{n}=") for n in names),
-            *((pl.col(n).count() > 1).alias(f"{n}+") for n in names),
-        )
-        .select((pl.col(f"{n}=").all() & pl.col(f"{n}+").any()).alias(n) for n in names)
-        .row(0)
-    )
-    return [n for n, flag in zip(names, same, strict=True) if flag]
-
-
-def _arrays(
-    source: Source, grid: Grid, plan: _Plan, spec: DatasetSpec, scratch: Path, step: Callable[[float], None]
-) -> tuple[PanelArrays, dict[str, object]]:
-    matrix = scratch_matrix(scratch, "features", len(grid.day_index), len(plan.names))
-    section = CrossSection(grid.day_index, grid.day_offsets, grid.day_rows, grid.valid)
-    if source.kind == "features":
-        frame = features.with_beta(grid.frame.with_columns(pl.Series("return", grid.returns).fill_nan(None)))
-        targets = np.stack([grid.scatter(source.frame[f"@target_{h}d"]) for h in spec.horizons], axis=1).astype(
-            np.float32
-        )
-    else:
-        frame = features.with_returns(grid.frame)
-        targets = features.forward_returns(frame, spec.horizons)
-    for start, block in features.blocks(frame, plan.built):
-        for j, column in enumerate(block.iter_columns(), start):
-            matrix[:, j] = section.normalised(column.cast(pl.Float64).fill_null(float("nan")).to_numpy())
-        step(0.2 + 0.5 * (start + block.width) / len(plan.names))
-    for j, name in enumerate(plan.own, len(plan.built)):
-        matrix[:, j] = section.normalised(grid.scatter(source.frame[name]))
-        step(0.2 + 0.5 * (j + 1) / len(plan.names))
+def _fill(
+    folder: Path, source: Source, grid: Grid, plan: Plan, spec: DatasetSpec, pace: Pace
+) -> tuple[Manifest, dict[str, object]]:
+    """All files of the cache, in `folder`; the manifest and the leak report."""
+    rows = len(grid.day_index)
+    pace.stage("targets", 0.3, rows)
+    frame, targets = pace.during(lambda: _targets(source, grid, spec))
     panel = PanelArrays(
         days=grid.days,
         codes=grid.codes,
         sectors=grid.sectors,
         day_index=grid.day_index,
+        day_offsets=grid.day_offsets,
+        day_rows=grid.day_rows,
         code_index=grid.code_index,
         sector_index=grid.sector_index,
         valid=grid.valid,
         in_universe=grid.in_universe,
-        features=matrix,
         targets=targets,
         returns=grid.returns.astype(np.float32),
         beta=frame["beta"].to_numpy().astype(np.float32),
     )
-    report = _leak_report(grid, plan, spec, panel)
-    step(0.8)
-    return panel, report
-
-
-def _leak_report(grid: Grid, plan: _Plan, spec: DatasetSpec, panel: PanelArrays) -> dict[str, object]:
-    """Raises DataError(leak_suspected) for features that are neither allowed nor, on planted panels, meant to be
-    strong.
-    """
-    unknown = [n for n in spec.allow_leaks if n not in plan.names and n not in plan.wide]
-    if unknown:
-        raise DataError(
-            f"allow_leaks names {unknown}, which are not features of this dataset; they are {listing(plan.names, 40)}"
+    manifest = _manifest(source, plan, spec, grid)
+    matrix = pace.during(lambda: panel_file(folder, manifest, panel))
+    pace.stage("features", 0.8, rows)
+    with Assembly(grid, matrix, pace) as assembly:
+        assembly.compute(frame, plan.built)
+        assembly.read(source, plan.own)
+    del frame
+    pace.stage("hashing and screening", 0.99, rows)
+    panel_entry = background(lambda: synced_entry(folder / "panel.arrow"))
+    report = pace.during(
+        lambda: leak_report(
+            source,
+            grid,
+            spec,
+            names=plan.names,
+            brought=[*plan.own, *plan.wide],
+            matrix=matrix,
+            targets=targets,
         )
-    report = leaks.suspects(
-        panel.features,
-        panel.targets,
-        grid.valid & grid.in_universe,
-        grid.day_offsets,
-        grid.day_rows,
-        plan.names,
-        spec.horizons,
     )
-    named = leaks.named_like_targets([*plan.own, *plan.wide])
-    suspected: list[dict[str, object]] = report["suspected"]  # type: ignore[assignment]  # leaks.suspects' own list
-    strong = [s for s in suspected if s["feature"] not in spec.allow_leaks]
-    report |= {"named_like_targets": named, "allowed": list(spec.allow_leaks)}
-    if spec.planted is not None and spec.planted.mode != "leak":
-        return report
-    refused = [f"{n!r} is named like a target" for n in named if n not in spec.allow_leaks]
-    refused += [
-        f"{s['feature']!r} has a mean daily RankIC of {s['rank_ic']:+.3f} with the {s['horizon']}-day target"
-        for s in strong
-    ]
-    if refused:
-        raise DataError(
-            f"features that seem to know the future: {'; '.join(refused)} (limit {leaks.LIMIT}). "
-            "Remove them, or list those you vouch for in allow_leaks",
-            Reason.LEAK_SUSPECTED,
-        )
-    return report
+    names = pace.during(lambda: side_files(folder, manifest, panel, _wide(plan, grid), _oracle(source, grid)))
+    entries = {"panel.arrow": pace.wait(panel_entry), **{n: synced_entry(folder / n) for n in names}}
+    return write_manifest(folder, manifest, entries), report
 
 
-def _write(folder: Path, panel: PanelArrays, source: Source, plan: _Plan, spec: DatasetSpec, grid: Grid) -> Manifest:
-    manifest = Manifest(
+def _targets(source: Source, grid: Grid, spec: DatasetSpec) -> tuple[pl.DataFrame, npt.NDArray[np.float32]]:
+    """The grid's rows with returns and beta, and forward returns, [row, horizon]."""
+    if source.kind != "features":
+        frame = features.with_returns(grid.frame.with_columns(pl.Series("sector", grid.sector_index)))
+        return frame, features.forward_returns(frame, spec.horizons)
+    targets = np.empty((len(grid.day_index), len(spec.horizons)), np.float32)
+    for k, h in enumerate(spec.horizons):
+        targets[:, k] = grid.scatter(source.frame[f"@target_{h}d"])
+    return features.with_beta(grid.frame.with_columns(pl.Series("return", grid.returns).fill_nan(None))), targets
+
+
+def _manifest(source: Source, plan: Plan, spec: DatasetSpec, grid: Grid) -> Manifest:
+    return Manifest(
         format_version=FORMAT_VERSION,
         feature_names=tuple(plan.names),
         market_names=tuple(plan.market),
@@ -363,16 +254,19 @@ def _write(folder: Path, panel: PanelArrays, source: Source, plan: _Plan, spec: 
         feature_formulas=plan.formulas,
         calendar=Calendar(first_day=str(grid.days[0]), last_day=str(grid.days[-1]), num_days=len(grid.days)),
     )
-    wide = (
-        np.stack(list(plan.market.values()), axis=1).astype(np.float32)
-        if plan.market
-        else np.zeros((len(grid.days), 0), np.float32)
-    )
-    oracle = None
-    if source.oracle is not None and source.planted_days is not None:
-        at = np.searchsorted(source.planted_days, grid.days)[grid.day_index]
-        oracle = {name: np.ascontiguousarray(values[at, grid.code_index]) for name, values in source.oracle.items()}
-    return write_cache(folder, manifest, panel, wide, oracle)
+
+
+def _wide(plan: Plan, grid: Grid) -> npt.NDArray[np.float32]:
+    if not plan.market:
+        return np.zeros((len(grid.days), 0), np.float32)
+    return np.stack(list(plan.market.values()), axis=1).astype(np.float32)
+
+
+def _oracle(source: Source, grid: Grid) -> dict[str, npt.NDArray[np.float32]] | None:
+    if source.oracle is None or source.planted_days is None:
+        return None
+    at = np.searchsorted(source.planted_days, grid.days)[grid.day_index]
+    return {name: np.ascontiguousarray(values[at, grid.code_index]) for name, values in source.oracle.items()}
 
 
 def _check_free(out: Path) -> None:

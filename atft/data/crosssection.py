@@ -2,68 +2,161 @@
 nothing that comes later.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Bool, Float, Float32, Int
 
 CLIP = 5.0
 MAD_SCALE = 1.4826  # of a normal distribution's standard deviation
 TINY = 1e-12
+CHUNK_CELLS = 1 << 20  # sorted at once
+PIECE_CELLS = 1 << 15  # scaled at once: stays in a core's cache
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Days:
+    """A run of days and the rows that are theirs; `used`, [day, widest], is None where every cell is a valid row."""
+
+    rows: slice
+    counts: npt.NDArray[np.int64]  # rows of each day
+    used: npt.NDArray[np.bool_] | None
+    valid: npt.NDArray[np.bool_] | None  # of the rows; None: all
 
 
 class CrossSection:
-    """The layout of a panel by day, computed once. Only valid rows enter the median and the MAD; all rows are
-    normalised by them.
+    """The layout of a panel by day, computed once; rows are in day order. Only valid rows enter the median and the MAD;
+    all rows are normalised by them.
     """
 
-    def __init__(
-        self,
-        day_index: Int[np.ndarray, " row"],
-        day_offsets: Int[np.ndarray, " day1"],
-        day_rows: Int[np.ndarray, " row"],
-        valid: Bool[np.ndarray, " row"],
-    ) -> None:
-        self._shape = (len(day_offsets) - 1, int(np.diff(day_offsets).max()))
-        place = np.empty(len(day_rows), np.int64)
-        place[day_rows] = np.arange(len(day_rows))
-        self._day = day_index
-        self._cell = day_index * np.int64(self._shape[1]) + place - day_offsets[day_index]
-        self._valid = valid
+    def __init__(self, day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row"]) -> None:
+        self._chunks = list(_chunks(day_offsets, valid))
 
-    def normalised(self, values: Float[np.ndarray, " row"]) -> Float32[np.ndarray, " row"]:
+    def normalise(self, values: Float[np.ndarray, " row"], out: Float32[np.ndarray, " row"]) -> None:
         """(x - median) / (1.4826 MAD), clipped to ±5; where the MAD is 0 the standard deviation (ddof 0); 0 where that
-        is 0 too or x is missing.
+        is 0 too or x is missing. Infinite is missing. `out` may be `values`.
         """
-        known = np.isfinite(values)
-        dense = np.full(self._shape, np.nan)
-        used = known & self._valid
-        dense.reshape(-1)[self._cell[used]] = values[used]
-        median = _row_medians(dense)
-        dense -= median[:, None]
-        scale = MAD_SCALE * _row_medians(np.abs(dense))
-        flat = np.flatnonzero(~(scale > TINY))
-        if len(flat):
-            scale[flat] = _row_std(dense[flat])
-        usable = scale > TINY
-        inverse = np.divide(1.0, scale, out=np.zeros(len(scale)), where=usable)
-        with np.errstate(over="ignore"):
-            result = (np.where(known, values, 0.0) - np.nan_to_num(median)[self._day]) * inverse[self._day]
-        return np.where(known, np.clip(result, -CLIP, CLIP), 0.0).astype(np.float32)
+        for chunk in self._chunks:
+            x = values[chunk.rows]
+            if not (np.isfinite(x.min()) and np.isfinite(x.max())):
+                x = np.where(np.isfinite(x), x, np.asarray(np.nan, x.dtype))
+            centre, inverse = _centre_and_scale(_ordered(x, chunk))
+            _scale(x, chunk.counts, centre, inverse, out[chunk.rows])
 
 
-def _row_medians(dense: Float[np.ndarray, "day stock"]) -> Float[np.ndarray, " day"]:
-    """Medians of the rows' finite values; NaN for a row without any."""
-    count = np.isfinite(dense).sum(axis=1)
-    ordered = np.sort(dense, axis=1)  # NaN sorts last
-    row = np.arange(len(dense))
-    low, high = ordered[row, np.maximum(count - 1, 0) // 2], ordered[row, np.minimum(count // 2, dense.shape[1] - 1)]
-    return np.where(count > 0, (low + high) / 2, np.nan)
+def _chunks(day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row"]) -> Iterator[_Days]:
+    counts = np.diff(day_offsets).astype(np.int64)
+    first = 0
+    while first < len(counts):
+        last, widest = first + 1, counts[first]
+        while last < len(counts):  # a fat day among thin ones would make a chunk of mostly nothing
+            wider = max(widest, counts[last])
+            cells = wider * (last + 1 - first)
+            if cells > CHUNK_CELLS or cells > 2 * (day_offsets[last + 1] - day_offsets[first]) + PIECE_CELLS:
+                break
+            last, widest = last + 1, wider
+        rows = slice(int(day_offsets[first]), int(day_offsets[last]))
+        own, mask = counts[first:last], valid[rows]
+        used = None
+        if (own != widest).any() or not mask.all():
+            there = np.arange(widest) < own[:, None]
+            used = there.copy()
+            used[there] = mask
+        yield _Days(rows=rows, counts=own, used=used, valid=None if mask.all() else mask)
+        first = last
 
 
-def _row_std(dense: Float[np.ndarray, "day stock"]) -> Float[np.ndarray, " day"]:
-    known = np.isfinite(dense)
+def _ordered(x: Float[np.ndarray, " row"], chunk: _Days) -> Float[np.ndarray, "day stock"]:
+    """The valid values of each day in order, NaN last."""
+    if chunk.used is None:
+        return np.sort(x.reshape(len(chunk.counts), -1), axis=1)
+    dense = np.full(chunk.used.shape, np.nan, x.dtype)
+    dense[chunk.used] = x if chunk.valid is None else x[chunk.valid]
+    dense.sort(axis=1)
+    return dense
+
+
+def _centre_and_scale(
+    ordered: Float[np.ndarray, "day stock"],
+) -> tuple[Float[np.ndarray, " day"], Float[np.ndarray, " day"]]:
+    """Median and 1/scale of each day, 0 where there is nothing to scale by."""
+    days, width = ordered.shape
+    row = np.arange(days)
+    count = np.full(days, width)
+    if np.isnan(ordered[:, -1]).any():
+        count -= np.isnan(ordered).sum(axis=1)
+    some = count > 0
+    last = np.maximum(count - 1, 0)
+    low, high = last // 2, np.minimum(count // 2, last)
+    centre = np.where(some, (ordered[row, low].astype(np.float64) + ordered[row, high]) / 2, 0.0)
+    scale = MAD_SCALE * (_nearest(ordered, count, centre, low) + _nearest(ordered, count, centre, high)) / 2
+    flat = np.flatnonzero(~(scale > TINY) & some)
+    if len(flat):
+        scale[flat] = _row_std(ordered[flat] - centre[flat, None])
+    usable = some & (scale > TINY)
+    return centre, np.divide(1.0, scale, out=np.zeros(days), where=usable)
+
+
+def _nearest(
+    ordered: Float[np.ndarray, "day stock"],
+    count: Int[np.ndarray, " day"],
+    centre: Float[np.ndarray, " day"],
+    rank: Int[np.ndarray, " day"],
+) -> Float[np.ndarray, " day"]:
+    """The `rank`-th smallest (from 0) of |x - centre| in each row, without sorting again: the rank + 1 values nearest
+    to the centre stand side by side in the ordered row, so that their first one is found by bisection.
+    """
+    row = np.arange(len(ordered))
+    low, end = np.zeros(len(ordered), np.int64), count - rank
+    high = end.copy()
+    while (low < high).any():
+        middle = np.minimum((low + high) // 2, end - 1)
+        above = ordered[row, middle + rank] - centre >= centre - ordered[row, middle]
+        open_ = low < high
+        high = np.where(open_ & above, middle, high)
+        low = np.where(open_ & ~above, middle + 1, low)
+    right = ordered[row, np.minimum(low, end - 1) + rank] - centre
+    left = centre - ordered[row, np.maximum(low - 1, 0)]
+    right = np.where(low < end, right, np.inf)
+    return np.asarray(np.minimum(right, np.where(low > 0, left, np.inf)), dtype=np.float64)
+
+
+def _row_std(centred: Float[np.ndarray, "day stock"]) -> Float[np.ndarray, " day"]:
+    known = np.isfinite(centred)
     count = np.maximum(known.sum(axis=1), 1)
-    values = np.where(known, dense, 0.0)
+    values = np.where(known, centred, 0.0)
     mean = values.sum(axis=1) / count
     return np.asarray(
         np.sqrt((np.where(known, values - mean[:, None], 0.0) ** 2).sum(axis=1) / count), dtype=np.float64
     )
+
+
+def _scale(
+    x: Float[np.ndarray, " row"],
+    counts: Int[np.ndarray, " day"],
+    centre: Float[np.ndarray, " day"],
+    inverse: Float[np.ndarray, " day"],
+    out: Float32[np.ndarray, " row"],
+) -> None:
+    """clip((x - centre) * inverse) by day, in float64 and a few days at a time; NaN becomes 0."""
+    ends = np.cumsum(counts)
+    first = start = 0
+    while first < len(counts):
+        last = max(first + 1, int(np.searchsorted(ends, start + PIECE_CELLS, side="right")))
+        stop = int(ends[last - 1])
+        own = counts[first:last]
+        piece, target = x[start:stop], out[start:stop]
+        if (own == own[0]).all():
+            shape = (last - first, int(own[0]))
+            score = piece.reshape(shape) - centre[first:last, None]
+            score *= inverse[first:last, None]
+        else:
+            score = piece - np.repeat(centre[first:last], own)
+            score *= np.repeat(inverse[first:last], own)
+        np.clip(score, -CLIP, CLIP, out=score)
+        target[:] = score.reshape(-1)
+        if len(target) and np.isnan(target.min()):
+            target[np.isnan(target)] = 0.0
+        first, start = last, stop

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 import numpy as np
@@ -18,6 +21,8 @@ from jaxtyping import Bool, Float, Int
 from atft.data.schema import Days, FileEntry, Manifest
 
 METADATA_KEY = b"atft"
+# Without it the kernel would reserve memory for a private map of any size; mmap names it from Python 3.13 on.
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,11 +33,12 @@ class PanelArrays:
     codes: tuple[str, ...]
     sectors: tuple[str, ...]
     day_index: Int[np.ndarray, " row"]
+    day_offsets: Int[np.ndarray, " day1"]
+    day_rows: Int[np.ndarray, " row"]
     code_index: Int[np.ndarray, " row"]
     sector_index: Int[np.ndarray, " row"]
     valid: Bool[np.ndarray, " row"]
     in_universe: Bool[np.ndarray, " row"]
-    features: Float[np.ndarray, "row feature"]
     targets: Float[np.ndarray, "row horizon"]
     returns: Float[np.ndarray, " row"]
     beta: Float[np.ndarray, " row"]
@@ -57,44 +63,83 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def scratch_matrix(folder: Path, name: str, rows: int, columns: int) -> npt.NDArray[np.float32]:
-    """A [rows, columns] float32 array in a mapped file: the kernel may page it out, unlike anonymous memory. Raises
-    OSError on a full disk.
+def panel_file(folder: Path, manifest: Manifest, panel: PanelArrays) -> npt.NDArray[np.float32]:
+    """Write panel.arrow but for its features; returns them, [row, feature], mapped, to be filled in place: several GB
+    are then written once and never in anonymous memory. Raises OSError on a full disk.
     """
-    with (folder / name).open("wb") as file:
+    rows, width = len(panel.day_index), len(manifest.feature_names)
+    path = folder / "panel.arrow"
+    # Address space only: no page of it is ever touched.
+    room = pa.py_buffer(mmap.mmap(-1, rows * width * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE))
+    lists = pa.FixedSizeListArray.from_arrays(pa.Array.from_buffers(pa.float32(), rows * width, [None, room]), width)
+    with path.open("wb") as file:
+        sink = _Sink(file, room)
+        _write_to(sink, _panel_columns(panel, lists), _metadata(manifest))
+        if sink.at is None:
+            raise RuntimeError("pyarrow has not passed the features on as they are")
         # Filling a hole through a map on a full disk is a SIGBUS; taking the space first is an ordinary error.
-        os.posix_fallocate(file.fileno(), 0, max(1, rows * columns * 4))
-    matrix: npt.NDArray[np.float32] = np.memmap(folder / name, dtype=np.float32, mode="r+", shape=(rows, columns))
+        os.posix_fallocate(file.fileno(), sink.at, rows * width * 4)
+    matrix: npt.NDArray[np.float32] = np.memmap(path, np.float32, "r+", sink.at, (rows, width))
     return matrix
 
 
-def write_cache(
+class _Sink:
+    """A file that leaves out the bytes of `room` and remembers where they belong."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes], room: pa.Buffer) -> None:
+        self._file, self._room = file, room
+        self.at: int | None = None
+
+    def write(self, data: pa.Buffer | bytes) -> None:
+        if isinstance(data, pa.Buffer) and data.address == self._room.address and data.size == self._room.size:
+            self.at = self._file.tell()
+            self._file.seek(data.size, os.SEEK_CUR)
+        else:
+            self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+
+def side_files(
     folder: Path,
     manifest: Manifest,
     panel: PanelArrays,
     market: Float[np.ndarray, "day column"],
     oracle: Mapping[str, Float[np.ndarray, "row horizon"]] | None,
-) -> Manifest:
-    """Write all files of a cache into `folder`; returns the manifest with their hashes, which is also written."""
-    metadata = {
-        METADATA_KEY: json.dumps(
-            manifest.model_dump(mode="json", exclude={"files"}), separators=(",", ":"), ensure_ascii=False
-        ).encode()
-    }
-    names = ["panel.arrow", "days.arrow", "market.arrow"]
-    _write(folder / "panel.arrow", _panel_columns(panel), metadata)
+) -> list[str]:
+    """Write all that is beside panel.arrow but the manifest; returns the names."""
+    metadata = _metadata(manifest)
     _write(folder / "days.arrow", _day_columns(panel), metadata)
-    dates = _dates(panel.days)
     columns = {name: pa.array(np.ascontiguousarray(market[:, j])) for j, name in enumerate(manifest.market_names)}
-    _write(folder / "market.arrow", {"date": dates, **columns}, metadata)
-    if oracle is not None:
-        _write(folder / "oracle.arrow", {name: _lists(values) for name, values in oracle.items()}, metadata)
-        names.append("oracle.arrow")
-    whole = manifest.model_copy(
-        update={
-            "files": {n: FileEntry(sha256=sha256_of(folder / n), size_bytes=(folder / n).stat().st_size) for n in names}
-        }
-    )
+    _write(folder / "market.arrow", {"date": _dates(panel.days), **columns}, metadata)
+    if oracle is None:
+        return ["days.arrow", "market.arrow"]
+    _write(folder / "oracle.arrow", {name: _lists(values) for name, values in oracle.items()}, metadata)
+    return ["days.arrow", "market.arrow", "oracle.arrow"]
+
+
+def synced_entry(path: Path) -> FileEntry:
+    """On the disk for good, and its hash."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size)
+
+
+def write_manifest(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> Manifest:
+    """The cache is whole with it. Returns the manifest with `files`."""
+    whole = manifest.model_copy(update={"files": dict(files)})
     with (folder / "manifest.json").open("w", encoding="utf-8") as file:
         file.write(whole.model_dump_json(indent=1))
         file.flush()
@@ -128,21 +173,28 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _metadata(manifest: Manifest) -> dict[bytes, bytes]:
+    body = manifest.model_dump(mode="json", exclude={"files"})
+    return {METADATA_KEY: json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()}
+
+
 def _write(path: Path, columns: Mapping[str, pa.Array], metadata: dict[bytes, bytes]) -> None:
-    schema = pa.schema(
-        [pa.field(name, array.type, nullable=name == "sector") for name, array in columns.items()], metadata=metadata
-    )
-    batch = pa.record_batch(list(columns.values()), schema=schema)
-    with (
-        pa.OSFile(str(path), "wb") as sink,
-        pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression=None)) as writer,
-    ):
-        writer.write_batch(batch)
+    with pa.OSFile(str(path), "wb") as sink:
+        _write_to(sink, columns, metadata)
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _panel_columns(panel: PanelArrays) -> dict[str, pa.Array]:
+def _write_to(sink: object, columns: Mapping[str, pa.Array], metadata: dict[bytes, bytes]) -> None:
+    schema = pa.schema(
+        [pa.field(name, array.type, nullable=name == "sector") for name, array in columns.items()], metadata=metadata
+    )
+    batch = pa.record_batch(list(columns.values()), schema=schema)
+    with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression=None)) as writer:
+        writer.write_batch(batch)
+
+
+def _panel_columns(panel: PanelArrays, features: pa.Array) -> dict[str, pa.Array]:
     missing = panel.sector_index < 0
     sectors = pa.array(np.where(missing, 0, panel.sector_index).astype(np.int32), mask=missing)
     return {
@@ -153,7 +205,7 @@ def _panel_columns(panel: PanelArrays) -> dict[str, pa.Array]:
         "sector": pa.DictionaryArray.from_arrays(sectors, pa.array(panel.sectors, pa.string())),
         "valid": pa.array(panel.valid),
         "in_universe": pa.array(panel.in_universe),
-        "features": _lists(panel.features),
+        "features": features,
         "targets": _lists(panel.targets),
         "returns": pa.array(panel.returns.astype(np.float32)),
         "beta": pa.array(panel.beta.astype(np.float32)),
@@ -161,9 +213,8 @@ def _panel_columns(panel: PanelArrays) -> dict[str, pa.Array]:
 
 
 def _day_columns(panel: PanelArrays) -> dict[str, pa.Array]:
-    rows = np.argsort(panel.day_index, kind="stable").astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(panel.day_index, minlength=len(panel.days)))]).astype(np.int64)
-    return {"date": _dates(panel.days), "rows": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(rows))}
+    rows = pa.LargeListArray.from_arrays(pa.array(panel.day_offsets), pa.array(panel.day_rows))
+    return {"date": _dates(panel.days), "rows": rows}
 
 
 def _dates(days: Days) -> pa.Array:

@@ -40,11 +40,9 @@ class Grid:
 
     def day_values(self, source: Source, name: str) -> npt.NDArray[np.float64]:
         """A market-wide column of the source by day, [T]."""
-        out = np.full(len(self.days), np.nan)
-        values = self.scatter(source.frame[name])
-        known = np.isfinite(values)
-        out[self.day_index[known]] = values[known]
-        return out
+        daily = source.extra[name].daily
+        assert daily is not None  # noqa: S101 - only market-wide columns are asked for
+        return daily[np.searchsorted(source.days, self.days)]
 
 
 def scatter(series: pl.Series, place: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.float64]:
@@ -60,13 +58,12 @@ def fill(source: Source) -> Grid:
     """
     frame = source.frame
     present = frame["@close"].is_not_null().to_numpy() if source.has("close") else np.ones(frame.height, np.bool_)
-    days = np.unique(frame["@date"].to_numpy()[present]).astype("datetime64[D]")
-    kept = frame.filter(pl.Series(present))
-    codes = tuple(kept["@code"].unique().sort().to_list())
-    code = frame["@code"].replace_strict(codes, np.arange(len(codes)), default=-1, return_dtype=pl.Int32).to_numpy()
-    dates = frame["@date"].to_numpy().astype("datetime64[D]")
-    day = np.searchsorted(days, dates)
-    on_calendar = (day < len(days)) & (days[np.minimum(day, len(days) - 1)] == dates)
+    day, on_calendar, used_days = _numbered(source.day_numbers(), present)
+    days = source.days[used_days]
+    run = frame["@code"].rle_id().to_numpy().astype(np.int64)
+    code, _, used_codes = _numbered(run, present)
+    first_rows = np.flatnonzero(np.diff(run, prepend=-1))[used_codes]
+    codes = tuple(frame["@code"].gather(first_rows).to_list())
     first, last = np.full(len(codes), len(days)), np.full(len(codes), -1)
     np.minimum.at(first, code[present], day[present])
     np.maximum.at(last, code[present], day[present])
@@ -84,7 +81,7 @@ def fill(source: Source) -> Grid:
     table = pl.DataFrame({"code": code_index, "day": day_index, "valid": valid})
     if source.has("close"):
         table = _priced(source, table, place, latest, valid)
-    counts = np.bincount(day_index, minlength=len(days))
+    day_offsets, day_rows = by_day(day_index, len(days))
     return Grid(
         days=days,
         codes=codes,
@@ -95,11 +92,30 @@ def fill(source: Source) -> Grid:
         valid=valid,
         in_universe=_members(source, days, codes, day_index, code_index, place, latest),
         returns=_returns(source, table, place, offsets),
-        day_offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        day_rows=np.argsort(day_index, kind="stable").astype(np.int64),
+        day_offsets=day_offsets,
+        day_rows=day_rows,
         place=place,
         frame=table,
     )
+
+
+def _numbered(
+    group: npt.NDArray[np.int64], present: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Groups (0, 1, …) with a row that is present get new, dense numbers: of each row (-1: of no such group), whether
+    it has one, and the old numbers of the groups that are left.
+    """
+    left = np.bincount(group[present], minlength=int(group.max()) + 1) > 0
+    number = np.where(left, np.cumsum(left) - 1, -1)[group]
+    return number, number >= 0, np.flatnonzero(left)
+
+
+def by_day(day_index: npt.NDArray[np.int32], num_days: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The rows of each day, one after the other: where each day begins, [T+1], and the rows, [R]."""
+    # NumPy sorts 16-bit numbers by radix, several times faster.
+    key = day_index.astype(np.int16) if num_days < np.iinfo(np.int16).max else day_index
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(day_index, minlength=num_days))]).astype(np.int64)
+    return offsets, np.argsort(key, kind="stable").astype(np.int64)
 
 
 def _priced(

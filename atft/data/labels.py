@@ -2,8 +2,9 @@
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import special, stats
+from scipy import special
 
+from atft.metrics.rank import average_ranks
 from atft.spec.data import Target
 
 
@@ -28,7 +29,7 @@ def day_labels(
         y = targets[known, h].astype(np.float64)
         if len(y) == 0:
             continue
-        order = stats.rankdata(y)
+        order = average_ranks(y, np.zeros(len(y), np.int64))
         if y.max() > y.min():  # else there is nothing to rank: unknown, not 0
             ranks[known, h] = _zscore(order)
         if form == "raw":

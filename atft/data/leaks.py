@@ -1,6 +1,7 @@
-"""Features that know the future: named like a target, or ranking the next returns better than honest ones do."""
+"""Columns that know the future: named like a target, or ranking later returns better than honest ones do."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -8,9 +9,12 @@ from scipy import stats
 
 from atft.data.schema import TARGET_LIKE
 
-LIMIT = 0.2  # mean daily |RankIC|; RankIC .08 on a real market is at the top of the literature
+LIMIT = 0.2  # mean daily |RankIC| with a target; RankIC .08 on a real market is at the top of the literature
+NEXT_LIMIT = 0.35  # with the return of the next day, which no target holds: bid-ask bounce alone reaches -.2
+NEXT_RETURN = "next_return"
 STANDARD_ERRORS = 3.0  # a small or short panel reaches ±.2 by chance: the mean must also be this far from 0
 MAX_DAYS, MAX_CELLS, MIN_NAMES = 100, 100_000_000, 5
+SAME, MIN_PAIRS = 0.9, 30  # rank correlation from which on a brought target is a known return
 
 
 def named_like_targets(names: Sequence[str]) -> list[str]:
@@ -24,27 +28,86 @@ def daily_rank_ic(
     """Spearman correlation of each feature with the target on one day, average ranks; NaN where either is constant or
     fewer than 5 targets are known.
     """
+    return np.asarray(daily_rank_ics(features, targets[:, None])[0])
+
+
+def daily_rank_ics(
+    features: Float[np.ndarray, "row feature"], targets: Float[np.ndarray, "row target"]
+) -> Float[np.ndarray, "target feature"]:
+    """`daily_rank_ic` with each of several targets; those that are known of the same rows share the features' ranks."""
     known = np.isfinite(targets)
-    if known.sum() < MIN_NAMES:
-        return np.full(features.shape[1], np.nan)
-    x = stats.rankdata(features[known], axis=0)
-    y = stats.rankdata(targets[known])
-    x -= x.mean(axis=0)
-    y -= y.mean()
-    scale = np.sqrt((x**2).sum(axis=0) * (y**2).sum())
-    return np.asarray(np.divide(y @ x, scale, out=np.full(x.shape[1], np.nan), where=scale > 0), dtype=np.float64)
+    result = np.full((targets.shape[1], features.shape[1]), np.nan)
+    alike: dict[bytes, list[int]] = {}
+    for k in range(targets.shape[1]):
+        alike.setdefault(known[:, k].tobytes(), []).append(k)
+    for same in alike.values():
+        rows = known[:, same[0]]
+        if rows.sum() < MIN_NAMES:
+            continue
+        order, ranks = _ordered_ranks(np.ascontiguousarray(features[rows].T))
+        y = stats.rankdata(targets[rows][:, same], axis=0).T
+        y -= y.mean(axis=1, keepdims=True)
+        spread = (ranks**2).sum(axis=1)
+        for k, centred in zip(same, y, strict=True):
+            scale = np.sqrt(spread * (centred**2).sum())
+            product = (ranks * centred[order]).sum(axis=1)
+            result[k] = np.divide(product, scale, out=np.full(len(scale), np.nan), where=scale > 0)
+    return result
+
+
+def _ordered_ranks(
+    x: Float[np.ndarray, "feature row"],
+) -> tuple[Int[np.ndarray, "feature row"], Float[np.ndarray, "feature row"]]:
+    """The order of each feature's values and, in that order, their average ranks less the mean rank. Several times
+    faster than scipy's rankdata, which takes the features one by one.
+    """
+    order = np.argsort(x, axis=1)
+    ordered = np.take_along_axis(x, order, axis=1)
+    at = np.arange(x.shape[1], dtype=np.int32)
+    changes = ordered[:, 1:] != ordered[:, :-1]
+    first, last = np.zeros(x.shape, np.int32), np.full(x.shape, x.shape[1] - 1, np.int32)
+    first[:, 1:] = np.where(changes, at[1:], 0)
+    last[:, :-1] = np.where(changes, at[:-1], x.shape[1])
+    np.maximum.accumulate(first, axis=1, out=first)
+    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    return order, (first + last) / 2.0 - (x.shape[1] - 1) / 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """Later returns that no column of the same row may know. `horizon` is the number of days that two of them share."""
+
+    name: str
+    horizon: int
+    limit: float
+    values: Float[np.ndarray, " row"]
+
+
+def answers(
+    targets: Float[np.ndarray, "row horizon"],
+    returns: Float[np.ndarray, " row"],
+    code_index: Int[np.ndarray, " row"],
+    horizons: Sequence[int],
+) -> list[Answer]:
+    """The targets, and the return of the next day: with an entry lag of 1 it is in no target, and is the future."""
+    later = np.full(len(returns), np.nan, np.float32)
+    same = code_index[1:] == code_index[:-1]
+    later[:-1][same] = returns[1:][same]
+    return [
+        *(Answer(name=f"target_{h}d", horizon=h, limit=LIMIT, values=targets[:, k]) for k, h in enumerate(horizons)),
+        Answer(name=NEXT_RETURN, horizon=1, limit=NEXT_LIMIT, values=later),
+    ]
 
 
 def suspects(
     features: Float[np.ndarray, "row feature"],
-    targets: Float[np.ndarray, "row horizon"],
+    truth: Sequence[Answer],
     ranked: Bool[np.ndarray, " row"],
     day_offsets: Int[np.ndarray, " day1"],
     day_rows: Int[np.ndarray, " row"],
     names: Sequence[str],
-    horizons: Sequence[int],
 ) -> dict[str, object]:
-    """The leak report by values: some 100 days spread over the panel, all horizons, the worst horizon of each feature.
+    """The leak report by values: some 100 days spread over the panel, all answers, the worst answer of each feature.
 
     The standard error allows for overlapping labels: std·√(h / number of days), days being `step` apart.
     """
@@ -53,21 +116,21 @@ def suspects(
     wanted = int(np.clip(MAX_CELLS // per_day, 30, MAX_DAYS))
     step = max(1, num_days // wanted)
     days = np.arange(0, num_days, step)
-    ic = np.full((len(days), len(horizons), len(names)), np.nan)
+    ic = np.full((len(days), len(truth), len(names)), np.nan)
     for n, day in enumerate(days):
         rows = day_rows[day_offsets[day] : day_offsets[day + 1]]
         rows = rows[ranked[rows]]
         block = np.asarray(features[rows], dtype=np.float32)
-        for k in range(len(horizons)):
-            ic[n, k] = daily_rank_ic(block, targets[rows, k])
+        ic[n] = daily_rank_ics(block, np.stack([answer.values[rows] for answer in truth], axis=1))
     count = np.isfinite(ic).sum(axis=0)
     mean = np.divide(np.nansum(ic, axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
     square = np.divide(
         np.nansum((ic - mean) ** 2, axis=0), count - 1, out=np.full(count.shape, np.inf), where=count > 1
     )
-    overlap = np.maximum(1.0, np.asarray(horizons, dtype=np.float64) / step)[:, None]
+    overlap = np.maximum(1.0, np.array([a.horizon for a in truth], dtype=np.float64) / step)[:, None]
     error = np.sqrt(square * overlap / np.maximum(count, 1))
-    suspected = (np.abs(mean) > LIMIT) & (np.abs(mean) > STANDARD_ERRORS * error)
+    limit = np.array([a.limit for a in truth])[:, None]
+    suspected = (np.abs(mean) > limit) & (np.abs(mean) > STANDARD_ERRORS * error)
     strength = np.nan_to_num(np.abs(mean), nan=-1.0)
     worst = strength.argmax(axis=0)
     order = np.argsort(-strength.max(axis=0), kind="stable").tolist()
@@ -75,14 +138,45 @@ def suspects(
     def told(k: int, j: int) -> dict[str, object]:
         return {
             "feature": names[j],
-            "horizon": horizons[k],
+            "against": truth[k].name,
+            "horizon": truth[k].horizon if truth[k].name != NEXT_RETURN else None,
             "rank_ic": round(float(mean[k, j]), 6) if np.isfinite(mean[k, j]) else None,
         }
 
     flagged = np.where(suspected, strength, -1.0).argmax(axis=0)
     return {
         "limit": LIMIT,
+        "next_return_limit": NEXT_LIMIT,
         "num_days": len(days),
         "suspected": [told(int(flagged[j]), j) for j in order if suspected[:, j].any()],
         "strongest": [told(int(worst[j]), j) for j in order[:10]],
     }
+
+
+def label_lag(
+    target: Float[np.ndarray, " row"],
+    returns: Float[np.ndarray, " row"],
+    code_index: Int[np.ndarray, " row"],
+    horizon: int,
+) -> int | None:
+    """The entry lag of a target that the user brought: the shift s at which it is the return close(t+s) → close(t+s+h),
+    s being 1 (right), 0 (entered at a close that the features already know) or -h (the past). None when it is none of
+    them, or the returns are too few to tell.
+    """
+    known = np.isfinite(returns) & (returns > -1)
+    level = np.concatenate([[0.0], np.cumsum(np.log1p(np.where(known, returns, 0.0), dtype=np.float64))])
+    missing = np.concatenate([[0], np.cumsum(~known)])
+    found: dict[int, float] = {}
+    for shift in (1, 0, -horizon):
+        start = np.arange(len(target)) + shift + 1  # of the first return that the label would hold
+        inside = (start >= 0) & (start + horizon <= len(target))
+        a, b = start[inside], start[inside] + horizon
+        row = np.flatnonzero(inside)
+        whole = (code_index[b - 1] == code_index[row]) & (code_index[a] == code_index[row])
+        whole &= (missing[b] == missing[a]) & np.isfinite(target[row])
+        x, y = np.expm1(level[b] - level[a])[whole], target[row][whole].astype(np.float64)
+        if len(x) >= MIN_PAIRS and x.std() > 0 and y.std() > 0:
+            order = stats.rankdata(x), stats.rankdata(y)
+            found[shift] = float(np.corrcoef(*order)[0, 1])
+    best = max(found, key=lambda s: found[s], default=None)
+    return best if best is not None and found[best] > SAME else None

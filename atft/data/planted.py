@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
-from scipy import special
 
 from atft.data.schema import Days
 from atft.spec.data import PlantedSpec
@@ -62,7 +61,7 @@ class PlantedPanel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _World:
+class World:
     """Parameters of one panel; sizes K signals, T days, C codes."""
 
     kappa: float
@@ -80,7 +79,7 @@ class _World:
 
 def generate(spec: PlantedSpec, horizons: Sequence[int]) -> PlantedPanel:
     """The panel of `spec`, equal bit for bit for equal specs, with both oracles for `horizons`."""
-    rng = np.random.default_rng(np.random.SeedSequence([spec.seed, PLANTED_VERSION]))
+    rng = _generator(spec)
     T, C = spec.num_days, spec.num_codes
     world = _world(spec, rng)
     total = T + 2  # states start two days early: index t+2 is day t, and the return of day t is driven by index t
@@ -163,27 +162,13 @@ def planted_sha256(spec: PlantedSpec) -> str:
     return hashlib.sha256(f"planted {PLANTED_VERSION} {spec.model_dump_json()}".encode()).hexdigest()
 
 
-def theory(kappa: float, horizon: int) -> tuple[float, float]:
-    """(IC*, RankIC*) of the true-signal oracle in mode `theory`, for a small signal: science.md section 7.
-
-    ∫f² of the noise (h unit-variance Student-t(4) plus the Gaussian V_g) by Parseval, from the characteristic function
-    K₂(x)x²/2, x = √2|u|.
-    """
-    rho = np.array(PERSISTENCE)
-    weight = 1.0 / len(rho)
-    v_m = kappa**2 * float(np.sum(weight * geometric(rho, horizon) ** 2))
-    later = sum(geometric(rho, horizon - j) ** 2 for j in range(1, horizon))
-    v_g = kappa**2 * float(np.sum(weight * (1 - rho**2) * later))
-    u = np.linspace(1e-6, 60.0, 400_001)
-    x = np.sqrt(2) * u
-    characteristic = special.kv(2, x) * x**2 / 2
-    square = float(np.trapezoid(characteristic ** (2 * horizon) * np.exp(-v_g * u**2), u)) / np.pi
-    return float(np.sqrt(v_m / (v_m + v_g + horizon))), float(6 / np.sqrt(np.pi) * np.sqrt(v_m) * square)
+def world_of(spec: PlantedSpec) -> World:
+    """The parameters of `generate(spec, …)`, for those who judge it."""
+    return _world(spec, _generator(spec))
 
 
-def geometric(rho: npt.NDArray[np.float64], horizon: int) -> npt.NDArray[np.float64]:
-    """c(h) = Σ_{j<h} ρ^j."""
-    return np.asarray(sum(rho**j for j in range(horizon)), dtype=np.float64)
+def _generator(spec: PlantedSpec) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([spec.seed, PLANTED_VERSION]))
 
 
 def ar1(rng: np.random.Generator, rho: float, days: int, codes: int) -> Matrix:
@@ -258,7 +243,7 @@ def filter_regime(hint: Float[np.ndarray, " day"]) -> Float[np.ndarray, " day"]:
 
 def _forward(
     horizons: Sequence[int],
-    world: _World,
+    world: World,
     signals: npt.NDArray[np.float64],
     angle: Matrix,
     amplitude: npt.NDArray[np.float64],
@@ -292,7 +277,7 @@ def _forward(
     return out
 
 
-def _world(spec: PlantedSpec, rng: np.random.Generator) -> _World:
+def _world(spec: PlantedSpec, rng: np.random.Generator) -> World:
     C, mode = spec.num_codes, spec.mode
     mixed = mode in ("full", "null", "leak")
     taken = (2 if mixed else 0) + (mode == "leak")
@@ -306,7 +291,7 @@ def _world(spec: PlantedSpec, rng: np.random.Generator) -> _World:
     daily = THEORY_DAILY if mode == "theory" else DAILY
     b = {"cycle_only": 1.0}.get(mode, np.sqrt(0.2) if mixed else 0.0)
     g = {"graph_only": 1.0}.get(mode, np.sqrt(0.2) if mixed else 0.0)
-    return _World(
+    return World(
         kappa=0.0 if mode == "null" else spec.signal,
         rho=np.array(PERSISTENCE[:num_signals]),
         loadings=loadings,
@@ -321,7 +306,7 @@ def _world(spec: PlantedSpec, rng: np.random.Generator) -> _World:
     )
 
 
-def _common(spec: PlantedSpec, world: _World, rng: np.random.Generator) -> Matrix:
+def _common(spec: PlantedSpec, world: World, rng: np.random.Generator) -> Matrix:
     """Market, sector and peer-group parts of the log returns, [T, C]; 0 in mode `theory`."""
     T, C = spec.num_days, spec.num_codes
     if spec.mode == "theory":
@@ -361,7 +346,7 @@ def _listings(
 
 def _features(
     spec: PlantedSpec,
-    world: _World,
+    world: World,
     rng: np.random.Generator,
     seen: npt.NDArray[np.float64],
     seen_cycle: Matrix,

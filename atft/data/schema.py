@@ -16,7 +16,7 @@ from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
 
 FORMAT_VERSION = 1
-BUILDER_VERSION = 1  # raise it when a feature's formula or a normaliser changes: it is part of the fingerprint
+BUILDER_VERSION = 2  # raise it when a feature's formula or a normaliser changes: it is part of the fingerprint
 
 
 Days = Shaped[np.ndarray, "..."]  # datetime64[D]; beartype knows no unit of NumPy's own type
@@ -119,6 +119,12 @@ class Roles:
     listed: tuple[str, ...] | None  # the features that the spec names
     spare: tuple[str, ...]  # columns without a role: candidates for features
     raw_close: str | None = None
+
+    @property
+    def used(self) -> list[str]:
+        """The columns that play a role, each once."""
+        more = [c for c in (self.return_1d, self.raw_close) if c is not None]
+        return list(dict.fromkeys([*self.columns.values(), *self.targets.values(), *more]))
 
 
 def find_roles(names: Sequence[str], spec: DatasetSpec) -> Roles:

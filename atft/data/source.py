@@ -2,11 +2,11 @@
 repaired silently.
 
 In `Source.frame` the role columns are called "@date", "@code", "@close", …, so that no feature's name can collide with
-them.
+them. Only they are in memory; other columns stay in the file.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,52 +14,100 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from atft.data.cells import (
+    MISSING_WORDS,
+    flags,
+    numbers,
+    parse_dates,
+    refuse_nested,
+    rows_of,
+    shown,
+)
+from atft.data.delimited import Delimited
 from atft.data.files import sha256_of
+from atft.data.opening import open_file
+from atft.data.pace import Pace, background
 from atft.data.planted import generate, planted_sha256
-from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, listing, plain
-from atft.data.tables import MISSING_WORDS, flags, numbers, numbers_from_text, parse_dates, read_table, rows_of, shown
-from atft.spec.data import DatasetSpec, PlantedSpec, SideFile
+from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, plain
+from atft.data.sidefiles import read_market, read_universe
+from atft.data.survey import Survey, may_be_number, survey
+from atft.data.tables import Table, files_under, folder_sha256, frame_table
+from atft.spec.data import DatasetSpec, PlantedSpec
 
 MAX_RETURN = 1000.0  # +100,000 % in a day is a unit error or a missed split, not a price
 
 
+INDEX_NAME = re.compile(r"^(|Unnamed: \d+|__index_level_\d+__)$")  # what pandas calls a row number
+
+
 @dataclass(kw_only=True, slots=True)
 class Source:
-    """A panel sorted by (code, date), no duplicates; prices positive, missing values null, extra columns Float64."""
+    """A panel's roles, sorted by (code, date), no duplicates; prices positive, missing values null. `extra` columns are
+    read from `table` when they are needed.
+    """
 
     frame: pl.DataFrame
+    table: Table
+    order: npt.NDArray[np.int64] | None  # the table's row of each row of `frame`; None: the same
+    days: Days  # of all rows, sorted
     kind: str
     roles: Roles
-    extra: tuple[str, ...]  # numeric columns beside the roles: candidates for features
+    extra: dict[str, Survey]  # numeric columns beside the roles: candidates for features
     ignored: tuple[str, ...] = ()  # columns without a role that are not numeric
-    sha256: str
+    sha256: str = ""
     universe: pl.DataFrame | None = None  # {year | date, code}
     market: dict[str, tuple[Days, npt.NDArray[np.float64]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    num_unordered: int = 0  # rows whose date is earlier than that of the row above of the same code
     oracle: dict[str, npt.NDArray[np.float32]] | None = None  # planted: [days, codes, horizons] by day and sorted code
     planted_days: Days | None = None
 
     def has(self, role: str) -> bool:
         return f"@{role}" in self.frame.columns
 
+    def day_numbers(self) -> npt.NDArray[np.int64]:
+        """For each row of `frame` the number of its day in `days`."""
+        days = self.days.astype(np.int64)
+        number = np.zeros(days[-1] - days[0] + 1, np.int64)
+        number[days - days[0]] = np.arange(len(days))
+        dates = self.frame["@date"].to_numpy().astype("datetime64[D]").astype(np.int64)
+        return np.asarray(number[dates - days[0]], np.int64)
 
-def load(spec: DatasetSpec) -> Source:
-    """Read and check the files of `spec`. Raises DataError."""
+    def in_table_order(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """What is of the rows of `frame`, brought into the order of the rows of `table`."""
+        if self.order is None:
+            return values
+        result = np.empty_like(values)
+        result[self.order] = values
+        return result
+
+
+def load(spec: DatasetSpec, scratch: Path | None = None, pace: Pace | None = None) -> Source:
+    """Read and check the files of `spec`. Text files are unpacked into folder `scratch`, or into memory without one.
+    Raises DataError, BuildStopped.
+    """
+    pace = pace or Pace()
     if spec.planted is not None:
-        return _planted(spec, spec.planted)
+        return _planted(spec, spec.planted, pace)
     if spec.path is None:
         raise DataError("the dataset has neither a file nor a planted panel: give one")
     path = Path(spec.path)
-    frame = read_table(path)
-    roles = find_roles(frame.columns, spec)
-    source = _strict(frame, roles, path.name)
+    pace.stage("reading", 0.1)
+    before = _state(path)
+    hashing = background(lambda: source_sha256(spec))
+    table, roles = _open(path, spec, scratch, pace)
+    source = pace.during(lambda: _strict(table, roles, path.name))
+    pace.stage("looking at columns", 0.2, table.num_rows)
+    _look(source, pace)
+    source.sha256 = pace.wait(hashing)
+    if _state(path) != before:
+        raise DataError(f"{path.name} has changed while it was read: submit again when nobody writes to it")
     if spec.universe is not None:
         if source.has("in_universe"):
             raise DataError(f"{path.name} has a column in_universe and there is a universe file: give one of them")
-        source.universe = _universe(spec.universe)
+        source.universe = read_universe(spec.universe)
     if spec.market is not None:
-        source.market = _market(spec.market)
-    source.sha256 = source_sha256(spec)
+        source.market = read_market(spec.market)
     return source
 
 
@@ -68,22 +116,43 @@ def source_sha256(spec: DatasetSpec) -> str:
     if spec.planted is not None:
         return planted_sha256(spec.planted)
     files = [spec.path, *(side.file for side in (spec.universe, spec.market) if side is not None)]
+    paths = [Path(file) for file in files if file is not None]
     try:
-        hashes = [sha256_of(Path(file)) for file in files if file is not None]
+        hashes = [folder_sha256(path) if path.is_dir() else sha256_of(path) for path in paths]
     except OSError as error:
         raise DataError(f"{Path(str(error.filename)).name} cannot be read ({error.strerror})") from error
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _planted(spec: DatasetSpec, planted: PlantedSpec) -> Source:
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    """What changes when a file is written to."""
+    files = files_under(path) if path.is_dir() else [path]
+    try:
+        return [(str(f), (at := f.stat()).st_mtime_ns, at.st_size) for f in files]
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+def _open(path: Path, spec: DatasetSpec, scratch: Path | None, pace: Pace) -> tuple[Table, Roles]:
+    found = open_file(path)
+    roles = find_roles(found.names if isinstance(found, Delimited) else found.schema.names, spec)
+    return found.table(roles.used, scratch, pace) if isinstance(found, Delimited) else found, roles
+
+
+def _planted(spec: DatasetSpec, planted: PlantedSpec, pace: Pace) -> Source:
     """A generated panel takes the same road as a file, so that what is tested on it is what users run."""
-    panel = generate(planted, spec.horizons)
+    pace.stage("planting", 0.1)
+    panel = pace.during(lambda: generate(planted, spec.horizons))
     frame = pl.DataFrame(
         {
             "@date": pl.Series(panel.days[panel.day_index]).cast(pl.Date),
             "@code": pl.Series(np.asarray(panel.codes)[panel.code_index], dtype=pl.String),
             "@sector": pl.Series(np.asarray(panel.sectors)[panel.code_index], dtype=pl.String),
             "@close": panel.close,
+        }
+    )
+    extra = pl.DataFrame(
+        {
             **{name: panel.features[:, j] for j, name in enumerate(panel.feature_names)},
             **{name: values[panel.day_index] for name, values in panel.market.items()},
         }
@@ -94,17 +163,28 @@ def _planted(spec: DatasetSpec, planted: PlantedSpec) -> Source:
         targets={},
         return_1d=None,
         listed=None,
-        spare=(*panel.feature_names, *panel.market),
+        spare=tuple(extra.columns),
     )
     source = Source(
-        frame=frame, kind="planted", roles=roles, extra=(*panel.feature_names, *panel.market), sha256=panel.sha256
+        frame=frame,
+        table=frame_table(extra, "planted"),
+        order=None,
+        days=_days(frame),
+        kind="planted",
+        roles=roles,
+        extra={},
     )
-    source.oracle, source.planted_days = panel.oracle, panel.days
+    source.sha256, source.oracle, source.planted_days = panel.sha256, panel.oracle, panel.days
+    pace.stage("looking at columns", 0.2, frame.height)
+    _look(source, pace)
     return source
 
 
-def _strict(frame: pl.DataFrame, roles: Roles, name: str) -> Source:
+def _strict(whole: Table, roles: Roles, name: str) -> Source:
     columns = roles.columns
+    frame = whole.frame(roles.used)
+    for series in frame.iter_columns():
+        refuse_nested(series, name)
     table = frame.select(
         parse_dates(frame[columns["date"]], name).alias("@date"),
         frame[columns["code"]].cast(pl.String).str.strip_chars().alias("@code"),
@@ -127,49 +207,64 @@ def _strict(frame: pl.DataFrame, roles: Roles, name: str) -> Source:
         table = table.with_columns(numbers(frame[column], table, name).alias(f"@target_{h}d"))
     if roles.return_1d is not None:
         table = table.with_columns(numbers(frame[roles.return_1d], table, name).alias("@return_1d"))
-    table, extra, ignored = _extra(table, frame, roles, name)
-    table = table.sort("@code", "@date", maintain_order=True)
-    duplicated = table.select("@date", "@code").is_duplicated()
-    if duplicated.any():
+    del frame
+    table, order, unordered = _sorted(table, name)
+    _check_prices(table, name, columns)
+    source = Source(frame=table, table=whole, order=order, days=_days(table), kind=roles.kind, roles=roles, extra={})
+    source.num_unordered = unordered
+    return source
+
+
+def _days(table: pl.DataFrame) -> Days:
+    return table["@date"].unique().sort().to_numpy().astype("datetime64[D]")
+
+
+def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[np.int64] | None, int]:
+    """By (code, date), the row that each row was, and how many rows come before an earlier one of their code. Raises
+    DataError for a (date, code) that comes twice.
+    """
+    codes = table["@code"].unique().sort()
+    code = table["@code"].replace_strict(codes, np.arange(len(codes)), return_dtype=pl.Int64).to_numpy()
+    date = table["@date"].to_numpy().astype("datetime64[D]").astype(np.int64)
+    key = code * (date.max() - date.min() + 1) + (date - date.min())
+    order, unordered = None, 0
+    if (np.diff(key) < 0).any():
+        if (np.diff(date) < 0).any():  # a file that goes day by day is in order
+            by_code = np.argsort(code, kind="stable")
+            unordered = int(((np.diff(date[by_code]) < 0) & (np.diff(code[by_code]) == 0)).sum())
+        order = np.argsort(key, kind="stable")
+        table, key = table[order], key[order]
+    if len(repeats := np.flatnonzero(np.diff(key) == 0)):
+        duplicated = np.zeros(len(key), np.bool_)
+        duplicated[repeats] = duplicated[repeats + 1] = True
         raise DataError(
-            f"{name}: {duplicated.sum()} rows repeat a (date, code), such as {shown(table, duplicated)}: "
+            f"{name}: {duplicated.sum()} rows repeat a (date, code), such as {shown(table, pl.Series(duplicated))}: "
             "keep one row for each"
         )
-    _check_prices(table, name, columns)
-    return Source(frame=table, kind=roles.kind, roles=roles, extra=extra, ignored=ignored, sha256="")
+    return table, order, unordered
 
 
-def _extra(
-    table: pl.DataFrame, frame: pl.DataFrame, roles: Roles, name: str
-) -> tuple[pl.DataFrame, tuple[str, ...], tuple[str, ...]]:
-    """Add the numeric columns without a role; a listed feature that is not numeric is an error."""
+def _look(source: Source, pace: Pace) -> None:
+    """Find the numeric columns without a role; a listed feature that is not numeric is an error."""
+    roles, table = source.roles, source.table
+    listed = roles.listed or ()
     wanted = roles.spare if roles.listed is None or roles.kind == "prices" else roles.listed
-    extra: list[str] = []
-    ignored: list[str] = []
-    for column in wanted:
-        series = frame[column]
-        if series.dtype == pl.String:
-            values, failed = numbers_from_text(series)
-            if failed.any() and roles.listed is not None and column in roles.listed:
-                raise DataError(
-                    f"{name}: feature {column!r} is not a number in row {rows_of(failed)}: "
-                    "correct the column or leave it out of features"
-                )
-            numeric = not failed.any()
-        else:
-            numeric = series.dtype.is_numeric() or series.dtype == pl.Boolean
-            values = series.cast(pl.Float64) if numeric else series
-        if numeric:
-            table = table.with_columns(pl.when(values.is_finite()).then(values).alias(column))
-            extra.append(column)
-        elif roles.listed is not None and column in roles.listed:
+    wanted = tuple(c for c in wanted if c in listed or not INDEX_NAME.match(c))
+    there = [c for c in wanted if c in table.schema.names and may_be_number(table.schema.field(c).type)]
+    source.extra, text = survey(table, there, source.in_table_order(source.day_numbers()), len(source.days), pace)
+    text |= table.not_numbers
+    for column in listed:
+        if column in text:
             raise DataError(
-                f"{name}: feature {column!r} is of type {series.dtype}, not a number: "
+                f"{table.name}: feature {column!r} is not a number in row {text[column]}: "
+                "correct the column or leave it out of features"
+            )
+        if column in wanted and column not in source.extra:
+            raise DataError(
+                f"{table.name}: feature {column!r} is of type {table.schema.field(column).type}, not a number: "
                 "correct it or leave it out of features"
             )
-        else:
-            ignored.append(column)
-    return table, tuple(extra), tuple(ignored)
+    source.ignored = tuple(c for c in wanted if c not in source.extra)
 
 
 def _adjusted(table: pl.DataFrame, raw: pl.Series, columns: dict[str, str]) -> pl.DataFrame:
@@ -204,85 +299,3 @@ def _check_prices(table: pl.DataFrame, name: str, columns: dict[str, str]) -> No
             f"{shown(table, extreme)} with {jump[row]:+.0%}: "
             "a missed split, a unit error or two stocks under one code; correct or remove these rows"
         )
-
-
-def _universe(side: SideFile) -> pl.DataFrame:
-    """{year, code} or {date, code} of the universe file; other columns (rank, …) are not needed."""
-    path = Path(side.file)
-    frame = read_table(path)
-    found = _side_columns(
-        frame.columns,
-        side,
-        {"code": ("code", "ticker", "symbol"), "year": ("year",), "date": ("date", "day")},
-        path.name,
-    )
-    if "code" not in found or not {"year", "date"} & set(found):
-        raise DataError(
-            f"universe file {path.name} has {listing(frame.columns)}: it needs code and either year or date "
-            "(map them with universe.columns)"
-        )
-    code = frame[found["code"]].cast(pl.String).str.strip_chars().alias("code")
-    if "date" in found:
-        return pl.DataFrame([parse_dates(frame[found["date"]], path.name).alias("date"), code])
-    year = (
-        frame[found["year"]].cast(pl.String).cast(pl.Float64, strict=False).cast(pl.Int32, strict=False).alias("year")
-    )
-    if bad := rows_of(year.is_null()):
-        raise DataError(f"universe file {path.name}: column {found['year']!r} is not a year in row {bad}")
-    return pl.DataFrame([year, code])
-
-
-def _market(side: SideFile) -> dict[str, tuple[Days, npt.NDArray[np.float64]]]:
-    """Series by name: the closes of a long file {date, name, close}, or each numeric column of a wide one {date, …}."""
-    path = Path(side.file)
-    frame = read_table(path)
-    found = _side_columns(
-        frame.columns,
-        side,
-        {"date": ("date", "day"), "name": ("name", "code", "ticker", "symbol"), "close": ("close", "value", "price")},
-        path.name,
-    )
-    if "date" not in found:
-        raise DataError(
-            f"market file {path.name} has {listing(frame.columns)}: it needs a date column (map it with market.columns)"
-        )
-    days = parse_dates(frame[found["date"]], path.name).alias("@date")
-    rows = pl.DataFrame([days])
-    wide: dict[str, tuple[pl.DataFrame, str]] = {}
-    if "name" in found and "close" in found:
-        table = rows.with_columns(frame[found["name"]].cast(pl.String).alias("@code"))
-        table = table.with_columns(numbers(frame[found["close"]], table, path.name).alias("@close"))
-        for (series_name,), part in table.group_by(["@code"], maintain_order=True):
-            wide[str(series_name)] = (part, "@close")
-    else:
-        for column in frame.columns:
-            if (
-                column != found["date"]
-                and frame[column].dtype != pl.Boolean
-                and (frame[column].dtype.is_numeric() or not numbers_from_text(frame[column])[1].any())
-            ):
-                wide[column] = (rows.with_columns(numbers(frame[column], rows, path.name).alias(column)), column)
-    if not wide:
-        raise DataError(f"market file {path.name} has no numeric column beside the date")
-    result = {}
-    for series_name, (table, column) in sorted(wide.items()):
-        part = table.drop_nulls(column).sort("@date")
-        if part["@date"].is_duplicated().any():
-            raise DataError(f"market file {path.name} repeats a date for {series_name!r}: keep one row for each date")
-        result[series_name] = (part["@date"].to_numpy().astype("datetime64[D]"), part[column].to_numpy())
-    return result
-
-
-def _side_columns(
-    names: Sequence[str], side: SideFile, aliases: dict[str, tuple[str, ...]], file: str
-) -> dict[str, str]:
-    unknown = sorted(set(side.columns) - set(aliases))
-    if unknown:
-        raise DataError(f"{file}: unknown roles {unknown}; the roles are {sorted(aliases)}")
-    missing = [c for c in side.columns.values() if c not in names]
-    if missing:
-        raise DataError(f"{file} has no columns {missing}; it has {listing(names)}")
-    guessed = {
-        role: next((n for a in options for n in names if plain(n) == a), None) for role, options in aliases.items()
-    }
-    return {**{role: column for role, column in guessed.items() if column is not None}, **side.columns}

@@ -9,12 +9,12 @@ from pydantic_core import PydanticCustomError
 from atft.data.cache import Cache
 from atft.data.schema import DataError
 from atft.spec.data import DataSpec, SplitSpec
-from atft.spec.days import walk_forward
+from atft.spec.days import Stretches, plan_split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """Day numbers of the cache, each increasing; `purged` days lie in the gaps and belong to nobody."""
+    """Day numbers of one fold, each increasing; `purged` days lie in the gaps and belong to nobody."""
 
     train: npt.NDArray[np.int64]
     val: npt.NDArray[np.int64]
@@ -23,25 +23,33 @@ class Split:
     embargo_days: int
 
 
-def make_split(cache: Cache, data: DataSpec, split: SplitSpec) -> Split:
-    """The walk-forward split in trading days: one for all horizons, its gap at least h_max + 1. Raises DataError."""
+def make_splits(cache: Cache, data: DataSpec, split: SplitSpec) -> tuple[Split, ...]:
+    """Every fold in trading days: one for all horizons, its gap at least h_max + 1. Raises DataError."""
     needed = max(data.horizons) + 1
     if split.embargo_days < needed:
         raise DataError(
             f"embargo_days {split.embargo_days} is shorter than the longest label: it must be at least {needed}"
         )
     try:
-        plan = walk_forward(len(cache.days), data.window, max(data.horizons), split)
+        plan = plan_split(len(cache.days), data.window, max(data.horizons), split)
     except PydanticCustomError as error:
         raise DataError(error.message()) from error
-
-    def numbers(days: range | list[int]) -> npt.NDArray[np.int64]:
-        return np.fromiter(days, dtype=np.int64)
-
-    return Split(
-        train=numbers(plan.train),
-        val=numbers(plan.val),
-        test=numbers(plan.test),
-        purged=numbers(plan.purged),
-        embargo_days=split.embargo_days,
+    return tuple(
+        Split(
+            train=_numbers(fold.train),
+            val=_numbers(fold.val),
+            test=_numbers(fold.test),
+            purged=_numbers(fold.purged),
+            embargo_days=split.embargo_days,
+        )
+        for fold in plan.folds
     )
+
+
+def _numbers(stretches: Stretches) -> npt.NDArray[np.int64]:
+    return np.array([day for days in stretches for day in days], dtype=np.int64)
+
+
+def stretches(days: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """Increasing day numbers, cut wherever they do not follow one another."""
+    return np.split(days, np.flatnonzero(np.diff(days) != 1) + 1)

@@ -1,141 +1,228 @@
-"""Reads one file, told by its first bytes, and turns cells into dates, numbers and flags. Every refusal names rows and
-says what to do.
+"""Opens the files that a panel may come in, told by their first bytes, and reads chosen columns of them in small
+batches: no file is ever in memory as a whole.
 """
 
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from atft.data.files import sha256_of
 from atft.data.schema import DataError, listing
 
-MISSING_WORDS = ("", "na", "n/a", "nan", "null", "none", "-", "#n/a")
-TRUE_WORDS, FALSE_WORDS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
+BATCH_ROWS = 1 << 16
+NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+Batches = Iterator[pa.RecordBatch]
+Reader = Callable[[list[str]], Batches]
 
 
-def read_table(path: Path) -> pl.DataFrame:
-    """A Parquet, Arrow IPC or CSV file, told by its first bytes; CSV cells stay text. Raises DataError."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
-    if not head:
-        raise DataError(f"{path.name} is empty")
-    form = (
-        "Parquet"
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Columns on disk. `not_numbers`: columns of a text file that are text, with the first rows that say so."""
+
+    name: str
+    form: str
+    schema: pa.Schema
+    num_rows: int
+    read: Reader
+    not_numbers: dict[str, list[int]] = field(default_factory=dict)
+
+    def batches(self, columns: Sequence[str]) -> Batches:
+        """`columns`, in this order, a few rows at a time in the file's order. Raises DataError."""
+        try:
+            for batch in self.read(list(columns)):
+                for start in range(0, batch.num_rows, BATCH_ROWS):
+                    yield batch.slice(start, BATCH_ROWS).select(columns)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise unreadable(self.name, self.form, error) from error
+
+    def frame(self, columns: Sequence[str]) -> pl.DataFrame:
+        """These columns in memory, for the few that play a role."""
+        frame = pl.from_arrow(pa.Table.from_batches(list(self.batches(columns))), rechunk=False)
+        assert isinstance(frame, pl.DataFrame)  # noqa: S101 - polars' own type is wider
+        return frame
+
+
+def unreadable(name: str, form: str, error: Exception) -> DataError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return DataError(f"{name} cannot be read as {form}: {reason}. Is it cut short, or of another format?")
+
+
+def open_binary(path: Path, head: bytes) -> Table | None:
+    """The table in a Parquet or Arrow file that begins with `head`; None for another file. Raises DataError."""
+    form, opened = (
+        ("Parquet", _parquet)
         if head[:4] == b"PAR1"
-        else "Arrow IPC"
+        else ("Arrow IPC", _arrow_file)
         if head[:6] == b"ARROW1"
-        else "Arrow stream"
+        else ("Arrow stream", _arrow_stream)
         if head[:4] == b"\xff\xff\xff\xff"
-        else "CSV"
+        else ("", None)
     )
+    if opened is None:
+        return None
     try:
-        if form == "Parquet":
-            frame = pl.read_parquet(path, glob=False)
-        elif form == "Arrow IPC":
-            frame = pl.read_ipc(path)
-        elif form == "Arrow stream":
-            frame = pl.read_ipc_stream(path)
-        else:
-            separator = _separator(path, head)
-            frame = pl.read_csv(path, infer_schema=False, separator=separator, glob=False)
-    except (pl.exceptions.PolarsError, OSError, ValueError, UnicodeError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise DataError(
-            f"{path.name} cannot be read as {form}: {reason}. Is it cut short, or of another format?"
-        ) from error
-    if frame.height == 0:
-        raise DataError(f"{path.name} has columns {listing(frame.columns)} but no rows")
-    return frame
+        schema, rows, read = opened(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise unreadable(path.name, form, error) from error
+    return _checked(Table(name=path.name, form=form, schema=schema, num_rows=rows, read=read))
 
 
-def _separator(path: Path, head: bytes) -> str:
-    """The one of comma, semicolon and tab that the first line has most of; of a compressed file by its name."""
-    if head[:2] == b"\x1f\x8b":
-        return "\t" if path.name.lower().endswith(".tsv.gz") else ","
-    with path.open("rb") as file:
-        line = file.readline(1_000_000)
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name} is neither Parquet nor Arrow nor UTF-8 text: save it as one of them") from error
-    if "\0" in text:
-        raise DataError(f"{path.name} is neither Parquet nor Arrow nor UTF-8 text: save it as one of them")
-    return max(",;\t", key=text.count)
+def frame_table(frame: pl.DataFrame, name: str) -> Table:
+    """A table that is in memory already."""
+    table = frame.to_arrow()
+    return Table(
+        name=name,
+        form="frame",
+        schema=table.schema,
+        num_rows=frame.height,
+        read=lambda columns: iter(table.select(columns).to_batches(max_chunksize=BATCH_ROWS)),
+    )
 
 
-def parse_dates(series: pl.Series, name: str) -> pl.Series:
-    """Dates of a column of dates, timestamps, ISO text (or 2024/01/31, 20240131) or numbers like 20240131. Raises
-    DataError naming rows.
+def _checked(table: Table) -> Table:
+    names = table.schema.names
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise DataError(f"{table.name} has more than one column named {twice}: rename or remove all but one")
+    if table.num_rows == 0:
+        raise DataError(f"{table.name} has columns {listing(names)} but no rows")
+    return table
+
+
+def _parquet(path: Path) -> tuple[pa.Schema, int, Reader]:
+    # Mapped: the compressed bytes stay in the page cache, only what is decoded takes memory.
+    file = pq.ParquetFile(path, memory_map=True)
+
+    def read(columns: list[str]) -> Batches:
+        return iter(file.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=True))
+
+    return file.schema_arrow, file.metadata.num_rows, read
+
+
+def _arrow_file(path: Path) -> tuple[pa.Schema, int, Reader]:
+    def opened(fields: list[int]) -> pa.ipc.RecordBatchFileReader:
+        return pa.ipc.open_file(pa.memory_map(str(path)), options=pa.ipc.IpcReadOptions(included_fields=fields))
+
+    schema = pa.ipc.open_file(pa.memory_map(str(path))).schema
+
+    def read(columns: list[str]) -> Batches:
+        reader = opened([schema.get_field_index(c) for c in columns])
+        for i in range(reader.num_record_batches):
+            yield reader.get_batch(i)
+
+    return schema, _count(schema, read), read
+
+
+def _arrow_stream(path: Path) -> tuple[pa.Schema, int, Reader]:
+    schema = pa.ipc.open_stream(pa.memory_map(str(path))).schema
+
+    def read(columns: list[str]) -> Batches:
+        options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(c) for c in columns])
+        yield from pa.ipc.open_stream(pa.memory_map(str(path)), options=options)
+
+    return schema, _count(schema, read), read
+
+
+def _count(schema: pa.Schema, read: Reader) -> int:
+    names = schema.names
+    first = [n for n in names if names.count(n) == 1][:1]
+    return sum(batch.num_rows for batch in read(first)) if first else 0
+
+
+def files_under(folder: Path) -> list[Path]:
+    """The data files of a folder, sorted by relative path; hidden ones and those named _… are no data. Raises
+    DataError.
     """
-    if series.dtype == pl.Date:
-        dates = series
-    elif isinstance(series.dtype, pl.Datetime):
-        dates = series.dt.date()
-    else:
-        text = series.cast(pl.String).str.strip_chars()
-        dates = pl.select(
-            pl.coalesce(
-                *(
-                    text.str.slice(0, width).str.to_date(form, strict=False, exact=True)
-                    for form, width in (("%Y-%m-%d", 10), ("%Y/%m/%d", 10), ("%Y%m%d", 8))
-                )
-            )
-        ).to_series()
-        known_length = text.str.len_chars().is_in([8, 10]) | text.str.contains(r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")
-        dates = pl.select(pl.when(known_length).then(dates)).to_series()
-    if bad := rows_of(dates.is_null()):
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith((".", "_"))]
+        found += [Path(root, f) for f in files if not f.startswith((".", "_"))]
+    inside = folder.resolve()
+    if strange := [f.name for f in found if not f.resolve().is_relative_to(inside)]:
         raise DataError(
-            f"{name}: column {series.name!r} is not a date in row {bad}, such as {series[bad[0] - 1]!r}: "
-            "write dates as 2024-01-31"
+            f"folder {folder.name} has links that lead out of it ({listing(strange, 3)}): copy the files in"
         )
-    return dates
+    return sorted(found, key=lambda f: f.relative_to(folder).as_posix())
 
 
-def numbers(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
-    """A Float64 series, missing values null. Raises DataError on text that is no number and on infinities."""
-    if series.dtype == pl.String:
-        values, failed = numbers_from_text(series)
-        if failed.any():
-            row = rows_of(failed)[0] - 1
+def folder_sha256(folder: Path) -> str:
+    """Of the relative names and the contents of `files_under`."""
+    lines = [f"{f.relative_to(folder).as_posix()}\0{sha256_of(f)}\n" for f in files_under(folder)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def open_folder(folder: Path) -> Table:
+    """A folder of Parquet files as one table; folders named `year=2015` are columns. Raises DataError."""
+    files = files_under(folder)
+    if not files:
+        raise DataError(f"folder {folder.name} has no data files: put Parquet files into it")
+    parts: list[tuple[Table, dict[str, str | None]]] = []
+    for file in files:
+        relative = file.relative_to(folder)
+        with file.open("rb") as opened:
+            head = opened.read(8)
+        if head[:4] != b"PAR1":
             raise DataError(
-                f"{name}: column {series.name!r} is not a number in {failed.sum()} rows, such as "
-                f"{shown(table, failed)}: {series[row]!r}"
+                f"folder {folder.name}: {relative} is not a Parquet file: a folder holds Parquet files only"
             )
-    elif series.dtype.is_numeric() or series.dtype == pl.Null:
-        values = series.cast(pl.Float64)
-    else:
-        raise DataError(f"{name}: column {series.name!r} is of type {series.dtype}, not a number")
-    infinite = values.is_infinite().fill_null(value=False)
-    if infinite.any():
-        raise DataError(
-            f"{name}: column {series.name!r} is infinite in {shown(table, infinite)}: leave it empty instead"
-        )
-    return values.fill_nan(None)
+        schema, rows, read = _part(file, relative.as_posix())
+        keys = dict(part.split("=", 1) for part in relative.parent.parts if "=" in part)
+        values = {k: None if v == NO_PARTITION else unquote(v) for k, v in keys.items()}
+        parts.append((Table(name=relative.as_posix(), form="Parquet", schema=schema, num_rows=rows, read=read), values))
+    first, keys = parts[0][0], {k: _key_type([v.get(k) for _, v in parts]) for k in parts[0][1]}
+    for table, values in parts:
+        if set(table.schema.names) != set(first.schema.names) or set(values) != set(keys):
+            odd = sorted({*table.schema.names, *values} ^ {*first.schema.names, *keys})
+            raise DataError(
+                f"folder {folder.name}: {table.name} and {first.name} do not have the same columns "
+                f"(they differ in {listing(odd)}): make them equal"
+            )
+    try:
+        schema = pa.unify_schemas([table.schema for table, _ in parts], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise DataError(f"folder {folder.name}: the files' columns are of types that do not mix: {error}") from error
+    for key, kind in keys.items():
+        schema = schema.append(pa.field(key, kind))
+    whole = Table(
+        name=folder.name,
+        form="Parquet",
+        schema=schema,
+        num_rows=sum(table.num_rows for table, _ in parts),
+        read=lambda columns: _folder_batches(parts, schema, columns),
+    )
+    return _checked(whole)
 
 
-def numbers_from_text(series: pl.Series) -> tuple[pl.Series, pl.Series]:
-    text = series.str.strip_chars()
-    missing = text.is_null() | text.str.to_lowercase().is_in(MISSING_WORDS)
-    values = text.cast(pl.Float64, strict=False)
-    return values.set(missing, None), ~missing & values.is_null()
+def _part(file: Path, name: str) -> tuple[pa.Schema, int, Reader]:
+    try:
+        return _parquet(file)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise unreadable(name, "Parquet", error) from error
 
 
-def flags(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
-    text = series.cast(pl.String).str.to_lowercase()
-    unknown = ~text.is_in([*TRUE_WORDS, *FALSE_WORDS]).fill_null(value=False)
-    if unknown.any():
-        raise DataError(f"{name}: column {series.name!r} must be true or false; see {shown(table, unknown)}")
-    return text.is_in(TRUE_WORDS)
+def _key_type(values: Sequence[str | None]) -> pa.DataType:
+    """Whole numbers where every value is written like one; 000001 is a code."""
+    plain = all(v is None or (v.isdecimal() and str(int(v)) == v) for v in values)
+    return pa.int64() if plain else pa.string()
 
 
-def rows_of(mask: pl.Series, limit: int = 5) -> list[int]:
-    """1-based data rows (a CSV's header not counted) where `mask` holds."""
-    return [int(i) + 1 for i in mask.arg_true().head(limit)]
-
-
-def shown(table: pl.DataFrame, mask: pl.Series, column: str | None = None, limit: int = 5) -> str:
-    wanted = [c for c in ("@date", "@code", column) if c is not None and c in table.columns]
-    rows = table.filter(mask).select(wanted).head(limit).rows()
-    return "; ".join(" ".join(str(x) for x in row) for row in rows)
+def _folder_batches(parts: list[tuple[Table, dict[str, str | None]]], schema: pa.Schema, columns: list[str]) -> Batches:
+    wanted = pa.schema([schema.field(c) for c in columns])
+    for table, keys in parts:
+        own = [c for c in columns if c not in keys]
+        for batch in table.batches(own or table.schema.names[:1]):
+            arrays = []
+            for column in wanted:
+                if column.name in keys:
+                    value = keys[column.name]
+                    value = pa.scalar(value, pa.string()).cast(column.type)
+                    arrays.append(pa.repeat(value, batch.num_rows))
+                else:
+                    arrays.append(batch.column(column.name).cast(column.type))
+            yield pa.RecordBatch.from_arrays(arrays, schema=wanted)

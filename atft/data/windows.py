@@ -2,6 +2,8 @@
 of its stock up to t.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,7 +13,9 @@ from atft.data.batch import Batch
 from atft.data.cache import Cache
 from atft.data.graph import DayGraph
 from atft.data.labels import day_labels
+from atft.data.rows import Mapped, Resident, choose_rows, device_budget, send
 from atft.data.schema import DataError, listing
+from atft.data.splits import stretches
 from atft.spec.data import DataSpec
 from atft.spec.model import EDGE_SIZE
 
@@ -24,18 +28,18 @@ class DayReader:
 
     def __init__(self, cache: Cache, data: DataSpec, graph: DayGraph | None, device: torch.device) -> None:
         self.cache, self.data, self.graph, self.device = cache, data, graph, device
-        self._columns, self._market = _select(cache, data)
-        self.feature_names = (
-            *(cache.feature_names[j] for j in self._columns),
-            *(cache.market_names[j] for j in self._market),
-        )
+        columns, market = _select(cache, data)
+        self.feature_names = (*(cache.feature_names[j] for j in columns), *(cache.market_names[j] for j in market))
         self.num_features = len(self.feature_names)
+        self._mapped = Mapped(cache, columns, market, device)
+        self.values: Mapped | Resident = self._mapped
         missing = [h for h in data.horizons if h not in cache.horizons]
         if missing:
             raise DataError(f"the dataset has no targets for horizons {missing}; it has {list(cache.horizons)}")
         self._horizons = np.array([cache.horizons.index(h) for h in data.horizons])
-        span = np.arange(len(cache.code_index)) - cache.code_offsets[cache.code_index]
-        sample = cache.valid & (span >= data.window - 1)
+        sample = cache.valid.copy()
+        early = cache.code_offsets[:-1, None] + np.arange(data.window - 1)  # rows without a full window
+        sample[np.minimum(early, cache.code_offsets[1:, None] - 1)[np.diff(cache.code_offsets) > 0]] = False
         kept = sample[cache.day_rows]
         self._rows = cache.day_rows[kept]  # samples, by day
         self._offsets = np.concatenate([[0], np.cumsum(kept)])[cache.day_offsets].astype(np.int64)
@@ -52,6 +56,28 @@ class DayReader:
         """Number of samples of day number `day`."""
         return int(self._offsets[day + 1] - self._offsets[day])
 
+    def make_resident(
+        self,
+        days: Int[np.ndarray, " day"],
+        *,
+        half: bool,
+        budget_bytes: int | None = None,
+        beat: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        """Copy the windows' rows of `days` to the device if they fit into `budget_bytes` (null: what the device has to
+        spare); only those days can be read then. `values.kind` and `values.dtype` say what came of it.
+
+        `half`: bfloat16 will do where float32 does not fit. `beat(share copied)` is called while it copies.
+        """
+        budget = device_budget(self.device) if budget_bytes is None else budget_bytes
+        if budget <= 0:
+            return
+        ends = np.concatenate([self._rows[self._offsets[d] : self._offsets[d + 1]] for d in np.unique(days)])
+        needed, _ = gather_windows(ends, self.data.window)
+        self.values = choose_rows(
+            self._mapped, needed, len(self.cache.day_index), budget_bytes=budget, half=half, beat=beat
+        )
+
     def days_per_step(self, batch_size: int) -> int:
         return max(1, round(batch_size / self.median_names))
 
@@ -63,11 +89,15 @@ class DayReader:
         """
         rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
         cuts: list[npt.NDArray[np.int64]] = []
-        for stretch in np.split(days, np.flatnonzero(np.diff(days) != 1) + 1):
+        for stretch in stretches(days):
             offset = int(rng.integers(1, days_per_step + 1))
             cuts += [part for part in np.split(stretch, range(offset, len(stretch), days_per_step)) if len(part)]
         filled = [cut for cut in cuts if self._offsets[cut[-1] + 1] > self._offsets[cut[0]]]
         return [filled[i] for i in rng.permutation(len(filled))]
+
+    def windows(self, days: Int[np.ndarray, " days"]) -> Float[torch.Tensor, "stock window feature"]:
+        """The window of each sample of consecutive days, each apart: for whoever cannot share rows as `batch` does."""
+        return self.values.windows(self._rows[self._offsets[days[0]] : self._offsets[days[-1] + 1]], self.data.window)
 
     def batch(self, days: Int[np.ndarray, " days"]) -> Batch:
         """The samples of consecutive day numbers. Raises DataError when the days hold no sample at all."""
@@ -80,37 +110,25 @@ class DayReader:
                 f"{self.cache.days[days[0]]} … {self.cache.days[days[-1]]}"
             )
         counts = np.diff(self._offsets[days[0] : days[-1] + 2])
-        union, windows = gather_windows(rows, self.data.window)
+        union, last = gather_windows(rows, self.data.window)
+        windows = send(last, self.device)[:, None] + torch.arange(1 - self.data.window, 1, device=self.device)
         labelled = [self._day(int(d)) for d in days]
         edges, attributes = self._edges(days, rows, counts)
         ranked = self.cache.in_universe[rows]  # samples are valid
         return Batch(
-            x=self._tensor(self._values(union)),
-            windows=self._tensor(windows),
-            targets=self._tensor(self.cache.targets[rows][:, self._horizons]),
-            labels=self._tensor(np.concatenate([x[0] for x in labelled])),
-            ranks=self._tensor(np.concatenate([x[1] for x in labelled])),
-            ranked=self._tensor(ranked),
-            day=self._tensor(np.repeat(np.arange(len(days)), counts)),
+            x=self.values(union),
+            windows=windows,
+            targets=send(self.cache.targets[rows][:, self._horizons], self.device),
+            labels=send(np.concatenate([x[0] for x in labelled]), self.device),
+            ranks=send(np.concatenate([x[1] for x in labelled]), self.device),
+            ranked=send(ranked, self.device),
+            day=send(np.repeat(np.arange(len(days)), counts), self.device),
             num_days=len(days),
-            edges=self._tensor(edges),
-            edge_attributes=self._tensor(attributes),
+            edges=send(edges, self.device),
+            edge_attributes=send(attributes, self.device),
             day_numbers=np.asarray(days, dtype=np.int64),
             rows=rows,
         )
-
-    def _values(self, rows: npt.NDArray[np.int64]) -> Float[np.ndarray, "row feature"]:
-        cache, width = self.cache, len(self._columns)
-        values = np.empty((len(rows), self.num_features), np.float32)
-        taken = cache.features[rows]
-        values[:, :width] = (
-            taken
-            if width == taken.shape[1] and np.array_equal(self._columns, np.arange(width))
-            else taken[:, self._columns]
-        )
-        if len(self._market):
-            values[:, width:] = cache.market[:, self._market][cache.day_index[rows]]
-        return values
 
     def _day(self, day: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         if day not in self._labels:
@@ -137,15 +155,12 @@ class DayReader:
             [a for _, a in parts]
         )
 
-    def _tensor(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
 
 def gather_windows(
     rows: Int[np.ndarray, " stock"], window: int
-) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, "stock window"]]:
-    """The sorted union of the windows that end at panel rows `rows` (distinct), and each window as positions in it,
-    oldest first.
+) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " stock"]]:
+    """The sorted union of the windows that end at panel rows `rows` (distinct), and where in it each window ends: its
+    rows are the `window` positions up to there.
 
     A stock's rows are consecutive in the panel, so that a window is `window` consecutive rows; windows of two stocks
     never overlap.
@@ -158,7 +173,7 @@ def gather_windows(
     union = np.repeat(starts - (stops - lengths), lengths) + np.arange(stops[-1])
     position = np.empty(len(rows), np.int64)
     position[order] = stops - 1
-    return union, position[:, None] + np.arange(-window + 1, 1)
+    return union, position
 
 
 def _select(cache: Cache, data: DataSpec) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from atft.data.batch import Batch
+from atft.data.cache import Cache
 from atft.loss import terms
+from atft.loss.regime import day_weights
 from atft.model.network import Prediction
 from atft.spec.data import DataSpec
 from atft.spec.training import LossSpec
@@ -21,9 +24,9 @@ class NoTargets(Exception):
 class LossValue:
     """`total` is differentiable; `parts` are the unweighted terms, detached (`base`, `rank` = 1 - ρ).
 
-    A term is the mean over the days it is defined on. `num_days` counts every day of the step; `num_skipped_days` those
-    that added nothing at all (fewer than `min_names` known samples); `num_constant_days` those on which the base counts
-    but the rank term adds 0, because the prediction is constant.
+    A term is the mean over the days it is defined on, each times its weight where days have weights. `num_days` counts
+    every day of the step; `num_skipped_days` those that added nothing at all (fewer than `min_names` known samples);
+    `num_constant_days` those on which the base counts but the rank term adds 0, because the prediction is constant.
     """
 
     total: Float[Tensor, ""]
@@ -34,7 +37,12 @@ class LossValue:
 
 
 class Objective:
-    def __init__(self, loss: LossSpec, data: DataSpec) -> None:
+    """`day_weights`: one for each day of the cache, of mean 1 over the training days; null weighs all days alike."""
+
+    def __init__(self, loss: LossSpec, data: DataSpec, day_weights: Float[np.ndarray, " day"] | None = None) -> None:
+        if (day_weights is None) != (loss.regime is None):
+            raise ValueError("day weights belong to loss.regime, and it to them")
+        self.day_weights = day_weights
         self.loss = loss
         self.min_names = data.min_names
         self.horizon_weights = loss.horizon_weights or (1.0,) * len(data.horizons)
@@ -51,13 +59,13 @@ class Objective:
         constant = counts
         if self.loss.base_weight > 0:
             value, defined = self._base(prediction, batch, known)
-            base = self._mean(value, defined)
+            base = self._mean(value, defined, batch)
             total = total + self.loss.base_weight * base
             parts["base"] = base.detach()
             counts = defined.any(dim=1)
         if self.loss.rank_weight > 0:
             rho, defined = self._rank(prediction, batch, known_ranks)
-            rank = self._mean(torch.where(defined, 1 - rho, 0.0), defined)
+            rank = self._mean(torch.where(defined, 1 - rho, 0.0), defined, batch)
             total = total + self.loss.rank_weight * rank
             parts["rank"] = rank.detach()
             constant = counts & ~defined.any(dim=1)
@@ -108,9 +116,22 @@ class Objective:
             prediction.scores, batch.ranks, known, batch.day, num_days=batch.num_days, min_names=self.min_names
         )
 
-    def _mean(self, value: Float[Tensor, "day horizon"], defined: Bool[Tensor, "day horizon"]) -> Float[Tensor, ""]:
-        """Over the defined days of each horizon, then by weight over the horizons that have one; 0 if none has."""
+    def _mean(
+        self, value: Float[Tensor, "day horizon"], defined: Bool[Tensor, "day horizon"], batch: Batch
+    ) -> Float[Tensor, ""]:
+        """Over the defined days of each horizon, then by weight over the horizons that have one; 0 if none has.
+
+        Weighted days are divided by their number, not by their weights: a step cut in pieces stays the same step.
+        """
+        if self.day_weights is not None:
+            weights = torch.as_tensor(self.day_weights[batch.day_numbers], dtype=value.dtype, device=value.device)
+            value = value * weights.unsqueeze(-1)
         days = defined.sum(dim=0)
         weight = torch.tensor(self.horizon_weights, dtype=value.dtype, device=value.device) * (days > 0)
         per_horizon = value.sum(dim=0) / days.clamp_min(1)
         return (per_horizon * weight).sum() / weight.sum().clamp_min(torch.finfo(value.dtype).tiny)
+
+
+def make_objective(loss: LossSpec, data: DataSpec, cache: Cache, train: Int[np.ndarray, " train"]) -> Objective:
+    """The objective of a run that trains on the day numbers `train` of `cache`."""
+    return Objective(loss, data, day_weights(cache, train) if loss.regime is not None else None)

@@ -1,16 +1,22 @@
 """What the window says about its last day: an LSTM beside attention, merged. Time is the first axis."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from atft.model.selection import GatedResidual
 
+FIRST_MEMORY = 1.0  # bias of the forget gate: a day keeps three quarters of its past
+
 
 class LastDayAttention(nn.Module):
     """Multi-head attention whose only query is the last day, which is exact where only the last day is read.
 
-    A learned encoding of the position is added first: without it attention could not tell yesterday from last month.
+    Each head starts with a memory of its own, from one day to the whole window, by a learned bias against age (ALiBi,
+    Press et al. 2022, arXiv 2108.12409), and a learned encoding of the position is added to the days: without them
+    attention could not tell yesterday from last month, and would start as eight times the same mean of the window.
     With one query it is cheaper to carry the query through the key's matrix, and the weighted mean of the days through
     the value's, than every day through both. (A bias of the key would add the same to every day: it has none.)
     """
@@ -19,6 +25,7 @@ class LastDayAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.position = nn.Parameter(0.02 * torch.randn(window, 1, hidden_size))
+        self.recency = nn.Parameter(first_recency(heads, window))
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key = nn.Linear(hidden_size, hidden_size, bias=False)
         self.value = nn.Linear(hidden_size, hidden_size)
@@ -30,11 +37,18 @@ class LastDayAttention(nn.Module):
         placed = (x + self.position).transpose(0, 1)
         query = self.query(placed[:, -1]).view(stocks, self.heads, size) * size**-0.5
         reading = torch.einsum("nhe,hed->nhd", query, self.key.weight.view(self.heads, size, hidden))
-        weights = torch.softmax(torch.bmm(reading, placed.transpose(1, 2)), dim=-1)
+        weights = torch.softmax(torch.bmm(reading, placed.transpose(1, 2)) + self.recency, dim=-1)
         read = torch.bmm(weights, placed)
         value = torch.einsum("nhd,hed->nhe", read, self.value.weight.view(self.heads, size, hidden)).flatten(1)
         out: Tensor = self.out(value + self.value.bias)
         return out
+
+
+def first_recency(heads: int, window: int) -> Float[Tensor, "head day"]:
+    """Logits that halve a day's weight every 1 … `window` days, by head in geometric steps; the last day's are 0."""
+    half_lives = float(window) ** (torch.arange(heads) / max(1, heads - 1))
+    age = torch.arange(window - 1, -1, -1)
+    return -math.log(2) * age / half_lives.unsqueeze(1)
 
 
 class Temporal(nn.Module):
@@ -43,6 +57,8 @@ class Temporal(nn.Module):
     ) -> None:
         super().__init__()
         self.lstm = nn.LSTM(hidden_size, hidden_size)
+        with torch.no_grad():  # remember at the start (Jozefowicz et al. 2015): torch's own start forgets half a day
+            self.lstm.get_parameter("bias_hh_l0")[hidden_size : 2 * hidden_size].fill_(FIRST_MEMORY)
         self.attention = LastDayAttention(window=window, hidden_size=hidden_size, heads=attention_heads)
         self.merge = GatedResidual(
             input_size=2 * hidden_size,

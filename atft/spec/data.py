@@ -1,5 +1,6 @@
 """Datasets, planted panels, what a run reads of a dataset, and how its days are split."""
 
+import math
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -11,6 +12,7 @@ PlantedMode = Literal["full", "theory", "null", "leak", "graph_only", "cycle_onl
 Target = Literal["raw", "zscore", "rank_gauss", "sector_neutral", "beta_neutral"]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 DatasetRef = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[A-Za-z0-9]{1,64})?$")]
+MAX_SPLITS = 128  # a run trains one model after another, from the start, on each
 COLUMN_ROLES = frozenset(
     {"date", "code", "sector", "open", "high", "low", "close", "volume", "in_universe", "features", "targets"}
 )
@@ -89,7 +91,13 @@ class DataSpec(Spec):
 
 
 class SplitSpec(Spec):
-    """Trading days for training, validation and test; `embargo_days` stand between each pair and contain the purge."""
+    """Trading days for training, validation and test; `embargo_days` stand between each pair and contain the purge.
+
+    `walk_forward`: the last `folds` blocks of `test_days` days, each after its own validation and training days, all
+    there are (`train_days` null) or the last `train_days` of them. `purged_kfold`: `folds` blocks of all usable days,
+    each tested once. `cpcv`: each choice of `test_folds` of the `folds` blocks is one split. A run trains afresh on
+    every split.
+    """
 
     kind: Literal["walk_forward", "purged_kfold", "cpcv"] = "walk_forward"
     train_days: int | None = Field(None, ge=2)
@@ -99,12 +107,29 @@ class SplitSpec(Spec):
     folds: int = Field(1, ge=1, le=50)
     test_folds: int = Field(1, ge=1, le=10)
 
+    @property
+    def num_splits(self) -> int:
+        """How many models a run trains: C(folds, test_folds) for cpcv, one a fold otherwise."""
+        return math.comb(self.folds, self.test_folds) if self.kind == "cpcv" else self.folds
+
     @model_validator(mode="after")
-    def _supported(self) -> Self:
-        if self.kind != "walk_forward":
-            refuse("/kind", f"split kind {self.kind!r} is not available yet; use walk_forward")
-        if self.folds != 1:
-            refuse("/folds", "more than one fold is not available yet; use 1")
-        if self.test_folds != 1:
-            refuse("/test_folds", "test_folds belongs to cpcv, which is not available yet; use 1")
+    def _consistent(self) -> Self:
+        if self.kind != "cpcv" and self.test_folds != 1:
+            refuse("/test_folds", f"test_folds belongs to cpcv; {self.kind} tests one block a fold: leave it out")
+        if self.kind == "walk_forward":
+            return self
+        if self.folds < 2:
+            refuse("/folds", f"{self.kind} cuts the days into folds: give at least 2")
+        if self.train_days is not None:
+            refuse("/train_days", f"{self.kind} trains on all days outside test and gaps: leave train_days out")
+        if self.test_days != type(self).model_fields["test_days"].default:
+            refuse("/test_days", f"the folds of {self.kind} are its test days: leave test_days out, choose folds")
+        if self.test_folds >= self.folds:
+            refuse("/test_folds", f"of {self.folds} folds at most {self.folds - 1} can be test days")
+        if self.num_splits > MAX_SPLITS:
+            refuse(
+                "/test_folds",
+                f"{self.test_folds} of {self.folds} folds are {self.num_splits} splits, each a whole training: at most "
+                f"{MAX_SPLITS}, so choose fewer folds",
+            )
         return self

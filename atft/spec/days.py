@@ -1,49 +1,144 @@
-"""Which trading days a run trains, validates and tests on: arithmetic shared by the API's plan and the child."""
+"""Which trading days a run trains, validates and tests on: arithmetic shared by the API's plan and the child.
+
+Day numbers count the panel's trading days from 0. Day t needs t-window+1 … t as input and t+1 … t+1+max_horizon as
+label, so that the usable days are window-1 … num_days-2-max_horizon. One gap of `embargo_days` days that belong to
+nobody stands between training, validation and test days, on each side. The window of an evaluation day may reach back
+into training days: that is its past, known on that day. The window of a training day that follows evaluation days never
+reaches them, for there the gap is at least the window.
+"""
 
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 
 from atft.spec.base import refuse
 from atft.spec.data import SplitSpec
 
+MIN_TRAIN_DAYS = 2
+MIN_TEST_DAYS = 2
+MOST_DAYS = 1_000_000  # where the search for a long enough panel ends
+Stretches = tuple[range, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fold:
+    """One training with its evaluation: increasing stretches of consecutive days, not one of them empty."""
+
+    train: Stretches
+    val: Stretches
+    test: Stretches
+
+    @property
+    def purged(self) -> Stretches:
+        """The days between the fold's first and last that belong to nobody."""
+        used = sorted([*self.train, *self.val, *self.test], key=lambda days: days.start)
+        return tuple(range(a.stop, b.start) for a, b in pairwise(used) if a.stop < b.start)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitPlan:
-    """Half-open ranges of day numbers; `purged` days lie between them and belong to nobody."""
-
-    train: range
-    val: range
-    test: range
-
-    @property
-    def purged(self) -> list[int]:
-        return [*range(self.train.stop, self.val.start), *range(self.val.stop, self.test.start)]
+    folds: tuple[Fold, ...]
 
 
-def walk_forward(num_days: int, window: int, max_horizon: int, split: SplitSpec) -> SplitPlan:
-    """The last `test_days` days whose every label is known, a gap, `val_days`, a gap, then training days before them.
+def count(stretches: Stretches) -> int:
+    return sum(map(len, stretches))
 
-    Day t needs days t-window+1 … t as input and t+1+max_horizon as label. With `train_days` null, training takes all
-    there are.
-    Raises a validation error whose pointer is absolute in a TrainSpec.
+
+def plan_split(num_days: int, window: int, max_horizon: int, split: SplitSpec) -> SplitPlan:
+    """Every fold of `split` on a panel of `num_days` days, earliest test days first.
+
+    `walk_forward`: fold by fold the next `test_days` days, the last fold's the last usable ones; before each a gap,
+    `val_days`, a gap, then training days: all there are, or `train_days`.
+    `purged_kfold`, `cpcv`: the usable days in `folds` blocks of equal size, the first ones a day longer where they do
+    not divide; one block, or each choice of `test_folds` blocks, is tested. What is left a gap away from test days
+    trains, but for the last `val_days` of its longest stretch (the latest of equals) and a gap before them: these
+    validate, so that early stopping never sees test days.
+    Raises a validation error whose pointer is absolute in a TrainSpec, and which says how many days are needed.
     """
-    first = window - 1
-    stop = num_days - 1 - max_horizon
-    if stop <= first:
+    usable = range(window - 1, num_days - 1 - max_horizon)
+    if len(usable) == 0:
         refuse(
             "/data/window",
             f"the panel has {num_days} days: too few for a window of {window} days and labels of {max_horizon} + 1",
         )
-    test = range(stop - split.test_days, stop)
-    val = range(test.start - split.embargo_days - split.val_days, test.start - split.embargo_days)
-    train_stop = val.start - split.embargo_days
-    train_start = first if split.train_days is None else train_stop - split.train_days
-    if train_start < first or train_stop - train_start < 2:
-        wanted = 2 if split.train_days is None else split.train_days
-        needed = wanted + split.val_days + split.test_days + 2 * split.embargo_days
+    has = f"the panel has {num_days} days, of which {len(usable)} have a window of {window} days behind and all labels"
+    if split.kind == "walk_forward":
+        return _walk_forward(usable, split, has)
+    folds = _blocks(usable, split)
+    if folds is None:
         refuse(
-            "/split/train_days" if split.train_days is not None else "/split/val_days",
-            f"the panel has {num_days} days, of which {stop - first} have a window of {window} days behind and all "
-            f"labels ahead; training {wanted} + validation {split.val_days} + test {split.test_days} + two gaps of "
-            f"{split.embargo_days} need {needed}",
+            "/split/folds",
+            f"{has} ahead; {split.kind} with {split.folds} folds, of which each split tests {split.test_folds}, "
+            f"validation {split.val_days} and gaps of {split.embargo_days} needs {_smallest(split)}: choose "
+            "other folds, or a smaller val_days",
         )
-    return SplitPlan(train=range(train_start, train_stop), val=val, test=test)
+    return SplitPlan(folds=folds)
+
+
+def _walk_forward(usable: range, split: SplitSpec, has: str) -> SplitPlan:
+    wanted = MIN_TRAIN_DAYS if split.train_days is None else split.train_days
+    needed = wanted + split.val_days + split.folds * split.test_days + 2 * split.embargo_days
+    if len(usable) < needed:
+        field = "folds" if split.folds > 1 else "val_days" if split.train_days is None else "train_days"
+        blocks = f"{split.folds} × " if split.folds > 1 else ""
+        refuse(
+            f"/split/{field}",
+            f"{has} ahead; training {wanted} + validation {split.val_days} + test {blocks}{split.test_days} + two gaps "
+            f"of {split.embargo_days} need {needed}",
+        )
+    folds = []
+    for place in range(split.folds, 0, -1):
+        test = range(usable.stop - place * split.test_days, usable.stop - (place - 1) * split.test_days)
+        val = range(test.start - split.embargo_days - split.val_days, test.start - split.embargo_days)
+        train_stop = val.start - split.embargo_days
+        train_start = usable.start if split.train_days is None else train_stop - split.train_days
+        folds.append(Fold(train=(range(train_start, train_stop),), val=(val,), test=(test,)))
+    return SplitPlan(folds=tuple(folds))
+
+
+def _blocks(usable: range, split: SplitSpec) -> tuple[Fold, ...] | None:
+    """None when a split is left with too few days to train and validate on."""
+    size, longer = divmod(len(usable), split.folds)
+    cuts = [usable.start + i * size + min(i, longer) for i in range(split.folds + 1)]
+    folds = []
+    for chosen in combinations(range(split.folds), split.test_folds):
+        test = _joined([range(cuts[i], cuts[i + 1]) for i in chosen])
+        stretches = _outside(usable, test, split.embargo_days)
+        if size < MIN_TEST_DAYS or not stretches:
+            return None
+        longest = max(stretches, key=lambda days: (len(days), days.start))
+        val = range(longest.stop - split.val_days, longest.stop)
+        before = range(longest.start, val.start - split.embargo_days)
+        train = tuple(part for days in stretches if len(part := before if days is longest else days))
+        if val.start < longest.start or count(train) < MIN_TRAIN_DAYS:
+            return None
+        folds.append(Fold(train=train, val=(val,), test=test))
+    return tuple(folds)
+
+
+def _joined(blocks: list[range]) -> Stretches:
+    """Neighbours as one."""
+    found: list[range] = []
+    for block in blocks:
+        if found and found[-1].stop == block.start:
+            found[-1] = range(found[-1].start, block.stop)
+        else:
+            found.append(block)
+    return tuple(found)
+
+
+def _outside(usable: range, test: Stretches, gap: int) -> list[range]:
+    """The stretches of usable days that are at least `gap` days away from test days."""
+    edges = [usable.start - gap, *(edge for days in test for edge in (days.start, days.stop)), usable.stop + gap]
+    found = [range(a + gap, b - gap) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    return [days for days in found if len(days)]
+
+
+def _smallest(split: SplitSpec) -> str:
+    """How many usable days the split needs, in words; one day more makes no block smaller, hence the bisection."""
+    low, high = 0, MOST_DAYS
+    if _blocks(range(high), split) is None:
+        return f"more than {high} days"
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _blocks(range(middle), split) is None else (low, middle)
+    return f"{high}"

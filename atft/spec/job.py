@@ -41,26 +41,61 @@ class TrainSpec(Spec):
                 f"embargo_days {self.split.embargo_days} is shorter than the longest label: "
                 f"it must be ≥ h_max + 1 = {needed}",
             )
+        if self.split.kind != "walk_forward" and self.split.embargo_days < self.data.window:
+            refuse(
+                "/split/embargo_days",
+                f"in {self.split.kind} training days follow test days, and their windows must not reach them: "
+                f"embargo_days must be ≥ data.window = {self.data.window}",
+            )
         if self.model.use_fan and self.model.fan_top_k > self.data.window // 2 + 1:
             refuse(
                 "/model/fan_top_k",
                 f"a window of {self.data.window} days has {self.data.window // 2 + 1} frequencies; "
                 f"fan_top_k is {self.model.fan_top_k}",
             )
-        if self.loss.horizon_weights is not None and len(self.loss.horizon_weights) != len(self.data.horizons):
-            refuse("/loss/horizon_weights", f"give one weight for each of the {len(self.data.horizons)} horizons")
+        self._losses_fit()
         if "@" in self.trainer.objective and int(self.trainer.objective.split("@")[1][:-1]) not in self.data.horizons:
             refuse(
                 "/trainer/objective", f"the objective's horizon is not one of data.horizons {list(self.data.horizons)}"
             )
-        if self.loss.base == "pinball" and self.model.quantiles is None:
-            refuse("/model/quantiles", "loss.base pinball needs model.quantiles")
-        if self.model.quantiles is not None and self.loss.base != "pinball":
-            refuse("/loss/base", "model.quantiles are trained by loss.base pinball only")
         if self.scheduler.warmup_epochs > 0 and self.scheduler.name == "one_cycle":
             refuse("/scheduler/warmup_epochs", "one_cycle warms up by itself: use warmup_epochs 0")
         if self.scheduler.warmup_epochs >= self.trainer.max_epochs and self.scheduler.warmup_epochs > 0:
             refuse("/scheduler/warmup_epochs", "warmup_epochs must be below trainer.max_epochs")
+        self._phases_fit()
         if self.init_from is not None:
             refuse("/init_from", "init_from is not available yet; use null")
         return self
+
+    def _losses_fit(self) -> None:
+        losses = {"/loss": self.loss} | {
+            f"/trainer/phases/{place}/loss": phase.loss
+            for place, phase in enumerate(self.trainer.phases)
+            if phase.loss is not None
+        }
+        for pointer, loss in losses.items():
+            if loss.horizon_weights is not None and len(loss.horizon_weights) != len(self.data.horizons):
+                refuse(
+                    f"{pointer}/horizon_weights", f"give one weight for each of the {len(self.data.horizons)} horizons"
+                )
+            if loss.base == "pinball" and self.model.quantiles is None:
+                refuse("/model/quantiles", "loss.base pinball needs model.quantiles")
+            if loss.base != "pinball" and self.model.quantiles is not None:
+                refuse(f"{pointer}/base", "model.quantiles are trained by loss.base pinball only")
+
+    def _phases_fit(self) -> None:
+        trained: set[str] = set()
+        for place, phase in enumerate(self.trainer.phases):
+            pointer = f"/trainer/phases/{place}"
+            absent = [name for name in phase.modules or () if name not in self.model.modules]
+            if absent:
+                refuse(f"{pointer}/modules", f"the model has no module {absent[0]}: it has {list(self.model.modules)}")
+            if phase.epochs <= self.scheduler.warmup_epochs:
+                refuse(
+                    f"{pointer}/epochs",
+                    f"a phase must be longer than scheduler.warmup_epochs = {self.scheduler.warmup_epochs}",
+                )
+            trained.update(phase.modules or self.model.modules)
+        idle = [name for name in self.model.modules if name not in trained]
+        if self.trainer.phases and idle:
+            refuse("/trainer/phases", f"no phase trains {idle}: a part that is switched on would never learn")

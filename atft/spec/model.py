@@ -1,6 +1,6 @@
 """The network's and the graph's shape, and the exact number of trainable parameters without torch."""
 
-from typing import Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,6 +8,8 @@ from atft.spec.base import Spec, refuse
 
 VARIABLE_SIZE = 8  # width of one variable's embedding in the selection network
 EDGE_SIZE = 4  # attributes of an edge: correlation, same sector, volatility closeness, residual correlation
+
+Module = Literal["selection", "fan", "temporal", "graph", "heads"]
 
 
 class ModelSpec(Spec):
@@ -24,6 +26,12 @@ class ModelSpec(Spec):
     use_fan: bool = True
     use_gat: bool = True
     quantiles: tuple[float, ...] | None = None
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """The network's parts that have parameters, in the order of the forward pass."""
+        optional: dict[Module, bool] = {"fan": self.use_fan, "graph": self.use_gat}
+        return tuple(name for name in get_args(Module) if optional.get(name, True))
 
     @field_validator("quantiles")
     @classmethod
@@ -86,7 +94,7 @@ def num_parameters(model: ModelSpec, num_features: int, num_horizons: int, windo
     )
     fan = linear(model.fan_top_k * hidden, hidden) if model.use_fan else 0
     lstm = 4 * (2 * hidden * hidden + 2 * hidden)
-    attention = window * hidden + 3 * linear(hidden, hidden) + hidden * hidden  # the key has no bias
+    attention = window * (hidden + model.attention_heads) + 3 * linear(hidden, hidden) + hidden * hidden  # no key bias
     merge = gated_residual(2 * hidden, hidden, hidden if model.use_fan else 0)
     convolution = (
         2 * linear(hidden, hidden) + hidden + EDGE_SIZE * hidden + hidden

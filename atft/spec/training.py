@@ -4,10 +4,13 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from atft.spec.base import Spec, refuse
+from atft.spec.base import NAME_PATTERN, Spec, refuse
+from atft.spec.model import Module
 
 
 class LossSpec(Spec):
+    """`regime`: days are weighted so that each regime of the market counts alike, within [.5, 2] and with mean 1."""
+
     base: Literal["mse", "huber", "pinball"] = "huber"
     base_weight: float = Field(1.0, ge=0.0)
     rank_weight: float = Field(0.1, ge=0.0)
@@ -24,8 +27,6 @@ class LossSpec(Spec):
             min(self.horizon_weights, default=0) < 0 or sum(self.horizon_weights) <= 0
         ):
             refuse("/horizon_weights", "horizon weights are ≥ 0 with a positive sum")
-        if self.regime is not None:
-            refuse("/regime", "regime weights are not available yet; use null")
         return self
 
 
@@ -45,6 +46,12 @@ class OptimizerSpec(Spec):
         if any(not 0 <= b < 1 for b in value):
             raise ValueError("betas lie in [0, 1)")
         return value
+
+    @model_validator(mode="after")
+    def _surprise(self) -> Self:
+        if self.name == "adabelief" and self.betas[0] == 0:
+            refuse("/betas", "adabelief divides by what betas[0] did not expect: betas[0] = 0 expects everything")
+        return self
 
     @property
     def resolved_eps(self) -> float:
@@ -84,6 +91,26 @@ class StopRule(Spec):
         return self
 
 
+class PhaseSpec(Spec):
+    """A stretch of epochs: `lr` and `loss` null are the run's own; `modules` null trains all, else only those named.
+
+    Each phase runs the scheduler from its beginning over its own epochs.
+    """
+
+    name: str = Field(pattern=NAME_PATTERN)
+    epochs: int = Field(ge=1, le=10000)
+    lr: float | None = Field(None, gt=0.0, le=10.0)
+    modules: tuple[Module, ...] | None = Field(None, min_length=1)
+    loss: LossSpec | None = None
+
+    @field_validator("modules")
+    @classmethod
+    def _distinct(cls, value: tuple[Module, ...] | None) -> tuple[Module, ...] | None:
+        if value is not None and len(set(value)) != len(value):
+            raise ValueError("list each module once")
+        return value
+
+
 class TrainerSpec(Spec):
     max_epochs: int = Field(10, ge=1, le=10000)
     max_steps_per_epoch: int | None = Field(None, ge=1)
@@ -98,16 +125,39 @@ class TrainerSpec(Spec):
     )
     early_stopping: EarlyStopping | None = EarlyStopping()
     stop_rules: tuple[StopRule, ...] = Field((), max_length=20)
-    phases: tuple[dict[str, object], ...] = ()
+    phases: tuple[PhaseSpec, ...] = Field((), max_length=20)
     checkpoint_every_seconds: float = Field(300.0, ge=1.0)
     timeout_seconds: float | None = Field(None, gt=0.0)
 
-    @field_validator("phases")
-    @classmethod
-    def _no_phases(cls, value: tuple[dict[str, object], ...]) -> tuple[dict[str, object], ...]:
-        if value:
-            raise ValueError("phases are not available yet; use []")
-        return value
+    @model_validator(mode="after")
+    def _phases_fill_the_run(self) -> Self:
+        if not self.phases:
+            return self
+        total = sum(phase.epochs for phase in self.phases)
+        if total != self.max_epochs:
+            refuse(
+                "/max_epochs", f"the phases take {total} epochs and max_epochs is {self.max_epochs}: make them equal"
+            )
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) != len(names):
+            refuse("/phases", "give each phase a name of its own")
+        if self.objective.startswith("val/loss") and any(phase.loss is not None for phase in self.phases):
+            refuse("/objective", "val/loss cannot be compared between phases with different losses")
+        return self
+
+    def phase_of(self, epoch: int) -> tuple[PhaseSpec, int]:
+        """The phase of 0-based `epoch`, and its own first epoch; epochs after the last belong to the last phase.
+
+        Without phases the run is one phase of all epochs and modules.
+        """
+        first = 0
+        for phase in self.phases:
+            if epoch < first + phase.epochs:
+                return phase, first
+            first += phase.epochs
+        if self.phases:
+            return self.phases[-1], first - self.phases[-1].epochs
+        return PhaseSpec(name="all", epochs=self.max_epochs), 0
 
 
 class EvaluationSpec(Spec):

@@ -20,7 +20,7 @@ from atft.events import DailySeries
 from atft.metrics.rank import daily_rank_ic
 from atft.spec.base import digest
 from atft.train.checkpoint import write_atomic
-from atft.train.evaluate import Scored, judge, read, with_scores
+from atft.train.evaluate import Scored, chunks, judge, read, with_scores
 from atft.train.report import Reporter
 from atft.train.setup import Assembly
 
@@ -94,7 +94,9 @@ def baselines(
             )
 
     def beat(step: int, steps: int) -> None:
-        reporter.progress("baselines", epoch=assembly.spec.trainer.max_epochs, step=step, steps=steps)
+        reporter.progress(
+            "baselines", fold=assembly.fold, epoch=assembly.spec.trainer.max_epochs, step=step, steps=steps
+        )
         check()
 
     made = _make(assembly, scored, beat)
@@ -117,6 +119,7 @@ def _key(assembly: Assembly) -> str:
         "fingerprint": assembly.cache.fingerprint,
         "data": spec.data.model_dump(mode="json"),
         "split": spec.split.model_dump(mode="json"),
+        **({"fold": assembly.fold} if len(assembly.splits) > 1 else {}),
         "evaluation": spec.evaluation.model_dump(mode="json"),
         "bounds": [MAX_COLUMNS, MAX_RIDGE_ROWS, MAX_TREE_ROWS, NUM_TREES, list(PENALTIES)],
         "trees": TREES,
@@ -275,8 +278,8 @@ def _score(
     """Scores on the samples' days, in their order: [sample, horizon], ridge [sample, penalty, horizon]."""
     ridge, boosted = [], []
     matrix = coefficients.astype(np.float32).reshape(len(coefficients), -1)
-    for start in range(0, len(samples.days), CHUNK_DAYS):
-        batch = read(assembly.reader, samples.days[start : start + CHUNK_DAYS])
+    for start, days in chunks(samples.days, CHUNK_DAYS):
+        batch = read(assembly.reader, days)
         if batch is None:
             continue
         x = _flatten(batch, batch.ranked.cpu().numpy(), lags)

@@ -1,8 +1,8 @@
 """Checkpoints on disk: whole or absent, self-contained, at most two kept.
 
 `{name}/model.safetensors` the weights, `state.pt` optimizer, scheduler and EMA (loaded with weights_only),
-`best.safetensors` the best
-epoch's weights so far, `manifest.json` the loop's numbers, what the checkpoint belongs to, and every file's SHA-256.
+`best.safetensors` the best epoch's weights so far (`best.2.safetensors` those of the second of several folds),
+`manifest.json` the loop's numbers, what the checkpoint belongs to, and every file's SHA-256.
 """
 
 import hashlib
@@ -17,8 +17,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KEEP = 2
+BEST = "best"
+
+
+def best_name(fold: int, folds: int) -> str:
+    """The file of the best weights of `fold`, from 0, of `folds`."""
+    return f"{BEST}.safetensors" if folds == 1 else f"{BEST}.{fold + 1}.safetensors"
 
 
 class CheckpointError(Exception):
@@ -29,14 +35,14 @@ class CheckpointError(Exception):
 class Snapshot:
     """`weights`: parameters and buffers by name; `state`: tensors and plain numbers; `loop`: JSON numbers of the
     training loop;
-    `identity`: JSON that must be equal when the run goes on (spec, data, features); `best`: the best weights' file,
-    if any."""
+    `identity`: JSON that must be equal when the run goes on (spec, data, features); `best`: the files of the best
+    weights there are, one a fold."""
 
     weights: dict[str, Tensor]
     state: dict[str, object]
     loop: dict[str, object]
     identity: dict[str, object]
-    best: Path | None
+    best: tuple[Path, ...]
 
 
 def sha256(path: Path) -> str:
@@ -94,8 +100,8 @@ def save(folder: Path, name: str, snapshot: Snapshot) -> str:
     partial.mkdir()
     safetensors.torch.save_file(to_host(snapshot.weights), partial / "model.safetensors")
     torch.save(snapshot.state, partial / "state.pt")
-    if snapshot.best is not None:
-        link(snapshot.best, partial / "best.safetensors")
+    for best in snapshot.best:
+        link(best, partial / best.name)
     files = {file.name: {"sha256": sha256(file), "size": file.stat().st_size} for file in sorted(partial.iterdir())}
     manifest = {"format_version": FORMAT_VERSION, "loop": snapshot.loop, "identity": snapshot.identity, "files": files}
     text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False).encode()
@@ -145,11 +151,10 @@ def load(path: Path, device: torch.device) -> Snapshot:
             raise CheckpointError(
                 f"{path / name} is missing or damaged: start the run again, or resume from an older checkpoint"
             )
-    best = path / "best.safetensors"
     return Snapshot(
         weights=load_weights(path / "model.safetensors"),
         state=torch.load(path / "state.pt", map_location=device, weights_only=True),
         loop=manifest["loop"],
         identity=manifest["identity"],
-        best=best if best.name in manifest["files"] else None,
+        best=tuple(path / name for name in manifest["files"] if name.startswith(f"{BEST}.")),
     )

@@ -1,198 +1,183 @@
 """The end of a run:
 
-the best epoch's weights judged on validation and test days, beside the oracle and the baselines, and written down.
+the best weights of each fold judged on its validation and test days, beside the oracle and the baselines, and written
+down.
 """
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from atft.events import Artifact, DailySeries, Finished, Metrics
+from atft.events import DailySeries, Finished, Metrics
 from atft.model.network import Network
 from atft.spec.reason import Reason
 from atft.train import checkpoint
-from atft.train.evaluate import Judged, Scored, judge, oracle_scores, oracle_share, predict
-from atft.train.report import Reporter, RunError
+from atft.train.attempt import Attempt
+from atft.train.averages import Values, in_fold, mean_daily, mean_values
+from atft.train.evaluate import ORACLE_SHARE, Judged, Scored, judge, oracle_scores, oracle_share, predict
+from atft.train.outputs import Predictions, Series, write
 from atft.train.setup import Assembly
-from atft.train.state import LoopState
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-PARQUET = "application/vnd.apache.parquet"
-Series = list[tuple[str, DailySeries]]  # source ("" for the model itself) and series
+from atft.train.state import FoldState
 
 
-def conclude(
-    assembly: Assembly,
-    out: Path,
-    reporter: Reporter,
-    state: LoopState,
-    *,
-    check: Callable[[], None],
-    evidence: Callable[[], dict[str, object]],
-    test: bool,
-) -> Finished:
-    """`check` is called between pieces of work and may raise. With `test` the test days are scored, once, and the
-    baselines with them.
-
-    Raises RunError; OSError when the disk is full.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """The end's metrics by one scorer; `source` is null for the model's own. Every fold says the same things in the
+    same order.
     """
-    network = Network(
-        num_features=assembly.reader.num_features,
-        num_horizons=len(assembly.spec.data.horizons),
-        window=assembly.spec.data.window,
-        model=assembly.spec.model,
-    ).to(assembly.device)
-    network.load_state_dict(checkpoint.load_weights(out / "best.safetensors"))
-    days = {"val": assembly.split.val, **({"test": assembly.split.test} if test else {})}
-    scored: dict[str, Scored] = {}
-    judged: dict[str, Judged] = {}
-    series: Series = []
-    for split, numbers in days.items():
 
-        def beat(done: int, split: str = split, total: int = len(numbers)) -> None:
-            reporter.progress("test" if split == "test" else "validate", epoch=state.epoch, step=done, steps=total)
-            check()
+    source: str | None
+    values: Values
+    daily: list[DailySeries] = field(default_factory=list)
 
-        scored[split], loss = predict(
-            network,
-            assembly.reader,
-            assembly.objective,
-            numbers,
-            micro_batch_days=state.micro_batch_days,
-            heartbeat=beat,
-        )
-        judged[split] = judge(scored[split], assembly.cache, assembly.spec, split)
-        if split == "test":
-            judged[split].values["test/loss"] = loss
-        for warning in judged[split].warnings:
-            reporter.log(f"{split}: {warning}", level="warning")
-    shares = _oracle(assembly, reporter, state, scored, judged, series)
-    for split, outcome in judged.items():
-        own = {name: value for name, value in shares.items() if name.startswith(f"{split}/")}
-        values = {**(outcome.values if split == "test" else {}), **own}
-        reporter.metrics(Metrics(step=state.best_epoch, values=values, daily=outcome.daily))
-        series += [("", one) for one in outcome.daily]
-    if test and assembly.spec.baselines:
-        from atft.train.baselines import baselines  # noqa: PLC0415 - LightGBM is loaded only where it is asked for
 
-        for name, baseline in baselines(assembly, scored, reporter, check).items():
-            reporter.metrics(Metrics(step=state.best_epoch, values=baseline.values, daily=baseline.daily, source=name))
-            series += [(name, one) for one in baseline.daily]
-    artifacts = _write(assembly, out, series, scored, evidence())
-    best = {
-        "epoch": state.best_epoch,
-        "objective": assembly.spec.trainer.objective,
-        "value": state.best_value,
-        "metrics": state.best_metrics,
+def conclude(attempt: Attempt, *, test: bool) -> Finished:
+    """With `test` the test days are scored, once, and the baselines with them.
+
+    With several folds `val/…` is the mean over folds of each one's best epoch, told at the last of these epochs.
+    Raises RunError, StopRequested; OSError when the disk is full.
+    """
+    folds, several = attempt.state.folds, attempt.num_folds > 1
+    step = max(fold.best_epoch for fold in folds)
+    if several:
+        values = mean_values([fold.best_metrics for fold in folds])
+        attempt.reporter.metrics(Metrics(step=step, values=values, best=True))
+    said: list[list[Said]] = [[] for _ in folds]
+    with Predictions(attempt.out / "predictions.parquet") as predictions:
+        for number, fold in enumerate(folds):
+            for one in _Fold(attempt, number, fold, predictions).judge(test=test):
+                said[number].append(one)
+                attempt.reporter.metrics(
+                    Metrics(
+                        step=fold.best_epoch,
+                        values=in_fold(one.values, number, len(folds)),
+                        daily=[] if several else one.daily,
+                        source=one.source,
+                    )
+                )
+    means = [_mean(parts) for parts in zip(*said, strict=True)] if several else said[0]
+    if several:
+        for one in means:
+            attempt.reporter.metrics(Metrics(step=step, values=one.values, daily=one.daily, source=one.source))
+    series: Series = [(one.source or "", series) for one in means for series in one.daily]
+    artifacts = write(attempt.assembly, attempt.out, series, attempt.tell_evidence())
+    own = {name: value for one in means if one.source is None for name, value in one.values.items()}
+    tested = {name: value for name, value in own.items() if name.startswith("test/") and ORACLE_SHARE not in name}
+    return Finished(
+        artifacts=artifacts,
+        result={
+            "best": _best(attempt, step),
+            "test": tested if test else None,
+            "ending": _ending(folds),
+        },
+        reason=_reason(folds),
+    )
+
+
+def _mean(parts: tuple[Said, ...]) -> Said:
+    return Said(
+        source=parts[0].source,
+        values=mean_values([one.values for one in parts]),
+        daily=mean_daily([one.daily for one in parts]),
+    )
+
+
+def _best(attempt: Attempt, step: int) -> dict[str, object]:
+    """Of several folds the mean, and `folds` each one's own."""
+    folds, objective = attempt.state.folds, attempt.spec.trainer.objective
+    metrics = mean_values([fold.best_metrics for fold in folds])
+    own = [{"epoch": fold.best_epoch, "value": fold.best_value, "metrics": fold.best_metrics} for fold in folds]
+    return {
+        "epoch": step,
+        "objective": objective,
+        "value": metrics.get(objective),
+        "metrics": metrics,
+        **({"folds": own} if len(folds) > 1 else {}),
     }
-    result = {"best": best, "test": judged["test"].values if test else None, "ending": state.end_message or None}
-    return Finished(artifacts=artifacts, result=result, reason=state.end_reason)
 
 
-def _oracle(
-    assembly: Assembly,
-    reporter: Reporter,
-    state: LoopState,
-    scored: dict[str, Scored],
-    judged: dict[str, Judged],
-    series: Series,
-) -> dict[str, float | None]:
-    """Judge the planted oracles as baselines are judged; the model's share of the observed-history one."""
+def _ending(folds: list[FoldState]) -> str | None:
+    if len(folds) == 1:
+        return folds[0].end_message or None
+    said = [f"fold {number}: {fold.end_message}" for number, fold in enumerate(folds, 1) if fold.end_message]
+    return "; ".join(said) or None
+
+
+def _reason(folds: list[FoldState]) -> Reason | None:
+    """A stop rule that ended any fold says more than early stopping."""
+    reasons = {fold.end_reason for fold in folds}
+    return next((reason for reason in (Reason.STOP_RULE, Reason.EARLY_STOPPED) if reason in reasons), None)
+
+
+class _Fold:
+    """One fold's best weights and what they are worth."""
+
+    def __init__(self, attempt: Attempt, number: int, state: FoldState, predictions: Predictions) -> None:
+        self.assembly = replace(attempt.assembly, fold=number)
+        self.weights = attempt.out / checkpoint.best_name(number, attempt.num_folds)
+        self.attempt = attempt
+        self.state = state
+        self.predictions = predictions
+        self.name = f".{number + 1}" if attempt.num_folds > 1 else ""
+
+    def judge(self, *, test: bool) -> Iterator[Said]:
+        """Oracles, the model's own by split, baselines."""
+        assembly, reporter = self.assembly, self.attempt.reporter
+        network = Network(
+            num_features=assembly.reader.num_features,
+            num_horizons=len(assembly.spec.data.horizons),
+            window=assembly.spec.data.window,
+            model=assembly.spec.model,
+        ).to(assembly.device)
+        network.load_state_dict(checkpoint.load_weights(self.weights))
+        scored: dict[str, Scored] = {}
+        judged: dict[str, Judged] = {}
+        for split, days in {"val": assembly.split.val, **({"test": assembly.split.test} if test else {})}.items():
+            scored[split], loss = predict(
+                network,
+                assembly.reader,
+                assembly.objective,
+                days,
+                micro_batch_days=self.attempt.state.micro_batch_days,
+                heartbeat=self._beat("test" if split == "test" else "validate", len(days)),
+            )
+            judged[split] = judge(scored[split], assembly.cache, assembly.spec, split)
+            if split == "test":
+                judged[split].values["test/loss"] = loss
+            for warning in judged[split].warnings:
+                reporter.log(f"{split}{self.name}: {warning}", level="warning")
+        self.predictions.add(assembly, scored)
+        oracles, shares = _oracles(assembly, scored, judged)
+        yield from oracles
+        for split, outcome in judged.items():
+            own = {name: value for name, value in shares.items() if name.startswith(f"{split}/")}
+            values = {**(outcome.values if split == "test" else {}), **own}
+            yield Said(source=None, values=values, daily=outcome.daily)
+        if test and assembly.spec.baselines:
+            from atft.train.baselines import baselines  # noqa: PLC0415 - LightGBM is loaded only where it is asked for
+
+            for name, one in baselines(assembly, scored, reporter, self.attempt.check).items():
+                yield Said(source=name, values=one.values, daily=one.daily)
+
+    def _beat(self, phase: str, num_days: int) -> Callable[[int], None]:
+        def beat(done: int) -> None:
+            self.attempt.reporter.progress(
+                phase, fold=self.assembly.fold, epoch=self.state.epoch, step=done, steps=num_days
+            )
+            self.attempt.check()
+
+        return beat
+
+
+def _oracles(
+    assembly: Assembly, scored: dict[str, Scored], judged: dict[str, Judged]
+) -> tuple[list[Said], dict[str, float | None]]:
+    """The planted oracles, judged as baselines are; the model's share of the observed-history one."""
+    said: list[Said] = []
     shares: dict[str, float | None] = {}
     for split, samples in scored.items():
         for name, best in oracle_scores(assembly.cache, assembly.spec, samples).items():
             oracle = judge(best, assembly.cache, assembly.spec, split)
-            reporter.metrics(Metrics(step=state.best_epoch, values=oracle.values, daily=oracle.daily, source=name))
-            series += [(name, one) for one in oracle.daily]
+            said.append(Said(source=name, values=oracle.values, daily=oracle.daily))
             if name == "oracle_observed":
                 shares |= oracle_share(judged[split].values, oracle.values, split, assembly.spec.data.horizons)
-    return shares
-
-
-def _write(
-    assembly: Assembly, out: Path, series: Series, scored: dict[str, Scored], evidence: dict[str, object]
-) -> list[Artifact]:
-    """Every file whole before it is named. Raises RunError when one of them is not there after all."""
-    config = {
-        "requested": assembly.spec.model_dump(mode="json"),
-        "resolved": assembly.resolved().model_dump(mode="json"),
-        "features": list(assembly.reader.feature_names),
-        "fingerprint": assembly.cache.fingerprint,
-    }
-    _write_json(out / "config.json", config)
-    _write_json(out / "evidence.json", evidence)
-    _write_parquet(out / "daily.parquet", _daily_table(series))
-    _write_parquet(out / "predictions.parquet", _prediction_table(assembly, scored))
-    artifacts = [
-        Artifact(name="best.safetensors", path="best.safetensors"),
-        Artifact(name="config.json", path="config.json", media_type="application/json"),
-        Artifact(name="evidence.json", path="evidence.json", media_type="application/json"),
-        Artifact(name="daily.parquet", path="daily.parquet", media_type=PARQUET),
-        Artifact(name="predictions.parquet", path="predictions.parquet", media_type=PARQUET),
-    ]
-    verify_artifacts(out, artifacts)
-    return artifacts
-
-
-def verify_artifacts(out: Path, artifacts: list[Artifact]) -> None:
-    """Raises RunError naming each declared output that is absent or empty: such a run has not succeeded."""
-    missing = [a.name for a in artifacts if not (out / a.path).is_file() or (out / a.path).stat().st_size == 0]
-    if missing:
-        raise RunError(
-            Reason.INTERNAL, f"declared outputs are missing or empty: {', '.join(missing)}; start the run again"
-        )
-
-
-def _write_json(path: Path, body: object) -> None:
-    checkpoint.write_atomic(path, json.dumps(body, indent=1, allow_nan=False).encode())
-
-
-def _write_parquet(path: Path, table: "pa.Table") -> None:
-    import pyarrow as pa  # noqa: PLC0415 - not needed before the end
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    checkpoint.write_atomic(path, sink.getvalue().to_pybytes())
-
-
-def _daily_table(series: Series) -> "pa.Table":
-    import pyarrow as pa  # noqa: PLC0415
-
-    lengths = [len(one.days) for _, one in series]
-    return pa.table(
-        {
-            "date": pa.array(np.concatenate([np.asarray(one.days, dtype="datetime64[D]") for _, one in series])),
-            "source": pa.array(np.repeat([source for source, _ in series], lengths)).dictionary_encode(),
-            "split": pa.array(np.repeat([one.split for _, one in series], lengths)).dictionary_encode(),
-            "metric": pa.array(np.repeat([one.name for _, one in series], lengths)).dictionary_encode(),
-            "horizon": pa.array(np.repeat(np.asarray([one.horizon for _, one in series], dtype=np.int32), lengths)),
-            "value": pa.array([value for _, one in series for value in one.values], type=pa.float64()),
-        }
-    )
-
-
-def _prediction_table(assembly: Assembly, scored: dict[str, Scored]) -> "pa.Table":
-    """One row a ranked sample of the validation and test days: date, code, split, score_{h}d."""
-    import pyarrow as pa  # noqa: PLC0415
-
-    cache = assembly.cache
-    rows = np.concatenate([s.rows for s in scored.values()])
-    scores = np.concatenate([s.scores for s in scored.values()])
-    columns = {
-        "date": pa.array(cache.days[cache.day_index[rows]]),
-        "code": pa.DictionaryArray.from_arrays(pa.array(cache.code_index[rows]), pa.array(list(cache.codes))),
-        "split": pa.array(np.repeat(list(scored), [len(s.rows) for s in scored.values()])).dictionary_encode(),
-    }
-    return pa.table(
-        columns
-        | {
-            f"score_{h}d": pa.array(np.ascontiguousarray(scores[:, i]))
-            for i, h in enumerate(assembly.spec.data.horizons)
-        }
-    )
+    return said, shares

@@ -1,6 +1,6 @@
 """Scores for a list of days and what they are worth: validation, test, baselines and oracle all come through here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 
 from atft.data.batch import Batch
 from atft.data.cache import Cache
+from atft.data.splits import stretches
 from atft.data.windows import DayReader
 from atft.events import DailySeries
 from atft.loss.objective import NoTargets, Objective
@@ -18,6 +19,7 @@ from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
 from atft.train.report import RunError, defined
 
+ORACLE_SHARE = "oracle_share_ratio"
 CHUNK_FACTOR = (
     4  # days read at once, in micro-batches: without gradients there is room, and row work is shared by more days
 )
@@ -50,6 +52,15 @@ def read(reader: DayReader, days: Int64[np.ndarray, " day"]) -> Batch | None:
     return reader.batch(days) if any(reader.names_of(int(day)) for day in days) else None
 
 
+def chunks(days: Int64[np.ndarray, " day"], size: int) -> Iterator[tuple[int, Int64[np.ndarray, " few"]]]:
+    """`days` in order, at most `size` consecutive ones at a time, each with the place of its first among `days`."""
+    place = 0
+    for stretch in stretches(days):
+        for start in range(0, len(stretch), size):
+            yield place + start, stretch[start : start + size]
+        place += len(stretch)
+
+
 def predict(
     network: Network,
     reader: DayReader,
@@ -59,7 +70,7 @@ def predict(
     micro_batch_days: int,
     heartbeat: Callable[[int], None],
 ) -> tuple[Scored, float | None]:
-    """Scores of the ranked samples of consecutive `days`, a few micro-batches at a time, and the mean daily loss
+    """Scores of the ranked samples of `days`, a few micro-batches at a time, and the mean daily loss
     (None when
     no day has one).
 
@@ -70,8 +81,8 @@ def predict(
     training, chunk = network.training, CHUNK_FACTOR * micro_batch_days
     network.eval()
     with torch.no_grad():
-        for start in range(0, len(days), chunk):
-            batch = read(reader, days[start : start + chunk])
+        for start, few in chunks(days, chunk):
+            batch = read(reader, few)
             if batch is None:
                 continue
             prediction = network(batch)
@@ -92,7 +103,7 @@ def predict(
                     batch.rows[numbers],
                 )
             )
-            heartbeat(min(start + chunk, len(days)))
+            heartbeat(start + len(few))
     network.train(training)
     if not parts:
         span = f"{len(days)} days from {days[0]} on" if len(days) else "no days"
@@ -164,7 +175,7 @@ def oracle_share(
     shares: dict[str, float | None] = {}
     for horizon in horizons:
         ours, best = values.get(f"{split}/rank_ic@{horizon}d"), oracle.get(f"{split}/rank_ic@{horizon}d")
-        shares[f"{split}/oracle_share_ratio@{horizon}d"] = (
+        shares[f"{split}/{ORACLE_SHARE}@{horizon}d"] = (
             ours / best if ours is not None and best is not None and best > 0 else None
         )
     return shares

@@ -7,13 +7,17 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from atft.spec.job import TrainSpec
+from atft.data.cache import Cache
+from atft.data.splits import Split, stretches
 from atft.train.optimizer import optimizer_evidence
 from atft.train.scheduler import scheduler_evidence
 from atft.train.seed import thread_environment
 from atft.train.setup import Assembly, features_sha256
+from atft.train.state import RunState
 
 PACKAGES = (
     "torch",
@@ -29,32 +33,26 @@ PACKAGES = (
 )
 
 
+ROLES = ("train", "val", "test", "purged")
+
+
 def evidence(
-    assembly: Assembly,
-    *,
-    requested: TrainSpec,
-    lr_by_epoch: list[float],
-    gradient_norms: Mapping[str, float],
-    os_threads_peak: int,
-    micro_batch_days: int,
-    batches_by_epoch: list[int],
-    samples_by_epoch: list[int],
-    updates: int,
-    git: dict[str, object] | None,
+    assembly: Assembly, state: RunState, *, os_threads_peak: int, git: dict[str, object] | None
 ) -> dict[str, object]:
     """JSON.
 
     `batches_by_epoch` and `samples_by_epoch` have one number for each epoch that was begun (the last one may be
-    under way).
+    under way). With several folds all that goes by epoch is of the fold under way, at the end the last one; `folds`
+    has it of each, and `data.folds` their days.
     """
-    resolved = assembly.resolved()
+    resolved, requested, fold = assembly.resolved(), assembly.spec, state.fold
     return {
         "requested": requested.model_dump(mode="json"),
         "requested_digest": requested.digest(),
         "resolved": resolved.model_dump(mode="json"),
         "resolved_digest": resolved.digest(),
         "optimizer": optimizer_evidence(assembly.optimizer),
-        "scheduler": scheduler_evidence(assembly.scheduler, lr_by_epoch),
+        "scheduler": scheduler_evidence(assembly.scheduler, fold.lr_by_epoch),
         "threads": {
             "limit": assembly.spec.resources.threads,
             "env": thread_environment(),
@@ -68,15 +66,16 @@ def evidence(
         "compiled": assembly.network._compiled_call_impl is not None,
         "ema_decay": assembly.spec.trainer.ema_decay if assembly.ema is not None else None,
         "data": _data(assembly),
-        "modules": _modules(assembly, gradient_norms),
+        "modules": _modules(assembly, fold.gradient_norms),
         "parameters": sum(p.numel() for p in assembly.network.parameters()),
-        "updates": updates,
-        "batches_per_epoch": max(batches_by_epoch, default=0),
-        "samples_per_epoch": max(samples_by_epoch, default=0),
-        "batches_by_epoch": batches_by_epoch,
-        "samples_by_epoch": samples_by_epoch,
+        "updates": state.updates,
+        "batches_per_epoch": max((n for one in state.folds for n in one.batches_by_epoch), default=0),
+        "samples_per_epoch": max((n for one in state.folds for n in one.samples_by_epoch), default=0),
+        "batches_by_epoch": fold.batches_by_epoch,
+        "samples_by_epoch": fold.samples_by_epoch,
+        **({"folds": _folds(state)} if len(assembly.splits) > 1 else {}),
         "days_per_step": assembly.days_per_step,
-        "micro_batch_days": micro_batch_days,
+        "micro_batch_days": state.micro_batch_days,
         "accumulate": assembly.spec.trainer.accumulate,
         "seeds": {
             "seed": assembly.spec.seed,
@@ -119,19 +118,53 @@ def _device_name(device: torch.device) -> str:
 
 
 def _data(assembly: Assembly) -> dict[str, object]:
-    cache, split = assembly.cache, assembly.split
+    """Several folds' day lists are of the days that are so used in any fold."""
+    cache, splits = assembly.cache, assembly.splits
     return {
         "fingerprint": cache.fingerprint,
         "num_rows": len(cache.day_index),
         "num_features": assembly.reader.num_features,
         "features_sha256": features_sha256(assembly.reader.feature_names),
+        "allowed_leaks": cache.manifest.build_spec.get("allow_leaks", []),
+        "reader": assembly.reader.values.kind,
+        "reader_dtype": str(assembly.reader.values.dtype).removeprefix("torch."),
         "horizons": list(assembly.spec.data.horizons),
-        "train_days": [str(day) for day in cache.days[split.train]],
-        "val_days": [str(day) for day in cache.days[split.val]],
-        "test_days": [str(day) for day in cache.days[split.test]],
-        "purged_days": [str(day) for day in cache.days[split.purged]],
-        "embargo_days": split.embargo_days,
+        **{
+            f"{role}_days": [
+                str(day) for day in cache.days[np.unique(np.concatenate([getattr(split, role) for split in splits]))]
+            ]
+            for role in ROLES
+        },
+        "embargo_days": assembly.split.embargo_days,
+        **({"folds": [_days(cache, split) for split in splits]} if len(splits) > 1 else {}),
     }
+
+
+def _days(cache: Cache, split: Split) -> dict[str, object]:
+    """Stretches of consecutive trading days; with the lists of all days they give each day of the fold."""
+
+    def told(days: npt.NDArray[np.int64]) -> list[dict[str, object]]:
+        parts = [part for part in stretches(days) if len(part)]
+        return [
+            {"first": str(cache.days[part[0]]), "last": str(cache.days[part[-1]]), "num_days": len(part)}
+            for part in parts
+        ]
+
+    return {role: told(getattr(split, role)) for role in ROLES}
+
+
+def _folds(state: RunState) -> list[dict[str, object]]:
+    return [
+        {
+            "lr_by_epoch": fold.lr_by_epoch,
+            "batches_by_epoch": fold.batches_by_epoch,
+            "samples_by_epoch": fold.samples_by_epoch,
+            "grad_norm_first_step": fold.gradient_norms,
+            "best_epoch": fold.best_epoch or None,
+            "ending": fold.end_message or None,
+        }
+        for fold in state.folds
+    ]
 
 
 def _modules(assembly: Assembly, gradient_norms: Mapping[str, float]) -> dict[str, object]:

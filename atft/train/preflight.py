@@ -16,6 +16,7 @@ from atft.data.batch import Batch
 from atft.loss.objective import LossValue, NoTargets, Objective
 from atft.model.network import Network
 from atft.spec.reason import Reason
+from atft.train import phases
 from atft.train.evaluate import read
 from atft.train.report import Reporter, RunError
 from atft.train.setup import Assembly
@@ -40,10 +41,10 @@ class PreflightReport:
 
 
 def gradient_norms(network: nn.Module) -> dict[str, float]:
-    """L2 norm of the gradient of each child that has parameters; NaN propagates."""
+    """L2 norm of the gradient of each child with parameters that learn; NaN propagates."""
     norms: dict[str, float] = {}
     for name, child in network.named_children():
-        parameters = list(child.parameters())
+        parameters = [p for p in child.parameters() if p.requires_grad]
         if parameters:
             squares = [float(p.grad.detach().double().square().sum()) for p in parameters if p.grad is not None]
             norms[name] = math.sqrt(sum(squares))
@@ -60,6 +61,22 @@ def require_gradients(norms: dict[str, float]) -> None:
             f"no usable gradient reaches {shown}: a part that is switched on would never learn; check the loss "
             "weights and the model's switches",
         )
+
+
+def require_compiler(assembly: Assembly, batch: Batch) -> None:
+    """Compile the network of the run, forward and backward. Raises RunError where torch cannot: no compiler, say."""
+    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - a second to load, for those who compile
+
+    try:
+        torch.autograd.backward(_loss(assembly, assembly.network, batch).total)
+    except TorchDynamoException as error:
+        raise RunError(
+            Reason.PREFLIGHT_FAILED,
+            f"trainer.compile is on and torch.compile fails here: {str(error).splitlines()[0]}. Install a C++ compiler "
+            "(on a processor) or Triton (on a GPU), or set trainer.compile to false",
+        ) from error
+    finally:
+        assembly.network.zero_grad(set_to_none=True)
 
 
 def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
@@ -82,6 +99,13 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
     torch.autograd.backward(value.total)
     norms = gradient_norms(network)
     require_gradients(norms)
+    for objective in phases.losses(assembly)[1:]:
+        network.zero_grad(set_to_none=True)
+        torch.autograd.backward(objective(network(batch), batch).total)
+        require_gradients(gradient_norms(network))
+    if assembly.spec.trainer.compile:
+        reporter.log("compiling the network, which can take minutes on a processor")
+        require_compiler(assembly, batch)
     reporter.progress("preflight")
     seconds = _timed(assembly, network, days)
     parameters = sum(p.numel() for p in network.parameters())

@@ -27,28 +27,35 @@ class StopRequested(Exception):
 class Reporter:
     """Sends events. Progress is the heartbeat: it is called after each micro-batch and lets through a few a second."""
 
-    def __init__(self, emit: Callable[[Event], None], *, epochs: int) -> None:
+    def __init__(self, emit: Callable[[Event], None], *, epochs: int, folds: int = 1) -> None:
         self.emit = emit
         self._epochs = epochs
+        self._folds = folds
         self._start = time.monotonic()
         self._first_ratio: float | None = None
+        self._ratio = 0.0
         self._last_sent = 0.0
         self._last_call = self._start
         self._micro_batch_seconds = 0.0
 
     def progress(
-        self, phase: str, *, epoch: int = 0, step: int = 0, steps: int = 0, samples_per_second: float | None = None
+        self,
+        phase: str,
+        *,
+        fold: int = 0,
+        epoch: int = 0,
+        step: int = 0,
+        steps: int = 0,
+        samples_per_second: float | None = None,
     ) -> None:
-        """`epoch` counts complete epochs, `step` of `steps` is the place inside the phase."""
+        """`epoch` counts complete epochs of `fold` (from 0), `step` of `steps` is the place inside the phase.
+
+        What is said counts the epochs of all folds; those that a fold did without are passed over.
+        """
         now = time.monotonic()
         self._micro_batch_seconds = max(self._micro_batch_seconds * 0.9, now - self._last_call)
         self._last_call = now
-        inside = step / steps if steps else 0.0
-        if phase in TAIL:
-            ratio = TAIL[phase] + (1.0 - TAIL[phase]) * inside / len(TAIL)
-        else:
-            done_epochs = epoch + (0.95 * inside if phase == "train" else 0.95 if phase == "validate" else 0.0)
-            ratio = TAIL["test"] * min(1.0, done_epochs / max(1, self._epochs))
+        ratio = self._ratio = max(self._ratio, self._place(phase, fold, epoch, step / steps if steps else 0.0))
         if self._first_ratio is None:
             self._first_ratio = ratio
         if now - self._last_sent < PROGRESS_SECONDS:
@@ -58,8 +65,8 @@ class Reporter:
         self.emit(
             Progress(
                 phase=phase,
-                epoch=epoch,
-                epochs=self._epochs,
+                epoch=fold * self._epochs + epoch,
+                epochs=self._epochs * self._folds,
                 step=step,
                 steps=steps,
                 ratio=ratio,
@@ -68,6 +75,15 @@ class Reporter:
                 micro_batch_seconds=self._micro_batch_seconds,
             )
         )
+
+    def _place(self, phase: str, fold: int, epoch: int, inside: float) -> float:
+        """All folds are trained first, then each is tested."""
+        first = TAIL["test"]
+        if phase in TAIL:
+            place = TAIL[phase] - first + (1.0 - TAIL[phase]) * inside / len(TAIL)
+            return first + (place + (1.0 - first) * fold) / self._folds
+        done_epochs = epoch + (0.95 * inside if phase == "train" else 0.95 if phase == "validate" else 0.0)
+        return first * (fold + min(1.0, done_epochs / max(1, self._epochs))) / self._folds
 
     def log(self, message: str, level: str = "info") -> None:
         self.emit(Log.model_validate({"message": message, "level": level}))
@@ -78,8 +94,8 @@ class Reporter:
     def evidence(self, body: Mapping[str, object]) -> None:
         self.emit(Evidence(body=dict(body)))
 
-    def checkpointed(self, *, path: str, step: int, epoch: int, sha256: str, best: bool) -> None:
-        self.emit(Checkpointed(path=path, step=step, epoch=epoch, sha256=sha256, best=best))
+    def checkpointed(self, *, path: str, step: int, fold: int, epoch: int, sha256: str, best: bool) -> None:
+        self.emit(Checkpointed(path=path, step=step, fold=fold, epoch=epoch, sha256=sha256, best=best))
 
 
 def defined(value: float | None) -> float | None:

@@ -4,7 +4,7 @@ Everything `auto` or null is decided here, once.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from atft.data.cache import Cache
 from atft.data.graph import DayGraph, day_graph
-from atft.data.splits import Split, make_split
+from atft.data.splits import Split, make_splits
 from atft.data.windows import DayReader
-from atft.loss.objective import Objective
+from atft.loss.objective import Objective, make_objective
 from atft.model.network import Network
 from atft.spec.base import digest
 from atft.spec.job import TrainSpec
@@ -51,11 +51,14 @@ class TimedGraph(DayGraph):
 
 @dataclass(kw_only=True, slots=True)
 class Assembly:
+    """`fold` counts from 0: the one of `splits` that network, optimizer, scheduler and ema learn."""
+
     spec: TrainSpec
     cache: Cache
     device: torch.device
     autocast: torch.dtype | None  # null: float32 throughout
-    split: Split
+    splits: tuple[Split, ...]
+    fold: int
     graph: TimedGraph | None
     reader: DayReader
     network: Network
@@ -64,6 +67,10 @@ class Assembly:
     scheduler: LRScheduler
     ema: AveragedModel | None
     days_per_step: int
+
+    @property
+    def split(self) -> Split:
+        return self.splits[self.fold]
 
     @property
     def evaluated(self) -> Network:
@@ -79,12 +86,16 @@ class Assembly:
         return "bfloat16" if self.autocast is torch.bfloat16 else "float32"
 
     def resolved(self) -> TrainSpec:
-        """The spec with every auto and null replaced by what is used; data features in the order of the input."""
+        """The spec with every auto and null replaced by what is used; data features in the order of the input.
+
+        With folds `train_days` stays as it was asked: all days there are is another number in each fold.
+        """
         spec = self.spec
+        train_days = len(self.split.train) if len(self.splits) == 1 else spec.split.train_days
         return spec.model_copy(
             update={
                 "data": spec.data.model_copy(update={"features": self.reader.feature_names}),
-                "split": spec.split.model_copy(update={"train_days": len(self.split.train)}),
+                "split": spec.split.model_copy(update={"train_days": train_days}),
                 "optimizer": spec.optimizer.model_copy(update={"eps": float(self.optimizer.param_groups[0]["eps"])}),
                 "trainer": spec.trainer.model_copy(update={"precision": self.precision}),
                 "resources": spec.resources.model_copy(
@@ -105,13 +116,61 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
-    """Build all parts of a run from its seed. Raises RunError, DataError."""
+    """Build all parts of a run from its seed, to learn its first fold. Raises RunError, DataError."""
     limit_threads(spec.resources.threads)
     keep_freed_memory()
     device = choose_device(spec.resources.device)
-    split = make_split(cache, spec.data, spec.split)
+    splits = make_splits(cache, spec.data, spec.split)
     graph = TimedGraph(day_graph(cache, spec.graph, reporter.emit)) if spec.model.use_gat else None
     reader = DayReader(cache, spec.data, graph, device)
+    wants_half = spec.trainer.precision == "bfloat16" or (
+        spec.trainer.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    days = np.unique(np.concatenate([part for split in splits for part in (split.train, split.val, split.test)]))
+    reader.make_resident(days, half=wants_half, beat=lambda _: reporter.progress("build"))
+    learner = _learner(spec, reader, device, reporter)
+    return Assembly(
+        spec=spec,
+        cache=cache,
+        device=device,
+        autocast=torch.bfloat16 if wants_half else None,
+        splits=splits,
+        fold=0,
+        graph=graph,
+        reader=reader,
+        network=learner.network,
+        objective=make_objective(spec.loss, spec.data, cache, splits[0].train),
+        optimizer=learner.optimizer,
+        scheduler=learner.scheduler,
+        ema=learner.ema,
+        days_per_step=reader.days_per_step(spec.trainer.batch_size),
+    )
+
+
+def afresh(assembly: Assembly, fold: int, reporter: Reporter) -> Assembly:
+    """The same data under a new learner, with the weights that every fold of this seed begins with."""
+    spec, train = assembly.spec, assembly.splits[fold].train
+    made = _learner(spec, assembly.reader, assembly.device, reporter)
+    return replace(
+        assembly,
+        fold=fold,
+        network=made.network,
+        objective=make_objective(spec.loss, spec.data, assembly.cache, train),
+        optimizer=made.optimizer,
+        scheduler=made.scheduler,
+        ema=made.ema,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Learner:
+    network: Network
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    ema: AveragedModel | None
+
+
+def _learner(spec: TrainSpec, reader: DayReader, device: torch.device, reporter: Reporter) -> _Learner:
     seed_everything(mix(spec.seed))
     network = Network(
         num_features=reader.num_features,
@@ -128,24 +187,7 @@ def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
     ema = AveragedModel(network, multi_avg_fn=average) if average is not None else None
     if spec.trainer.compile:
         network.compile(dynamic=True)
-    wants_half = spec.trainer.precision == "bfloat16" or (
-        spec.trainer.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    return Assembly(
-        spec=spec,
-        cache=cache,
-        device=device,
-        autocast=torch.bfloat16 if wants_half else None,
-        split=split,
-        graph=graph,
-        reader=reader,
-        network=network,
-        objective=Objective(spec.loss, spec.data),
-        optimizer=made.optimizer,
-        scheduler=scheduler,
-        ema=ema,
-        days_per_step=reader.days_per_step(spec.trainer.batch_size),
-    )
+    return _Learner(network=network, optimizer=made.optimizer, scheduler=scheduler, ema=ema)
 
 
 def identity(assembly: Assembly) -> dict[str, object]:

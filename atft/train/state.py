@@ -13,17 +13,15 @@ from atft.train.rules import RuleState
 
 
 @dataclass(kw_only=True, slots=True)
-class LoopState:
+class FoldState:
+    """The training on one fold, from its first epoch to its end."""
+
     epoch: int = 0  # epochs complete
     position: int = 0  # steps done in the epoch under way
     trained: bool = False  # its last step is done and the scheduler has moved on; its validation is not done
-    updates: int = 0  # optimizer steps in all
-    saves: int = 0
-    micro_batch_days: int = 0
     loss_sum: float = 0.0  # of the epoch under way, over counted days
     loss_days: int = 0
     skipped_days: int = 0
-    samples: int = 0
     part_sums: dict[str, float] = field(default_factory=dict)
     lr_by_epoch: list[float] = field(default_factory=list)
     batches_by_epoch: list[int] = field(default_factory=list)
@@ -35,9 +33,28 @@ class LoopState:
     reference: float | None = None  # the value early stopping measures from
     bad_epochs: int = 0
     rules: list[RuleState] = field(default_factory=list)
-    end_reason: Reason | None = None  # training is over: only the end's evaluation remains
+    end_reason: Reason | None = None  # no further epoch: early stopping or a stop rule
     end_message: str = ""
+
+    def begin_epoch(self) -> None:
+        self.position, self.trained = 0, False
+        self.loss_sum, self.loss_days, self.skipped_days = 0.0, 0, 0
+        self.part_sums = {}
+
+
+@dataclass(kw_only=True, slots=True)
+class RunState:
+    """The whole run; the last of `folds` is the one under way, those before it are done."""
+
+    folds: list[FoldState]
+    updates: int = 0  # optimizer steps in all
+    saves: int = 0
+    micro_batch_days: int = 0
     elapsed_seconds: float = 0.0  # over all attempts
+
+    @property
+    def fold(self) -> FoldState:
+        return self.folds[-1]
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -46,8 +63,3 @@ class LoopState:
     def from_json(cls, body: dict[str, object]) -> Self:
         """Raises pydantic.ValidationError."""
         return TypeAdapter(cls).validate_python(body)
-
-    def begin_epoch(self) -> None:
-        self.position, self.trained = 0, False
-        self.loss_sum, self.loss_days, self.skipped_days, self.samples = 0.0, 0, 0, 0
-        self.part_sums = {}

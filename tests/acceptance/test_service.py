@@ -88,7 +88,7 @@ def test_g6_a_cancelled_job_is_gone(service: Client, up: Up) -> None:
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_g4_a_kill_changes_no_number(service: Client, up: Up, undisturbed: Job, victim: str) -> None:
     job = service.submit("train", TRAIN)
-    wait_for("the second epoch", lambda: "val/rank_ic" in (service.job(job.id).metrics or {}), 90)
+    wait_for("the second epoch", lambda: "val/rank_ic" in (service.job(job.id).latest or {}), 90)
     up.kill(*VICTIMS[victim])
     ended = service.wait(job.id, 150)
     assert ended.state == "succeeded", ended

@@ -14,7 +14,9 @@ from fastapi.openapi.models import OpenAPI
 from api.app import create_app
 from api.comparison_schemas import COMPARISON_MODELS
 from api.dataset_schemas import DATASET_MODELS
+from api.key_schemas import KEY_MODELS, NewKey
 from api.schemas import MODELS
+from api.split_schemas import SPLIT_MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
@@ -86,7 +88,7 @@ def test_every_operation_documents_its_problems(openapi: dict[str, Any]) -> None
     for where, operation in operations(openapi):
         if where.removeprefix("GET ") in PUBLIC:
             continue
-        for status in ("401", "403", "422", "503"):
+        for status in ("401", "403", "422", "429", "503"):
             content = operation["responses"][status]["content"]["application/problem+json"]
             assert content["schema"]["$ref"].endswith("/Problem"), (where, status)
             assert content["example"]["status"] == int(status), (where, status)
@@ -104,8 +106,9 @@ def test_every_component_has_an_example(openapi: dict[str, Any]) -> None:
 
 
 def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None:
-    asked = (TrainSpec, HpoSpec, DatasetSpec, Promotion)
-    models = {model.__name__: model for model in (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *asked)}
+    asked = (TrainSpec, HpoSpec, DatasetSpec, Promotion, NewKey)
+    answered = (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *SPLIT_MODELS, *KEY_MODELS)
+    models = {model.__name__: model for model in (*answered, *asked)}
     for where, operation in operations(openapi):
         contents = [
             operation.get("requestBody", {}).get("content", {}),

@@ -35,7 +35,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(settings: Settings, **changes: str) -> Iterator[Server]:
+def serving(settings: Settings, log: Path | None = None, **changes: str) -> Iterator[Server]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
@@ -58,10 +58,16 @@ def serving(settings: Settings, **changes: str) -> Iterator[Server]:
             "--log-level",
             "warning",
         ]
-        process = subprocess.Popen(command, env=environment, pass_fds=[number], start_new_session=True)
+        if log is not None:
+            command[-1] = "debug"
+        with contextlib.ExitStack() as files:
+            output = None if log is None else files.enter_context(log.open("wb"))
+            process = subprocess.Popen(
+                command, env=environment, pass_fds=[number], start_new_session=True, stdout=output, stderr=output
+            )
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while True:
             with contextlib.suppress(httpx.TransportError):
                 if httpx.get(f"{url}/livez", timeout=5).status_code == 200:

@@ -134,6 +134,23 @@ def test_resumed_attempt_finds_the_points_up_to_its_checkpoint(sessions: Session
         assert history.daily(session, running, "rank_ic", "val", 5) == [(date(2020, 1, 1), 0.1)]
 
 
+def test_an_attempt_resumed_in_a_later_fold_keeps_the_folds_before_it(sessions: Sessions, running: UUID) -> None:
+    """The first fold had more epochs than the second has done: they are not made again."""
+    said = [
+        Metrics(child_seq=1, step=3, values={"val.1/rank_ic": 0.1}),
+        Metrics(child_seq=2, step=1, values={"val.2/rank_ic": 0.2}),
+        Checkpointed(child_seq=3, path="1/c", step=9, fold=2, epoch=1, sha256="s"),
+        Metrics(child_seq=4, step=2, values={"val.2/rank_ic": 0.3}),
+        Metrics(child_seq=5, step=1, values={"val.3/rank_ic": 0.4}),
+        Metrics(child_seq=6, step=10, values={"step/loss": 0.5}),
+    ]
+    append(sessions, running, *said)
+    job = next_attempt(sessions, running)
+    assert job.metrics == {"val.1/rank_ic": 0.1, "val.2/rank_ic": 0.2}
+    with transaction(sessions) as session:
+        assert set(history.series(session, running, None)) == {"val.1/rank_ic", "val.2/rank_ic"}
+
+
 def test_pain_31_attempt_without_checkpoint_starts_with_no_numbers(sessions: Sessions, running: UUID) -> None:
     append(sessions, running, Metrics(child_seq=1, step=1, values={"val/rank_ic": 0.3}, best=True))
     job = next_attempt(sessions, running)

@@ -95,6 +95,23 @@ def test_a_hopeless_trial_is_pruned_while_it_runs(bench: Bench) -> None:
     assert (frozen.state, frozen.intermediate_values) == (TrialState.PRUNED, {1: 0.01, 2: 0.01})
 
 
+def test_a_trial_of_several_folds_is_not_cut_short_by_the_value_it_ends_with(bench: Bench) -> None:
+    base = {"dataset": "d", "split": {"folds": 3}}
+    study = bench.submit(base=base, n_trials=3, pruner={"name": "median", "startup_trials": 1, "warmup_epochs": 1})
+    bench.preflight(study)
+    bench.advance(study)
+    bench.run(bench.children(study)[0], lambda _params, _number: [0.5, 0.6, 0.7])
+    bench.advance(study)
+    bad = bench.children(study)[1]
+    assert bench.claim(bad)
+    bench.say(bad, 2, 0.01)
+    bench.advance(study)
+    assert bench.job(bad.id).wanted is Wanted.RUN
+    bench.settle(bad, JobState.SUCCEEDED)
+    bench.advance(study)
+    assert bench.optuna(study)[1].value == 0.01
+
+
 def test_the_goal_ends_the_study(bench: Bench) -> None:
     study = bench.submit(n_trials=10, parallelism=2, goal=0.5)
     job = bench.work(study, lambda _params, number: [0.1 + 0.2 * number])

@@ -3,7 +3,7 @@
 const HEIGHT = 300, LEFT = 56, RIGHT = 14, TOP = 12, BOTTOM = 30;
 const SVG = "http://www.w3.org/2000/svg";
 
-function shape(tag, attributes, text) {
+export function shape(tag, attributes, text) {
   const made = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   if (text !== undefined) made.textContent = text;

@@ -1,4 +1,5 @@
 import { draw } from "./curve.js";
+import { drawSplit } from "./split.js";
 import { ask, duration, element, FINISHED, moment, notice, number, progressText } from "./service.js";
 
 const id = document.getElementById("job").dataset.jobId;
@@ -8,6 +9,7 @@ const CURVE = "val/rank_ic";
 const ROWS = ["rank_ic", "ic", "rank_icir", "icir", "ic_t", "hit_rate", "sharpe_ann", "sharpe_net_ann", "turnover", "max_drawdown", "spread", "loss", "pred_std_ratio", "oracle_share_ratio", "num_days"];
 let job = null;
 let numbers = null;
+let split = null;
 let logged = 0;
 
 function facts(list, pairs) {
@@ -53,13 +55,36 @@ function columns(names) {
   return ["", ...horizons.sort((a, b) => parseInt(a, 10) - parseInt(b, 10))];
 }
 
+/* One line a horizon and their mean; of several folds, whose mean has no epochs, one line a fold. */
+function lines(series) {
+  const folds = Object.entries(series).filter(([name]) => /^val\.\d+\/rank_ic$/.test(name))
+    .map(([name, points]) => ({ name: `fold ${name.slice(4).split("/")[0]}`, ...points }));
+  const horizons = Object.entries(series).filter(([name]) => name.startsWith(`${CURVE}@`) || name === CURVE)
+    .map(([name, points]) => ({ name: name === CURVE ? "mean" : name.split("@")[1], ...points }));
+  const place = (line) => parseInt(line.name.replace("fold ", ""), 10) || 0;
+  return (folds.length ? folds : horizons).sort((a, b) => place(a) - place(b));
+}
+
+function showSplit() {
+  at("split-section").hidden = split === null;
+  if (split === null) return;
+  const found = drawSplit(at("split"), split.folds);
+  at("split-legend").replaceChildren(...found.roles.map(({ role, word }) => element("span", {}, element("span", { class: `key days ${role}` }), word)));
+  at("split-words").textContent = [split.kind.replaceAll("_", " "), `gaps of ${split.embargo_days} trading days`, split.source === "plan" && "as planned", found.said].filter(Boolean).join(", ");
+}
+
+/* Before a job has begun, its dataset's calendar tells the days; a job of another kind has none. */
+async function loadSplit() {
+  if (!job?.spec?.split && !job?.spec?.base?.split || split?.source === "evidence") return;
+  split = await ask(`${api}/split`);
+  showSplit();
+}
+
 function showNumbers(metrics) {
   numbers = metrics;
-  const line = Object.entries(metrics.series).filter(([name]) => name.startsWith(`${CURVE}@`) || name === CURVE)
-    .map(([name, points]) => ({ name: name === CURVE ? "mean" : name.split("@")[1], ...points }))
-    .sort((a, b) => (parseInt(a.name, 10) || 0) - (parseInt(b.name, 10) || 0));
+  const line = lines(metrics.series);
   at("curve-section").hidden = !line.some((series) => series.value.some((value) => value !== null));
-  draw(at("curve"), line, job?.progress?.epochs || job?.spec?.trainer?.max_epochs, "Validation RankIC by epoch, one line for each horizon");
+  draw(at("curve"), line, job?.spec?.trainer?.max_epochs || job?.progress?.epochs, "Validation RankIC by epoch, one line for each horizon or fold");
   at("legend").replaceChildren(...line.map((series, i) => element("span", {}, element("span", { class: `key c${i % 6}` }), series.name, ` ${number(series.value.at(-1))}`)));
 
   const splits = ["test", "val"].filter((split) => Object.keys(metrics.latest).some((name) => name.startsWith(`${split}/`)));
@@ -105,8 +130,9 @@ function log(time, words) {
 
 let loading = null;
 function reload() {
-  loading ??= Promise.all([ask(api), ask(`${api}/metrics?name=val/&name=test/`), ask(`${api}/evidence`)])
-    .then(([newest, metrics, evidence]) => { job = newest; showJob(); showNumbers(metrics); showEvidence(evidence); notice(null); }, notice)
+  loading ??= Promise.all([ask(api), ask(`${api}/metrics?name=val&name=test/`), ask(`${api}/evidence`)])
+    .then(([newest, metrics, evidence]) => { job = newest; showJob(); showNumbers(metrics); showEvidence(evidence); notice(null); return loadSplit(); })
+    .catch(notice)
     .finally(() => { loading = null; });
   return loading;
 }
@@ -146,7 +172,7 @@ move("resume");
 again("retry");
 again("rerun");
 
-window.addEventListener("resize", () => { if (numbers) showNumbers(numbers); });
+window.addEventListener("resize", () => { if (numbers) showNumbers(numbers); showSplit(); });
 await reload();
 if (job) follow();
 else document.getElementById("job").hidden = true;

@@ -6,9 +6,24 @@ export async function ask(path, options = {}) {
   const answer = await fetch(path, { headers: { Accept: "application/json" }, ...options });
   if (answer.ok) return answer.json();
   const problem = await answer.json().catch(() => ({}));
-  const words = answer.status === 401 ? "This server asks for an API key; the page works without one only on the server's own machine." : problem.detail;
-  throw new Error(words || `${path}: ${answer.status}`);
+  if (answer.status === 401) document.getElementById("login").hidden = false;
+  throw new Error(problem.detail || `${path}: ${answer.status}`);
 }
+
+async function session(method, body) {
+  const answer = await fetch("/session", { method, headers: { "Content-Type": "application/json" }, body: body && JSON.stringify(body) });
+  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail || `log-in: ${answer.status}`);
+  if (method === "POST") localStorage.setItem("session", "begun"); else localStorage.removeItem("session");
+  window.location.reload();
+}
+
+// The key leaves the page once, for a cookie that no script can read.
+document.getElementById("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  session("POST", { key: document.getElementById("key").value.trim() }).catch(notice);
+});
+document.getElementById("logout").hidden = !localStorage.getItem("session");
+document.getElementById("logout").addEventListener("click", () => session("DELETE").catch(notice));
 
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);

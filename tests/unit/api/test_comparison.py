@@ -48,6 +48,7 @@ def side(name: str, values: Sequence[float | None] | None = None, **changes: Any
         "spec": spec,
         "fingerprint": "f1",
         "days": DAYS,
+        "folds": [],
         "horizons": (1, 5, 10, 20),
         "daily": daily(noise(len(name)) if values is None else values),
     }
@@ -62,6 +63,13 @@ def reasons(*sides: Side, measure: Measure = MEASURE) -> list[str]:
     comparison = found(*sides, measure=measure)
     assert comparison.fair == (not comparison.unfair_because)
     return comparison.unfair_because
+
+
+def test_the_same_days_in_other_folds_are_unfair() -> None:
+    same = [{"test": []}, {"test": []}]
+    assert reasons(side("a", folds=same), side("bb", folds=same, optimizer__name="adabelief")) == []
+    said = reasons(side("a", folds=same), side("bb", optimizer__name="adabelief"))
+    assert said == ["the days are not cut into the same folds: 2 (a), 1 (bb)"]
 
 
 def test_one_setting_apart_is_fair() -> None:

@@ -97,3 +97,10 @@ def test_refused_uploads_leave_nothing(tmp_path: Path, body: bytes, status: int,
         upload(body, tmp_path, keep=True)
     assert (error.value.status_code, error.value.code) == (status, code)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("piece", [1, 10**6])
+def test_refused_part_is_told_however_much_has_come(tmp_path: Path, piece: int) -> None:
+    with pytest.raises(Refused) as refused:
+        upload(form(("a b", "p.csv", b"x" * 100)), tmp_path, piece=piece)
+    assert refused.value.status_code == 400

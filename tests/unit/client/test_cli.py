@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from client import sdk
+from client import calls
 from client.cli import app
 from client.display import metrics_table, number
 from tests.unit.client.small_server import Handler, serving
@@ -16,7 +16,7 @@ runner = CliRunner()
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sdk, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(calls, "LONGEST_PAUSE_SECONDS", 0.01)
 
 
 def test_no_service_is_3() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from atft.spec.days import walk_forward
+from atft.spec.days import count, plan_split
 from atft.spec.job import TrainSpec
 from client.demo import job_spec, packaged_prices, standard_error, verdict
 
@@ -13,9 +13,9 @@ from client.demo import job_spec, packaged_prices, standard_error, verdict
 @pytest.mark.parametrize(("num_days", "num_codes"), [(8313, 20), (2000, 500), (300, 10), (120, 40)])
 def test_the_spec_fits_the_panel(num_days: int, num_codes: int) -> None:
     spec = TrainSpec.model_validate(job_spec("prices", num_days, num_codes))
-    plan = walk_forward(num_days, spec.data.window, max(spec.data.horizons), spec.split)
-    assert len(plan.train) >= 2
-    assert len(plan.train) * num_codes <= max(60_000, 120 * num_codes)
+    (fold,) = plan_split(num_days, spec.data.window, max(spec.data.horizons), spec.split).folds
+    assert count(fold.train) >= 2
+    assert count(fold.train) * num_codes <= max(60_000, 120 * num_codes)
 
 
 def figures(rank_ic: float, icir: float | None) -> dict[str, float | None]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from client import sdk
+from client import calls as operations
 from client.sdk import Broken, Client, Refused, Unreachable
 from tests.unit.client.small_server import Handler, serving
 
@@ -14,7 +14,7 @@ JOB = {"id": "a", "kind": "train", "state": "queued", "something_new": 1}
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sdk, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(operations, "LONGEST_PAUSE_SECONDS", 0.01)
 
 
 def test_a_submit_is_tried_again_with_the_same_idempotency_key() -> None:
@@ -43,7 +43,7 @@ def test_trying_is_bounded() -> None:
 
     with serving(answer) as client, pytest.raises(Unreachable, match="503"):
         client.job("a")
-    assert len(calls) == sdk.TRIES
+    assert len(calls) == operations.TRIES
 
 
 def test_nothing_listens() -> None:

@@ -97,6 +97,32 @@ def test_explicit_choices_are_not_open_to_the_child() -> None:
     assert "trainer.precision" in found
 
 
+def test_adabelief_is_the_package_on_a_processor_and_our_own_on_a_gpu() -> None:
+    spec = TrainSpec.model_validate({"dataset": "d", "optimizer": {"name": "adabelief"}})
+    honest = prove(spec.model_dump(mode="json"), "f00d")
+    on_gpu = altered(honest, "device", "cuda")
+    assert any("ForeachAdaBelief" in one for one in check(spec, on_gpu))
+    assert check(spec, altered(on_gpu, "optimizer/class", "atft.train.adabelief.ForeachAdaBelief")) == []
+
+
+def test_phases_are_held_against_their_own_rates_and_modules() -> None:
+    phases = [{"name": "heads", "epochs": 3, "lr": 0.02, "modules": ["heads"]}, {"name": "all", "epochs": 7}]
+    spec = TrainSpec.model_validate(
+        {"dataset": "d", "trainer": {"phases": phases}, "scheduler": {"name": "cosine", "eta_min": 0.0}}
+    )
+    seen = altered(
+        prove(spec.model_dump(mode="json"), "f00d"),
+        "scheduler/class",
+        "torch.optim.lr_scheduler.CosineAnnealingLR",
+    )
+    rates = [0.02, 0.015, 0.005]
+    stopped = altered(altered(seen, "scheduler/lr_by_epoch", rates), "modules/graph/grad_norm_first_step", None)
+    assert check(spec, stopped) == []  # the run ended before the phase that trains the graph
+    went_on = altered(stopped, "scheduler/lr_by_epoch", [*rates, spec.optimizer.lr])
+    assert [one for one in check(spec, went_on) if "module graph" in one]
+    assert [one for one in check(spec, altered(stopped, "scheduler/lr_by_epoch", [5e-4])) if "rate of epoch 1" in one]
+
+
 def test_days_out_of_order_are_a_difference() -> None:
     spec = TrainSpec.model_validate({"dataset": "d"})
     evidence = prove(spec.model_dump(mode="json"), "f00d")

@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from atft.data.build import BuildResult
 from atft.data.cache import Cache, CacheError, CacheMismatch
 from atft.data.files import sha256_of
+from atft.spec.data import PlantedSpec
+
+Builder = Callable[..., tuple[Cache, BuildResult]]
 
 
 def plain(path: Path) -> pa.Table:
@@ -169,3 +175,21 @@ def test_oracle_file(planted: Cache) -> None:
     assert table.num_rows == len(planted.valid)
     assert planted.oracle is not None
     np.testing.assert_array_equal(planted.oracle["observed"], np.array(table["observed"].to_pylist(), np.float32))
+
+
+def test_pain_22_many_handles_share_the_files_pages(builder: Builder) -> None:
+    """Reading every value through four handles takes address space, not memory of our own."""
+    cache, _ = builder(planted=PlantedSpec(num_codes=120, num_days=300, num_features=128, seed=1))
+    size = cache.features.nbytes
+
+    def anonymous() -> int:
+        rollup = Path("/proc/self/smaps_rollup").read_text()
+        return 1024 * int(re.search(r"^Anonymous:\s+(\d+) kB", rollup, re.MULTILINE)[1])  # type: ignore[index]
+
+    float(cache.features.sum())
+    before = anonymous()
+    others = [Cache.open(cache.path), *(pickle.loads(pickle.dumps(cache)) for _ in range(3))]
+    sums = {float(other.features.sum()) for other in others}
+    assert sums == {float(cache.features.sum())}
+    assert size > 15e6
+    assert anonymous() - before < size / 2

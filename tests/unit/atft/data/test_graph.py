@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from atft.data.cache import Cache, CacheError
-from atft.data.graph import correlations, day_edges, day_graph, graph_digest
+from atft.data.graph import DayGraph, correlations, day_edges, day_graph, graph_digest
 from atft.events import Event
 from atft.spec.model import GraphSpec
 
@@ -75,6 +76,36 @@ def test_residual_correlation_has_the_market_taken_out() -> None:
     _, attributes = day_edges(returns, np.full(30, -1, np.int32), SPEC.model_copy(update={"correlation_window": 60}))
     assert attributes[:, 0].mean() > 0.85  # (corr + 1)/2 of stocks driven by one factor
     assert abs(attributes[:, 3].mean()) < 0.2
+
+
+def test_residual_correlation_equals_plain_regressions() -> None:
+    returns = returns_of()
+    edges, attributes = day_edges(returns, np.zeros(12, np.int32), SPEC)
+    market = returns.mean(axis=1)
+    left = []
+    for stock in range(12):
+        slope, level = np.polyfit(market.astype(np.float64), returns[:, stock].astype(np.float64), 1)
+        left.append(returns[:, stock] - level - slope * market)
+    weight = 0.5 ** (np.arange(20)[::-1] / SPEC.half_life)
+    for (a, b), values in zip(edges.T, attributes, strict=True):
+        want = np.cov(left[a], left[b], aweights=weight)
+        assert values[3] == pytest.approx(0.9 * want[0, 1] / np.sqrt(want[0, 0] * want[1, 1]), abs=1e-4)
+
+
+def test_the_subgraph_of_500_names_takes_less_than_a_millisecond() -> None:
+    rng = np.random.default_rng(0)
+    returns = (0.01 * (rng.standard_normal((60, 1)) + rng.standard_normal((60, 700)))).astype(np.float32)
+    (source, target), attributes = day_edges(returns, (np.arange(700) % 11).astype(np.int32), GraphSpec())
+    offsets = np.array([0, len(source)])
+    graph = DayGraph(700, np.array([0]), offsets, source.astype(np.int32), target.astype(np.int32), attributes)
+    codes = np.sort(rng.permutation(700)[:500])
+    seconds = []
+    for _ in range(50):  # the best of many: the machine may be busy
+        start = time.perf_counter()
+        edges, _ = graph.edges(0, codes)
+        seconds.append(time.perf_counter() - start)
+    assert edges.shape[1] > 2000
+    assert min(seconds) < 0.001
 
 
 def test_edges_use_returns_up_to_the_refresh_day_only(cache: Cache, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from atft.data.build import inspect
@@ -110,6 +111,10 @@ def test_cut_files_are_refused(prices: pl.DataFrame, tmp_path: Path) -> None:
         ("p.tsv", lambda f, p: f.write_csv(p, separator="\t")),
         ("bom.csv", lambda f, p: p.write_bytes(b"\xef\xbb\xbf" + f.write_csv().replace("\n", "\r\n").encode())),
         ("p.csv.gz", lambda f, p: p.write_bytes(gzip.compress(f.write_csv().encode()))),
+        ("p.tsv.gz", lambda f, p: p.write_bytes(gzip.compress(f.write_csv(separator="\t").encode()))),
+        ("p.csv.zst", lambda f, p: p.write_bytes(pa.Codec("zstd").compress(f.write_csv().encode()).to_pybytes())),
+        ("packed.arrow", lambda f, p: f.write_ipc(p, compression="zstd")),
+        ("shuffled.parquet", lambda f, p: f.sample(fraction=1, shuffle=True, seed=1).write_parquet(p)),
         (
             "compact.parquet",
             lambda f, p: f.with_columns(pl.col("date").dt.strftime("%Y%m%d").cast(pl.Int64)).write_parquet(p),
@@ -128,7 +133,49 @@ def test_one_panel_in_many_forms(prices: pl.DataFrame, tmp_path: Path, name: str
     prices.write_parquet(tmp_path / "plain")
     source = load(spec(tmp_path / name))
     assert source.frame.equals(load(spec(tmp_path / "plain")).frame)
-    assert source.extra == source.ignored == ()
+    assert not source.extra
+    assert not source.ignored
+
+
+def test_a_partitioned_folder_is_one_panel(prices: pl.DataFrame, tmp_path: Path) -> None:
+    month = pl.col("date").dt.month()
+    prices.write_parquet(tmp_path / "plain")
+    for m, part in prices.with_columns(m=month).partition_by("m", as_dict=True).items():
+        for sector, rows in part.drop("m").partition_by("sector", as_dict=True, include_key=False).items():
+            name = "__HIVE_DEFAULT_PARTITION__" if sector[0] is None else sector[0]
+            folder = tmp_path / "parts" / f"month={m[0]}" / f"sector={name}"
+            folder.mkdir(parents=True)
+            rows.write_parquet(folder / "part-0.parquet")
+    (tmp_path / "parts" / "_SUCCESS").touch()
+    source, plain = load(spec(tmp_path / "parts")), load(spec(tmp_path / "plain"))
+    assert source.frame.equals(plain.frame)
+    assert list(source.extra) == ["month"]
+    assert source.extra["month"].market_wide
+    before = source.sha256
+    (tmp_path / "parts" / "month=1" / "sector=S0" / "part-0.parquet").rename(
+        tmp_path / "parts" / "month=1" / "sector=S0" / "part-1.parquet"
+    )
+    assert load(spec(tmp_path / "parts")).sha256 != before
+    (tmp_path / "secret.parquet").write_bytes((tmp_path / "plain").read_bytes())
+    (tmp_path / "parts" / "link.parquet").symlink_to(tmp_path / "secret.parquet")
+    with pytest.raises(DataError, match="links that lead out of it"):
+        load(spec(tmp_path / "parts"))
+
+
+def test_rows_that_step_back_in_time_are_counted(prices: pl.DataFrame, tmp_path: Path) -> None:
+    """A file by day or by code is in order; each day put before an earlier one counts for every code that has both."""
+    for name, frame, count in (
+        ("days", prices, 0),
+        ("codes", prices.sort("code", "date"), 0),
+        ("late", pl.concat([prices.slice(13), prices.head(13)]), 13),
+    ):
+        frame.write_parquet(tmp_path / name)
+        assert load(spec(tmp_path / name)).num_unordered == count
+
+
+def test_row_numbers_of_other_programs_are_no_features(prices: pl.DataFrame, tmp_path: Path) -> None:
+    prices.with_row_index("").write_csv(tmp_path / "p.csv")
+    assert not load(spec(tmp_path / "p.csv")).extra
 
 
 def test_codes_stay_text(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from skfolio.model_selection import WalkForward
 
 from atft.data.cache import Cache
 from atft.data.schema import DataError
-from atft.data.splits import make_split
+from atft.data.splits import make_splits
 from atft.spec.data import DataSpec, SplitSpec
 
 
@@ -23,9 +23,9 @@ def test_pain_18_no_label_of_training_meets_evaluation(
     needed = (train or 2) + val + test + 2 * gap
     if needed > 80 - 6 - (window - 1):
         with pytest.raises(DataError, match="the panel has 80 days"):
-            make_split(planted, data, spec)
+            make_splits(planted, data, spec)
         return
-    split = make_split(planted, data, spec)
+    (split,) = make_splits(planted, data, spec)
     parts = [split.train, split.val, split.test]
     assert len(split.val) == val
     assert len(split.test) == test
@@ -43,19 +43,19 @@ def test_pain_18_no_label_of_training_meets_evaluation(
 
 def test_gap_shorter_than_the_label_is_refused(planted: Cache) -> None:
     with pytest.raises(DataError, match="must be at least 6"):
-        make_split(planted, DataSpec(window=5, horizons=(1, 5)), SplitSpec(val_days=10, test_days=10, embargo_days=5))
+        make_splits(planted, DataSpec(window=5, horizons=(1, 5)), SplitSpec(val_days=10, test_days=10, embargo_days=5))
 
 
 def test_window_longer_than_the_panel_is_refused(planted: Cache) -> None:
     with pytest.raises(DataError, match="too few for a window of 90 days"):
-        make_split(planted, DataSpec(window=90, horizons=(1, 5)), SplitSpec(val_days=5, test_days=5, embargo_days=6))
+        make_splits(planted, DataSpec(window=90, horizons=(1, 5)), SplitSpec(val_days=5, test_days=5, embargo_days=6))
 
 
 def test_agrees_with_skfolio_where_the_conventions_meet(planted: Cache) -> None:
     """skfolio's WalkForward with a purge between train and test, on the days that have a window and a label: its last
     split is our train and validation when the test part is laid aside.
     """
-    split = make_split(
+    (split,) = make_splits(
         planted,
         DataSpec(window=5, horizons=(1, 5)),
         SplitSpec(train_days=20, val_days=10, test_days=10, embargo_days=6),

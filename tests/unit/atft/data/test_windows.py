@@ -1,6 +1,8 @@
 """Batches against brute force, runs of days, labels."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm, rankdata
 
+import atft
 from atft.data.cache import Cache
 from atft.data.graph import day_graph
 from atft.data.labels import day_labels
@@ -57,10 +60,10 @@ def test_pain_21_window_of_a_sample_equals_brute_force(cache: Cache) -> None:
 def test_gathered_windows_are_the_union(ends: set[int], window: int, random: object) -> None:
     rows = np.array(sorted(ends)) + window
     rows = rows[np.argsort([random.random() for _ in rows])]  # type: ignore[attr-defined]
-    union, windows = gather_windows(rows, window)
+    union, last = gather_windows(rows, window)
     assert union.tolist() == sorted({r - k for r in rows for k in range(window)})
     for n, r in enumerate(rows):
-        assert union[windows[n]].tolist() == list(range(r - window + 1, r + 1))
+        assert union[last[n] - window + 1 : last[n] + 1].tolist() == list(range(r - window + 1, r + 1))
 
 
 def test_batch_of_many_days_equals_batches_of_one(cache: Cache) -> None:
@@ -194,3 +197,18 @@ def test_reading_writes_nothing_into_the_map(cache: Cache) -> None:
     batch.x.zero_()
     batch.targets.fill_(math.nan)
     assert float(cache.features[batch.rows[0], 0]) == before
+
+
+def test_pain_19_features_are_normalised_in_the_build_and_nowhere_else(cache: Cache) -> None:
+    """Whatever reads a day, for training, validation or prediction, gets the bits that the build wrote."""
+    library = Path(atft.__file__).parent
+    sources = {p.relative_to(library).as_posix(): p.read_text() for p in library.rglob("*.py")}
+    users = {name for name, text in sources.items() if re.search(r"\b(CrossSection|past_normalised)\b", text)}
+    assert {name.partition("/")[0] for name in users} == {"data"}
+    assert not users & {"data/windows.py", "data/cache.py", "data/batch.py", "data/labels.py"}
+    for days in ([30], [30, 31, 32], list(range(25, 60))):
+        batch = reader(cache).batch(np.array(days))
+        last = batch.x[batch.windows[:, -1]].numpy()
+        width = len(cache.feature_names)
+        np.testing.assert_array_equal(last[:, :width], cache.features[batch.rows])
+        np.testing.assert_array_equal(last[:, width:], cache.market[cache.day_index[batch.rows]])

@@ -87,3 +87,20 @@ def test_pain_25_every_layer_receives_a_gradient() -> None:
     for name, parameter in graph.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.norm() > 0, name
+
+
+def test_heads_start_listening_to_neighbours_by_the_sign_of_their_correlation() -> None:
+    """One neighbour with the stock, one against it, one neither: even heads hear the first, odd heads the second."""
+    torch.manual_seed(0)
+    graph = DayGraphAttention(
+        hidden_size=64, layers=2, heads=4, dropout=0.0, stochastic_depth=0.0, learn_temperature=True
+    )
+    edges = torch.tensor([[1, 2, 3], [0, 0, 0]])
+    attributes = torch.tensor([[0.9, 0, 1, 0.8], [0.1, 0, 1, -0.8], [0.5, 0, 1, 0.0]])
+    for convolution in graph.convolutions:
+        _, (_, weights) = convolution(torch.randn(4, 64), edges, attributes, return_attention_weights=True)
+        with_it, against, neither = weights
+        assert (with_it[::2] > 2 * neither[::2]).all()
+        assert (against[1::2] > 2 * neither[1::2]).all()
+        assert (with_it[1::2] < neither[1::2]).all()
+        assert (against[::2] < neither[::2]).all()

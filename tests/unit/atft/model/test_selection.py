@@ -53,3 +53,11 @@ def test_the_state_keeps_its_scale_at_any_number_of_features() -> None:
         torch.manual_seed(0)
         out, _ = VariableSelection(num_features=features, hidden_size=16)(torch.randn(64, features))
         assert 0.3 < out.std().item() < 3.0
+
+
+def test_features_start_nearly_alike_whatever_their_value() -> None:
+    """At full size the gate's skip would start a feature of -2 fifty times fainter than one of 2."""
+    torch.manual_seed(0)
+    selection = VariableSelection(num_features=16, hidden_size=8)
+    _, weights = selection(torch.randn(500, 16))
+    assert weights.max() / weights.min() < 2.5

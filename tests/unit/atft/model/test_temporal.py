@@ -1,7 +1,8 @@
+import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from atft.model.temporal import LastDayAttention, Temporal
+from atft.model.temporal import LastDayAttention, Temporal, first_recency
 
 
 def test_attention_equals_full_multi_head_attention_read_at_the_last_day() -> None:
@@ -26,6 +27,7 @@ def test_attention_equals_full_multi_head_attention_read_at_the_last_day() -> No
         0.0,
         attention.out.weight,
         attention.out.bias,
+        attn_mask=attention.recency.unsqueeze(1).expand(heads, 5, 5).repeat(3, 1, 1),  # of the last query, for each
     )
     torch.testing.assert_close(attention(x), full[-1])
 
@@ -45,3 +47,12 @@ def test_the_temporal_block_reads_every_day_of_every_channel() -> None:
     temporal(x).square().sum().backward()
     assert x.grad is not None
     assert (x.grad != 0).all()
+
+
+def test_heads_start_with_memories_from_a_day_to_the_window() -> None:
+    weights = torch.softmax(first_recency(4, 20), dim=-1)
+    assert weights[0, -1] / weights[0, -2] == pytest.approx(2)
+    assert weights[3, -1] / weights[3, 0] == pytest.approx(2 ** (19 / 20))
+    ages = weights @ torch.arange(19, -1, -1.0)
+    assert (ages.diff() > 0).all()
+    assert first_recency(1, 20).shape == (1, 20)

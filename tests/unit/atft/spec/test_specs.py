@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from atft.spec.data import SplitSpec
-from atft.spec.days import walk_forward
+from atft.spec.days import plan_split
 from atft.spec.job import TrainSpec
 from atft.spec.search import HpoSpec, apply
 
@@ -29,6 +29,35 @@ def pointers(error: ValidationError) -> list[str]:
         ({"trainer": {"objective": "val/rank_ic@3d"}}, "/trainer/objective"),
         ({"trainer": {"objective": "test/rank_ic"}}, "/trainer/objective"),
         ({"trainer": {"objective": "val/loss@5d"}}, "/trainer/objective"),
+        ({"optimizer": {"name": "adabelief", "betas": [0, 0.9]}}, "/optimizer/betas"),
+        ({"trainer": {"phases": [{"name": "a", "epochs": 9}]}}, "/trainer/max_epochs"),
+        ({"trainer": {"phases": [{"name": "a", "epochs": 5}] * 2}}, "/trainer/phases"),
+        ({"trainer": {"phases": [{"name": "a", "epochs": 10, "warmup": 1}]}}, "/trainer/phases/0/warmup"),
+        ({"trainer": {"phases": [{"name": "a", "epochs": 10, "modules": []}]}}, "/trainer/phases/0/modules"),
+        ({"trainer": {"phases": [{"name": "a", "epochs": 10, "modules": ["heads"]}]}}, "/trainer/phases"),
+        (
+            {"trainer": {"phases": [{"name": "a", "epochs": 10, "modules": ["fan"]}]}, "model": {"use_fan": False}},
+            "/trainer/phases/0/modules",
+        ),
+        (
+            {"trainer": {"phases": [{"name": "a", "epochs": 10, "loss": {"base": "pinball"}}]}},
+            "/model/quantiles",
+        ),
+        (
+            {"trainer": {"phases": [{"name": "a", "epochs": 10, "loss": {"horizon_weights": [1]}}]}},
+            "/trainer/phases/0/loss/horizon_weights",
+        ),
+        (
+            {
+                "trainer": {"phases": [{"name": "a", "epochs": 2}, {"name": "b", "epochs": 8}]},
+                "scheduler": {"warmup_epochs": 2},
+            },
+            "/trainer/phases/0/epochs",
+        ),
+        (
+            {"trainer": {"phases": [{"name": "a", "epochs": 10, "loss": {}}], "objective": "val/loss"}},
+            "/trainer/objective",
+        ),
         ({"scheduler": {"name": "one_cycle", "warmup_epochs": 1}}, "/scheduler/warmup_epochs"),
         ({"resources": {"device": "cuda", "queue": "cpu"}}, "/resources/queue"),
         ({"optimizer": {"lr": float("nan")}}, "/optimizer/lr"),
@@ -50,19 +79,9 @@ def test_equal_specs_have_equal_digests_and_every_difference_shows() -> None:
     assert BASE.digest() != apply(BASE, {"optimizer.lr": 1e-3}).digest()
 
 
-def test_walk_forward_keeps_every_label_of_training_before_validation() -> None:
-    split = SplitSpec(val_days=30, test_days=40, embargo_days=21)
-    plan = walk_forward(400, 60, 20, split)
-    assert plan.train.start == 59
-    assert plan.train.stop - 1 + 1 + 20 < plan.val.start
-    assert plan.val.stop - 1 + 1 + 20 < plan.test.start
-    assert plan.val.start - plan.train.stop == plan.test.start - plan.val.stop == 21
-    assert plan.test.stop - 1 + 1 + 20 == 399
-
-
 def test_a_window_longer_than_the_panel_says_so() -> None:
     with pytest.raises(ValueError, match="too few for a window of 300 days"):
-        walk_forward(200, 300, 20, SplitSpec())
+        plan_split(200, 300, 20, SplitSpec())
 
 
 @pytest.mark.parametrize(

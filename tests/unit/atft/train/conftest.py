@@ -78,7 +78,7 @@ class Result:
             (event.source, name, event.step): value
             for event in self.of(Metrics)
             for name, value in event.values.items()
-            if not name.startswith(("time/", "system/"))
+            if not name.startswith(("time/", "system/", "time.", "system."))
         }
 
     @property

@@ -53,7 +53,9 @@ def test_pain_32_baselines_stand_beside_the_run_on_the_same_days_and_are_made_on
     assert bounds["rows"] > 0
     assert bounds["lags"] == list(range(6))
     stamp = [path.stat().st_mtime_ns for path in stored]
-    second = run(make_spec(**{"baselines": True, "trainer.max_epochs": 1, "seed": 3, "model.hidden_size": 4}), "second")
+    second = run(
+        make_spec(**{"baselines": True, "trainer.max_epochs": 1, "seed": 3, "model.hidden_size": 16}), "second"
+    )
     assert [path.stat().st_mtime_ns for path in stored] == stamp
     again = {event.source: event.values for event in second.of(Metrics) if event.source in NAMES}
     assert again == {name: event.values for name, event in by_source.items()}

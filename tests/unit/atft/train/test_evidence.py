@@ -80,6 +80,7 @@ def test_days_are_listed_and_kept_apart(run: Any, make_spec: Make, cache: Cache)
     assert {order[day] for day in data["purged_days"]}.isdisjoint({day for part in parts for day in part})
     assert len(data["purged_days"]) == 14
     assert data["fingerprint"] == cache.fingerprint
+    assert (data["reader"], data["reader_dtype"]) == ("mapped", "float32")  # on the CPU the map is the panel
     assert data["num_features"] == len(cache.feature_names) + len(cache.market_names)
 
 

@@ -55,6 +55,7 @@ CASES: dict[str, tuple[Any, Changes]] = {
     "loss.rank": ("pairwise_sigmoid", {}),
     "loss.rank_tau": (1.0, {"loss.rank": "pairwise_sigmoid"}),
     "loss.horizon_weights": ([1.0, 0.1], {}),
+    "loss.regime": ("volatility_correlation", {}),
     "optimizer.name": ("adabelief", {}),
     "optimizer.lr": (0.01, {}),
     "optimizer.betas": ([0.5, 0.9], {}),
@@ -72,6 +73,7 @@ CASES: dict[str, tuple[Any, Changes]] = {
     "trainer.accumulate": (3, {}),
     "trainer.precision": ("bfloat16", {}),
     "trainer.ema_decay": (0.5, {}),
+    "trainer.phases": ([{"name": "a", "epochs": 1, "lr": 0.02}], {}),
     "trainer.objective": ("val/loss", FOUR),
     "evaluation.cost_bps": (50.0, {}),
     "evaluation.quantile": (0.4, {}),
@@ -81,11 +83,9 @@ ELSEWHERE = {
     "name": "a label",
     "tags": "labels",
     "init_from": "refused until it is there",
-    "split.kind": "one value until there are more",
-    "split.folds": "one value until there are more",
-    "split.test_folds": "one value until there are more",
-    "loss.regime": "refused until it is there",
-    "trainer.phases": "refused until they are there",
+    "split.kind": "test_folds",
+    "split.folds": "test_folds",
+    "split.test_folds": "test_folds",
     "trainer.compile": "test_setup, by the evidence: compiling takes minutes",
     "trainer.early_stopping": "test_loop",
     "trainer.stop_rules": "test_loop",
@@ -99,7 +99,7 @@ ELSEWHERE = {
     "resources.queue_timeout_seconds": "the service's",
     "baselines": "test_baselines",
 }
-UNSEEN = ("requested", "requested_digest", "resolved", "resolved_digest", "threads", "host", "git", "versions")
+UNSEEN = ("memory", "requested", "requested_digest", "resolved", "resolved_digest", "threads", "host", "git", "versions")
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> set[str]:

@@ -15,7 +15,7 @@ from atft.data.schema import DataError
 from atft.events import Artifact, Log, parse
 from atft.spec.data import PlantedSpec
 from atft.spec.reason import Reason
-from atft.train.conclusion import verify_artifacts
+from atft.train.outputs import verify_artifacts
 from atft.train.report import RunError
 
 

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from atft.data.batch import Batch
 from atft.data.cache import Cache
 from atft.events import Event
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
-from atft.train.preflight import gradient_norms, preflight, require_gradients
+from atft.train.preflight import gradient_norms, preflight, require_compiler, require_gradients
 from atft.train.report import Reporter, RunError
 from atft.train.setup import Assembly, assemble
 
@@ -86,3 +87,23 @@ def test_slow_days_are_split_into_powers_of_two(make_spec: Make, cache: Cache) -
     whole = assembly.days_per_step
     assert whole > 15
     assert [_micro_batch(assembly, seconds, 0, 0) for seconds in (0.001, 0.5, 1.1, 2.0, 60.0)] == [whole, 8, 4, 2, 1]
+
+
+class Uncompilable(nn.Module):
+    """Work for a compiler that is not there; the network itself cannot be traced under the tests' type checks."""
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return torch.compile(lambda x: 2 * x, backend=self._broken)(batch.x)
+
+    def _broken(self, _graph: object, _inputs: object) -> Callable[..., Any]:
+        raise RuntimeError("no C++ compiler")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it traces
+def test_a_network_that_cannot_be_compiled_is_refused_with_what_to_do(make_spec: Make, cache: Cache) -> None:
+    assembly, _, _ = assembled(make_spec(), cache)
+    batch = assembly.reader.batch(assembly.split.train[:1])
+    assembly.network = Uncompilable()  # type: ignore[assignment]
+    with pytest.raises(RunError, match=r"set trainer\.compile to false") as refused:
+        require_compiler(assembly, batch)
+    assert refused.value.reason is Reason.PREFLIGHT_FAILED

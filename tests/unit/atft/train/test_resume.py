@@ -24,6 +24,15 @@ VARIANTS: dict[str, dict[str, object]] = {
         "model.stochastic_depth": 0.3,
         "trainer.stop_rules": [{"metric": "val/loss", "falling": 99}],
     },
+    "phases": {
+        "optimizer.name": "adabelief",
+        "loss.regime": "volatility_correlation",
+        "trainer.max_epochs": 3,
+        "trainer.phases": [
+            {"name": "heads", "epochs": 1, "modules": ["heads", "graph"], "lr": 0.01},
+            {"name": "all", "epochs": 2, "loss": {"base": "mse"}},
+        ],
+    },
     "one_cycle": {"scheduler.name": "one_cycle", "trainer.early_stopping": {"patience": 1}, "trainer.max_epochs": 3},
 }
 

@@ -1,11 +1,15 @@
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from atft.data.build import build
 from atft.data.cache import Cache
+from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
+from atft.train.evaluate import predict
 from atft.train.report import Reporter
 from atft.train.setup import Assembly, assemble
 from atft.train.step import Stepper, Update
@@ -94,3 +98,93 @@ def test_a_steps_randomness_hangs_on_seed_epoch_and_place_only(make_spec: Make, 
         torch.rand(place + 7)
         losses.append(update(assembly, [assembly.split.train[:4]], 4, position=place).loss)
     assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """256 stocks: 64 days are a step of 16,384 samples, 128 one of 32,768."""
+    folder = tmp_path_factory.mktemp("wide") / "cache"
+    planted = {"num_codes": 256, "num_days": 230, "num_features": 4, "mode": "theory"}
+    spec = {"name": "wide", "planted": planted, "horizons": [1]}
+    build(DatasetSpec.model_validate(spec), folder, lambda _: None, lambda: False)
+    return Cache.open(folder)
+
+
+@pytest.mark.parametrize("accumulate", [4, 8])
+def test_accumulated_steps_of_4096_are_one_step_of_16384_and_32768(
+    accumulate: int, make_spec: Make, wide: Cache
+) -> None:
+    changes = {
+        "data.window": 4,
+        "data.horizons": [1],
+        "split.train_days": 140,
+        "split.embargo_days": 5,
+        "trainer.batch_size": 4096,
+        "trainer.accumulate": accumulate,
+        "model.use_gat": False,
+        "loss.rank_weight": 1.0,
+        "optimizer.clip_norm": 1.0,
+    }
+    one, many = fresh(make_spec, wide, **changes), fresh(make_spec, wide, **changes)
+    assert one.days_per_step == 16
+    days = one.split.train[: 16 * accumulate]
+    whole, summed = update(one, [days], len(days)), update(many, np.split(days, accumulate), 16)
+    assert whole.samples == summed.samples == 4096 * accumulate
+    assert summed.loss == pytest.approx(whole.loss, rel=1e-6)
+    found = gradients(many)
+    size = math.sqrt(sum(float(g.double().square().sum()) for g in gradients(one).values()))
+    apart = math.sqrt(sum(float((g - found[n]).double().square().sum()) for n, g in gradients(one).items()))
+    assert apart < 1e-6
+    assert apart / size < 1e-5  # sums of 32,768 numbers in float32, in another order
+
+
+def test_the_moving_average_follows_by_its_decay(make_spec: Make, cache: Cache) -> None:
+    assembly = fresh(make_spec, cache, **{"trainer.ema_decay": 0.75})
+    days = assembly.split.train
+    update(assembly, [days[:4]], 4)
+    first = {name: p.detach().clone() for name, p in assembly.network.named_parameters()}
+    update(assembly, [days[4:8]], 4)
+    averages = dict(assembly.evaluated.named_parameters())
+    for name, parameter in assembly.network.named_parameters():
+        torch.testing.assert_close(averages[name], 0.75 * first[name] + 0.25 * parameter.detach())
+
+
+def test_bfloat16_keeps_weights_losses_and_scores_in_float32(make_spec: Make, cache: Cache) -> None:
+    half = fresh(make_spec, cache, **{"trainer.precision": "bfloat16"})
+    full = fresh(make_spec, cache)
+    days = half.split.train[:4]
+    first, second = update(half, [days], 4), update(full, [days], 4)
+    assert first.loss == pytest.approx(second.loss, rel=0.05)
+    assert first.loss != second.loss
+    assert {p.dtype for p in half.network.parameters()} == {torch.float32}
+    assert {g.dtype for g in gradients(half).values()} == {torch.float32}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert half.network(half.reader.batch(days)).scores.dtype == torch.float32
+
+
+def test_a_resident_panel_trains_and_predicts_what_the_map_does(make_spec: Make, cache: Cache) -> None:
+    """One code path: the same update and the same scores, bit for bit, on the run's training, validation, test days."""
+    found = []
+    for budget in (0, 2**30):
+        assembly = fresh(make_spec, cache)
+        split = assembly.split
+        assembly.reader.make_resident(
+            np.concatenate([split.train, split.val, split.test]), half=False, budget_bytes=budget
+        )
+        done = update(assembly, [split.train[:6]], 6)
+        parts = [
+            predict(
+                assembly.network,
+                assembly.reader,
+                assembly.objective,
+                days,
+                micro_batch_days=2,
+                heartbeat=lambda _: None,
+            )[0].scores
+            for days in (split.val, split.test)
+        ]
+        found.append((assembly.reader.values.kind, done.loss_sum, np.concatenate(parts)))
+    (one, loss, scores), (other, again, same) = found
+    assert (one, other) == ("mapped", "resident")
+    assert loss == again
+    np.testing.assert_array_equal(scores, same)

@@ -1,0 +1,94 @@
+"""Turns cells into dates, numbers and flags. Every refusal names rows and says what to do."""
+
+import polars as pl
+
+from atft.data.schema import DataError
+
+MISSING_WORDS = ("", "na", "n/a", "nan", "null", "none", "-", "#n/a")
+TRUE_WORDS, FALSE_WORDS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
+
+
+def parse_dates(series: pl.Series, name: str) -> pl.Series:
+    """Dates of a column of dates, timestamps, ISO text (or 2024/01/31, 20240131) or numbers like 20240131. Raises
+    DataError naming rows.
+    """
+    refuse_nested(series, name)
+    if series.dtype == pl.Date:
+        dates = series
+    elif isinstance(series.dtype, pl.Datetime):
+        dates = series.dt.date()
+    else:
+        text = series.cast(pl.String).str.strip_chars()
+        dates = pl.select(
+            pl.coalesce(
+                *(
+                    text.str.slice(0, width).str.to_date(form, strict=False, exact=True)
+                    for form, width in (("%Y-%m-%d", 10), ("%Y/%m/%d", 10), ("%Y%m%d", 8))
+                )
+            )
+        ).to_series()
+        known_length = text.str.len_chars().is_in([8, 10]) | text.str.contains(r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")
+        dates = pl.select(pl.when(known_length).then(dates)).to_series()
+    if bad := rows_of(dates.is_null()):
+        raise DataError(
+            f"{name}: column {series.name!r} is not a date in row {bad}, such as {series[bad[0] - 1]!r}: "
+            "write dates as 2024-01-31"
+        )
+    return dates
+
+
+def numbers(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
+    """A Float64 series, missing values null. Raises DataError on text that is no number and on infinities."""
+    if series.dtype == pl.String:
+        values, failed = numbers_from_text(series)
+        if failed.any():
+            row = rows_of(failed)[0] - 1
+            raise DataError(
+                f"{name}: column {series.name!r} is not a number in {failed.sum()} rows, such as "
+                f"{shown(table, failed)}: {series[row]!r}"
+            )
+    elif series.dtype.is_numeric() or series.dtype == pl.Null:
+        values = series.cast(pl.Float64)
+    else:
+        raise DataError(f"{name}: column {series.name!r} is of type {series.dtype}, not a number")
+    infinite = values.is_infinite().fill_null(value=False)
+    if infinite.any():
+        raise DataError(
+            f"{name}: column {series.name!r} is infinite in {shown(table, infinite)}: leave it empty instead"
+        )
+    return values.fill_nan(None)
+
+
+def numbers_from_text(series: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """The numbers, and where there is text that is neither a number nor a word for a missing value."""
+    values = series.cast(pl.Float64, strict=False)
+    if not values.null_count() and values.is_finite().all():
+        return values, values.is_null()
+    text = series.str.strip_chars()
+    missing = text.is_null() | text.str.to_lowercase().is_in(MISSING_WORDS)
+    values = text.cast(pl.Float64, strict=False)
+    return values.set(missing, None), ~missing & values.is_null()
+
+
+def flags(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
+    text = series.cast(pl.String).str.to_lowercase()
+    unknown = ~text.is_in([*TRUE_WORDS, *FALSE_WORDS]).fill_null(value=False)
+    if unknown.any():
+        raise DataError(f"{name}: column {series.name!r} must be true or false; see {shown(table, unknown)}")
+    return text.is_in(TRUE_WORDS)
+
+
+def rows_of(mask: pl.Series, limit: int = 5) -> list[int]:
+    """1-based data rows (a CSV's header not counted) where `mask` holds."""
+    return [int(i) + 1 for i in mask.arg_true().head(limit)]
+
+
+def shown(table: pl.DataFrame, mask: pl.Series, column: str | None = None, limit: int = 5) -> str:
+    wanted = [c for c in ("@date", "@code", column) if c is not None and c in table.columns]
+    rows = table.filter(mask).select(wanted).head(limit).rows()
+    return "; ".join(" ".join(str(x) for x in row) for row in rows)
+
+
+def refuse_nested(series: pl.Series, name: str) -> None:
+    if series.dtype.is_nested():
+        raise DataError(f"{name}: column {series.name!r} holds {series.dtype}: give one plain value a row")

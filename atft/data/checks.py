@@ -1,0 +1,182 @@
+"""The one table of what is odd about a panel: from which value on it is told, and from which on the panel is refused.
+
+`docs/data-checks.md` shows the same table; a test holds them together. Not here, because they are no matter of degree:
+what cannot be read, repeats a (date, code), is not positive, or jumps by more than +100,000 % in a day is refused where
+it is read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from atft.data.schema import DataError
+
+JUMP = 0.5  # |return| of a day
+GAP_DAYS = 7  # calendar days between two trading days that are worth a look
+THIN_SHARE = 0.2  # of the median number of names
+LAST_DAYS = 5  # a name with a close on one of the last trading days is still listed
+LONG_ENOUGH = 250  # trading days after which some names should have gone
+SLACK = 1.0001  # vendors round adjusted prices
+FEW_NAMES = 30  # data.min_names of a run, unless it says otherwise
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """`value` above `warn` is told, above `refuse` the panel is refused; None: never."""
+
+    name: str
+    value: str
+    warn: float
+    refuse: float | None
+    advice: str
+
+
+CHECKS = {
+    check.name: check
+    for check in (
+        Check(
+            name="jumps",
+            value=f"share of daily returns beyond ±{JUMP:.0%}",
+            warn=0.0,
+            refuse=0.01,
+            advice="missed splits, or prices that are not adjusted?",
+        ),
+        Check(
+            name="outside_range",
+            value="share of rows whose open or close lies outside of low … high",
+            warn=0.0,
+            refuse=0.2,
+            advice="are the columns mapped to the right prices, all adjusted alike?",
+        ),
+        Check(
+            name="unchanged_close",
+            value="share of closes equal to the day before",
+            warn=0.3,
+            refuse=0.95,
+            advice="stale prices?",
+        ),
+        Check(
+            name="zero_volume",
+            value="share of rows with volume 0",
+            warn=0.1,
+            refuse=None,
+            advice="are these days without trading?",
+        ),
+        Check(
+            name="empty_close",
+            value="share of rows without a close",
+            warn=0.05,
+            refuse=0.9,
+            advice="they count as halts",
+        ),
+        Check(
+            name="empty_columns",
+            value="largest share of missing values among the other columns, sector aside",
+            warn=0.5,
+            refuse=None,
+            advice="a missing feature is 0, the day's median; a feature that is listed and 99 % empty is refused",
+        ),
+        Check(
+            name="constant_columns",
+            value="number of columns that never change",
+            warn=0.0,
+            refuse=None,
+            advice="they say nothing and are no features",
+        ),
+        Check(
+            name="filled_days",
+            value="share of stock-days inside listed spans that are missing and filled as halts",
+            warn=0.05,
+            refuse=0.8,
+            advice="is this a daily panel, and is every code one stock?",
+        ),
+        Check(
+            name="unordered_rows",
+            value="number of rows whose date is earlier than that of the row above of the same code",
+            warn=0.0,
+            refuse=None,
+            advice="they were sorted; was the file put together from overlapping parts?",
+        ),
+        Check(
+            name="calendar_gap",
+            value="longest time without trading, in calendar days",
+            warn=2.0 * GAP_DAYS,
+            refuse=None,
+            advice="is a part of the file missing?",
+        ),
+        Check(
+            name="thin_days",
+            value=f"number of days with fewer than {THIN_SHARE:.0%} of the usual number of names",
+            warn=0.0,
+            refuse=None,
+            advice="holidays of a part of the market, or a part of the file that is missing?",
+        ),
+        Check(
+            name="survivors",
+            value=f"share of names still listed on the last {LAST_DAYS} days, in a panel of more than {LONG_ENOUGH} "
+            "days",
+            warn=0.95,
+            refuse=None,
+            advice="almost only survivors: names that failed are missing, so that levels of return are not to be had",
+        ),
+        Check(
+            name="few_names",
+            value=f"share of days with fewer than {FEW_NAMES} names",
+            warn=0.5,
+            refuse=None,
+            advice=f"a run scores no such day unless its data.min_names is below {FEW_NAMES}",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """The value of one check, how many rows that are, and those to look at first, in words with their date and code."""
+
+    check: str
+    value: float | None  # None: undefined here
+    count: int | None = None  # of the rows that a share stands for
+    rows: Sequence[str] = ()
+
+    @property
+    def state(self) -> Literal["ok", "warn", "refuse"]:
+        check = CHECKS[self.check]
+        if self.value is None or self.value <= check.warn:
+            return "ok"
+        return "warn" if check.refuse is None or self.value <= check.refuse else "refuse"
+
+    @property
+    def message(self) -> str:
+        check = CHECKS[self.check]
+        such = f", such as {'; '.join(self.rows)}" if self.rows else ""
+        number = _number(self.value)
+        if self.count is not None and self.value is not None:
+            number = f"{self.value:.3%} ({self.count:,})"
+        return f"{check.value}: {number}{such}. {check.advice[0].upper()}{check.advice[1:]}"
+
+    def told(self) -> dict[str, object]:
+        """JSON of the check, its limits and what was found."""
+        check = CHECKS[self.check]
+        return {
+            "check": self.check,
+            "value": self.value,
+            "count": self.count,
+            "warn_above": check.warn,
+            "refuse_above": check.refuse,
+            "state": self.state,
+            "message": self.message if self.state != "ok" else None,
+            "rows": list(self.rows),
+        }
+
+
+def judge(findings: Sequence[Finding]) -> list[str]:
+    """The warnings. Raises DataError for what is beyond a limit, naming limits and rows."""
+    refused = [f"{f.message} (limit {_number(CHECKS[f.check].refuse)})" for f in findings if f.state == "refuse"]
+    if refused:
+        raise DataError(f"the panel cannot be trusted: {'; '.join(refused)}. Correct the file and submit again")
+    return [f.message for f in findings if f.state == "warn"]
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.6g}"

@@ -1,0 +1,197 @@
+"""CSV and TSV, plain or packed with gzip or zstd, read as a stream: numbers become numbers in a scratch file, the
+columns that play a role stay text.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from atft.data.cells import numbers_from_text, rows_of
+from atft.data.pace import Pace
+from atft.data.schema import DataError, listing
+from atft.data.tables import Reader, Table, unreadable
+
+BLOCK_BYTES = 8 << 20  # of text at once; no line may be longer
+PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+MAX_EXPANSION, FREE_BYTES = 100, 256 << 20  # real panels pack 3 to 20 times
+FOREIGN = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV",
+    b"BZh": "packed with bzip2: unpack it, or pack it with gzip or zstd",
+    b"\xfd7zXZ": "packed with xz: unpack it, or pack it with gzip or zstd",
+}
+NOT_TEXT = "is neither Parquet nor Arrow nor UTF-8 text: save it as one of them"
+DATA_LIKE = re.compile(r"^(\d{4}[-/]\d{2}[-/]\d{2}|-?\d+\.\d+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delimited:
+    """A text file of which only the header has been read."""
+
+    path: Path
+    packed: str | None
+    separator: str
+    names: list[str]
+
+    def table(self, text: Sequence[str], scratch: Path | None = None, pace: Pace | None = None) -> Table:
+        """Read the file once. Columns in `text` stay text; each other one is Float64, or in `not_numbers`. The result
+        is in folder `scratch`, or in memory without one. Raises DataError.
+        """
+        schema = pa.schema([(n, pa.string() if n in text else pa.float64()) for n in self.names])
+        wrong: dict[str, list[int]] = {}
+        pace = pace or Pace()
+        rows, read = (
+            self._held(schema, wrong, pace)
+            if scratch is None
+            else self._written(scratch / "table.arrow", schema, wrong, pace)
+        )
+        if rows == 0:
+            raise DataError(f"{self.path.name} has columns {listing(self.names)} but no rows")
+        left = pa.schema([f for f in schema if f.name not in wrong])
+        return Table(name=self.path.name, form="CSV", schema=left, num_rows=rows, read=read, not_numbers=wrong)
+
+    def _held(self, schema: pa.Schema, wrong: dict[str, list[int]], pace: Pace) -> tuple[int, Reader]:
+        kept = list(self._numbered(schema, wrong, pace))
+        return sum(batch.num_rows for batch in kept), lambda columns: (batch.select(columns) for batch in kept)
+
+    def _written(self, path: Path, schema: pa.Schema, wrong: dict[str, list[int]], pace: Pace) -> tuple[int, Reader]:
+        rows = 0
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for batch in self._numbered(schema, wrong, pace):
+                writer.write_batch(batch)
+                rows += batch.num_rows
+
+        def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
+            fields = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(c) for c in columns])
+            reader = pa.ipc.open_file(pa.memory_map(str(path)), options=fields)
+            return (reader.get_batch(i) for i in range(reader.num_record_batches))
+
+        return rows, read
+
+    def _numbered(self, schema: pa.Schema, wrong: dict[str, list[int]], pace: Pace) -> Iterator[pa.RecordBatch]:
+        seen = 0
+        for batch in self._text(pace):
+            arrays = []
+            for column in schema:
+                cells = batch.column(column.name)
+                if column.type == pa.string():
+                    arrays.append(cells)
+                    continue
+                if column.name not in wrong:
+                    values, failed = numbers_from_text(pl.Series(cells))
+                    if failed.any():
+                        wrong[column.name] = [seen + row for row in rows_of(failed)]
+                arrays.append(pa.nulls(len(cells), pa.float64()) if column.name in wrong else values.to_arrow())
+            seen += batch.num_rows
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def _text(self, pace: Pace) -> Iterator[pa.RecordBatch]:
+        name = self.path.name
+        with _Stream(self.path, self.packed, pace) as stream:
+            try:
+                reader = pa_csv.open_csv(
+                    stream,
+                    pa_csv.ReadOptions(block_size=BLOCK_BYTES),
+                    pa_csv.ParseOptions(delimiter=self.separator, newlines_in_values=True),
+                    pa_csv.ConvertOptions(column_types=dict.fromkeys(self.names, pa.string())),
+                )
+                if reader.schema.names != self.names:
+                    raise DataError(f"{name} has a first line that cannot be split into names: {listing(self.names)}")
+                yield from reader
+            except (pa.ArrowException, OSError, EOFError) as error:
+                if stream.refusal is not None:
+                    raise stream.refusal from error
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                text = str(error)
+                if "invalid UTF8" in text:
+                    raise DataError(f"{name} is not UTF-8 text ({text[:120]}): save it as UTF-8") from error
+                if "straddl" in text:
+                    raise DataError(
+                        f"{name} has a line of more than {BLOCK_BYTES:,} bytes: is a quote not closed?"
+                    ) from error
+                raise unreadable(name, "CSV", error) from error
+
+
+class _Stream:
+    """What pyarrow reads: the unpacked bytes, bounded, without NUL. `refusal` is why it ended, if it did."""
+
+    def __init__(self, path: Path, packed: str | None, pace: Pace) -> None:
+        self._file = path.open("rb")
+        self._input = pa.input_stream(self._file, compression=packed)
+        self._path, self._packed, self._pace = path, packed, pace
+        self._size = path.stat().st_size
+        self._count = 0
+        self.refusal: Exception | None = None
+
+    closed = False
+
+    def __enter__(self) -> "_Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._input.read(BLOCK_BYTES if size < 0 else size)
+        try:
+            self._check(data)
+        except Exception as error:
+            self.refusal = error
+            raise
+        return data
+
+    def _check(self, data: bytes) -> None:
+        if (nul := data.find(b"\0")) >= 0:
+            raise DataError(f"{self._path.name} {NOT_TEXT} (NUL at byte {self._count + nul})")
+        self._count += len(data)
+        if self._packed is not None and self._count > max(FREE_BYTES, MAX_EXPANSION * self._size):
+            raise DataError(
+                f"{self._path.name} unpacks to more than {MAX_EXPANSION} times its {self._size} bytes: "
+                "if that is right, unpack it and give the plain file"
+            )
+        self._pace.at(self._file.tell() / max(1, self._size))
+
+
+def open_delimited(path: Path, head: bytes) -> Delimited:
+    """The header of a text file that begins with `head`. Raises DataError."""
+    for magic, what in FOREIGN.items():
+        if head.startswith(magic):
+            raise DataError(f"{path.name} is {what}")
+    packed = next((kind for magic, kind in PACKED.items() if head.startswith(magic)), None)
+    try:
+        with path.open("rb") as file:
+            start: bytes = pa.input_stream(file, compression=packed).read(1 << 20)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path.name, f"CSV packed with {packed}", error) from error
+    if packed is not None and (start[:4] == b"PAR1" or start[:6] == b"ARROW1"):
+        raise DataError(f"{path.name} is a packed Parquet or Arrow file: unpack it, they are compressed inside")
+    line = start.split(b"\n", 1)[0].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name} {NOT_TEXT}") from error
+    if "\0" in text:
+        raise DataError(f"{path.name} {NOT_TEXT}")
+    separator = max(",;\t", key=text.count)
+    names = next(csv.reader([text], delimiter=separator), [])
+    if data := [n for n in names if DATA_LIKE.match(n)]:
+        raise DataError(
+            f"{path.name} has {data[0]!r} where a column's name belongs: its first line must name the columns, and "
+            "days must be rows, not columns"
+        )
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise DataError(f"{path.name} has more than one column named {twice}: rename or remove all but one")
+    return Delimited(path=path, packed=packed, separator=separator, names=names)

@@ -1,0 +1,31 @@
+"""Which reader a file belongs to."""
+
+from pathlib import Path
+
+import polars as pl
+
+from atft.data.delimited import Delimited, open_delimited
+from atft.data.schema import DataError
+from atft.data.tables import Table, open_binary, open_folder
+
+
+def open_file(path: Path) -> Table | Delimited:
+    """A Parquet, Arrow IPC or text file, told by its first bytes, or a folder of Parquet files. Raises DataError."""
+    if path.is_dir():
+        return open_folder(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
+    if not head:
+        raise DataError(f"{path.name} is empty")
+    return open_binary(path, head) or open_delimited(path, head)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """A small file in memory; a text file's cells stay text. Raises DataError."""
+    found = open_file(path)
+    if isinstance(found, Delimited):
+        return found.table(found.names).frame(found.names)
+    return found.frame(found.schema.names)

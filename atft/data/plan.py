@@ -1,0 +1,77 @@
+"""Decides what will be in a cache: the built features, the file's own columns, the market-wide ones."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from atft.data import features, market
+from atft.data.formulas import Feature
+from atft.data.grid import Grid
+from atft.data.schema import DataError, listing
+from atft.data.source import Source
+from atft.data.survey import MAX_NULL_SHARE
+from atft.spec.data import DatasetSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What will be in the cache: built features, the file's own columns across stocks, market-wide columns."""
+
+    built: list[Feature]
+    own: list[str]
+    wide: list[str]  # market-wide columns of the file
+    market: dict[str, npt.NDArray[np.float64]]
+    formulas: dict[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        return [*(f.name for f in self.built), *self.own]
+
+
+def make_plan(source: Source, grid: Grid, spec: DatasetSpec) -> Plan:
+    built = (
+        features.feature_set([r for r in ("open", "high", "low", "close", "volume", "sector") if source.has(r)])
+        if source.kind == "prices" and spec.build_features
+        else []
+    )
+    built_names = [f.name for f in built]
+    clash = [n for n in source.extra if n in built_names]
+    if clash:
+        raise DataError(
+            f"columns {clash} have the names of built features: rename them, or set build_features to false"
+        )
+    listed = source.roles.listed
+    if listed is not None and (missing := [n for n in listed if n not in built_names and n not in source.extra]):
+        raise DataError(f"missing features {missing}: there are {listing([*built_names, *source.extra], 40)}")
+    extra = [n for n in source.extra if listed is None or n in listed]
+    useless = {n: why for n in extra if (why := source.extra[n].useless)}
+    if listed is not None and useless:
+        raise DataError(
+            f"features {sorted(useless)} are constant or at least {MAX_NULL_SHARE:.0%} empty: leave them out"
+        )
+    source.warnings += [f"column {n!r} is not a feature: it is {why}" for n, why in useless.items()]
+    extra = [n for n in extra if n not in useless]
+    wide = [n for n in extra if source.extra[n].market_wide]
+    raw = (
+        {}
+        if source.kind == "planted" or not source.has("close")
+        else market.derived(grid.returns, grid.valid, grid.day_index, len(grid.days))
+    )
+    raw |= {n: grid.day_values(source, n) for n in wide} | market.brought(source.market, grid.days)
+    own = [n for n in extra if n not in wide]
+    if listed is not None:
+        built = [f for f in built if f.name in listed]
+        own = [n for n in listed if n in own]
+    doubled = [n for n in raw if n in own or n in built_names or (n in market.DERIVED and n in wide)]
+    if doubled:
+        raise DataError(f"market columns {doubled} have the names of other columns: rename them")
+    if not built and not own:
+        raise DataError("no feature is left: bring numeric columns, or set build_features to true on a price panel")
+    formulas = (
+        {f.name: f.formula for f in built}
+        | dict.fromkeys((*own, *wide), "the file's own column")
+        | {n: market.DERIVED[n] for n in raw if n in market.DERIVED}
+    )
+    values = {n: market.past_normalised(x) for n, x in raw.items()}
+    return Plan(built=built, own=own, wide=wide, market=values, formulas=formulas)

@@ -1,0 +1,159 @@
+"""Feature values by panel row, as tensors on the run's device: from the mapped cache, or from a copy of the needed rows
+that lies on the device.
+
+The copy is made from the mapped values, so that both give the same numbers (bit for bit in float32).
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from atft.data.cache import Cache
+
+CHUNK_BYTES = 32 * 2**20  # of one copy to the device: what is pinned of the host's memory while it is filled
+RESERVE_SHARE, RESERVE_BYTES = 0.25, 2 * 2**30  # of the device's memory, kept for weights and activations
+
+
+class Mapped:  # `dtype` here and below: how values are stored; they come as float32
+    """Selected stock features and market columns of the cache, gathered on the host and sent."""
+
+    kind: Literal["mapped"] = "mapped"
+    dtype = torch.float32
+
+    def __init__(
+        self,
+        cache: Cache,
+        features: Int[np.ndarray, " feature"],
+        market: Int[np.ndarray, " column"],
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        self.width = len(features) + len(market)
+        self._cache, self._features, self._market = cache, features, market
+        self._whole = np.array_equal(features, np.arange(len(cache.feature_names)))
+
+    def values(self, rows: Int[np.ndarray, " row"]) -> Float[np.ndarray, "row feature"]:
+        cache, width = self._cache, len(self._features)
+        out = np.empty((len(rows), self.width), np.float32)
+        if self._whole and not len(self._market):
+            # three times as fast as cache.features[rows]; `clip` skips a buffer, it never has anything to clip
+            return np.take(cache.features, rows, axis=0, out=out, mode="clip")
+        taken = np.take(cache.features, rows, axis=0)
+        out[:, :width] = taken if self._whole else taken[:, self._features]
+        if len(self._market):
+            out[:, width:] = cache.market[:, self._market][cache.day_index[rows]]
+        return out
+
+    def __call__(self, rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row feature"]:
+        return send(self.values(rows), self.device)
+
+    def windows(self, ends: Int[np.ndarray, " stock"], window: int) -> Float[Tensor, "stock window feature"]:
+        """Each window whole, `window` rows up to its end in `ends`."""
+        if self._whole and not len(self._market):
+            return send(whole_windows(self._cache.features, ends, window), self.device)
+        rows = ends[:, None] + np.arange(1 - window, 1)
+        return self(rows.reshape(-1)).view(len(ends), window, self.width)
+
+
+class Resident:
+    """A copy on the device of those panel rows that will be needed: [needed, feature] in `dtype`."""
+
+    kind: Literal["resident"] = "resident"
+
+    def __init__(
+        self,
+        mapped: Mapped,
+        needed: Int[np.ndarray, " row"],
+        num_rows: int,
+        dtype: torch.dtype,
+        beat: Callable[[float], None],
+    ) -> None:
+        """`needed`: distinct panel rows of a panel of `num_rows`. `beat(share copied)` is called while it copies.
+
+        Raises torch.OutOfMemoryError when the device is too full.
+        """
+        self.dtype, self._device = dtype, mapped.device
+        self._place = np.full(num_rows, -1, np.int64)
+        self._place[needed] = np.arange(len(needed))
+        self._panel = torch.empty((len(needed), mapped.width), dtype=dtype, device=mapped.device)
+        chunk = max(1, CHUNK_BYTES // (4 * max(1, mapped.width)))
+        for start in range(0, len(needed), chunk):
+            part = send(mapped.values(needed[start : start + chunk]), mapped.device)
+            self._panel[start : start + len(part)] = part
+            beat((start + len(part)) / len(needed))
+
+    def __call__(self, rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row feature"]:
+        """Raises IndexError for a row that was not copied: nothing is read from where it does not lie."""
+        return self._panel.index_select(0, self._places(rows)).to(torch.float32)
+
+    def windows(self, ends: Int[np.ndarray, " stock"], window: int) -> Float[Tensor, "stock window feature"]:
+        """Each window whole; raises IndexError as above. `needed` holds windows whole, so they lie here as in the
+        panel: rows one after the other.
+        """
+        places = self._places(ends)[:, None] + torch.arange(1 - window, 1, device=self._device)
+        taken = self._panel.index_select(0, places.view(-1)).to(torch.float32)
+        return taken.view(len(ends), window, self._panel.shape[1])
+
+    def _places(self, rows: Int[np.ndarray, " row"]) -> Int[Tensor, " row"]:
+        place = self._place[rows]
+        if len(place) and place.min() < 0:
+            raise IndexError(f"panel row {rows[place.argmin()]} is not resident: it is in no window of the run's days")
+        return send(place, self._device)
+
+
+def choose_rows(
+    mapped: Mapped,
+    needed: Int[np.ndarray, " row"],
+    num_rows: int,
+    *,
+    budget_bytes: int,
+    half: bool,
+    beat: Callable[[float], None],
+) -> Mapped | Resident:
+    """Resident in float32 where that fits into `budget_bytes`; with `half` (a run in bfloat16) else in bfloat16;
+    else mapped.
+    """
+    for dtype in (torch.float32, torch.bfloat16) if half else (torch.float32,):
+        if len(needed) * mapped.width * dtype.itemsize <= budget_bytes:
+            return Resident(mapped, needed, num_rows, dtype, beat)
+    return mapped
+
+
+def device_budget(device: torch.device) -> int:
+    """Bytes that a resident panel may take: what is free now, less a reserve; 0 on the CPU, where the map is as near
+    as a copy.
+    """
+    if device.type != "cuda":
+        return 0
+    free, total = torch.cuda.mem_get_info(device)
+    return max(0, free - max(RESERVE_BYTES, int(RESERVE_SHARE * total)))
+
+
+def send(array: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+    """To the device; from pinned memory and without waiting where that is a GPU (torch keeps the pinned block until
+    the copy is done).
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def whole_windows(
+    features: Float[np.ndarray, "row feature"], ends: Int[np.ndarray, " stock"], window: int
+) -> Float[np.ndarray, "stock window feature"]:
+    """The windows that end at rows `ends`, each copied whole: `window` consecutive rows are one run of bytes, so this
+    costs what a memcpy of the result costs.
+    """
+    width = features.shape[1]
+    if len(ends) and not window - 1 <= ends.min() <= ends.max() < len(features):
+        raise IndexError(f"windows of {window} rows must end at rows {window - 1} to {len(features) - 1}")
+    step = features.strides[0]
+    runs: npt.NDArray[np.float32] = np.lib.stride_tricks.as_strided(
+        features, (max(0, len(features) - window + 1), window * width), (step, features.itemsize), writeable=False
+    )
+    copied: npt.NDArray[np.float32] = runs[ends - window + 1]
+    return copied.reshape(len(ends), window, width)

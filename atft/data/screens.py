@@ -1,0 +1,206 @@
+"""The ten leaks of a panel and a run, where each is looked for, and what a dataset's registration says of them.
+
+What can be seen in the data is judged here, at registration; the others are properties of the code, each with the test
+`test_leak_NN_…` of its number. Only a column that the user vouches for in `allow_leaks` passes, and its name is kept in
+the manifest and in the evidence of every run.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Float, Int
+
+from atft.data import leaks
+from atft.data.grid import Grid
+from atft.data.schema import DataError, Days, listing
+from atft.data.source import Source
+from atft.spec.data import DatasetSpec
+from atft.spec.reason import Reason
+
+UNIVERSE = "in_universe"
+MIN_YEAR_DAYS = 100  # trading days that make a year's volume worth comparing
+HINDSIGHT = 0.02  # by how much a list may fit its own year's volumes better than those of the year before
+LEAKS = {
+    1: ("a window holds another stock's or a later day's rows", "tests"),
+    2: ("predictions of a day depend on labels of that day or later", "tests"),
+    3: ("labels enter before the next day's close", "registration"),
+    4: ("features change when only later rows change", "tests"),
+    5: ("the metric rewards something else than the ranking", "tests"),
+    6: ("a feature knows a target or the next return, by name or by value", "registration"),
+    7: ("a validation RankIC that is too good", "training"),
+    8: ("the universe of a day was chosen with later data", "registration"),
+    9: ("graph edges from later returns", "tests"),
+    10: ("a normaliser fitted outside of the training days", "tests"),
+}
+
+
+def leak_report(
+    source: Source,
+    grid: Grid,
+    spec: DatasetSpec,
+    *,
+    names: Sequence[str],
+    brought: Sequence[str],
+    matrix: Float[np.ndarray, "row feature"],
+    targets: Float[np.ndarray, "row horizon"],
+) -> dict[str, object]:
+    """JSON: what `leaks.suspects` says, names like targets, and the ten screens. `brought`: columns of the file.
+
+    Raises DataError(leak_suspected) for what nobody has vouched for; planted panels, strong on purpose, are only told
+    (mode `leak` aside).
+    """
+    unknown = [n for n in spec.allow_leaks if n not in names and n not in brought and n != UNIVERSE]
+    if unknown:
+        raise DataError(
+            f"allow_leaks names {unknown}, which are not features of this dataset; they are {listing(names, 40)}"
+        )
+    truth = leaks.answers(targets, grid.returns, grid.code_index, spec.horizons)
+    ranked = grid.valid & grid.in_universe
+    report = leaks.suspects(matrix, truth, ranked, grid.day_offsets, grid.day_rows, names)
+    suspected: list[dict[str, object]] = report["suspected"]  # type: ignore[assignment]  # leaks.suspects' own list
+    suspected += _universe_suspects(grid, truth)
+    named = leaks.named_like_targets(brought)
+    lags, lag_warning = _label_lags(source, grid, targets, spec.horizons)
+    warnings = [*lag_warning, *_hindsight(grid)]
+    strong = [s for s in suspected if s["feature"] not in spec.allow_leaks]
+    report |= {
+        "named_like_targets": named,
+        "allowed": list(spec.allow_leaks),
+        "label_lags": lags,
+        "warnings": warnings,
+        "screens": _screens(suspected, named, lag_warning, warnings),
+    }
+    if spec.planted is not None and spec.planted.mode != "leak":
+        return report
+    refused = [f"{n!r} is named like a target" for n in named if n not in spec.allow_leaks]
+    refused += [f"{s['feature']!r} has a mean daily RankIC of {s['rank_ic']:+.3f} with {_words(s)}" for s in strong]
+    if refused:
+        raise DataError(
+            f"features that seem to know the future: {'; '.join(refused)} "
+            f"(limit {leaks.LIMIT}, {leaks.NEXT_LIMIT} for the next day's return). "
+            "Remove them, or list those you vouch for in allow_leaks",
+            Reason.LEAK_SUSPECTED,
+        )
+    return report
+
+
+def _words(suspect: dict[str, object]) -> str:
+    horizon = suspect["horizon"]
+    return "the next day's return" if horizon is None else f"the {horizon}-day target"
+
+
+def _screens(
+    suspected: Sequence[object], named: Sequence[str], lag_warning: Sequence[str], warnings: Sequence[str]
+) -> list[dict[str, object]]:
+    told = {3: bool(lag_warning), 6: bool(suspected or named), 8: len(warnings) > len(lag_warning)}
+    return [
+        {
+            "number": number,
+            "leak": leak,
+            "checked": where,
+            "state": ("look" if told[number] else "ok") if where == "registration" else None,
+        }
+        for number, (leak, where) in LEAKS.items()
+    ]
+
+
+def _universe_suspects(grid: Grid, truth: Sequence[leaks.Answer]) -> list[dict[str, object]]:
+    """Membership as if it were a feature of all valid stocks."""
+    if grid.in_universe.all():
+        return []
+    member = grid.in_universe.astype(np.float32)[:, None]
+    found: list[dict[str, object]] = leaks.suspects(  # type: ignore[assignment]  # its own list
+        member, truth, grid.valid, grid.day_offsets, grid.day_rows, [UNIVERSE]
+    )["suspected"]
+    return found
+
+
+def _label_lags(
+    source: Source, grid: Grid, targets: Float[np.ndarray, "row horizon"], horizons: Sequence[int]
+) -> tuple[dict[str, int | None], list[str]]:
+    """The entry lag of each brought target, null where it cannot be told. Raises DataError for another one than 1."""
+    if source.kind != "features":
+        return {f"target_{h}d": 1 for h in horizons}, []  # ours, by construction
+    if source.roles.return_1d is None:
+        return dict.fromkeys((f"target_{h}d" for h in horizons), None), [
+            "the entry lag of the targets cannot be checked: bring the daily return as column return_1d"
+        ]
+    lags = {
+        f"target_{h}d": leaks.label_lag(targets[:, k], grid.returns, grid.code_index, h) for k, h in enumerate(horizons)
+    }
+    wrong = {name: lag for name, lag in lags.items() if lag not in (1, None)}
+    if wrong:
+        told = ", ".join(
+            f"{n!r} {'starts at close(t)' if lag == 0 else 'is the past return'}" for n, lag in wrong.items()
+        )
+        raise DataError(
+            f"targets must be returns from close(t+1) to close(t+1+h), but by return_1d {told}: "
+            "shift the targets and submit again",
+            Reason.LEAK_SUSPECTED,
+        )
+    unclear = [name for name, lag in lags.items() if lag is None]
+    return lags, [f"{unclear} are not returns of return_1d: their entry lag cannot be checked"] if unclear else []
+
+
+def _hindsight(grid: Grid) -> list[str]:
+    """Signs that the universe was chosen later than it says."""
+    if grid.in_universe.all():
+        return []
+    found = []
+    ever = np.zeros(len(grid.codes), np.bool_)
+    ever[grid.code_index[grid.in_universe]] = True
+    if len(grid.days) > 250 and grid.in_universe[ever[grid.code_index]].all():
+        found.append(
+            "the universe has the same names from the first day to the last: was it chosen at the end? "
+            "Bring the members of each day"
+        )
+    if "volume" in grid.frame.columns:
+        money = (grid.frame["close"] * grid.frame["volume"]).fill_null(0.0).to_numpy()
+        fit = list_fit(grid.days, grid.day_index, grid.code_index, grid.valid, grid.in_universe, money)
+        if fit is not None and fit[1] > fit[0] + HINDSIGHT:
+            found.append(
+                f"the universe's lists hold {fit[1]:.1%} of the largest names by the same year's traded value, but "
+                f"{fit[0]:.1%} by that of the year before: were they chosen with later data?"
+            )
+    return found
+
+
+def list_fit(
+    days: Days,
+    day_index: Int[np.ndarray, " row"],
+    code_index: Int[np.ndarray, " row"],
+    valid: Bool[np.ndarray, " row"],
+    member: Bool[np.ndarray, " row"],
+    money: Float[np.ndarray, " row"],
+) -> tuple[float, float] | None:
+    """Mean share of each year's first list among as many names with the largest median traded value of (the year
+    before, the year itself). Names traded in both years only. None without two years.
+    """
+    year = days.astype("datetime64[Y]").astype(np.int64)
+    table = (
+        pl.DataFrame({"year": year[day_index], "code": code_index, "money": money, "valid": valid})
+        .filter("valid")
+        .group_by("year", "code")
+        .agg(pl.col("money").median(), pl.len().alias("days"))
+        .filter(pl.col("days") >= MIN_YEAR_DAYS)
+    )
+    first_day = np.flatnonzero(np.concatenate([[True], year[1:] != year[:-1]]))
+    fits = []
+    for day in first_day[1:]:
+        before, same = (table.filter(pl.col("year") == year[day] - k) for k in (1, 0))
+        both = before.join(same, on="code", suffix="_later")
+        listed = pl.Series(code_index[(day_index == day) & member]).cast(both["code"].dtype)
+        chosen = both["code"].is_in(listed.implode())
+        count = int(chosen.sum())
+        if 0 < count < both.height:
+            fits.append(
+                [
+                    both.with_columns(chosen=chosen).top_k(count, by=column)["chosen"].mean()
+                    for column in ("money", "money_later")
+                ]
+            )
+    if not fits:
+        return None
+    past, later = np.mean(np.array(fits, dtype=np.float64), axis=0)
+    return float(past), float(later)

@@ -1,0 +1,97 @@
+"""What may stand beside a panel: who belongs to the universe when, and series of the whole market. Small files, read
+whole.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from atft.data.cells import numbers, numbers_from_text, parse_dates, rows_of
+from atft.data.opening import read_table
+from atft.data.schema import DataError, Days, listing, plain
+from atft.spec.data import SideFile
+
+
+def read_universe(side: SideFile) -> pl.DataFrame:
+    """{year, code} or {date, code} of the universe file; other columns (rank, …) are not needed."""
+    path = Path(side.file)
+    frame = read_table(path)
+    found = _side_columns(
+        frame.columns,
+        side,
+        {"code": ("code", "ticker", "symbol"), "year": ("year",), "date": ("date", "day")},
+        path.name,
+    )
+    if "code" not in found or not {"year", "date"} & set(found):
+        raise DataError(
+            f"universe file {path.name} has {listing(frame.columns)}: it needs code and either year or date "
+            "(map them with universe.columns)"
+        )
+    code = frame[found["code"]].cast(pl.String).str.strip_chars().alias("code")
+    if "date" in found:
+        return pl.DataFrame([parse_dates(frame[found["date"]], path.name).alias("date"), code])
+    year = (
+        frame[found["year"]].cast(pl.String).cast(pl.Float64, strict=False).cast(pl.Int32, strict=False).alias("year")
+    )
+    if bad := rows_of(year.is_null()):
+        raise DataError(f"universe file {path.name}: column {found['year']!r} is not a year in row {bad}")
+    return pl.DataFrame([year, code])
+
+
+def read_market(side: SideFile) -> dict[str, tuple[Days, npt.NDArray[np.float64]]]:
+    """Series by name: the closes of a long file {date, name, close}, or each numeric column of a wide one {date, …}."""
+    path = Path(side.file)
+    frame = read_table(path)
+    found = _side_columns(
+        frame.columns,
+        side,
+        {"date": ("date", "day"), "name": ("name", "code", "ticker", "symbol"), "close": ("close", "value", "price")},
+        path.name,
+    )
+    if "date" not in found:
+        raise DataError(
+            f"market file {path.name} has {listing(frame.columns)}: it needs a date column (map it with market.columns)"
+        )
+    days = parse_dates(frame[found["date"]], path.name).alias("@date")
+    rows = pl.DataFrame([days])
+    wide: dict[str, tuple[pl.DataFrame, str]] = {}
+    if "name" in found and "close" in found:
+        table = rows.with_columns(frame[found["name"]].cast(pl.String).alias("@code"))
+        table = table.with_columns(numbers(frame[found["close"]], table, path.name).alias("@close"))
+        for (series_name,), part in table.group_by(["@code"], maintain_order=True):
+            wide[str(series_name)] = (part, "@close")
+    else:
+        for column in frame.columns:
+            if (
+                column != found["date"]
+                and frame[column].dtype != pl.Boolean
+                and (frame[column].dtype.is_numeric() or not numbers_from_text(frame[column])[1].any())
+            ):
+                wide[column] = (rows.with_columns(numbers(frame[column], rows, path.name).alias(column)), column)
+    if not wide:
+        raise DataError(f"market file {path.name} has no numeric column beside the date")
+    result = {}
+    for series_name, (table, column) in sorted(wide.items()):
+        part = table.drop_nulls(column).sort("@date")
+        if part["@date"].is_duplicated().any():
+            raise DataError(f"market file {path.name} repeats a date for {series_name!r}: keep one row for each date")
+        result[series_name] = (part["@date"].to_numpy().astype("datetime64[D]"), part[column].to_numpy())
+    return result
+
+
+def _side_columns(
+    names: Sequence[str], side: SideFile, aliases: dict[str, tuple[str, ...]], file: str
+) -> dict[str, str]:
+    unknown = sorted(set(side.columns) - set(aliases))
+    if unknown:
+        raise DataError(f"{file}: unknown roles {unknown}; the roles are {sorted(aliases)}")
+    missing = [c for c in side.columns.values() if c not in names]
+    if missing:
+        raise DataError(f"{file} has no columns {missing}; it has {listing(names)}")
+    guessed = {
+        role: next((n for a in options for n in names if plain(n) == a), None) for role, options in aliases.items()
+    }
+    return {**{role: column for role, column in guessed.items() if column is not None}, **side.columns}

@@ -1,0 +1,144 @@
+"""One look at every column that may become a feature: how much is missing, its range, and whether it says the same of
+all stocks of a day.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float, Int
+
+from atft.data.cells import numbers_from_text, rows_of
+from atft.data.pace import Pace
+from atft.data.tables import Table
+
+MAX_NULL_SHARE = 0.99
+GROUP = 32  # columns read at once: a batch of them stays in a core's cache
+
+
+@dataclass(kw_only=True, slots=True)
+class Survey:
+    """What is known of one column. Infinite counts as missing; `low` and `high` are NaN without any value."""
+
+    num_rows: int
+    missing: int = 0
+    infinite: bool = False
+    low: float = float("nan")
+    high: float = float("nan")
+    total: float = 0.0
+    daily: Float[np.ndarray, " day"] | None = None  # its value on each day, while no day has two; NaN unknown
+    repeated: bool = False  # some day has two values, equal ones
+
+    @property
+    def null_share(self) -> float:
+        return self.missing / self.num_rows
+
+    @property
+    def mean(self) -> float | None:
+        known = self.num_rows - self.missing
+        return self.total / known if known else None
+
+    @property
+    def constant(self) -> bool:
+        return self.low == self.high
+
+    @property
+    def market_wide(self) -> bool:
+        """One value a day: a z-score across stocks would erase it."""
+        return self.daily is not None and self.repeated
+
+    @property
+    def useless(self) -> str | None:
+        if self.null_share >= MAX_NULL_SHARE:
+            return f"{self.null_share:.0%} empty"
+        return "constant" if self.constant else None
+
+    def add(self, values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]) -> None:
+        low, high = float(values.min()), float(values.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            known = np.isfinite(values)
+            self.infinite |= bool(np.isinf(values).any())
+            values, day = values[known], day[known]
+            self.missing += len(known) - len(values)
+            if not len(values):
+                return
+            low, high = float(values.min()), float(values.max())
+        self.total += float(values.sum(dtype=np.float64))
+        self.low, self.high = float(np.fmin(self.low, low)), float(np.fmax(self.high, high))
+        if self.daily is not None:
+            self._compare(self.daily, values.astype(np.float64), day)
+
+    def _compare(
+        self, daily: Float[np.ndarray, " day"], values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]
+    ) -> None:
+        before = daily[day]
+        daily[day] = values
+        if ((before != values) & ~np.isnan(before)).any() or (daily[day] != values).any():
+            self.daily = None
+        elif not self.repeated:
+            self.repeated = bool(np.isfinite(before).any()) or len(np.unique(day)) < len(day)
+
+
+def survey(
+    table: Table, columns: Sequence[str], day: Int[np.ndarray, " row"], num_days: int, pace: Pace
+) -> tuple[dict[str, Survey], dict[str, list[int]]]:
+    """Each of `columns` that holds numbers, and the first rows of those that are text. `day`: each row's, by number."""
+    found = {c: Survey(num_rows=table.num_rows, daily=np.full(num_days, np.nan)) for c in columns}
+    text: dict[str, list[int]] = {}
+    for first in range(0, len(columns), GROUP):
+        part = columns[first : first + GROUP]
+        start = 0
+        for batch in table.batches(part):
+            days = day[start : start + batch.num_rows]
+            for column in part:
+                if column not in text:
+                    values = _numbers(batch.column(column), column, start, text)
+                    if values is not None:
+                        found[column].add(values, days)
+            start += batch.num_rows
+            pace.at((first + len(part) * start / table.num_rows) / len(columns))
+    return {c: about for c, about in found.items() if c not in text}, text
+
+
+def _numbers(cells: pa.Array, column: str, start: int, text: dict[str, list[int]]) -> npt.NDArray[np.floating] | None:
+    if is_text(cells.type):
+        failed = numbers_from_text(pl.Series(cells))[1]
+        if failed.any():
+            text[column] = [start + row for row in rows_of(failed)]
+            return None
+    return floats(cells)
+
+
+@cache
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def may_be_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(is_text(kind) or types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)) or bool(
+        types.is_boolean(kind)
+    )
+
+
+@cache
+def float_type(kind: pa.DataType) -> type[np.float32] | type[np.float64]:
+    """float32 where it holds every value of `kind`."""
+    narrow = (pa.float16(), pa.float32(), pa.int8(), pa.int16(), pa.uint8(), pa.uint16(), pa.bool_())
+    return np.float32 if kind in narrow else np.float64
+
+
+def floats(cells: pa.Array) -> npt.NDArray[np.floating]:
+    """Numbers of any type as float32 or float64, NaN where there is none; text as the numbers that it says."""
+    if is_text(cells.type):
+        return numbers_from_text(pl.Series(cells))[0].fill_null(float("nan")).to_numpy()
+    wanted = float_type(cells.type)
+    if not pa.types.is_floating(cells.type):
+        cells = pc.cast(cells, pa.from_numpy_dtype(wanted), safe=False)
+    values: npt.NDArray[np.floating] = cells.to_numpy(zero_copy_only=False)
+    return values.astype(wanted, copy=False)

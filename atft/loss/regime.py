@@ -1,0 +1,86 @@
+"""Day weights by market regime: calm and stormy days, together and apart, count alike in training.
+
+A day's regime is read from returns up to that day only; how often each regime occurs, from the training days only.
+"""
+
+import bisect
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from atft.data.cache import Cache
+
+Daily = Float[np.ndarray, " day"]
+VOLATILITY_DAYS, CORRELATION_DAYS = 20, 60
+LEVELS = 3  # low, middle and high of each of the two
+LEAST, MOST = 0.5, 2.0
+
+
+def day_weights(cache: Cache, train: Int[np.ndarray, " train"]) -> Daily:
+    """A weight for each of the cache's days: within [.5, 2] and of mean 1 over the training days, 1 on all others.
+
+    Training days of a regime share what is equal for all regimes, as far as the bounds allow.
+    """
+    weights = np.ones(len(cache.days))
+    weights[train] = balanced(regimes(*market_moves(cache))[train])
+    return weights
+
+
+def market_moves(cache: Cache) -> tuple[Daily, Daily]:
+    """Of each day's members with a known return: the mean return, and the mean squared return. NaN without members."""
+    known = cache.valid & cache.in_universe & np.isfinite(cache.returns)
+    day, returns = cache.day_index[known], cache.returns[known].astype(np.float64)
+    count = np.bincount(day, minlength=len(cache.days)).astype(np.float64)
+    count[count == 0] = np.nan
+    mean, square = (np.bincount(day, values, len(cache.days)) / count for values in (returns, returns**2))
+    return mean, square
+
+
+def regimes(mean: Daily, square: Daily) -> Int[np.ndarray, " day"]:
+    """0 … 8: three levels of volatility times three of correlation, each among all days up to this one.
+
+    Volatility is the market's root mean square over 20 days; correlation the share of the stocks' mean square that the
+    market's makes up over 60 (for equal variances the mean pairwise correlation).
+    """
+    market, stocks = np.nan_to_num(mean) ** 2, np.nan_to_num(square)
+    volatility = _trailing(market, VOLATILITY_DAYS)
+    common, total = _trailing(market, CORRELATION_DAYS), _trailing(stocks, CORRELATION_DAYS)
+    correlation = np.divide(common, total, out=np.zeros(len(total)), where=total > 0)
+    level: Int[np.ndarray, " day"] = LEVELS * _level(volatility) + _level(correlation)
+    return level
+
+
+def balanced(regime: Int[np.ndarray, " day"]) -> Daily:
+    """Weights that give every regime that occurs the same sum, bounded to [.5, 2], mean 1."""
+    if len(regime) == 0:
+        return np.ones(0)
+    count = np.bincount(regime)
+    wanted = 1.0 / count[regime]
+    low, high = LEAST / wanted.max(), MOST / wanted.min()
+    for _ in range(200):  # the mean of the bounded weights grows with the scale: halve until it is 1
+        scale = (low + high) / 2
+        if np.clip(scale * wanted, LEAST, MOST).mean() < 1:
+            low = scale
+        else:
+            high = scale
+    weights: Daily = np.clip((low + high) / 2 * wanted, LEAST, MOST)
+    return weights
+
+
+def _trailing(values: Daily, days: int) -> Daily:
+    """Mean of the last `days` values up to each day; of fewer at the beginning."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    stop = np.arange(1, len(total))
+    start = np.maximum(0, stop - days)
+    mean: Daily = (total[stop] - total[start]) / (stop - start)
+    return mean
+
+
+def _level(values: Daily) -> Int[np.ndarray, " day"]:
+    """The third of its own past in which each value lies."""
+    seen: list[float] = []
+    levels = np.zeros(len(values), np.int64)
+    for day, value in enumerate(values):
+        levels[day] = LEVELS * bisect.bisect_left(seen, value) // (len(seen) + 1)
+        bisect.insort(seen, value)
+    return levels

@@ -1,0 +1,165 @@
+"""One attempt at a run: what every part of it needs, where it stands, and how that is kept and told."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pydantic
+
+from atft.spec.reason import Reason
+from atft.train import checkpoint, phases
+from atft.train.evidence import evidence, git_state
+from atft.train.preflight import PreflightReport
+from atft.train.report import Reporter, RunError, StopRequested
+from atft.train.rules import RuleState
+from atft.train.setup import Assembly, afresh, identity
+from atft.train.state import FoldState, RunState
+from atft.train.telemetry import SystemSampler, Timers
+
+CHECKPOINTS = "checkpoints"
+
+
+class Attempt:
+    """From a checkpoint or from the start; `assembly` and `state.fold` are those of the fold under way."""
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        out: Path,
+        reporter: Reporter,
+        stop: Callable[[], bool],
+        sampler: SystemSampler,
+        report: PreflightReport,
+        *,
+        resume: Path | None,
+        most_days: int | None,
+    ) -> None:
+        self.assembly = assembly
+        self.spec = assembly.spec
+        self.out = out
+        self.reporter = reporter
+        self.sampler = sampler
+        self.timers = Timers(assembly.device)
+        self.identity = identity(assembly)
+        self.state = RunState(micro_batch_days=report.micro_batch_days, folds=[self._fold_state()])
+        self._stop = stop
+        self._git = git_state()
+        self._evidence_sent = False
+        out.mkdir(parents=True, exist_ok=True)
+        if resume is not None:
+            self._restore(resume)
+        if most_days is not None:
+            self.state.micro_batch_days = min(self.state.micro_batch_days, most_days)
+        self._memory = {"needed_bytes": report.needed_bytes, "free_bytes": report.free_bytes, "fits": True}
+        reporter.evidence({"micro_batch_days": self.state.micro_batch_days, "memory": self._memory})
+        self._clock = self._saved_at = time.monotonic()
+
+    @property
+    def num_folds(self) -> int:
+        return len(self.assembly.splits)
+
+    def _fold_state(self) -> FoldState:
+        return FoldState(rules=[RuleState() for _ in self.spec.trainer.stop_rules])
+
+    def begin_fold(self) -> None:
+        """The next fold, with fresh weights, optimizer and scheduler."""
+        self.assembly = afresh(self.assembly, len(self.state.folds), self.reporter)
+        self.state.folds.append(self._fold_state())
+
+    def best_weights(self) -> Path:
+        """Where the best weights of the fold under way belong."""
+        return self.out / checkpoint.best_name(self.assembly.fold, self.num_folds)
+
+    def check(self) -> None:
+        """Between two pieces of work: is there a reason to go no further?"""
+        if self._stop():
+            raise StopRequested
+        limit, spent = self.spec.trainer.timeout_seconds, self.state.elapsed_seconds + time.monotonic() - self._clock
+        if limit is not None and spent > limit:
+            raise RunError(
+                Reason.TIMEOUT_EXEC,
+                f"the run has taken {spent:.0f} s of the {limit:.0f} s that trainer.timeout_seconds allows, in epoch "
+                f"{self.state.fold.epoch + 1}{self.of_fold()}",
+            )
+
+    def of_fold(self) -> str:
+        """For messages; nothing in a run of one fold."""
+        return f" of fold {self.assembly.fold + 1}" if self.num_folds > 1 else ""
+
+    def tell_evidence_once(self) -> None:
+        if not self._evidence_sent:
+            self.tell_evidence()
+
+    def tell_evidence(self) -> dict[str, object]:
+        self.sampler.look()
+        body = evidence(self.assembly, self.state, os_threads_peak=self.sampler.peak_threads, git=self._git)
+        body["memory"] = self._memory | {"rss_peak_bytes": self.sampler.peak_bytes}
+        self.reporter.evidence(body)
+        self._evidence_sent = True
+        return body
+
+    @property
+    def save_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self.spec.trainer.checkpoint_every_seconds
+
+    def save(self, *, best: bool = False) -> str:
+        """Write a checkpoint and tell of it once it is on disk; its path relative to `out`."""
+        state, assembly = self.state, self.assembly
+        now = time.monotonic()
+        state.elapsed_seconds += now - self._clock
+        self._clock = now
+        state.saves += 1
+        name = f"{state.saves:06d}"
+        tensors: dict[str, object] = {
+            "optimizer": assembly.optimizer.state_dict(),
+            "scheduler": assembly.scheduler.state_dict(),
+            "ema": assembly.ema.state_dict() if assembly.ema is not None else None,
+        }
+        names = [checkpoint.best_name(i, self.num_folds) for i, fold in enumerate(state.folds) if fold.best_epoch]
+        snapshot = checkpoint.Snapshot(
+            weights=assembly.network.state_dict(),
+            state=tensors,
+            loop=state.to_json(),
+            identity=self.identity,
+            best=tuple(self.out / name for name in names),
+        )
+        digest = checkpoint.save(self.out / CHECKPOINTS, name, snapshot)
+        self._saved_at = time.monotonic()
+        self.reporter.checkpointed(
+            path=f"{CHECKPOINTS}/{name}",
+            step=state.updates,
+            fold=len(state.folds),
+            epoch=state.fold.epoch,
+            sha256=digest,
+            best=best,
+        )
+        return f"{CHECKPOINTS}/{name}"
+
+    def _restore(self, path: Path) -> None:
+        try:
+            snapshot = checkpoint.load(path, self.assembly.device)
+            self.state = RunState.from_json(snapshot.loop)
+        except (checkpoint.CheckpointError, pydantic.ValidationError) as error:
+            raise RunError(Reason.INTERNAL, f"cannot resume: {error}") from error
+        for key, ours in self.identity.items():
+            if snapshot.identity.get(key) != ours:
+                reason = Reason.INVALID_PARAMS if key == "spec" else Reason.DATA_CHANGED
+                raise RunError(
+                    reason,
+                    f"the checkpoint {path.name} belongs to another run: its {key} is {snapshot.identity.get(key)}, "
+                    f"this run's is {ours}",
+                )
+        if len(self.state.folds) > 1:
+            self.assembly = afresh(self.assembly, len(self.state.folds) - 1, self.reporter)
+        phases.enter(self.assembly, self.state.fold.epoch)
+        self.assembly.network.load_state_dict(snapshot.weights)
+        self.assembly.optimizer.load_state_dict(snapshot.state["optimizer"])  # type: ignore[arg-type] # what `save` put there
+        self.assembly.scheduler.load_state_dict(snapshot.state["scheduler"])  # type: ignore[arg-type]
+        if self.assembly.ema is not None:
+            self.assembly.ema.load_state_dict(snapshot.state["ema"])  # type: ignore[arg-type]
+        for best in snapshot.best:
+            if best.resolve() != (self.out / best.name).resolve():
+                partial = self.out / f".{best.name}.partial"
+                partial.unlink(missing_ok=True)
+                checkpoint.link(best, partial)
+                partial.replace(self.out / best.name)

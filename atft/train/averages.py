@@ -1,0 +1,55 @@
+"""Several folds as one run: what each said, named after it, and the mean of all.
+
+A mean is null as soon as one fold's value is undefined: fewer folds than were asked for are not what was asked for.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from atft.events import DailySeries
+
+Values = Mapping[str, float | None]
+
+
+def in_fold(values: Values, fold: int, folds: int) -> dict[str, float | None]:
+    """`val/rank_ic` of the fold numbered `fold` from 0 is `val.1/rank_ic`; a run of one fold keeps its names."""
+    if folds == 1:
+        return dict(values)
+    return {
+        f"{part[0]}.{fold + 1}/{part[2]}": value for name, value in values.items() for part in [name.partition("/")]
+    }
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def mean_values(folds: Sequence[Values]) -> dict[str, float | None]:
+    """By name, of names that any fold has."""
+    names = dict.fromkeys(name for values in folds for name in values)
+    return {name: mean([values.get(name) for values in folds]) for name in names}
+
+
+def mean_daily(folds: Sequence[Sequence[DailySeries]]) -> list[DailySeries]:
+    """One series by metric, split and horizon: a day's value is the mean over the folds that evaluated that day.
+
+    Where folds share no day, as test days of walk-forward and k-fold, this lays them one after the other.
+    """
+    found: dict[tuple[str, str, int], dict[str, list[float | None]]] = {}
+    for one in (one for series in folds for one in series):
+        days = found.setdefault((one.name, one.split, one.horizon), {})
+        for day, value in zip(one.days, one.values, strict=True):
+            days.setdefault(day, []).append(value)
+    return [
+        DailySeries.model_validate(
+            {
+                "name": name,
+                "split": split,
+                "horizon": horizon,
+                "days": sorted(days),
+                "values": [mean(days[day]) for day in sorted(days)],
+            }
+        )
+        for (name, split, horizon), days in found.items()
+    ]

@@ -1,0 +1,45 @@
+"""Phases of a run: the loss, the learning rate and the modules that an epoch trains with."""
+
+from collections.abc import Mapping
+
+from atft.loss.objective import Objective, make_objective
+from atft.train.scheduler import make_scheduler
+from atft.train.setup import Assembly
+
+
+def enter(assembly: Assembly, epoch: int) -> None:
+    """Set everything to the phase of 0-based `epoch`, the schedule to the phase's beginning.
+
+    Parameters of modules that rest get no gradient, so that the optimizer passes them by, weight decay included.
+    """
+    spec = assembly.spec
+    phase, _ = spec.trainer.phase_of(epoch)
+    for name, child in assembly.network.named_children():
+        child.requires_grad_(phase.modules is None or name in phase.modules)
+    assembly.objective = make_objective(phase.loss or spec.loss, spec.data, assembly.cache, assembly.split.train)
+    for group in assembly.optimizer.param_groups:
+        group["lr"] = phase.lr if phase.lr is not None else spec.optimizer.lr
+        group.pop("initial_lr", None)  # else the new schedule would start from the old one's rate
+    assembly.scheduler = make_scheduler(spec.scheduler, assembly.optimizer, max_epochs=phase.epochs)
+
+
+def begins(assembly: Assembly, epoch: int) -> bool:
+    """Whether 0-based `epoch` is the first of a phase."""
+    return assembly.spec.trainer.phase_of(epoch)[1] == epoch
+
+
+def losses(assembly: Assembly) -> list[Objective]:
+    """One objective for each different loss of the run."""
+    trainer = assembly.spec.trainer
+    specs = [phase.loss or assembly.spec.loss for phase in trainer.phases] or [assembly.spec.loss]
+    return [
+        make_objective(loss, assembly.spec.data, assembly.cache, assembly.split.train) for loss in dict.fromkeys(specs)
+    ]
+
+
+def unmeasured(assembly: Assembly, norms: Mapping[str, float]) -> bool:
+    """Whether a module that trains now has not shown its gradient yet."""
+    return any(
+        name not in norms and any(p.requires_grad for p in child.parameters())
+        for name, child in assembly.network.named_children()
+    )

@@ -1,0 +1,41 @@
+"""Our reader: `windows` (each window apart, the peers' work), `shared` (the rows of 4 days once, what training takes),
+and `memcpy`, the yardstick: the same bytes from memory to memory.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from serve import WINDOW, days, serve
+
+from atft.data.cache import Cache
+from atft.data.windows import DayReader
+from atft.spec.data import DataSpec
+
+SHARED_DAYS = 4
+
+
+def batches(form: str, folder: str, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
+    reader = DayReader(Cache.open(Path(folder)), DataSpec(window=WINDOW), None, device)
+    num_days = len(reader.cache.days)
+    if device.type == "cuda":
+        reader.make_resident(np.arange(num_days), half=False)
+    else:  # the peers' panel was copied into memory before the clock; ours is mapped, and each page seen once
+        float(reader.cache.features[:, 0].sum())
+    block = reader.windows(np.array([WINDOW]))
+    for day in days(num_days):
+        if form == "memcpy":
+            yield len(block), block  # the consumer's own copy is the memcpy
+        elif form == "windows":
+            values = reader.windows(np.array([day]))
+            yield len(values), values
+        else:
+            run = np.arange(max(WINDOW - 1, day - SHARED_DAYS + 1), day + 1)
+            batch = reader.batch(run)
+            yield len(batch.rows), batch.x
+
+
+if __name__ == "__main__":
+    serve(batches(sys.argv[1], sys.argv[2], torch.device(sys.argv[3])))

@@ -1,0 +1,180 @@
+"""Asks everything that the service needs whether it is there, and whether rows and files agree."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from redis.exceptions import RedisError
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from jobs import audit, retention
+from jobs.schema import connected, database_revision, head_revision
+from jobs.settings import Settings
+from jobs.states import JobState
+from jobs.tables import ArtifactRow, AuditRow, Dataset, Job
+from jobs.wakeups import redis_client
+
+STUCK: Final = timedelta(minutes=5)  # many sweeps
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answer of `doctor`; `detail` says what was found, or what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def _database(settings: Settings) -> str:
+    with connected(settings) as connection:
+        return f"Postgres {connection.execute(text('SHOW server_version')).scalar_one()}"
+
+
+def _migrations(settings: Settings) -> str:
+    with connected(settings) as connection:
+        found, head = database_revision(connection), head_revision()
+    if found != head:
+        raise ValueError(f"the database is at {found}, the code at {head}: run `python -m jobs.admin migrate`")
+    return f"at {head}"
+
+
+def _broker(settings: Settings) -> str:
+    with redis_client(settings) as client:
+        return f"Redis protocol, server {client.info('server')['redis_version']}"
+
+
+def _run_root(settings: Settings) -> str:
+    settings.run_root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=settings.run_root) as probe:
+        probe.write(b"probe")
+    return str(settings.run_root.resolve())
+
+
+def _disk(settings: Settings) -> str:
+    free, least = shutil.disk_usage(settings.run_root).free, settings.min_free_bytes
+    if free < least:
+        raise ValueError(f"{free / 1e9:.1f} GB free under {settings.run_root}: at least {least / 1e9:g} GB are needed")
+    return f"{free / 1e9:.0f} GB free"
+
+
+def _leases(settings: Settings) -> str:
+    with connected(settings) as connection, Session(connection) as session:
+        late = (Job.state == JobState.RUNNING, Job.lease_until < func.now() - STUCK)
+        stuck = session.scalars(select(Job.id).where(*late).order_by(Job.lease_until)).all()
+    if stuck:
+        raise ValueError(f"nobody ends the attempts of {_some(map(str, stuck))}: is a worker of queue control running?")
+    return "none is stuck"
+
+
+def _files(settings: Settings) -> str:
+    """Every file that a row promises is there."""
+    missing: list[str] = []
+    with connected(settings) as connection, Session(connection) as session:
+        for job_id, name, path, size in session.execute(
+            select(ArtifactRow.job_id, ArtifactRow.name, ArtifactRow.path, ArtifactRow.size_bytes)
+        ):
+            place = settings.run_root / path
+            if not place.is_file() or place.stat().st_size != size:
+                missing.append(f"artifact {name} of job {job_id}")
+        for name, version, path in session.execute(
+            select(Dataset.name, Dataset.version, Dataset.path).where(Dataset.deleted_at.is_(None))
+        ):
+            if not (settings.run_root / path).is_dir():
+                missing.append(f"the cache of dataset {name}@{version}")
+        waiting = select(Job.id, Job.checkpoint).where(Job.finished_at.is_(None), Job.checkpoint["path"].is_not(None))
+        for job_id, checkpoint in session.execute(waiting):
+            if checkpoint and not (settings.jobs_root / str(job_id) / checkpoint["path"]).exists():
+                missing.append(f"the checkpoint of job {job_id}")
+    if missing:
+        raise ValueError(f"{len(missing)} not there: {_some(missing)}")
+    return "all that the record names are there"
+
+
+def _orphans(settings: Settings) -> str:
+    """Folders that no row knows: told, not removed, for they may belong to another database."""
+    with connected(settings) as connection, Session(connection) as session:
+        jobs = {str(job_id) for job_id in session.scalars(select(Job.id))}
+        caches = set(session.scalars(select(Dataset.fingerprint).where(Dataset.deleted_at.is_(None))))
+    found = [
+        str(folder.relative_to(settings.run_root))
+        for root, known in ((settings.jobs_root, jobs), (settings.caches_root, caches))
+        for folder in _entries(root)
+        if folder.name not in known
+    ]
+    return f"{len(found)} folders belong to no row: {_some(found)}" if found else "every folder has its row"
+
+
+def _retention(settings: Settings) -> str:
+    """What the next round would remove; a listing, nothing goes."""
+    with connected(settings) as connection, Session(connection) as session:
+        due = list(retention.plan(session, settings, retention.folders(settings)))
+    size = sum(removal.size_bytes for removal in due)
+    shown = f": {_some(str(removal.job_id) for removal in due)}" if due else ""
+    return f"{size / 1e9:.3f} GB of {len(due)} jobs that are over may go{shown}"
+
+
+def _audit(settings: Settings) -> str:
+    with connected(settings) as connection, Session(connection) as session:
+        if not audit.is_guarded(session):
+            raise ValueError("the triggers that protect the audit log are gone or disabled: restore them")
+        number, newest = session.execute(select(func.count(), func.max(AuditRow.time))).one()
+    return f"{number} rows, only added to" + (f", the newest of {newest:%Y-%m-%d %H:%M} UTC" if newest else "")
+
+
+def _torch(settings: Settings) -> str:
+    program = "import torch; print(torch.__version__, 'cuda' if torch.cuda.is_available() else 'cpu')"
+    child = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=settings.child_environment(1, "0"),
+    )
+    if child.returncode != 0:
+        raise ValueError(f"torch cannot be imported: {child.stderr.strip().splitlines()[-1:]}")
+    return f"torch {child.stdout.strip()}"
+
+
+def _entries(root: Path) -> list[Path]:
+    return sorted(root.iterdir()) if root.is_dir() else []
+
+
+def _some(names: Iterable[str]) -> str:
+    found = list(names)
+    return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+
+
+CHECKS: Final[dict[str, Callable[[Settings], str]]] = {
+    "database": _database,
+    "migrations": _migrations,
+    "broker": _broker,
+    "run root": _run_root,
+    "disk": _disk,
+    "leases": _leases,
+    "files": _files,
+    "orphans": _orphans,
+    "retention": _retention,
+    "audit": _audit,
+    "torch": _torch,
+}
+
+
+def doctor(settings: Settings, checks: Mapping[str, Callable[[Settings], str]] = CHECKS) -> list[Check]:
+    found = []
+    for name, check in checks.items():
+        try:
+            found.append(Check(name, ok=True, detail=check(settings)))
+        except (DBAPIError, RedisError, OSError, ValueError, subprocess.TimeoutExpired) as error:
+            found.append(Check(name, ok=False, detail=str(error).splitlines()[0]))
+    return found

@@ -1,0 +1,40 @@
+"""How much of the record somebody takes up: jobs that are not over, bytes uploaded within a day."""
+
+from typing import Final
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from jobs.catalog import lock_name
+from jobs.errors import QuotaExceeded
+from jobs.tables import Job
+
+_AT_ONCE: Final = 64  # more submits than run at the same time in a few API processes
+_UPLOADED: Final = text("""
+    SELECT coalesce(sum((source.value ->> 'size_bytes')::bigint), 0)
+    FROM jobs CROSS JOIN jsonb_each(params -> 'sources') AS source
+    WHERE kind = 'dataset' AND created_by = :created_by AND created_at > now() - interval '1 day'""")
+
+
+def unfinished_jobs(session: Session, created_by: str) -> int:
+    """Queued, running and paused together. A study's children are bounded by the study and do not count."""
+    mine = (Job.created_by == created_by, Job.finished_at.is_(None), Job.parent_id.is_(None))
+    return session.scalar(select(func.count()).select_from(Job).where(*mine)) or 0
+
+
+def hold_jobs(session: Session, created_by: str, limit: int) -> None:
+    """Raises QuotaExceeded when one more job would be too many.
+
+    Far below the limit the submits of one key do not wait for each other; near it they are counted one by one.
+    """
+    if unfinished_jobs(session, created_by) + _AT_ONCE < limit:
+        return
+    lock_name(session, "quota", created_by)
+    if unfinished_jobs(session, created_by) >= limit:
+        raise QuotaExceeded(f"this key may have {limit} jobs that are not over, and has them: wait, or cancel some")
+
+
+def hold_upload(session: Session, created_by: str, coming_bytes: int, limit: int) -> None:
+    """Raises QuotaExceeded when an upload of this size would be too much for one day."""
+    if int(session.scalar(_UPLOADED, {"created_by": created_by}) or 0) + coming_bytes > limit:
+        raise QuotaExceeded(f"this key may upload {limit:,} bytes a day: this upload would be more")

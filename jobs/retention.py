@@ -1,0 +1,142 @@
+"""What may go from the folders of jobs that are over, and when. Rows stay: a job's record is kept for ever.
+
+* Kept as long as the job: its artifacts. Of a study's trials only the best one's, and those that another job was made
+  from; the others' go after `keep_trials_days`.
+* Checkpoints and whatever else an attempt left go after `keep_checkpoints_days`, and the job forgets its checkpoint: a
+  later retry starts over, a rerun never needed one. One that an unfinished job goes on from stays.
+* The raw output of its processes goes after `keep_logs_days`.
+* Nothing of a job that is not over, of one tagged `pinned`, or of a study tagged so, goes. Nor does a folder that no
+  row knows: it may belong to another database; `doctor` names it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import delete, func, null, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs.session import transaction
+from jobs.settings import Settings
+from jobs.states import JobKind
+from jobs.tables import ArtifactRow, Job
+
+PINNED: Final = "pinned"
+LOG: Final = "log.txt"
+_BATCH: Final = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removal:
+    """What goes of one job; `paths` are files, `artifacts` the names of those among them that the record lists."""
+
+    job_id: UUID
+    paths: tuple[Path, ...]
+    artifacts: tuple[str, ...]
+    size_bytes: int
+
+
+def folders(settings: Settings) -> list[UUID]:
+    """The jobs that have left something, by their folders' names."""
+    found = []
+    for folder in settings.jobs_root.iterdir() if settings.jobs_root.is_dir() else ():
+        try:
+            found.append(UUID(folder.name))
+        except ValueError:
+            continue
+    return sorted(found)
+
+
+def plan(session: Session, settings: Settings, job_ids: Sequence[UUID]) -> Iterator[Removal]:
+    """What would go now of these jobs. Changes nothing."""
+    for start in range(0, len(job_ids), _BATCH):
+        over = (Job.id.in_(job_ids[start : start + _BATCH]), Job.finished_at.is_not(None))
+        for job in session.scalars(select(Job).where(*over).order_by(Job.id)).all():
+            removal = _of_job(session, settings, job)
+            if removal is not None:
+                yield removal
+
+
+def remove(sessions: sessionmaker[Session], settings: Settings, job_ids: Sequence[UUID]) -> list[Removal]:
+    """Carry the plan out; each job is looked at again with its row locked, and its rows change before its files."""
+    with transaction(sessions) as session:
+        planned = [removal.job_id for removal in plan(session, settings, job_ids)]
+    done = []
+    for job_id in planned:
+        with transaction(sessions) as session:
+            job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
+            removal = None if job is None else _of_job(session, settings, job)
+            if removal is None:
+                continue
+            _forget(session, removal)
+        _delete(settings.jobs_root / str(job_id), removal.paths)
+        done.append(removal)
+    return done
+
+
+def _of_job(session: Session, settings: Settings, job: Job) -> Removal | None:
+    parent = session.get(Job, job.parent_id) if job.parent_id is not None else None
+    if job.finished_at is None or PINNED in job.tags or (parent is not None and PINNED in parent.tags):
+        return None
+    age = session.scalars(select(func.clock_timestamp())).one() - job.finished_at
+    kept = {
+        (settings.run_root / row.path).resolve(): row.name
+        for row in session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job.id))
+    }
+    expendable = _is_expendable(session, job, parent, age, settings)
+    goes_on = age < timedelta(days=settings.keep_checkpoints_days) or _is_gone_on_from(session, job)
+    paths, artifacts, size = [], [], 0
+    for path in sorted((settings.jobs_root / str(job.id)).rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        name = kept.get(path.resolve())
+        if name is not None:
+            stays = not expendable
+        elif path.name == LOG:
+            stays = age < timedelta(days=settings.keep_logs_days)
+        else:
+            stays = goes_on
+        if not stays:
+            paths.append(path)
+            artifacts += [] if name is None else [name]
+            size += path.lstat().st_size
+    if not paths:
+        return None
+    return Removal(job_id=job.id, paths=tuple(paths), artifacts=tuple(artifacts), size_bytes=size)
+
+
+def _is_expendable(session: Session, job: Job, parent: Job | None, age: timedelta, settings: Settings) -> bool:
+    """A trial that its study, which is over, did not choose, and that nobody made anything from."""
+    if job.kind not in (JobKind.TRIAL, JobKind.PREFLIGHT) or age < timedelta(days=settings.keep_trials_days):
+        return False
+    if parent is None or parent.finished_at is None or (parent.best or {}).get("job_id") == str(job.id):
+        return False
+    return session.scalar(select(Job.id).where(Job.source_job_id == job.id).limit(1)) is None
+
+
+def _is_gone_on_from(session: Session, job: Job) -> bool:
+    """Whether an unfinished job, a retry, resumes from a checkpoint in this job's folder."""
+    path = Job.checkpoint["path"].as_string()
+    query = select(Job.id).where(Job.finished_at.is_(None), path.startswith(f"../{job.id}/", autoescape=True))
+    return session.scalar(query.limit(1)) is not None
+
+
+def _forget(session: Session, removal: Removal) -> None:
+    """The record names nothing any more that is about to go."""
+    if removal.artifacts:
+        of_job = (ArtifactRow.job_id == removal.job_id, ArtifactRow.name.in_(removal.artifacts))
+        session.execute(delete(ArtifactRow).where(*of_job))
+    if any(path.name != LOG for path in removal.paths):
+        change = update(Job).where(Job.id == removal.job_id).values(checkpoint=null())
+        session.execute(change, execution_options={"synchronize_session": False})
+
+
+def _delete(folder: Path, paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+    for empty in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(empty.iterdir()):
+            empty.rmdir()

@@ -1,0 +1,18 @@
+"""A small form of `make fuzz`: a few cases of every operation."""
+
+import pytest
+
+from jobs import keys
+from jobs.session import transaction
+from jobs.settings import Settings
+from tests.fuzz import fuzz
+from tests.integration.api_client import Sessions
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["anonymous", "keyed"])
+def test_a_few_odd_requests_of_every_operation(settings: Settings, sessions: Sessions, keyed: bool) -> None:
+    key = None
+    if keyed:
+        with transaction(sessions) as session:
+            _, key = keys.create(session, name="fuzz", scopes=["admin"])
+    assert fuzz(settings, key, examples=1, phases="fuzzing") == 0

@@ -1,0 +1,210 @@
+"""Columns on their way into the matrix: scores against slow recomputation, block by block equal to all at once, stopped
+and broken off anywhere without a trace.
+"""
+
+import resource
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from atft.data import assembly, crosssection, survey, tables
+from atft.data.build import BuildStopped, build
+from atft.data.cache import Cache
+from atft.data.crosssection import CrossSection
+from atft.data.schema import DataError
+from atft.data.source import load
+from atft.events import Event, Progress
+from atft.spec.data import DatasetSpec
+from atft.spec.reason import Reason
+
+COUNTS = (7, 1, 6, 2, 40, 7, 7, 3)  # stocks of each day
+
+
+def slow_scores(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """One day, by the book."""
+    known = np.isfinite(values)
+    used = values[known & valid].astype(np.float64)
+    if not len(used):
+        return np.zeros(len(values))
+    centre = np.median(used)
+    scale = 1.4826 * np.median(np.abs(used - centre))
+    scale = scale if scale > 1e-12 else used.std()
+    if scale <= 1e-12:
+        return np.zeros(len(values))
+    return np.where(known, np.clip((np.where(known, values, 0) - centre) / scale, -5, 5), 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("chunk", [1, 50, 1 << 20])
+@pytest.mark.parametrize("kind", ["full", "gaps", "ties", "flat", "infinite", "all missing"])
+def test_scores_equal_slow_recomputation(
+    monkeypatch: pytest.MonkeyPatch, dtype: type[np.floating], chunk: int, kind: str
+) -> None:
+    monkeypatch.setattr(crosssection, "CHUNK_CELLS", chunk)
+    monkeypatch.setattr(crosssection, "PIECE_CELLS", max(1, chunk // 4))
+    rng = np.random.default_rng(1)
+    offsets = np.concatenate([[0], np.cumsum(COUNTS)])
+    values = (100 + rng.standard_normal(offsets[-1]) ** 3).astype(dtype)
+    if kind != "full":
+        values[rng.random(len(values)) < 0.3] = np.nan
+    if kind == "ties":
+        values = np.round(values)
+    if kind == "flat":
+        values[rng.random(len(values)) < 0.8] = 7
+    if kind == "infinite":
+        values[rng.random(len(values)) < 0.2] = np.inf
+    if kind == "all missing":
+        values[offsets[4] : offsets[5]] = np.nan
+    valid = np.ones(len(values), np.bool_) if kind == "full" else rng.random(len(values)) < 0.8
+    want = np.concatenate([slow_scores(values[a:b], valid[a:b]) for a, b in pairwise(offsets)])
+    got = np.empty(len(values), np.float32)
+    CrossSection(offsets, valid).normalise(values, got)
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
+    if dtype is np.float32:
+        CrossSection(offsets, valid).normalise(values, values)
+        np.testing.assert_array_equal(values, got)
+
+
+@pytest.fixture(scope="module")
+def ready(prices: pl.DataFrame) -> pl.DataFrame:
+    """Features of many types beside the prices, shuffled."""
+    rng = np.random.default_rng(4)
+    n = prices.height
+    more = {f"x{j}": pl.Series(rng.standard_normal(n), dtype=pl.Float32 if j % 2 else pl.Float64) for j in range(7)}
+    return prices.with_columns(
+        **more,
+        count=pl.Series(rng.integers(0, 50, n), dtype=pl.Int16),
+        flag=pl.Series(rng.random(n) < 0.5),
+        words=pl.Series([str(v) for v in np.round(rng.standard_normal(n), 3)]),
+        gaps=pl.Series([None if v < 0.2 else v for v in rng.random(n)]),
+        money=pl.Series(rng.integers(100, 9999, n)).cast(pl.Decimal(12, 2)),
+        fear=pl.col("date").dt.ordinal_day().cast(pl.Float64) % 7,
+    ).sample(fraction=1.0, shuffle=True, seed=3)
+
+
+def built(path: Path, out: Path, **settings: object) -> Cache:
+    spec = DatasetSpec.model_validate({"name": "x", "path": str(path), "horizons": (1, 5), **settings})
+    build(spec, out, lambda _: None, lambda: False)
+    return Cache.open(out)
+
+
+def test_blocks_of_any_size_make_the_same_cache(
+    ready: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready.write_parquet(tmp_path / "p.parquet", row_group_size=300)
+    whole = built(tmp_path / "p.parquet", tmp_path / "a")
+    for module, name, value in (
+        (assembly, "READY_BYTES", 20_000),
+        (assembly, "RAW_BYTES", 11_000),
+        (assembly, "TILE_ROWS", 190),
+        (assembly, "TILE_COLUMNS", 3),
+        (assembly, "TILES", 2),
+        (survey, "GROUP", 2),
+        (tables, "BATCH_ROWS", 170),
+    ):
+        monkeypatch.setattr(module, name, value)
+    parts = built(tmp_path / "p.parquet", tmp_path / "b")
+    assert parts.manifest == whole.manifest  # the files' hashes among it
+    assert set(whole.market_names) >= {"fear"}
+    own = {"x0", "x1", "count", "flag", "words", "gaps", "money"}
+    assert own < set(whole.feature_names)
+
+
+def test_every_own_column_equals_slow_recomputation(ready: pl.DataFrame, tmp_path: Path) -> None:
+    ready.write_parquet(tmp_path / "p.parquet")
+    cache = built(tmp_path / "p.parquet", tmp_path / "a", build_features=False)
+    frame = ready.sort("code", "date").with_columns(
+        pl.col("words", "money", "flag").cast(pl.Float64), row=pl.int_range(pl.len())
+    )
+    rows = {(c, d): r for c, d, r in frame.select("code", "date", "row").iter_rows()}
+    days = cache.days.astype(object)
+    for day in (0, 20, 41, 89):
+        at = np.flatnonzero(cache.day_index == day)
+        found = [rows.get((cache.codes[cache.code_index[r]], days[day])) for r in at]
+        for j, name in enumerate(cache.feature_names):
+            column = frame[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            values = np.array([np.nan if r is None else column[r] for r in found])
+            np.testing.assert_allclose(
+                cache.features[at, j], slow_scores(values, cache.valid[at]), rtol=1e-5, atol=1e-6, err_msg=name
+            )
+
+
+def test_only_roles_are_in_memory(ready: pl.DataFrame, tmp_path: Path) -> None:
+    ready.write_parquet(tmp_path / "p.parquet")
+    source = load(DatasetSpec(name="x", path=str(tmp_path / "p.parquet"), horizons=(1, 5)))
+    assert all(c.startswith("@") for c in source.frame.columns)
+    assert source.extra["gaps"].null_share == ready["gaps"].null_count() / ready.height
+    assert source.extra["fear"].market_wide
+    assert not source.extra["x0"].market_wide
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_a_build_can_be_stopped_at_any_word(ready: pl.DataFrame, tmp_path: Path, form: str) -> None:
+    getattr(ready, f"write_{form}")(tmp_path / "p")
+    spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
+    calls, after = 0, 1
+
+    def stop() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls >= after
+
+    stopped = 0
+    while True:
+        calls = 0
+        try:
+            build(spec, tmp_path / "out" / "cache", lambda _: None, stop)
+        except BuildStopped:
+            stopped += 1
+            assert not list((tmp_path / "out").iterdir())
+            after *= 2
+        else:
+            break
+    assert stopped >= 4
+
+
+def test_progress_tells_stage_rows_and_time_left(
+    ready: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atft.data.pace.EVERY", 0.0)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 200)
+    ready.write_parquet(tmp_path / "p")
+    seen: list[Event] = []
+    spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
+    build(spec, tmp_path / "cache", seen.append, lambda: False)
+    words = [e for e in seen if isinstance(e, Progress)]
+    stages = list(dict.fromkeys(e.stage for e in words))
+    assert stages == ["reading", "looking at columns", "calendar", "targets", "features", "hashing and screening", None]
+    looked = [e.rows for e in words if e.stage == "looking at columns" and e.rows is not None]
+    assert looked == sorted(looked)
+    assert {0, ready.height} <= set(looked)
+    assert len(set(looked)) > 4
+    assert all(e.num_rows == ready.height for e in words if e.stage == "looking at columns")
+    assert [e.ratio for e in words] == sorted(e.ratio for e in words)
+    assert any(e.eta_seconds is not None for e in words)
+
+
+@pytest.fixture
+def largest_file() -> Iterator[Callable[[int], None]]:
+    """Files may grow to so many bytes: a disk that fills up, for anybody to have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+@pytest.mark.parametrize("size", [100, 5_000, 100_000, 350_000])
+def test_a_full_disk_leaves_no_trace(
+    ready: pl.DataFrame, tmp_path: Path, largest_file: Callable[[int], None], form: str, size: int
+) -> None:
+    getattr(ready, f"write_{form}")(tmp_path / "p")
+    spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
+    largest_file(size)
+    with pytest.raises(DataError, match=r"the disk is full.*free some space and submit again") as caught:
+        build(spec, tmp_path / "out" / "cache", lambda _: None, lambda: False)
+    assert caught.value.reason == Reason.DISK_FULL
+    assert not list((tmp_path / "out").iterdir())

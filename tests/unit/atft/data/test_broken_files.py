@@ -1,0 +1,271 @@
+"""Files that people really send: each is refused with what is wrong, where, and what to do; nothing is left of it."""
+
+import gzip
+import io
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from atft.data import delimited
+from atft.data.build import build
+from atft.data.schema import DataError
+from atft.spec.data import DatasetSpec
+from atft.spec.reason import Reason
+
+Write = Callable[[pl.DataFrame, Path], object]
+
+
+def csv(frame: pl.DataFrame) -> bytes:
+    return frame.write_csv().encode()
+
+
+def put(frame: pl.DataFrame, column: str, value: object, rows: tuple[int, ...] = (17,)) -> pl.DataFrame:
+    """`value` in these 0-based rows."""
+    dtype = pl.String if isinstance(value, str) else frame[column].dtype
+    new = pl.lit(value, dtype=dtype)
+    return frame.with_columns(
+        pl.when(pl.int_range(pl.len()).is_in(rows)).then(new).otherwise(pl.col(column).cast(dtype)).alias(column)
+    )
+
+
+def zipped(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("prices.csv", csv(frame))
+    return buffer.getvalue()
+
+
+def wide(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.pivot("code", index="date", values="close")
+
+
+def header_twice(frame: pl.DataFrame) -> bytes:
+    return csv(frame).replace(b",open,", b",close,", 1)
+
+
+def no_header(frame: pl.DataFrame) -> bytes:
+    return frame.write_csv(include_header=False).encode()
+
+
+def nested(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(close=pl.concat_list("open", "close"))
+
+
+def ready(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.select("date", "code", a="open", target_1d=pl.lit(0.01))
+
+
+def twice_in_parquet(frame: pl.DataFrame, path: Path) -> None:
+    table = frame.to_arrow()
+    pq.write_table(pa.Table.from_arrays([*table.columns, table["close"]], names=[*table.column_names, "close"]), path)
+
+
+def parts(frame: pl.DataFrame, path: Path) -> None:
+    """A folder of which one file has other columns."""
+    for year, part in (("2020", frame), ("2021", frame.drop("sector"))):
+        (path / f"year={year}").mkdir(parents=True)
+        part.write_parquet(path / f"year={year}" / "part.parquet")
+
+
+def mixed(frame: pl.DataFrame, path: Path) -> None:
+    (path / "a").mkdir(parents=True)
+    frame.write_parquet(path / "a" / "part.parquet")
+    (path / "a" / "more.csv").write_bytes(csv(frame))
+
+
+def spoiled_middle(frame: pl.DataFrame, path: Path) -> None:
+    """Footer and magic are whole, the pages are not."""
+    frame.write_parquet(path, compression="zstd")
+    data = bytearray(path.read_bytes())
+    data[200 : len(data) // 2] = b"\xff" * (len(data) // 2 - 200)
+    path.write_bytes(data)
+
+
+BROKEN: dict[str, tuple[str, Write, dict[str, object], str]] = {
+    # name: file name, how it is made, settings, message
+    "empty": ("p.csv", lambda _, p: p.touch(), {}, r"p\.csv is empty"),
+    "missing": ("p.csv", lambda _, p: None, {}, r"p\.csv cannot be read \(No such file"),
+    "header only": ("p.csv", lambda f, p: p.write_bytes(csv(f.head(0))), {}, r"has columns \['date'.* but no rows"),
+    "cut Parquet": (
+        "p.parquet",
+        lambda f, p: (f.write_parquet(p), p.write_bytes(p.read_bytes()[:-300])),
+        {},
+        r"p\.parquet cannot be read as Parquet: .*Is it cut short",
+    ),
+    "spoiled Parquet": ("p.parquet", spoiled_middle, {}, r"p\.parquet cannot be read as Parquet"),
+    "cut Arrow": (
+        "p.arrow",
+        lambda f, p: (f.write_ipc(p), p.write_bytes(p.read_bytes()[:-300])),
+        {},
+        r"p\.arrow cannot be read as Arrow IPC: .*Is it cut short",
+    ),
+    "cut Arrow stream": (
+        "p.arrows",
+        lambda f, p: (f.write_ipc_stream(p), p.write_bytes(p.read_bytes()[: p.stat().st_size // 2])),
+        {},
+        r"p\.arrows cannot be read as Arrow stream: .*Is it cut short",
+    ),
+    "wrong magic": (
+        "p.parquet",
+        lambda _, p: p.write_bytes(struct.pack("<40d", *np.linspace(1, 2, 40))),
+        {},
+        r"p\.parquet is neither Parquet nor Arrow nor UTF-8 text: save it as one of them",
+    ),
+    "zip": ("p.csv", lambda f, p: p.write_bytes(zipped(f)), {}, "zip archive or an Excel workbook: unpack it, or save"),
+    "bzip2": ("p.csv", lambda _, p: p.write_bytes(b"BZh91AY&SY"), {}, "packed with bzip2: unpack it"),
+    "Latin-1": (
+        "p.csv",
+        lambda f, p: p.write_bytes(put(f, "sector", "Müll").write_csv().encode("latin-1")),
+        {},
+        r"p\.csv is not UTF-8 text \(.*save it as UTF-8",
+    ),
+    "NUL bytes": (
+        "p.csv",
+        lambda f, p: p.write_bytes(csv(f) + b"\0" * 50),
+        {},
+        r"UTF-8 text: save it as one of them \(NUL at byte \d+",
+    ),
+    "no header": ("p.csv", lambda f, p: p.write_bytes(no_header(f)), {}, r"has '2020-01-01' where a column's name"),
+    "ragged": (
+        "p.csv",
+        lambda f, p: p.write_bytes(csv(f) + b"2020-06-01,B00,S0,1,1,1,1,1,extra\n"),
+        {},
+        "cannot be read as CSV: .*Expected 8 columns, got 9",
+    ),
+    "open quote": (
+        "p.csv",
+        lambda f, p: p.write_bytes(csv(f) + b'2020-06-01,"B00,S0,1,1,1,1,1\n' + b"x,y\n" * 50_000),
+        {},
+        "a line of more than 65,536 bytes: is a quote not closed",
+    ),
+    "column twice, CSV": (
+        "p.csv",
+        lambda f, p: p.write_bytes(header_twice(f)),
+        {},
+        r"more than one column named \['close'\]: rename or remove",
+    ),
+    "column twice, Parquet": ("p.parquet", twice_in_parquet, {}, r"more than one column named \['close'\]"),
+    "role twice": (
+        "p.csv",
+        lambda f, p: f.with_columns(Close="close").write_csv(p),
+        {},
+        r"\['close', 'Close'\] could each be the close: map one with columns\.close",
+    ),
+    "no date": ("p.csv", lambda f, p: f.drop("date").write_csv(p), {}, r"no date column among .*columns\.date"),
+    "no code": ("p.csv", lambda f, p: f.drop("code").write_csv(p), {}, r"no code column among .*columns\.code"),
+    "wide table": ("p.csv", lambda f, p: wide(f).write_csv(p), {}, "one column per stock must be turned into rows"),
+    "bad date": ("p.csv", lambda f, p: put(f, "date", "soon").write_csv(p), {}, r"not a date in row \[18\].*'soon'"),
+    "mixed dates": (
+        "p.csv",
+        lambda f, p: put(f, "date", "03/01/2020", (17, 30)).write_csv(p),
+        {},
+        r"not a date in row \[18, 31\], such as '03/01/2020': write dates as 2024-01-31",
+    ),
+    "nameless row": ("p.csv", lambda f, p: put(f, "code", "").write_csv(p), {}, r"'code' is empty in row \[18\]"),
+    "text in close": (
+        "p.csv",
+        lambda f, p: put(f, "close", "1,234.5").write_csv(p),
+        {},
+        r"'close' is not a number in 1 rows, such as 2020-01-02 B0\d: '1,234\.5'",
+    ),
+    "negative price": ("p.parquet", lambda f, p: put(f, "close", -3.0).write_parquet(p), {}, "zero or negative.*-3.0"),
+    "zero price": ("p.parquet", lambda f, p: put(f, "low", 0.0).write_parquet(p), {}, "'low' are zero or negative"),
+    "negative volume": ("p.csv", lambda f, p: put(f, "volume", -1.0).write_csv(p), {}, "'volume' are negative"),
+    "infinite": (
+        "p.parquet",
+        lambda f, p: put(f, "open", float("inf")).write_parquet(p),
+        {},
+        "'open' is infinite in 2020-01-02 B0.: leave it empty instead",
+    ),
+    "rows twice": (
+        "p.parquet",
+        lambda f, p: pl.concat([f, f.slice(30, 3)]).write_parquet(p),
+        {},
+        r"6 rows repeat a \(date, code\), such as 2020-01-0",
+    ),
+    "no close at all": (
+        "p.parquet",
+        lambda f, p: f.with_columns(close=pl.lit(None, pl.Float64)).write_parquet(p),
+        {},
+        "'close' has no value at all",
+    ),
+    "one stock": ("p.csv", lambda f, p: f.filter(code="B00").write_csv(p), {}, "1 codes; ranking needs at least 2"),
+    "few days": ("p.csv", lambda f, p: f.head(70).write_csv(p), {}, "trading days; horizons .* need at least 20"),
+    "absurd return": (
+        "p.csv",
+        lambda f, p: put(f, "close", 5e7).write_csv(p),
+        {},
+        r"daily returns are above .*such as 2020-01-02 B0\d .*a missed split, a unit error",
+    ),
+    "nested": ("p.parquet", lambda f, p: nested(f).write_parquet(p), {}, "'close' holds List.*one plain value a row"),
+    "targets missing": (
+        "p.parquet",
+        lambda f, p: ready(f).write_parquet(p),
+        {},
+        r"missing target columns \['target_5d'\] for horizons \[5\]",
+    ),
+    "text feature": (
+        "p.parquet",
+        lambda f, p: f.with_columns(
+            mood=pl.when(pl.col("code") == "B01").then(pl.lit("?")).otherwise(pl.lit("1"))
+        ).write_parquet(p),
+        {"features": ("mood",)},
+        r"feature 'mood' is not a number in row \[2, 15, .*correct the column or leave it out",
+    ),
+    "strange universe": (
+        "p.parquet",
+        lambda f, p: (f.write_parquet(p), p.with_name("u.csv").write_text("year,code\n1999,B00\n")),
+        {"universe": {"file": "u.csv"}},
+        "no row of the panel is in the universe",
+    ),
+    "cut gzip": (
+        "p.csv.gz",
+        lambda f, p: p.write_bytes(gzip.compress(csv(f) * 20)[:-2000]),
+        {},
+        r"p\.csv\.gz cannot be read as CSV: .*Is it cut short",
+    ),
+    "gzip bomb": (
+        "p.csv.gz",
+        lambda f, p: p.write_bytes(gzip.compress(csv(f) + b"2020-06-01,B00,S0,1,1,1,1,1\n" * 100_000)),
+        {},
+        "unpacks to more than 10 times its .* bytes: if that is right, unpack it and give the plain file",
+    ),
+    "packed Parquet": (
+        "p.parquet.gz",
+        lambda f, p: (f.write_parquet(p), p.write_bytes(gzip.compress(p.read_bytes()))),
+        {},
+        "is a packed Parquet or Arrow file: unpack it",
+    ),
+    "empty folder": ("p", lambda _, p: p.mkdir(), {}, "folder p has no data files: put Parquet files into it"),
+    "unequal folder": ("p", parts, {}, r"year=2021/part\.parquet and year=2020/part\.parquet do not .*\['sector'\]"),
+    "mixed folder": ("p", mixed, {}, r"folder p: a/more\.csv is not a Parquet file"),
+}
+
+
+@pytest.mark.parametrize("kind", list(BROKEN))
+def test_a_broken_file_is_refused_and_leaves_nothing(
+    prices: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    name, write, settings, message = BROKEN[kind]
+    monkeypatch.setattr(delimited, "MAX_EXPANSION", 10)
+    monkeypatch.setattr(delimited, "FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 1 << 16)
+    (tmp_path / "in").mkdir()
+    write(prices, tmp_path / "in" / name)
+    if "universe" in settings:
+        settings = {"universe": {"file": str(tmp_path / "in" / "u.csv")}}
+    spec = DatasetSpec.model_validate(
+        {"name": "x", "path": str(tmp_path / "in" / name), "horizons": (1, 5), **settings}
+    )
+    with pytest.raises(DataError, match=f"(?s){message}") as caught:
+        build(spec, tmp_path / "out" / "cache", lambda _: None, lambda: False)
+    assert caught.value.reason == Reason.INVALID_PARAMS
+    assert str(tmp_path) not in str(caught.value)
+    assert not list((tmp_path / "out").iterdir())

@@ -1,0 +1,111 @@
+"""Phases as data: which epochs train which modules, how fast, by which loss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atft.data.cache import Cache
+from atft.spec.job import TrainSpec
+from atft.train import phases
+from atft.train.report import Reporter
+from atft.train.setup import Assembly, assemble
+from atft.train.step import Stepper
+from atft.train.telemetry import Timers
+from worker.verify import differences
+
+Make = Callable[..., TrainSpec]
+TWO = [{"name": "heads", "epochs": 1, "modules": ["heads"], "lr": 0.01}, {"name": "all", "epochs": 2}]
+SHORT = {"trainer.max_epochs": 3, "trainer.max_steps_per_epoch": 2, "trainer.early_stopping": None}
+
+
+def assembled(spec: TrainSpec, cache: Cache) -> Assembly:
+    return assemble(spec, cache, Reporter(lambda _: None, epochs=1))
+
+
+def test_an_epoch_knows_its_phase(make_spec: Make) -> None:
+    trainer = make_spec(**SHORT, **{"trainer.phases": TWO}).trainer
+    assert [(trainer.phase_of(epoch)[0].name, trainer.phase_of(epoch)[1]) for epoch in range(4)] == [
+        ("heads", 0),
+        ("all", 1),
+        ("all", 1),
+        ("all", 1),
+    ]
+    plain = make_spec(**SHORT).trainer
+    assert {plain.phase_of(epoch)[1] for epoch in range(4)} == {0}
+
+
+def test_a_run_in_phases_proves_its_rates_and_gradients(make_spec: Make, run: Any, cache: Cache) -> None:
+    spec = make_spec(**SHORT, **{"trainer.phases": TWO, "optimizer.weight_decay": 0.5})
+    result = run(spec, test=False)
+    assert result.last.type == "finished", result.last
+    rates = result.evidence["scheduler"]["lr_by_epoch"]
+    assert rates[0] == 0.01
+    assert rates[1] == spec.optimizer.lr  # the second phase starts its schedule anew, from the run's own rate
+    found = differences(spec, result.evidence, fingerprint=cache.fingerprint, threads=1)
+    assert [one for one in found if not one.startswith("threads")] == []  # the tests' own process has more of them
+
+
+def test_a_resting_module_stays_where_it_was_weight_decay_or_not(make_spec: Make, cache: Cache) -> None:
+    spec = make_spec(**SHORT, **{"trainer.phases": TWO, "optimizer.weight_decay": 0.5})
+    assembly = assembled(spec, cache)
+    phases.enter(assembly, 0)
+    before = {k: v.clone() for k, v in assembly.network.state_dict().items()}
+    step = Stepper(assembly, Timers(assembly.device), micro_batch_days=4, heartbeat=lambda _: None)
+    done = step([assembly.split.train[:4]], epoch=0, position=0, first=True)
+    assert set(done.module_norms) == {"heads"}
+    assert phases.unmeasured(assembly, {})
+    assert not phases.unmeasured(assembly, done.module_norms)
+    assert moved(assembly, before) == {"heads"}
+    phases.enter(assembly, 1)
+    assert phases.unmeasured(assembly, done.module_norms)
+    step([assembly.split.train[:4]], epoch=1, position=0, first=False)
+    assert moved(assembly, before) == {"selection", "fan", "temporal", "graph", "heads"}
+
+
+def moved(assembly: Assembly, before: dict[str, Any]) -> set[str]:
+    now = assembly.network.state_dict()
+    return {name.split(".")[0] for name, value in now.items() if not value.equal(before[name])}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": 2}, {"lr": 0.02}, {"modules": ["heads", "temporal"]}, {"loss": {"base": "mse"}}],
+    ids=lambda change: next(iter(change)),
+)
+def test_pain_10_every_field_of_a_phase_changes_what_ran(change: dict[str, Any], make_spec: Make, run: Any) -> None:
+    other = [{**TWO[0], **change}, {**TWO[1], "epochs": 3 - change.get("epochs", 1)}]
+    first = run(make_spec(**SHORT, **{"trainer.phases": TWO}), "a", test=False)
+    second = run(make_spec(**SHORT, **{"trainer.phases": other}), "b", test=False)
+    assert first.last.type == second.last.type == "finished"
+    assert first.rows != second.rows
+
+
+def test_one_phase_of_everything_is_the_plain_run(make_spec: Make, run: Any) -> None:
+    plain = run(make_spec(**SHORT), "a", test=False)
+    phased = run(make_spec(**SHORT, **{"trainer.phases": [{"name": "all", "epochs": 3}]}), "b", test=False)
+    assert plain.rows == phased.rows
+
+
+def test_a_phase_whose_loss_leaves_a_module_without_gradient_fails_in_preflight(make_spec: Make, run: Any) -> None:
+    dead = {"base_weight": 0.0, "rank_weight": 1e-300}
+    spec = make_spec(
+        **SHORT, **{"trainer.phases": [{"name": "a", "epochs": 1}, {"name": "b", "epochs": 2, "loss": dead}]}
+    )
+    last = run(spec, test=False).last
+    assert last.type == "failed"
+    assert last.reason == "preflight_failed"
+
+
+def test_regime_weights_change_training_days_only(make_spec: Make, cache: Cache) -> None:
+    plain = assembled(make_spec(), cache)
+    weighted = assembled(make_spec(**{"loss.regime": "volatility_correlation"}), cache)
+    weights = weighted.objective.day_weights
+    assert weights is not None
+    heaviest = plain.split.train[np.argmax(weights[plain.split.train])]
+    assert weights[heaviest] > 1
+    for days, same in ((np.array([heaviest]), False), (plain.split.val[:3], True)):
+        batch = plain.reader.batch(days)
+        values = [float(a.objective(a.network.eval()(batch), batch).total.detach()) for a in (plain, weighted)]
+        assert (values[0] == values[1]) is same

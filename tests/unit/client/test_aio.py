@@ -1,0 +1,112 @@
+"""The asynchronous client, and what a job can do by itself."""
+
+import asyncio
+import inspect
+import json
+
+import pytest
+
+from client import calls
+from client.aio import AsyncClient, AsyncJob
+from client.sdk import Client, LiveJob, Refused, Unreachable
+from client.views import Comparison, Metrics
+from tests.unit.client.small_server import Handler, serving
+
+JOB = {"id": "a", "kind": "train", "state": "queued"}
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "LONGEST_PAUSE_SECONDS", 0.01)
+
+
+@pytest.mark.parametrize(("sync", "twin"), [(Client, AsyncClient), (LiveJob, AsyncJob)])
+def test_the_twins_have_the_same_methods_with_the_same_arguments(sync: type, twin: type) -> None:
+    def signatures(kind: type) -> dict[str, list[str]]:
+        own = {name: value for name, value in vars(kind).items() if not name.startswith("_") and callable(value)}
+        return {name: list(inspect.signature(value).parameters) for name, value in own.items()}
+
+    assert signatures(sync) == signatures(twin)
+    assert signatures(sync)
+
+
+def test_a_submit_is_tried_again_with_one_key_and_waited_for() -> None:
+    keys: list[str] = []
+
+    def answer(request: Handler) -> None:
+        if request.command == "GET":
+            request.say(200, {**JOB, "state": "succeeded"})
+            return
+        request.read()
+        keys.append(request.headers["Idempotency-Key"])
+        request.say(*((503, {"title": "Unavailable"}) if len(keys) < 3 else (202, JOB)))
+
+    async def main(url: str) -> AsyncJob:
+        async with AsyncClient(url) as service:
+            return await (await service.train({"dataset": "d"})).wait(5)
+
+    with serving(answer) as client:
+        assert asyncio.run(main(client.url)).state == "succeeded"
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+
+
+def test_refusals_and_absence_are_the_same_errors() -> None:
+    async def main(url: str) -> None:
+        async with AsyncClient(url) as service:
+            await service.job("a")
+
+    unknown = serving(lambda request: request.say(404, {"title": "No such job"}))
+    with unknown as client, pytest.raises(Refused, match="No such job"):
+        asyncio.run(main(client.url))
+    with pytest.raises(Unreachable, match=r"127\.0\.0\.1:9"):
+        asyncio.run(main("http://127.0.0.1:9"))
+
+
+def test_a_cut_stream_goes_on_after_the_last_id_in_both_clients() -> None:
+    asked: list[str] = []
+
+    def answer(request: Handler) -> None:
+        if not request.path.endswith("/events"):
+            request.say(200, JOB)
+            return
+        asked.append(request.headers["Last-Event-ID"])
+        last = int(asked[-1])
+        kinds = {1: "state", 2: "log", 3: "end"}
+        frames = [f"event: {kinds[last + 1]}\nid: {last + 1}\ndata: {json.dumps({'body': {'n': last + 1}})}\n\n"]
+        request.send_response(200)
+        request.send_header("Content-Type", "text/event-stream")
+        request.send_header("Connection", "close")
+        request.end_headers()
+        request.wfile.write("".join(frames).encode())
+        request.close_connection = True
+
+    async def main(url: str) -> list[int | None]:
+        async with AsyncClient(url) as service:
+            return [event.seq async for event in (await service.job("a")).stream()]
+
+    with serving(answer) as client:
+        assert asyncio.run(main(client.url)) == [1, 2, 3]
+        assert [event.seq for event in client.job("a").stream()] == [1, 2, 3]
+    assert asked == ["0", "1", "2"] * 2
+
+
+def test_series_as_a_frame_keep_the_undefined() -> None:
+    body = {"job_id": "a", "state": "running", "series": {"val/rank_ic": {"step": [1, 2], "value": [0.1, None]}}}
+    frame = Metrics.model_validate(body).to_polars()
+    assert frame.rows() == [("val/rank_ic", 1, 0.1), ("val/rank_ic", 2, None)]
+    assert Metrics.model_validate({**body, "series": {}}).to_polars().columns == ["name", "step", "value"]
+
+
+def test_a_notebook_shows_a_job_and_a_verdict_and_runs_nothing() -> None:
+    with serving(lambda request: request.say(200, {**JOB, "name": "<script>", "metrics": {"val/rank_ic": None}})) as c:
+        text = c.job("a")._repr_html_()
+    assert "&lt;script&gt;" in text
+    assert "<script>" not in text
+    assert "undefined" in text
+    pair = {"a": "1", "b": "2", "mean_difference": 0.004, "ci95": [-0.003, 0.011], "verdict": "insufficient evidence"}
+    sides = [{"id": "1", "name": "adamw"}, {"id": "2", "name": "<b>"}]
+    found = Comparison.model_validate({"metric": "test/rank_ic", "jobs": sides, "fair": True, "pairs": [pair]})
+    shown = found._repr_html_()
+    assert "insufficient evidence" in shown
+    assert "adamw - &lt;b&gt;" in shown

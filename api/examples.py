@@ -329,6 +329,9 @@ TRIAL: Final[Example] = {
     "reason": None,
     "message": None,
     "intermediate": {"1": 0.012, "2": 0.034},
+    "created_at": "2026-01-05T09:30:00.000Z",
+    "started_at": "2026-01-05T09:30:01.250Z",
+    "finished_at": "2026-01-05T09:31:40.000Z",
 }
 BEST: Final[Example] = {
     "number": 3,

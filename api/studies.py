@@ -127,13 +127,14 @@ def trials(session: Session, job_id: UUID) -> list[TrialView]:
     _, spec = study(session, job_id)
     of_study = (Job.parent_id == job_id, Job.trial_number.is_not(None))
     columns = (Job.id, Job.trial_number, Job.params, Job.state, Job.reason, Job.message, Job.best)
+    times = (Job.created_at, Job.started_at, Job.finished_at)
     points: dict[UUID, dict[int, float | None]] = {}
     reports = select(Metric.job_id, Metric.step, Metric.value).join(Job, Job.id == Metric.job_id)
     for trial_id, step, value in session.execute(
         reports.where(*of_study, Metric.name == spec.objective.metric).order_by(Metric.step)
     ):
         points.setdefault(trial_id, {})[step] = value
-    rows = session.execute(select(*columns).where(*of_study).order_by(Job.trial_number))
+    rows = session.execute(select(*columns, *times).where(*of_study).order_by(Job.trial_number))
     return [
         TrialView(
             number=row.trial_number,
@@ -144,6 +145,9 @@ def trials(session: Session, job_id: UUID) -> list[TrialView]:
             reason=row.reason,
             message=row.message,
             intermediate=points.get(row.id, {}),
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
         )
         for row in rows
     ]

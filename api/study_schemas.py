@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from api import examples
-from api.schemas import Metrics, Plan, View
+from api.schemas import Metrics, Plan, Time, View
 from jobs.states import JobState, Reason
 
 
@@ -42,6 +42,9 @@ class TrialView(View):
     reason: Reason | None
     message: str | None
     intermediate: dict[int, float | None] = Field(description="the objective by epoch")
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
 
 
 class Trials(View):

@@ -52,6 +52,16 @@ async def job_page(job_id: str) -> Response:
     return _page("job.html", title="Job", job_id=job_id)
 
 
+@router.get("/ui/submit")
+async def submit_page() -> Response:
+    return _page("submit.html", title="Submit")
+
+
+@router.get("/ui/workers")
+async def workers_page() -> Response:
+    return _page("workers.html", title="Workers")
+
+
 @router.get("/ui/datasets")
 async def datasets_page() -> Response:
     return _page("datasets.html", title="Datasets")

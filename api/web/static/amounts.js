@@ -1,5 +1,4 @@
-// Amounts in words, and a list of facts.
-import { element } from "./service.js";
+// Amounts in words.
 
 export function size(bytes) {
   const units = ["bytes", "kB", "MB", "GB", "TB"];
@@ -13,11 +12,6 @@ export function count(value) {
 
 export function percent(share) {
   return typeof share === "number" ? `${(share * 100).toFixed(share < 0.1 && share > 0 ? 2 : 0)} %` : "–";
-}
-
-export function facts(list, pairs) {
-  const told = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  list.replaceChildren(...told.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
 
 // Keys of a profile in words: `zero_volume_share` is "zero volume share".

@@ -1,14 +1,9 @@
 import { draw } from "./curve.js";
-import { ask, element, notice, number } from "./service.js";
+import { ask, element, notice, number, table } from "./service.js";
 
 const at = (name) => document.getElementById(name);
 const asked = new URLSearchParams([...new URLSearchParams(location.search)].filter(([, value]) => value));
 let drawn = () => {};
-
-function table(box, titles, rows) {
-  const heads = titles.map((title) => element("th", { scope: "col" }, title));
-  box.replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows.map(([first, ...cells]) => element("tr", {}, element("th", { scope: "row" }, first), ...cells.map((cell) => element("td", {}, cell))))));
-}
 
 function showForm() {
   for (const id of asked.getAll("job")) at("chosen").append(element("input", { type: "hidden", name: "job", value: id }));
@@ -37,7 +32,7 @@ function show(found) {
   at("curve-section").hidden = !lines.some((line) => line.value.some((value) => value !== null));
   at("legend").replaceChildren(...lines.map((line, i) => element("span", {}, element("span", { class: `key c${i % 6}` }), line.name)));
   at("comparison").hidden = false;
-  drawn = () => draw(at("curve"), lines, null, `${found.metric.replace(/^test/, "val")} by epoch, one line for each job`);
+  drawn = () => draw(at("curve"), lines, { title: `${found.metric.replace(/^test/, "val")} by epoch, one line for each job` });
   drawn();
 }
 

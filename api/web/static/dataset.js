@@ -1,7 +1,7 @@
-import { count, facts, percent, size, words } from "./amounts.js";
+import { count, percent, size, words } from "./amounts.js";
 import { follow } from "./build.js";
 import { averages, draw } from "./heat.js";
-import { ask, element, FINISHED, moment, notice, number } from "./service.js";
+import { ask, element, facts, FINISHED, moment, notice, number } from "./service.js";
 
 const at = (name) => document.getElementById(name);
 const ref = at("dataset").dataset.ref;

@@ -1,6 +1,6 @@
-import { count, facts, size } from "./amounts.js";
+import { count, size } from "./amounts.js";
 import { follow } from "./build.js";
-import { ask, element, moment, notice } from "./service.js";
+import { ask, element, facts, moment, notice } from "./service.js";
 
 const at = (name) => document.getElementById(name);
 const form = at("add");

@@ -1,13 +1,18 @@
-// What both pages share: asking the API, and writing text into the page. Text is always set as text, never as markup.
+// What all pages share: asking the API, and writing text into the page. Text is always set as text, never as markup.
 
 export const FINISHED = new Set(["succeeded", "failed", "cancelled", "pruned"]);
 
 export async function ask(path, options = {}) {
   const answer = await fetch(path, { headers: { Accept: "application/json" }, ...options });
-  if (answer.ok) return answer.json();
+  if (answer.ok) return answer.status === 204 ? null : answer.json();
   const problem = await answer.json().catch(() => ({}));
   if (answer.status === 401) document.getElementById("login").hidden = false;
-  throw new Error(problem.detail || `${path}: ${answer.status}`);
+  throw Object.assign(new Error(problem.detail || `${path}: ${answer.status}`), { problem });
+}
+
+// A key that makes a call count once, however often it is sent. Without a secure context there is no randomUUID.
+export function once() {
+  return crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 async function session(method, body) {
@@ -62,4 +67,14 @@ export function progressText(progress) {
   if (progress.samples_per_second) parts.push(`${Math.round(progress.samples_per_second).toLocaleString()} samples/s`);
   if (typeof progress.eta_seconds === "number") parts.push(`${duration(progress.eta_seconds)} left`);
   return parts.join(" · ");
+}
+
+export function facts(list, pairs) {
+  list.replaceChildren(...pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+}
+
+// A table whose first column names its rows.
+export function table(box, titles, rows) {
+  const heads = titles.map((title) => (title ? element("th", { scope: "col" }, title) : element("td", {})));
+  box.replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows.map(([first, ...cells]) => element("tr", {}, element("th", { scope: "row" }, first), ...cells.map((cell) => element("td", {}, cell))))));
 }

@@ -1,6 +1,6 @@
 // The days of each fold as SVG: one row a fold, one bar a stretch of trading days, with words for those who cannot see it.
 
-import { shape } from "./curve.js";
+import { shape } from "./plot.js";
 
 const ROW = 20, GAP = 6, LEFT = 62, RIGHT = 14, BOTTOM = 26, MOST = 24;
 const ROLES = [["train", "training"], ["val", "validation"], ["test", "test"], ["purged", "gap"]];

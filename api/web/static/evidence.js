@@ -1,0 +1,30 @@
+// What was asked beside what ran.
+import { short } from "./plot.js";
+import { element, table } from "./service.js";
+
+const at = (name) => document.getElementById(name);
+const section = (job, name) => job.spec?.[name] ?? {};
+
+export function showEvidence(job, evidence) {
+  at("evidence-section").hidden = Object.keys(evidence).length === 0;
+  if (at("evidence-section").hidden) return;
+  const { optimizer, scheduler, threads, data, versions, seeds, modules, git } = evidence;
+  const split = section(job, "split"), asked = section(job, "optimizer"), plan = section(job, "scheduler"), resources = section(job, "resources");
+  const many = (value) => (Array.isArray(value) ? value.length : value);
+  const words = (pairs) => pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([key, value]) => `${key} ${value}`).join(", ");
+  const rates = scheduler?.lr_by_epoch ?? [];
+  const rows = [
+    ["Optimizer", words([["", asked.name], ["lr", short(asked.lr)], ["weight decay", short(asked.weight_decay)]]), optimizer && `${optimizer.class} ${optimizer.version || ""}, its state: ${(optimizer.state_keys || []).join(", ")}`],
+    ["Learning rate", plan.name, scheduler && `${scheduler.class}: ${rates.slice(0, 12).map((rate) => short(Number(rate))).join(", ")}${rates.length > 12 ? ", …" : ""}`],
+    ["Device", words([["queue", resources.queue], ["device", resources.device], ["precision", job.spec?.trainer?.precision]]), [evidence.device, evidence.device_name, evidence.precision, evidence.compiled ? "compiled" : ""].filter(Boolean).join(", ")],
+    ["Threads", resources.threads, threads && `torch ${threads.torch_num_threads}, at most ${threads.os_threads_peak ?? "–"} of the system`],
+    ["Days", words([["validation", split.val_days], ["test", split.test_days], ["embargo", split.embargo_days]]), data && `training ${many(data.train_days) ?? "–"}, validation ${many(data.val_days) ?? "–"}, test ${many(data.test_days) ?? "–"}, embargo ${data.embargo_days}`],
+    ["Data", job.dataset_fingerprint, data && `${data.fingerprint}: ${data.num_rows?.toLocaleString()} rows, ${data.num_features} features`],
+    ["Seed", job.spec?.seed, seeds && `${seeds.seed}`],
+    ["Network", words([["hidden size", section(job, "model").hidden_size], ["layers", section(job, "model").gat_layers]]), modules && `${Object.values(modules).reduce((sum, one) => sum + (one.parameters ?? 0), 0).toLocaleString()} parameters in ${Object.keys(modules).join(", ")}`],
+    ["Versions", "", versions && Object.entries(versions).map(([name, value]) => `${name} ${value}`).join(", ")],
+    ["Code", "", git?.sha && `${git.sha.slice(0, 12)}${git.dirty ? ", with uncommitted changes" : ""}`],
+  ];
+  table(at("evidence"), ["", "Asked", "Ran"], rows.filter(([, , ran]) => ran).map(([name, want, ran]) => [name, want ?? "", ran]));
+  at("evidence").classList.add("wrap");
+}

@@ -13,6 +13,8 @@ from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader
 from starlette.exceptions import HTTPException
 
+from jobs.states import JobKind
+
 router = APIRouter(include_in_schema=False)
 _HERE: Final = Path(__file__).parent
 _templates: Final = Environment(
@@ -38,13 +40,13 @@ def _static_files() -> dict[str, Path]:
 _FILES: Final = _static_files()
 
 
-def _page(template: str, **values: str) -> HTMLResponse:
+def _page(template: str, **values: object) -> HTMLResponse:
     return HTMLResponse(_templates.get_template(template).render(values))
 
 
 @router.get("/")
 async def list_page() -> Response:
-    return _page("jobs.html", title="Jobs")
+    return _page("jobs.html", title="Jobs", kinds=tuple(JobKind))
 
 
 @router.get("/ui/jobs/{job_id}")

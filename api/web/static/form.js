@@ -15,7 +15,7 @@ export class Form {
     this.box = box;
     const { properties, required = [] } = schemas[name];
     const simple = Object.entries(properties).filter(([, schema]) => !this.#section(schema));
-    const sections = Object.entries(properties).filter(([, schema]) => this.#section(schema));
+    const sections = Object.entries(properties).filter(([, schema]) => this.#section(schema)).sort(([a], [b]) => (a === "base") - (b === "base"));
     const defaults = (key) => properties[key].default ?? {};
     box.replaceChildren(
       this.#group("General", "", simple.map(([key, schema]) => this.#leaf(`/${key}`, schema, schema.default, required.includes(key))), true),
@@ -32,7 +32,7 @@ export class Form {
   #sections(pointer, title, schema, defaults) {
     const parts = Object.entries(schema.properties);
     const inner = parts.filter(([, one]) => this.#section(one)), leaves = parts.filter(([, one]) => !this.#section(one));
-    const group = this.#group(words(title), schema.description ?? "", leaves.map(([key, one]) => this.#leaf(`${pointer}/${key}`, one, defaults[key] ?? one.default, schema.required?.includes(key))), pointer === "/base" || pointer === "");
+    const group = this.#group(title === "base" ? "The training of every trial" : words(title), schema.description ?? "", leaves.map(([key, one]) => this.#leaf(`${pointer}/${key}`, one, defaults[key] ?? one.default, schema.required?.includes(key))), pointer === "/base" || pointer === "");
     return [group, ...inner.flatMap(([key, one]) => this.#sections(`${pointer}/${key}`, `${title === "base" ? "" : `${title} `}${key}`, this.#section(one), defaults[key] ?? one.default ?? {}))];
   }
 

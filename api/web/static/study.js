@@ -1,4 +1,5 @@
 // A study on its job's page: its trials as a table that lives, and as pictures.
+import { bind, tick } from "./basket.js";
 import { best, bars, history, intermediate, parallel, slices, timeline } from "./pictures.js";
 import { known, short } from "./plot.js";
 import { ask, element, FINISHED, number } from "./service.js";
@@ -6,7 +7,7 @@ import { ask, element, FINISHED, number } from "./service.js";
 const at = (name) => document.getElementById(name);
 const FOLLOWED = 49;
 let job = null, trials = [], importance = null, asked = false, others = () => {}, followed = "";
-const chosen = new Set(), rows = new Map();
+const rows = new Map();
 
 export const running = () => trials.filter((trial) => !FINISHED.has(trial.state)).slice(0, FOLLOWED).map((trial) => trial.job_id);
 export function whenOthersRun(act) { followed = running().join(); others = act; }
@@ -56,21 +57,11 @@ function showTable(metric, top) {
     const text = JSON.stringify([trial.state, trial === top, ...cells]);
     let row = rows.get(trial.number);
     if (row?.dataset.text === text) continue;
-    if (!row) { row = element("tr", {}, element("th", { scope: "row" }, tick(trial), element("a", { href: `/ui/jobs/${trial.job_id}` }, `trial ${trial.number}`))); rows.set(trial.number, row); at("trials").tBodies[0].prepend(row); }
+    if (!row) { row = element("tr", {}, element("th", { scope: "row" }, tick(trial.job_id, `trial ${trial.number}`), element("a", { href: `/ui/jobs/${trial.job_id}` }, `trial ${trial.number}`))); rows.set(trial.number, row); at("trials").tBodies[0].prepend(row); }
     row.dataset.text = text;
     row.classList.toggle("top", trial === top);
     row.replaceChildren(row.firstChild, element("td", {}, element("span", { class: `state ${trial.state}` }, trial.state), trial === top ? " best" : ""), ...cells.map((cell) => element("td", {}, cell)));
   }
 }
 
-function tick(trial) {
-  const box = element("input", { type: "checkbox", "aria-label": `compare trial ${trial.number}` });
-  box.addEventListener("change", () => {
-    if (box.checked) chosen.add(trial.job_id); else chosen.delete(trial.job_id);
-    at("compare").disabled = chosen.size < 2;
-    at("compare").textContent = chosen.size ? `Compare ${chosen.size}` : "Compare";
-  });
-  return box;
-}
-
-at("compare").addEventListener("click", () => window.location.assign(`/ui/compare?${new URLSearchParams([...[...chosen].map((id) => ["job", id]), ["metric", job.spec.objective.metric]])}`));
+bind(at("compare"), () => [["metric", job.spec.objective.metric]]);

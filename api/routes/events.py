@@ -63,3 +63,117 @@ def _newest(session: Session, jobs: Sequence[UUID]) -> dict[UUID, int]:
 
 
 async def _stream(service: Service, who: Principal, request: Request, cursor: Cursor) -> Response:
+    if await service.database.read(_ended, cursor.after):
+        return Response(status_code=204)
+    if request.state.method == "HEAD":
+        return Response(media_type="text/event-stream", headers=_HEADERS)
+    service.check_streams(who)
+    return StreamingResponse(_frames(service, who, cursor), media_type="text/event-stream", headers=_HEADERS)
+
+
+async def _frames(service: Service, who: Principal, cursor: Cursor) -> AsyncIterator[bytes]:
+    async def read(wanted: Mapping[UUID, int]) -> dict[UUID, News]:
+        woken.clear()  # before reading: news that come while we read wake us again
+        return await service.database.read(look, wanted)
+
+    with service.stream(who), service.wakeups.listen(*cursor.after) as woken:
+        async for frame in events(cursor, read, partial(wait, woken), service.closing):
+            yield frame
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_class=StreamingResponse,
+    summary="Follow one job",
+    responses={**problems(404), **_SSE},
+)
+async def stream_job_events(
+    job_id: JobId,
+    request: Request,
+    service: ServiceDep,
+    who: Reader,
+    last_event_id: LastEventId = None,
+    after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="like Last-Event-ID, which wins")] = None,
+) -> Response:
+    """Server-sent events from the first, or after the last seen: each once, in order; `event: end` at the end.
+
+    `progress` events tell where the job is; they are not kept and have no id.
+    """
+    start = after or 0
+    if last_event_id:
+        start = _seq(last_event_id.strip(), last_event_id)
+    return await _stream(service, who, request, Cursor(after={job_id: start}))
+
+
+@router.get(
+    "/events", response_class=StreamingResponse, summary="Follow several jobs", responses={**problems(404), **_SSE}
+)
+async def stream_events(
+    request: Request,
+    service: ServiceDep,
+    who: Reader,
+    job: Annotated[
+        list[UUID],
+        Query(min_length=1, max_length=MAX_JOBS, description="the jobs; repeatable", examples=[[examples.JOB_ID]]),
+    ],
+    last_event_id: LastEventId = None,
+    after: Annotated[
+        str | None, Query(max_length=4000, description="like Last-Event-ID, which wins; `newest`: only what comes now")
+    ] = None,
+) -> Response:
+    """The events of up to 50 jobs in one stream. `id:` is `job:seq,…`, where each stands; `end` comes for each."""
+    positions = dict.fromkeys(job, 0)
+    text = last_event_id or after or ""
+    if text == NEWEST:
+        positions, text = await service.database.read(_newest, job), ""
+    for pair in text.split(","):
+        if pair.strip():
+            name, _colon, seq = pair.strip().partition(":")
+            try:
+                job_id = UUID(name)
+            except ValueError as error:
+                raise _bad_id(pair) from error
+            if job_id in positions:
+                positions[job_id] = _seq(seq, pair)
+    return await _stream(service, who, request, Cursor(after=positions, many=True))
+
+
+@router.get(
+    "/jobs/{job_id}/logs",
+    response_class=PlainTextResponse,
+    tags=["results"],
+    summary="A job's log",
+    responses={
+        **problems(404),
+        200: {
+            "description": "One line an event: time, attempt, level, message.",
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": examples.LOGS}},
+        },
+    },
+)
+async def get_logs(
+    job_id: JobId,
+    request: Request,
+    service: ServiceDep,
+    who: Reader,
+    follow: Annotated[bool, Query(description="stream until the job ends")] = False,
+    source: Annotated[
+        Literal["record", "process"],
+        Query(description="the durable record of every attempt, or the raw output of one attempt's processes"),
+    ] = "record",
+    attempt: Annotated[
+        int | None, Query(ge=1, le=2**31 - 1, description="for source=process; the newest by default")
+    ] = None,
+) -> Response:
+    """The log as text. With `follow=true` it streams and ends with the job."""
+    job = await service.database.read(store.get, job_id)
+    if request.state.method == "HEAD":
+        return PlainTextResponse("")
+    if follow:
+        service.check_streams(who)
+    lines: AsyncIterator[str] | AsyncIterator[bytes]
+    if source == "record":
+        lines = logs.record(service, who, job_id, follow=follow)
+    else:
+        lines = logs.process(service, who, job_id, attempt or job.attempt, follow=follow)
+    return StreamingResponse(lines, media_type="text/plain; charset=utf-8", headers=_HEADERS)

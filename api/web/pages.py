@@ -64,6 +64,11 @@ async def workers_page() -> Response:
     return _page("workers.html", title="Workers")
 
 
+@router.get("/ui/keys")
+async def keys_page() -> Response:
+    return _page("keys.html", title="Keys")
+
+
 @router.get("/ui/datasets")
 async def datasets_page() -> Response:
     return _page("datasets.html", title="Datasets")

@@ -10,22 +10,22 @@ export function away(is) {
 
 // `act(kind, data)` for every event; `back()` after an interruption, when things may have happened unseen.
 export function follow(address, act, back) {
-  let source = null, timer = null, over = false, lost = false, pause = 1000;
+  let source = null, timer = null, silence = null, over = false, lost = false, pause = 1000;
   function open() {
     source = new EventSource(address());
-    source.addEventListener("open", () => { pause = 1000; away(false); if (lost) back(); lost = false; });
+    source.addEventListener("open", () => { pause = 1000; clearTimeout(silence); silence = null; away(false); if (lost) back(); lost = false; });
     for (const kind of KINDS) source.addEventListener(kind, (event) => { if (!over) act(kind, JSON.parse(event.data)); });
     source.addEventListener("error", () => {
       if (over) return;
       lost = true;
       source.close();  // a refused answer would end it for good: we come back ourselves, ever more slowly
-      fetch("/livez").then((answer) => away(!answer.ok), () => away(true));
+      silence ??= setTimeout(() => away(true), 1500);
       timer = setTimeout(open, pause);
       pause = Math.min(pause * 1.6, 15000);
     });
   }
   open();
-  return () => { over = true; clearTimeout(timer); source.close(); };
+  return () => { over = true; clearTimeout(timer); clearTimeout(silence); source.close(); };
 }
 
 // Calls `act` now, and at most once in `milliseconds` however often it is asked; the last wish is never dropped.

@@ -10,7 +10,7 @@ const TOLD = new Set(["num_rows", "num_codes", "num_days", "first_day", "last_da
 let found = null;
 
 function table(box, titles, rows) {
-  const heads = titles.map((title) => element("th", { scope: "col", class: title.startsWith("#") ? "number" : "" }, title.replace(/^#/, "")));
+  const heads = titles.map((title) => element(title ? "th" : "td", { ...(title ? { scope: "col" } : {}), class: title.startsWith("#") ? "number" : "" }, title.replace(/^#/, "")));
   box.replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows.map(([first, ...cells]) => element("tr", {}, element("th", { scope: "row" }, first), ...cells.map((cell, i) => element("td", { class: titles[i + 1].startsWith("#") ? "number" : "" }, cell))))));
 }
 

@@ -38,7 +38,7 @@ export class Form {
 
   #group(title, description, leaves, open) {
     const group = element("details", open ? { open: "", class: "section" } : { class: "section" }, element("summary", {}, title, " ", element("span", { class: "changed quiet" })),
-      description ? element("p", { class: "quiet" }, description.split("\n\n")[0].replaceAll("`", "")) : null, element("div", { class: "fields" }, ...leaves));
+      description ? element("p", { class: "quiet" }, description.split("\n\n")[0].replaceAll("`", "")) : null, element("div", { class: "fields", role: "group", "aria-label": title }, ...leaves));
     return group;
   }
 
@@ -107,6 +107,7 @@ export class Form {
         field.classList.toggle("set", changed);
         some += changed;
       }
+      if (some && !group.classList.contains("set")) group.open = true;
       group.classList.toggle("set", some > 0);
       group.querySelector(".changed").textContent = some ? `${some} changed` : "";
     }

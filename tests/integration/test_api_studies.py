@@ -168,6 +168,7 @@ async def test_trials_best_and_importance(
     for trial in trials:
         assert (trial["state"], set(trial["params"])) == ("succeeded", set(SPACE))
         assert trial["intermediate"] == {"1": trial["value"] / 2, "2": trial["value"]}
+        assert trial["created_at"] <= trial["started_at"] <= trial["finished_at"]
     top = max(trials, key=lambda trial: trial["value"])
     best = (await client.get(f"/jobs/{study}/best")).json()
     assert (best["number"], best["job_id"], best["value"]) == (top["number"], top["job_id"], top["value"])

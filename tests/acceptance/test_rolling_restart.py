@@ -40,7 +40,7 @@ class Asking(threading.Thread):
 def test_g7_a_rolling_restart_fails_no_request_and_no_job(service: Client, up: Up) -> None:
     trainer = TRAIN["trainer"] | {"max_epochs": 8}  # type: ignore[operator]
     job = service.submit("train", TRAIN | {"trainer": trainer})
-    wait_for("training", lambda: "val/rank_ic" in (service.job(job.id).metrics or {}), 90)
+    wait_for("training", lambda: "val/rank_ic" in (service.job(job.id).latest or {}), 90)
     asking = Asking(up.url)
     asking.start()
     for words in (("uvicorn",), ("celery", "cpu-0@")):

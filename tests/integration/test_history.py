@@ -70,7 +70,7 @@ def test_each_kind_of_event_goes_to_its_place(sessions: Sessions, running: UUID)
     }
     assert job.baselines == {"ridge": {"test/rank_ic": 0.02}}
     assert job.evidence == {"device": "cpu"}
-    assert job.checkpoint == {"path": "1/checkpoints/last", "step": 10, "epoch": 1, "sha256": "s"}
+    assert job.checkpoint == {"path": "1/checkpoints/last", "step": 10, "fold": 1, "epoch": 1, "sha256": "s"}
     assert job.progress is not None
     assert (job.progress["phase"], job.progress["ratio"], job.progress["eta_seconds"]) == ("train", 0.2, None)
     assert job.version == before.version + 1

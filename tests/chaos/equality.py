@@ -69,7 +69,7 @@ def compare(service: Service, client: Client, options: argparse.Namespace) -> Js
         found = result(client, job) if job.state == "succeeded" else {}
         different = sorted(name for name in expected if found.get(name) != expected[name])
         row = {"state": job.state, "attempts": job.attempt, "kills": dict(killed)}
-        rows.append(row | {"equal": not different, "different": different})
+        rows.append(row | {"equal": not different, "num_different": len(different), "different": different[:5]})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return {
         "runs": options.runs,

@@ -3,7 +3,8 @@ and broken off anywhere without a trace.
 """
 
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -188,23 +189,24 @@ def test_progress_tells_stage_rows_and_time_left(
     assert any(e.eta_seconds is not None for e in words)
 
 
-@pytest.fixture
-def largest_file() -> Iterator[Callable[[int], None]]:
-    """Files may grow to so many bytes: a disk that fills up, for anybody to have."""
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files may grow to so many bytes: a disk that fills up, for anybody to have. Over before pytest writes its own."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
 @pytest.mark.parametrize("size", [100, 5_000, 100_000, 350_000])
-def test_a_full_disk_leaves_no_trace(
-    ready: pl.DataFrame, tmp_path: Path, largest_file: Callable[[int], None], form: str, size: int
-) -> None:
+def test_a_full_disk_leaves_no_trace(ready: pl.DataFrame, tmp_path: Path, form: str, size: int) -> None:
     getattr(ready, f"write_{form}")(tmp_path / "p")
     spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
-    largest_file(size)
-    with pytest.raises(DataError, match=r"the disk is full.*free some space and submit again") as caught:
+    full = pytest.raises(DataError, match=r"the disk is full.*free some space and submit again")
+    with full as caught, largest_file(size):
         build(spec, tmp_path / "out" / "cache", lambda _: None, lambda: False)
     assert caught.value.reason == Reason.DISK_FULL
     assert not list((tmp_path / "out").iterdir())

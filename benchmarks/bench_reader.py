@@ -23,13 +23,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bench_build import FEATURES, HORIZONS, write_panel
 
-from atft.data.files import PanelArrays, publish, scratch_folder, write_cache
-from atft.data.schema import FORMAT_VERSION, Calendar, Manifest
+from atft.data.build import build
+from atft.spec.data import DatasetSpec
 
 HERE = Path(__file__).resolve().parent
 VAR = HERE.parent / "var" / "bench"
-FEATURES, HORIZONS = 112, (1, 5, 10, 20)
 PEERS = {"pyqlib": "pyqlib==0.9.7", "pytorch-forecasting": "pytorch-forecasting==1.8.0"}
 
 GOALS = {"data_share": 0.02, "cold_seconds": 0.05, "gpu_ratio": 100.0}
@@ -127,50 +127,15 @@ def machine() -> dict[str, object]:
 
 
 def make_panel(names: int, num_days: int) -> Path:
-    """A cache by the cache's own writer; building one from a file is bench_build.py's subject."""
+    """A cache of ready features, built from a file as a user's would be."""
     out = VAR / f"panel-{names}-{num_days}"
     if (out / "manifest.json").exists():
         return out
-    say(f"writing {names} × {num_days} × {FEATURES}")
-    rng = np.random.default_rng(0)
-    rows = names * num_days
-    days = np.busday_offset(np.datetime64("2010-01-04"), np.arange(num_days)).astype("datetime64[D]")
-    features = np.empty((rows, FEATURES), np.float32)
-    for start in range(0, rows, 50_000):
-        rng.standard_normal(out=features[start : start + 50_000], dtype=np.float32)
-    panel = PanelArrays(
-        days=days,
-        codes=tuple(f"N{i:05d}" for i in range(names)),
-        sectors=tuple(f"S{i:02d}" for i in range(11)),
-        day_index=np.tile(np.arange(num_days), names),
-        code_index=np.repeat(np.arange(names), num_days),
-        sector_index=(np.repeat(np.arange(names), num_days) % 11).astype(np.int32),
-        valid=np.ones(rows, np.bool_),
-        in_universe=np.ones(rows, np.bool_),
-        features=features,
-        targets=0.02 * rng.standard_normal((rows, len(HORIZONS)), dtype=np.float32),
-        returns=0.02 * rng.standard_normal(rows, dtype=np.float32),
-        beta=np.ones(rows, np.float32),
-    )
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        feature_names=tuple(f"f{j:03d}" for j in range(FEATURES)),
-        market_names=(),
-        horizons=HORIZONS,
-        source_sha256="0" * 64,
-        build_spec={},
-        fingerprint=f"{names:016x}{num_days:016x}",
-        num_days=num_days,
-        num_codes=names,
-        num_rows=rows,
-        normalisation={},
-        feature_formulas={},
-        calendar=Calendar(first_day=str(days[0]), last_day=str(days[-1]), num_days=num_days),
-    )
-    with scratch_folder(out) as folder:
-        write_cache(folder, manifest, panel, np.zeros((num_days, 0), np.float32), None)
-        (folder / "graphs").mkdir()
-        publish(folder, out)
+    say(f"writing and building {names} × {num_days} × {FEATURES}")
+    source = VAR / f"panel-{names}-{num_days}.parquet"
+    write_panel(source, names, num_days, "float32")
+    build(DatasetSpec(name="bench", path=str(source), horizons=HORIZONS), out, lambda _: None, lambda: False)
+    source.unlink()
     return out
 
 

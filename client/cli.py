@@ -18,6 +18,7 @@ from client.terminal import (
     end,
     err,
     finish,
+    follow,
     out,
     print_json,
     read,
@@ -95,14 +96,7 @@ def submit(
     """Submit a training job; prints its id."""
     with connected(context) as service:
         job = service.submit("train", read(file), idempotency_key=key)
-        for warning in job.warnings:
-            err.print(f"warning: {warning}", markup=False, highlight=False)
-        if wait:
-            err.print(job.id)
-            job = display.watch(service, job.id, err)
-        print_json(view(job)) if as_json else typer.echo(job.id)
-    if wait:
-        finish(job)
+        follow(service, job, wait=wait, as_json=as_json)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from client import display
-from client.terminal import AsJson, connected, end, err, finish, out, print_json, read
+from client.terminal import AsJson, connected, end, err, finish, out, print_json, read, warn
 
 app = typer.Typer(help="Register panels and look at them.", no_args_is_help=True)
 Ref = Annotated[str, typer.Argument(metavar="NAME", help="A dataset, or one version of it: NAME@VERSION.")]
@@ -57,8 +57,7 @@ def _add(
             print_json(plan) if as_json else _show_plan(plan)
             return
         job = service.add_dataset(body, file=file, universe=universe, market=market, sent=sent)
-        for warning in job.warnings:
-            err.print(f"warning: {warning}", markup=False, highlight=False)
+        warn(job)
         job = display.watch(service, job.id, err, name)
         if job.state == "succeeded":
             found = service.dataset(name)

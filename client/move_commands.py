@@ -1,12 +1,11 @@
 """The commands that say what is wanted of a job: `atft cancel`, `pause`, `resume`, `retry`, `rerun`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from client import display
-from client.sdk import Client
-from client.terminal import AsJson, JobId, connected, err, finish, print_json, view
+from client.terminal import AsJson, JobId, connected, err, follow
 from client.views import Job
 
 app = typer.Typer()
@@ -43,26 +42,13 @@ def resume(context: typer.Context, job_id: JobId) -> None:
 def retry(context: typer.Context, job_id: JobId, wait: Wait = False, key: Key = None, as_json: AsJson = False) -> None:
     """Go on with a failed or cancelled job, as a new one; prints its id."""
     with connected(context) as service:
-        job = _again(service, job_id, "retry", key, wait=wait, as_json=as_json)
-    if wait:
-        finish(job)
+        job = service.again(job_id, "retry", idempotency_key=key)
+        follow(service, job, wait=wait, as_json=as_json)
 
 
 @app.command()
 def rerun(context: typer.Context, job_id: JobId, wait: Wait = False, key: Key = None, as_json: AsJson = False) -> None:
     """Repeat a succeeded job, as a new one whose message tells what drifted; prints its id."""
     with connected(context) as service:
-        job = _again(service, job_id, "rerun", key, wait=wait, as_json=as_json)
-    if wait:
-        finish(job)
-
-
-def _again(
-    service: Client, job_id: str, how: Literal["retry", "rerun"], key: str | None, *, wait: bool, as_json: bool
-) -> Job:
-    job = service.again(job_id, how, idempotency_key=key)
-    if wait:
-        err.print(job.id)
-        job = display.watch(service, job.id, err)
-    print_json(view(job)) if as_json else typer.echo(job.id)
-    return job
+        job = service.again(job_id, "rerun", idempotency_key=key)
+        follow(service, job, wait=wait, as_json=as_json)

@@ -7,7 +7,7 @@ import typer
 from pydantic import JsonValue
 
 from client import display, studies
-from client.terminal import AsJson, JobId, SpecFile, connected, end, err, finish, out, print_json, read, view
+from client.terminal import AsJson, JobId, SpecFile, connected, end, err, finish, follow, out, print_json, read, view
 
 app = typer.Typer()
 
@@ -23,14 +23,7 @@ def hpo(
     """Submit a study, a search for the best settings; prints its id."""
     with connected(context) as service:
         job = service.hpo(read(file), idempotency_key=key)
-        for warning in job.warnings:
-            err.print(f"warning: {warning}", markup=False, highlight=False)
-        if wait:
-            err.print(job.id)
-            job = studies.watch_study(service, job.id, err)
-        print_json(view(job)) if as_json else typer.echo(job.id)
-    if wait:
-        finish(job)
+        follow(service, job, wait=wait, as_json=as_json, watch=studies.watch_study)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """What the commands share: where the service is, how a spec is read, what an exit code means."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import Annotated, NoReturn
 import typer
 import yaml
 from pydantic import JsonValue
+from rich.console import Console
 
 from client import display
-from client.sdk import Client, Refused, ServiceError, Unreachable
+from client.sdk import Client, LiveJob, Refused, ServiceError, Unreachable
 from client.views import Job
 
 out = display.console()
@@ -65,6 +66,29 @@ def read(file: Path) -> dict[str, JsonValue]:
     if not isinstance(body, dict):
         end(2, f"{file}: a spec is a mapping of fields")
     return body
+
+
+def warn(job: Job) -> None:
+    for warning in job.warnings:
+        err.print(f"warning: {warning}", markup=False, highlight=False)
+
+
+def follow(
+    service: Client,
+    job: LiveJob,
+    *,
+    wait: bool,
+    as_json: bool,
+    watch: Callable[[Client, str, Console], LiveJob] = display.watch,
+) -> None:
+    """What a submit prints: its warnings, with `--wait` its course, its id, and then its end."""
+    warn(job)
+    if wait:
+        err.print(job.id)
+        job = watch(service, job.id, err)
+    print_json(view(job)) if as_json else typer.echo(job.id)
+    if wait:
+        finish(job)
 
 
 def finish(job: Job) -> None:

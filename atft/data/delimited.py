@@ -148,7 +148,7 @@ class _Stream:
         data: bytes = self._input.read(BLOCK_BYTES if size < 0 else size)
         try:
             self._check(data)
-        except Exception as error:
+        except Exception as error:  # pyarrow wraps what a source raises: the reason is kept for the caller
             self.refusal = error
             raise
         return data

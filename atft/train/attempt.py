@@ -70,6 +70,15 @@ class Attempt:
         """Where the best weights of the fold under way belong."""
         return self.out / checkpoint.best_name(self.assembly.fold, self.num_folds)
 
+    def heartbeat(self, phase: str, fold: int, epoch: int, num_days: int) -> Callable[[int], None]:
+        """Tells how many of the days of a pass without gradients are done, and ends it when there is a reason to."""
+
+        def beat(done: int) -> None:
+            self.reporter.progress(phase, fold=fold, epoch=epoch, step=done, steps=num_days)
+            self.check()
+
+        return beat
+
     def check(self) -> None:
         """Between two pieces of work: is there a reason to go no further?"""
         if self._stop():

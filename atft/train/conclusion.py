@@ -4,7 +4,7 @@ the best weights of each fold judged on its validation and test days, beside the
 down.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from atft.events import DailySeries, Finished, Metrics
@@ -138,7 +138,9 @@ class _Fold:
                 assembly.objective,
                 days,
                 micro_batch_days=self.attempt.state.micro_batch_days,
-                heartbeat=self._beat("test" if split == "test" else "validate", len(days)),
+                heartbeat=self.attempt.heartbeat(
+                    "test" if split == "test" else "validate", assembly.fold, self.state.epoch, len(days)
+                ),
             )
             judged[split] = judge(scored[split], assembly.cache, assembly.spec, split)
             if split == "test":
@@ -157,15 +159,6 @@ class _Fold:
 
             for name, one in baselines(assembly, scored, reporter, self.attempt.check).items():
                 yield Said(source=name, values=one.values, daily=one.daily)
-
-    def _beat(self, phase: str, num_days: int) -> Callable[[int], None]:
-        def beat(done: int) -> None:
-            self.attempt.reporter.progress(
-                phase, fold=self.assembly.fold, epoch=self.state.epoch, step=done, steps=num_days
-            )
-            self.attempt.check()
-
-        return beat
 
 
 def _oracles(

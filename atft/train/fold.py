@@ -5,7 +5,6 @@ generator's state.
 """
 
 import time
-from collections.abc import Callable
 
 from atft.events import Metrics
 from atft.spec.reason import Reason
@@ -122,7 +121,7 @@ class FoldTraining:
                 assembly.objective,
                 assembly.split.val,
                 micro_batch_days=self.attempt.state.micro_batch_days,
-                heartbeat=self._beat("validate", len(assembly.split.val)),
+                heartbeat=self.attempt.heartbeat("validate", assembly.fold, state.epoch, len(assembly.split.val)),
             )
             judged = judge(scored, assembly.cache, self.spec, "val")
         if self.assembly.graph is not None:
@@ -204,12 +203,3 @@ class FoldTraining:
             steps=self.steps,
             samples_per_second=(self.train_samples + samples) / spent,
         )
-
-    def _beat(self, phase: str, num_days: int) -> Callable[[int], None]:
-        def beat(done: int) -> None:
-            self.attempt.reporter.progress(
-                phase, fold=self.assembly.fold, epoch=self.state.epoch, step=done, steps=num_days
-            )
-            self.attempt.check()
-
-        return beat

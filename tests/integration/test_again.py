@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import httpx
@@ -18,24 +17,8 @@ from jobs.session import transaction
 from jobs.settings import Settings
 from jobs.states import JobState, Reason, Wanted
 from jobs.tables import Dataset, Job
-from tests.integration.api_client import Sessions, problem, register, run, serving, submit
+from tests.integration.api_client import Sessions, problem, run, submit
 from tests.integration.supervision import HONEST, Bench, program
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(settings) as client:
-        yield client
-
-
-@pytest.fixture
-def dataset(sessions: Sessions) -> Dataset:
-    return register(sessions)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Submits, wrong requests, lists and cancel, on a real record. `test_api_server.py` has the sockets."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,27 +9,10 @@ import pytest
 
 from jobs import store
 from jobs.session import transaction
-from jobs.settings import Settings
 from jobs.tables import Dataset
-from tests.integration.api_client import SPEC, Sessions, problem, register, run, serving, submit
+from tests.integration.api_client import SPEC, Sessions, problem, run, submit
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(settings) as client:
-        yield client
-
-
-@pytest.fixture
-def dataset(sessions: Sessions) -> Dataset:
-    return register(sessions)
 
 
 async def test_submit_answers_with_the_job_where_it_is(client: httpx.AsyncClient, dataset: Dataset) -> None:

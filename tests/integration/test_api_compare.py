@@ -1,6 +1,5 @@
 """`GET /compare` over rows that were written as a worker writes them."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,29 +10,12 @@ import pytest
 from atft.events import DailySeries, Evidence, Metrics
 from jobs import history, store
 from jobs.session import transaction
-from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from jobs.tables import Dataset
-from tests.integration.api_client import Sessions, problem, register, serving, submit
+from tests.integration.api_client import Sessions, problem, submit
 
 pytestmark = pytest.mark.anyio
 DAYS = [str(day) for day in np.arange("2020-05-01", "2020-06-30", dtype="datetime64[D]")]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(settings) as client:
-        yield client
-
-
-@pytest.fixture
-def dataset(sessions: Sessions) -> Dataset:
-    return register(sessions)
 
 
 def series(split: str, seed: int, mean: float = 0.0) -> list[DailySeries]:

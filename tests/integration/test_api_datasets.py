@@ -26,11 +26,6 @@ CSV = b"date,code,close\n2020-01-01,A,1.0\n"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(settings)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

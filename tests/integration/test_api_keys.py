@@ -17,7 +17,7 @@ from jobs.session import transaction
 from jobs.settings import Settings
 from jobs.states import JobKind
 from jobs.tables import ApiKey, AuditRow, Dataset, LoginSession
-from tests.integration.api_client import SPEC, Sessions, problem, register, serving, submit
+from tests.integration.api_client import SPEC, Sessions, problem, serving, submit
 
 pytestmark = pytest.mark.anyio
 ADMIN = "an-admin-key-of-the-operator"
@@ -25,20 +25,10 @@ SAME = {"Sec-Fetch-Site": "same-origin"}
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """Of an API with an admin key; requests carry no key of their own."""
     async with serving(settings.model_copy(update={"admin_key": SecretStr(ADMIN)})) as client:
         yield client
-
-
-@pytest.fixture
-def dataset(sessions: Sessions) -> Dataset:
-    return register(sessions)
 
 
 def bearer(key: str) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """What a job says through the API: metrics, logs, evidence, plans; and who may ask."""
 
 import io
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import httpx
@@ -13,25 +12,9 @@ from jobs import keys
 from jobs.session import transaction
 from jobs.settings import Settings
 from jobs.tables import Dataset
-from tests.integration.api_client import SPEC, Sessions, problem, register, run, serving, submit
+from tests.integration.api_client import SPEC, Sessions, problem, run, serving, submit
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(settings) as client:
-        yield client
-
-
-@pytest.fixture
-def dataset(sessions: Sessions) -> Dataset:
-    return register(sessions)
 
 
 async def test_metrics(client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions) -> None:

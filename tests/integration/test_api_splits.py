@@ -1,6 +1,5 @@
 """The split of a job before, while and after it runs, and in its plan."""
 
-from collections.abc import AsyncIterator
 from datetime import date, timedelta
 from uuid import UUID
 
@@ -12,23 +11,11 @@ from atft.events import Evidence
 from jobs import history, store
 from jobs.session import transaction
 from jobs.settings import Settings
-from tests.integration.api_client import SPEC, Sessions, problem, register, serving, submit
+from tests.integration.api_client import SPEC, Sessions, problem, submit
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("dataset")]
 DAYS = [date(2020, 1, 1) + timedelta(days=n) for n in range(200)]
 KFOLD = {"kind": "purged_kfold", "folds": 3, "val_days": 20, "embargo_days": 10}
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def client(settings: Settings, sessions: Sessions) -> AsyncIterator[httpx.AsyncClient]:
-    register(sessions)
-    async with serving(settings) as client:
-        yield client
 
 
 def write_days(settings: Settings) -> None:

@@ -1,6 +1,5 @@
 """Studies over HTTP: what is refused at submit, what is planned, what their rows show, and promoting the best."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +11,7 @@ from jobs.session import transaction
 from jobs.settings import Settings
 from jobs.states import JobState, Wanted
 from jobs.tables import Dataset
-from tests.integration.api_client import SPEC, Sessions, problem, register, serving
+from tests.integration.api_client import SPEC, Sessions, problem
 from tests.integration.study_bench import Bench, opened
 
 pytestmark = pytest.mark.anyio
@@ -22,22 +21,6 @@ SPACE = {
 }
 BATCHES = SPACE | {"trainer.batch_size": {"kind": "categorical", "choices": [40, 45, 80]}}  # of 20 stocks a day
 STUDY: dict[str, Any] = {"base": SPEC, "space": SPACE, "sampler": {"name": "random"}, "n_trials": 4, "parallelism": 2}
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(settings) as client:
-        yield client
-
-
-@pytest.fixture
-def dataset(sessions: Sessions) -> Dataset:
-    return register(sessions)
 
 
 async def submit(client: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:

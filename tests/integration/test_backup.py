@@ -26,11 +26,6 @@ Elsewhere = Callable[[], Settings]
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def elsewhere(servers: Embedded, tmp_path: Path) -> Iterator[Elsewhere]:
     """Makes settings of an empty database and an empty run root."""
     names: list[str] = []

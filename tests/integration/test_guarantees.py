@@ -25,11 +25,6 @@ from tests.integration.test_worker import Service, cache, service  # noqa: F401 
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
     return Bench(settings, sessions)
 

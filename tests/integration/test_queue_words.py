@@ -1,7 +1,6 @@
 """What a person is told while a job waits: how many go first, who is to run it, and for how long it may wait."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -10,23 +9,10 @@ import pytest
 
 from jobs import store
 from jobs.session import transaction
-from jobs.settings import Settings
-from tests.integration.api_client import Sessions, problem, register, serving, submit
+from tests.integration.api_client import Sessions, problem, submit
 from worker.sweeper import Sweeper
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def client(settings: Settings, sessions: Sessions) -> AsyncIterator[httpx.AsyncClient]:
-    register(sessions)
-    async with serving(settings) as client:
-        yield client
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("dataset")]
 
 
 def worker(sessions: Sessions, queue: str) -> None:

@@ -15,7 +15,7 @@ from atft.events import Checkpointed, DailySeries, Finished, Metrics, Progress, 
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
 from atft.train.averages import in_fold, mean_daily, mean_values
-from tests.unit.atft.train.test_resume import StopAfter, last_weights
+from tests.unit.atft.train.test_resume import KillAt, Killed, StopAfter, last_weights
 from worker.verify import differences
 
 Make = Callable[..., TrainSpec]
@@ -158,15 +158,6 @@ def test_kfold_resumed_anywhere_repeats_itself_bit_for_bit(kfold: Any, run: Any,
 def test_a_kfold_killed_in_its_second_fold_goes_on_bit_for_bit(
     kfold: Any, run: Any, make_spec: Make, tmp_path: Path
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    class KillAt(StopAfter):
-        def __call__(self) -> bool:
-            if super().__call__():
-                raise Killed
-            return False
-
     spec, whole = make_spec(**KFOLD), kfold
     with pytest.raises(Killed):
         run(spec, "killed", stop=KillAt(whole.asked * 2 // 5))

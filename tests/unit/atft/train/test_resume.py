@@ -48,6 +48,19 @@ class StopAfter:
         return self.left < 0
 
 
+class Killed(BaseException):
+    pass
+
+
+class KillAt(StopAfter):
+    """Raises where `StopAfter` says stop."""
+
+    def __call__(self) -> bool:
+        if super().__call__():
+            raise Killed
+        return False
+
+
 def last_weights(*attempts: Any) -> bytes:
     """The weights in the last checkpoint that any of the attempts announced."""
     path = [attempt.out / event.path for attempt in attempts for event in attempt.of(Checkpointed)][-1]
@@ -87,15 +100,6 @@ def test_a_run_resumed_at_any_point_repeats_itself_bit_for_bit(variant: str, mak
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_bit_for_bit(make_spec: Make, run: Any) -> None:
     """A kill loses what came after the last checkpoint; the rows it had sent are sent again, equal."""
-
-    class Killed(BaseException):
-        pass
-
-    class KillAt(StopAfter):
-        def __call__(self) -> bool:
-            if super().__call__():
-                raise Killed
-            return False
 
     spec = make_spec()
     whole = run(spec, "whole")

@@ -5,6 +5,7 @@ servers.
 """
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -40,6 +41,7 @@ from jobs.binaries import (
 
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 20.0
+_STATUS_LINE: Final = 7  # of postmaster.pid
 
 
 def _is_free(port: int) -> bool:
@@ -88,6 +90,7 @@ class Server:
     account: Account
     stop_with: signal.Signals
     ready: Callable[[], bool]
+    leaving: Callable[[], bool] = lambda: False  # told to stop by somebody else, it takes nobody new
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
@@ -131,11 +134,12 @@ class Embedded:
     lock: IO[str]
 
     def check(self) -> list[str]:
-        """Restart what has died, on the same port; the names of what was restarted. Raises EmbeddedError when it
-        will not come up.
+        """Restart what has died or is about to, on the same port; the names of what was restarted. Raises
+        EmbeddedError when it will not come up.
         """
-        dead = [server for server in (self.postgres, self.valkey) if not server.alive()]
+        dead = [server for server in (self.postgres, self.valkey) if not server.alive() or server.leaving()]
         for server in dead:
+            server.stop()
             server.start()
         return [server.name for server in dead]
 
@@ -278,6 +282,13 @@ def _postgres(
             return False
         return True
 
+    def leaving() -> bool:
+        """After a SIGTERM it waits for its last client, and the pools here never leave."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = (data / "postmaster.pid").read_text().splitlines()
+            return len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() == "stopping"
+        return False
+
     command = [
         str(binaries / "bin/postgres"),
         "-D",
@@ -292,7 +303,7 @@ def _postgres(
         "max_connections=200",
         *options,
     ]
-    return Server("postgres", command, home, log, account, signal.SIGINT, ready)
+    return Server("postgres", command, home, log, account, signal.SIGINT, ready, leaving)
 
 
 def _valkey(program: Path, home: Path, log: Path, account: Account, port: int, password: str) -> Server:

@@ -100,7 +100,10 @@ class Supervisor:
     def _attempt(self, job: Job, recorder: Recorder) -> Settlement | None:
         """Start the child and see it through; None when nothing may be written."""
         if checkpoint_is_gone(self.settings, job):
-            job = self._start_over(job)
+            again = persist(self.sessions, lambda session: self._start_over(session, job), self._hopeless())
+            if again is None:
+                return None
+            job = again
         try:
             start = launch(self.settings, job, cuda_device=self.slot.cuda_device, program=self.program)
             kills = oom_kills()
@@ -134,15 +137,16 @@ class Supervisor:
             return accept(self.settings, job, start, attempt.watch.word, attempt.evidence, settlement)
         return Settlement(verdict=verdict, exit=ended, log_tail=tail)
 
-    def _start_over(self, job: Job) -> Job:
-        """Forget a checkpoint that is gone, with the points made before it: the run makes them again."""
-        with transaction(self.sessions) as session:
-            job = history.current(session, job.id, job.attempt)
-            lost, job.checkpoint = job.checkpoint, None
-            for name, value in history.rewind(session, job).items():
-                setattr(job, name, value)
-            message = f"the checkpoint {lost and lost['path']} is gone from the disk: the run starts over"
-            history.add_event(session, job.id, "log", {"level": "warning", "message": message}, job.attempt)
+    def _start_over(self, session: Session, job: Job) -> Job:
+        """Forget a checkpoint that is gone, with the points made before it: the run makes them again. Raises Stale."""
+        job = history.current(session, job.id, job.attempt)
+        if job.checkpoint is None:  # done before: only the answer to the commit was lost
+            return job
+        message = f"the checkpoint {job.checkpoint['path']} is gone from the disk: the run starts over"
+        job.checkpoint = None
+        for name, value in history.rewind(session, job).items():
+            setattr(job, name, value)
+        history.add_event(session, job.id, "log", {"level": "warning", "message": message}, job.attempt)
         return job
 
     def _hopeless(self) -> Callable[[], bool]:

@@ -26,6 +26,7 @@ TIDY_SECONDS: Final = 60.0
 HINT_SECONDS: Final = 5.0  # a hint takes milliseconds: one that is older is lost, or its queue is busy
 logger = logging.getLogger(__name__)
 
+_BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine is suspended
 _UPTIME = text("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())")
 
 
@@ -44,7 +45,9 @@ class Sweeper:
     publish: Callable[[UUID], None]
     tidy: Callable[[], None] = lambda: None
     now: Callable[[], float] = time.monotonic
+    slept: Callable[[], float] = lambda: time.clock_gettime(_BOOT_CLOCK) - time.monotonic()
     _seen_since: float | None = field(default=None, init=False)
+    _slept: float = field(default=0.0, init=False)
     _tidied_at: float = field(default=-TIDY_SECONDS, init=False)
 
     def sweep(self) -> None:
@@ -56,16 +59,15 @@ class Sweeper:
             logger.warning("no sweep, Postgres is away: %s", error)
 
     def _round(self) -> None:
+        began = self.now()
         with transaction(self.sessions) as session:
             uptime = float(session.execute(_UPTIME).scalar_one())
             overdue = store.expire_queued(session, BATCH)
             store.forget(session)
         for job_id in overdue:
             self.publish(job_id)
-        if self._seen_since is None:
-            self._seen_since = self.now()
         # Nobody could renew while Postgres was away: silence means death only one full lease after its return.
-        if min(self.now() - self._seen_since, uptime) > self.lease_seconds:
+        if min(self._seen_seconds(began), uptime) > self.lease_seconds:
             self._expire_leases()
         for queue in (CPU, GPU):
             self._send_hints(queue)
@@ -80,9 +82,22 @@ class Sweeper:
         except OSError as error:
             logger.warning("not everything could be tidied up: %s", error)
 
+    def _seen_seconds(self, asked: float) -> float:
+        """For how long Postgres has answered, to now: a frozen one answers late, and in its sleep the machine asks
+        nothing while the leases run out.
+        """
+        now, slept = self.now(), self.slept()
+        if self._seen_since is None or max(now - asked, slept - self._slept) > self.lease_seconds / 3:
+            self._seen_since = now
+        self._slept = slept
+        return now - self._seen_since
+
     def _expire_leases(self) -> None:
+        asked = self.now()
         with transaction(self.sessions) as session:
             lost = [(job.id, job.attempt) for job in store.expired(session, BATCH)]
+        if self._seen_seconds(asked) <= self.lease_seconds:
+            return
         for job_id, attempt in lost:
             with transaction(self.sessions) as session:
                 state = store.expire(session, job_id, attempt)

@@ -42,8 +42,12 @@ def main() -> int:
     var = Path(tempfile.mkdtemp(prefix="atft-chaos-"))
     var.chmod(0o755)  # as root the servers run as another user
     try:
-        with own_file_system(var) as (runs, own), up(var, runs, workers=options.workers) as service:
-            report = storm(service, options, full_disk=own)
+        with (
+            own_file_system(var / "runs") as own,
+            own_file_system(var / "servers") as own_too,
+            up(var, var / "runs", workers=options.workers) as service,
+        ):
+            report = storm(service, options, full_disk=own and own_too)
     finally:
         if not options.keep:
             shutil.rmtree(var, ignore_errors=True)
@@ -54,18 +58,17 @@ def main() -> int:
 
 
 @contextmanager
-def own_file_system(var: Path) -> Iterator[tuple[Path, bool]]:
-    """A small file system for the runs, where this process may mount one: only there can a disk be filled."""
-    runs = var / "runs"
-    runs.mkdir()
+def own_file_system(folder: Path) -> Iterator[bool]:
+    """A small file system, where this process may mount one: only there can a disk be filled."""
+    folder.mkdir()
     mounted = os.getuid() == 0 and not subprocess.call(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "tmpfs", str(runs)], stderr=subprocess.DEVNULL
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=755", "tmpfs", str(folder)], stderr=subprocess.DEVNULL
     )
     try:
-        yield runs, mounted
+        yield mounted
     finally:
         if mounted:
-            subprocess.call(["umount", "-l", str(runs)])
+            subprocess.call(["umount", "-l", str(folder)])
 
 
 def storm(service: Service, options: argparse.Namespace, *, full_disk: bool) -> Json:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import psycopg
@@ -50,22 +51,31 @@ class Killer(threading.Thread):
             ("SIGTERM child", 2, lambda: self._signal("child", signal.SIGTERM)),
             ("SIGSTOP child", 2, lambda: self._freeze("child", 3.0)),
             ("SIGKILL supervisor", 4, lambda: self._signal("pool", signal.SIGKILL)),
+            ("SIGTERM supervisor", 2, lambda: self._signal("pool", signal.SIGTERM)),
             ("SIGSTOP supervisor past its lease", 3, lambda: self._freeze("pool", service.lease_seconds + 4)),
             ("SIGKILL worker", 3, lambda: self._signal("worker", signal.SIGKILL)),
             ("SIGTERM worker", 3, lambda: self._signal("worker", signal.SIGTERM)),
+            ("SIGSTOP worker", 1, lambda: self._freeze("worker", service.lease_seconds + 4)),
             ("SIGKILL control", 1, lambda: self._signal("control", signal.SIGKILL)),
+            ("SIGSTOP control", 1, lambda: self._freeze("control", service.lease_seconds + 4)),
             ("SIGKILL API", 2, lambda: self._signal("api", signal.SIGKILL)),
             ("SIGTERM API", 2, lambda: self._signal("api", signal.SIGTERM)),
+            ("SIGSTOP API", 1, lambda: self._freeze("api", 4.0)),
             ("SIGKILL Valkey", 2, lambda: self._signal("valkey", signal.SIGKILL)),
+            ("SIGTERM Valkey", 1, lambda: self._signal("valkey", signal.SIGTERM)),
             ("SIGSTOP Valkey", 1, lambda: self._freeze("valkey", 4.0)),
             ("FLUSHALL", 2, self._flush),
             ("cut sockets of Valkey", 1, self._cut_valkey),
             ("SIGKILL Postgres", 1, lambda: self._signal("postgres", signal.SIGKILL)),
+            ("SIGTERM Postgres", 1, lambda: self._signal("postgres", signal.SIGTERM)),
             ("SIGSTOP Postgres past a lease", 1, self._freeze_postgres),
             ("cut sockets of Postgres", 2, self._cut_postgres),
         ]
         if full_disk:
-            self._choices.append(("full disk", 2, self._fill))
+            self._choices += [
+                ("full disk of the runs", 2, lambda: self._fill(service.runs)),
+                ("full disk of the servers", 2, lambda: self._fill(service.var / "servers")),
+            ]
 
     def run(self) -> None:
         names, weights, _ = zip(*self._choices, strict=True)
@@ -133,18 +143,18 @@ class Killer(threading.Thread):
             )
         return True
 
-    def _fill(self) -> bool:
-        """Only where the runs have a file system of their own: it shrinks to what it holds for a while."""
-        disk = os.statvfs(self._service.runs)
+    def _fill(self, folder: Path) -> bool:
+        """Only where it has a file system of its own: that shrinks to what it holds for a while."""
+        disk = os.statvfs(folder)
         used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
-        if not self._resize(used // 1024 + 64):
+        if not self._resize(folder, used // 1024 + 64):
             return False
         try:
             time.sleep(3.0)
         finally:
-            self._resize(DISK_BYTES // 1024)
+            self._resize(folder, DISK_BYTES // 1024)
         return True
 
-    def _resize(self, kilobytes: int) -> bool:
-        command = ["mount", "-o", f"remount,size={kilobytes}k", str(self._service.runs)]
+    def _resize(self, folder: Path, kilobytes: int) -> bool:
+        command = ["mount", "-o", f"remount,size={kilobytes}k", str(folder)]
         return subprocess.call(command, stderr=subprocess.DEVNULL) == 0

@@ -61,6 +61,11 @@ def test_killed_servers_come_back_with_their_data_on_their_ports(var: Path) -> N
         assert servers.check() == ["postgres"]
         _kill(servers.valkey)
         assert servers.check() == ["valkey"]
+        with psycopg.connect(servers.database_url):  # a client that stays, as those in a pool do
+            assert servers.postgres.process is not None
+            servers.postgres.process.terminate()
+            _until(servers.postgres.leaving)
+            assert servers.check() == ["postgres"]
         with psycopg.connect(servers.database_url) as connection:
             assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
             assert connection.execute("SHOW max_connections").fetchone() == ("200",)

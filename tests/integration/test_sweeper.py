@@ -1,6 +1,8 @@
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -21,6 +23,7 @@ from worker.sweeper import Sweeper
 class Bench:
     sessions: sessionmaker[Session]
     time: float = 0.0
+    slept: float = 0.0
     drained: bool = True
     hinted: list[tuple[str, UUID, int]] = field(default_factory=list)
     published: list[UUID] = field(default_factory=list)
@@ -33,6 +36,7 @@ class Bench:
             drained=lambda _: self.drained,
             publish=self.published.append,
             now=lambda: self.time,
+            slept=lambda: self.slept,
         )
 
     def submit(self, **options: object) -> UUID:
@@ -96,6 +100,32 @@ def test_an_absence_of_postgres_starts_the_wait_again(bench: Bench) -> None:
     bench.sweeper.sessions = sync_sessions(sync_engine(nowhere))
     bench.sweeper.sweep()
     bench.sweeper.sessions = bench.sessions
+    bench.sweeper.sweep()
+    assert bench.job(job_id).state is JobState.RUNNING
+    bench.time += 0.3
+    bench.sweeper.sweep()
+    assert bench.job(job_id).state is JobState.QUEUED
+
+
+@pytest.mark.parametrize("what", ["a frozen Postgres", "a machine that slept"])
+def test_g12_nobody_is_lost_who_had_no_chance_to_renew(bench: Bench, what: str) -> None:
+    job_id = bench.submit()
+    bench.claim(job_id, lease_seconds=0.01)
+    bench.sweeper.sweep()
+    bench.time += 0.3
+
+    @contextmanager
+    def late() -> Iterator[Session]:
+        with bench.sessions.begin() as session:
+            yield session
+        bench.sweeper.sessions = bench.sessions
+        bench.time += 0.1  # longer than a third of the lease
+
+    if what == "a frozen Postgres":
+        bench.sweeper.sessions = SimpleNamespace(begin=late)  # type: ignore[assignment]
+    else:
+        bench.slept = 60.0
+    bench.sweeper.sweep()
     bench.sweeper.sweep()
     assert bench.job(job_id).state is JobState.RUNNING
     bench.time += 0.3

@@ -1,7 +1,7 @@
 # `make help` lists what there is. Every target sets up what it needs; the second time that takes a moment.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test check audit fuzz parity bench chaos migration lock clean
+.PHONY: help setup setup-dev demo up test check audit fuzz parity bench chaos kills guarantees migration lock clean
 # A polluted shell must not reach the environment's own Python.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV
 
@@ -56,6 +56,15 @@ bench: setup-dev ## run the benchmarks (dated JSON under benchmarks/)
 MINUTES ?= 2
 chaos: setup-dev ## mixed work while everything is killed, then a check of every row and file (MINUTES=20, ARGS="--seed 7")
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
+
+RUNS ?= 20
+KILLS ?= 10
+kills: setup-dev ## the same training killed at random moments, which must end bit-equal to an undisturbed one (RUNS=5 KILLS=3)
+	@$(BIN)/python -m tests.chaos.equality --runs $(RUNS) --kills $(KILLS) $(ARGS)
+
+N ?= 3
+guarantees: setup-dev ## run the tests of G1 to G14 three times and print the table (N=10)
+	@$(BIN)/python -m tests.guarantees --times $(N) $(ARGS)
 
 migration: setup-dev ## write a migration from the tables' difference (NAME="what changes")
 	@[ -n "$(NAME)" ] || { echo 'usage: make migration NAME="what changes"' >&2; exit 2; }

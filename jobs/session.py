@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, ExceptionContext, create_engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -20,8 +21,10 @@ _LIMITS: Final = {
 
 
 def sync_engine(settings: Settings, *, pool_size: int = 5) -> Engine:
-    """psycopg: worker, admin, tests. A dead peer is noticed after about 15 s at the latest."""
-    return create_engine(
+    """psycopg: worker, admin, tests. A dead peer is noticed after about 15 s at the latest, and every lost connection
+    is an OperationalError.
+    """
+    engine = create_engine(
         settings.sync_database_url,
         pool_size=pool_size,
         pool_pre_ping=True,
@@ -32,6 +35,16 @@ def sync_engine(settings: Settings, *, pool_size: int = 5) -> Engine:
             "options": " ".join(f"-c {name}={value}" for name, value in _LIMITS.items()),
         },
     )
+    event.listen(engine, "handle_error", _lost)
+    return engine
+
+
+def _lost(context: ExceptionContext) -> Exception | None:
+    """Who was frozen in a transaction has lost it, which psycopg calls an internal error."""
+    error = context.sqlalchemy_exception
+    if context.is_disconnect and isinstance(error, DBAPIError) and not isinstance(error, OperationalError):
+        return OperationalError(error.statement, error.params, error.orig or error, connection_invalidated=True)
+    return None
 
 
 def async_engine(settings: Settings, *, pool_size: int = 10) -> AsyncEngine:

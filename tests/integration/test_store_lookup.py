@@ -7,6 +7,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import history, store
@@ -120,6 +122,14 @@ def test_artifacts(sessions: Sessions) -> None:
     assert do(sessions, store.artifact, job_id, "model.safetensors").size_bytes == 3
     with pytest.raises(ArtifactNotFound):
         do(sessions, store.artifact, job_id, "other")
+
+
+def test_who_was_frozen_in_a_transaction_has_lost_the_connection_and_tries_again(sessions: Sessions) -> None:
+    with sessions() as session:
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20ms'"))
+        time.sleep(0.1)
+        with pytest.raises(OperationalError, match="idle-in-transaction"):
+            session.execute(text("SELECT 1"))
 
 
 async def _through_asyncpg(settings: Settings) -> None:

@@ -1,8 +1,10 @@
-"""G7: API and workers are restarted one after the other while clients ask, and no request fails."""
+"""G7: API and workers are restarted one after the other while clients ask and submit, and no request fails."""
 
+import socket
 import threading
 import time
 from collections import Counter
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -13,6 +15,9 @@ from tests.acceptance.conftest import TRAIN, Up, wait_for
 pytestmark = pytest.mark.usefixtures("panel")
 
 
+WAITS = TRAIN | {"resources": {"queue": "gpu"}}  # nobody serves that queue here
+
+
 class Asking(threading.Thread):
     """One request after another, each on a connection of its own, none tried again."""
 
@@ -21,37 +26,66 @@ class Asking(threading.Thread):
         self._url = url
         self._over = threading.Event()
         self.answers: Counter[str] = Counter()
+        self.accepted: list[str] = []
 
     def run(self) -> None:
-        headers = {"Connection": "close"}
         while not self._over.wait(0.05):
-            try:
-                answer = httpx.get(f"{self._url}/jobs?limit=1", headers=headers, timeout=60, trust_env=False)
-                self.answers[str(answer.status_code)] += 1
-            except httpx.HTTPError as error:
-                self.answers[repr(error)] += 1
+            self._ask("GET", "/jobs?limit=1")
+            self._ask("POST", "/jobs/train", WAITS)
 
-    def stop(self) -> Counter[str]:
+    def _ask(self, method: str, path: str, body: object = None) -> None:
+        headers = {"Connection": "close"}
+        try:
+            answer = httpx.request(method, self._url + path, json=body, headers=headers, timeout=60, trust_env=False)
+        except httpx.HTTPError as error:
+            self.answers[repr(error)] += 1
+            return
+        self.answers[str(answer.status_code)] += 1
+        if answer.status_code == httpx.codes.ACCEPTED:
+            self.accepted.append(answer.json()["id"])
+
+    def stop(self) -> None:
         self._over.set()
         self.join()
-        return self.answers
+
+
+def test_g7_a_request_on_its_way_is_answered_by_the_api_that_stops(up: Up) -> None:
+    where = urlsplit(up.url)
+    [old, *_] = up.find("uvicorn")
+    with socket.create_connection((where.hostname, where.port), timeout=60) as client:
+        time.sleep(0.2)  # accepted
+        old.terminate()
+        time.sleep(0.2)  # it knows
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while piece := client.recv(4096):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer.lower()
+    wait_for("another API", lambda: (new := up.find("uvicorn")) and new[0] != old, 60)
 
 
 def test_g7_a_rolling_restart_fails_no_request_and_no_job(service: Client, up: Up) -> None:
     trainer = TRAIN["trainer"] | {"max_epochs": 8}  # type: ignore[operator]
     job = service.submit("train", TRAIN | {"trainer": trainer})
     wait_for("training", lambda: "val/rank_ic" in (service.job(job.id).latest or {}), 90)
-    asking = Asking(up.url)
-    asking.start()
+    asking = [Asking(up.url) for _ in range(2)]
+    for one in asking:
+        one.start()
     for words in (("uvicorn",), ("celery", "cpu-0@")):
         [old, *_] = up.find(*words)
         old.terminate()
         wait_for(f"another {words[0]}", lambda old=old, words=words: (new := up.find(*words)) and new[0] != old, 60)
         time.sleep(1.0)
     wait_for("a second attempt", lambda: service.job(job.id).attempt == 2, 120)
-    answers = asking.stop()
-    assert set(answers) == {"200"}, answers
-    assert answers["200"] > 20
+    for one in asking:
+        one.stop()
+    answers = sum((one.answers for one in asking), Counter())
+    assert set(answers) == {"200", "202"}, answers
+    assert answers["202"] > 20
+    accepted = {job_id for one in asking for job_id in one.accepted}
+    assert len(accepted) == answers["202"]
+    assert {service.cancel(job_id).state for job_id in accepted} == {"cancelled"}
     done = service.wait(job.id, 300)
     assert (done.state, done.attempt) == ("succeeded", 2)
     reasons = [event.body.get("reason") for event in service.events(job.id) if event.kind == "state"]

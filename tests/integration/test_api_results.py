@@ -23,7 +23,7 @@ async def test_metrics(client: httpx.AsyncClient, dataset: Dataset, sessions: Se
     assert (await client.get(url)).json()["series"] == {}
     run(sessions, UUID(job["id"]))
     body = (await client.get(url)).json()
-    assert set(body) == {"job_id", "state", "attempt", "latest", "best", "baselines", "series"}
+    assert set(body) == {"job_id", "state", "attempt", "latest", "best", "baselines", "series", "last_seq"}
     assert body["latest"] == {"val/rank_ic": 0.2, "val/rank_ic@5d": None}
     assert body["series"] == {
         "val/rank_ic": {"step": [1, 2], "value": [0.1, 0.2]},

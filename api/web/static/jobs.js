@@ -22,7 +22,7 @@ function cells(job) {
   return [
     element("th", { scope: "row" }, COMPARABLE.has(job.kind) ? tick(job.id, title) : null, element("a", { href: job.links.page }, title), element("span", { class: "quiet" }, [job.kind, job.queue, tags].filter(Boolean).join(" · "))),
     element("td", {}, element("span", { class: `state ${job.status}` }, job.status), words ? element("span", { class: "quiet" }, words.replaceAll("_", " ")) : null),
-    element("td", {}, running ? element("progress", { max: "1", value: String(job.progress.ratio), "aria-label": `progress of ${title}` }) : null, running ? element("span", { class: "quiet" }, progressText({ ...job.progress, steps: 0, samples_per_second: 0 })) : null),
+    element("td", {}, running ? element("progress", { max: "1", value: String(job.progress.ratio), "aria-label": `progress of ${title}` }) : null, running ? element("span", { class: "quiet" }, progressText({ ...job.progress, ...(job.kind === "hpo" ? {} : { steps: 0 }), samples_per_second: 0 })) : null),
     element("td", { class: "number" }, value === undefined ? "" : number(value)),
     element("td", {}, job.dataset ? element("a", { href: `/ui/datasets/${encodeURIComponent(job.dataset)}` }, job.dataset) : ""),
     element("td", {}, moment(job.created_at)),

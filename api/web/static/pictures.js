@@ -14,7 +14,7 @@ export function history(box, trials, { minimize, metric }) {
   const done = trials.filter((trial) => known(trial.value));
   if (!done.length) { box.replaceChildren(); return; }
   const [low, high] = range(done.map((trial) => trial.value));
-  const { picture, x, y, width, right } = frame(box, { title: `${metric} of ${done.length} trials; best ${best(done, minimize).value.toFixed(4)}`, low, high, from: 0, to: Math.max(1, trials.at(-1).number), whole: true });
+  const { picture, x, y, width, right } = frame(box, { title: `${metric} of ${done.length} trials; best ${best(done, minimize).value.toFixed(4)}`, low, high, from: 0, to: Math.max(1, trials.at(-1).number), whole: true, across: "trial" });
   let top = null, path = "";
   for (const trial of done) {
     const better = top === null || (minimize ? trial.value < top : trial.value > top);
@@ -30,7 +30,7 @@ export function intermediate(box, trials, { metric, minimize }) {
   const seen = trials.map((trial) => ({ trial, steps: Object.keys(trial.intermediate).map(Number), values: Object.values(trial.intermediate) })).filter(({ values }) => values.some(known));
   if (!seen.length) { box.replaceChildren(); return; }
   const [low, high] = range(seen.flatMap(({ values }) => values.filter(known)));
-  const { picture, x, y } = frame(box, { title: `${metric} by epoch, one line for each of ${seen.length} trials`, low, high, from: 1, to: Math.max(2, ...seen.flatMap(({ steps }) => steps.slice(-1))), whole: true });
+  const { picture, x, y } = frame(box, { title: `${metric} by epoch, one line for each of ${seen.length} trials`, low, high, from: 1, to: Math.max(2, ...seen.flatMap(({ steps }) => steps.slice(-1))), whole: true, across: "epoch" });
   const top = best(trials, minimize);
   for (const { trial, steps, values } of seen) {
     const kind = trial === top ? "best" : trial.state;

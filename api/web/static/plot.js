@@ -35,7 +35,7 @@ export function short(value) {
 }
 
 // A frame with axes; answers the picture and the scales. Vertical values are numbers; `across` is what lies below.
-export function frame(box, { title, height = 280, low, high, from, to, left = 62, right = 14, top = 12, bottom = 32, whole = false, format, log = false }) {
+export function frame(box, { title, height = 280, low, high, from, to, left = 62, right = 14, top = 12, bottom = 32, whole = false, format, log = false, across = "" }) {
   const width = Math.max(box.clientWidth, 240);
   const margin = (high - low || Math.abs(high) || 0.02) * 0.07;
   const bounds = { low: low - margin, high: high + margin };
@@ -53,6 +53,7 @@ export function frame(box, { title, height = 280, low, high, from, to, left = 62
   const room = (width - left - right) / 70;
   const marks = log ? decades(from, to) : ticks(from, to, Math.min(room, whole ? to - from : room)).found.filter((value) => !whole || Number.isInteger(value));
   for (const value of marks) picture.append(shape("text", { x: x(value), y: height - 10, "text-anchor": "middle" }, short(value)));
+  if (across) picture.append(shape("text", { class: "axis-word", x: width - right, y: height - bottom - 4, "text-anchor": "end" }, `${across} →`));
   return { picture, x, y, width, height, left, right, top, bottom };
 }
 

@@ -27,8 +27,8 @@ from jobs.settings import Settings
 from jobs.wakeups import Wakeups, async_redis_client
 
 ROUTERS: Final = (
-    datasets.router, jobs.router, studies.router, results.router, tensorboard.router, splits.router, compare.router, events.router,
-    workers.router, keys.router, health.router,
+    datasets.router, jobs.router, studies.router, results.router, tensorboard.router, splits.router, compare.router,
+    events.router, workers.router, keys.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16
 log = logging.getLogger("api")

@@ -59,7 +59,7 @@ def header(seconds: float) -> bytes:
 
 
 def frames(points: Iterable[Point]) -> Iterator[bytes]:
-    """One event for the neighbouring points of one moment and step. An undefined value is NaN, which it shows as such."""
+    """One event for the neighbouring points of one moment and step. An undefined value is NaN."""
     for (time, step), group in groupby(points, key=lambda point: (point.time, point.step)):
         values = b""
         for point in group:

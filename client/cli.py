@@ -103,7 +103,7 @@ def submit(
 
 @app.command()
 def plan(context: typer.Context, file: SpecFile, _as_json: IsJson = True) -> None:
-    """What a training job or a study would be, as JSON: the resolved spec, days, steps, parameters. Nothing is stored."""
+    """What a job or a study would be, as JSON: the resolved spec, days, steps, parameters. Nothing is stored."""
     with connected(context) as service:
         spec = read(file)
         print_json(service.plan("hpo" if "base" in spec else "train", spec))

@@ -1,4 +1,4 @@
-"""Files on their way out, each of which tells how much of it has been read; and on their way in, each there only whole."""
+"""Files on their way out, which tell how much of them has been read; and on their way in, there only whole."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

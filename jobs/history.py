@@ -69,7 +69,8 @@ _SERIES: Final = text("""
         GROUP BY name, (step - first) * :num_buckets / (last - first + 1)
     )
     SELECT name, step, value FROM metrics JOIN extent USING (name) WHERE job_id = :job_id AND step >= first AND NOT long
-    UNION SELECT name, step, value FROM metrics JOIN extent USING (name) WHERE job_id = :job_id AND step IN (first, last)
+    UNION SELECT name, step, value FROM metrics JOIN extent USING (name)
+    WHERE job_id = :job_id AND step IN (first, last)
     UNION SELECT name, CAST(low[2] AS bigint), low[1] FROM buckets
     UNION SELECT name, CAST(-high[2] AS bigint), high[1] FROM buckets WHERE high IS NOT NULL
     ORDER BY name, step""")

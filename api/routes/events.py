@@ -118,7 +118,11 @@ async def stream_events(
     ],
     last_event_id: LastEventId = None,
     after: Annotated[
-        str | None, Query(max_length=4000, description="like Last-Event-ID, which wins; `newest`, of all or as a job's seq: only what comes now")
+        str | None,
+        Query(
+            max_length=4000,
+            description="like Last-Event-ID, which wins; `newest`, of all or as a job's seq: only what comes now",
+        ),
     ] = None,
 ) -> Response:
     """The events of up to 50 jobs in one stream. `id:` is `job:seq,…`, where each stands; `end` comes for each."""

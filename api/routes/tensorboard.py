@@ -32,8 +32,8 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
 async def get_tensorboard(job_id: JobId, request: Request, service: ServiceDep, _: Reader) -> Response:
     """Every point, none thinned, oldest first: what is fetched later from a running job begins with the same bytes.
 
-    Put it in a folder of its own under TensorBoard's `--logdir`. An undefined value is NaN. `atft tensorboard` does this
-    for several jobs, or for all trials of a study.
+    Put it in a folder of its own under TensorBoard's `--logdir`. An undefined value is NaN. `atft tensorboard` does
+    this for several jobs, or for all trials of a study.
     """
     job = await service.database.read(store.get, job_id)
     made = job.created_at.timestamp()
@@ -49,5 +49,7 @@ async def get_tensorboard(job_id: JobId, request: Request, service: ServiceDep, 
 async def _file(service: Service, job_id: UUID, made: float) -> AsyncIterator[bytes]:
     yield tensorboard.header(made)
     points: list[history.Point] = []
-    while len(points := await service.database.read(history.points_after, job_id, points[-1] if points else None, BATCH)):
+    while len(
+        points := await service.database.read(history.points_after, job_id, points[-1] if points else None, BATCH)
+    ):
         yield b"".join(tensorboard.frames(points))

@@ -43,14 +43,16 @@ _FILES: Final = _static_files()
 
 
 def _imports(name: str) -> list[str]:
-    """The modules below a script, nearest first: named in the page, they come at once instead of one after the other."""
+    """The modules below a script: named in the page, they come at once instead of one after the other."""
     found = [name]
     for one in found:
         found += [inner for inner in _IMPORT.findall(_FILES[one].read_text()) if inner not in found]
     return found[1:]
 
 
-_templates.globals["imports"] = {name: _imports(name) for name in _FILES if name.endswith(".js") and name not in _SWAGGER}
+_templates.globals["imports"] = {
+    name: _imports(name) for name in _FILES if name.endswith(".js") and name not in _SWAGGER
+}
 
 
 def _page(template: str, **values: object) -> HTMLResponse:

@@ -45,6 +45,13 @@ async def test_metrics(client: httpx.AsyncClient, dataset: Dataset, sessions: Se
     ]
     table = pq.read_table(io.BytesIO((await client.get(url, params={"format": "parquet"})).content))
     assert table.column("value").to_pylist() == [0.1, 0.2, None]
+    board = await client.get(f"/jobs/{job['id']}/tensorboard")
+    assert b"brain.Event:2" in board.content
+    assert board.content.count(b"val/rank_ic") == 3
+    assert job["id"] in board.headers["content-disposition"]
+    assert (await client.head(f"/jobs/{job['id']}/tensorboard")).status_code == 200
+    events = await client.get(f"/jobs/{job['id']}/events?after={body['last_seq'] - 1}")
+    assert events.text.count("event: state") == 1  # the series were as of the last event
     view = (await client.get(f"/jobs/{job['id']}")).json()
     assert (view["metrics"]["val/rank_ic"], view["state"]) == (0.2, "succeeded")
     assert (await client.get(f"/jobs/{job['id']}/evidence")).json() == {"device": "cpu"}
@@ -62,6 +69,9 @@ async def test_logs_are_text(
         "[1] info hello",
         "[1] state succeeded",
     ]
+    tail = (await client.get(f"/jobs/{job['id']}/logs?tail=2")).text
+    assert tail.splitlines() == text.splitlines()[-2:]
+    assert (await client.get(f"/jobs/{job['id']}/logs?tail=1&follow=true")).text == tail.splitlines(keepends=True)[-1]
     folder = settings.jobs_root / job["id"] / "1"
     folder.mkdir(parents=True)
     (folder / "log.txt").write_text("raw output\n")

@@ -102,7 +102,7 @@ export function slices(box, trials, space, { metric }) {
     const { at, marks } = scale(space[key], done.map((trial) => trial.params[key]));
     const { picture, x, y, height } = frame(cell.lastChild, { title: `${metric} by ${key}, ${done.length} trials`, height: 190, low, high, from: -0.06, to: 1.06, left: 52, whole: true, format: short });
     for (const text of [...picture.querySelectorAll("text")].filter((one) => one.getAttribute("text-anchor") === "middle")) text.remove();
-    for (const [share, words] of marks) picture.append(shape("text", { x: x(share), y: height - 10, "text-anchor": "middle" }, words));
+    for (const [share, words] of marks) picture.append(shape("text", { x: x(share), y: height - 14, "text-anchor": "middle" }, words));
     for (const trial of done) picture.append(told("circle", { class: "dot c0 faint", cx: x(at(trial.params[key])), cy: y(trial.value), r: 4 }, `${label(trial)}; ${key} ${short(trial.params[key])}`));
     cell.lastChild.replaceChildren(picture);
   }

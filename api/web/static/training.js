@@ -89,6 +89,7 @@ function figure(name, title, lines, options = {}) {
 
 export function showTraining({ series }) {
   const line = (name, title, kind) => series[name] && { name: title, kind, ...series[name] };
+  at("training-section").hidden = false;  // what is hidden has no width to draw in
   figure("loss", "Loss", [line("train/loss", "training", 0), line("val/loss", "validation", 1)], { zero: false });
   figure("lr", "Learning rate", [line("step/lr", "learning rate", 0)], { across: "step" });
   figure("grad", "Gradient norm", [line("step/grad_norm", "before clipping", 3)], { across: "step" });

@@ -22,6 +22,7 @@ from api.routes import compare, datasets, events, health, jobs, keys, results, s
 from api.service import Service
 from api.telemetry import Telemetry
 from api.web import pages
+from jobs import logs
 from jobs.session import async_engine, async_sessions
 from jobs.settings import Settings
 from jobs.wakeups import Wakeups, async_redis_client
@@ -37,7 +38,7 @@ log = logging.getLogger("api")
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Raises ValueError when the settings name no database."""
     settings = settings or Settings()
-    logging.getLogger("api").setLevel(settings.log_level)
+    logs.set_up(settings.log_level, "api", "jobs", "uvicorn")
     engine = async_engine(settings, pool_size=POOL_SIZE)
     database = Database(async_sessions(engine))
     telemetry = Telemetry()

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from client import display
-from client.terminal import AsJson, JobId, connected, err, follow
+from client.terminal import AsJson, JobId, connected, err, follow, print_json, view
 from client.views import Job
 
 app = typer.Typer()

@@ -1,6 +1,7 @@
 """What a job says through the API: metrics, logs, evidence, plans; and who may ask."""
 
 import io
+import json
 from uuid import UUID
 
 import httpx
@@ -55,6 +56,16 @@ async def test_metrics(client: httpx.AsyncClient, dataset: Dataset, sessions: Se
     view = (await client.get(f"/jobs/{job['id']}")).json()
     assert (view["metrics"]["val/rank_ic"], view["state"]) == (0.2, "succeeded")
     assert (await client.get(f"/jobs/{job['id']}/evidence")).json() == {"device": "cpu"}
+
+
+async def test_a_submit_is_logged_with_its_request_and_its_job(
+    client: httpx.AsyncClient, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = await client.post("/jobs/train", json=SPEC, headers={"X-Request-ID": "mine"})
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    [line] = [line for line in lines if line.get("request_id") == "mine"]
+    told = (line["method"], line["path"], line["status"], line["job_id"])
+    assert told == ("POST", "/jobs/train", 202, answer.json()["id"])
 
 
 async def test_logs_are_text(

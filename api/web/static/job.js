@@ -15,7 +15,7 @@ const LINES = 2000, TAIL = 300, POINTS = 300;
 const TRAINS = new Set(["train", "trial", "pretrain"]);
 const seen = new Map();  // the last event of each job, where the stream goes on
 const said = new Set();  // lines that the stream may say again
-let job = null, metrics = null, evidence = null, study = null, split = null, stop = null;
+let job = null, metrics = null, evidence = null, study = null, split = null, stop = null, opened = null;
 
 function showJob() {
   const title = job.name || `${job.kind} on ${job.dataset || "nothing"}`;
@@ -101,6 +101,7 @@ async function look() {
     let found;
     [job, found] = await Promise.all([ask(api), ask(`${api}/metrics?${QUERY}&max_points=${POINTS}`)]);
     seen.set(id, Math.max(found.last_seq, seen.get(id) ?? 0));
+    opened ??= loadLog().catch(notice);  // not before the place is known where the stream will go on
     showJob();
     if (TRAINS.has(job.kind)) {
       metrics = found;
@@ -187,6 +188,6 @@ if (job) {
   const followed = () => [job.id, ...(study?.running() ?? [])];
   const address = () => `/events?${new URLSearchParams([...followed().map((one) => ["job", one]), ["after", followed().map((one) => `${one}:${seen.get(one) ?? "newest"}`).join(",")]])}`;
   const start = () => { stop?.(); stop = follow(address, act, reload); };
-  loadLog().catch(notice).finally(() => { if (!FINISHED.has(job.state)) start(); });
+  if (!FINISHED.has(job.state)) opened.finally(start);
   study?.whenOthersRun(() => { start(); reload(); });
 } else document.getElementById("job").hidden = true;

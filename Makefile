@@ -1,7 +1,7 @@
 # `make help` lists what there is. Every target sets up what it needs; the second time that takes a moment.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test check audit fuzz parity bench chaos kills guarantees migration lock clean
+.PHONY: help setup setup-dev demo up test check audit fuzz parity bench chaos kills guarantees outside migration lock clean
 # A polluted shell must not reach the environment's own Python.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV
 
@@ -48,6 +48,9 @@ audit: setup-dev ## ask the network for known vulnerabilities of what constraint
 
 fuzz: setup-dev ## wrong and odd requests for every operation, with and without a key (ARGS="--examples 200")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+outside: setup-dev ## a client generated from our OpenAPI document submits a job, TensorBoard reads our event files
+	@$(BIN)/python -m tests.outside
 
 bench: setup-dev ## run the benchmarks (dated JSON under benchmarks/)
 	@found=$$(ls benchmarks/bench_*.py 2>/dev/null); [ -n "$$found" ] || { echo "no benchmarks yet"; exit 1; }; \

@@ -18,17 +18,18 @@ from api.database import Database
 from api.deps import name_route
 from api.ledger import Ledger
 from api.middleware import Edge
-from api.routes import compare, datasets, events, health, jobs, keys, results, splits, studies, workers
+from api.routes import compare, datasets, events, health, jobs, keys, results, splits, studies, tensorboard, workers
 from api.service import Service
 from api.telemetry import Telemetry
 from api.web import pages
+from jobs import logs
 from jobs.session import async_engine, async_sessions
 from jobs.settings import Settings
 from jobs.wakeups import Wakeups, async_redis_client
 
 ROUTERS: Final = (
-    datasets.router, jobs.router, studies.router, results.router, splits.router, compare.router, events.router,
-    workers.router, keys.router, health.router,
+    datasets.router, jobs.router, studies.router, results.router, tensorboard.router, splits.router, compare.router,
+    events.router, workers.router, keys.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16
 log = logging.getLogger("api")
@@ -37,7 +38,7 @@ log = logging.getLogger("api")
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Raises ValueError when the settings name no database."""
     settings = settings or Settings()
-    logging.getLogger("api").setLevel(settings.log_level)
+    logs.set_up(settings.log_level, "api", "jobs", "uvicorn")
     engine = async_engine(settings, pool_size=POOL_SIZE)
     database = Database(async_sessions(engine))
     telemetry = Telemetry()

@@ -158,6 +158,7 @@ METRICS: Final[Example] = {
     "best": {"epoch": 2, "objective": "val/rank_ic", "value": 0.034, "metrics": {"val/rank_ic": 0.034}},
     "baselines": {"ridge": {"test/rank_ic@5d": 0.011}},
     "series": {"val/rank_ic": SERIES},
+    "last_seq": 6,
 }
 EVENT: Final[Example] = {
     "job_id": JOB_ID,

@@ -11,15 +11,16 @@ from api.confinement import under
 from api.errors import Unavailable
 from api.service import Service
 from api.stream import Line, look, wait
-from jobs import store
+from jobs import history, store
 from jobs.states import TERMINAL
+from jobs.tables import JobEvent
 
 WAIT_SECONDS: Final = 1.0
 _PIECE_BYTES: Final = 64 * 1024
 _COMMENT: Final = "# the database is away, waiting\n"
 
 
-def _text(line: Line) -> str:
+def _text(line: Line | JobEvent) -> str:
     moment = line.time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if line.kind == "log":
         words = f"{line.body.get('level', 'info')} {line.body.get('message', '')}"
@@ -31,9 +32,17 @@ def _text(line: Line) -> str:
     return f"{moment} [{line.attempt}] {words}\n"
 
 
-async def record(service: Service, who: Principal, job_id: UUID, *, follow: bool) -> AsyncIterator[str]:
-    """State moves and log lines, oldest first."""
+async def record(
+    service: Service, who: Principal, job_id: UUID, *, follow: bool, tail: int | None = None
+) -> AsyncIterator[str]:
+    """State moves and log lines, oldest first; `tail` of them before what is new."""
     after = 0
+    if tail is not None:
+        lines = await service.database.read(history.tail, job_id, tail)
+        yield "".join(_text(line) for line in lines)
+        if not follow:
+            return
+        after = lines[-1].seq if lines else 0
     with service.stream(who), service.wakeups.listen(job_id) as woken:
         while not service.closing.is_set():
             woken.clear()

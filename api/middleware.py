@@ -3,6 +3,7 @@
 A body over the limit is refused by its Content-Length before a byte is read, or at the first byte past the limit.
 """
 
+import logging
 import re
 import time
 from typing import Final
@@ -17,8 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.database import acting
 from api.errors import Refused, problem
 from api.telemetry import Telemetry
+from jobs import logs
 
+log = logging.getLogger("api")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_JOB: Final = re.compile(r"^/jobs/([0-9a-f-]{36})")
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _DRAIN_SECONDS: Final = 10.0
 _CSP: Final = (
@@ -55,13 +59,14 @@ class Edge:
         state["request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
         state["method"] = scope["method"]
         started = time.perf_counter()
-        status = 500
+        status, made = 500, ""
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, made
             if message["type"] == "http.response.start":
                 status = message["status"]
                 out = MutableHeaders(scope=message)
+                made = out.get("Location", "")
                 out.setdefault("X-Request-ID", state["request_id"])
                 for name, value in (_SECURITY | state.get("rate", {})).items():
                     out.setdefault(name, value)
@@ -71,10 +76,13 @@ class Edge:
 
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
-        try:
-            await self._guarded(scope, headers, receive, answer)
-        finally:
-            self._telemetry.request(state["method"], state.get("route", "none"), status, time.perf_counter() - started)
+        with logs.about(request_id=state["request_id"]):
+            try:
+                await self._guarded(scope, headers, receive, answer)
+            finally:
+                seconds = time.perf_counter() - started
+                self._telemetry.request(state["method"], state.get("route", "none"), status, seconds)
+                _tell(scope["path"], state["method"], status, seconds, made)
 
     async def _guarded(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         request = Request(scope)
@@ -110,6 +118,15 @@ class Edge:
             "multipart/form-data"
         )
         return self._max_upload_bytes if upload else self._max_body_bytes
+
+
+def _tell(path: str, method: str, status: int, seconds: float, made: str) -> None:
+    """What a request came to; reads only for those who look closely. A submit carries the id of the job it made."""
+    fields: dict[str, object] = {"method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
+    if found := _JOB.search(made) or _JOB.search(path):
+        fields["job_id"] = found[1]
+    level = logging.DEBUG if method in _SAFE else logging.INFO
+    log.log(level, "%s %s: %d", method, path, status, extra={"fields": fields})
 
 
 def _too_large(limit: int) -> str:

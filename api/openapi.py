@@ -116,6 +116,12 @@ def document(app: FastAPI) -> dict[str, Any]:
     for name, example in _SPECS.items():
         if name in components:
             components[name]["examples"] = [example]
+    for schema in components.values():
+        for field in schema.get("properties", {}).values():
+            if "anyOf" in field and isinstance(field.get("default"), dict):
+                del field[
+                    "default"
+                ]  # client generators refuse it; the default of the section that holds it says the same
     for path in found["paths"].values():
         for operation in path.values():
             if (

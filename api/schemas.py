@@ -212,6 +212,7 @@ class MetricsView(View):
     best: dict[str, JsonValue] | None
     baselines: dict[str, Metrics] = Field(description="the same metrics of simple rankers, beside the job's own")
     series: dict[str, Series]
+    last_seq: int = Field(description="the event up to which all is here: a stream goes on `after` it")
 
 
 class EventView(View):

@@ -13,6 +13,7 @@ from pydantic import JsonValue, PrivateAttr
 
 from client import calls
 from client.calls import Call, Json, Sent, ServiceError, Unreachable
+from client.sending import whole
 from client.views import BestTrial, Comparison, Event, Importance, Job, JobPage, Metrics, Trial
 
 __all__ = ["AsyncClient", "AsyncJob"]
@@ -97,6 +98,20 @@ class AsyncClient:
     async def artifacts(self, job_id: str) -> list[dict[str, JsonValue]]:
         """A job's whole files: name, size, SHA-256, link."""
         return await self._do(calls.artifacts(job_id))
+
+    async def download(self, link: str, file: Path) -> Path:
+        """Write what `link` answers (an artifact's, or `/jobs/ID/tensorboard`) to `file`, which is there only whole."""
+        try:
+            with whole(file) as out:
+                async with self._http.stream("GET", link, timeout=calls.STREAM_TIMEOUT) as answer:
+                    if answer.is_error:
+                        await answer.aread()
+                    calls.checked(answer)
+                    async for piece in answer.aiter_bytes():
+                        out.write(piece)
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self.url}: {error}") from error
+        return file
 
     async def compare(
         self, job_ids: Sequence[str], *, metric: str | None = None, baselines: Sequence[str] = ()

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from client import dataset_commands, display, move_commands, studies, study_commands
+from client import dataset_commands, display, move_commands, studies, study_commands, tensorboard_command
 from client.terminal import (
     AsJson,
+    IsJson,
     JobId,
     SpecFile,
     Target,
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(dataset_commands.app, name="datasets")
 app.add_typer(move_commands.app)
 app.add_typer(study_commands.app)
+app.add_typer(tensorboard_command.app)
 
 
 @app.callback()
@@ -100,8 +102,8 @@ def submit(
 
 
 @app.command()
-def plan(context: typer.Context, file: SpecFile) -> None:
-    """What a training job or a study would be: the resolved spec, days, steps, parameters. Nothing is stored."""
+def plan(context: typer.Context, file: SpecFile, _as_json: IsJson = True) -> None:
+    """What a job or a study would be, as JSON: the resolved spec, days, steps, parameters. Nothing is stored."""
     with connected(context) as service:
         spec = read(file)
         print_json(service.plan("hpo" if "base" in spec else "train", spec))
@@ -190,17 +192,18 @@ def compare(
 
 
 @app.command()
-def evidence(context: typer.Context, job_id: JobId) -> None:
-    """What really ran, beside what was asked."""
+def evidence(context: typer.Context, job_id: JobId, _as_json: IsJson = True) -> None:
+    """What really ran, beside what was asked, as JSON."""
     with connected(context) as service:
         print_json(service.evidence(job_id))
 
 
 @app.command()
-def workers(context: typer.Context) -> None:
+def workers(context: typer.Context, as_json: AsJson = False) -> None:
     """The worker processes and what they do."""
     with connected(context) as service:
-        print_json(service.workers())
+        found = service.workers()
+    print_json(found) if as_json else out.print(display.workers_table(found))
 
 
 # -- other programs of ours, run in this process's place

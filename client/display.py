@@ -52,6 +52,16 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
     return table
 
 
+def workers_table(workers: Iterable[Mapping[str, JsonValue]]) -> Table:
+    table = Table("name", "host", "queue", "device", "doing", "last seen", box=None, pad_edge=False)
+    for worker in workers:
+        doing = worker["busy_with"] or ("nothing" if worker["live"] else "[red]gone[/red]")
+        table.add_row(
+            *(str(worker[name]) for name in ("name", "host", "queue", "device")), str(doing), str(worker["last_seen"])
+        )
+    return table
+
+
 def job_lines(job: Job) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     rows: dict[str, object] = {

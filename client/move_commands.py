@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from client import display
-from client.terminal import AsJson, JobId, connected, err, follow
+from client.terminal import AsJson, JobId, connected, err, follow, print_json, view
 from client.views import Job
 
 app = typer.Typer()
@@ -13,29 +13,29 @@ Wait = Annotated[bool, typer.Option(help="Show the new job until its end.")]
 Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key is one new job.")]
 
 
-def _say(job: Job) -> None:
-    err.print(f"{job.id} {display.state(job)}", highlight=False)
+def _say(job: Job, *, as_json: bool) -> None:
+    print_json(view(job)) if as_json else err.print(f"{job.id} {display.state(job)}", highlight=False)
 
 
 @app.command()
-def cancel(context: typer.Context, job_id: JobId) -> None:
+def cancel(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """Ask a job to end."""
     with connected(context) as service:
-        _say(service.cancel(job_id))
+        _say(service.cancel(job_id), as_json=as_json)
 
 
 @app.command()
-def pause(context: typer.Context, job_id: JobId) -> None:
+def pause(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """Ask a job to save itself and free its device."""
     with connected(context) as service:
-        _say(service.pause(job_id))
+        _say(service.pause(job_id), as_json=as_json)
 
 
 @app.command()
-def resume(context: typer.Context, job_id: JobId) -> None:
+def resume(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """Queue a paused job again; it goes on from its checkpoint."""
     with connected(context) as service:
-        _say(service.resume(job_id))
+        _say(service.resume(job_id), as_json=as_json)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from pydantic import JsonValue, PrivateAttr
 
 from client import calls
 from client.calls import Broken, Call, Json, Refused, Sent, ServiceError, Unreachable
+from client.sending import whole
 from client.views import BestTrial, Comparison, Event, Importance, Job, JobPage, Metrics, Trial
 
 __all__ = ["Broken", "Client", "LiveJob", "Refused", "ServiceError", "Unreachable"]
@@ -94,6 +95,19 @@ class Client:
     def artifacts(self, job_id: str) -> list[dict[str, JsonValue]]:
         """A job's whole files: name, size, SHA-256, link."""
         return self._do(calls.artifacts(job_id))
+
+    def download(self, link: str, file: Path) -> Path:
+        """Write what `link` answers (an artifact's, or `/jobs/ID/tensorboard`) to `file`, which is there only whole."""
+        try:
+            with whole(file) as out, self._http.stream("GET", link, timeout=calls.STREAM_TIMEOUT) as answer:
+                if answer.is_error:
+                    answer.read()
+                calls.checked(answer)
+                for piece in answer.iter_bytes():
+                    out.write(piece)
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self.url}: {error}") from error
+        return file
 
     def compare(
         self, job_ids: Sequence[str], *, metric: str | None = None, baselines: Sequence[str] = ()

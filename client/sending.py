@@ -1,6 +1,8 @@
-"""Files on their way out: each tells how much of it has been read."""
+"""Files on their way out, which tell how much of them has been read; and on their way in, there only whole."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 
@@ -33,3 +35,15 @@ class Watched:
 
 def as_object(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[BinaryIO]:
+    """A file beside `file` to write to, which takes its place at the end; before that `file` is as it was."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        with partial.open("wb") as out:
+            yield out
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)

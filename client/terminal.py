@@ -21,6 +21,9 @@ err = display.console(stderr=True)
 
 JobId = Annotated[str, typer.Argument(metavar="ID")]
 AsJson = Annotated[bool, typer.Option("--json", help="The service's own answer, for programs.")]
+IsJson = Annotated[
+    bool, typer.Option("--json", help="The only form there is; taken so that scripts may always say it.")
+]
 SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="The spec, YAML or JSON.", exists=True, dir_okay=False)]
 
 

@@ -12,7 +12,7 @@ from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Integer, and_, cast, delete, false, func, insert, literal, not_, or_, select, text, update
+from sqlalchemy import Integer, and_, cast, delete, func, insert, literal, not_, or_, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
@@ -39,22 +39,40 @@ _INSERT_DAILY: Final = text("""
     SELECT CAST(:job_id AS uuid), :source, :split, :name, :horizon, day, :attempt, value
     FROM unnest(CAST(:day AS date[]), CAST(:value AS float8[])) AS rows (day, value)
     ON CONFLICT DO NOTHING""")
-# Min-max: of each bucket of neighbouring points the lowest and the highest, so that no spike is lost; and both ends.
-_SERIES: Final = text("""
-    WITH points AS (
-        SELECT name, step, value, row_number() OVER (PARTITION BY name ORDER BY step) - 1 AS i,
-               count(*) OVER (PARTITION BY name) AS n
-        FROM metrics
-        WHERE job_id = :job_id AND (step > :after_step OR :after_step = 0) AND name = ANY(CAST(:names AS text[]))
-    ), buckets AS (
-        SELECT *, i * :num_buckets / n AS bucket FROM points
-    ), ranked AS (
-        SELECT *, row_number() OVER (PARTITION BY name, bucket ORDER BY value, step) AS low,
-               row_number() OVER (PARTITION BY name, bucket ORDER BY value DESC NULLS LAST, step) AS high
-        FROM buckets
+# One step of the index a name, where DISTINCT would read every point.
+_NAMES: Final = text("""
+    WITH RECURSIVE names AS (
+        (SELECT name FROM metrics WHERE job_id = :job_id ORDER BY name LIMIT 1)
+        UNION ALL
+        SELECT (SELECT name FROM metrics WHERE job_id = :job_id AND name > names.name ORDER BY name LIMIT 1)
+        FROM names WHERE names.name IS NOT NULL
     )
-    SELECT name, step, value FROM ranked
-    WHERE n <= :max_points OR low = 1 OR high = 1 OR i = 0 OR i = n - 1
+    SELECT name FROM names WHERE name IS NOT NULL""")
+# Min-max: of each bucket of steps the lowest and the highest value, so that no spike is lost; and both ends.
+_SERIES: Final = text("""
+    WITH extent AS (
+        SELECT names.name, ends.*, longer.than IS NOT NULL AS long
+        FROM unnest(CAST(:names AS text[])) AS names (name)
+        CROSS JOIN LATERAL (
+            SELECT min(step) AS first, max(step) AS last FROM metrics
+            WHERE job_id = :job_id AND metrics.name = names.name AND (step > :after_step OR :after_step = 0)
+        ) AS ends
+        LEFT JOIN LATERAL (
+            SELECT step AS than FROM metrics
+            WHERE job_id = :job_id AND metrics.name = names.name AND step >= ends.first
+            ORDER BY step OFFSET :max_points LIMIT 1
+        ) AS longer ON true
+    ), buckets AS (
+        SELECT name, min(ARRAY[value, step]) AS low, max(ARRAY[value, -step]) FILTER (WHERE value IS NOT NULL) AS high
+        FROM metrics JOIN extent USING (name)
+        WHERE job_id = :job_id AND long AND step >= first
+        GROUP BY name, (step - first) * :num_buckets / (last - first + 1)
+    )
+    SELECT name, step, value FROM metrics JOIN extent USING (name) WHERE job_id = :job_id AND step >= first AND NOT long
+    UNION SELECT name, step, value FROM metrics JOIN extent USING (name)
+    WHERE job_id = :job_id AND step IN (first, last)
+    UNION SELECT name, CAST(low[2] AS bigint), low[1] FROM buckets
+    UNION SELECT name, CAST(-high[2] AS bigint), high[1] FROM buckets WHERE high IS NOT NULL
     ORDER BY name, step""")
 
 _FOLD: Final = r"^[a-z]+\.([0-9]{1,4})/"  # val.2/rank_ic is of the second fold
@@ -270,6 +288,12 @@ def read_after(session: Session, job_id: UUID, after: int, limit: int = 500) -> 
     return list(session.scalars(query))
 
 
+def tail(session: Session, job_id: UUID, count: int) -> list[JobEvent]:
+    """The last log lines and moves, oldest first."""
+    wanted = (JobEvent.job_id == job_id, JobEvent.kind.in_(("log", "state")))
+    return list(session.scalars(select(JobEvent).where(*wanted).order_by(JobEvent.seq.desc()).limit(count)))[::-1]
+
+
 def series(
     session: Session, job_id: UUID, names: Sequence[str] | None, after_step: int = 0, max_points: int = 1000
 ) -> Series:
@@ -278,16 +302,31 @@ def series(
 
     Thinning keeps both ends and, of each bucket, the lowest and the highest value.
     """
-    matching = select(Metric.name).where(Metric.job_id == job_id).distinct()
-    if names is not None:
-        matching = matching.where(or_(false(), *(Metric.name.startswith(name, autoescape=True) for name in names)))
-    found = list(session.scalars(matching))
+    every = sorted(session.scalars(_NAMES, {"job_id": job_id}))
+    found = [name for name in every if names is None or name.startswith(tuple(names))]
     limits = {"num_buckets": max(1, (max_points - 2) // 2), "max_points": max_points, "after_step": after_step}
-    result: Series = {name: {"step": [], "value": []} for name in sorted(found)}
+    result: Series = {name: {"step": [], "value": []} for name in found}
     for name, step, value in session.execute(_SERIES, {"job_id": job_id, "names": found, **limits}):
         result[name]["step"].append(step)
         result[name]["value"].append(value)
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    time: datetime
+    name: str
+    step: int
+    value: float | None
+
+
+def points_after(session: Session, job_id: UUID, last: Point | None, limit: int) -> list[Point]:
+    """Every point in the order in which they were said, `limit` at a time, after `last`."""
+    place = (Metric.time, Metric.name, Metric.step)
+    query = select(*place, Metric.value).where(Metric.job_id == job_id).order_by(*place).limit(limit)
+    if last is not None:
+        query = query.where(tuple_(*place) > tuple_(last.time, last.name, last.step))
+    return [Point(*row) for row in session.execute(query)]
 
 
 def daily(

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import AnyEvent, Checkpointed, Failed, Finished, Metrics, Stopped
-from jobs import history, store
+from jobs import history, logs, store
 from jobs.errors import JobNotFound, Stale
 from jobs.session import transaction
 from jobs.states import JobState, Wanted
@@ -82,6 +82,10 @@ class Recorder(threading.Thread):
         return self._buffer.empty or self.superseded or self.error is not None
 
     def run(self) -> None:
+        with logs.about(job_id=self._job_id, attempt=self._attempt):  # a thread inherits no context
+            self._work()
+
+    def _work(self) -> None:
         failures = 0
         while True:
             self._wake.wait(min(TICK_SECONDS * 2**failures, MAX_BACKOFF_SECONDS))

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Finished
-from jobs import history, store
+from jobs import history, logs, store
 from jobs.errors import Stale
 from jobs.queue import CONTROL
 from jobs.session import transaction
@@ -72,6 +72,10 @@ class Supervisor:
             )
         if job is None:
             return None
+        with logs.about(job_id=job.id, attempt=job.attempt):
+            return self._run(job)
+
+    def _run(self, job: Job) -> JobState | None:
         self.publish(job.id)
         recorder = Recorder(
             self.sessions,

@@ -18,7 +18,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import queue, store, wakeups
+from jobs import logs, queue, store, wakeups
 from jobs.session import sync_engine, sync_sessions, transaction
 from jobs.settings import Settings
 from worker.clock import die_with_parent
@@ -42,6 +42,12 @@ for noisy in ("celery.app.trace", "celery.beat", "celery.worker.strategy"):  # t
 _told_to_drain = False
 
 
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _set_up_logs(**_: Any) -> None:
+    """In place of Celery's own lines."""
+    logs.set_up(settings.log_level, "")
+
+
 @app.task(name=queue.RUN_JOB, bind=True)  # type: ignore[untyped-decorator]
 def run_job(task: Task, job_id: str) -> None:
     """One attempt, if there is one to claim."""
@@ -53,7 +59,8 @@ def advance_study(job_id: str) -> None:
     """One step of one study."""
     from worker.search import advance  # noqa: PLC0415 - workers that run trials need no Optuna
 
-    news = advance(_sessions(), _storage(), settings, UUID(job_id))
+    with logs.about(job_id=job_id):
+        news = advance(_sessions(), _storage(), settings, UUID(job_id))
     for hint in news.hints:
         _hints().send(*hint)
     for changed in news.changed:

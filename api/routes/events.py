@@ -118,14 +118,19 @@ async def stream_events(
     ],
     last_event_id: LastEventId = None,
     after: Annotated[
-        str | None, Query(max_length=4000, description="like Last-Event-ID, which wins; `newest`: only what comes now")
+        str | None,
+        Query(
+            max_length=4000,
+            description="like Last-Event-ID, which wins; `newest`, of all or as a job's seq: only what comes now",
+        ),
     ] = None,
 ) -> Response:
     """The events of up to 50 jobs in one stream. `id:` is `job:seq,…`, where each stands; `end` comes for each."""
     positions = dict.fromkeys(job, 0)
     text = last_event_id or after or ""
+    newest = await service.database.read(_newest, job) if NEWEST in text else {}
     if text == NEWEST:
-        positions, text = await service.database.read(_newest, job), ""
+        positions, text = newest, ""
     for pair in text.split(","):
         if pair.strip():
             name, _colon, seq = pair.strip().partition(":")
@@ -134,7 +139,7 @@ async def stream_events(
             except ValueError as error:
                 raise _bad_id(pair) from error
             if job_id in positions:
-                positions[job_id] = _seq(seq, pair)
+                positions[job_id] = newest[job_id] if seq == NEWEST else _seq(seq, pair)
     return await _stream(service, who, request, Cursor(after=positions, many=True))
 
 
@@ -164,6 +169,7 @@ async def get_logs(
     attempt: Annotated[
         int | None, Query(ge=1, le=2**31 - 1, description="for source=process; the newest by default")
     ] = None,
+    tail: Annotated[int | None, Query(ge=1, le=10_000, description="for source=record; only its last lines")] = None,
 ) -> Response:
     """The log as text. With `follow=true` it streams and ends with the job."""
     job = await service.database.read(store.get, job_id)
@@ -173,7 +179,7 @@ async def get_logs(
         service.check_streams(who)
     lines: AsyncIterator[str] | AsyncIterator[bytes]
     if source == "record":
-        lines = logs.record(service, who, job_id, follow=follow)
+        lines = logs.record(service, who, job_id, follow=follow, tail=tail)
     else:
         lines = logs.process(service, who, job_id, attempt or job.attempt, follow=follow)
     return StreamingResponse(lines, media_type="text/plain; charset=utf-8", headers=_HEADERS)

@@ -78,6 +78,7 @@ async def get_metrics(
         best=job.best,
         baselines=job.baselines,
         series=series,
+        last_seq=job.last_seq,
     )
 
 

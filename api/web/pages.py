@@ -4,6 +4,7 @@ The pages carry no data of their own, so that what a person may see is decided i
 """
 
 import mimetypes
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ _DOCS_CSP: Final = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'; object-src 'none'"
 )
+_IMPORT: Final = re.compile(r'^import .* from "\./(.+)";$', re.MULTILINE)
 _SWAGGER: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 
@@ -38,6 +40,19 @@ def _static_files() -> dict[str, Path]:
 
 
 _FILES: Final = _static_files()
+
+
+def _imports(name: str) -> list[str]:
+    """The modules below a script: named in the page, they come at once instead of one after the other."""
+    found = [name]
+    for one in found:
+        found += [inner for inner in _IMPORT.findall(_FILES[one].read_text()) if inner not in found]
+    return found[1:]
+
+
+_templates.globals["imports"] = {
+    name: _imports(name) for name in _FILES if name.endswith(".js") and name not in _SWAGGER
+}
 
 
 def _page(template: str, **values: object) -> HTMLResponse:

@@ -1,6 +1,7 @@
 """The page as a person sees it: the jobs, and a running job's curve that grows without a reload."""
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Request, expect
 
 from client.sdk import Client
@@ -36,4 +37,34 @@ def test_a_job_appears_and_its_curve_grows(browser: Browser, up: Up, service: Cl
     expect(page.locator("#numbers")).to_contain_text("test rank_ic")
     expect(page.locator("#evidence")).to_contain_text("AdaBelief")
     assert service.job(job.id).state == "succeeded"
+    expect(page.locator("#offline")).to_be_hidden()
+    page.goto("/ui/jobs/" + job.id)  # a job that is over has no stream, and its pictures are drawn once
+    expect(page.locator("#training svg").first).to_be_visible()
+    expect(page.locator("#log")).to_contain_text("state succeeded")
+    height = page.locator("#training figure").first.bounding_box()
+    page.set_viewport_size({"width": 1280, "height": 1000})  # a change that draws them anew
+    page.wait_for_timeout(500)
+    assert page.locator("#training figure").first.bounding_box() == height
+    assert page.locator("#offline").is_hidden()
     assert problems == []
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_no_view_has_a_serious_violation(browser: Browser, up: Up, service: Client, panel: str, colours: str) -> None:
+    job = service.jobs(kind="train").items[0] if service.jobs(kind="train").items else service.train(TRAIN)
+    views = {
+        "/": "#rows tr", f"/ui/jobs/{job.id}": "#facts dd", "/ui/datasets": "#rows tr", f"/ui/datasets/{panel}": "#checks",
+        "/ui/workers": "#workers td", f"/ui/submit?from={job.id}": "#fields[data-ready]", "/ui/keys": "#make",
+        "/ui/compare": "#none:visible",
+    }  # fmt: skip
+    page = browser.new_page(base_url=up.url, color_scheme=colours)  # type: ignore[arg-type]
+    found = {}
+    for view, sign in views.items():
+        page.goto(view)
+        page.locator(sign).first.wait_for(state="attached")
+        wrong = Axe().run(page).response["violations"]
+        found[view] = [
+            (one["id"], one["nodes"][0]["html"]) for one in wrong if one["impact"] in ("serious", "critical")
+        ]
+    page.close()
+    assert found == dict.fromkeys(views, [])

@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from client.sdk import Client
@@ -87,6 +88,9 @@ def test_a_study_lives_on_its_page(browser: Browser, up: Up, service: Client, pa
     for picture in ("history", "intermediate", "parallel", "slices", "timeline"):
         expect(page.locator(f"#{picture} svg").first).to_be_visible()
     expect(page.locator("#importance-section")).to_be_visible()
+    assert [
+        one["id"] for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")
+    ] == []
     expect(page.locator("#study-words")).to_contain_text("2 of 2 trials: 2 succeeded")
     page.get_by_label("compare trial 0").check()
     page.get_by_label("compare trial 1").check()

@@ -1,6 +1,7 @@
 """What a job says through the API: metrics, logs, evidence, plans; and who may ask."""
 
 import io
+import json
 from uuid import UUID
 
 import httpx
@@ -23,7 +24,7 @@ async def test_metrics(client: httpx.AsyncClient, dataset: Dataset, sessions: Se
     assert (await client.get(url)).json()["series"] == {}
     run(sessions, UUID(job["id"]))
     body = (await client.get(url)).json()
-    assert set(body) == {"job_id", "state", "attempt", "latest", "best", "baselines", "series"}
+    assert set(body) == {"job_id", "state", "attempt", "latest", "best", "baselines", "series", "last_seq"}
     assert body["latest"] == {"val/rank_ic": 0.2, "val/rank_ic@5d": None}
     assert body["series"] == {
         "val/rank_ic": {"step": [1, 2], "value": [0.1, 0.2]},
@@ -45,9 +46,26 @@ async def test_metrics(client: httpx.AsyncClient, dataset: Dataset, sessions: Se
     ]
     table = pq.read_table(io.BytesIO((await client.get(url, params={"format": "parquet"})).content))
     assert table.column("value").to_pylist() == [0.1, 0.2, None]
+    board = await client.get(f"/jobs/{job['id']}/tensorboard")
+    assert b"brain.Event:2" in board.content
+    assert board.content.count(b"val/rank_ic") == 3
+    assert job["id"] in board.headers["content-disposition"]
+    assert (await client.head(f"/jobs/{job['id']}/tensorboard")).status_code == 200
+    events = await client.get(f"/jobs/{job['id']}/events?after={body['last_seq'] - 1}")
+    assert events.text.count("event: state") == 1  # the series were as of the last event
     view = (await client.get(f"/jobs/{job['id']}")).json()
     assert (view["metrics"]["val/rank_ic"], view["state"]) == (0.2, "succeeded")
     assert (await client.get(f"/jobs/{job['id']}/evidence")).json() == {"device": "cpu"}
+
+
+async def test_a_submit_is_logged_with_its_request_and_its_job(
+    client: httpx.AsyncClient, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = await client.post("/jobs/train", json=SPEC, headers={"X-Request-ID": "mine"})
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    [line] = [line for line in lines if line.get("request_id") == "mine"]
+    told = (line["method"], line["path"], line["status"], line["job_id"])
+    assert told == ("POST", "/jobs/train", 202, answer.json()["id"])
 
 
 async def test_logs_are_text(
@@ -62,6 +80,9 @@ async def test_logs_are_text(
         "[1] info hello",
         "[1] state succeeded",
     ]
+    tail = (await client.get(f"/jobs/{job['id']}/logs?tail=2")).text
+    assert tail.splitlines() == text.splitlines()[-2:]
+    assert (await client.get(f"/jobs/{job['id']}/logs?tail=1&follow=true")).text == tail.splitlines(keepends=True)[-1]
     folder = settings.jobs_root / job["id"] / "1"
     folder.mkdir(parents=True)
     (folder / "log.txt").write_text("raw output\n")

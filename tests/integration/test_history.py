@@ -106,6 +106,38 @@ def test_old_attempt_is_stale(sessions: Sessions, running: UUID) -> None:
     assert append(sessions, running, Log(child_seq=1, message="new"), attempt=2) == 1
 
 
+def test_a_long_series_is_thinned_without_losing_a_spike(sessions: Sessions, running: UUID) -> None:
+    values: dict[int, float | None] = {step: 0.5 for step in range(1, 2001) if not 300 < step < 400}
+    values |= {700: 9.0, 1200: -3.0, 1500: None}
+    events = [Metrics(child_seq=step, step=step, values={"step/loss": value}) for step, value in values.items()]
+    append(sessions, running, *events, Metrics(child_seq=3000, step=1, values={"step/lr": 0.1, "val/ic": None}))
+    with transaction(sessions) as session:
+        every = history.series(session, running, None, 0, len(values))
+        assert every["step/loss"] == {"step": list(values), "value": list(values.values())}
+        thinned = history.series(session, running, None, 0, 20)
+        found = dict(zip(thinned["step/loss"]["step"], thinned["step/loss"]["value"], strict=True))
+        assert len(found) <= 20
+        assert {1, 700, 1200, 2000} <= set(found)
+        assert all(values[step] == value for step, value in found.items())
+        assert (thinned["step/lr"]["value"], thinned["val/ic"]["value"]) == ([0.1], [None])
+        assert history.series(session, running, ["step/loss"], 1990, 20)["step/loss"]["step"] == list(range(1991, 2001))
+        undefined = [Metrics(child_seq=4000 + n, step=n, values={"step/none": None}) for n in range(1, 60)]
+    append(sessions, running, *undefined)
+    with transaction(sessions) as session:
+        gone = history.series(session, running, ["step/none"], 0, 10)["step/none"]
+        assert set(gone["value"]) == {None}
+        assert (gone["step"][0], gone["step"][-1]) == (1, 59)
+
+
+def test_points_come_in_the_order_in_which_they_were_said(sessions: Sessions, running: UUID) -> None:
+    append(sessions, running, *(Metrics(child_seq=n, step=n, values={"b": n / 8, "a": None}) for n in range(1, 6)))
+    with transaction(sessions) as session:
+        found: list[history.Point] = []
+        while batch := history.points_after(session, running, found[-1] if found else None, 3):
+            found += batch
+    assert [(point.name, point.step) for point in found] == [(name, n) for n in range(1, 6) for name in ("a", "b")]
+
+
 def test_resumed_attempt_finds_the_points_up_to_its_checkpoint(sessions: Sessions, running: UUID) -> None:
     daily = DailySeries(name="rank_ic", split="val", horizon=5, days=["2020-01-01"], values=[0.1])
     append(

@@ -21,7 +21,7 @@ function show(found) {
   at("reasons").hidden = found.fair;
   table(at("pairs"), ["Pair", "Verdict", "Difference", "95 % interval", "p", "Days"], found.pairs.map((pair) => [
     `${names.get(pair.a)} − ${names.get(pair.b)}`, element("strong", {}, pair.verdict), number(pair.mean_difference),
-    pair.ci95 ? `${number(pair.ci95[0])} to ${number(pair.ci95[1])}` : "–", number(pair.p_value, 3), pair.num_dropped ? `${pair.num_days} (${pair.num_dropped} dropped)` : pair.num_days,
+    pair.ci95 ? `${number(pair.ci95[0])} to ${number(pair.ci95[1])}` : "–", typeof pair.p_value === "number" && pair.p_value < 0.001 ? "< 0.001" : number(pair.p_value, 3), pair.num_dropped ? `${pair.num_days} (${pair.num_dropped} dropped)` : pair.num_days,
   ]));
   at("set").textContent = found.model_confidence_set ? `Not to be told from the best at 95 %: ${found.model_confidence_set.map((id) => names.get(id)).join(", ")}` : "";
   table(at("jobs"), ["Job", found.metric, "std", "ic_t", "Days", "State"], found.jobs.map((job) => [title(job), number(job.mean), number(job.std), number(job.ic_t, 2), job.num_days, job.state || "baseline"]));
@@ -41,4 +41,4 @@ at("choice").addEventListener("formdata", ({ formData }) => { for (const name of
 window.addEventListener("resize", () => drawn());
 at("busy").hidden = !asked.has("job");
 if (asked.has("job")) await ask(`/compare?${asked}`).then(show, notice).finally(() => { at("busy").hidden = true; });
-else notice(new Error("Choose jobs in the list, then Compare."));
+else at("none").hidden = false;

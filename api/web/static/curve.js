@@ -3,13 +3,13 @@ import { frame, known, shape, told, trace } from "./plot.js";
 
 // series: [{name, step, value, kind?}], `kind` is the number of its colour;
 // references: [{name, value}], drawn as dashed lines; band: {step, low, high, kind}, drawn behind its line.
-export function draw(box, series, { last, title, references = [], band = null, zero = true, format, height } = {}) {
+export function draw(box, series, { last, title, references = [], band = null, zero = true, format, height, across = "epoch" } = {}) {
   const values = series.flatMap((line) => line.value).filter(known);
   if (!values.length) { box.replaceChildren(); return; }
   values.push(...references.map((line) => line.value), ...(band ? [...band.low, ...band.high].filter(known) : []));
   const low = values.reduce((a, b) => Math.min(a, b), zero ? 0 : Infinity), high = values.reduce((a, b) => Math.max(a, b), zero ? 0 : -Infinity);
   const end = series.flatMap((line) => line.step).reduce((a, b) => Math.max(a, b), Math.max(last || 1, 2));
-  const { picture, x, y, width, left, right } = frame(box, { title, height, low, high, from: 1, to: end, whole: true, format });
+  const { picture, x, y, width, left, right } = frame(box, { title, height, low, high, from: 1, to: end, whole: true, format, across });
   if (band) picture.append(shape("path", { class: `band c${band.kind % 6}`, d: area(band, x, y) }));
   let above = Infinity;
   for (const line of references.toSorted((a, b) => a.value - b.value)) {

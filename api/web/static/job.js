@@ -2,18 +2,20 @@
 import { size } from "./amounts.js";
 import { showEvidence } from "./evidence.js";
 import { drawSplit } from "./split.js";
-import { follow, seldom } from "./stream.js";
+import { away, follow, seldom } from "./stream.js";
 import { ask, duration, element, facts, FINISHED, moment, notice, once, progressText, table } from "./service.js";
 import { showNumbers, showTraining } from "./training.js";
 
 const id = document.getElementById("job").dataset.jobId;
 const api = `/jobs/${encodeURIComponent(id)}`;
 const at = (name) => document.getElementById(name);
-const WANTED = ["val", "test/", "train/loss", "step/", "time/", "system/"].map((name) => `name=${name}`).join("&");
-const LINES = 2000;
+const WANTED = ["val", "test/", "train/loss", "step/", "time/", "system/"];
+const QUERY = WANTED.map((name) => `name=${name}`).join("&");
+const LINES = 2000, TAIL = 300, POINTS = 300;
 const TRAINS = new Set(["train", "trial", "pretrain"]);
 const seen = new Map();  // the last event of each job, where the stream goes on
-let job = null, metrics = null, study = null, split = null, stop = null;
+const said = new Set();  // lines that the stream may say again
+let job = null, metrics = null, evidence = null, study = null, split = null, stop = null, opened = null;
 
 function showJob() {
   const title = job.name || `${job.kind} on ${job.dataset || "nothing"}`;
@@ -34,7 +36,7 @@ function showJob() {
     ["Worker", job.worker], ["Tags", Object.entries(job.tags).map(([key, value]) => `${key}=${value}`).join(", ")],
     ["Made", moment(job.created_at)], ["Started", moment(job.started_at)], ["Finished", moment(job.finished_at)], ["Ran for", duration(ran)],
   ]);
-  at("links").replaceChildren(...["self", "metrics", "evidence", "artifacts", "logs"].map((name) => element("a", { href: job.links[name] }, name === "self" ? "this job as JSON" : name)), element("a", { href: "/docs" }, "API"));
+  at("links").replaceChildren(...["self", "metrics", "evidence", "artifacts", "logs"].map((name) => element("a", { href: job.links[name] }, name === "self" ? "this job as JSON" : name)), element("a", { href: `${api}/tensorboard`, download: "" }, "TensorBoard file"), element("a", { href: "/docs" }, "API"));
 }
 
 function showActions() {
@@ -88,23 +90,50 @@ function showSplit() {
   at("split-words").textContent = [split.kind.replaceAll("_", " "), `gaps of ${split.embargo_days} trading days`, split.source === "plan" && "as planned", found.said].filter(Boolean).join(", ");
 }
 
+// What was said before the page was opened; its newest lines.
+async function loadLog() {
+  const text = await ask(`${api}/logs?tail=${TAIL}`, {}, (answer) => answer.text());
+  for (const [, time, words] of text.matchAll(/^(\S+) \[\d+\] (?:info )?(.*)$/gm)) { said.add(`${time} ${words.startsWith("state ") ? "" : words}`); log(time, words); }
+}
+
 async function look() {
   try {
-    job = await ask(api);
+    let found;
+    [job, found] = await Promise.all([ask(api), ask(`${api}/metrics?${QUERY}&max_points=${POINTS}`)]);
+    seen.set(id, Math.max(found.last_seq, seen.get(id) ?? 0));
+    opened ??= loadLog().catch(notice);  // not before the place is known where the stream will go on
     showJob();
     if (TRAINS.has(job.kind)) {
-      metrics = await ask(`${api}/metrics?${WANTED}&max_points=300`);
+      metrics = found;
       drawNumbers();
-      showEvidence(job, await ask(`${api}/evidence`));
+      evidence = await ask(`${api}/evidence`);
+      showEvidence(job, evidence);
     }
     if (job.kind === "hpo") {
       study ??= await import("./study.js");
       await study.show(job);
     }
     await loadSplit();
-    if (FINISHED.has(job.state)) showArtifacts(await ask(`${api}/artifacts`));
+    if (FINISHED.has(job.state)) {
+      stop?.();
+      away(false);
+      showArtifacts(await ask(`${api}/artifacts`));
+    }
     notice(null);
-  } catch (error) { notice(error); }
+  } catch (error) { if (!(error instanceof TypeError && stop)) notice(error); }  // the stream says that the service is away
+}
+
+// An event has all that is new, so that nothing is asked for again until a series has grown too long to draw.
+function take({ step, values, best, source }) {
+  if (source) { metrics.baselines[source] = { ...metrics.baselines[source], ...values }; return; }
+  Object.assign(metrics.latest, values);
+  if (best) job.best = { ...job.best, epoch: step, value: values[job.best?.objective] ?? null, metrics: values };
+  for (const [name, value] of Object.entries(values)) {
+    if (!WANTED.some((prefix) => name.startsWith(prefix))) continue;
+    const line = metrics.series[name] ??= { step: [], value: [] };
+    if (step > (line.step.at(-1) ?? 0)) { line.step.push(step); line.value.push(value); }
+    if (line.step.length > 2 * POINTS) reload();
+  }
 }
 
 function drawNumbers() {
@@ -113,17 +142,20 @@ function drawNumbers() {
   showTraining(metrics);
 }
 
-const reload = seldom(look, 1000);
+const reload = seldom(look, 1000), drawSoon = seldom(drawNumbers, 1000), showSoon = seldom(showJob, 10000);
 
 function act(kind, data) {
   const own = data.job_id === job.id;
   if (data.seq) seen.set(data.job_id, data.seq);
-  if (kind === "progress" && own) { job.progress = data.body; showProgress(data.body); return; }
-  if (kind === "log" && own) { log(data.time, data.body.message); return; }
-  if (kind === "state" && own) log(data.time, [`state ${data.body.state}`, data.body.wanted !== "run" && `wanted: ${data.body.wanted}`, data.body.reason, data.body.message].filter(Boolean).join(", "));
-  if (kind === "metrics" && data.body.values && Object.keys(data.body.values).every((name) => name.startsWith("step/")) && FINISHED.has(job.state)) return;
-  if (kind === "end" && own) stop?.();
-  if (kind !== "progress") reload();
+  if (kind === "progress") { if (own) { job.progress = data.body; showProgress(data.body); showSoon(); } return; }
+  if (kind === "log") { if (own && !said.has(`${data.time} ${data.body.message}`)) log(data.time, data.body.message); return; }
+  if (kind === "metrics" && own && metrics) {
+    take(data.body);
+    drawSoon();
+    if (Object.keys(evidence).length) return;
+  }
+  if (kind === "state" && own && !said.has(`${data.time} `)) log(data.time, [`state ${data.body.state}`, data.body.wanted !== "run" && `wanted: ${data.body.wanted}`, data.body.reason, data.body.message].filter(Boolean).join(", "));
+  reload();
 }
 
 function move(name, question) {
@@ -154,8 +186,8 @@ await look();
 if (job) {
   // A study's running trials come along in the same stream.
   const followed = () => [job.id, ...(study?.running() ?? [])];
-  const address = () => `/events?${new URLSearchParams([...followed().map((one) => ["job", one]), ["after", followed().map((one) => `${one}:${seen.get(one) ?? 0}`).join(",")]])}`;
+  const address = () => `/events?${new URLSearchParams([...followed().map((one) => ["job", one]), ["after", followed().map((one) => `${one}:${seen.get(one) ?? "newest"}`).join(",")]])}`;
   const start = () => { stop?.(); stop = follow(address, act, reload); };
-  start();
-  study?.whenOthersRun(start);
+  if (!FINISHED.has(job.state)) opened.finally(start);
+  study?.whenOthersRun(() => { start(); reload(); });
 } else document.getElementById("job").hidden = true;

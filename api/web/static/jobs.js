@@ -6,6 +6,7 @@ import { ask, element, FINISHED, moment, notice, number, progressText } from "./
 const at = (name) => document.getElementById(name);
 const filters = at("filters"), body = at("rows"), more = at("more");
 const COMPARABLE = new Set(["train", "trial"]);
+const METRIC = "val/rank_ic";
 const PAGE = 50, FOLLOWED = 50, SECONDS = 5;
 const rows = new Map();  // id to { job, row, text }, in the order of the table
 let cursor = null, stop = null, followed = "", asked = 0;
@@ -17,12 +18,13 @@ function query(extra = {}) {
 function cells(job) {
   const title = job.name || `${job.kind} ${job.id.slice(-8)}`, running = job.progress && !FINISHED.has(job.state);
   const words = job.state === "queued" ? job.pending_reason : job.reason;
-  const value = COMPARABLE.has(job.kind) ? job.metrics["val/rank_ic"] : job.kind === "hpo" ? job.best?.value : undefined;
+  const best = job.kind !== "hpo" ? job.best?.metrics : job.spec.objective?.metric === METRIC ? { [METRIC]: job.best?.value } : {};
+  const value = COMPARABLE.has(job.kind) || job.kind === "hpo" ? (best ?? job.metrics)[METRIC] : undefined;
   const tags = Object.entries(job.tags).map(([key, one]) => `${key}=${one}`).join(", ");
   return [
     element("th", { scope: "row" }, COMPARABLE.has(job.kind) ? tick(job.id, title) : null, element("a", { href: job.links.page }, title), element("span", { class: "quiet" }, [job.kind, job.queue, tags].filter(Boolean).join(" · "))),
     element("td", {}, element("span", { class: `state ${job.status}` }, job.status), words ? element("span", { class: "quiet" }, words.replaceAll("_", " ")) : null),
-    element("td", {}, running ? element("progress", { max: "1", value: String(job.progress.ratio), "aria-label": `progress of ${title}` }) : null, running ? element("span", { class: "quiet" }, progressText({ ...job.progress, steps: 0, samples_per_second: 0 })) : null),
+    element("td", {}, running ? element("progress", { max: "1", value: String(job.progress.ratio), "aria-label": `progress of ${title}` }) : null, running ? element("span", { class: "quiet" }, progressText({ ...job.progress, ...(job.kind === "hpo" ? {} : { steps: 0 }), samples_per_second: 0 })) : null),
     element("td", { class: "number" }, value === undefined ? "" : number(value)),
     element("td", {}, job.dataset ? element("a", { href: `/ui/datasets/${encodeURIComponent(job.dataset)}` }, job.dataset) : ""),
     element("td", {}, moment(job.created_at)),

@@ -23,7 +23,7 @@ async function show() {
   try {
     const [{ items }, audit] = await Promise.all([ask("/keys"), ask("/audit?limit=50")]);
     at("empty").hidden = items.length > 0;
-    at("keys").hidden = !items.length;
+    at("keys").parentElement.hidden = !items.length;
     table(at("keys"), ["Name", "State", "Begins with", "May", "Made", "Good until", "Last used", "Revoke"], items.map((key) => {
       const [kind, word] = state(key);
       return [key.name, element("span", { class: `state ${kind}` }, word), element("code", {}, `${key.prefix}…`), key.scopes.join(", "), moment(key.created_at), key.expires_at ? moment(key.expires_at) : "for ever", key.last_used_at ? moment(key.last_used_at) : "never", key.revoked_at ? "" : revoke(key)];

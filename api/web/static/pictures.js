@@ -14,7 +14,7 @@ export function history(box, trials, { minimize, metric }) {
   const done = trials.filter((trial) => known(trial.value));
   if (!done.length) { box.replaceChildren(); return; }
   const [low, high] = range(done.map((trial) => trial.value));
-  const { picture, x, y, width, right } = frame(box, { title: `${metric} of ${done.length} trials; best ${best(done, minimize).value.toFixed(4)}`, low, high, from: 0, to: Math.max(1, trials.at(-1).number), whole: true });
+  const { picture, x, y, width, right } = frame(box, { title: `${metric} of ${done.length} trials; best ${best(done, minimize).value.toFixed(4)}`, low, high, from: 0, to: Math.max(1, trials.at(-1).number), whole: true, across: "trial" });
   let top = null, path = "";
   for (const trial of done) {
     const better = top === null || (minimize ? trial.value < top : trial.value > top);
@@ -30,7 +30,7 @@ export function intermediate(box, trials, { metric, minimize }) {
   const seen = trials.map((trial) => ({ trial, steps: Object.keys(trial.intermediate).map(Number), values: Object.values(trial.intermediate) })).filter(({ values }) => values.some(known));
   if (!seen.length) { box.replaceChildren(); return; }
   const [low, high] = range(seen.flatMap(({ values }) => values.filter(known)));
-  const { picture, x, y } = frame(box, { title: `${metric} by epoch, one line for each of ${seen.length} trials`, low, high, from: 1, to: Math.max(2, ...seen.flatMap(({ steps }) => steps.slice(-1))), whole: true });
+  const { picture, x, y } = frame(box, { title: `${metric} by epoch, one line for each of ${seen.length} trials`, low, high, from: 1, to: Math.max(2, ...seen.flatMap(({ steps }) => steps.slice(-1))), whole: true, across: "epoch" });
   const top = best(trials, minimize);
   for (const { trial, steps, values } of seen) {
     const kind = trial === top ? "best" : trial.state;
@@ -102,7 +102,7 @@ export function slices(box, trials, space, { metric }) {
     const { at, marks } = scale(space[key], done.map((trial) => trial.params[key]));
     const { picture, x, y, height } = frame(cell.lastChild, { title: `${metric} by ${key}, ${done.length} trials`, height: 190, low, high, from: -0.06, to: 1.06, left: 52, whole: true, format: short });
     for (const text of [...picture.querySelectorAll("text")].filter((one) => one.getAttribute("text-anchor") === "middle")) text.remove();
-    for (const [share, words] of marks) picture.append(shape("text", { x: x(share), y: height - 10, "text-anchor": "middle" }, words));
+    for (const [share, words] of marks) picture.append(shape("text", { x: x(share), y: height - 14, "text-anchor": "middle" }, words));
     for (const trial of done) picture.append(told("circle", { class: "dot c0 faint", cx: x(at(trial.params[key])), cy: y(trial.value), r: 4 }, `${label(trial)}; ${key} ${short(trial.params[key])}`));
     cell.lastChild.replaceChildren(picture);
   }

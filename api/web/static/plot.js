@@ -35,8 +35,9 @@ export function short(value) {
 }
 
 // A frame with axes; answers the picture and the scales. Vertical values are numbers; `across` is what lies below.
-export function frame(box, { title, height = 280, low, high, from, to, left = 62, right = 14, top = 12, bottom = 32, whole = false, format, log = false }) {
+export function frame(box, { title, height, low, high, from, to, across = "", left = 62, right = 14, top = 12, bottom = across ? 44 : 32, whole = false, format, log = false }) {
   const width = Math.max(box.clientWidth, 240);
+  height ??= Math.round(Math.min(560, Math.max(280, width * 0.22)));
   const margin = (high - low || Math.abs(high) || 0.02) * 0.07;
   const bounds = { low: low - margin, high: high + margin };
   const place = log ? Math.log10 : (value) => value;
@@ -52,7 +53,8 @@ export function frame(box, { title, height = 280, low, high, from, to, left = 62
   }
   const room = (width - left - right) / 70;
   const marks = log ? decades(from, to) : ticks(from, to, Math.min(room, whole ? to - from : room)).found.filter((value) => !whole || Number.isInteger(value));
-  for (const value of marks) picture.append(shape("text", { x: x(value), y: height - 10, "text-anchor": "middle" }, short(value)));
+  for (const value of marks) picture.append(shape("text", { x: x(value), y: height - bottom + 18, "text-anchor": "middle" }, short(value)));
+  if (across) picture.append(shape("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, across));
   return { picture, x, y, width, height, left, right, top, bottom };
 }
 

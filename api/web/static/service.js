@@ -2,9 +2,9 @@
 
 export const FINISHED = new Set(["succeeded", "failed", "cancelled", "pruned"]);
 
-export async function ask(path, options = {}) {
+export async function ask(path, options = {}, read = (answer) => answer.json()) {
   const answer = await fetch(path, { headers: { Accept: "application/json" }, ...options });
-  if (answer.ok) return answer.status === 204 ? null : answer.json();
+  if (answer.ok) return answer.status === 204 ? null : read(answer);
   const problem = await answer.json().catch(() => ({}));
   if (answer.status === 401) document.getElementById("login").hidden = false;
   throw Object.assign(new Error(problem.detail || `${path}: ${answer.status}`), { problem });
@@ -62,6 +62,7 @@ export function progressText(progress) {
   if (!progress) return "";
   const parts = [`${Math.round(progress.ratio * 100)} %`];
   if (progress.phase) parts.push(progress.phase);
+  if (progress.phase === "trials") return [parts[0], `${progress.step} of ${progress.steps} trials ended`, ...(typeof progress.eta_seconds === "number" ? [`${duration(progress.eta_seconds)} left`] : [])].join(" · ");
   if (progress.epochs) parts.push(`epoch ${progress.epoch} of ${progress.epochs}`);
   if (progress.steps) parts.push(`step ${progress.step} of ${progress.steps}`);
   if (progress.samples_per_second) parts.push(`${Math.round(progress.samples_per_second).toLocaleString()} samples/s`);

@@ -8,7 +8,8 @@ export function away(is) {
   banner.textContent = is ? "The service cannot be reached. What you see may be old; trying again…" : "";
 }
 
-// `act(kind, data)` for every event; `back()` after an interruption, when things may have happened unseen.
+// `act(kind, data)` for every event; `back()` in and after an interruption, when things may have happened unseen: the
+// last of them may be the end, after which no stream opens again.
 export function follow(address, act, back) {
   let source = null, timer = null, silence = null, over = false, lost = false, pause = 1000;
   function open() {
@@ -20,7 +21,7 @@ export function follow(address, act, back) {
       lost = true;
       source.close();  // a refused answer would end it for good: we come back ourselves, ever more slowly
       silence ??= setTimeout(() => away(true), 1500);
-      timer = setTimeout(open, pause);
+      timer = setTimeout(() => { back(); open(); }, pause);
       pause = Math.min(pause * 1.6, 15000);
     });
   }

@@ -2,7 +2,7 @@
 import { size } from "./amounts.js";
 import { draw } from "./curve.js";
 import { known, short } from "./plot.js";
-import { element, number } from "./service.js";
+import { element, FINISHED, number } from "./service.js";
 
 const at = (name) => document.getElementById(name);
 const CURVE = "val/rank_ic";
@@ -34,7 +34,9 @@ function showCurve(metrics, job) {
   const line = lines.find((one) => one.id === chosen);
   const references = Object.entries(metrics.baselines).map(([name, values]) => ({ name, value: values[chosen] })).filter((one) => known(one.value) && one.name !== "oracle_observed");
   const band = !chosen.includes("@") ? null : noise(metrics.series, chosen, line.kind);
-  draw(at("curve"), lines, { last: job.spec?.trainer?.max_epochs || job.progress?.epochs, title: `Validation RankIC by epoch, one line for each horizon or fold; newest ${lines.map((one) => `${one.name} ${number(one.value.at(-1))}`).join(", ")}`, references, band });
+  // room for half as many epochs again, so that the line can be seen to grow and few of many still fill the picture
+  const seen = Math.max(...lines.flatMap((one) => one.step.slice(-1))), most = job.spec?.trainer?.max_epochs || job.progress?.epochs || seen;
+  draw(at("curve"), lines, { last: FINISHED.has(job.state) ? seen : Math.min(most, Math.max(10, Math.ceil(seen * 1.5))), title: `Validation RankIC by epoch, one line for each horizon or fold; newest ${lines.map((one) => `${one.name} ${number(one.value.at(-1))}`).join(", ")}`, references, band });
   const focused = document.activeElement?.dataset?.line;
   at("legend").replaceChildren(...lines.map((one) => {
     const key = element("button", { type: "button", class: "legend-key", "aria-pressed": String(one.id === chosen), "data-line": one.id }, element("span", { class: `key c${one.kind % 6}` }), one.name, ` ${number(one.value.at(-1))}`);
@@ -87,9 +89,10 @@ function figure(name, title, lines, options = {}) {
 
 export function showTraining({ series }) {
   const line = (name, title, kind) => series[name] && { name: title, kind, ...series[name] };
-  figure("loss", "Loss by epoch", [line("train/loss", "training", 0), line("val/loss", "validation", 1)], { zero: false });
-  figure("lr", "Learning rate by step", [line("step/lr", "learning rate", 0)], { zero: true });
-  figure("grad", "Gradient norm by step", [line("step/grad_norm", "before clipping", 3)]);
+  at("training-section").hidden = false;  // what is hidden has no width to draw in
+  figure("loss", "Loss", [line("train/loss", "training", 0), line("val/loss", "validation", 1)], { zero: false });
+  figure("lr", "Learning rate", [line("step/lr", "learning rate", 0)], { across: "step" });
+  figure("grad", "Gradient norm", [line("step/grad_norm", "before clipping", 3)], { across: "step" });
   figure("time", "Seconds of an epoch", PARTS.map((part, kind) => line(`time/${part}_seconds`, part, kind)), { format: (value) => `${short(value)} s` });
   figure("speed", "Samples a second", [line("time/samples_per_second", "training", 2)]);
   figure("memory", "Memory", [line("system/rss_bytes", "process", 0), line("system/gpu_memory_bytes", "device", 1)], { format: (value) => size(value).replace(".0 ", " ") });

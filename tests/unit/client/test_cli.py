@@ -1,5 +1,6 @@
 """Exit codes and what goes on without a service."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from client import calls
-from client.cli import app
+from client.cli import PROGRAMS, app
 from client.display import metrics_table, number
 from tests.unit.client.small_server import Handler, serving
 
@@ -90,3 +91,19 @@ def test_moves_say_which_job_and_how_it_is(move: str) -> None:
     assert result.exit_code == 0, result.output
     assert asked == [(f"/jobs/old/{move}", move in ("retry", "rerun"))]
     assert ("new" if move.startswith("re") else "old") in result.output
+    with serving(answer) as client:
+        said = runner.invoke(app, ["--url", client.url, move, "old", "--json"])
+    assert json.loads(said.stdout)["kind"] == "train"
+
+
+def test_every_command_that_answers_takes_json() -> None:
+    """So that a script need not know which of them do; `logs` is text, `up` and the programs of ours are no answers."""
+    answering = [command for command in app.registered_commands if command.callback is not None]
+    groups = [group.typer_instance for group in app.registered_groups if group.typer_instance is not None]
+    answering += [command for group in groups for command in group.registered_commands]
+    without = [
+        (command.name or command.callback.__name__).strip("_")
+        for command in answering
+        if not {"as_json", "_as_json"} & set(inspect.signature(command.callback).parameters)
+    ]
+    assert set(without) <= {"up", "logs", "rm", *(name for names in PROGRAMS.values() for name in names)}

@@ -1,0 +1,52 @@
+"""`atft tensorboard`: the points of jobs as files for TensorBoard's `--logdir`."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.sdk import Client
+from client.terminal import AsJson, connected, end, err, print_json
+
+app = typer.Typer()
+
+
+@app.command()
+def tensorboard(
+    context: typer.Context,
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Jobs; a study brings all its trials.")],
+    to: Annotated[Path, typer.Option(help="A folder, then `tensorboard --logdir FOLDER`.", file_okay=False)] = Path(
+        "runs"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Write jobs' metrics as TensorBoard event files, one folder a job; say it again and they grow."""
+    with connected(context) as service:
+        wanted = [(job_id, name) for given in job_ids for job_id, name in _runs(service, given)]
+        if not wanted:
+            end(1, "this study has no trials yet")
+        written = [_write(service, job_id, to / name) for job_id, name in wanted]
+    print_json([str(file) for file in written]) if as_json else err.print(
+        f"{len(written)} runs in {to}", markup=False, highlight=False
+    )
+
+
+def _runs(service: Client, job_id: str) -> list[tuple[str, str]]:
+    """Job ids and folders below the chosen one."""
+    job = service.job(job_id)
+    name = "".join(sign if sign.isalnum() or sign in " ,.+-_=" else "_" for sign in job.name or job.kind).strip(" .")
+    folder = f"{name}-{job.id[-8:]}"
+    if job.kind != "hpo":
+        return [(job.id, folder)]
+    return [(trial.job_id, f"{folder}/trial-{trial.number:04d}") for trial in service.trials(job.id) if trial.job_id]
+
+
+def _write(service: Client, job_id: str, folder: Path) -> Path:
+    """In place: a TensorBoard that reads the file goes on where it was, for what was there stays the beginning."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"events.out.tfevents.0.{job_id}"
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        shutil.copyfile(service.download(f"/jobs/{job_id}/tensorboard", Path(scratch) / file.name), file)
+    return file

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from client import dataset_commands, display, move_commands, studies, study_commands
+from client import dataset_commands, display, move_commands, pretrain_commands, studies, study_commands
 from client.terminal import (
     AsJson,
     JobId,
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(dataset_commands.app, name="datasets")
 app.add_typer(move_commands.app)
+app.add_typer(pretrain_commands.app)
 app.add_typer(study_commands.app)
 
 

@@ -15,8 +15,8 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Finished
-from jobs import history, store
-from jobs.errors import Stale
+from jobs import history, inheritance, store
+from jobs.errors import NotFound, Stale
 from jobs.queue import CONTROL
 from jobs.session import transaction
 from jobs.settings import Settings
@@ -102,7 +102,8 @@ class Supervisor:
         if checkpoint_is_gone(self.settings, job):
             job = self._start_over(job)
         try:
-            start = launch(self.settings, job, cuda_device=self.slot.cuda_device, program=self.program)
+            weights, device = self._weights(job), self.slot.cuda_device
+            start = launch(self.settings, job, cuda_device=device, weights=weights, program=self.program)
             kills = oom_kills()
             child = Child(start.argv, environment=start.environment, cwd=start.folder, log=start.folder / "log.txt")
         except Refused as error:
@@ -133,6 +134,16 @@ class Supervisor:
             settlement = Settlement(verdict=verdict, exit=ended)
             return accept(self.settings, job, start, attempt.watch.word, attempt.evidence, settlement)
         return Settlement(verdict=verdict, exit=ended, log_tail=tail)
+
+    def _weights(self, job: Job) -> inheritance.Weights | None:
+        """Those that the job begins with. Raises Refused when they are not kept any more."""
+        if job.spec.get("init_from") is None:
+            return None
+        with transaction(self.sessions) as session:
+            try:
+                return inheritance.weights(session, UUID(job.spec["init_from"]))
+            except NotFound as error:
+                raise Refused(Reason.INVALID_PARAMS, f"init_from: {error}") from error
 
     def _start_over(self, job: Job) -> Job:
         """Forget a checkpoint that is gone, with the points made before it: the run makes them again."""

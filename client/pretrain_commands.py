@@ -4,8 +4,7 @@ from typing import Annotated
 
 import typer
 
-from client import display
-from client.terminal import AsJson, SpecFile, connected, err, finish, print_json, read, view
+from client.terminal import AsJson, SpecFile, connected, follow, print_json, read
 
 app = typer.Typer()
 
@@ -25,11 +24,4 @@ def pretrain(
             print_json(service.plan("pretrain", read(file)))
             return
         job = service.pretrain(read(file), idempotency_key=key)
-        for warning in job.warnings:
-            err.print(f"warning: {warning}", markup=False, highlight=False)
-        if wait:
-            err.print(job.id)
-            job = display.watch(service, job.id, err)
-        print_json(view(job)) if as_json else typer.echo(job.id)
-    if wait:
-        finish(job)
+        follow(service, job, wait=wait, as_json=as_json)

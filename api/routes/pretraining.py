@@ -4,12 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Response
 
-from api import admission, examples
+from api import examples
 from api.auth import Submitter
 from api.deps import DryRun, IdempotencyKey, ServiceDep, json_body, problems
+from api.runs import submit_run
 from api.schemas import Plan, SubmittedView
-from api.submission import refuse_nul, submit
-from api.views import etag, submitted_view
 from atft.spec.pretrain import PretrainSpec
 from jobs.states import JobKind
 
@@ -46,27 +45,4 @@ async def submit_pretrain(
     A later `POST /jobs/train` names the job in `init_from` and begins with its weights, where network, features, data
     and days allow it.
     """
-    refuse_nul(spec.model_dump(mode="json"))
-    admitted = await service.database.read(admission.admit, spec)
-    if dry_run:
-        plan = await service.database.read(admission.plan, service.settings, spec, admitted)
-        return Response(plan.model_dump_json(), media_type="application/json")
-    resources = spec.resources
-    job, position = await submit(
-        service,
-        who,
-        kind=JobKind.PRETRAIN,
-        spec=spec,
-        queue=admitted.queue,
-        key=idempotency_key,
-        name=spec.name,
-        tags=spec.tags,
-        priority=resources.priority,
-        max_attempts=resources.max_attempts,
-        queue_timeout_seconds=resources.queue_timeout_seconds,
-        dataset=admitted.dataset_name,
-        dataset_fingerprint=admitted.fingerprint,
-    )
-    response.headers["Location"] = f"/jobs/{job.id}"
-    response.headers["ETag"] = etag(job)
-    return submitted_view(job, position, admitted.warnings)
+    return await submit_run(service, who, spec, JobKind.PRETRAIN, dry_run=dry_run, key=idempotency_key, answer=response)

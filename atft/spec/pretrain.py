@@ -11,7 +11,9 @@ from atft.spec.training import TrainerSpec
 
 
 class PretrainTrainer(TrainerSpec):
-    """As in a training; the epoch that counts is always the one with the least loss on the validation days."""
+    """As in a training; the epoch that counts is always the one with the least loss on the validation days. A phase has
+    no loss of its own.
+    """
 
     objective: Literal["val/loss"] = "val/loss"
 
@@ -38,7 +40,4 @@ class PretrainSpec(RunSpec):
     def _without_labels(self) -> Self:
         if self.model.quantiles is not None:
             refuse("/model/quantiles", "a pretraining has no scores: leave model.quantiles to the training after it")
-        for place, phase in enumerate(self.trainer.phases):
-            if phase.loss is not None:
-                refuse(f"/trainer/phases/{place}/loss", "a pretraining has one loss: leave the phase's loss null")
         return self

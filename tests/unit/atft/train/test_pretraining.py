@@ -1,4 +1,4 @@
-"""A pretraining is a run like any other: it repeats itself, reads no label and no test day; a training begins with it."""
+"""A pretraining repeats itself and reads no label and no test day; a training begins with its weights."""
 
 import copy
 import json

@@ -1,8 +1,8 @@
 """Does a pretraining save epochs? `python benchmarks/pretraining.py --out FOLDER --seeds 3`, minutes on one core.
 
-On planted panels, seed by seed: a training from the seed (`scratch`), and trainings that begin with a pretraining on the
-same days, by masked prediction and with contrast. Told is the first epoch whose validation RankIC reaches the best that
-`scratch` ever had (null: never), beside the best itself and the test days' RankIC. Every run is a line of
+On planted panels, seed by seed: a training from the seed (`scratch`), and trainings that begin with a pretraining on
+the same days, by masked prediction and with contrast. Told is the first epoch whose validation RankIC reaches the best
+that `scratch` ever had (null: never), beside the best itself and the test days' RankIC. Every run is a line of
 results.jsonl with its curve.
 """
 

@@ -14,12 +14,13 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from api import inheritance
 from api.errors import invalid
 from api.schemas import Plan
 from api.split import planned, trading_days
 from atft.spec.days import Fold, SplitPlan, count, plan_split
-from atft.spec.job import TrainSpec
-from atft.spec.model import num_parameters
+from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.pretrain import PretrainSpec
 from jobs import store
 from jobs.errors import DatasetNotFound
 from jobs.queue import CPU, GPU
@@ -31,11 +32,12 @@ Result = TypeVar("Result")
 _CHECKPOINTS: Final = 3  # the last two and the best
 _COPIES: Final = 3  # weights and two moments
 _FLOAT32_BYTES: Final = 4
+_SUCCESSIVE: Final = 2  # days that a contrast compares
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admitted:
-    """A training job that fits its dataset."""
+    """A training or pretraining job that fits its dataset."""
 
     dataset_name: str
     fingerprint: str
@@ -85,7 +87,7 @@ def _dataset(session: Session, ref: str) -> Dataset:
         raise invalid("/dataset", detail, "unknown_dataset") from error
 
 
-def admit(session: Session, spec: TrainSpec) -> Admitted:
+def admit(session: Session, spec: RunSpec) -> Admitted:
     """Raises Refused (422) naming the field that does not fit."""
     dataset = _dataset(session, spec.dataset)
     manifest = dataset.manifest
@@ -114,6 +116,14 @@ def admit(session: Session, spec: TrainSpec) -> Admitted:
             "/data/min_names",
             f"a day of dataset {dataset.name!r} has {names} stocks (median), below min_names {spec.data.min_names}",
         )
+    if isinstance(spec, TrainSpec):
+        inheritance.check(session, spec, dataset)
+    if isinstance(spec, PretrainSpec) and spec.contrast_weight > 0 and days_per_step(spec, names) < _SUCCESSIVE:
+        raise invalid(
+            "/trainer/batch_size",
+            f"contrast_weight compares successive days, and a step of {spec.trainer.batch_size} samples has one day of "
+            f"{names} stocks: give at least {_SUCCESSIVE * names}",
+        )
     live = store.live_queues(session)
     queue = choose_queue(spec.resources.queue, spec.resources.device, live)
     return Admitted(
@@ -133,11 +143,11 @@ def names_a_day(dataset: Dataset) -> int:
     return int(known) if known is not None else round(dataset.manifest["num_rows"] / dataset.manifest["num_days"])
 
 
-def plan(session: Session, settings: Settings, spec: TrainSpec, admitted: Admitted) -> Plan:
-    parameters = num_parameters(spec.model, admitted.num_features, len(spec.data.horizons), spec.data.window)
+def plan(session: Session, settings: Settings, spec: RunSpec, admitted: Admitted) -> Plan:
+    parameters = spec.num_parameters(admitted.num_features)
     folds, days = admitted.split.folds, trading_days(settings, admitted.fingerprint)
     largest = max(folds, key=lambda fold: count(fold.train))
-    days_per_step, steps = _steps(spec, largest, admitted.names_a_day)
+    steps = _steps(spec, largest, admitted.names_a_day)
     ahead = sa.select(sa.func.count()).where(
         Job.state == JobState.QUEUED, Job.queue == admitted.queue, Job.priority <= spec.resources.priority
     )
@@ -152,7 +162,7 @@ def plan(session: Session, settings: Settings, spec: TrainSpec, admitted: Admitt
         num_parameters=parameters,
         num_folds=len(folds),
         epochs=spec.trainer.max_epochs,
-        days_per_step=days_per_step,
+        days_per_step=days_per_step(spec, admitted.names_a_day),
         steps_per_epoch=steps,
         samples_per_epoch=max(samples),
         num_train_days=count(largest.train),
@@ -166,24 +176,27 @@ def plan(session: Session, settings: Settings, spec: TrainSpec, admitted: Admitt
     )
 
 
-def _steps(spec: TrainSpec, fold: Fold, names_a_day: int) -> tuple[int, int]:
-    """Days a step and steps an epoch."""
-    days_per_step = max(1, round(spec.trainer.batch_size / names_a_day))
-    steps = math.ceil(count(fold.train) / days_per_step)
+def days_per_step(spec: RunSpec, names_a_day: int) -> int:
+    return max(1, round(spec.trainer.batch_size / names_a_day))
+
+
+def _steps(spec: RunSpec, fold: Fold, names_a_day: int) -> int:
+    """In an epoch."""
+    steps = math.ceil(count(fold.train) / days_per_step(spec, names_a_day))
     most = spec.trainer.max_steps_per_epoch
-    return days_per_step, steps if most is None else min(steps, most)
+    return steps if most is None else min(steps, most)
 
 
-def _samples(spec: TrainSpec, fold: Fold, names_a_day: int) -> int:
-    days_per_step, steps = _steps(spec, fold, names_a_day)
-    return min(steps * days_per_step, count(fold.train)) * names_a_day
+def _samples(spec: RunSpec, fold: Fold, names_a_day: int) -> int:
+    steps = _steps(spec, fold, names_a_day)
+    return min(steps * days_per_step(spec, names_a_day), count(fold.train)) * names_a_day
 
 
-def _learned_rate(session: Session, spec: TrainSpec, queue: str) -> float | None:
+def _learned_rate(session: Session, spec: RunSpec, queue: str) -> float | None:
     """Median samples a second of the last finished jobs with this model and window on this queue, if any."""
     speed = Job.progress["samples_per_second"].as_float()
     same = (
-        Job.kind == JobKind.TRAIN,
+        Job.kind == (JobKind.PRETRAIN if isinstance(spec, PretrainSpec) else JobKind.TRAIN),
         Job.state == JobState.SUCCEEDED,
         Job.queue == queue,
         speed > 0,

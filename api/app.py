@@ -18,7 +18,20 @@ from api.database import Database
 from api.deps import name_route
 from api.ledger import Ledger
 from api.middleware import Edge
-from api.routes import compare, datasets, events, health, jobs, keys, results, splits, studies, tensorboard, workers
+from api.routes import (
+    compare,
+    datasets,
+    events,
+    health,
+    jobs,
+    keys,
+    pretraining,
+    results,
+    splits,
+    studies,
+    tensorboard,
+    workers,
+)
 from api.service import Service
 from api.telemetry import Telemetry
 from api.web import pages
@@ -28,7 +41,8 @@ from jobs.settings import Settings
 from jobs.wakeups import Wakeups, async_redis_client
 
 ROUTERS: Final = (
-    datasets.router, jobs.router, studies.router, results.router, tensorboard.router, splits.router, compare.router,
+    datasets.router, jobs.router, pretraining.router, studies.router, results.router, tensorboard.router,
+    splits.router, compare.router,
     events.router, workers.router, keys.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16

@@ -17,6 +17,13 @@ TRAIN: Final[Example] = {
     "optimizer": {"name": "adabelief", "lr": 5.0e-4},
     "trainer": {"max_epochs": 3, "batch_size": 4096},
 }
+PRETRAIN: Final[Example] = {
+    **{field: TRAIN[field] for field in ("dataset", "data", "split", "model")},
+    "name": "masked, small",
+    "mask_ratio": 0.15,
+    "contrast_weight": 0.1,
+    "trainer": {"max_epochs": 20, "batch_size": 4096},
+}
 TRAIN_SMALLEST: Final[Example] = {"dataset": "us_2010_2017"}
 DATASET_PATH: Final[Example] = {"name": "us_2010_2017", "path": "us_2010_2017.parquet"}
 DATASET_PLANTED: Final[Example] = {

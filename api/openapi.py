@@ -15,6 +15,7 @@ from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
 from atft.spec.job import TrainSpec
 from atft.spec.model import GraphSpec, ModelSpec
+from atft.spec.pretrain import PretrainSpec, PretrainTrainer
 from atft.spec.search import (
     CategoricalDimension,
     FloatDimension,
@@ -64,6 +65,7 @@ _SPECS: Final = {
         OptimizerSpec,
         SchedulerSpec,
         TrainerSpec,
+        PretrainTrainer,
         EvaluationSpec,
         ResourcesSpec,
         EarlyStopping,
@@ -75,6 +77,7 @@ _SPECS: Final = {
 } | {
     "JsonValue": 0.034,
     TrainSpec.__name__: examples.TRAIN,
+    PretrainSpec.__name__: examples.PRETRAIN,
     DatasetSpec.__name__: examples.DATASET_PATH,
     SideFile.__name__: SideFile(file="universe.parquet").model_dump(mode="json"),
     HpoSpec.__name__: examples.HPO,

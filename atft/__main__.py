@@ -1,4 +1,5 @@
-"""`python -m atft run | build | inspect | bench`: the program that the service starts, and that works without it.
+"""`python -m atft run | pretrain | build | inspect | bench`: the program that the service starts, and that works
+without it.
 
 It says what happens as one JSON object a line on `--events-fd`; everything else goes to stderr. Exit codes: 0 it told
 its own result,
@@ -30,13 +31,15 @@ from pydantic import ValidationError
 from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
 from atft.spec.base import Spec
 from atft.spec.data import DatasetSpec, PlantedMode
-from atft.spec.job import TrainSpec
+from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
 
 FAILED: Final = 1
 USAGE: Final = 2
 LEASE_OVER: Final = 75
 PR_SET_PDEATHSIG: Final = 1
+SPECS: Final[dict[str, type[Spec]]] = {"run": TrainSpec, "pretrain": PretrainSpec, "build": DatasetSpec}
 S = TypeVar("S", bound=Spec)
 
 
@@ -78,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
         from atft import bench  # noqa: PLC0415 - loads polars
 
         return bench.main(options)
-    spec = _read_spec(options.spec, TrainSpec) if options.command == "run" else _read_spec(options.spec, DatasetSpec)
+    spec = _read_spec(options.spec, SPECS[options.command])
     faulthandler.enable()
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -88,7 +91,13 @@ def main(arguments: Sequence[str]) -> int:
         die_with_parent()
         watch_lease(options.lease_seconds)
     try:
-        last = _run(options, spec, emit, stop) if isinstance(spec, TrainSpec) else _build(options, spec, emit, stop)
+        match spec:
+            case RunSpec():
+                last = _run(options, spec, emit, stop)
+            case DatasetSpec():
+                last = _build(options, spec, emit, stop)
+            case _:
+                raise TypeError(spec)
     except Exception as error:  # noqa: BLE001 - the program's edge: whatever it is, it is recorded and ends the run
         traceback.print_exc()
         last = failure(error)
@@ -101,14 +110,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train what a TrainSpec asks for")
     run.add_argument("spec", type=Path, help="TrainSpec as JSON")
-    run.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
-    run.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
-    run.add_argument("--most-days", type=int, metavar="N", help="days of a micro-batch at most: less memory at a time")
+    run.add_argument("--init-from", type=Path, metavar="DIR", help="folder of the run that the spec's init_from names")
+    pretrain = commands.add_parser("pretrain", help="pretrain the encoder as a PretrainSpec asks")
+    pretrain.add_argument("spec", type=Path, help="PretrainSpec as JSON")
+    pretrain.set_defaults(init_from=None, no_test=True, preflight=False)
+    for command in (run, pretrain):
+        command.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
+        command.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
+        command.add_argument(
+            "--most-days", type=int, metavar="N", help="days of a micro-batch at most: less memory at a time"
+        )
     run.add_argument("--no-test", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--preflight", action="store_true", help=argparse.SUPPRESS)
     build = commands.add_parser("build", help="build the cache that a DatasetSpec describes")
     build.add_argument("spec", type=Path, help="DatasetSpec as JSON, with a local path")
-    for command in (run, build):
+    for command in (run, pretrain, build):
         command.add_argument("--out", type=Path, required=True, help="folder to write to")
         command.add_argument(
             "--events-fd", type=int, default=1, metavar="N", help="descriptor for events (default: standard output)"
@@ -168,9 +184,7 @@ def _claim(descriptor: int) -> int:
     return own
 
 
-def _run(
-    options: argparse.Namespace, spec: TrainSpec, emit: EventStream, stop: StopFlag
-) -> Finished | Stopped | Failed:
+def _run(options: argparse.Namespace, spec: RunSpec, emit: EventStream, stop: StopFlag) -> Finished | Stopped | Failed:
     resumed = {}
     if options.resume is not None:
         manifest = json.loads((options.resume / "manifest.json").read_bytes())
@@ -197,6 +211,7 @@ def _run(
         test=not options.no_test,
         preflight_only=options.preflight,
         most_days=options.most_days,
+        source=options.init_from,
     )
 
 

@@ -49,6 +49,10 @@ class AsyncClient:
     async def train(self, spec: Json, *, idempotency_key: str | None = None) -> "AsyncJob":
         return await self.submit("train", spec, idempotency_key=idempotency_key)
 
+    async def pretrain(self, spec: Json, *, idempotency_key: str | None = None) -> "AsyncJob":
+        """Pretrain an encoder; a later training begins with it by `"init_from": job.id`."""
+        return await self.submit("pretrain", spec, idempotency_key=idempotency_key)
+
     async def hpo(self, spec: Json, *, idempotency_key: str | None = None) -> "AsyncJob":
         """Submit a study; its trials are jobs of their own."""
         return await self.submit("hpo", spec, idempotency_key=idempotency_key)

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from client import dataset_commands, display, move_commands, studies, study_commands, tensorboard_command
+from client import (
+    dataset_commands,
+    display,
+    move_commands,
+    pretrain_commands,
+    studies,
+    study_commands,
+    tensorboard_command,
+)
 from client.terminal import (
     AsJson,
     IsJson,
@@ -33,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(dataset_commands.app, name="datasets")
 app.add_typer(move_commands.app)
+app.add_typer(pretrain_commands.app)
 app.add_typer(study_commands.app)
 app.add_typer(tensorboard_command.app)
 

@@ -48,6 +48,10 @@ class Client:
     def train(self, spec: Json, *, idempotency_key: str | None = None) -> "LiveJob":
         return self.submit("train", spec, idempotency_key=idempotency_key)
 
+    def pretrain(self, spec: Json, *, idempotency_key: str | None = None) -> "LiveJob":
+        """Pretrain an encoder; a later training begins with it by `"init_from": job.id`."""
+        return self.submit("pretrain", spec, idempotency_key=idempotency_key)
+
     def hpo(self, spec: Json, *, idempotency_key: str | None = None) -> "LiveJob":
         """Submit a study; its trials are jobs of their own."""
         return self.submit("hpo", spec, idempotency_key=idempotency_key)

@@ -127,11 +127,12 @@ def memory_needed(session: Session, job_id: UUID) -> int | None:
     those of the last jobs with this model, window and batch on these data.
     """
     job = session.get(Job, job_id)
-    if job is None or job.kind not in (JobKind.TRAIN, JobKind.TRIAL):
+    if job is None or job.kind not in (JobKind.TRAIN, JobKind.TRIAL, JobKind.PRETRAIN):
         return None
     needed = Job.evidence["memory"]["needed_bytes"].as_integer()
     same = (
         Job.state == JobState.SUCCEEDED,
+        (Job.kind == JobKind.PRETRAIN) == (job.kind is JobKind.PRETRAIN),
         Job.dataset_fingerprint == job.dataset_fingerprint,
         Job.queue == job.queue,
         Job.spec["model"] == literal(job.spec.get("model"), JSONB),

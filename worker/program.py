@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import atft
+from jobs.inheritance import Weights
 from jobs.places import NotFound, Outside, find
 from jobs.settings import Settings
 from jobs.states import JobKind, Reason
@@ -28,13 +29,14 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """All that `Child` needs. `timeout_seconds` is the spec's limit on one attempt."""
+    """All that `Child` needs. `timeout_seconds` is the spec's limit on one attempt, `weights` what it begins with."""
 
     folder: Path
     argv: tuple[str, ...]
     environment: dict[str, str]
     threads: int
     timeout_seconds: float | None
+    weights: Weights | None
 
 
 def attempt_folder(settings: Settings, job: Job) -> Path:
@@ -52,16 +54,27 @@ def checkpoint_is_gone(settings: Settings, job: Job) -> bool:
     return job.checkpoint is not None and not checkpoint_folder(settings, job, job.checkpoint["path"]).exists()
 
 
-def launch(settings: Settings, job: Job, *, cuda_device: str | None, program: tuple[str, ...] = PROGRAM) -> Launch:
-    """Make the attempt's folder and spec.json, and say how to start the child. Raises Refused, OSError."""
+def launch(
+    settings: Settings,
+    job: Job,
+    *,
+    cuda_device: str | None,
+    weights: Weights | None = None,
+    program: tuple[str, ...] = PROGRAM,
+) -> Launch:
+    """Make the attempt's folder and spec.json, and say how to start the child. `weights` are those of the job that the
+    spec's `init_from` names. Raises Refused, OSError.
+    """
     folder = attempt_folder(settings, job)
     folder.mkdir(parents=True, exist_ok=True)
     resources: Json = job.spec.get("resources", {})
     if resources.get("device") == "cpu":
         cuda_device = None
     match job.kind:
-        case JobKind.TRAIN | JobKind.TRIAL | JobKind.PREFLIGHT:
+        case JobKind.TRAIN | JobKind.TRIAL | JobKind.PREFLIGHT | JobKind.PRETRAIN:
             arguments = _run(settings, job, folder)
+            if weights is not None:
+                arguments += ["--init-from", str(settings.run_root.resolve() / weights.folder)]
             threads = int(resources.get("threads", 1))
             timeout = job.spec.get("trainer", {}).get("timeout_seconds")
         case JobKind.DATASET:
@@ -78,6 +91,7 @@ def launch(settings: Settings, job: Job, *, cuda_device: str | None, program: tu
         environment=environment,
         threads=threads,
         timeout_seconds=timeout,
+        weights=weights,
     )
 
 
@@ -87,7 +101,8 @@ def _run(settings: Settings, job: Job, folder: Path) -> list[str]:
         message = f"the cache of dataset {job.dataset} ({job.dataset_fingerprint}) is gone: register it again"
         raise Refused(Reason.DATA_CHANGED, message)
     spec = _write_spec(folder, job.spec)
-    arguments = ["run", str(spec), "--cache", str(cache), "--out", str(folder)]
+    command = "pretrain" if job.kind is JobKind.PRETRAIN else "run"
+    arguments = [command, str(spec), "--cache", str(cache), "--out", str(folder)]
     if "micro_batch_days" in job.overrides:
         arguments += ["--most-days", str(job.overrides["micro_batch_days"])]
     arguments += {JobKind.TRIAL: ["--no-test"], JobKind.PREFLIGHT: ["--preflight"]}.get(job.kind, [])

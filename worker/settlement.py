@@ -8,8 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from atft.events import Finished
-from atft.spec.job import TrainSpec
-from jobs import history, repetition, store
+from jobs import history, inheritance, repetition, store
 from jobs.caches import hold_cache
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
@@ -147,10 +146,11 @@ def _differences(job: Job, start: Launch, evidence: Json | None) -> list[str]:
     if evidence is None:
         return ["the program sent no evidence"]
     try:
-        spec = TrainSpec.model_validate(job.spec)
+        spec = inheritance.run_spec(job)
     except ValidationError as error:
         return [f"the job's spec no longer validates: {error}"]
-    return differences(spec, evidence, fingerprint=job.dataset_fingerprint, threads=start.threads)
+    weights = start.weights.sha256 if start.weights is not None else None
+    return differences(spec, evidence, fingerprint=job.dataset_fingerprint, threads=start.threads, weights=weights)
 
 
 def _accept_dataset(settings: Settings, folder: Path, finished: Finished, settlement: Settlement) -> Settlement:

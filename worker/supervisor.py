@@ -15,8 +15,8 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Finished
-from jobs import history, logs, store
-from jobs.errors import Stale
+from jobs import history, inheritance, logs, store
+from jobs.errors import NotFound, Stale
 from jobs.queue import CONTROL
 from jobs.session import transaction
 from jobs.settings import Settings
@@ -103,13 +103,11 @@ class Supervisor:
 
     def _attempt(self, job: Job, recorder: Recorder) -> Settlement | None:
         """Start the child and see it through; None when nothing may be written."""
-        if checkpoint_is_gone(self.settings, job):
-            again = persist(self.sessions, lambda session: self._start_over(session, job), self._hopeless())
-            if again is None:
-                return None
-            job = again
         try:
-            start = launch(self.settings, job, cuda_device=self.slot.cuda_device, program=self.program)
+            prepared = self._prepare(job)
+            if prepared is None:
+                return None
+            job, start = prepared
             kills = oom_kills()
             child = Child(start.argv, environment=start.environment, cwd=start.folder, log=start.folder / "log.txt")
         except Refused as error:
@@ -140,6 +138,21 @@ class Supervisor:
             settlement = Settlement(verdict=verdict, exit=ended)
             return accept(self.settings, job, start, attempt.watch.word, attempt.evidence, settlement)
         return Settlement(verdict=verdict, exit=ended, log_tail=tail)
+
+    def _prepare(self, job: Job) -> tuple[Job, Launch] | None:
+        """The job as it now stands and how its child starts; None when nothing may be written. Raises Refused."""
+        if checkpoint_is_gone(self.settings, job):
+            again = persist(self.sessions, lambda session: self._start_over(session, job), self._hopeless())
+            if again is None:
+                return None
+            job = again
+        weights = None
+        if (source := job.spec.get("init_from")) is not None:
+            weights = persist(self.sessions, lambda session: _weights(session, UUID(source)), self._hopeless())
+            if weights is None:
+                return None
+        device = self.slot.cuda_device
+        return job, launch(self.settings, job, cuda_device=device, weights=weights, program=self.program)
 
     def _start_over(self, session: Session, job: Job) -> Job:
         """Forget a checkpoint that is gone, with the points made before it: the run makes them again. Raises Stale."""
@@ -188,6 +201,14 @@ class Supervisor:
         """The study has news to judge."""
         if job.parent_id is not None:
             self.hint(CONTROL, job.parent_id, job.priority)
+
+
+def _weights(session: Session, source: UUID) -> inheritance.Weights:
+    """Those that a job begins with. Raises Refused when they are not kept any more."""
+    try:
+        return inheritance.weights(session, source)
+    except NotFound as error:
+        raise Refused(Reason.INVALID_PARAMS, f"init_from: {error}") from error
 
 
 @dataclass(eq=False)

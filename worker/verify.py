@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from atft.spec.days import plan_split
-from atft.spec.job import TrainSpec
-from atft.spec.model import num_parameters
+from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.training import SchedulerSpec
 from jobs.tables import Json
 
@@ -95,6 +94,12 @@ class _Module(_Part):
     grad_norm_first_step: float | None
 
 
+class _Inherited(_Part):
+    job_id: str
+    files: dict[str, str]
+    loaded: tuple[str, ...]
+
+
 class _Seeds(_Part):
     seed: int
 
@@ -117,11 +122,16 @@ class Observed(_Part):
     batches_per_epoch: int
     accumulate: int
     seeds: _Seeds
+    init_from: _Inherited | None = None
     folds: tuple[_Fold, ...] = ()
 
 
-def differences(spec: TrainSpec, evidence: Json, *, fingerprint: str | None, threads: int) -> list[str]:
-    """What differs, each with its field; [] is proof. Evidence that lacks a part differs in it."""
+def differences(
+    spec: RunSpec, evidence: Json, *, fingerprint: str | None, threads: int, weights: Mapping[str, str] | None = None
+) -> list[str]:
+    """What differs, each with its field; [] is proof. Evidence that lacks a part differs in it. `weights`: SHA-256 by
+    file of the job that `init_from` names.
+    """
     try:
         seen = Observed.model_validate(evidence)
     except ValidationError as error:
@@ -132,6 +142,7 @@ def differences(spec: TrainSpec, evidence: Json, *, fingerprint: str | None, thr
         *_unequal("", asked, seen.requested, open_fields=frozenset()),
         *_unequal("", asked, seen.resolved, open_fields=OPEN),
         *_facts(spec, seen, fingerprint, threads),
+        *_inherited(spec, seen, weights or {}),
     ]
     return [f"{field}: asked for {wanted!r}, found {found!r}" for field, wanted, found in pairs]
 
@@ -152,7 +163,7 @@ def _unequal(path: str, asked: object, found: object, open_fields: frozenset[str
         yield path, asked, found
 
 
-def _facts(spec: TrainSpec, seen: Observed, fingerprint: str | None, threads: int) -> Iterator[Difference]:
+def _facts(spec: RunSpec, seen: Observed, fingerprint: str | None, threads: int) -> Iterator[Difference]:
     facts: dict[str, tuple[object, object]] = {
         "dataset fingerprint": (fingerprint, seen.data.fingerprint),
         "data.horizons": (spec.data.horizons, seen.data.horizons),
@@ -166,7 +177,7 @@ def _facts(spec: TrainSpec, seen: Observed, fingerprint: str | None, threads: in
         "model.use_fan": (spec.model.use_fan, "fan" in seen.modules),
         "model.use_gat": (spec.model.use_gat, "graph" in seen.modules),
         "parameters": (
-            num_parameters(spec.model, seen.data.num_features, len(spec.data.horizons), spec.data.window),
+            spec.num_parameters(seen.data.num_features),
             seen.parameters,
         ),
     }
@@ -180,7 +191,21 @@ def _facts(spec: TrainSpec, seen: Observed, fingerprint: str | None, threads: in
     yield from _days(spec, seen) if spec.split.num_splits == 1 else _folds(spec, seen)
 
 
-def _optimizer(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
+def _inherited(spec: RunSpec, seen: Observed, weights: Mapping[str, str]) -> Iterator[Difference]:
+    """The weights that were recorded, in every part of the encoder."""
+    asked = spec.init_from if isinstance(spec, TrainSpec) else None
+    found = seen.init_from
+    if asked != (found.job_id if found is not None else None):
+        yield "init_from", asked, found and found.job_id
+    elif found is not None:
+        if dict(weights) != found.files:
+            yield "weights of init_from", dict(weights), found.files
+        for name in (name for name in spec.model.modules if name != "heads"):
+            if not any(tensor.startswith(f"{name}.") for tensor in found.loaded):
+                yield f"module {name} of init_from", "loaded", "left as it was"
+
+
+def _optimizer(spec: RunSpec, seen: Observed) -> Iterator[Difference]:
     kind, state_key = OPTIMIZERS[spec.optimizer.name]
     if spec.optimizer.name == "adabelief" and seen.device == "cuda":
         kind = GPU_ADABELIEF
@@ -200,7 +225,7 @@ def _optimizer(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
     yield from _rates(spec, seen.scheduler.lr_by_epoch)
 
 
-def _rates(spec: TrainSpec, lr_by_epoch: tuple[float, ...], where: str = "") -> Iterator[Difference]:
+def _rates(spec: RunSpec, lr_by_epoch: tuple[float, ...], where: str = "") -> Iterator[Difference]:
     for epoch, found in enumerate(lr_by_epoch):
         phase, first = spec.trainer.phase_of(epoch)
         rate = phase.lr if phase.lr is not None else spec.optimizer.lr
@@ -211,7 +236,7 @@ def _rates(spec: TrainSpec, lr_by_epoch: tuple[float, ...], where: str = "") -> 
         yield f"{where}trainer.max_epochs", spec.trainer.max_epochs, len(lr_by_epoch)
 
 
-def _limits(spec: TrainSpec, seen: Observed, threads: int) -> Iterator[Difference]:
+def _limits(spec: RunSpec, seen: Observed, threads: int) -> Iterator[Difference]:
     if seen.device == "cpu" and seen.threads.os_threads_peak > threads + EXTRA_OS_THREADS:
         yield "threads.os_threads_peak", f"at most {threads + EXTRA_OS_THREADS}", seen.threads.os_threads_peak
     most = spec.trainer.max_steps_per_epoch
@@ -222,7 +247,7 @@ def _limits(spec: TrainSpec, seen: Observed, threads: int) -> Iterator[Differenc
 
 
 def _gradients(
-    spec: TrainSpec, norms: Mapping[str, float | None], num_epochs: int, where: str = ""
+    spec: RunSpec, norms: Mapping[str, float | None], num_epochs: int, where: str = ""
 ) -> Iterator[Difference]:
     """Every module that a phase begun so far trains has shown a gradient."""
     begun = [spec.trainer.phase_of(epoch)[0] for epoch in range(num_epochs)]
@@ -232,7 +257,7 @@ def _gradients(
             yield f"gradient of {where}module {name} at the first step", "above 0", norm
 
 
-def _days(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
+def _days(spec: RunSpec, seen: Observed) -> Iterator[Difference]:
     data, split = seen.data, spec.split
     for name, asked, found in (
         ("train_days", split.train_days, len(data.train_days)),
@@ -246,7 +271,7 @@ def _days(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
         yield "split", "training, validation and test days one after the other", "days that overlap or go back"
 
 
-def _folds(spec: TrainSpec, seen: Observed) -> Iterator[Difference]:
+def _folds(spec: RunSpec, seen: Observed) -> Iterator[Difference]:
     """Each fold's days against the split planned again on the days that were used, and its training against the
     request.
     """

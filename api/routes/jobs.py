@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from api import admission, examples
+from api import examples
 from api.auth import Principal, Reader, Submitter
 from api.database import AUDITED
 from api.deps import (
@@ -25,9 +25,10 @@ from api.deps import (
     problems,
     with_position,
 )
+from api.runs import submit_run
 from api.schemas import JobPage, JobView, Plan, SubmittedView
 from api.study_schemas import Priority
-from api.submission import body_sha256, refuse_nul, submit
+from api.submission import body_sha256
 from api.views import etag, job_view, submitted_view
 from atft.spec.data import DatasetRef
 from atft.spec.job import TrainSpec
@@ -70,31 +71,7 @@ async def submit_train(
     The spec is checked against the dataset before anything is stored: its features, its horizons, and that its days are
     enough for the window and the split. A 202 means that the job will run, whatever happens to this server or to Redis.
     """
-    refuse_nul(spec.model_dump(mode="json"))
-    admitted = await service.database.read(admission.admit, spec)
-    if dry_run:
-        plan = await service.database.read(admission.plan, service.settings, spec, admitted)
-        return Response(plan.model_dump_json(), media_type="application/json")
-    resources = spec.resources
-    submitted = await submit(
-        service,
-        who,
-        kind=JobKind.TRAIN,
-        spec=spec,
-        queue=admitted.queue,
-        key=idempotency_key,
-        name=spec.name,
-        tags=spec.tags,
-        priority=resources.priority,
-        max_attempts=resources.max_attempts,
-        queue_timeout_seconds=resources.queue_timeout_seconds,
-        dataset=admitted.dataset_name,
-        dataset_fingerprint=admitted.fingerprint,
-    )
-    job, position = submitted
-    response.headers["Location"] = f"/jobs/{job.id}"
-    response.headers["ETag"] = etag(job)
-    return submitted_view(job, position, admitted.warnings)
+    return await submit_run(service, who, spec, JobKind.TRAIN, dry_run=dry_run, key=idempotency_key, answer=response)
 
 
 def _page(

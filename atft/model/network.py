@@ -4,6 +4,7 @@ Selection runs once a row of the batch; the windows are gathered from its result
 global generator.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -31,13 +32,17 @@ class Prediction:
     selection: Float[Tensor, " feature"]
 
 
-class Network(nn.Module):
-    """Children: `selection`, `fan` (with `use_fan`), `temporal`, `graph` (with `use_gat`), `heads`."""
+Days = Float[Tensor, "day stock hidden"]
 
-    def __init__(self, *, num_features: int, num_horizons: int, window: int, model: ModelSpec) -> None:
+
+class Encoder(nn.Module):
+    """All but the heads: a stock's state on a day. Children: `selection`, `fan` (with `use_fan`), `temporal`, `graph`
+    (with `use_gat`).
+    """
+
+    def __init__(self, *, num_features: int, window: int, model: ModelSpec) -> None:
         super().__init__()
         self.window = window
-        self.levels = model.quantiles
         self.selection = VariableSelection(
             num_features=num_features, hidden_size=model.hidden_size, dropout=model.dropout
         )
@@ -64,6 +69,32 @@ class Network(nn.Module):
             if model.use_gat
             else None
         )
+
+    def encode(
+        self, batch: Batch, change: Callable[[Days], Days] | None = None
+    ) -> tuple[Float[Tensor, "stock hidden"], Float[Tensor, "row feature"]]:
+        """The samples' states, and the selection weights of the batch's rows. `change` sees each sample's days before
+        anything reads them.
+        """
+        rows, weights = self.selection(batch.x)
+        days = F.embedding(batch.windows.T, rows)  # [day, stock, hidden]: time first, so that FAN is one matrix product
+        if change is not None:
+            days = change(days)
+        if self.frequency_dropout is not None:
+            days = self.frequency_dropout(days)
+        days, amplitudes = self.fan(days) if self.fan is not None else (days, None)
+        state: Tensor = self.temporal(days, amplitudes)
+        if self.graph is not None:
+            state = self.graph(state, batch.edges, batch.edge_attributes)
+        return state, weights
+
+
+class Network(Encoder):
+    """The encoder and `heads`."""
+
+    def __init__(self, *, num_features: int, num_horizons: int, window: int, model: ModelSpec) -> None:
+        super().__init__(num_features=num_features, window=window, model=model)
+        self.levels = model.quantiles
         self.heads = HorizonHeads(
             hidden_size=model.hidden_size,
             num_horizons=num_horizons,
@@ -72,19 +103,8 @@ class Network(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Prediction:
-        rows, weights = self.selection(batch.x)
-        state = self._read(rows, batch)
-        if self.graph is not None:
-            state = self.graph(state, batch.edges, batch.edge_attributes)
+        state, weights = self.encode(batch)
         scores, quantiles = self.heads(state)
         return Prediction(
             scores=scores, quantiles=quantiles, levels=self.levels, selection=weights.detach().mean(dim=0)
         )
-
-    def _read(self, rows: Float[Tensor, "row hidden"], batch: Batch) -> Float[Tensor, "stock hidden"]:
-        days = F.embedding(batch.windows.T, rows)  # [day, stock, hidden]: time first, so that FAN is one matrix product
-        if self.frequency_dropout is not None:
-            days = self.frequency_dropout(days)
-        days, amplitudes = self.fan(days) if self.fan is not None else (days, None)
-        state: Tensor = self.temporal(days, amplitudes)
-        return state

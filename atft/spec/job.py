@@ -1,4 +1,4 @@
-"""One training job, complete."""
+"""One training job, complete; `RunSpec` is what every job that trains the network's encoder asks for."""
 
 from typing import Annotated, Self
 
@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from atft.spec.base import Spec, refuse
 from atft.spec.data import DatasetRef, DataSpec, SplitSpec
-from atft.spec.model import GraphSpec, ModelSpec
+from atft.spec.model import GraphSpec, ModelSpec, num_parameters
 from atft.spec.training import EvaluationSpec, LossSpec, OptimizerSpec, ResourcesSpec, SchedulerSpec, TrainerSpec
 
 Tags = Annotated[
@@ -14,7 +14,10 @@ Tags = Annotated[
 ]
 
 
-class TrainSpec(Spec):
+JobRef = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+
+
+class RunSpec(Spec):
     dataset: DatasetRef
     name: str | None = Field(None, max_length=200)
     tags: Tags = Field({})
@@ -23,17 +26,17 @@ class TrainSpec(Spec):
     split: SplitSpec = SplitSpec()
     model: ModelSpec = ModelSpec()
     graph: GraphSpec = GraphSpec()
-    loss: LossSpec = LossSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
     scheduler: SchedulerSpec = SchedulerSpec()
     trainer: TrainerSpec = TrainerSpec()
-    evaluation: EvaluationSpec = EvaluationSpec()
     resources: ResourcesSpec = ResourcesSpec()
-    baselines: bool = True
-    init_from: str | None = None
+
+    def num_parameters(self, num_features: int) -> int:
+        """Exactly the trainable parameters of the network that this trains on `num_features` columns."""
+        raise NotImplementedError
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _run_consistent(self) -> Self:
         needed = max(self.data.horizons) + 1
         if self.split.embargo_days < needed:
             refuse(
@@ -53,35 +56,12 @@ class TrainSpec(Spec):
                 f"a window of {self.data.window} days has {self.data.window // 2 + 1} frequencies; "
                 f"fan_top_k is {self.model.fan_top_k}",
             )
-        self._losses_fit()
-        if "@" in self.trainer.objective and int(self.trainer.objective.split("@")[1][:-1]) not in self.data.horizons:
-            refuse(
-                "/trainer/objective", f"the objective's horizon is not one of data.horizons {list(self.data.horizons)}"
-            )
         if self.scheduler.warmup_epochs > 0 and self.scheduler.name == "one_cycle":
             refuse("/scheduler/warmup_epochs", "one_cycle warms up by itself: use warmup_epochs 0")
         if self.scheduler.warmup_epochs >= self.trainer.max_epochs and self.scheduler.warmup_epochs > 0:
             refuse("/scheduler/warmup_epochs", "warmup_epochs must be below trainer.max_epochs")
         self._phases_fit()
-        if self.init_from is not None:
-            refuse("/init_from", "init_from is not available yet; use null")
         return self
-
-    def _losses_fit(self) -> None:
-        losses = {"/loss": self.loss} | {
-            f"/trainer/phases/{place}/loss": phase.loss
-            for place, phase in enumerate(self.trainer.phases)
-            if phase.loss is not None
-        }
-        for pointer, loss in losses.items():
-            if loss.horizon_weights is not None and len(loss.horizon_weights) != len(self.data.horizons):
-                refuse(
-                    f"{pointer}/horizon_weights", f"give one weight for each of the {len(self.data.horizons)} horizons"
-                )
-            if loss.base == "pinball" and self.model.quantiles is None:
-                refuse("/model/quantiles", "loss.base pinball needs model.quantiles")
-            if loss.base != "pinball" and self.model.quantiles is not None:
-                refuse(f"{pointer}/base", "model.quantiles are trained by loss.base pinball only")
 
     def _phases_fit(self) -> None:
         trained: set[str] = set()
@@ -99,3 +79,40 @@ class TrainSpec(Spec):
         idle = [name for name in self.model.modules if name not in trained]
         if self.trainer.phases and idle:
             refuse("/trainer/phases", f"no phase trains {idle}: a part that is switched on would never learn")
+
+
+class TrainSpec(RunSpec):
+    """`init_from`: a succeeded pretraining or training whose encoder this training begins with."""
+
+    loss: LossSpec = LossSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    baselines: bool = True
+    init_from: JobRef | None = None
+
+    def num_parameters(self, num_features: int) -> int:
+        return num_parameters(self.model, num_features, len(self.data.horizons), self.data.window)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self._losses_fit()
+        if "@" in self.trainer.objective and int(self.trainer.objective.split("@")[1][:-1]) not in self.data.horizons:
+            refuse(
+                "/trainer/objective", f"the objective's horizon is not one of data.horizons {list(self.data.horizons)}"
+            )
+        return self
+
+    def _losses_fit(self) -> None:
+        losses = {"/loss": self.loss} | {
+            f"/trainer/phases/{place}/loss": phase.loss
+            for place, phase in enumerate(self.trainer.phases)
+            if phase.loss is not None
+        }
+        for pointer, loss in losses.items():
+            if loss.horizon_weights is not None and len(loss.horizon_weights) != len(self.data.horizons):
+                refuse(
+                    f"{pointer}/horizon_weights", f"give one weight for each of the {len(self.data.horizons)} horizons"
+                )
+            if loss.base == "pinball" and self.model.quantiles is None:
+                refuse("/model/quantiles", "loss.base pinball needs model.quantiles")
+            if loss.base != "pinball" and self.model.quantiles is not None:
+                refuse(f"{pointer}/base", "model.quantiles are trained by loss.base pinball only")

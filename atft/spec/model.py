@@ -67,14 +67,23 @@ class GraphSpec(Spec):
     sector_weight: float = Field(0.5, ge=0.0, le=1.0)
 
 
+def linear(inputs: int, outputs: int) -> int:
+    """Parameters of a linear map with a bias."""
+    return inputs * outputs + outputs
+
+
 def num_parameters(model: ModelSpec, num_features: int, num_horizons: int, window: int) -> int:
     """Exactly the trainable parameters of `atft.model.network.Network`; optimizer moments and fixed tables are not
     parameters.
     """
-    hidden = model.hidden_size
+    outputs = num_horizons * (len(model.quantiles) if model.quantiles else 1)
+    heads = linear(model.hidden_size, model.hidden_size) + linear(model.hidden_size, outputs)
+    return num_encoder_parameters(model, num_features, window) + heads
 
-    def linear(inputs: int, outputs: int) -> int:
-        return inputs * outputs + outputs
+
+def num_encoder_parameters(model: ModelSpec, num_features: int, window: int) -> int:
+    """Those of `atft.model.network.Encoder`: all but the heads."""
+    hidden = model.hidden_size
 
     def gated_residual(inputs: int, outputs: int, context: int) -> int:
         skip = linear(inputs, outputs) if inputs != outputs else 0
@@ -101,5 +110,4 @@ def num_parameters(model: ModelSpec, num_features: int, num_horizons: int, windo
     )  # two ends, attention vector, edges, bias
     fusion = linear(2 * hidden, hidden) + int(model.learn_temperature)
     graph = model.gat_layers * (convolution + fusion) if model.use_gat else 0
-    heads = linear(hidden, hidden) + linear(hidden, num_horizons * (len(model.quantiles) if model.quantiles else 1))
-    return selection + fan + lstm + attention + merge + graph + heads
+    return selection + fan + lstm + attention + merge + graph

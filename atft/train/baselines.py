@@ -113,7 +113,7 @@ def baselines(
 
 
 def _key(assembly: Assembly) -> str:
-    spec = assembly.spec
+    spec = assembly.training
     body = {
         "version": VERSION,
         "fingerprint": assembly.cache.fingerprint,
@@ -145,7 +145,7 @@ def _make(assembly: Assembly, scored: dict[str, Scored], beat: Callable[[int, in
                 judge(
                     with_scores(samples, own[:, chosen] if name == "ridge" else own),
                     assembly.cache,
-                    assembly.spec,
+                    assembly.training,
                     split,
                 )
             )

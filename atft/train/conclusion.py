@@ -7,15 +7,15 @@ down.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from atft.events import DailySeries, Finished, Metrics
-from atft.model.network import Network
+from atft.events import Artifact, DailySeries, Finished, Metrics
+from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
 from atft.train import checkpoint
 from atft.train.attempt import Attempt
 from atft.train.averages import Values, in_fold, mean_daily, mean_values
 from atft.train.evaluate import ORACLE_SHARE, Judged, Scored, judge, oracle_scores, oracle_share, predict
 from atft.train.outputs import Predictions, Series, write
-from atft.train.setup import Assembly
+from atft.train.setup import Assembly, network_of
 from atft.train.state import FoldState
 
 
@@ -41,6 +41,9 @@ def conclude(attempt: Attempt, *, test: bool) -> Finished:
     if several:
         values = mean_values([fold.best_metrics for fold in folds])
         attempt.reporter.metrics(Metrics(step=step, values=values, best=True))
+    if isinstance(attempt.spec, PretrainSpec):  # it scores nothing, and has never read a test day
+        artifacts = write(attempt.assembly, attempt.out, None, attempt.tell_evidence())
+        return _finished(attempt, step, artifacts, None)
     said: list[list[Said]] = [[] for _ in folds]
     with Predictions(attempt.out / "predictions.parquet") as predictions:
         for number, fold in enumerate(folds):
@@ -62,13 +65,14 @@ def conclude(attempt: Attempt, *, test: bool) -> Finished:
     artifacts = write(attempt.assembly, attempt.out, series, attempt.tell_evidence())
     own = {name: value for one in means if one.source is None for name, value in one.values.items()}
     tested = {name: value for name, value in own.items() if name.startswith("test/") and ORACLE_SHARE not in name}
+    return _finished(attempt, step, artifacts, tested if test else None)
+
+
+def _finished(attempt: Attempt, step: int, artifacts: list[Artifact], tested: Values | None) -> Finished:
+    folds = attempt.state.folds
     return Finished(
         artifacts=artifacts,
-        result={
-            "best": _best(attempt, step),
-            "test": tested if test else None,
-            "ending": _ending(folds),
-        },
+        result={"best": _best(attempt, step), "test": tested, "ending": _ending(folds)},
         reason=_reason(folds),
     )
 
@@ -122,12 +126,7 @@ class _Fold:
     def judge(self, *, test: bool) -> Iterator[Said]:
         """Oracles, the model's own by split, baselines."""
         assembly, reporter = self.assembly, self.attempt.reporter
-        network = Network(
-            num_features=assembly.reader.num_features,
-            num_horizons=len(assembly.spec.data.horizons),
-            window=assembly.spec.data.window,
-            model=assembly.spec.model,
-        ).to(assembly.device)
+        network = network_of(assembly.spec, assembly.reader.num_features).to(assembly.device)
         network.load_state_dict(checkpoint.load_weights(self.weights))
         scored: dict[str, Scored] = {}
         judged: dict[str, Judged] = {}
@@ -142,7 +141,7 @@ class _Fold:
                     "test" if split == "test" else "validate", assembly.fold, self.state.epoch, len(days)
                 ),
             )
-            judged[split] = judge(scored[split], assembly.cache, assembly.spec, split)
+            judged[split] = judge(scored[split], assembly.cache, assembly.training, split)
             if split == "test":
                 judged[split].values["test/loss"] = loss
             for warning in judged[split].warnings:
@@ -154,7 +153,7 @@ class _Fold:
             own = {name: value for name, value in shares.items() if name.startswith(f"{split}/")}
             values = {**(outcome.values if split == "test" else {}), **own}
             yield Said(source=None, values=values, daily=outcome.daily)
-        if test and assembly.spec.baselines:
+        if test and assembly.training.baselines:
             from atft.train.baselines import baselines  # noqa: PLC0415 - LightGBM is loaded only where it is asked for
 
             for name, one in baselines(assembly, scored, reporter, self.attempt.check).items():
@@ -168,8 +167,8 @@ def _oracles(
     said: list[Said] = []
     shares: dict[str, float | None] = {}
     for split, samples in scored.items():
-        for name, best in oracle_scores(assembly.cache, assembly.spec, samples).items():
-            oracle = judge(best, assembly.cache, assembly.spec, split)
+        for name, best in oracle_scores(assembly.cache, assembly.training, samples).items():
+            oracle = judge(best, assembly.cache, assembly.training, split)
             said.append(Said(source=name, values=oracle.values, daily=oracle.daily))
             if name == "oracle_observed":
                 shares |= oracle_share(judged[split].values, oracle.values, split, assembly.spec.data.horizons)

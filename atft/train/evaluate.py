@@ -1,5 +1,6 @@
 """Scores for a list of days and what they are worth: validation, test, baselines and oracle all come through here."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,12 +13,13 @@ from atft.data.cache import Cache
 from atft.data.splits import stretches
 from atft.data.windows import DayReader
 from atft.events import DailySeries
-from atft.loss.objective import NoTargets, Objective
+from atft.loss.objective import NoTargets
 from atft.metrics.portfolio import evaluate
-from atft.model.network import Network
+from atft.model.masking import MaskedNetwork
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
 from atft.train.report import RunError, defined
+from atft.train.setup import AnyNetwork, AnyObjective, Assembly
 
 ORACLE_SHARE = "oracle_share_ratio"
 CHUNK_FACTOR = (
@@ -62,9 +64,9 @@ def chunks(days: Int64[np.ndarray, " day"], size: int) -> Iterator[tuple[int, In
 
 
 def predict(
-    network: Network,
+    network: AnyNetwork,
     reader: DayReader,
-    objective: Objective,
+    objective: AnyObjective,
     days: Int64[np.ndarray, " day"],
     *,
     micro_batch_days: int,
@@ -112,6 +114,48 @@ def predict(
     return Scored(
         scores=scores, targets=targets, day=day.astype(np.int64), rows=rows.astype(np.int64), days=days
     ), loss_sum / loss_days if loss_days else None
+
+
+def validate(assembly: Assembly, *, micro_batch_days: int, heartbeat: Callable[[int], None]) -> Judged:
+    """The validation days by the weights as they are, with `val/loss`; a pretraining has nothing but its losses.
+
+    Raises RunError, and whatever `heartbeat` raises.
+    """
+    network, days = assembly.evaluated, assembly.split.val
+    if isinstance(network, MaskedNetwork):
+        return _guessed(assembly, network, micro_batch_days=micro_batch_days, heartbeat=heartbeat)
+    scored, loss = predict(
+        network, assembly.reader, assembly.objective, days, micro_batch_days=micro_batch_days, heartbeat=heartbeat
+    )
+    judged = judge(scored, assembly.cache, assembly.training, "val")
+    return replace(judged, values={"val/loss": loss, **judged.values})
+
+
+def _guessed(
+    assembly: Assembly, network: MaskedNetwork, *, micro_batch_days: int, heartbeat: Callable[[int], None]
+) -> Judged:
+    sums, num_days, training = {"loss": 0.0}, 0, network.training
+    network.eval()
+    with torch.no_grad():
+        for start, few in chunks(assembly.split.val, CHUNK_FACTOR * micro_batch_days):
+            batch = read(assembly.reader, few)
+            try:
+                value = assembly.objective(network(batch), batch) if batch is not None else None
+            except NoTargets:
+                value = None
+            if value is not None:
+                counted = value.num_days - value.num_skipped_days
+                num_days += counted
+                for name, part in {"loss": value.total, **{f"loss_{n}": p for n, p in value.parts.items()}}.items():
+                    sums[name] = sums.get(name, 0.0) + float(part) * counted
+            heartbeat(start + len(few))
+    network.train(training)
+    if not math.isfinite(sums["loss"]):
+        raise RunError(
+            Reason.NAN_LOSS, f"the loss of the validation days is {sums['loss']}: lower the learning rate or clip_norm"
+        )
+    values = {f"val/{name}": total / num_days if num_days else None for name, total in sums.items()}
+    return Judged(values=values, daily=[], degenerate=(), warnings=())
 
 
 def judge(scored: Scored, cache: Cache, spec: TrainSpec, split: str) -> Judged:

@@ -66,6 +66,7 @@ def evidence(
         "compiled": assembly.network._compiled_call_impl is not None,
         "ema_decay": assembly.spec.trainer.ema_decay if assembly.ema is not None else None,
         "data": _data(assembly),
+        "init_from": assembly.inheritance.evidence() if assembly.inheritance is not None else None,
         "modules": _modules(assembly, fold.gradient_norms),
         "parameters": sum(p.numel() for p in assembly.network.parameters()),
         "updates": state.updates,

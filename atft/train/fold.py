@@ -11,7 +11,7 @@ from atft.spec.reason import Reason
 from atft.train import checkpoint, phases
 from atft.train.attempt import Attempt
 from atft.train.averages import in_fold
-from atft.train.evaluate import judge, predict
+from atft.train.evaluate import validate
 from atft.train.report import STEP_POINTS, RunError
 from atft.train.rules import ending, improves
 from atft.train.step import Stepper, Update
@@ -115,15 +115,11 @@ class FoldTraining:
         state, assembly = self.state, self.assembly
         train_seconds = time.monotonic() - self.train_start
         with self.timers("validation"):
-            scored, loss = predict(
-                assembly.evaluated,
-                assembly.reader,
-                assembly.objective,
-                assembly.split.val,
+            judged = validate(
+                assembly,
                 micro_batch_days=self.attempt.state.micro_batch_days,
                 heartbeat=self.attempt.heartbeat("validate", assembly.fold, state.epoch, len(assembly.split.val)),
             )
-            judged = judge(scored, assembly.cache, self.spec, "val")
         if self.assembly.graph is not None:
             self.assembly.graph.take_seconds()  # counted as validation already
         values: dict[str, float | None] = {
@@ -131,7 +127,6 @@ class FoldTraining:
             **{f"train/loss_{name}": value / state.loss_days for name, value in state.part_sums.items()},
             "train/lr": state.lr_by_epoch[-1],
             "train/skipped_days": float(state.skipped_days),
-            "val/loss": loss,
             **judged.values,
         }
         improved = self._improve(values)

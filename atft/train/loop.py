@@ -9,7 +9,8 @@ from pathlib import Path
 
 from atft.data.cache import Cache
 from atft.events import Event, Failed, Finished, Stopped
-from atft.spec.job import TrainSpec
+from atft.spec.job import RunSpec
+from atft.spec.reason import Reason
 from atft.train.attempt import Attempt
 from atft.train.conclusion import conclude
 from atft.train.fold import FoldTraining
@@ -20,7 +21,7 @@ from atft.train.telemetry import SystemSampler
 
 
 def train(
-    spec: TrainSpec,
+    spec: RunSpec,
     cache: Cache,
     out: Path,
     emit: Callable[[Event], None],
@@ -30,6 +31,7 @@ def train(
     test: bool = True,
     preflight_only: bool = False,
     most_days: int | None = None,
+    source: Path | None = None,
 ) -> Finished | Stopped | Failed:
     """Run `spec` on `cache`, writing under `out` only; the returned event is the run's last word and has not been
     emitted.
@@ -37,12 +39,13 @@ def train(
     `stop` is asked between updates and during evaluation. `resume` is a checkpoint's folder, of this run or an
     earlier attempt.
     `most_days` bounds a micro-batch, whatever preflight or the checkpoint says: the same updates in smaller pieces.
+    `source` is the folder of the run that `init_from` names, with its config.json and weights.
     Without `test` neither test days nor baselines are touched (trials); with `preflight_only` nothing is trained.
     """
     reporter = Reporter(emit, epochs=spec.trainer.max_epochs, folds=spec.split.num_splits)
     try:
         reporter.progress("build")
-        assembly = assemble(spec, cache, reporter)
+        assembly = assemble(spec, cache, reporter, source)
         report = preflight(assembly, reporter)
         if preflight_only:
             return Finished(result={"preflight": asdict(report)})
@@ -54,6 +57,12 @@ def train(
 
 
 def _run(attempt: Attempt, *, test: bool) -> Finished | Stopped:
+    if attempt.state.micro_batch_days < attempt.assembly.fewest_days:
+        raise RunError(
+            Reason.INVALID_PARAMS,
+            "contrast_weight compares successive days, and a micro-batch holds only one: raise trainer.batch_size, or "
+            "use contrast_weight 0",
+        )
     try:
         if attempt.state.saves == 0:
             attempt.save()  # fixes the micro-batch: a run killed before its first checkpoint repeats itself too

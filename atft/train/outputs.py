@@ -59,27 +59,29 @@ class Predictions:
         checkpoint.sync(self._path.parent)
 
 
-def write(assembly: Assembly, out: Path, series: Series, evidence: dict[str, object]) -> list[Artifact]:
-    """All but the weights and the predictions, which must be there. Raises RunError when a file is not there after
-    all.
+def write(assembly: Assembly, out: Path, series: Series | None, evidence: dict[str, object]) -> list[Artifact]:
+    """All but the weights and the predictions, which must be there; without `series` the run scores nothing and has
+    neither those nor predictions. Raises RunError when a file is not there after all.
     """
     config = {
         "requested": assembly.spec.model_dump(mode="json"),
         "resolved": assembly.resolved().model_dump(mode="json"),
         "features": list(assembly.reader.feature_names),
         "fingerprint": assembly.cache.fingerprint,
+        **({"lineage": assembly.inheritance.lineage} if assembly.inheritance is not None else {}),
     }
     _write_json(out / "config.json", config)
     _write_json(out / "evidence.json", evidence)
-    _write_parquet(out / "daily.parquet", _daily_table(series))
     weights = [checkpoint.best_name(fold, len(assembly.splits)) for fold in range(len(assembly.splits))]
     artifacts = [
         *(Artifact(name=name, path=name) for name in weights),
         Artifact(name="config.json", path="config.json", media_type="application/json"),
         Artifact(name="evidence.json", path="evidence.json", media_type="application/json"),
-        Artifact(name="daily.parquet", path="daily.parquet", media_type=PARQUET),
-        Artifact(name="predictions.parquet", path="predictions.parquet", media_type=PARQUET),
     ]
+    if series is not None:
+        _write_parquet(out / "daily.parquet", _daily_table(series))
+        names = ("daily.parquet", "predictions.parquet")
+        artifacts += [Artifact(name=name, path=name, media_type=PARQUET) for name in names]
     verify_artifacts(out, artifacts)
     return artifacts
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from atft.loss.objective import Objective, make_objective
 from atft.train.scheduler import make_scheduler
-from atft.train.setup import Assembly
+from atft.train.setup import AnyObjective, Assembly, objective_of
 
 
 def enter(assembly: Assembly, epoch: int) -> None:
@@ -16,7 +15,7 @@ def enter(assembly: Assembly, epoch: int) -> None:
     phase, _ = spec.trainer.phase_of(epoch)
     for name, child in assembly.network.named_children():
         child.requires_grad_(phase.modules is None or name in phase.modules)
-    assembly.objective = make_objective(phase.loss or spec.loss, spec.data, assembly.cache, assembly.split.train)
+    assembly.objective = objective_of(spec, assembly.cache, assembly.split.train, phase.loss)
     for group in assembly.optimizer.param_groups:
         group["lr"] = phase.lr if phase.lr is not None else spec.optimizer.lr
         group.pop("initial_lr", None)  # else the new schedule would start from the old one's rate
@@ -28,13 +27,11 @@ def begins(assembly: Assembly, epoch: int) -> bool:
     return assembly.spec.trainer.phase_of(epoch)[1] == epoch
 
 
-def losses(assembly: Assembly) -> list[Objective]:
+def losses(assembly: Assembly) -> list[AnyObjective]:
     """One objective for each different loss of the run."""
-    trainer = assembly.spec.trainer
-    specs = [phase.loss or assembly.spec.loss for phase in trainer.phases] or [assembly.spec.loss]
-    return [
-        make_objective(loss, assembly.spec.data, assembly.cache, assembly.split.train) for loss in dict.fromkeys(specs)
-    ]
+    spec = assembly.spec
+    own = dict.fromkeys(phase.loss for phase in spec.trainer.phases) or {None: None}
+    return [objective_of(spec, assembly.cache, assembly.split.train, loss) for loss in own]
 
 
 def unmeasured(assembly: Assembly, norms: Mapping[str, float]) -> bool:

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from atft.data.batch import Batch
-from atft.loss.objective import LossValue, NoTargets, Objective
-from atft.model.network import Network
+from atft.loss.objective import LossValue, NoTargets
 from atft.spec.reason import Reason
 from atft.train import phases
 from atft.train.evaluate import read
 from atft.train.report import Reporter, RunError
-from atft.train.setup import Assembly
+from atft.train.setup import AnyNetwork, AnyObjective, Assembly, network_of
 
 MICRO_BATCH_SECONDS = 5.0
 MEMORY_SHARE = 0.8  # of what is free, for a micro-batch
@@ -107,11 +106,12 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
         reporter.log("compiling the network, which can take minutes on a processor")
         require_compiler(assembly, batch)
     reporter.progress("preflight")
-    seconds = _timed(assembly, network, days)
+    seconds = _timed(assembly, network, days) / len(days)
+    bytes_per_day = sizes.total // len(days)
     parameters = sum(p.numel() for p in network.parameters())
     fixed = parameters * 4 * (4 + (assembly.ema is not None))
-    micro = _micro_batch(assembly, seconds, sizes.total, fixed)
-    memory = fixed + 2 * sizes.total * micro
+    micro = _micro_batch(assembly, seconds, bytes_per_day, fixed)
+    memory = fixed + 2 * bytes_per_day * micro
     free = psutil.virtual_memory().available
     needed = _own_bytes() + (memory if assembly.device.type == "cpu" else 0)
     if assembly.device.type == "cpu" and memory > free:
@@ -127,7 +127,7 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
         day=str(assembly.cache.days[days[0]]),
         samples=int(batch.ranked.sum()),
         seconds_per_day=seconds,
-        activation_bytes_per_day=sizes.total,
+        activation_bytes_per_day=bytes_per_day,
         memory_bytes=memory,
         needed_bytes=needed,
         free_bytes=free,
@@ -154,27 +154,25 @@ def _refuse(reporter: Reporter, days: int, needed: int, free: int) -> None:
     )
 
 
-def _without_dropout(assembly: Assembly) -> Network:
+def _without_dropout(assembly: Assembly) -> AnyNetwork:
     """The same weights with every kind of randomness off, so that a module at rest is not mistaken for a dead one."""
     model = assembly.spec.model.model_copy(
         update={"dropout": 0.0, "gat_dropout": 0.0, "freq_dropout": 0.0, "stochastic_depth": 0.0}
     )
-    data = assembly.spec.data
-    twin = Network(
-        num_features=assembly.reader.num_features, num_horizons=len(data.horizons), window=data.window, model=model
-    )
+    twin = network_of(assembly.spec, assembly.reader.num_features, model)
     twin.load_state_dict(assembly.network.state_dict())
     return twin.to(assembly.device)
 
 
-def _one_day(assembly: Assembly, network: Network, objective: Objective) -> tuple[np.ndarray, Batch]:
-    """The first of a few training days, the middle one first, whose loss is defined."""
-    train = assembly.split.train
+def _one_day(assembly: Assembly, network: AnyNetwork, objective: AnyObjective) -> tuple[np.ndarray, Batch]:
+    """The first of a few training days (or as many as a loss takes), the middle one first, whose loss is defined."""
+    train, fewest = assembly.split.train, assembly.fewest_days
     places = np.linspace(0.0, 1.0, CANDIDATE_DAYS)
     places = places[np.argsort(np.abs(places - 0.5), kind="stable")]
     for place in places:
-        days = train[[round(place * (len(train) - 1))]]
-        batch = read(assembly.reader, days)
+        first = round(place * (len(train) - fewest))
+        days = train[first : first + fewest]
+        batch = read(assembly.reader, days) if len(days) == days[-1] - days[0] + 1 else None
         if batch is not None:
             with torch.no_grad():
                 try:
@@ -190,14 +188,14 @@ def _one_day(assembly: Assembly, network: Network, objective: Objective) -> tupl
     )
 
 
-def _loss(assembly: Assembly, network: Network, batch: Batch) -> LossValue:
+def _loss(assembly: Assembly, network: AnyNetwork, batch: Batch) -> LossValue:
     with torch.autocast(assembly.device.type, dtype=assembly.autocast, enabled=assembly.autocast is not None):
         prediction = network(batch)
     return assembly.objective(prediction, batch)
 
 
-def _timed(assembly: Assembly, network: Network, days: np.ndarray) -> float:
-    """Seconds for one day, read, forward and backward, once everything has been loaded by the first pass."""
+def _timed(assembly: Assembly, network: AnyNetwork, days: np.ndarray) -> float:
+    """Seconds for `days`, read, forward and backward, once everything has been loaded by the first pass."""
     start = time.perf_counter()
     torch.autograd.backward(_loss(assembly, network, assembly.reader.batch(days)).total)
     if assembly.device.type == "cuda":

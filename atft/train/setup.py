@@ -5,6 +5,7 @@ Everything `auto` or null is decided here, once.
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,16 +18,25 @@ from atft.data.cache import Cache
 from atft.data.graph import DayGraph, day_graph
 from atft.data.splits import Split, make_splits
 from atft.data.windows import DayReader
+from atft.loss.masking import MaskedObjective
 from atft.loss.objective import Objective, make_objective
+from atft.model.masking import MaskedNetwork
 from atft.model.network import Network
 from atft.spec.base import digest
-from atft.spec.job import TrainSpec
+from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.model import ModelSpec
+from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
+from atft.spec.training import LossSpec
 from atft.train.allocator import keep_freed_memory
+from atft.train.inheritance import Inheritance
 from atft.train.optimizer import make_optimizer
 from atft.train.report import Reporter, RunError
 from atft.train.scheduler import make_scheduler
 from atft.train.seed import limit_threads, mix, seed_everything
+
+AnyNetwork = Network | MaskedNetwork
+AnyObjective = Objective | MaskedObjective
 
 
 class TimedGraph(DayGraph):
@@ -51,9 +61,11 @@ class TimedGraph(DayGraph):
 
 @dataclass(kw_only=True, slots=True)
 class Assembly:
-    """`fold` counts from 0: the one of `splits` that network, optimizer, scheduler and ema learn."""
+    """`fold` counts from 0: the one of `splits` that network, optimizer, scheduler and ema learn. `inheritance`: where
+    their first weights come from; null, from the seed.
+    """
 
-    spec: TrainSpec
+    spec: RunSpec
     cache: Cache
     device: torch.device
     autocast: torch.dtype | None  # null: float32 throughout
@@ -61,31 +73,43 @@ class Assembly:
     fold: int
     graph: TimedGraph | None
     reader: DayReader
-    network: Network
-    objective: Objective
+    network: AnyNetwork
+    objective: AnyObjective
     optimizer: Optimizer
     scheduler: LRScheduler
     ema: AveragedModel | None
     days_per_step: int
+    inheritance: Inheritance | None
 
     @property
     def split(self) -> Split:
         return self.splits[self.fold]
 
     @property
-    def evaluated(self) -> Network:
+    def evaluated(self) -> AnyNetwork:
         """The network whose scores count: the moving average where there is one."""
         if self.ema is None:
             return self.network
         module = self.ema.module
-        assert isinstance(module, Network)  # noqa: S101 - AveragedModel copies what it is given
+        assert isinstance(module, Network | MaskedNetwork)  # noqa: S101 - AveragedModel copies what it is given
         return module
 
     @property
     def precision(self) -> str:
         return "bfloat16" if self.autocast is torch.bfloat16 else "float32"
 
-    def resolved(self) -> TrainSpec:
+    @property
+    def fewest_days(self) -> int:
+        """Of a micro-batch that has a loss: a contrast takes two."""
+        return 2 if isinstance(self.spec, PretrainSpec) and self.spec.contrast_weight > 0 else 1
+
+    @property
+    def training(self) -> TrainSpec:
+        """The spec of a run that scores: no pretraining comes to where it is asked for."""
+        assert isinstance(self.spec, TrainSpec)  # noqa: S101
+        return self.spec
+
+    def resolved(self) -> RunSpec:
         """The spec with every auto and null replaced by what is used; data features in the order of the input.
 
         With folds `train_days` stays as it was asked: all days there are is another number in each fold.
@@ -115,20 +139,27 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda", 0) if wanted != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
-def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
-    """Build all parts of a run from its seed, to learn its first fold. Raises RunError, DataError."""
+def assemble(spec: RunSpec, cache: Cache, reporter: Reporter, source: Path | None = None) -> Assembly:
+    """Build all parts of a run from its seed, to learn its first fold. `source` is the folder of the run whose weights
+    it begins with. Raises RunError, DataError.
+    """
     limit_threads(spec.resources.threads)
     keep_freed_memory()
     device = choose_device(spec.resources.device)
     splits = make_splits(cache, spec.data, spec.split)
+    pretrains = isinstance(spec, PretrainSpec)
     graph = TimedGraph(day_graph(cache, spec.graph, reporter.emit)) if spec.model.use_gat else None
     reader = DayReader(cache, spec.data, graph, device)
     wants_half = spec.trainer.precision == "bfloat16" or (
         spec.trainer.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
-    days = np.unique(np.concatenate([part for split in splits for part in (split.train, split.val, split.test)]))
+    used = [part for split in splits for part in (split.train, split.val, split.test)[: 2 if pretrains else 3]]
+    days = np.unique(np.concatenate(used))
     reader.make_resident(days, half=wants_half, beat=lambda _: reporter.progress("build"))
-    learner = _learner(spec, reader, device, reporter)
+    inheritance = None
+    if isinstance(spec, TrainSpec) and (source is not None or spec.init_from is not None):
+        inheritance = Inheritance(spec, cache, reader.feature_names, source)
+    learner = _learner(spec, reader, device, reporter, inheritance, 0)
     return Assembly(
         spec=spec,
         cache=cache,
@@ -139,23 +170,45 @@ def assemble(spec: TrainSpec, cache: Cache, reporter: Reporter) -> Assembly:
         graph=graph,
         reader=reader,
         network=learner.network,
-        objective=make_objective(spec.loss, spec.data, cache, splits[0].train),
+        objective=objective_of(spec, cache, splits[0].train),
         optimizer=learner.optimizer,
         scheduler=learner.scheduler,
         ema=learner.ema,
         days_per_step=reader.days_per_step(spec.trainer.batch_size),
+        inheritance=inheritance,
     )
 
 
+def network_of(spec: RunSpec, num_features: int, model: ModelSpec | None = None) -> AnyNetwork:
+    """The network that `spec` trains, with the settings of `model` where they are given; on the processor."""
+    model, window = model or spec.model, spec.data.window
+    if isinstance(spec, PretrainSpec):
+        contrast = spec.contrast_weight > 0
+        return MaskedNetwork(
+            num_features=num_features, window=window, model=model, mask_ratio=spec.mask_ratio, contrast=contrast
+        )
+    return Network(num_features=num_features, num_horizons=len(spec.data.horizons), window=window, model=model)
+
+
+def objective_of(
+    spec: RunSpec, cache: Cache, train: Int[np.ndarray, " train"], loss: LossSpec | None = None
+) -> AnyObjective:
+    """What a run that trains on the day numbers `train` learns by; a phase may have a `loss` of its own."""
+    if isinstance(spec, PretrainSpec):
+        return MaskedObjective(spec, cache)
+    assert isinstance(spec, TrainSpec)  # noqa: S101 - there is no third kind of run
+    return make_objective(loss or spec.loss, spec.data, cache, train)
+
+
 def afresh(assembly: Assembly, fold: int, reporter: Reporter) -> Assembly:
-    """The same data under a new learner, with the weights that every fold of this seed begins with."""
+    """The same data under a new learner, with the weights that this fold of this seed begins with."""
     spec, train = assembly.spec, assembly.splits[fold].train
-    made = _learner(spec, assembly.reader, assembly.device, reporter)
+    made = _learner(spec, assembly.reader, assembly.device, reporter, assembly.inheritance, fold)
     return replace(
         assembly,
         fold=fold,
         network=made.network,
-        objective=make_objective(spec.loss, spec.data, assembly.cache, train),
+        objective=objective_of(spec, assembly.cache, train),
         optimizer=made.optimizer,
         scheduler=made.scheduler,
         ema=made.ema,
@@ -164,20 +217,25 @@ def afresh(assembly: Assembly, fold: int, reporter: Reporter) -> Assembly:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Learner:
-    network: Network
+    network: AnyNetwork
     optimizer: Optimizer
     scheduler: LRScheduler
     ema: AveragedModel | None
 
 
-def _learner(spec: TrainSpec, reader: DayReader, device: torch.device, reporter: Reporter) -> _Learner:
+def _learner(
+    spec: RunSpec,
+    reader: DayReader,
+    device: torch.device,
+    reporter: Reporter,
+    inheritance: Inheritance | None,
+    fold: int,
+) -> _Learner:
     seed_everything(mix(spec.seed))
-    network = Network(
-        num_features=reader.num_features,
-        num_horizons=len(spec.data.horizons),
-        window=spec.data.window,
-        model=spec.model,
-    ).to(device)
+    network = network_of(spec, reader.num_features)
+    if inheritance is not None:
+        inheritance.give(network, fold)
+    network = network.to(device)
     made = make_optimizer(spec.optimizer, network.parameters())
     if made.said:
         reporter.log(f"optimizer: {made.said}", level="debug")

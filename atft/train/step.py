@@ -10,6 +10,7 @@ from jaxtyping import Int64
 
 from atft.data.batch import Batch
 from atft.loss.objective import LossValue, NoTargets
+from atft.model.masking import Guess
 from atft.spec.reason import Reason
 from atft.train.evaluate import read
 from atft.train.preflight import gradient_norms
@@ -134,8 +135,11 @@ class Stepper:
         with torch.no_grad():
             for day in days:
                 batch = read(self._assembly.reader, np.asarray([day]))
-                if batch is not None and not bool(torch.isfinite(network(batch).scores[batch.ranked]).all()):
-                    broken.append(day)
+                if batch is not None:
+                    said = network(batch)
+                    values = said.inputs if isinstance(said, Guess) else said.scores
+                    if not bool(torch.isfinite(values[batch.ranked]).all()):
+                        broken.append(day)
         return ", ".join(str(date) for date in self._assembly.cache.days[broken or days])
 
     def _step(self, pieces: list[Days], divisor: int, *, measure: bool) -> tuple[float, dict[str, float]]:

@@ -20,6 +20,7 @@ from api.split_schemas import SPLIT_MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
+from atft.spec.pretrain import PretrainSpec
 from atft.spec.search import HpoSpec
 from jobs.settings import Settings
 
@@ -106,7 +107,7 @@ def test_every_component_has_an_example(openapi: dict[str, Any]) -> None:
 
 
 def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None:
-    asked = (TrainSpec, HpoSpec, DatasetSpec, Promotion, NewKey)
+    asked = (TrainSpec, PretrainSpec, HpoSpec, DatasetSpec, Promotion, NewKey)
     answered = (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *SPLIT_MODELS, *KEY_MODELS)
     models = {model.__name__: model for model in (*answered, *asked)}
     for where, operation in operations(openapi):
@@ -126,7 +127,11 @@ def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None
 
 
 def test_pain_16_specs_are_closed(openapi: dict[str, Any]) -> None:
-    for name in ("TrainSpec", "DatasetSpec", "ModelSpec", "SplitSpec", "OptimizerSpec", "HpoSpec", "FloatDimension"):
+    specs = (
+        "TrainSpec", "PretrainSpec", "DatasetSpec", "ModelSpec", "SplitSpec", "OptimizerSpec", "HpoSpec",
+        "FloatDimension",
+    )  # fmt: skip
+    for name in specs:
         assert openapi["components"]["schemas"][name]["additionalProperties"] is False
 
 

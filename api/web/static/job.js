@@ -40,7 +40,7 @@ function showJob() {
 }
 
 function showActions() {
-  const over = FINISHED.has(job.state), repeatable = ["train", "dataset"].includes(job.kind);
+  const over = FINISHED.has(job.state), repeatable = ["train", "pretrain", "dataset"].includes(job.kind);
   at("cancel").hidden = over;
   at("cancel").disabled = job.wanted === "cancel";
   at("pause").hidden = over || job.state === "paused" || job.kind === "hpo";

@@ -1,12 +1,13 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from uuid import UUID
 
 import pytest
 
 from atft.spec.job import TrainSpec
+from jobs.inheritance import Weights
 from jobs.settings import THREAD_VARIABLES, Settings
 from jobs.states import JobKind, Reason
 from jobs.tables import Job
@@ -54,6 +55,16 @@ def test_a_training_run(settings: Settings) -> None:
     assert checkpoint_is_gone(settings, job(checkpoint=checkpoint))
     (folder.parent / "1" / "checkpoints" / "000003").mkdir(parents=True)
     assert not checkpoint_is_gone(settings, job(checkpoint=checkpoint))
+
+
+def test_a_pretraining_and_what_begins_with_it(settings: Settings) -> None:
+    start = launch(settings, job(kind=JobKind.PRETRAIN), cuda_device=None)
+    assert start.argv[4] == "pretrain"
+    assert start.weights is None
+    weights = Weights(folder=PurePosixPath("jobs/abc/1"), sha256={"best.safetensors": "ab12"})
+    start = launch(settings, job(), cuda_device=None, weights=weights)
+    assert start.argv[start.argv.index("--init-from") + 1] == f"{settings.run_root.resolve()}/jobs/abc/1"
+    assert start.weights is weights
 
 
 @pytest.mark.parametrize("threads", [1, 3])

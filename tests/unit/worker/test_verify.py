@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from atft.spec.job import TrainSpec
+from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.pretrain import PretrainSpec
 from atft.spec.training import SchedulerSpec
 from worker.verify import differences, learning_rate
 
@@ -13,7 +14,7 @@ Json = dict[str, object]
 prove = runpy.run_path(str(Path(__file__).parents[2] / "programs" / "proof.py"))["prove"]
 
 
-def check(spec: TrainSpec, evidence: Json, fingerprint: str = "f00d") -> list[str]:
+def check(spec: RunSpec, evidence: Json, fingerprint: str = "f00d") -> list[str]:
     return differences(spec, evidence, fingerprint=fingerprint, threads=spec.resources.threads)
 
 
@@ -155,3 +156,49 @@ def test_the_expected_rates_are_torchs(name: str, warmup: int, epochs: int) -> N
         assert learning_rate(spec, 1e-3, epoch, epochs) == pytest.approx(rate, rel=1e-6), epoch
         optimizer.step()
         scheduler.step()
+
+
+SOURCE = "019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21"
+FILES = {"best.safetensors": "ab12"}
+INHERITED = {
+    "job_id": SOURCE,
+    "files": FILES,
+    "loaded": ["selection.a", "fan.b", "temporal.c", "graph.d"],
+    "left": ["heads.e"],
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "named"),
+    [
+        (SOURCE, INHERITED, None),
+        (SOURCE, None, "init_from: asked for"),
+        (None, INHERITED, "init_from: asked for"),
+        (SOURCE, INHERITED | {"files": {"best.safetensors": "cd34"}}, "weights of init_from"),
+        (SOURCE, INHERITED | {"loaded": ["selection.a", "fan.b", "graph.d"]}, "module temporal of init_from"),
+    ],
+)
+def test_the_weights_a_run_began_with_are_those_on_record(
+    asked: str | None, found: Json | None, named: str | None
+) -> None:
+    spec = TrainSpec.model_validate({"dataset": "d", "init_from": asked})
+    evidence = prove(spec.model_dump(mode="json"), "f00d") | {"init_from": found}
+    differing = differences(spec, evidence, fingerprint="f00d", threads=1, weights=FILES if asked else None)
+    assert (differing == []) if named is None else any(named in one for one in differing), differing
+
+
+def test_a_pretraining_is_held_against_its_own_network() -> None:
+    spec = PretrainSpec.model_validate({"dataset": "d", "mask_ratio": 0.3})
+    plain = prove(TrainSpec.model_validate({"dataset": "d"}).model_dump(mode="json"), "f00d")
+    body = spec.model_dump(mode="json")
+    features = plain["resolved"]["data"]["features"]
+    evidence = plain | {
+        "requested": body,
+        "resolved": body
+        | {part: plain["resolved"][part] for part in ("data", "split", "optimizer", "resources")}
+        | {"trainer": plain["resolved"]["trainer"] | {"objective": "val/loss"}},
+        "parameters": spec.num_parameters(len(features)),
+    }
+    assert check(spec, evidence) == []
+    assert any("mask_ratio" in one for one in check(spec, altered(evidence, "resolved/mask_ratio", 0.15)))
+    assert any("parameters" in one for one in check(spec, evidence | {"parameters": plain["parameters"]}))

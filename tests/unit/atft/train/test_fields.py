@@ -82,7 +82,7 @@ ELSEWHERE = {
     "dataset": "the supervisor opens the cache it names",
     "name": "a label",
     "tags": "labels",
-    "init_from": "refused until it is there",
+    "init_from": "test_pretraining",
     "split.kind": "test_folds",
     "split.folds": "test_folds",
     "split.test_folds": "test_folds",

@@ -1,0 +1,48 @@
+"""Pretraining: submit."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Response
+
+from api import examples
+from api.auth import Submitter
+from api.deps import DryRun, IdempotencyKey, ServiceDep, json_body, problems
+from api.runs import submit_run
+from api.schemas import Plan, SubmittedView
+from atft.spec.pretrain import PretrainSpec
+from jobs.states import JobKind
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+PRETRAIN_EXAMPLES = {
+    "smallest": {"summary": "Only the dataset: masked prediction", "value": examples.TRAIN_SMALLEST},
+    "contrast": {"summary": "A small network, masked prediction and contrast", "value": examples.PRETRAIN},
+}
+
+
+@router.post(
+    "/pretrain",
+    status_code=202,
+    response_model=SubmittedView,
+    dependencies=[Depends(json_body)],
+    summary="Submit a pretraining job",
+    response_description="The job, queued. `Location` is its address.",
+    responses={
+        **problems(413, 415),
+        200: {"model": Plan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
+    },
+)
+async def submit_pretrain(
+    spec: Annotated[PretrainSpec, Body(openapi_examples=PRETRAIN_EXAMPLES)],
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    dry_run: DryRun = False,
+    idempotency_key: IdempotencyKey = None,
+) -> SubmittedView | Response:
+    """Queue a pretraining of the network's encoder: on training days, without labels; validation days choose the epoch
+    and test days are never read.
+
+    A later `POST /jobs/train` names the job in `init_from` and begins with its weights, where network, features, data
+    and days allow it.
+    """
+    return await submit_run(service, who, spec, JobKind.PRETRAIN, dry_run=dry_run, key=idempotency_key, answer=response)

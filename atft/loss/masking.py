@@ -1,0 +1,100 @@
+"""The loss of a pretraining: what the hidden inputs were, and which of tomorrow's stocks is today's."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from atft.data.batch import Batch
+from atft.data.cache import Cache
+from atft.loss.objective import LossValue, NoTargets
+from atft.model.masking import Guess
+from atft.spec.pretrain import PretrainSpec
+
+Daily = tuple[Float[Tensor, " day"], Bool[Tensor, " day"]]  # a value, and whether it is defined
+
+
+class MaskedObjective:
+    """`masked + contrast_weight · contrast`, mean over the days on which all terms that count are defined."""
+
+    def __init__(self, spec: PretrainSpec, cache: Cache) -> None:
+        self.spec = spec
+        self.code_index = cache.code_index
+
+    def __call__(self, guess: Guess, batch: Batch) -> LossValue:
+        """Raises NoTargets when no day of the batch has a loss. A NaN guess makes the total NaN."""
+        with torch.autocast(guess.inputs.device.type, enabled=False):
+            masked, defined = unexplained(guess, batch, min_names=self.spec.data.min_names)
+            terms = {"masked": (masked, 1.0)}
+            if guess.views is not None:
+                codes = torch.as_tensor(self.code_index[batch.rows].astype("int64"), device=guess.views.device)
+                contrast, paired = info_nce(
+                    guess.views, codes, batch, temperature=self.spec.temperature, min_names=self.spec.data.min_names
+                )
+                terms["contrast"] = (contrast, self.spec.contrast_weight)
+                defined = defined & paired
+            num = int(defined.sum())
+            if not num:
+                raise NoTargets(f"none of {batch.num_days} days can be guessed at")
+            means = {name: torch.where(defined, value, 0.0).sum() / num for name, (value, _) in terms.items()}
+            total = torch.stack([means[name] * weight for name, (_, weight) in terms.items()]).sum()
+        return LossValue(
+            total=total,
+            parts={name: mean.detach() for name, mean in means.items()},
+            num_days=batch.num_days,
+            num_skipped_days=batch.num_days - num,
+            num_constant_days=0,
+        )
+
+
+def unexplained(guess: Guess, batch: Batch, *, min_names: int) -> Daily:
+    """By day, the share of the hidden inputs' squares, about the day's mean, that the guesses leave: 1 is what guessing
+    nothing gets, 0 is all of it.
+
+    Columns that are the same for all stocks of a day say nothing of a stock, and drop out. Undefined on days with
+    fewer than `min_names` ranked stocks, and where the hidden inputs do not differ from the mean.
+    """
+    today = batch.x[batch.windows[:, -1]].float()
+    ranked = batch.ranked.unsqueeze(-1)
+    names = _by_day(batch.ranked.float(), batch)
+    mean = _by_day(torch.where(ranked, today, 0.0), batch) / names.clamp_min(1.0).unsqueeze(-1)
+    wanted = today - mean[batch.day]
+    hidden = guess.hidden.unsqueeze(-1)
+    missed = _by_day(torch.where(hidden, (guess.inputs.float() - wanted).square(), 0.0).sum(dim=-1), batch)
+    there = _by_day(torch.where(hidden, wanted.square(), 0.0).sum(dim=-1), batch)
+    defined = (names >= min_names) & (there > 0)
+    return missed / torch.where(defined, there, 1.0), defined
+
+
+def info_nce(
+    views: Float[Tensor, "stock hidden"],
+    codes: Int64[Tensor, " stock"],
+    batch: Batch,
+    *,
+    temperature: float,
+    min_names: int,
+) -> Daily:
+    """By day, how badly each ranked stock's view finds its own view of the next day among all of that day (the batch's
+    last day: of the day before): cross-entropy of cosines over `temperature` (InfoNCE, van den Oord et al. 2018, arXiv
+    1807.03748).
+
+    Undefined on a day alone in its batch, and where fewer than `min_names` stocks are there on both days.
+    """
+    unit = F.normalize(views.float(), dim=-1)
+    of_day = [torch.nonzero((batch.day == day) & batch.ranked).squeeze(-1) for day in range(batch.num_days)]
+    values, defined = [], []
+    for day, here in enumerate(of_day):
+        other = of_day[day + 1 if day + 1 < batch.num_days else day - 1] if batch.num_days > 1 else here[:0]
+        same = codes[here].unsqueeze(1) == codes[other].unsqueeze(0)
+        found = same.any(dim=1) if len(other) else torch.zeros(len(here), dtype=torch.bool, device=views.device)
+        defined.append(int(found.sum()) >= max(2, min_names))
+        if not defined[-1]:
+            values.append(views.new_zeros((), dtype=torch.float32))
+            continue
+        cosines = unit[here[found]] @ unit[other].T / temperature
+        values.append(F.cross_entropy(cosines, same[found].long().argmax(dim=1)))
+    return torch.stack(values), torch.tensor(defined, device=views.device)
+
+
+def _by_day(values: Float[Tensor, "stock *column"], batch: Batch) -> Float[Tensor, "day *column"]:
+    return values.new_zeros((batch.num_days, *values.shape[1:])).index_add(0, batch.day, values)

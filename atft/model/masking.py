@@ -1,0 +1,74 @@
+"""Pretraining without labels: today's inputs of some of a day's stocks are hidden, and guessed from their neighbours'
+today and their own past (masked prediction, Devlin et al. 2019, arXiv 1810.04805).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from atft.data.batch import Batch
+from atft.model.network import Days, Encoder
+from atft.spec.model import ModelSpec
+
+EVALUATION_SEED = 20_031_847  # an evaluation hides the same stocks of a day whenever it is asked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guess:
+    """`inputs` are the guessed features of each sample's last day; `hidden` says whose were not seen. `views` are
+    what the contrast compares, None without it.
+    """
+
+    inputs: Float[Tensor, "stock feature"]
+    hidden: Bool[Tensor, " stock"]
+    views: Float[Tensor, "stock hidden"] | None
+
+
+class GuessHeads(nn.Module):
+    """What stands in the place of a hidden day, what reads the inputs off a state and, for the contrast, its view."""
+
+    def __init__(self, *, hidden_size: int, num_features: int, contrast: bool) -> None:
+        super().__init__()
+        self.stand_in = nn.Parameter(0.02 * torch.randn(hidden_size))
+        self.inputs = nn.Linear(hidden_size, num_features)
+        self.view = nn.Linear(hidden_size, hidden_size) if contrast else None
+
+    def forward(
+        self, state: Float[Tensor, "stock hidden"]
+    ) -> tuple[Float[Tensor, "stock feature"], Float[Tensor, "stock hidden"] | None]:
+        return self.inputs(state), None if self.view is None else self.view(state)
+
+
+class MaskedNetwork(Encoder):
+    """The encoder under `heads` that guess: hides `mask_ratio` of each day's ranked stocks, at least one, at random in
+    training and always the same ones in evaluation.
+    """
+
+    def __init__(self, *, num_features: int, window: int, model: ModelSpec, mask_ratio: float, contrast: bool) -> None:
+        super().__init__(num_features=num_features, window=window, model=model)
+        self.mask_ratio = mask_ratio
+        self.heads = GuessHeads(hidden_size=model.hidden_size, num_features=num_features, contrast=contrast)
+
+    def forward(self, batch: Batch) -> Guess:
+        hidden = self.choose(batch)
+
+        def hide(days: Days) -> Days:
+            today = torch.where(hidden.unsqueeze(-1), self.heads.stand_in.to(days.dtype), days[-1])
+            return torch.cat([days[:-1], today.unsqueeze(0)])
+
+        state, _ = self.encode(batch, hide)
+        inputs, views = self.heads(state)
+        return Guess(inputs=inputs, hidden=hidden, views=views)
+
+    def choose(self, batch: Batch) -> Bool[Tensor, " stock"]:
+        """Drawn on the processor, so that every device hides the same stocks."""
+        ranked, day = batch.ranked.cpu(), batch.day.cpu()
+        hidden = torch.zeros(len(day), dtype=torch.bool)
+        for place, number in enumerate(batch.day_numbers):
+            of_day = torch.nonzero(ranked & (day == place)).squeeze(-1)
+            generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED + int(number))
+            order = torch.randperm(len(of_day), generator=generator)
+            hidden[of_day[order[: max(1, round(self.mask_ratio * len(of_day)))]]] = True
+        return hidden.to(batch.ranked.device)

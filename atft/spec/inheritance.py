@@ -1,0 +1,90 @@
+"""Which weights a training may begin with: of the same network on the same inputs, and from days of its past only.
+
+Arithmetic shared by the API, which refuses a request, and the child, which refuses a run.
+"""
+
+from collections.abc import Sequence
+
+from atft.spec.base import refuse
+from atft.spec.days import Fold, Stretches, plan_split
+from atft.spec.job import RunSpec, TrainSpec
+
+ALWAYS = ("hidden_size", "attention_heads", "use_fan", "use_gat")
+WITH_FAN = ("fan_top_k",)
+WITH_GRAPH = ("gat_layers", "gat_heads", "learn_temperature")
+
+
+def fits(spec: TrainSpec, source: RunSpec) -> None:
+    """Refuses, at `/init_from`, an encoder of another shape; the size of its input is the caller's to compare."""
+    asked, had = spec.model, source.model
+    names = ALWAYS + WITH_FAN * asked.use_fan + WITH_GRAPH * asked.use_gat
+    pairs = {f"model.{name}": (getattr(had, name), getattr(asked, name)) for name in names}
+    pairs["data.window"] = (source.data.window, spec.data.window)
+    differ = [f"{name} was {before} and is {now}" for name, (before, now) in pairs.items() if before != now]
+    if differ:
+        refuse("/init_from", f"the encoder of job {spec.init_from} has another shape: {'; '.join(differ)}")
+    folds = source.split.num_splits
+    if folds not in (1, spec.split.num_splits):
+        refuse(
+            "/init_from",
+            f"job {spec.init_from} has weights of {folds} folds, this training has {spec.split.num_splits}: begin with "
+            "a job of one fold, or of the same folds",
+        )
+
+
+def keeps_heads(spec: TrainSpec, source: RunSpec) -> bool:
+    """Whether the source's heads score what this training scores."""
+    return (
+        isinstance(source, TrainSpec)
+        and source.data.horizons == spec.data.horizons
+        and source.model.quantiles == spec.model.quantiles
+    )
+
+
+def fold_of(source: RunSpec, fold: int) -> int:
+    """Whose weights `fold` begins with, both counted from 0."""
+    return fold if source.split.num_splits > 1 else 0
+
+
+def from_the_past(spec: TrainSpec, num_days: int, ancestors: Sequence[RunSpec]) -> None:
+    """Refuses, at `/init_from`, weights that have seen what this training is judged on. `ancestors` are the source,
+    the run that it began with itself, and so on; all on the same `num_days` trading days.
+
+    What holds for training days holds for those of every ancestor: they end a gap before each validation and test day
+    and, in k-fold and CPCV, begin a gap after it. The validation days of an ancestor, which chose its weights, keep the
+    same distance from test days. The gap is the longer one of the two runs.
+    """
+    later = plan_split(num_days, spec.data.window, max(spec.data.horizons), spec.split)
+    plans = [plan_split(num_days, run.data.window, max(run.data.horizons), run.split) for run in ancestors]
+    for number, fold in enumerate(later.folds):
+        place = number
+        for run, plan in zip(ancestors, plans, strict=True):
+            place = fold_of(run, place)
+            gap = max(spec.split.embargo_days, run.split.embargo_days)
+            _compare(spec, fold, plan.folds[place], gap, number)
+
+
+def _compare(spec: TrainSpec, later: Fold, earlier: Fold, gap: int, number: int) -> None:
+    both_ways = spec.split.kind != "walk_forward"
+    for seen, use in ((earlier.train, "trained"), (earlier.val, "was chosen")):
+        for judged, role in ((later.val, "validation"), (later.test, "test")):
+            if use == "was chosen" and role == "validation":
+                continue  # both runs may choose by the same days
+            day = _reached(seen, judged, gap, both_ways=both_ways)
+            if day is not None:
+                where = f" of fold {number + 1}" if spec.split.num_splits > 1 else ""
+                refuse(
+                    "/init_from",
+                    f"the weights of job {spec.init_from} {use} on day {day} of the panel, which is less than {gap} "
+                    f"days before{' or after' if both_ways else ', or after,'} a {role} day{where} of this training: "
+                    "use the same split in both, or an earlier one in the first",
+                )
+
+
+def _reached(seen: Stretches, judged: Stretches, gap: int, *, both_ways: bool) -> int | None:
+    """A seen day too near to a judged one, or later where time goes one way; days count from 0."""
+    for part in judged:
+        for days in seen:
+            if days.stop > part.start - gap and (not both_ways or days.start < part.stop + gap):
+                return max(days.start, min(days.stop - 1, part.start))
+    return None

@@ -1,0 +1,43 @@
+"""A pretraining: the encoder learns from inputs alone, and a later training begins with it (`init_from`)."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from atft.spec.base import refuse
+from atft.spec.job import RunSpec
+from atft.spec.model import linear, num_encoder_parameters
+from atft.spec.training import TrainerSpec
+
+
+class PretrainTrainer(TrainerSpec):
+    """As in a training; the epoch that counts is always the one with the least loss on the validation days. A phase has
+    no loss of its own.
+    """
+
+    objective: Literal["val/loss"] = "val/loss"
+
+
+class PretrainSpec(RunSpec):
+    """`masked`: of `mask_ratio` of a day's stocks today's inputs are hidden, and guessed from the other stocks' day (by
+    the graph) and their own past. `contrast_weight` adds InfoNCE between successive days of one stock, its cosines
+    divided by `temperature`. Labels are never read; the horizons and the gap only say which days may be used.
+    """
+
+    trainer: PretrainTrainer = PretrainTrainer()
+    task: Literal["masked"] = "masked"
+    mask_ratio: float = Field(0.15, gt=0.0, le=0.5)
+    contrast_weight: float = Field(0.0, ge=0.0)
+    temperature: float = Field(0.07, gt=0.0)
+
+    def num_parameters(self, num_features: int) -> int:
+        hidden = self.model.hidden_size
+        views = linear(hidden, hidden) if self.contrast_weight > 0 else 0
+        encoder = num_encoder_parameters(self.model, num_features, self.data.window)
+        return encoder + hidden + linear(hidden, num_features) + views
+
+    @model_validator(mode="after")
+    def _without_labels(self) -> Self:
+        if self.model.quantiles is not None:
+            refuse("/model/quantiles", "a pretraining has no scores: leave model.quantiles to the training after it")
+        return self

@@ -1,0 +1,51 @@
+"""Jobs whose weights other jobs begin with: who began with whom, and where the weights lie."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.pretrain import PretrainSpec
+from jobs.catalog import artifacts
+from jobs.errors import ArtifactNotFound
+from jobs.lookup import get
+from jobs.states import JobKind
+from jobs.tables import Job
+
+SOURCES: Final = frozenset({JobKind.PRETRAIN, JobKind.TRAIN})
+_WEIGHTS: Final = "best."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """A job's files of weights: their folder, relative to the run root, and the SHA-256 of each by its name."""
+
+    folder: PurePosixPath
+    sha256: Mapping[str, str]
+
+
+def run_spec(job: Job) -> RunSpec:
+    """What a job that trains a network asks for. Raises pydantic.ValidationError for a record of another version."""
+    return (PretrainSpec if job.kind is JobKind.PRETRAIN else TrainSpec).model_validate(job.spec)
+
+
+def ancestors(session: Session, job_id: UUID) -> list[Job]:
+    """The job, the one that it began with, and so on: each was there before the next. Raises JobNotFound."""
+    job = get(session, job_id)
+    found = [job]
+    while (earlier := job.spec.get("init_from")) is not None:
+        job = get(session, UUID(earlier))
+        found.append(job)
+    return found
+
+
+def weights(session: Session, job_id: UUID) -> Weights:
+    """Raises ArtifactNotFound."""
+    rows = [row for row in artifacts(session, job_id) if row.name.startswith(_WEIGHTS)]
+    if not rows:
+        raise ArtifactNotFound(f"job {job_id} has no weights, or they are not kept any more")
+    return Weights(folder=PurePosixPath(rows[0].path).parent, sha256={row.name: row.sha256 for row in rows})

@@ -1,0 +1,155 @@
+"""A pretraining's spec, and which weights a training may begin with."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
+from atft.spec.data import SplitSpec
+from atft.spec.days import plan_split
+from atft.spec.inheritance import fits, fold_of, from_the_past, keeps_heads
+from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.pretrain import PretrainSpec
+
+SOURCE = "019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21"
+DATA = {"window": 5, "horizons": [1, 3]}
+SPLIT = {"val_days": 10, "test_days": 10, "embargo_days": 6}
+NUM_DAYS = 120
+
+
+def later(split: dict[str, Any] = SPLIT, **changes: Any) -> TrainSpec:
+    body = {"dataset": "d", "data": DATA, "split": split, "model": {"fan_top_k": 2}, "init_from": SOURCE}
+    return TrainSpec.model_validate(body | changes)
+
+
+def earlier(split: dict[str, Any] = SPLIT, **changes: Any) -> PretrainSpec:
+    return PretrainSpec.model_validate(
+        {"dataset": "d", "data": DATA, "split": split, "model": {"fan_top_k": 2}} | changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"trainer": {"objective": "val/rank_ic"}}, None),
+        ({"mask_ratio": 0.0}, None),
+        ({"temperature": 0.0}, None),
+        ({"loss": {}}, None),
+        ({"model": {"fan_top_k": 2, "quantiles": [0.1, 0.9]}}, "/model/quantiles"),
+        (
+            {"trainer": {"max_epochs": 1, "phases": [{"name": "a", "epochs": 1, "loss": {}}]}},
+            "/objective",  # within its trainer: val/loss cannot be compared between losses
+        ),
+        ({"split": SPLIT | {"embargo_days": 3}}, "/split/embargo_days"),
+    ],
+)
+def test_what_a_pretraining_cannot_be_is_refused(change: dict[str, Any], pointer: str | None) -> None:
+    with pytest.raises(ValidationError) as found:
+        earlier(**change)
+    if pointer is not None:
+        assert found.value.errors()[0]["ctx"]["pointer"] == pointer
+
+
+def test_an_id_that_is_none_is_refused() -> None:
+    with pytest.raises(ValidationError, match="init_from"):
+        later(init_from="the last one")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": {"fan_top_k": 3}}, "fan_top_k was 3"),
+        ({"model": {"fan_top_k": 2, "hidden_size": 64}}, "hidden_size"),
+        ({"model": {"fan_top_k": 2, "use_gat": False}}, "use_gat"),
+        ({"data": DATA | {"window": 6}}, "window"),
+        ({"split": SPLIT | {"folds": 3}}, "3 folds"),
+    ],
+)
+def test_another_network_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(PydanticCustomError, match=said) as found:
+        fits(later(), earlier(**change))
+    assert (found.value.context or {})["pointer"] == "/init_from"
+
+
+def test_settings_that_shape_no_encoder_may_differ() -> None:
+    asked = later(
+        model={"fan_top_k": 2, "dropout": 0.4, "gat_dropout": 0.0, "quantiles": [0.1, 0.9]}, loss={"base": "pinball"}
+    )
+    fits(asked, earlier())
+    fits(later(model={"use_fan": False, "fan_top_k": 3}), earlier(model={"use_fan": False, "fan_top_k": 2}))
+
+
+def test_heads_come_along_where_they_score_the_same() -> None:
+    assert keeps_heads(later(), later())
+    assert not keeps_heads(later(), earlier())
+    assert not keeps_heads(later(), later(data={"window": 5, "horizons": [1, 2]}))
+
+
+LEAKS: dict[str, tuple[TrainSpec, list[RunSpec], str | None]] = {
+    "the same split": (later(), [earlier()], None),
+    "less of the past": (later(), [earlier(SPLIT | {"val_days": 30})], None),
+    "training days among validation days": (later(), [earlier(SPLIT | {"val_days": 2})], "validation day"),
+    "training days in the gap": (later(), [earlier(SPLIT | {"val_days": 9})], "validation day"),
+    "the earlier run's labels reach further": (
+        later(),
+        [earlier(SPLIT | {"val_days": 12}, data=DATA | {"horizons": [1, 5]})],
+        None,
+    ),
+    "a longer gap was asked for": (later(SPLIT | {"embargo_days": 9}), [earlier()], "validation day"),
+    "the epoch was chosen by test days": (
+        later(SPLIT | {"test_days": 20}),
+        [earlier(SPLIT | {"val_days": 20})],
+        "test day",
+    ),
+    "an earlier fold is tested before": (later(SPLIT | {"folds": 2}), [earlier()], "fold 1"),
+    "fold by fold": (later(SPLIT | {"folds": 2}), [earlier(SPLIT | {"folds": 2})], None),
+    "the source's own source saw them": (later(), [earlier(), earlier(SPLIT | {"val_days": 2})], "validation day"),
+    "k-fold, each its own": (
+        later({"kind": "purged_kfold", "folds": 4, "val_days": 5, "embargo_days": 6}),
+        [earlier({"kind": "purged_kfold", "folds": 4, "val_days": 5, "embargo_days": 6})],
+        None,
+    ),
+    "k-fold from one past": (
+        later({"kind": "purged_kfold", "folds": 4, "val_days": 5, "embargo_days": 6}),
+        [earlier()],
+        "fold 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(LEAKS))
+def test_pain_09_weights_from_the_days_a_run_is_judged_on_are_refused(case: str) -> None:
+    asked, ancestors, said = LEAKS[case]
+    if said is None:
+        from_the_past(asked, NUM_DAYS, ancestors)
+        return
+    with pytest.raises(PydanticCustomError, match=said):
+        from_the_past(asked, NUM_DAYS, ancestors)
+
+
+SPLITS = st.builds(
+    SplitSpec,
+    val_days=st.integers(2, 25),
+    test_days=st.integers(2, 25),
+    embargo_days=st.integers(6, 12),
+    folds=st.integers(1, 2),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SPLITS, SPLITS)
+def test_what_is_let_through_never_saw_a_judged_day_or_a_later_one(one: SplitSpec, two: SplitSpec) -> None:
+    asked, source = later(two.model_dump()), earlier(one.model_dump())
+    try:
+        fits(asked, source)
+        from_the_past(asked, NUM_DAYS, [source])
+    except PydanticCustomError:
+        return
+    before, after = (plan_split(NUM_DAYS, 5, 3, split).folds for split in (one, two))
+    for number, fold in enumerate(after):
+        seen = before[fold_of(source, number)]
+        assert max(seen.train[-1]) + max(one.embargo_days, two.embargo_days) < min(fold.val[0])
+        assert max(seen.val[-1]) + max(one.embargo_days, two.embargo_days) < min(fold.test[0])

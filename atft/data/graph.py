@@ -3,9 +3,10 @@ beside the cache.
 
 Edges of a refresh day: each stock's `neighbours` largest |corr| at or above `threshold`, and, with `sector_edges`, a
 third as many of its nearest in the same sector whatever their correlation; both made symmetric by union. The
-correlation is exponentially weighted (weighted mean removed), shrunk to 0. Attributes: (corr + 1)/2; sector (1 for a
+correlation is exponentially weighted (weighted mean removed), shrunk to 0; neighbours are chosen by it or by the
+correlation left when the market's mean return is taken out (`neighbours_by`). Attributes: (corr + 1)/2; sector (1 for a
 correlated pair of one sector, `sector_weight` for a pair joined by its sector alone, else 0); exp(-|Δvolatility|/σ), σ
-the day's spread of volatilities; the correlation left when the market's mean return is taken out.
+the day's spread of volatilities; the correlation without the market.
 """
 
 import json
@@ -160,14 +161,15 @@ def day_edges(
         corr[:], enough[:] = 0, False
     mean = _day_mean(returns)
     residual = correlations(_without(returns, mean), spec.half_life, spec.shrinkage)[0]
-    strong = (np.abs(corr) >= spec.threshold) & (corr != 0)
-    joined = _nearest(np.where(strong, np.abs(corr), NOT_A_CANDIDATE), spec.neighbours)
+    closeness = corr if spec.neighbours_by == "correlation" else residual
+    strong = (np.abs(closeness) >= spec.threshold) & (closeness != 0) & enough & enough[:, None]
+    joined = _nearest(np.where(strong, np.abs(closeness), NOT_A_CANDIDATE), spec.neighbours)
     joined |= joined.T
     same = (sectors[:, None] == sectors[None, :]) & (sectors >= 0)[:, None]
     np.fill_diagonal(same, val=False)
     pairs = joined
     if spec.sector_edges:
-        nearest = _nearest(np.where(same, corr, NOT_A_CANDIDATE), max(1, spec.neighbours // SECTOR_SHARE))
+        nearest = _nearest(np.where(same, closeness, NOT_A_CANDIDATE), max(1, spec.neighbours // SECTOR_SHARE))
         pairs = joined | nearest | nearest.T
     source, target = np.nonzero(pairs)
     correlated = joined[source, target]

@@ -55,12 +55,17 @@ class ModelSpec(Spec):
 
 
 class GraphSpec(Spec):
-    """Edges of a refresh day from returns up to that day; windows and half-life in trading days."""
+    """Edges of a refresh day from returns up to that day; windows and half-life in trading days.
+
+    `neighbours_by`: a stock's neighbours are those of the largest correlation, or of the largest that is left when the
+    market's mean return is taken out: the market hides stocks that move against each other.
+    """
 
     correlation_window: int = Field(60, ge=10, le=1000)
     half_life: int = Field(30, ge=1, le=1000)
     shrinkage: float = Field(0.1, ge=0.0, le=1.0)
     neighbours: int = Field(15, ge=1, le=200)
+    neighbours_by: Literal["correlation", "residual_correlation"] = "correlation"
     threshold: float = Field(0.25, ge=0.0, lt=1.0)
     refresh_days: int = Field(5, ge=1, le=250)
     sector_edges: bool = True

@@ -77,6 +77,20 @@ def test_residual_correlation_has_the_market_taken_out() -> None:
     assert abs(attributes[:, 3].mean()) < 0.2
 
 
+def test_without_the_market_stocks_that_move_against_each_other_are_neighbours() -> None:
+    rng = np.random.default_rng(2)
+    shared = np.repeat(rng.standard_normal((250, 20)), 2, axis=1) * np.tile([1.0, -1.0], 20)
+    returns = 0.01 * (0.7 * rng.standard_normal((250, 1)) + shared + rng.standard_normal((250, 40)))
+    pairs = {(i, i ^ 1) for i in range(40)}
+    found = {}
+    for by in ("correlation", "residual_correlation"):
+        spec = GraphSpec(correlation_window=250, half_life=250, neighbours=1, neighbours_by=by, sector_edges=False)
+        edges, _ = day_edges(returns.astype(np.float32), np.full(40, -1, np.int32), spec)
+        found[by] = {(int(a), int(b)) for a, b in edges.T}
+    assert found["residual_correlation"] == pairs
+    assert len(found["correlation"] & pairs) < len(pairs) / 2
+
+
 def test_residual_correlation_equals_plain_regressions() -> None:
     returns = returns_of()
     edges, attributes = day_edges(returns, np.zeros(12, np.int32), SPEC)

@@ -45,6 +45,7 @@ CASES: dict[str, tuple[Any, Changes]] = {
     "graph.half_life": (3, {}),
     "graph.shrinkage": (0.9, {}),
     "graph.neighbours": (8, {}),
+    "graph.neighbours_by": ("residual_correlation", {}),
     "graph.threshold": (0.6, {}),
     "graph.refresh_days": (3, {}),
     "graph.sector_edges": (False, {}),

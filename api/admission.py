@@ -69,7 +69,8 @@ def _at_pointer(check: Callable[[], Result]) -> Result:
         raise invalid(str((error.context or {}).get("pointer", "")), error.message()) from error
 
 
-def _dataset(session: Session, ref: str) -> Dataset:
+def find_dataset(session: Session, ref: str) -> Dataset:
+    """The version that `ref` names. Raises Refused (422) at /dataset."""
     try:
         return store.dataset(session, ref)
     except DatasetNotFound as error:
@@ -89,7 +90,7 @@ def _dataset(session: Session, ref: str) -> Dataset:
 
 def admit(session: Session, spec: RunSpec) -> Admitted:
     """Raises Refused (422) naming the field that does not fit."""
-    dataset = _dataset(session, spec.dataset)
+    dataset = find_dataset(session, spec.dataset)
     manifest = dataset.manifest
     features: list[str] = manifest["feature_names"]
     market: list[str] = manifest["market_names"]

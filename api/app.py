@@ -25,6 +25,7 @@ from api.routes import (
     health,
     jobs,
     keys,
+    predictions,
     pretraining,
     results,
     splits,
@@ -41,8 +42,8 @@ from jobs.settings import Settings
 from jobs.wakeups import Wakeups, async_redis_client
 
 ROUTERS: Final = (
-    datasets.router, jobs.router, pretraining.router, studies.router, results.router, tensorboard.router,
-    splits.router, compare.router,
+    datasets.router, jobs.router, pretraining.router, predictions.router, studies.router, results.router,
+    tensorboard.router, splits.router, compare.router,
     events.router, workers.router, keys.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16

@@ -9,12 +9,14 @@ from api import examples
 from api.comparison_schemas import COMPARISON_MODELS
 from api.dataset_schemas import DATASET_MODELS
 from api.key_schemas import KEY_MODELS, NewKey, Quota, ShownKey
+from api.prediction_schemas import PREDICT, PREDICTION_MODELS
 from api.schemas import MODELS
 from api.split_schemas import SPLIT_MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
 from atft.spec.job import TrainSpec
 from atft.spec.model import GraphSpec, ModelSpec
+from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec, PretrainTrainer
 from atft.spec.search import (
     CategoricalDimension,
@@ -81,6 +83,7 @@ _SPECS: Final = {
     DatasetSpec.__name__: examples.DATASET_PATH,
     SideFile.__name__: SideFile(file="universe.parquet").model_dump(mode="json"),
     HpoSpec.__name__: examples.HPO,
+    PredictSpec.__name__: PREDICT,
     FloatDimension.__name__: examples.HPO["space"]["optimizer.lr"],
     IntDimension.__name__: examples.HPO["space"]["model.gat_layers"],
     CategoricalDimension.__name__: examples.HPO["space"]["model.hidden_size"],
@@ -103,7 +106,16 @@ def document(app: FastAPI) -> dict[str, Any]:
         tags=TAGS,
     )
     components = found["components"]["schemas"]
-    models = (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *SPLIT_MODELS, *KEY_MODELS, DatasetSpec)
+    views = (
+        *MODELS,
+        *COMPARISON_MODELS,
+        *STUDY_MODELS,
+        *DATASET_MODELS,
+        *SPLIT_MODELS,
+        *KEY_MODELS,
+        *PREDICTION_MODELS,
+    )
+    models = (*views, DatasetSpec)
     for model in models:
         schema = model.model_json_schema(
             ref_template="#/components/schemas/{model}", mode="validation" if model is DatasetSpec else "serialization"

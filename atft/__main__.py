@@ -1,5 +1,5 @@
-"""`python -m atft run | pretrain | build | inspect | bench`: the program that the service starts, and that works
-without it.
+"""`python -m atft run | pretrain | predict | build | inspect | bench`: the program that the service starts, and that
+works without it.
 
 It says what happens as one JSON object a line on `--events-fd`; everything else goes to stderr. Exit codes: 0 it told
 its own result,
@@ -32,6 +32,7 @@ from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
 from atft.spec.base import Spec
 from atft.spec.data import DatasetSpec, PlantedMode
 from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
 
@@ -39,7 +40,12 @@ FAILED: Final = 1
 USAGE: Final = 2
 LEASE_OVER: Final = 75
 PR_SET_PDEATHSIG: Final = 1
-SPECS: Final[dict[str, type[Spec]]] = {"run": TrainSpec, "pretrain": PretrainSpec, "build": DatasetSpec}
+SPECS: Final[dict[str, type[Spec]]] = {
+    "run": TrainSpec,
+    "pretrain": PretrainSpec,
+    "predict": PredictSpec,
+    "build": DatasetSpec,
+}
 S = TypeVar("S", bound=Spec)
 
 
@@ -94,6 +100,8 @@ def main(arguments: Sequence[str]) -> int:
         match spec:
             case RunSpec():
                 last = _run(options, spec, emit, stop)
+            case PredictSpec():
+                last = _predict(options, spec, emit, stop)
             case DatasetSpec():
                 last = _build(options, spec, emit, stop)
             case _:
@@ -106,7 +114,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m atft", description="Train on, build or look at a dataset's cache.")
+    parser = argparse.ArgumentParser(
+        prog="python -m atft", description="Train on, score, build or look at a dataset's cache."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train what a TrainSpec asks for")
     run.add_argument("spec", type=Path, help="TrainSpec as JSON")
@@ -122,9 +132,15 @@ def _parser() -> argparse.ArgumentParser:
         )
     run.add_argument("--no-test", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--preflight", action="store_true", help=argparse.SUPPRESS)
+    predict = commands.add_parser("predict", help="write the scores that a PredictSpec asks for")
+    predict.add_argument("spec", type=Path, help="PredictSpec as JSON")
+    predict.add_argument("--model", type=Path, required=True, help="folder of the finished run whose weights score")
+    predict.add_argument("--weights-sha256", metavar="HEX", help="score with these weights and no others")
+    predict.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
+    predict.add_argument("--most-days", type=int, metavar="N", help="days of a micro-batch at most")
     build = commands.add_parser("build", help="build the cache that a DatasetSpec describes")
     build.add_argument("spec", type=Path, help="DatasetSpec as JSON, with a local path")
-    for command in (run, pretrain, build):
+    for command in (run, pretrain, predict, build):
         command.add_argument("--out", type=Path, required=True, help="folder to write to")
         command.add_argument(
             "--events-fd", type=int, default=1, metavar="N", help="descriptor for events (default: standard output)"
@@ -212,6 +228,25 @@ def _run(options: argparse.Namespace, spec: RunSpec, emit: EventStream, stop: St
         preflight_only=options.preflight,
         most_days=options.most_days,
         source=options.init_from,
+    )
+
+
+def _predict(
+    options: argparse.Namespace, spec: PredictSpec, emit: EventStream, stop: StopFlag
+) -> Finished | Stopped | Failed:
+    emit(Started(pid=os.getpid()))
+    from atft.data.cache import Cache  # noqa: PLC0415 - as above
+    from atft.train.prediction import predict  # noqa: PLC0415
+
+    return predict(
+        spec,
+        options.model,
+        Cache.open(options.cache),
+        options.out,
+        emit,
+        stop,
+        weights_sha256=options.weights_sha256,
+        most_days=options.most_days,
     )
 
 

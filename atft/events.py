@@ -41,7 +41,7 @@ class Evidence(Event):
 
 class Progress(Event):
     """After every micro-batch, or once a second of a build: the heartbeat. `phase`: build, graph, train, validate,
-    test, baselines; `stage` is what a build does in it, with `rows` of `num_rows` done.
+    test, baselines, predict; `stage` is what a build does in it, with `rows` of `num_rows` done.
     """
 
     type: Literal["progress"] = "progress"

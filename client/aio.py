@@ -57,6 +57,10 @@ class AsyncClient:
         """Submit a study; its trials are jobs of their own."""
         return await self.submit("hpo", spec, idempotency_key=idempotency_key)
 
+    async def predict(self, spec: Json, *, idempotency_key: str | None = None) -> "AsyncJob":
+        """Scores for a range of days: `{model, dataset, from_day, to_day}`; its artifact is predictions.parquet."""
+        return await self.submit("predict", spec, idempotency_key=idempotency_key)
+
     async def plan(self, kind: str, spec: Json) -> dict[str, JsonValue]:
         """What a job would be. Nothing is stored."""
         return await self._do(calls.plan(kind, spec))

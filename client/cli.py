@@ -12,6 +12,7 @@ from client import (
     dataset_commands,
     display,
     move_commands,
+    prediction_commands,
     pretrain_commands,
     studies,
     study_commands,
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.add_typer(dataset_commands.app, name="datasets")
 app.add_typer(move_commands.app)
 app.add_typer(pretrain_commands.app)
+app.add_typer(prediction_commands.app)
 app.add_typer(study_commands.app)
 app.add_typer(tensorboard_command.app)
 

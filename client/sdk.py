@@ -56,6 +56,10 @@ class Client:
         """Submit a study; its trials are jobs of their own."""
         return self.submit("hpo", spec, idempotency_key=idempotency_key)
 
+    def predict(self, spec: Json, *, idempotency_key: str | None = None) -> "LiveJob":
+        """Scores for a range of days: `{model, dataset, from_day, to_day}`; its artifact is predictions.parquet."""
+        return self.submit("predict", spec, idempotency_key=idempotency_key)
+
     def plan(self, kind: str, spec: Json) -> dict[str, JsonValue]:
         """What a job would be. Nothing is stored."""
         return self._do(calls.plan(kind, spec))

@@ -77,6 +77,9 @@ def launch(
                 arguments += ["--init-from", str(settings.run_root.resolve() / weights.folder)]
             threads = int(resources.get("threads", 1))
             timeout = job.spec.get("trainer", {}).get("timeout_seconds")
+        case JobKind.PREDICT:
+            arguments = _predict(settings, job, folder)
+            threads, timeout = int(resources.get("threads", 1)), None
         case JobKind.DATASET:
             arguments = _build(settings, job, folder)
             threads = min(MAX_BUILD_THREADS, max(1, (os.cpu_count() or 1) // 2))
@@ -96,18 +99,33 @@ def launch(
 
 
 def _run(settings: Settings, job: Job, folder: Path) -> list[str]:
+    command = "pretrain" if job.kind is JobKind.PRETRAIN else "run"
+    arguments = [command, *_inputs(settings, job, folder)]
+    arguments += {JobKind.TRIAL: ["--no-test"], JobKind.PREFLIGHT: ["--preflight"]}.get(job.kind, [])
+    if job.checkpoint is not None:
+        arguments += ["--resume", str(checkpoint_folder(settings, job, job.checkpoint["path"]))]
+    return arguments
+
+
+def _predict(settings: Settings, job: Job, folder: Path) -> list[str]:
+    """Raises Refused when the model's folder is gone; the program itself refuses other weights than were asked for."""
+    model: Json = (job.params or {}).get("model", {})
+    place = settings.run_root.resolve() / str(model.get("folder"))
+    if not place.is_dir():
+        raise Refused(Reason.DATA_CHANGED, f"what job {job.source_job_id} left is gone: train the model again")
+    weights = ["--model", str(place), "--weights-sha256", str(model.get("sha256"))]
+    return ["predict", *_inputs(settings, job, folder), *weights]
+
+
+def _inputs(settings: Settings, job: Job, folder: Path) -> list[str]:
+    """What every program on a dataset gets: its spec, the cache, where to write, and its largest micro-batch."""
     cache = (settings.caches_root / (job.dataset_fingerprint or "-")).resolve()
     if not cache.is_dir():
         message = f"the cache of dataset {job.dataset} ({job.dataset_fingerprint}) is gone: register it again"
         raise Refused(Reason.DATA_CHANGED, message)
-    spec = _write_spec(folder, job.spec)
-    command = "pretrain" if job.kind is JobKind.PRETRAIN else "run"
-    arguments = [command, str(spec), "--cache", str(cache), "--out", str(folder)]
+    arguments = [str(_write_spec(folder, job.spec)), "--cache", str(cache), "--out", str(folder)]
     if "micro_batch_days" in job.overrides:
         arguments += ["--most-days", str(job.overrides["micro_batch_days"])]
-    arguments += {JobKind.TRIAL: ["--no-test"], JobKind.PREFLIGHT: ["--preflight"]}.get(job.kind, [])
-    if job.checkpoint is not None:
-        arguments += ["--resume", str(checkpoint_folder(settings, job, job.checkpoint["path"]))]
     return arguments
 
 

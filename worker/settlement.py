@@ -8,11 +8,13 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from atft.events import Finished
+from atft.spec.prediction import PredictSpec
 from jobs import history, inheritance, repetition, store
 from jobs.caches import hold_cache
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from jobs.tables import Job, Json
+from worker import prediction
 from worker.artifacts import Missing, Output, collect, place_cache
 from worker.process import Exit
 from worker.program import Launch
@@ -146,6 +148,9 @@ def _differences(job: Job, start: Launch, evidence: Json | None) -> list[str]:
     if evidence is None:
         return ["the program sent no evidence"]
     try:
+        if job.kind is JobKind.PREDICT:
+            asked = PredictSpec.model_validate(job.spec)
+            return prediction.differences(asked, evidence, job=job, threads=start.threads)
         spec = inheritance.run_spec(job)
     except ValidationError as error:
         return [f"the job's spec no longer validates: {error}"]

@@ -55,7 +55,7 @@ class _Scheduler(_Part):
     lr_by_epoch: tuple[float, ...] = Field(min_length=1)
 
 
-class _Threads(_Part):
+class Threads(_Part):
     limit: int
     torch_num_threads: int
     os_threads_peak: int
@@ -111,7 +111,7 @@ class Observed(_Part):
     resolved: Json
     optimizer: _Optimizer
     scheduler: _Scheduler
-    threads: _Threads
+    threads: Threads
     device: str
     precision: str
     compiled: bool
@@ -139,8 +139,8 @@ def differences(
         return [f"evidence.{place}" for place in places]
     asked = spec.model_dump(mode="json")
     pairs = [
-        *_unequal("", asked, seen.requested, open_fields=frozenset()),
-        *_unequal("", asked, seen.resolved, open_fields=OPEN),
+        *unequal("", asked, seen.requested, open_fields=frozenset()),
+        *unequal("", asked, seen.resolved, open_fields=OPEN),
         *_facts(spec, seen, fingerprint, threads),
         *_inherited(spec, seen, weights or {}),
     ]
@@ -150,11 +150,11 @@ def differences(
 Difference = tuple[str, object, object]
 
 
-def _unequal(path: str, asked: object, found: object, open_fields: frozenset[str]) -> Iterator[Difference]:
+def unequal(path: str, asked: object, found: object, open_fields: frozenset[str]) -> Iterator[Difference]:
     """Leaf by leaf; an open field that was asked as null or auto may have become anything."""
     if isinstance(asked, dict) and isinstance(found, dict):
         for key in sorted(set(asked) | set(found)):
-            yield from _unequal(f"{path}.{key}" if path else key, asked.get(key), found.get(key), open_fields)
+            yield from unequal(f"{path}.{key}" if path else key, asked.get(key), found.get(key), open_fields)
     elif path == "data.features" and path in open_fields and isinstance(asked, list) and isinstance(found, list):
         missing = [name for name in asked if name not in found]
         if missing:  # the market's columns come along unasked

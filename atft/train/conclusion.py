@@ -14,7 +14,7 @@ from atft.train import checkpoint
 from atft.train.attempt import Attempt
 from atft.train.averages import Values, in_fold, mean_daily, mean_values
 from atft.train.evaluate import ORACLE_SHARE, Judged, Scored, judge, oracle_scores, oracle_share, predict
-from atft.train.outputs import Predictions, Series, write
+from atft.train.outputs import Predictions, Series, prediction_table, write
 from atft.train.setup import Assembly, network_of
 from atft.train.state import FoldState
 
@@ -146,7 +146,7 @@ class _Fold:
                 judged[split].values["test/loss"] = loss
             for warning in judged[split].warnings:
                 reporter.log(f"{split}{self.name}: {warning}", level="warning")
-        self.predictions.add(assembly, scored)
+        self.predictions.add(prediction_table(assembly, scored))
         oracles, shares = _oracles(assembly, scored, judged)
         yield from oracles
         for split, outcome in judged.items():

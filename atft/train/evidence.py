@@ -53,15 +53,7 @@ def evidence(
         "resolved_digest": resolved.digest(),
         "optimizer": optimizer_evidence(assembly.optimizer),
         "scheduler": scheduler_evidence(assembly.scheduler, fold.lr_by_epoch),
-        "threads": {
-            "limit": assembly.spec.resources.threads,
-            "env": thread_environment(),
-            "torch_num_threads": torch.get_num_threads(),
-            "torch_num_interop_threads": torch.get_num_interop_threads(),
-            "os_threads_peak": os_threads_peak,
-        },
-        "device": assembly.device.type,
-        "device_name": _device_name(assembly.device),
+        **surroundings(assembly.device, assembly.spec.resources.threads, os_threads_peak),
         "precision": assembly.precision,
         "compiled": assembly.network._compiled_call_impl is not None,
         "ema_decay": assembly.spec.trainer.ema_decay if assembly.ema is not None else None,
@@ -83,8 +75,23 @@ def evidence(
             "step": "sha256(seed, epoch, step)",
             "torch_initial_seed": torch.initial_seed(),
         },
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "git": git,
+    }
+
+
+def surroundings(device: torch.device, threads: int, os_threads_peak: int) -> dict[str, object]:
+    """What any run says of where it ran: `threads`, `device`, `device_name`, `versions`, `host`."""
+    return {
+        "threads": {
+            "limit": threads,
+            "env": thread_environment(),
+            "torch_num_threads": torch.get_num_threads(),
+            "torch_num_interop_threads": torch.get_num_interop_threads(),
+            "os_threads_peak": os_threads_peak,
+        },
+        "device": device.type,
+        "device_name": _device_name(device),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "host": socket.gethostname(),
     }
 

@@ -24,10 +24,7 @@ Series = list[tuple[str, DailySeries]]  # source ("" for the model itself) and s
 
 
 class Predictions:
-    """predictions.parquet: one row a ranked sample of the validation and test days: date, code, split, score_{h}d.
-
-    With several folds also `fold`, from 1; a fold is written once it is scored and need not stay in memory.
-    """
+    """A Parquet file of scores, written piece by piece; it has its name only once it is whole."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -37,10 +34,9 @@ class Predictions:
     def __enter__(self) -> Self:
         return self
 
-    def add(self, assembly: Assembly, scored: dict[str, Scored]) -> None:
+    def add(self, table: "pa.Table") -> None:
         import pyarrow.parquet as pq  # noqa: PLC0415 - not needed before the end
 
-        table = _prediction_table(assembly, scored)
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._partial, table.schema, compression="zstd")
         self._writer.write_table(table)
@@ -124,7 +120,11 @@ def _daily_table(series: Series) -> "pa.Table":
     )
 
 
-def _prediction_table(assembly: Assembly, scored: dict[str, Scored]) -> "pa.Table":
+def prediction_table(assembly: Assembly, scored: dict[str, Scored]) -> "pa.Table":
+    """One row a ranked sample of a fold's validation and test days: date, code, split, score_{h}d.
+
+    With several folds also `fold`, from 1; a fold is written once it is scored and need not stay in memory.
+    """
     import pyarrow as pa  # noqa: PLC0415
 
     cache = assembly.cache

@@ -77,7 +77,9 @@ class Reporter:
         )
 
     def _place(self, phase: str, fold: int, epoch: int, inside: float) -> float:
-        """All folds are trained first, then each is tested."""
+        """All folds are trained first, then each is tested; a prediction is nothing but itself."""
+        if phase == "predict":
+            return inside
         first = TAIL["test"]
         if phase in TAIL:
             place = TAIL[phase] - first + (1.0 - TAIL[phase]) * inside / len(TAIL)

@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 
 import httpx
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from client.sdk import Client, Refused
@@ -52,6 +54,22 @@ def test_a_training_job_has_metrics_and_evidence(service: Client, undisturbed: J
     threads = evidence["threads"]
     assert isinstance(threads, dict)
     assert threads["torch_num_threads"] == threads["limit"] == 1
+
+
+def test_a_prediction_has_the_bits_of_the_evaluation(service: Client, undisturbed: Job, tmp_path: Path) -> None:
+    own, found = tmp_path / "own.parquet", tmp_path / "found.parquet"
+    service.download(f"/jobs/{undisturbed.id}/artifacts/predictions.parquet", own)
+    expected = pq.read_table(own).filter(pc.field("split") == "test").drop(["split"])
+    span = {"from_day": str(expected["date"][3].as_py()), "to_day": str(expected["date"][-1].as_py())}
+    job = service.predict({"model": undisturbed.id, "dataset": "panel", **span}).wait(120)
+    assert job.state == "succeeded", job
+    service.download(f"/jobs/{job.id}/artifacts/predictions.parquet", found)
+    scores = pq.read_table(found).filter(pc.field("score_1d").is_valid())
+    assert scores.to_pylist() == expected.to_pylist()
+    model = job.evidence()["model"]
+    assert isinstance(model, dict)
+    weights = next(file for file in service.artifacts(undisturbed.id) if file["name"] == "best.safetensors")
+    assert model["sha256"] == weights["sha256"]
 
 
 def test_its_events_are_dense_and_end(service: Client, undisturbed: Job) -> None:

@@ -15,11 +15,13 @@ from api.app import create_app
 from api.comparison_schemas import COMPARISON_MODELS
 from api.dataset_schemas import DATASET_MODELS
 from api.key_schemas import KEY_MODELS, NewKey
+from api.prediction_schemas import PREDICTION_MODELS
 from api.schemas import MODELS
 from api.split_schemas import SPLIT_MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
+from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.search import HpoSpec
 from jobs.settings import Settings
@@ -107,8 +109,9 @@ def test_every_component_has_an_example(openapi: dict[str, Any]) -> None:
 
 
 def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None:
-    asked = (TrainSpec, PretrainSpec, HpoSpec, DatasetSpec, Promotion, NewKey)
+    asked = (TrainSpec, PretrainSpec, HpoSpec, PredictSpec, DatasetSpec, Promotion, NewKey)
     answered = (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *SPLIT_MODELS, *KEY_MODELS)
+    answered += PREDICTION_MODELS
     models = {model.__name__: model for model in (*answered, *asked)}
     for where, operation in operations(openapi):
         contents = [

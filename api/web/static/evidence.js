@@ -14,11 +14,14 @@ export function showEvidence(job, evidence) {
   const words = (pairs) => pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([key, value]) => `${key} ${value}`).join(", ");
   const rates = scheduler?.lr_by_epoch ?? [];
   const rows = [
+    ["Model", job.spec?.model?.length && job.spec.model, evidence.model?.sha256 && `${evidence.model.weights}, SHA-256 ${evidence.model.sha256.slice(0, 16)}`],
+    ["Days", `${job.spec?.from_day} to ${job.spec?.to_day}`, data?.days && `${data.days[0]} to ${data.days.at(-1)}: ${data.days.length} days, ${data.num_learned_days} of them known to the model`],
+    ["Rows", "", evidence.rows !== undefined && `${evidence.rows.toLocaleString()}, ${evidence.rows_scored.toLocaleString()} of them with scores`],
     ["Optimizer", words([["", asked.name], ["lr", short(asked.lr)], ["weight decay", short(asked.weight_decay)]]), optimizer && `${optimizer.class} ${optimizer.version || ""}, its state: ${(optimizer.state_keys || []).join(", ")}`],
     ["Learning rate", plan.name, scheduler && `${scheduler.class}: ${rates.slice(0, 12).map((rate) => short(Number(rate))).join(", ")}${rates.length > 12 ? ", …" : ""}`],
     ["Device", words([["queue", resources.queue], ["device", resources.device], ["precision", job.spec?.trainer?.precision]]), [evidence.device, evidence.device_name, evidence.precision, evidence.compiled ? "compiled" : ""].filter(Boolean).join(", ")],
     ["Threads", resources.threads, threads && `torch ${threads.torch_num_threads}, at most ${threads.os_threads_peak ?? "–"} of the system`],
-    ["Days", words([["validation", split.val_days], ["test", split.test_days], ["embargo", split.embargo_days]]), data && `training ${many(data.train_days) ?? "–"}, validation ${many(data.val_days) ?? "–"}, test ${many(data.test_days) ?? "–"}, embargo ${data.embargo_days}`],
+    ["Days", words([["validation", split.val_days], ["test", split.test_days], ["embargo", split.embargo_days]]), data?.train_days && `training ${many(data.train_days) ?? "–"}, validation ${many(data.val_days) ?? "–"}, test ${many(data.test_days) ?? "–"}, embargo ${data.embargo_days}`],
     ["Data", job.dataset_fingerprint, data && `${data.fingerprint}: ${data.num_rows?.toLocaleString()} rows, ${data.num_features} features`],
     ["Seed", job.spec?.seed, seeds && `${seeds.seed}`],
     ["Network", words([["hidden size", section(job, "model").hidden_size], ["layers", section(job, "model").gat_layers]]), modules && `${Object.values(modules).reduce((sum, one) => sum + (one.parameters ?? 0), 0).toLocaleString()} parameters in ${Object.keys(modules).join(", ")}`],

@@ -109,6 +109,7 @@ async function look() {
       evidence = await ask(`${api}/evidence`);
       showEvidence(job, evidence);
     }
+    if (job.kind === "predict") showEvidence(job, await ask(`${api}/evidence`));
     if (job.kind === "hpo") {
       study ??= await import("./study.js");
       await study.show(job);

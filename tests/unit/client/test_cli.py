@@ -43,6 +43,35 @@ def test_one_url_of_two_is_2(tmp_path: Path) -> None:
     assert "both URLs" in result.stderr
 
 
+def test_a_prediction_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "scores.parquet"
+    file.write_bytes(b"old")
+    asked: list[str] = []
+
+    def answer(request: Handler) -> None:
+        asked.append(f"{request.command} {request.path}")
+        job = {"id": "a", "kind": "predict", "state": "succeeded"}
+        if request.path.endswith("/events"):
+            request.say(204, b"")
+        elif request.path.endswith(".parquet"):
+            body = b"scores" if len([line for line in asked if "parquet" in line]) > 1 else b""
+            request.say(200 if body else 404, body or {"title": "gone"})
+        else:
+            assert request.command == "GET" or json.loads(request.read())["fold"] == 2
+            request.say(200 if request.command == "GET" else 202, job)
+
+    with serving(answer) as client:
+        command = ["--url", client.url, "predict", "m", "d", "2020-01-01", "2020-02-01", "--fold", "2", "-o", str(file)]
+        assert runner.invoke(app, command).exit_code == 2
+        assert file.read_bytes() == b"old"
+        done = runner.invoke(app, command)
+    assert (done.exit_code, done.stdout) == (0, "a\n")
+    assert file.read_bytes() == b"scores"
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+    assert asked[0] == "POST /jobs/predict"
+    assert asked[-1] == "GET /jobs/a/artifacts/predictions.parquet"
+
+
 def test_a_dataset_has_one_source() -> None:
     assert runner.invoke(app, ["datasets", "add", "x"]).exit_code == 2
 

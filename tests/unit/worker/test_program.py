@@ -67,6 +67,22 @@ def test_a_pretraining_and_what_begins_with_it(settings: Settings) -> None:
     assert start.weights is weights
 
 
+def test_a_prediction(settings: Settings) -> None:
+    spec = {"model": "m", "dataset": "d", "from_day": "2020-01-01", "to_day": "2020-02-01", "resources": {"threads": 2}}
+    params = {"model": {"folder": "jobs/m/1", "sha256": "ab"}}
+    prediction = job(kind=JobKind.PREDICT, spec=spec, params=params, overrides={"micro_batch_days": 3})
+    with pytest.raises(Refused, match="train the model again"):
+        launch(settings, prediction, cuda_device=None)
+    (settings.run_root / "jobs" / "m" / "1").mkdir(parents=True)
+    start = launch(settings, prediction, cuda_device=None)
+    assert start.threads == 2
+    assert start.argv[4:] == (
+        "predict", f"{start.folder}/spec.json", "--cache", f"{settings.caches_root.resolve()}/f00d",
+        "--out", str(start.folder), "--most-days", "3",
+        "--model", f"{settings.run_root.resolve()}/jobs/m/1", "--weights-sha256", "ab", "--lease-seconds", "30.0",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_pain_01_every_thread_limit_is_set(settings: Settings, threads: int) -> None:
     spec = TrainSpec.model_validate({"dataset": "d", "resources": {"threads": threads}}).model_dump(mode="json")

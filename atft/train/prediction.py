@@ -1,0 +1,230 @@
+"""Scores for any range of days from a finished run's best weights: the numbers that its own evaluation gave.
+
+Days are computed in the pieces in which the evaluation computed them, whatever range is asked for, since on a CPU the
+last bits of a matrix product depend on how many rows it has.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float, Int64
+
+from atft.data.cache import Cache
+from atft.data.graph import day_graph
+from atft.data.splits import make_splits, stretches
+from atft.data.windows import DayReader
+from atft.events import Artifact, Event, Failed, Finished, Stopped
+from atft.model.network import Network
+from atft.spec.prediction import PredictSpec
+from atft.spec.reason import Reason
+from atft.train.evaluate import CHUNK_FACTOR, chunks, read
+from atft.train.evidence import git_state, surroundings
+from atft.train.outputs import PARQUET, Predictions, verify_artifacts
+from atft.train.report import Reporter, RunError, StopRequested
+from atft.train.seed import limit_threads
+from atft.train.setup import choose_device, features_sha256
+from atft.train.telemetry import SystemSampler
+from atft.train.trained import Trained
+
+NAME = "predictions.parquet"
+Days = npt.NDArray[np.int64]
+
+
+def predict(
+    spec: PredictSpec,
+    model: Path,
+    cache: Cache,
+    out: Path,
+    emit: Callable[[Event], None],
+    stop: Callable[[], bool],
+    *,
+    weights_sha256: str | None = None,
+    most_days: int | None = None,
+) -> Finished | Stopped | Failed:
+    """Write `out/predictions.parquet`: date, code and score_{h}d of every valid row of the universe, by day and code;
+    null where the stock has too few days behind it.
+
+    `model` is the folder of a finished run. `most_days` bounds a micro-batch: less memory, other last bits. Stopped
+    before its end it leaves nothing. The returned event has not been emitted.
+    """
+    reporter = Reporter(emit, epochs=0)
+    try:
+        reporter.progress("build")
+        trained = Trained.read(model, spec.fold)
+        if weights_sha256 is not None and trained.sha256 != weights_sha256:
+            raise RunError(
+                Reason.DATA_CHANGED,
+                f"{trained.weights.name} has SHA-256 {trained.sha256}, not {weights_sha256}: the weights have changed "
+                "since the prediction was asked for",
+            )
+        with SystemSampler(torch.device("cpu"), spec.resources.threads) as sampler:
+            return _Prediction(spec, trained, cache, reporter, stop, sampler, most_days).write(out)
+    except StopRequested:
+        return Stopped()
+    except RunError as error:
+        return Failed(reason=error.reason, message=str(error))
+
+
+class _Prediction:
+    def __init__(
+        self,
+        spec: PredictSpec,
+        trained: Trained,
+        cache: Cache,
+        reporter: Reporter,
+        stop: Callable[[], bool],
+        sampler: SystemSampler,
+        most_days: int | None,
+    ) -> None:
+        limit_threads(spec.resources.threads)
+        self.spec, self.trained, self.cache = spec, trained, cache
+        self.reporter, self.stop, self.sampler = reporter, stop, sampler
+        self.days = asked_days(cache, spec)
+        self.device = choose_device(spec.resources.device)
+        graph = day_graph(cache, trained.spec.graph, reporter.emit) if trained.spec.model.use_gat else None
+        self.reader = DayReader(cache, trained.spec.data, graph, self.device)
+        if self.reader.feature_names != trained.features:
+            raise RunError(Reason.INVALID_PARAMS, _other_features(trained.features, self.reader.feature_names))
+        self.micro_batch_days = min(trained.micro_batch_days, most_days or trained.micro_batch_days)
+        self.num_rows = self.num_scored = 0
+
+    def write(self, out: Path) -> Finished:
+        network = self.trained.network().to(self.device)
+        self.reporter.evidence({"micro_batch_days": self.micro_batch_days})
+        size = CHUNK_FACTOR * self.micro_batch_days
+        own = self.cache.fingerprint == self.trained.fingerprint
+        pieces = [piece for piece in self._pieces(size, own=own) if len(np.intersect1d(piece, self.days))]
+        with Predictions(out / NAME) as file:
+            for piece in pieces:
+                if self.stop():
+                    raise StopRequested
+                rows, scores = self._score(network, piece)
+                asked = np.isin(self.cache.day_index[rows], self.days)
+                file.add(self._table(rows[asked], scores[asked]))
+                done = int(np.searchsorted(self.days, piece[-1], side="right"))
+                self.reporter.progress("predict", step=done, steps=len(self.days))
+        artifacts = [Artifact(name=NAME, path=NAME, media_type=PARQUET)]
+        verify_artifacts(out, artifacts)
+        self.reporter.evidence(self._evidence())
+        counts = {"num_days": len(self.days), "num_rows": self.num_rows, "num_scored": self.num_scored}
+        return Finished(artifacts=artifacts, result={"predictions": counts})
+
+    def _pieces(self, size: int, *, own: bool) -> Iterator[Days]:
+        """All days of the panel, in order, in runs of at most `size`; on the data that the model was trained on, those
+        of its validation and test days are the ones of its evaluation.
+        """
+        cuts: set[int] = set()
+        if own:
+            split = make_splits(self.cache, self.trained.spec.data, self.trained.spec.split)[self.trained.fold]
+            cuts = {end for part in (split.val, split.test) for run in stretches(part) for end in (run[0], run[-1] + 1)}
+        for part in np.split(np.arange(len(self.cache.days)), sorted(cuts)):
+            if len(part):
+                yield from (piece for _, piece in chunks(part, size))
+
+    def _score(
+        self, network: Network, days: Days
+    ) -> tuple[Int64[np.ndarray, " row"], Float[np.ndarray, "row horizon"]]:
+        """The panel rows of consecutive days that are ranked, by day, and their scores, NaN without a whole window."""
+        cache = self.cache
+        rows = cache.day_rows[cache.day_offsets[days[0]] : cache.day_offsets[days[-1] + 1]]
+        rows = rows[cache.valid[rows] & cache.in_universe[rows]]
+        scores = np.full((len(rows), len(self.trained.spec.data.horizons)), np.nan, np.float32)
+        batch = read(self.reader, days)
+        if batch is None:
+            return rows, scores
+        with torch.no_grad():
+            found = network(batch).scores[batch.ranked].float().cpu().numpy()
+        broken = ~np.isfinite(found).all(axis=1)
+        ranked = batch.rows[batch.ranked.cpu().numpy()]
+        if broken.any():
+            first = cache.days[cache.day_index[ranked[broken]].min()]
+            raise RunError(Reason.NAN_LOSS, f"{int(broken.sum())} scores are not finite, first on {first}")
+        scored: Bool[np.ndarray, " row"] = np.isin(rows, ranked)
+        scores[scored] = found  # both are in the order of the days' rows
+        return rows, scores
+
+    def _table(self, rows: Int64[np.ndarray, " row"], scores: Float[np.ndarray, "row horizon"]) -> pa.Table:
+        cache = self.cache
+        self.num_rows += len(rows)
+        self.num_scored += int(np.isfinite(scores[:, 0]).sum())
+        columns = {
+            "date": pa.array(cache.days[cache.day_index[rows]]),
+            "code": pa.DictionaryArray.from_arrays(pa.array(cache.code_index[rows]), pa.array(list(cache.codes))),
+        }
+        return pa.table(
+            columns
+            | {
+                f"score_{h}d": pa.array(np.ascontiguousarray(scores[:, i]), from_pandas=True)  # NaN is null
+                for i, h in enumerate(self.trained.spec.data.horizons)
+            }
+        )
+
+    def _evidence(self) -> dict[str, object]:
+        spec, trained, cache = self.spec, self.trained, self.cache
+        resources = {"device": self.device.type, "threads": torch.get_num_threads()}
+        resolved = spec.model_copy(
+            update={"fold": trained.fold + 1, "resources": spec.resources.model_copy(update=resources)}
+        )
+        self.sampler.look()
+        return {
+            "requested": spec.model_dump(mode="json"),
+            "requested_digest": spec.digest(),
+            "resolved": resolved.model_dump(mode="json"),
+            "resolved_digest": resolved.digest(),
+            "model": {
+                "spec_digest": trained.spec_digest,
+                "fingerprint": trained.fingerprint,
+                "weights": trained.weights.name,
+                "sha256": trained.sha256,
+                "last_day": str(trained.last_day),
+            },
+            "data": {
+                "fingerprint": cache.fingerprint,
+                "num_rows": len(cache.day_index),
+                "num_features": self.reader.num_features,
+                "features_sha256": features_sha256(self.reader.feature_names),
+                "horizons": list(trained.spec.data.horizons),
+                "days": [str(day) for day in cache.days[self.days]],
+                "num_learned_days": num_learned_days(cache, self.days, trained),
+            },
+            "rows": self.num_rows,
+            "rows_scored": self.num_scored,
+            **surroundings(self.device, spec.resources.threads, self.sampler.peak_threads),
+            "precision": "float32",
+            "micro_batch_days": self.micro_batch_days,
+            "git": git_state(),
+        }
+
+
+def asked_days(cache: Cache, spec: PredictSpec) -> Days:
+    """The numbers of the trading days from `from_day` to `to_day`. Raises RunError when there is none."""
+    first, last = np.datetime64(spec.from_day), np.datetime64(spec.to_day)
+    days = np.flatnonzero((cache.days >= first) & (cache.days <= last))
+    if not len(days):
+        raise RunError(
+            Reason.INVALID_PARAMS,
+            f"the dataset has no trading day from {first} to {last}: its days are {cache.days[0]} to {cache.days[-1]}",
+        )
+    return days
+
+
+def num_learned_days(cache: Cache, days: Days, trained: Trained) -> int:
+    """How many of `days` are no later than the last label that the weights were fitted to or chosen by: their scores
+    know what came after them.
+    """
+    last = int(np.searchsorted(cache.days, trained.last_day, side="right")) - 1
+    return int((days <= last + 1 + max(trained.spec.data.horizons)).sum())
+
+
+def _other_features(wanted: tuple[str, ...], found: tuple[str, ...]) -> str:
+    missing, more = [n for n in wanted if n not in found], [n for n in found if n not in wanted]
+    if not missing and not more:
+        return "the dataset has the model's features in another order: build it as the model's own was built"
+    return (
+        f"the dataset's features are not the model's: it lacks {missing[:10]} and has {more[:10]} besides; use a "
+        "dataset with the same features, or train a model that lists its features"
+    )

@@ -1,0 +1,86 @@
+"""A finished run as its folder tells of it: what it was asked, what it read, which weights it chose."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atft.model.network import Network
+from atft.spec.base import digest
+from atft.spec.job import TrainSpec
+from atft.spec.reason import Reason
+from atft.train import checkpoint
+from atft.train.report import RunError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """`fold` counts from 0; `features` are in the order that the weights expect; `last_day` is the last one that the
+    fold trained or chose its best epoch on, `micro_batch_days` the size in which its scores were computed.
+    """
+
+    spec: TrainSpec
+    spec_digest: str
+    fold: int
+    weights: Path
+    sha256: str
+    features: tuple[str, ...]
+    fingerprint: str
+    last_day: np.datetime64
+    micro_batch_days: int
+
+    @classmethod
+    def read(cls, folder: Path, fold: int | None) -> "Trained":
+        """`fold` counts from 1. Raises RunError when `folder` holds no finished run, and when the fold is missing."""
+        try:
+            config = json.loads((folder / "config.json").read_bytes())
+            seen = json.loads((folder / "evidence.json").read_bytes())
+        except (OSError, ValueError) as error:
+            raise RunError(Reason.INVALID_PARAMS, f"{folder} holds no finished run: {error}") from error
+        spec = TrainSpec.model_validate(config["requested"])
+        number = chosen_fold(fold, spec.split.num_splits)
+        weights = folder / checkpoint.best_name(number, spec.split.num_splits)
+        if not weights.is_file():
+            raise RunError(Reason.INVALID_PARAMS, f"the weights {weights.name} are gone: train the model again")
+        return cls(
+            spec=spec,
+            spec_digest=digest(config["requested"]),  # as it was then: a newer TrainSpec may have more fields
+            fold=number,
+            weights=weights,
+            sha256=checkpoint.sha256(weights),
+            features=tuple(config["features"]),
+            fingerprint=config["fingerprint"],
+            last_day=np.datetime64(_last_day(seen["data"], number)),
+            micro_batch_days=int(seen["micro_batch_days"]),
+        )
+
+    def network(self) -> Network:
+        """On the CPU, in evaluation mode. Raises RunError when the weights are not of this model."""
+        network = Network(
+            num_features=len(self.features),
+            num_horizons=len(self.spec.data.horizons),
+            window=self.spec.data.window,
+            model=self.spec.model,
+        )
+        try:
+            network.load_state_dict(checkpoint.load_weights(self.weights))
+        except RuntimeError as error:
+            raise RunError(Reason.DATA_CHANGED, f"{self.weights.name} is not of this model: {error}") from error
+        return network.eval()
+
+
+def chosen_fold(fold: int | None, folds: int) -> int:
+    """From 0. Raises RunError: of several folds one must be named, for each has weights of its own."""
+    if fold is None and folds > 1:
+        raise RunError(Reason.INVALID_PARAMS, f"the model has {folds} folds, each with its own weights: give fold")
+    if fold is not None and fold > folds:
+        raise RunError(Reason.INVALID_PARAMS, f"fold {fold} of a model that has {folds}")
+    return 0 if fold is None else fold - 1
+
+
+def _last_day(data: dict[str, Any], fold: int) -> str:
+    if "folds" in data:
+        return max(str(part["last"]) for role in ("train", "val") for part in data["folds"][fold][role])
+    return max(str(day) for role in ("train_days", "val_days") for day in data[role])

@@ -1,0 +1,47 @@
+"""The command on models: `atft predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client import display
+from client.terminal import AsJson, connected, err, finish, follow, print_json, view, warn
+
+app = typer.Typer()
+ARTIFACT = "predictions.parquet"
+
+
+@app.command()
+def predict(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="ID", help="A training job or trial that has succeeded.")],
+    dataset: Annotated[str, typer.Argument(help="A registered dataset, NAME or NAME@VERSION.")],
+    from_day: Annotated[str, typer.Argument(metavar="FROM", help="As 2024-01-02.")],
+    to_day: Annotated[str, typer.Argument(metavar="TO", help="The last day, itself included.")],
+    fold: Annotated[int | None, typer.Option(help="Whose weights, from 1, when the model has several folds.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only: nothing is stored.")] = False,
+    wait: Annotated[bool, typer.Option(help="Show the job until its end.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", dir_okay=False, help="Wait, and save the scores here (Parquet).")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and request are one job.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a range of days with a model's best weights; prints the job's id."""
+    spec = {"model": model, "dataset": dataset, "from_day": from_day, "to_day": to_day, "fold": fold}
+    with connected(context) as service:
+        if dry_run:
+            print_json(service.plan("predict", spec))
+            return
+        job = service.predict(spec, idempotency_key=key)
+        if output is None:
+            follow(service, job, wait=wait, as_json=as_json)
+            return
+        warn(job)
+        err.print(job.id)
+        job = display.watch(service, job.id, err)
+        if job.state == "succeeded":
+            service.download(f"/jobs/{job.id}/artifacts/{ARTIFACT}", output)
+        print_json(view(job)) if as_json else typer.echo(job.id)
+        finish(job)

@@ -40,7 +40,7 @@ async def submit_pretrain(
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
     """Queue a pretraining of the network's encoder: on training days, without labels; validation days choose the epoch
-    and test days are never read.
+    and test days have no part in it.
 
     A later `POST /jobs/train` names the job in `init_from` and begins with its weights, where network, features, data
     and days allow it.

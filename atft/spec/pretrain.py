@@ -21,7 +21,7 @@ class PretrainTrainer(TrainerSpec):
 class PretrainSpec(RunSpec):
     """`masked`: of `mask_ratio` of a day's stocks today's inputs are hidden, and guessed from the other stocks' day (by
     the graph) and their own past. `contrast_weight` adds InfoNCE between successive days of one stock, its cosines
-    divided by `temperature`. Labels are never read; the horizons and the gap only say which days may be used.
+    divided by `temperature`. Labels have no part in it; the horizons and the gap only say which days may be used.
     """
 
     trainer: PretrainTrainer = PretrainTrainer()

@@ -41,7 +41,7 @@ def conclude(attempt: Attempt, *, test: bool) -> Finished:
     if several:
         values = mean_values([fold.best_metrics for fold in folds])
         attempt.reporter.metrics(Metrics(step=step, values=values, best=True))
-    if isinstance(attempt.spec, PretrainSpec):  # it scores nothing, and has never read a test day
+    if isinstance(attempt.spec, PretrainSpec):  # it scores nothing: test days have no part in it
         artifacts = write(attempt.assembly, attempt.out, None, attempt.tell_evidence())
         return _finished(attempt, step, artifacts, None)
     said: list[list[Said]] = [[] for _ in folds]

@@ -123,7 +123,7 @@ def test_a_dataset_gets_absolute_paths(settings: Settings) -> None:
     [
         ({"dataset_fingerprint": "gone"}, Reason.DATA_CHANGED),
         ({"dataset_fingerprint": None}, Reason.DATA_CHANGED),
-        ({"kind": JobKind.PRETRAIN}, Reason.INTERNAL),
+        ({"kind": JobKind.HPO}, Reason.INTERNAL),
         ({"kind": JobKind.DATASET, "spec": {"name": "d"}}, Reason.INVALID_PARAMS),
         (
             {"kind": JobKind.DATASET, "spec": {"name": "d"}, "params": {"files": {"panel": "data:../x"}}},

@@ -53,7 +53,8 @@ def test_a_job_appears_and_its_curve_grows(browser: Browser, up: Up, service: Cl
 def test_no_view_has_a_serious_violation(browser: Browser, up: Up, service: Client, panel: str, colours: str) -> None:
     job = service.jobs(kind="train").items[0] if service.jobs(kind="train").items else service.train(TRAIN)
     views = {
-        "/": "#rows tr", f"/ui/jobs/{job.id}": "#facts dd", "/ui/datasets": "#rows tr", f"/ui/datasets/{panel}": "#checks",
+        "/": "#rows tr", f"/ui/jobs/{job.id}": "#facts dd", "/ui/datasets": "#rows tr",
+        f"/ui/datasets/{panel}": "#checks",
         "/ui/workers": "#workers td", f"/ui/submit?from={job.id}": "#fields[data-ready]", "/ui/keys": "#make",
         "/ui/compare": "#none:visible",
     }  # fmt: skip
@@ -67,4 +68,4 @@ def test_no_view_has_a_serious_violation(browser: Browser, up: Up, service: Clie
             (one["id"], one["nodes"][0]["html"]) for one in wrong if one["impact"] in ("serious", "critical")
         ]
     page.close()
-    assert found == dict.fromkeys(views, [])
+    assert found == {view: [] for view in views}

@@ -96,5 +96,9 @@ def test_a_study_lives_on_its_page(browser: Browser, up: Up, service: Client, pa
     page.get_by_label("compare trial 1").check()
     page.get_by_role("button", name="Compare 2").click()
     expect(page.locator("#jobs tbody tr")).to_have_count(2, timeout=60_000)
+    page.goto(f"/ui/submit?kind=pretrain&dataset={panel}")
+    expect(page.locator("#fields")).to_have_attribute("data-ready", "true")
+    expect(page.locator("#curl")).to_contain_text("/jobs/pretrain")
+    expect(page.get_by_label("mask ratio")).to_be_attached()
     assert problems == []
     page.close()

@@ -197,7 +197,7 @@ def test_several_jobs_in_one_stream(server: Server, sessions: Sessions, job_id: 
     with httpx.stream("GET", url, params={"job": [str(job_id), str(other)], "after": found[3]["id"]}) as answer:
         assert [frame["id"] for frame in frames(answer)] == [frame["id"] for frame in found[4:]]
     assert httpx.get(f"{url}&after=newest").status_code == 204  # nothing is new
-    assert httpx.get(f"{url}&after={job_id}:newest").status_code == 204
+    assert httpx.get(f"{url}&after={job_id}:newest,{other}:newest").status_code == 204
     assert httpx.get(f"{url}&after={job_id}:x").status_code == 422
     assert httpx.get(f"{server.url}/events").status_code == 422
 

@@ -50,7 +50,7 @@ function showActions() {
   at("rerun").hidden = !(repeatable && job.state === "succeeded");
   at("promote").hidden = !(job.best && (job.kind === "hpo" || job.kind === "trial") && (over || job.kind === "hpo"));
   at("promote").textContent = job.kind === "trial" ? "Train in full" : "Train the best in full";
-  at("clone").hidden = !["train", "trial", "hpo"].includes(job.kind);
+  at("clone").hidden = !["train", "trial", "hpo", "pretrain"].includes(job.kind);
   at("clone").href = `/ui/submit?from=${job.id}`;
 }
 

@@ -4,7 +4,7 @@ import { Form } from "./form.js";
 import { ask, duration, element, facts, notice, once } from "./service.js";
 
 const at = (name) => document.getElementById(name);
-const NAMES = { train: "TrainSpec", hpo: "HpoSpec" };
+const NAMES = { train: "TrainSpec", hpo: "HpoSpec", pretrain: "PretrainSpec" };
 const wanted = new URLSearchParams(window.location.search);
 const { components: { schemas } } = await ask("/openapi.json");
 const choice = at("submit");
@@ -96,7 +96,7 @@ ask("/datasets?limit=200").then(({ items }) => at("datasets").append(...[...new 
 if (wanted.get("from")) {
   try {
     const source = await ask(`/jobs/${encodeURIComponent(wanted.get("from"))}`);
-    kind = source.kind === "hpo" ? "hpo" : "train";
+    kind = NAMES[source.kind] ? source.kind : "train";
     build(kind);
     for (const radio of choice.elements.kind) radio.checked = radio.value === kind;
     form.fill(source.spec);
@@ -104,7 +104,7 @@ if (wanted.get("from")) {
     at("from").replaceChildren("The settings of ", element("a", { href: source.links.page }, source.name || source.id), ": change what you like.");
   } catch (error) { notice(error); }
 }
-if (!form) build(wanted.get("kind") === "hpo" ? "hpo" : "train");
+if (!form) build(NAMES[wanted.get("kind")] ? wanted.get("kind") : "train");
 for (const radio of choice.elements.kind) radio.checked = radio.value === kind;
 if (wanted.get("dataset")) form.set(kind === "hpo" ? "/base/dataset" : "/dataset", wanted.get("dataset"));
 changed();

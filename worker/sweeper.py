@@ -86,7 +86,7 @@ class Sweeper:
         """For how long Postgres has answered. It begins anew after an answer that came late, from a Postgres that was
         frozen, and after a pause of our own: the machine slept, or all of it was frozen.
         """
-        pause = max(self.lease_seconds * 2 / 3, self.sweep_seconds * 3)
+        pause = max(self.lease_seconds, self.sweep_seconds * 3)
         if self._seen_at is None or asked - self._seen_at > pause or self.now() - asked > self.lease_seconds / 3:
             self._seen_since = self.now()
         self._seen_at = self.now()

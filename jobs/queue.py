@@ -23,6 +23,7 @@ RUN_JOB: Final = "atft.run_job"
 ADVANCE_STUDY: Final = "atft.advance_study"
 SWEEP: Final = "atft.sweep"
 PING: Final = "atft.ping"
+SWEEP_EXPIRES: Final = 10.0  # seconds at least: a busy control worker that takes each one too late would never sweep
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def celery_app(settings: Settings) -> celery.Celery:
             "sweep": {
                 "task": SWEEP,
                 "schedule": settings.sweep_seconds,
-                "options": {"queue": CONTROL, "priority": 0, "expires": settings.sweep_seconds},
+                "options": {"queue": CONTROL, "priority": 0, "expires": max(settings.sweep_seconds, SWEEP_EXPIRES)},
             },
             "ping": {"task": PING, "schedule": 60.0, "options": {"queue": CONTROL, "priority": 0, "expires": 60.0}},
         },

@@ -226,7 +226,7 @@ class _Attempt:
 
     def attend(self, draining: Callable[[], bool], poll_seconds: float) -> None:
         """Returns when the child has ended and all it said is with the recorder."""
-        renew_at = 0.0
+        renew_at, turned = 0.0, time.monotonic()
         while not self.child.exited():
             if time.monotonic() >= renew_at:
                 self.child.renew()
@@ -235,9 +235,11 @@ class _Attempt:
                 return
             if self.recorder.error is not None:
                 raise self.recorder.error
-            ending = self.watch.step(
-                wanted=self.recorder.wanted, draining=draining(), superseded=self.recorder.superseded
-            )
+            told = draining()
+            if time.monotonic() - turned > self.watch.stall_seconds / 2:  # frozen ourselves, the child perhaps with us
+                self.watch.not_listening()
+            turned = time.monotonic()
+            ending = self.watch.step(wanted=self.recorder.wanted, draining=told, superseded=self.recorder.superseded)
             if ending is not None:
                 self._end(ending)
             if self.watch.must_die:

@@ -26,7 +26,7 @@ TIDY_SECONDS: Final = 60.0
 HINT_SECONDS: Final = 5.0  # a hint takes milliseconds: one that is older is lost, or its queue is busy
 logger = logging.getLogger(__name__)
 
-_BOOT_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine is suspended
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
 _UPTIME = text("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())")
 
 
@@ -44,10 +44,10 @@ class Sweeper:
     drained: Callable[[str], bool]
     publish: Callable[[UUID], None]
     tidy: Callable[[], None] = lambda: None
-    now: Callable[[], float] = time.monotonic
-    slept: Callable[[], float] = lambda: time.clock_gettime(_BOOT_CLOCK) - time.monotonic()
-    _seen_since: float | None = field(default=None, init=False)
-    _slept: float = field(default=0.0, init=False)
+    sweep_seconds: float = 0.0
+    now: Callable[[], float] = lambda: time.clock_gettime(_CLOCK)
+    _seen_since: float = field(default=0.0, init=False)
+    _seen_at: float | None = field(default=None, init=False)
     _tidied_at: float = field(default=-TIDY_SECONDS, init=False)
 
     def sweep(self) -> None:
@@ -55,7 +55,7 @@ class Sweeper:
         try:
             self._round()
         except AWAY as error:
-            self._seen_since = None
+            self._seen_at = None
             logger.warning("no sweep, Postgres is away: %s", error)
 
     def _round(self) -> None:
@@ -83,14 +83,14 @@ class Sweeper:
             logger.warning("not everything could be tidied up: %s", error)
 
     def _seen_seconds(self, asked: float) -> float:
-        """For how long Postgres has answered, to now: a frozen one answers late, and in its sleep the machine asks
-        nothing while the leases run out.
+        """For how long Postgres has answered. It begins anew after an answer that came late, from a Postgres that was
+        frozen, and after a pause of our own: the machine slept, or all of it was frozen.
         """
-        now, slept = self.now(), self.slept()
-        if self._seen_since is None or max(now - asked, slept - self._slept) > self.lease_seconds / 3:
-            self._seen_since = now
-        self._slept = slept
-        return now - self._seen_since
+        pause = max(self.lease_seconds, self.sweep_seconds * 3)
+        if self._seen_at is None or asked - self._seen_at > pause or self.now() - asked > self.lease_seconds / 3:
+            self._seen_since = self.now()
+        self._seen_at = self.now()
+        return self._seen_at - self._seen_since
 
     def _expire_leases(self) -> None:
         asked = self.now()

@@ -125,6 +125,7 @@ def _sweeper() -> Sweeper:
         drained=_drained,
         publish=_publish,
         tidy=lambda: tidy(settings, _sessions()),
+        sweep_seconds=settings.sweep_seconds,
     )
 
 

@@ -41,8 +41,8 @@ def judge(  # noqa: PLR0911 - a table, one row per return
     saw then, or else the last line of the child's log.
 
     Only a death without a word and want of memory are classified transient, the latter while micro-batches can be
-    halved: the next attempt adds up twice as many of them for the same update. A pause or drain leaves a result that
-    is already whole alone; a cancel, a prune or a timeout does not.
+    halved: the next attempt adds up twice as many of them for the same update. A pause, a drain or a stall (of a
+    program that is slow to leave) lets a result stand that is already whole; a cancel, a prune or a timeout does not.
     """
     match ending:
         case Ending.CANCEL:
@@ -51,7 +51,7 @@ def judge(  # noqa: PLR0911 - a table, one row per return
             return Verdict(to=JobState.PRUNED, reason=Reason.PRUNED, message=f"pruned; {exit}")
         case Ending.TIMEOUT:
             return Verdict(to=JobState.FAILED, reason=Reason.TIMEOUT_EXEC, message=detail)
-        case Ending.STALL:
+        case Ending.STALL if not _told(word, exit):
             return Verdict(to=JobState.FAILED, reason=Reason.STALLED, message=detail)
         case Ending.PROTOCOL:
             message = f"the program broke its protocol: {detail}"

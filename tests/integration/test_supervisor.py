@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -163,6 +164,25 @@ class TestDies:
         assert job.reason is Reason.STALLED
         assert "no word" in (job.message or "")
         assert "in hang" in (bench.folder(job_id) / "log.txt").read_text()
+
+    def test_pain_04_a_supervisor_that_was_frozen_does_not_blame_the_child(self, bench: Bench) -> None:
+        """A paused container, or a SIGSTOP to all: nobody has heard the child, who may have been frozen too."""
+        bench.timing = replace(QUICK, stall_seconds=3.0)
+        job_id = bench.submit()
+        supervisor = bench.supervisor((*HONEST, "--epochs", "3", "--epoch-seconds", "0.05"))
+        frozen: list[bool] = []
+
+        def freeze() -> bool:
+            if not frozen and bench.folder(job_id).joinpath("checkpoints").exists():
+                frozen.append(True)
+                child = bench.child_of(job_id)
+                os.kill(child, signal.SIGSTOP)
+                time.sleep(3.3)
+                os.kill(child, signal.SIGCONT)
+            return False
+
+        assert replace(supervisor, draining=freeze).run(job_id) is JobState.SUCCEEDED
+        assert frozen
 
     def test_a_child_that_never_says_anything_is_stalled(self, bench: Bench) -> None:
         bench.timing = replace(QUICK, startup_seconds=0.5)

@@ -33,6 +33,10 @@ FAILED = Failed(reason=Reason.NAN_LOSS, message="NaN on 2020-01-06")
         (Ending.DRAIN, Finished(), KILLED, JobState.QUEUED, Reason.DRAINED),
         (Ending.TIMEOUT, Finished(), OK, JobState.FAILED, Reason.TIMEOUT_EXEC),
         (Ending.STALL, None, KILLED, JobState.FAILED, Reason.STALLED),
+        (Ending.STALL, None, OK, JobState.FAILED, Reason.STALLED),
+        (Ending.STALL, Finished(), KILLED, JobState.FAILED, Reason.STALLED),
+        (Ending.STALL, Finished(), OK, JobState.SUCCEEDED, None),  # found by the chaos run: a minute to leave
+        (Ending.STALL, FAILED, KILLED, JobState.FAILED, Reason.NAN_LOSS),
         (Ending.PROTOCOL, None, KILLED, JobState.FAILED, Reason.INTERNAL),
     ],
 )

@@ -44,9 +44,9 @@ parity: setup-dev ## hold our numbers against the reference libraries, each in a
 	@$(BIN)/python -m pytest -q -n0 tests/parity $(ARGS)
 
 audit: setup-dev ## ask the network for known vulnerabilities of what constraints.txt pins
-	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip $(ARGS)
+	@$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip $(ARGS)
 
-fuzz: setup-dev ## wrong and odd requests for every operation, with and without a key (ARGS="--examples 200")
+fuzz: setup-dev ## wrong and odd requests for every operation, with and without a key (ARGS="--minutes 15 --least 10000")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 outside: setup-dev ## a client generated from our OpenAPI document submits a job, TensorBoard reads our event files

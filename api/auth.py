@@ -7,7 +7,8 @@ import hmac
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
@@ -47,13 +48,20 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
+    """`holds` asks the record whether this is still so: for what lasts longer than one request."""
+
     name: str
     scopes: frozenset[str]
     limits: Limits
+    holds: Callable[[Session], bool]
 
 
 def _principal(
-    settings: Settings, name: str, scopes: Iterable[str], quota: Mapping[str, int] | None = None
+    settings: Settings,
+    name: str,
+    scopes: Iterable[str],
+    holds: Callable[[Session], bool],
+    quota: Mapping[str, int] | None = None,
 ) -> Principal:
     own = {
         "jobs": settings.quota_jobs,
@@ -61,12 +69,20 @@ def _principal(
         "upload_bytes": settings.quota_upload_bytes,
     } | dict(quota or {})
     granted = frozenset(scopes)
-    return Principal(name=name, scopes=SCOPES if "admin" in granted else granted, limits=Limits(**own))
+    return Principal(name=name, scopes=SCOPES if "admin" in granted else granted, limits=Limits(**own), holds=holds)
 
 
 def _configured(session: Session) -> bool:
     """An expired key counts too: the server must not open when its last key runs out."""
     return bool(session.scalar(sa.select(sa.exists().where(ApiKey.revoked_at.is_(None)))))
+
+
+def _is_good(sha256: str, session: Session) -> bool:
+    return keys.find_digest(session, sha256) is not None
+
+
+def _has_session(cookie: str, who: "Principal", session: Session) -> bool:
+    return logins.key_of(session, cookie) is not None and who.holds(session)
 
 
 def is_loopback(host: str) -> bool:
@@ -144,9 +160,9 @@ async def _identify(
         found = None if sha256 is None else await _by_digest(request, settings, sha256)
         if found is not None:
             require_same_origin(request)
-            return found
+            return replace(found, holds=partial(_has_session, cookie, found))
     if settings.admin_key is None and is_local(request) and not await database.read(_configured):
-        return _principal(settings, "anonymous", SCOPES)
+        return _principal(settings, "anonymous", SCOPES, lambda session: not _configured(session))
     raise _unauthorized("send an API key: Authorization: Bearer <key>, or log in on the page")
 
 
@@ -162,14 +178,14 @@ async def _by_digest(request: Request, settings: Settings, sha256: str) -> Princ
     """Who has the key of this SHA-256, when it is good now."""
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key is not None else None
     if admin_key is not None and hmac.compare_digest(sha256, keys.digest(admin_key)):
-        return _principal(settings, "admin", SCOPES)
+        return _principal(settings, "admin", SCOPES, lambda _: True)
     database: Database = request.app.state.database
     key = await database.read(keys.find_digest, sha256)
     if key is None:
         return None
     if request.app.state.ledger.should_note(key.id):
         await database.write(keys.used, key.id)
-    return _principal(settings, f"key:{key.id}", key.scopes, key.quota)
+    return _principal(settings, f"key:{key.id}", key.scopes, partial(_is_good, sha256), key.quota)
 
 
 async def log_in(request: Request, key: str) -> str:
@@ -181,7 +197,7 @@ async def log_in(request: Request, key: str) -> str:
         raise _unauthorized("this API key is unknown, revoked or expired")
     database: Database = request.app.state.database
     acting.set(_act(request, who, "/session"))
-    return await database.write(logins.begin, keys.digest(key))
+    return await database.write(logins.begin, keys.digest(key), instead_of=request.cookies.get(COOKIE))
 
 
 def require_same_origin(request: Request) -> None:

@@ -199,7 +199,7 @@ async def _on_domain(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_crash(request: Request, error: Exception) -> JSONResponse:
-    log.error("request %s %s %s failed", request_id(request), request.method, request.url.path, exc_info=error)
+    log.error("request %s %s %r failed", request_id(request), request.method, request.url.path, exc_info=error)
     return problem(request, 500, "internal", "an error of the service, which its log explains under this request_id")
 
 

@@ -1,6 +1,7 @@
 """A job's log as text: from its durable events, or the raw output file of one attempt. Never a whole log in memory."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC
 from typing import Final
@@ -9,7 +10,7 @@ from uuid import UUID
 from api.auth import Principal
 from api.confinement import under
 from api.errors import Unavailable
-from api.service import Service
+from api.service import Lost, Service, Standing
 from api.stream import Line, look, wait
 from jobs import history, store
 from jobs.states import TERMINAL
@@ -17,6 +18,7 @@ from jobs.tables import JobEvent
 
 WAIT_SECONDS: Final = 1.0
 _PIECE_BYTES: Final = 64 * 1024
+_BREAKS: Final = {number: "\n    " if number == 10 else "\ufffd" for number in (*range(9), *range(10, 32), 127)}
 _COMMENT: Final = "# the database is away, waiting\n"
 
 
@@ -29,24 +31,25 @@ def _text(line: Line | JobEvent) -> str:
         wish = line.body.get("wanted", "run")
         asked = f", wanted: {wish}" if wish != "run" else ""
         words = f"state {line.body.get('state', '')}{asked}" + (f" ({more})" if more else "")
-    return f"{moment} [{line.attempt}] {words}\n"
+    return f"{moment} [{line.attempt}] {words.rstrip().translate(_BREAKS)}\n"
 
 
 async def record(
     service: Service, who: Principal, job_id: UUID, *, follow: bool, tail: int | None = None
 ) -> AsyncIterator[str]:
     """State moves and log lines, oldest first; `tail` of them before what is new."""
-    after = 0
+    after, standing = 0, service.standing(who)
     if tail is not None:
         lines = await service.database.read(history.tail, job_id, tail)
         yield "".join(_text(line) for line in lines)
         if not follow:
             return
         after = lines[-1].seq if lines else 0
-    with service.stream(who), service.wakeups.listen(job_id) as woken:
+    with service.stream(who), service.wakeups.listen(job_id) as woken, contextlib.suppress(Lost):
         while not service.closing.is_set():
             woken.clear()
             try:
+                await standing.check()
                 news = (await service.database.read(look, {job_id: after}))[job_id]
             except Unavailable:
                 if not follow:
@@ -68,11 +71,11 @@ async def process(
     service: Service, who: Principal, job_id: UUID, attempt: int, *, follow: bool
 ) -> AsyncIterator[bytes]:
     """What the attempt's processes wrote to their output. Following ends when this attempt is over."""
-    position = 0
-    with service.stream(who):
+    position, standing = 0, service.standing(who)
+    with service.stream(who), contextlib.suppress(Lost):
         while not service.closing.is_set():
             over = (
-                await _is_over(service, job_id, attempt) if follow else True
+                await _is_over(service, standing, job_id, attempt) if follow else True
             )  # asked before reading: nothing written before is missed
             while piece := await asyncio.to_thread(_read, service, job_id, attempt, position):
                 position += len(piece)
@@ -82,8 +85,9 @@ async def process(
             await asyncio.sleep(WAIT_SECONDS)
 
 
-async def _is_over(service: Service, job_id: UUID, attempt: int) -> bool:
+async def _is_over(service: Service, standing: Standing, job_id: UUID, attempt: int) -> bool:
     try:
+        await standing.check()
         job = await service.database.read(store.get, job_id)
     except Unavailable:
         return False

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,7 +30,27 @@ log = logging.getLogger("api")
 HINT_SECONDS: Final = 2.0
 _MAX_PENDING_HINTS: Final = 64
 MAX_STREAMS: Final = 2000
+STANDING_SECONDS: Final = 5.0
 _COMPARISONS: Final = 64
+
+
+class Lost(Exception):
+    """Who follows a stream may not do so any more. The stream just ends: whoever comes back is told why."""
+
+
+class Standing:
+    """Asks every few seconds whether who follows a stream still may: a key that is revoked ends its streams too."""
+
+    def __init__(self, database: Database, who: Principal) -> None:
+        self._database, self._who = database, who
+        self._asked = time.monotonic()
+
+    async def check(self) -> None:
+        """Raises Lost, Unavailable."""
+        if time.monotonic() - self._asked >= STANDING_SECONDS:
+            if not await self._database.read(self._who.holds):
+                raise Lost
+            self._asked = time.monotonic()
 
 
 class Service:
@@ -93,6 +114,9 @@ class Service:
         finally:
             self._streams -= 1
             self.telemetry.streams.set(self._streams)
+
+    def standing(self, who: Principal) -> Standing:
+        return Standing(self.database, who)
 
     def check_streams(self, who: Principal) -> None:
         """Raises Refused (429, 503) when too many are open, before an answer starts that would be a broken 200."""

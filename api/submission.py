@@ -15,6 +15,7 @@ from api.service import Service
 from atft.spec.base import Spec
 from jobs import store
 from jobs.lookup import Position
+from jobs.quotas import hold_upload
 from jobs.states import JobKind
 from jobs.tables import Job, Json
 
@@ -81,6 +82,8 @@ async def submit(
             idempotency=identity,
             max_unfinished=who.limits.jobs,
         )
+        if submitted.created and "sources" in (params or {}):  # now that its size is known, and in turn
+            hold_upload(session, who.name, 0, who.limits.upload_bytes)
         session.info[AUDITED] = f"/jobs/{submitted.job.id}"
         job, position = with_position(session, submitted.job)
         return job, submitted.created, position

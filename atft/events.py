@@ -3,14 +3,34 @@
 The supervisor parses each line with `parse`; a line that does not parse is a protocol error, never ignored.
 """
 
+import math
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo
 
 from atft.spec.reason import Reason
 
 Value = float | None  # an undefined metric is null, never 0 or NaN
+
+
+def _refuse_infinite(found: object) -> None:
+    inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+    for part in inner:
+        _refuse_infinite(part)
+    if isinstance(found, float) and not math.isfinite(found):
+        raise ValueError("NaN and infinity are no JSON: an undefined number is null")
+
+
+def _heard(body: dict[str, object], info: ValidationInfo) -> dict[str, object]:
+    """What we say ourselves is written with null for NaN; a line that says NaN was not written here."""
+    if info.mode == "json":
+        _refuse_infinite(body)
+    return body
+
+
+Body = Annotated[dict[str, object], AfterValidator(_heard)]
 
 
 class Event(BaseModel):
@@ -36,7 +56,7 @@ class Evidence(Event):
     """
 
     type: Literal["evidence"] = "evidence"
-    body: dict[str, object]
+    body: Body
 
 
 class Progress(Event):
@@ -115,7 +135,7 @@ class Finished(Event):
 
     type: Literal["finished"] = "finished"
     artifacts: list[Artifact] = []
-    result: dict[str, object] = {}  # train: {"best": {...}}; dataset: the manifest
+    result: Body = {}  # train: {"best": {...}}; dataset: the manifest
     reason: Reason | None = None  # early_stopped, stop_rule
 
 
@@ -143,6 +163,12 @@ _ADAPTER: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)
 MAX_LINE_BYTES = 8 * 1024 * 1024
 
 
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
 def parse(line: bytes | str) -> AnyEvent:
-    """One line of the child's stream. Raises pydantic.ValidationError."""
-    return _ADAPTER.validate_json(line)
+    """One line of the child's stream, with U+FFFD for each NUL, which the record cannot keep. Raises
+    pydantic.ValidationError.
+    """
+    line = line.encode() if isinstance(line, str) else line
+    return _ADAPTER.validate_json(_NUL.sub(rb"\1\\ufffd", line) if b"\\u0000" in line else line)

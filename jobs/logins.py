@@ -15,9 +15,11 @@ from jobs.tables import LoginSession
 LIFETIME: Final = timedelta(hours=12)
 
 
-def begin(session: Session, key_sha256: str) -> str:
-    """The value of a new cookie. Sessions that are over are dropped here."""
+def begin(session: Session, key_sha256: str, instead_of: str | None = None) -> str:
+    """The value of a new cookie, never of one that was brought along. Sessions that are over are dropped here."""
     session.execute(delete(LoginSession).where(LoginSession.expires_at < func.now()))
+    if instead_of is not None:
+        end(session, instead_of)
     cookie = secrets.token_urlsafe(32)
     values = {"sha256": digest(cookie), "key_sha256": key_sha256}
     session.execute(insert(LoginSession).values(**values, expires_at=func.now() + LIFETIME))

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Text, and_, case, cast, func, literal, or_, select, tuple_
@@ -37,8 +37,8 @@ def write_cursor(created_at: datetime, row_id: UUID) -> str:
 def read_cursor(cursor: str) -> tuple[datetime, UUID]:
     try:
         created_at, row_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        return datetime.fromisoformat(created_at), UUID(row_id)
-    except (binascii.Error, ValueError, TypeError, AttributeError) as error:
+        return datetime.fromisoformat(created_at).astimezone(UTC), UUID(row_id)
+    except (binascii.Error, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise Invalid("this cursor was not given by this service: start again without one", "cursor") from error
 
 

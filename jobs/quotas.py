@@ -35,6 +35,9 @@ def hold_jobs(session: Session, created_by: str, limit: int) -> None:
 
 
 def hold_upload(session: Session, created_by: str, coming_bytes: int, limit: int) -> None:
-    """Raises QuotaExceeded when an upload of this size would be too much for one day."""
+    """Raises QuotaExceeded when an upload of this size would be too much for one day. The uploads of one key wait here
+    for each other's end.
+    """
+    lock_name(session, "quota", created_by)
     if int(session.scalar(_UPLOADED, {"created_by": created_by}) or 0) + coming_bytes > limit:
         raise QuotaExceeded(f"this key may upload {limit:,} bytes a day: this upload would be more")

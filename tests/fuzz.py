@@ -5,14 +5,18 @@ Streams that end with their job are left out: their own tests follow them.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import httpx
 import psycopg
 
 from atft.spec.job import TrainSpec
@@ -38,8 +42,25 @@ STREAMS = r"(/events|/logs)$"
 PHASES = "examples,coverage,fuzzing,stateful"
 
 
-def fuzz(settings: Settings, key: str | None, examples: int, phases: str = PHASES, seed: int = 1) -> int:
-    """One run against a record with a dataset and a job that has all its parts; schemathesis' exit code."""
+@dataclass(frozen=True)
+class Outcome:
+    """schemathesis' exit code, and how many cases it made."""
+
+    code: int
+    cases: int
+
+
+def fuzz(
+    settings: Settings,
+    key: str | None,
+    examples: int,
+    phases: str = PHASES,
+    seed: int = 1,
+    seconds: float | None = None,
+) -> Outcome:
+    """One run against a record with a dataset and a job that has all its parts. Within `seconds`, where they are given,
+    it goes on making cases as long as it may; else it ends with `examples` of each operation and phase.
+    """
     engine = sync_engine(settings)
     sessions = sync_sessions(engine)
     register(sessions)
@@ -51,29 +72,38 @@ def fuzz(settings: Settings, key: str | None, examples: int, phases: str = PHASE
         job: UUID = made.job.id
     run(sessions, job)
     engine.dispose()
+    settings.run_root.mkdir(parents=True, exist_ok=True)  # it leaves a folder where it stands
+    report = settings.run_root / "fuzz.json"
     with serving(settings) as server:
+        httpx.get(f"{server.url}/openapi.json", timeout=120).raise_for_status()  # made once: it would not wait for it
         command = [
             str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}/openapi.json",
             "--checks", ",".join(CHECKS), "--exclude-path-regex", STREAMS, "--phases", phases,
             "--max-examples", str(examples), "--seed", str(seed), "--request-timeout", "90",
             "--suppress-health-check", "all", "--warnings", "off", "--no-color", "--generation-database", "none",
+            "--report-json-path", str(report),
         ]  # fmt: skip
         if key is not None:
             command[command.index("--checks") + 1] += ",ignored_auth"
             command += ["--header", f"Authorization:Bearer {key}"]
         else:  # the first key that is made would close the server for the rest of the run
             command += ["--exclude-name", "POST /keys"]
-        settings.run_root.mkdir(parents=True, exist_ok=True)  # it leaves a folder where it stands
-        return subprocess.run(command, check=False, cwd=settings.run_root).returncode
+        if seconds is not None:
+            command += ["--max-time", str(max(1, int(seconds)))]
+        code = subprocess.run(command, check=False, cwd=settings.run_root).returncode
+    return Outcome(code, json.loads(report.read_text())["test_cases"]["generated"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--examples", type=int, default=30, help="cases of each operation and phase, at most")
+    parser.add_argument("--minutes", type=float, help="of both runs together: cases are made until they are over")
+    parser.add_argument("--least", type=int, default=0, help="fewer cases than these are a failure")
     parser.add_argument("--phases", default=PHASES)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(arguments)
-    codes = []
+    end = None if given.minutes is None else time.monotonic() + 60 * given.minutes
+    outcomes = []
     with tempfile.TemporaryDirectory(prefix="atft-fuzz-") as var:
         Path(var).chmod(0o755)
         with embedded.start(Path(var), postgres_options=("-c", "fsync=off")) as servers:
@@ -81,8 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 name = f"fuzz{int(keyed)}"
                 settings = _database(servers, Path(var), name)
                 key = _admin_key(settings) if keyed else None
-                codes.append(fuzz(settings, key, given.examples, given.phases, given.seed))
-    return max(codes)
+                seconds = None if end is None else (end - time.monotonic()) / (1 if keyed else 2)
+                outcome = fuzz(settings, key, given.examples, given.phases, given.seed, seconds)
+                print(f"{outcome.cases} cases {'with' if keyed else 'without'} a key, exit code {outcome.code}")
+                outcomes.append(outcome)
+    cases, code = sum(outcome.cases for outcome in outcomes), max(outcome.code for outcome in outcomes)
+    print(f"{cases} cases in all" + (f", fewer than {given.least}" if cases < given.least else ""))
+    return code or int(cases < given.least)
 
 
 def _database(servers: embedded.Embedded, var: Path, name: str) -> Settings:

@@ -180,8 +180,8 @@ class Child:
         return True
 
     def log_tail(self, max_bytes: int = 4000) -> str:
-        """The last of what the program wrote to stdout and stderr."""
-        return self._log.tail(max_bytes)
+        """The last of what the program wrote to stdout and stderr, as text that Postgres takes: without NUL."""
+        return self._log.tail(max_bytes).replace("\0", "\ufffd")
 
     def close(self) -> Exit:
         """Kill what is left, reap it, and release every descriptor."""

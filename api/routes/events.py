@@ -1,5 +1,6 @@
 """Live: events of one job or of several, and logs. What can fail is checked before the first byte of a stream."""
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Final, Literal
@@ -13,7 +14,7 @@ from api import examples, logs
 from api.auth import Principal, Reader
 from api.deps import MAX_INTEGER, JobId, ServiceDep, problems
 from api.errors import Refused
-from api.service import Service
+from api.service import Lost, Service
 from api.stream import Cursor, News, events, look, wait
 from jobs import store
 from jobs.states import TERMINAL
@@ -72,11 +73,14 @@ async def _stream(service: Service, who: Principal, request: Request, cursor: Cu
 
 
 async def _frames(service: Service, who: Principal, cursor: Cursor) -> AsyncIterator[bytes]:
+    standing = service.standing(who)
+
     async def read(wanted: Mapping[UUID, int]) -> dict[UUID, News]:
         woken.clear()  # before reading: news that come while we read wake us again
+        await standing.check()
         return await service.database.read(look, wanted)
 
-    with service.stream(who), service.wakeups.listen(*cursor.after) as woken:
+    with service.stream(who), service.wakeups.listen(*cursor.after) as woken, contextlib.suppress(Lost):
         async for frame in events(cursor, read, partial(wait, woken), service.closing):
             yield frame
 

@@ -5,6 +5,7 @@ import polars as pl
 from atft.data.schema import DataError
 
 MISSING_WORDS = ("", "na", "n/a", "nan", "null", "none", "-", "#n/a")
+FIRST_DAY, LAST_DAY = -719_162, 2_932_896  # since 1970: 0001-01-01 and 9999-12-31
 TRUE_WORDS, FALSE_WORDS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
 
 
@@ -12,7 +13,6 @@ def parse_dates(series: pl.Series, name: str) -> pl.Series:
     """Dates of a column of dates, timestamps, ISO text (or 2024/01/31, 20240131) or numbers like 20240131. Raises
     DataError naming rows.
     """
-    refuse_nested(series, name)
     if series.dtype == pl.Date:
         dates = series
     elif isinstance(series.dtype, pl.Datetime):
@@ -29,10 +29,12 @@ def parse_dates(series: pl.Series, name: str) -> pl.Series:
         ).to_series()
         known_length = text.str.len_chars().is_in([8, 10]) | text.str.contains(r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")
         dates = pl.select(pl.when(known_length).then(dates)).to_series()
-    if bad := rows_of(dates.is_null()):
+    days = dates.cast(pl.Int32)
+    if bad := rows_of(days.is_null() | ~days.is_between(FIRST_DAY, LAST_DAY)):
+        cell = days[bad[0] - 1]  # polars itself cannot show such a day
         raise DataError(
-            f"{name}: column {series.name!r} is not a date in row {bad}, such as {series[bad[0] - 1]!r}: "
-            "write dates as 2024-01-31"
+            f"{name}: column {series.name!r} is not a date in row {bad}, such as "
+            f"{repr(series[bad[0] - 1]) if cell is None else f'day {cell} since 1970'}: write dates as 2024-01-31"
         )
     return dates
 
@@ -87,8 +89,3 @@ def shown(table: pl.DataFrame, mask: pl.Series, column: str | None = None, limit
     wanted = [c for c in ("@date", "@code", column) if c is not None and c in table.columns]
     rows = table.filter(mask).select(wanted).head(limit).rows()
     return "; ".join(" ".join(str(x) for x in row) for row in rows)
-
-
-def refuse_nested(series: pl.Series, name: str) -> None:
-    if series.dtype.is_nested():
-        raise DataError(f"{name}: column {series.name!r} holds {series.dtype}: give one plain value a row")

@@ -15,11 +15,11 @@ import pyarrow.csv as pa_csv
 from atft.data.cells import numbers_from_text, rows_of
 from atft.data.pace import Pace
 from atft.data.schema import DataError, listing
-from atft.data.tables import Reader, Table, unreadable
+from atft.data.tables import FREE_BYTES, MAX_EXPANSION, Reader, Table, check_names, unreadable
 
 BLOCK_BYTES = 8 << 20  # of text at once; no line may be longer
+HEADER_BYTES = 1 << 20
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-MAX_EXPANSION, FREE_BYTES = 100, 256 << 20  # real panels pack 3 to 20 times
 FOREIGN = {
     b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as CSV",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV",
@@ -173,11 +173,13 @@ def open_delimited(path: Path, head: bytes) -> Delimited:
     packed = next((kind for magic, kind in PACKED.items() if head.startswith(magic)), None)
     try:
         with path.open("rb") as file:
-            start: bytes = pa.input_stream(file, compression=packed).read(1 << 20)
+            start: bytes = pa.input_stream(file, compression=packed).read(HEADER_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path.name, f"CSV packed with {packed}", error) from error
     if packed is not None and (start[:4] == b"PAR1" or start[:6] == b"ARROW1"):
         raise DataError(f"{path.name} is a packed Parquet or Arrow file: unpack it, they are compressed inside")
+    if len(start) == HEADER_BYTES and b"\n" not in start:
+        raise DataError(f"{path.name} has a first line of more than {HEADER_BYTES:,} bytes: it must name the columns")
     line = start.split(b"\n", 1)[0].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
     try:
         text = line.decode()
@@ -186,12 +188,14 @@ def open_delimited(path: Path, head: bytes) -> Delimited:
     if "\0" in text:
         raise DataError(f"{path.name} {NOT_TEXT}")
     separator = max(",;\t", key=text.count)
-    names = next(csv.reader([text], delimiter=separator), [])
+    try:
+        names = next(csv.reader([text], delimiter=separator), [])
+    except csv.Error as error:
+        raise unreadable(path.name, "CSV", error) from error
     if data := [n for n in names if DATA_LIKE.match(n)]:
         raise DataError(
-            f"{path.name} has {data[0]!r} where a column's name belongs: its first line must name the columns, and "
-            "days must be rows, not columns"
+            f"{path.name} has {data[0][:40]!r} where a column's name belongs: its first line must name the columns, "
+            "and days must be rows, not columns"
         )
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise DataError(f"{path.name} has more than one column named {twice}: rename or remove all but one")
+    check_names(path.name, names)
     return Delimited(path=path, packed=packed, separator=separator, names=names)

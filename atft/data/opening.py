@@ -6,7 +6,7 @@ import polars as pl
 
 from atft.data.delimited import Delimited, open_delimited
 from atft.data.schema import DataError
-from atft.data.tables import Table, open_binary, open_folder
+from atft.data.tables import Table, is_plain, open_binary, open_folder
 
 
 def open_file(path: Path) -> Table | Delimited:
@@ -24,8 +24,8 @@ def open_file(path: Path) -> Table | Delimited:
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """A small file in memory; a text file's cells stay text. Raises DataError."""
+    """A small file in memory, without its columns of lists; a text file's cells stay text. Raises DataError."""
     found = open_file(path)
     if isinstance(found, Delimited):
         return found.table(found.names).frame(found.names)
-    return found.frame(found.schema.names)
+    return found.frame([field.name for field in found.schema if is_plain(field.type)])

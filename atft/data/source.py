@@ -19,7 +19,6 @@ from atft.data.cells import (
     flags,
     numbers,
     parse_dates,
-    refuse_nested,
     rows_of,
     shown,
 )
@@ -183,14 +182,14 @@ def _planted(spec: DatasetSpec, planted: PlantedSpec, pace: Pace) -> Source:
 def _strict(whole: Table, roles: Roles, name: str) -> Source:
     columns = roles.columns
     frame = whole.frame(roles.used)
-    for series in frame.iter_columns():
-        refuse_nested(series, name)
     table = frame.select(
         parse_dates(frame[columns["date"]], name).alias("@date"),
         frame[columns["code"]].cast(pl.String).str.strip_chars().alias("@code"),
     )
     if bad := rows_of(table["@code"].is_null() | (table["@code"] == "")):
         raise DataError(f"{name}: column {columns['code']!r} is empty in row {bad}: every row needs a code")
+    if bad := rows_of(table["@code"].str.contains("\0", literal=True)):
+        raise DataError(f"{name}: column {columns['code']!r} has NUL in row {bad}: write codes as plain text")
     numeric = [r for r in (*PRICES, "volume") if r in columns]
     for role in numeric:
         table = table.with_columns(numbers(frame[columns[role]], table, name).alias(f"@{role}"))

@@ -4,6 +4,7 @@ batches: no file is ever in memory as a whole.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from atft.data.files import sha256_of
 from atft.data.schema import DataError, listing
 
 BATCH_ROWS = 1 << 16
+MAX_COLUMNS, MAX_NAME = 20_000, 1_000
+MAX_EXPANSION, FREE_BYTES = 100, 256 << 20  # real panels pack 3 to 20 times
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 Batches = Iterator[pa.RecordBatch]
 Reader = Callable[[list[str]], Batches]
@@ -24,29 +27,80 @@ Reader = Callable[[list[str]], Batches]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Columns on disk. `not_numbers`: columns of a text file that are text, with the first rows that say so."""
+    """Columns on disk. `not_numbers`: columns of a text file that are text, with the first rows that say so.
+
+    `size_bytes` of the file bounds what may come out of it; None: what it is made from is bounded already.
+    """
 
     name: str
     form: str
     schema: pa.Schema
     num_rows: int
     read: Reader
+    size_bytes: int | None = None
     not_numbers: dict[str, list[int]] = field(default_factory=dict)
 
     def batches(self, columns: Sequence[str]) -> Batches:
         """`columns`, in this order, a few rows at a time in the file's order. Raises DataError."""
         try:
             for batch in self.read(list(columns)):
+                batch.validate(full=True)  # else lengths and offsets that lie are followed out of the file
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     yield batch.slice(start, BATCH_ROWS).select(columns)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise unreadable(self.name, self.form, error) from error
 
     def frame(self, columns: Sequence[str]) -> pl.DataFrame:
-        """These columns in memory, for the few that play a role."""
-        frame = pl.from_arrow(pa.Table.from_batches(list(self.batches(columns))), rechunk=False)
+        """These columns in memory, for the few that play a role. Raises DataError, also when a small file holds far too
+        much.
+        """
+        for column in columns:
+            kind = self.schema.field(column).type
+            if not is_plain(kind):
+                raise DataError(f"{self.name}: column {column!r} holds {str(kind)[:100]}: give one plain value a row")
+        batches = list(self._bounded(columns))
+        rows = sum(batch.num_rows for batch in batches)
+        if rows != self.num_rows:
+            raise DataError(f"{self.name} says that it has {self.num_rows:,} rows, but has {rows:,}: write it again")
+        frame = pl.from_arrow(pa.Table.from_batches(batches), rechunk=False)
         assert isinstance(frame, pl.DataFrame)  # noqa: S101 - polars' own type is wider
         return frame
+
+    def _bounded(self, columns: Sequence[str]) -> Batches:
+        """A row counts at least eight bytes: a column of nulls takes none, however long."""
+        held = 0
+        for batch in self.batches(columns):
+            held += max(batch.nbytes, 8 * batch.num_rows)
+            if self.size_bytes is not None and held > max(FREE_BYTES, MAX_EXPANSION * self.size_bytes):
+                raise DataError(
+                    f"{self.name} unpacks to more than {MAX_EXPANSION} times its {self.size_bytes:,} bytes: "
+                    "if that is right, write it without compression and dictionaries"
+                )
+            yield batch
+
+
+def check_names(file: str, names: Sequence[str]) -> None:
+    """Raises DataError for column names that cannot be told apart, shown or recorded."""
+    if len(names) > MAX_COLUMNS:
+        raise DataError(
+            f"{file} has {len(names):,} columns, and {MAX_COLUMNS:,} are the most: leave out what is not needed; "
+            "stocks and days must be rows"
+        )
+    if odd := [n for n in names if len(n) > MAX_NAME or "\0" in n]:
+        raise DataError(
+            f"{file} has column names that are longer than {MAX_NAME:,} letters or have NUL in them, such as "
+            f"{odd[0][:40]!r}: rename them"
+        )
+    if twice := sorted(n for n, count in Counter(names).items() if count > 1):
+        raise DataError(f"{file} has more than one column named {listing(twice)}: rename or remove all but one")
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Whether a cell of this type is one value: no list, no union, nothing run-end encoded."""
+    kind, types = kind.value_type if pa.types.is_dictionary(kind) else kind, pa.types
+    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    number = types.is_primitive(kind) or types.is_boolean(kind) or types.is_decimal(kind) or types.is_null(kind)
+    return bool(text or number) and not types.is_interval(kind)
 
 
 def unreadable(name: str, form: str, error: Exception) -> DataError:
@@ -71,7 +125,8 @@ def open_binary(path: Path, head: bytes) -> Table | None:
         schema, rows, read = opened(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise unreadable(path.name, form, error) from error
-    return _checked(Table(name=path.name, form=form, schema=schema, num_rows=rows, read=read))
+    table = Table(name=path.name, form=form, schema=schema, num_rows=rows, read=read, size_bytes=path.stat().st_size)
+    return _checked(table)
 
 
 def frame_table(frame: pl.DataFrame, name: str) -> Table:
@@ -88,9 +143,8 @@ def frame_table(frame: pl.DataFrame, name: str) -> Table:
 
 def _checked(table: Table) -> Table:
     names = table.schema.names
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise DataError(f"{table.name} has more than one column named {twice}: rename or remove all but one")
-    if table.num_rows == 0:
+    check_names(table.name, names)
+    if table.num_rows <= 0:
         raise DataError(f"{table.name} has columns {listing(names)} but no rows")
     return table
 
@@ -130,8 +184,7 @@ def _arrow_stream(path: Path) -> tuple[pa.Schema, int, Reader]:
 
 
 def _count(schema: pa.Schema, read: Reader) -> int:
-    names = schema.names
-    first = [n for n in names if names.count(n) == 1][:1]
+    first = [n for n, count in Counter(schema.names).items() if count == 1][:1]
     return sum(batch.num_rows for batch in read(first)) if first else 0
 
 
@@ -194,6 +247,7 @@ def open_folder(folder: Path) -> Table:
         form="Parquet",
         schema=schema,
         num_rows=sum(table.num_rows for table, _ in parts),
+        size_bytes=sum(file.stat().st_size for file in files),
         read=lambda columns: _folder_batches(parts, schema, columns),
     )
     return _checked(whole)

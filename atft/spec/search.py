@@ -11,6 +11,7 @@ from atft.spec.base import Spec, refuse
 from atft.spec.job import TrainSpec
 from atft.spec.training import StopRule
 
+MAX_LEVELS = 1_000_000  # of a stepped float; more are a continuum
 Scalar = bool | int | float | str | None
 
 
@@ -29,6 +30,8 @@ class FloatDimension(Spec):
             refuse("/low", "a log scale needs low > 0")
         if self.log and self.step is not None:
             refuse("/step", "a log scale takes no step")
+        if self.step is not None and (self.high - self.low) / self.step > MAX_LEVELS:
+            refuse("/step", f"these are more than {MAX_LEVELS:,} values: make the step larger, or leave it out")
         return self
 
     def extremes(self) -> tuple[Scalar, ...]:

@@ -20,6 +20,7 @@ from torch import Tensor
 FORMAT_VERSION = 2
 KEEP = 2
 BEST = "best"
+REQUIRED = ("model.safetensors", "state.pt")
 
 
 def best_name(fold: int, folds: int) -> str:
@@ -133,12 +134,15 @@ def read_manifest(path: Path) -> dict[str, dict[str, object]]:
     """The manifest alone, without torch state. Raises CheckpointError."""
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has checkpoint format {manifest.get('format_version')}, this program reads {FORMAT_VERSION}"
-        )
+    found = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if found != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has checkpoint format {found}, this program reads {FORMAT_VERSION}")
+    parts = [manifest.get(part) for part in ("loop", "identity", "files")]
+    entries = parts[-1].values() if isinstance(parts[-1], dict) else [None]
+    if not all(isinstance(part, dict) for part in (*parts, *entries)) or not {*REQUIRED} <= {*parts[-1]}:
+        raise CheckpointError(f"{path} is not a whole checkpoint: its manifest lacks a part")
     return cast(dict[str, dict[str, object]], manifest)
 
 
@@ -146,8 +150,8 @@ def load(path: Path, device: torch.device) -> Snapshot:
     """Read a checkpoint back, every file checked against its SHA-256. Raises CheckpointError."""
     manifest = read_manifest(path)
     for name, entry in manifest["files"].items():
-        expected = cast(dict[str, object], entry)["sha256"]
-        if not (path / name).is_file() or sha256(path / name) != expected:
+        expected = cast(dict[str, object], entry).get("sha256")
+        if Path(name).name != name or not (path / name).is_file() or sha256(path / name) != expected:
             raise CheckpointError(
                 f"{path / name} is missing or damaged: start the run again, or resume from an older checkpoint"
             )

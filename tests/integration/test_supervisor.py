@@ -156,6 +156,15 @@ class TestDies:
         assert job.reason is Reason.INTERNAL
         assert "loss: 0.3" in (job.message or "")
 
+    def test_nul_in_a_childs_words_costs_no_record(self, bench: Bench) -> None:
+        """Postgres takes no NUL, and a program may print what stands in a user's file."""
+        job_id = bench.submit()
+        assert bench.run(job_id, *program("crashing", "--nul")) is JobState.FAILED
+        assert bench.job(job_id).message == "column 'a\ufffdb'"
+        assert (bench.attempt(job_id, 1).log_tail or "").endswith("x\ufffdy\n")
+        with transaction(bench.sessions) as session:
+            assert "a\ufffdb" in [event.body.get("message") for event in history.read_after(session, job_id, 0)]
+
     def test_pain_04_a_silent_child_is_stalled_and_leaves_its_stacks(self, bench: Bench) -> None:
         bench.timing = replace(QUICK, stall_seconds=0.5)
         job_id = bench.submit()

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from atft.data import delimited
+from atft.data import delimited, tables
 from atft.data.build import build
 from atft.data.schema import DataError
 from atft.spec.data import DatasetSpec
@@ -86,6 +87,45 @@ def spoiled_middle(frame: pl.DataFrame, path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[200 : len(data) // 2] = b"\xff" * (len(data) // 2 - 200)
     path.write_bytes(data)
+
+
+def arrow(frame: pl.DataFrame, path: Path, **columns: pa.Array) -> None:
+    """An Arrow file of which some columns are what no honest writer makes."""
+    table = frame.select("date", "code", "close").to_arrow().combine_chunks()
+    arrays = {name: table[name].chunk(0) for name in table.column_names} | columns
+    batch = pa.record_batch(list(arrays.values()), names=list(arrays))
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def texts(offsets: npt.NDArray[np.int32], data: bytes) -> pa.Array:
+    return pa.Array.from_buffers(pa.string(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def lying_rows(frame: pl.DataFrame, path: Path) -> None:
+    """The footer says 100 times as many rows as there are: a number of two bytes in Thrift's compact writing."""
+    frame = frame.select("date", "code", "close").head(100)
+    pq.write_table(frame.to_arrow(), path, store_schema=False)
+    data = path.read_bytes()
+    length = struct.unpack("<I", data[-8:-4])[0]
+    footer = data[-8 - length : -8]
+    said = b"\x16" + bytes([200 | 128, 1])  # field 3 of the file's metadata: zigzag 100, as i64
+    assert said in footer
+    at = footer.index(said)
+    path.write_bytes(data[: -8 - length] + footer[:at] + b"\x16\xfe\x7f" + footer[at + 3 :] + data[-8:])
+
+
+def alike(frame: pl.DataFrame, path: Path) -> None:
+    """Two million equal rows in a few thousand bytes."""
+    one = {name: frame[name].to_arrow()[0] for name in ("date", "code", "close")}
+    pq.write_table(pa.table({name: pa.repeat(value, 2_000_000) for name, value in one.items()}), path)
+
+
+def far_offsets(frame: pl.DataFrame, path: Path) -> None:
+    offsets = np.arange(len(frame) + 1, dtype=np.int32)
+    arrow(frame, path, code=texts(offsets, b"A" * len(frame)))
+    far = np.where(offsets > 0, 2**31 - 1, 0).astype(np.int32)
+    path.write_bytes(path.read_bytes().replace(offsets.tobytes(), far.tobytes()))
 
 
 BROKEN: dict[str, tuple[str, Write, dict[str, object], str]] = {
@@ -204,7 +244,12 @@ BROKEN: dict[str, tuple[str, Write, dict[str, object], str]] = {
         {},
         r"daily returns are above .*such as 2020-01-02 B0\d .*a missed split, a unit error",
     ),
-    "nested": ("p.parquet", lambda f, p: nested(f).write_parquet(p), {}, "'close' holds List.*one plain value a row"),
+    "nested": (
+        "p.parquet",
+        lambda f, p: nested(f).write_parquet(p),
+        {},
+        "'close' holds large_list.*one plain value a row",
+    ),
     "targets missing": (
         "p.parquet",
         lambda f, p: ready(f).write_parquet(p),
@@ -243,6 +288,81 @@ BROKEN: dict[str, tuple[str, Write, dict[str, object], str]] = {
         {},
         "is a packed Parquet or Arrow file: unpack it",
     ),
+    "long header": ("p.csv", lambda _, p: p.write_bytes(b"a" * (2 << 20)), {}, "a first line of more than 1,048,576"),
+    "endless name": (
+        "p.csv",
+        lambda _, p: p.write_bytes(b"date,code,close," + b"x" * 200_000 + b"\n1,2,3,4\n"),
+        {},
+        "cannot be read as CSV: field larger than field limit",
+    ),
+    "100,000 columns, CSV": (
+        "p.csv",
+        lambda _, p: p.write_text(",".join(f"f{i}" for i in range(100_000)) + "\n"),
+        {},
+        "has 100,000 columns, and 20,000 are the most",
+    ),
+    "30,000 columns, Arrow": (
+        "p.arrow",
+        lambda f, p: arrow(f, p, **{f"f{i}": pa.nulls(len(f)) for i in range(30_000)}),
+        {},
+        "has 30,003 columns, and 20,000 are the most",
+    ),
+    "NUL in a name": (
+        "p.parquet",
+        lambda f, p: f.rename({"volume": "a\0b"}).write_parquet(p),
+        {},
+        r"have NUL in them, such as 'a\\x00b': rename",
+    ),
+    "NUL in a code": (
+        "p.parquet",
+        lambda f, p: put(f, "code", "A\0").write_parquet(p),
+        {},
+        r"'code' has NUL in row \[18\]",
+    ),
+    "rows that are not there": (
+        "p.parquet",
+        lying_rows,
+        {},
+        "says that it has 8,191 rows, but has 100: write it again",
+    ),
+    "Parquet bomb": ("p.parquet", alike, {}, "unpacks to more than 10 times its .* bytes"),
+    "endless nulls": (
+        "p.arrow",
+        lambda _, p: arrow(
+            pl.DataFrame(schema={"date": pl.Date, "code": pl.String, "close": pl.Float64}),
+            p,
+            **dict.fromkeys(("date", "code", "close"), pa.nulls(50_000_000)),
+        ),
+        {},
+        "unpacks to more than 10 times its .* bytes",
+    ),
+    "endless run": (
+        "p.arrow",
+        lambda f, p: arrow(f, p, close=pa.RunEndEncodedArray.from_arrays(pa.array([len(f)]), pa.array([1.0]))),
+        {},
+        "'close' holds run_end_encoded.*one plain value a row",
+    ),
+    "offsets past the end": ("p.arrow", far_offsets, {}, "cannot be read as Arrow IPC: .*offset"),
+    "text that is none": (
+        "p.arrow",
+        lambda f, p: arrow(f, p, code=texts(np.arange(len(f) + 1, dtype=np.int32), b"\xff" * len(f))),
+        {},
+        "cannot be read as Arrow IPC: .*UTF8",
+    ),
+    "index past the dictionary": (
+        "p.arrow",
+        lambda f, p: arrow(
+            f, p, code=pa.DictionaryArray.from_arrays(pa.array([7] * len(f), pa.int32()), pa.array(["A"]), safe=False)
+        ),
+        {},
+        "cannot be read as Arrow IPC: .*out of bounds",
+    ),
+    "day past all calendars": (
+        "p.arrow",
+        lambda f, p: arrow(f, p, date=pa.array([2**31 - 1] * len(f), pa.int32()).cast(pa.date32())),
+        {},
+        r"'date' is not a date in row \[1, 2, .*such as day 2147483647 since 1970",
+    ),
     "empty folder": ("p", lambda _, p: p.mkdir(), {}, "folder p has no data files: put Parquet files into it"),
     "unequal folder": ("p", parts, {}, r"year=2021/part\.parquet and year=2020/part\.parquet do not .*\['sector'\]"),
     "mixed folder": ("p", mixed, {}, r"folder p: a/more\.csv is not a Parquet file"),
@@ -254,8 +374,9 @@ def test_a_broken_file_is_refused_and_leaves_nothing(
     prices: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     name, write, settings, message = BROKEN[kind]
-    monkeypatch.setattr(delimited, "MAX_EXPANSION", 10)
-    monkeypatch.setattr(delimited, "FREE_BYTES", 1 << 20)
+    for module in (delimited, tables):
+        monkeypatch.setattr(module, "MAX_EXPANSION", 10)
+        monkeypatch.setattr(module, "FREE_BYTES", 1 << 20)
     monkeypatch.setattr(delimited, "BLOCK_BYTES", 1 << 16)
     (tmp_path / "in").mkdir()
     write(prices, tmp_path / "in" / name)

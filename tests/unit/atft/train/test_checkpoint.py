@@ -1,8 +1,11 @@
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from atft.train import checkpoint
 from atft.train.checkpoint import CheckpointError, Snapshot
@@ -79,6 +82,26 @@ def test_no_manifest_or_another_format_is_no_checkpoint(tmp_path: Path) -> None:
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 99}))
     with pytest.raises(CheckpointError, match="format 99"):
         checkpoint.load(tmp_path / "000001", CPU)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    part=st.sampled_from(["loop", "identity", "files", "format_version", ""]),
+    value=st.none() | st.integers() | st.text() | st.lists(st.integers()) | st.dictionaries(st.text(), st.none()),
+    cut=st.integers(0, 400),
+)
+def test_a_manifest_of_any_content_is_a_checkpoint_or_none(
+    tmp_path_factory: pytest.TempPathFactory, part: str, value: object, cut: int
+) -> None:
+    folder = tmp_path_factory.mktemp("c")
+    checkpoint.save(folder, "000001", snapshot(1.0))
+    manifest = folder / "000001" / "manifest.json"
+    whole = manifest.read_text()
+    changed = json.dumps({**json.loads(whole), part: value} if part else value)
+    for text in (changed, whole[:cut], "[" * 100_000, whole.replace("state.pt", "../state.pt")):
+        manifest.write_text(text)
+        with contextlib.suppress(CheckpointError):
+            checkpoint.load(folder / "000001", CPU)
 
 
 def test_saving_over_a_stale_checkpoint_of_the_same_name_replaces_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from api.auth import Principal
 from api.confinement import under
 from api.errors import Unavailable
 from api.service import Service
-from api.stream import Line, look, wait
+from api.stream import Line, wait
 from jobs import history, store
 from jobs.states import TERMINAL
 from jobs.tables import JobEvent
@@ -47,7 +47,7 @@ async def record(
         while not service.closing.is_set():
             woken.clear()
             try:
-                news = (await service.database.read(look, {job_id: after}))[job_id]
+                news = (await service.lookout.look({job_id: after}))[job_id]
             except Unavailable:
                 if not follow:
                     raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from api.comparison_schemas import Comparison
 from api.database import Database
 from api.errors import Refused
 from api.ledger import Ledger
+from api.lookout import Lookout
 from api.recent import Recent
+from api.stream import look
 from api.telemetry import Telemetry
 from jobs.queue import HintSender
 from jobs.quotas import hold_upload
@@ -30,6 +33,7 @@ HINT_SECONDS: Final = 2.0
 _MAX_PENDING_HINTS: Final = 64
 MAX_STREAMS: Final = 2000
 _COMPARISONS: Final = 64
+_DISK_SECONDS: Final = 1.0
 
 
 class Service:
@@ -53,6 +57,8 @@ class Service:
         self._senders = ThreadPoolExecutor(2, thread_name_prefix="hints")
         self._pending = 0
         self._streams = 0
+        self._disk: tuple[float, int] | None = None
+        self.lookout = Lookout(lambda places: database.read(look, places))
         self.comparisons: Recent[Comparison] = Recent(_COMPARISONS)
 
     async def announce(self, job: Job) -> None:
@@ -102,8 +108,10 @@ class Service:
 
     async def check_disk(self) -> None:
         """Raises Refused (507) when the disk is so full that no new job is accepted."""
-        least = self.settings.min_free_bytes
-        if await asyncio.to_thread(free_bytes, self.settings.run_root) < least:
+        least, now = self.settings.min_free_bytes, time.monotonic()
+        if self._disk is None or now - self._disk[0] > _DISK_SECONDS:
+            self._disk = now, await asyncio.to_thread(free_bytes, self.settings.run_root)
+        if self._disk[1] < least:
             detail = f"less than {least / 1e9:g} GB are free on the server's disk: no job is accepted until there are"
             raise Refused(507, "disk_full", detail, headers={"Retry-After": "60"})
 

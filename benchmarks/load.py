@@ -13,11 +13,11 @@ import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,23 +28,17 @@ import psutil
 import psycopg
 import uvloop
 from bench_build import processor
+from contents import NAMES, RUNS, STEPS, Make, mlflow_makers, our_makers, seed_mlflow, seed_ours
 from traffic import LOOPBACK, Load, connect, drive, follow, percentiles, request
 
-from jobs import embedded, history, keys, store
+from jobs import embedded
 from jobs.schema import migrate
-from jobs.session import sync_engine, sync_sessions, transaction
 from jobs.settings import Settings
-from jobs.states import JobKind, JobState
 
 HERE = Path(__file__).resolve().parent
 VAR = HERE.parent / "var" / "bench"
 PEER = ("mlflow==3.17.2", "psycopg2-binary")
-NAMES = [f"{split}/{metric}" for split in ("train", "val") for metric in ("loss", "ic", "icir", "sharpe_ann", "turnover")]
-ASKED = "val/loss"  # no other name begins so
-RUNS, STEPS, QUEUED, PAGE = 100, 1_000, 20, 50
-STREAM_JOBS = 100
 GOALS = {"ratio": 5.0, "submit_p99_ms_at_half": 50.0, "stream_p99_ms": 200.0}
-Make = Callable[[int], bytes]
 
 
 @dataclass
@@ -102,7 +96,7 @@ def program(command: list[str], environment: Mapping[str, str], log: Path) -> It
 
 
 def free_port() -> int:
-    with embedded.socket.socket() as probe:
+    with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
@@ -125,137 +119,16 @@ def until_ready(port: int, path: str, process: psutil.Process, log: Path) -> Non
     sys.exit(f"it did not become ready; {log} ends with:\n{log.read_text(errors='replace')[-2000:]}")
 
 
-def seed_ours(settings: Settings) -> tuple[str, list[str], list[str]]:
-    """A registered dataset, RUNS finished jobs with 10⁶ metric rows in all, a few queued ones, STREAM_JOBS running;
-    returns a key, the finished jobs and the running ones.
-    """
-    days, names = 2_500, 1_000
-    manifest = {
-        "feature_names": [f"f{i:03d}" for i in range(112)], "market_names": [], "horizons": [1, 5, 10, 20],
-        "num_days": days, "num_codes": names, "num_rows": days * names,
-    }  # fmt: skip
-    engine = sync_engine(settings)
-    with transaction(sync_sessions(engine)) as session:
-        _, key = keys.create(
-            session, name="load", scopes=["jobs:read", "jobs:write"], quota={"jobs": 10_000_000, "streams": 2_000}
-        )
-        build = store.submit(session, kind=JobKind.DATASET, spec={}, spec_digest="", queue="cpu", dataset="bench").job
-        store.claim(session, build.id, worker="w", host="h", device="cpu", lease_seconds=60)
-        store.register_dataset(
-            session, build, name="bench", fingerprint="f" * 16, spec={"name": "bench"}, manifest=manifest,
-            profile={"names_per_day": {"median": names}}, leak_report={}, path="caches/f", size_bytes=1,
-        )  # fmt: skip
-        store.settle(session, build.id, 1, JobState.SUCCEEDED)
-        ids = {}
-        for what, count in (("finished", RUNS), ("running", STREAM_JOBS), ("queued", QUEUED)):
-            ids[what] = [
-                store.submit(
-                    session, kind=JobKind.TRAIN, spec={"dataset": "bench"}, spec_digest="d", queue="cpu", name=f"{what} {i}",
-                    dataset="bench", dataset_fingerprint="f" * 16,
-                ).job.id
-                for i in range(count)
-            ]  # fmt: skip
-        for job_id in ids["finished"] + ids["running"]:
-            store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=7200)
-        for job_id in ids["finished"]:
-            session.execute(
-                history.text("""
-                    INSERT INTO metrics (job_id, name, step, attempt, value)
-                    SELECT :job, name, step, 1, sin(step) FROM unnest(CAST(:names AS text[])) name, generate_series(1, :steps) step"""),
-                {"job": job_id, "names": NAMES, "steps": STEPS},
-            )
-            session.execute(
-                history.text("UPDATE jobs SET metrics = CAST(:latest AS jsonb) WHERE id = :job"),
-                {"job": job_id, "latest": json.dumps(dict.fromkeys(NAMES, 0.5))},
-            )
-            store.settle(session, job_id, 1, JobState.SUCCEEDED)
-    engine.dispose()
-    return key, [str(i) for i in ids["finished"]], [str(i) for i in ids["running"]]
-
-
-def our_makers(key: str, jobs: list[str]) -> dict[str, Make]:
-    """Submits carry an Idempotency-Key, as those of our clients do."""
-    headers = {"Authorization": f"Bearer {key}"}
-
-    def submit(number: int) -> bytes:
-        body = json.dumps({"dataset": "bench", "name": f"load {number}", "seed": number}).encode()
-        return request("POST", "/jobs/train", headers | {"Idempotency-Key": str(uuid.uuid4())}, body)
-
-    return {
-        "submit": submit,
-        "list": lambda _: request("GET", f"/jobs?limit={PAGE}", headers),
-        "metrics": lambda number: request("GET", f"/jobs/{jobs[number % RUNS]}/metrics?name={ASKED}", headers),
-    }
-
-
-def seed_mlflow(url: str, port: int) -> tuple[str, list[str]]:
-    """The same runs and metric rows in MLflow's own tables; returns an experiment and its runs."""
-
-    async def post(path: str, body: Mapping[str, object]) -> dict[str, dict[str, dict[str, str]]]:
-        connection = await connect(port)
-        status, answer = await connection.ask(request("POST", path, {}, json.dumps(body).encode()))
-        connection.transport.close()
-        if status != 200:
-            sys.exit(f"MLflow answered {status} to {path}: {answer[:500]!r}")
-        return json.loads(answer)  # type: ignore[no-any-return]
-
-    experiment = str(asyncio.run(post("/api/2.0/mlflow/experiments/create", {"name": f"load {uuid.uuid4()}"}))["experiment_id"])
-    runs = []
-    for i in range(RUNS + QUEUED):
-        body = {"experiment_id": experiment, "run_name": f"run {i}", "start_time": int(time.time() * 1e3)}
-        runs.append(asyncio.run(post("/api/2.0/mlflow/runs/create", body))["run"]["info"]["run_id"])
-    with psycopg.connect(url, autocommit=True) as database:
-        values: list[object] = [runs[:RUNS], NAMES, STEPS]
-        database.execute("""
-            INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan)
-            SELECT name, sin(step), 1700000000000 + step, run, step, false
-            FROM unnest(%s::text[]) run, unnest(%s::text[]) name, generate_series(1, %s) step""", values)  # fmt: skip
-        database.execute("""
-            INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)
-            SELECT name, 0.5, 1700000000000, %s, false, run FROM unnest(%s::text[]) run, unnest(%s::text[]) name""",
-            [STEPS, runs[:RUNS], NAMES])  # fmt: skip
-    return experiment, runs
-
-
-def mlflow_makers(experiment: str, runs: list[str]) -> dict[str, Make]:
-    api = "/api/2.0/mlflow"
-
-    def create(number: int) -> bytes:
-        body = {"experiment_id": experiment, "run_name": f"load {number}", "start_time": 1_700_000_000_000 + number}
-        return request("POST", f"{api}/runs/create", {}, json.dumps(body).encode())
-
-    def batch(number: int) -> bytes:
-        step = number + 1
-        metrics = [{"key": name, "value": step / 7, "timestamp": 1_700_000_000_000, "step": step} for name in NAMES]
-        body = {"run_id": runs[RUNS + number % 8], "metrics": metrics}
-        return request("POST", f"{api}/runs/log-batch", {}, json.dumps(body).encode())
-
-    search = json.dumps({"experiment_ids": [experiment], "max_results": PAGE}).encode()
-    return {
-        "submit": create,
-        "list": lambda _: request("POST", f"{api}/runs/search", {}, search),
-        "metrics": lambda number: request(
-            "GET", f"{api}/metrics/get-history?run_id={runs[number % RUNS]}&metric_key={ASKED}&max_results={STEPS}", {}
-        ),
-        "record": batch,
-    }
-
-
 def peer_python() -> Path:
     folder = VAR / "mlflow"
     if not (folder / "ready").exists():
         print("making the environment of MLflow under", folder)
-        subprocess.run([getattr(sys, "_base_executable", sys.executable), "-m", "venv", "--clear", str(folder)], check=True)
+        subprocess.run(
+            [getattr(sys, "_base_executable", sys.executable), "-m", "venv", "--clear", str(folder)], check=True
+        )
         subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", *PEER], check=True)
         (folder / "ready").touch()
     return folder / "bin" / "python"
-
-
-def recording(settings: Settings, what: str, jobs: list[str], seconds: float, first: int, rate: float = 0.0) -> list[str]:
-    return [
-        sys.executable, str(HERE / "recording.py"), what, "--jobs", *jobs, "--names", *NAMES,
-        "--seconds", str(seconds), "--rate", str(rate), "--first", str(first),
-    ]  # fmt: skip
 
 
 def compare(ours: Side, peer: Side | None, options: argparse.Namespace) -> None:
@@ -273,16 +146,22 @@ def compare(ours: Side, peer: Side | None, options: argparse.Namespace) -> None:
             ours.measure("submit", 64, options.seconds, rate=half, key="submit_at_half")
 
 
+def recording(what: str, jobs: list[str], seconds: float, first: int, rate: float = 0.0) -> list[str]:
+    return [
+        sys.executable, str(HERE / "recording.py"), what, "--jobs", *jobs, "--names", *NAMES,
+        "--seconds", str(seconds), "--rate", str(rate), "--first", str(first),
+    ]  # fmt: skip
+
+
 def record(
-    settings: Settings, ours: Side, peer: Side | None, jobs: list[str], environment: Mapping[str, str], options: argparse.Namespace
+    ours: Side, peer: Side | None, jobs: list[str], environment: Mapping[str, str], options: argparse.Namespace
 ) -> None:
     """Batches of metrics: over HTTP to MLflow; ours go from the worker's supervisor straight to Postgres."""
     threads = min(8, options.connections)
+    everything = {**os.environ, **environment}
     for turn in range(options.rounds):
-        command = recording(settings, "batches", jobs[:threads], options.seconds, turn * 1_000_000 + 1)
-        told = json.loads(
-            subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True, text=True).stdout
-        )
+        command = recording("batches", jobs[:threads], options.seconds, turn * 1_000_000 + 1)
+        told = json.loads(subprocess.run(command, env=everything, check=True, capture_output=True, text=True).stdout)
         ours.found.setdefault("record", Load()).add(Load(seconds=told["seconds"], latencies=told["latencies"]))
         ours.cpu_seconds["record"] = ours.cpu_seconds.get("record", 0.0) + told["cpu_seconds"]
         if peer is not None:
@@ -290,16 +169,14 @@ def record(
 
 
 def stream(
-    settings: Settings, ours: Side, key: str, jobs: list[str], environment: Mapping[str, str], options: argparse.Namespace
+    ours: Side, key: str, jobs: list[str], environment: Mapping[str, str], options: argparse.Namespace
 ) -> dict[str, float]:
     """All streams open at once, spread over the running jobs, each of which says one event a second."""
-    seconds, first = options.stream_seconds, 500_000_000
-    asks = [
-        request("GET", f"/jobs/{jobs[i % len(jobs)]}/events?after=0", {"Authorization": f"Bearer {key}"})
-        for i in range(options.streams)
-    ]
+    headers = {"Authorization": f"Bearer {key}"}
+    asks = [request("GET", f"/jobs/{jobs[i % len(jobs)]}/events", headers) for i in range(options.streams)]
     opening = 3.0 + options.streams * 0.004
-    command = recording(settings, "news", jobs, seconds + opening + 4.0, first, rate=float(len(jobs)))
+    seconds = options.stream_seconds
+    command = recording("news", jobs, seconds + opening + 4.0, 500_000_000, rate=float(len(jobs)))
     before = ours.cpu()
     with (VAR / "recording.log").open("w") as log:
         writer = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
@@ -343,8 +220,8 @@ def start_mlflow(stack: ExitStack, url: str) -> tuple[psutil.Process, int]:
     """Without its own authentication and its job runner, both of which would slow it."""
     port, log = free_port(), VAR / "load-mlflow.log"
     command = [
-        str(peer_python()), "-m", "mlflow", "server", "--backend-store-uri", url, "--host", LOOPBACK, "--port", str(port),
-        "--workers", "1", "--default-artifact-root", str(VAR / "load" / "mlflow"),
+        str(peer_python()), "-m", "mlflow", "server", "--backend-store-uri", url, "--host", LOOPBACK,
+        "--port", str(port), "--workers", "1", "--default-artifact-root", str(VAR / "load" / "mlflow"),
     ]  # fmt: skip
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
     process = stack.enter_context(program(command, quiet, log))
@@ -391,9 +268,7 @@ def main() -> None:
     with ExitStack() as stack:
         servers = stack.enter_context(embedded.start(folder))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        settings = Settings(
-            database_url=servers.database_url, redis_url=servers.redis_url, run_root=folder / "runs"
-        )  # type: ignore[arg-type]  # pydantic makes the secrets
+        settings = Settings(database_url=servers.database_url, redis_url=servers.redis_url, run_root=folder / "runs")  # type: ignore[arg-type]  # pydantic makes the secrets
         migrate(settings)
         peer_url = f"{servers.database_url.rpartition('/')[0]}/mlflow"
         with psycopg.connect(servers.database_url, autocommit=True) as database:
@@ -409,8 +284,8 @@ def main() -> None:
                 database.execute("VACUUM ANALYZE")
         compare(ours, peer, options)
         if "record" in options.only:
-            record(settings, ours, peer, running, environment, options)
-        streams = stream(settings, ours, key, running, environment, options) if "streams" in options.only else None
+            record(ours, peer, running, environment, options)
+        streams = stream(ours, key, running, environment, options) if "streams" in options.only else None
         results = report(ours, peer, streams)
     if options.alone:
         return

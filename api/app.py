@@ -55,7 +55,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     logs.set_up(settings.log_level, "api", "jobs", "uvicorn")
     engine = async_engine(settings, pool_size=POOL_SIZE)
-    database = Database(async_sessions(engine))
+    reading = async_engine(settings, pool_size=POOL_SIZE, read_only=True)
+    database = Database(async_sessions(engine), async_sessions(reading))
     telemetry = Telemetry()
     ledger = Ledger()
 
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 service.start_closing()
                 service.close()
                 await engine.dispose()
+                await reading.dispose()
 
     app = FastAPI(
         title="ATFT-GAT-FAN jobs",

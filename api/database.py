@@ -57,13 +57,20 @@ AUDITED: Final = "audited"  # the key of a session's `info`: what the act is abo
 class Database:
     """Runs the record's plain functions (`fn(session, …)`) in a transaction of their own."""
 
-    def __init__(self, sessions: async_sessionmaker[AsyncSession], *, limit_seconds: float = LIMIT_SECONDS) -> None:
+    def __init__(
+        self,
+        sessions: async_sessionmaker[AsyncSession],
+        reading: async_sessionmaker[AsyncSession],
+        *,
+        limit_seconds: float = LIMIT_SECONDS,
+    ) -> None:
         self._sessions = sessions
+        self._reading = reading
         self._limit_seconds = limit_seconds
 
     async def read(self, fn: Callable[Concatenate[Session, P], Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Nothing is kept of what `fn` may write."""
-        async with _bounded(self._limit_seconds), self._sessions() as session:
+        """Each statement sees what is committed when it runs; one that writes is an error."""
+        async with _bounded(self._limit_seconds), self._reading() as session:
             return await session.run_sync(fn, *args, **kwargs)
 
     async def write(self, fn: Callable[Concatenate[Session, P], Result], *args: P.args, **kwargs: P.kwargs) -> Result:

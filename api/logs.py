@@ -11,7 +11,7 @@ from api.auth import Principal
 from api.confinement import under
 from api.errors import Unavailable
 from api.service import Lost, Service, Standing
-from api.stream import Line, look, wait
+from api.stream import Line, wait
 from jobs import history, store
 from jobs.states import TERMINAL
 from jobs.tables import JobEvent
@@ -50,7 +50,7 @@ async def record(
             woken.clear()
             try:
                 await standing.check()
-                news = (await service.database.read(look, {job_id: after}))[job_id]
+                news = (await service.lookout.look({job_id: after}))[job_id]
             except Unavailable:
                 if not follow:
                     raise

@@ -18,7 +18,9 @@ from api.comparison_schemas import Comparison
 from api.database import Database
 from api.errors import Refused
 from api.ledger import Ledger
+from api.lookout import Lookout
 from api.recent import Recent
+from api.stream import look
 from api.telemetry import Telemetry
 from jobs.queue import HintSender
 from jobs.quotas import hold_upload
@@ -32,6 +34,7 @@ _MAX_PENDING_HINTS: Final = 64
 MAX_STREAMS: Final = 2000
 STANDING_SECONDS: Final = 5.0
 _COMPARISONS: Final = 64
+_DISK_SECONDS: Final = 1.0
 
 
 class Lost(Exception):
@@ -74,6 +77,8 @@ class Service:
         self._senders = ThreadPoolExecutor(2, thread_name_prefix="hints")
         self._pending = 0
         self._streams = 0
+        self._disk: tuple[float, int] | None = None
+        self.lookout = Lookout(lambda places: database.read(look, places))
         self.comparisons: Recent[Comparison] = Recent(_COMPARISONS)
 
     async def announce(self, job: Job) -> None:
@@ -126,8 +131,10 @@ class Service:
 
     async def check_disk(self) -> None:
         """Raises Refused (507) when the disk is so full that no new job is accepted."""
-        least = self.settings.min_free_bytes
-        if await asyncio.to_thread(free_bytes, self.settings.run_root) < least:
+        least, now = self.settings.min_free_bytes, time.monotonic()
+        if self._disk is None or now - self._disk[0] > _DISK_SECONDS:
+            self._disk = now, await asyncio.to_thread(free_bytes, self.settings.run_root)
+        if self._disk[1] < least:
             detail = f"less than {least / 1e9:g} GB are free on the server's disk: no job is accepted until there are"
             raise Refused(507, "disk_full", detail, headers={"Retry-After": "60"})
 

@@ -7,7 +7,7 @@ the client comes back with Last-Event-ID. No database session is open while a st
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -16,13 +16,15 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from api.errors import Unavailable
-from jobs import history, store
+from jobs import following
+from jobs.following import Place
 from jobs.states import TERMINAL, JobState
-from jobs.tables import Job, Json
+from jobs.tables import Json
 
 WAIT_SECONDS: Final = 2.0
 PING_SECONDS: Final = 15.0
-BATCH: Final = 500
+BATCH: Final = 500  # rows of one look, at least LEAST a place
+LEAST: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,17 +48,25 @@ class News:
     progress: Json | None
 
 
-def look(session: Session, wanted: Mapping[UUID, int]) -> dict[UUID, News]:
-    """The rows after each job's seq. The job is read first: a row that comes later is found by the next look."""
+def look(session: Session, places: Collection[Place]) -> dict[Place, News]:
+    """The rows after each place; a job that is not there is left out. The jobs are read first: a row that comes later
+    is found by the next look. Of many places at once each gets fewer rows, so that together they are bounded.
+    """
+    standing = following.standing(session, {job_id for job_id, _ in places})
+    behind = [place for place in places if place[0] in standing and standing[place[0]].last_seq > place[1]]
+    limit = max(BATCH // max(1, len(behind)), LEAST)
+    lines: dict[Place, list[Line]] = {place: [] for place in behind}
+    for place, row in following.events_after(session, behind, limit):
+        lines[place].append(Line(seq=row.seq, kind=row.kind, time=row.time, body=row.body, attempt=row.attempt))
     found = {}
-    for job_id, after in wanted.items():
-        job: Job = store.get(session, job_id)
-        rows = history.read_after(session, job_id, after, BATCH) if job.last_seq > after else []
-        lines = [Line(seq=row.seq, kind=row.kind, time=row.time, body=row.body, attempt=row.attempt) for row in rows]
-        last = lines[-1].seq if lines else after
-        found[job_id] = News(
-            lines=lines,
-            whole=last >= job.last_seq,
+    for place in places:
+        job = standing.get(place[0])
+        if job is None:
+            continue
+        rows = lines.get(place, [])
+        found[place] = News(
+            lines=rows,
+            whole=(rows[-1].seq if rows else place[1]) >= job.last_seq,
             state=job.state,
             reason=job.reason.value if job.reason else None,
             last_seq=job.last_seq,

@@ -12,13 +12,28 @@ from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Integer, and_, cast, delete, func, insert, literal, not_, or_, select, text, tuple_, update
+from sqlalchemy import (
+    Insert,
+    Integer,
+    and_,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    not_,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Log, Metrics, Progress
 from jobs.errors import JobNotFound, Stale
-from jobs.states import JobState
+from jobs.states import JobState, Wanted
 from jobs.tables import DailyMetric, Job, JobEvent, Json, Metric
 
 Series = dict[str, dict[str, list[int] | list[float | None]]]
@@ -48,7 +63,8 @@ _NAMES: Final = text("""
         FROM names WHERE names.name IS NOT NULL
     )
     SELECT name FROM names WHERE name IS NOT NULL""")
-# Min-max: of each bucket of steps the lowest and the highest value, so that no spike is lost; and both ends.
+# Min-max: of each bucket of steps the lowest and the highest value, so that no spike is lost; and both ends. A series
+# is one row of two arrays: a row a point takes several times as long to read.
 _SERIES: Final = text("""
     WITH extent AS (
         SELECT names.name, ends.*, longer.than IS NOT NULL AS long
@@ -67,13 +83,16 @@ _SERIES: Final = text("""
         FROM metrics JOIN extent USING (name)
         WHERE job_id = :job_id AND long AND step >= first
         GROUP BY name, (step - first) * :num_buckets / (last - first + 1)
+    ), kept AS (
+        SELECT name, step, value FROM metrics JOIN extent USING (name)
+        WHERE job_id = :job_id AND (step = first OR step = last) AND long
+        UNION SELECT name, CAST(low[2] AS bigint), low[1] FROM buckets
+        UNION SELECT name, CAST(-high[2] AS bigint), high[1] FROM buckets WHERE high IS NOT NULL
+        UNION ALL
+        SELECT name, step, value FROM metrics JOIN extent USING (name)
+        WHERE job_id = :job_id AND step >= first AND NOT long
     )
-    SELECT name, step, value FROM metrics JOIN extent USING (name) WHERE job_id = :job_id AND step >= first AND NOT long
-    UNION SELECT name, step, value FROM metrics JOIN extent USING (name)
-    WHERE job_id = :job_id AND step IN (first, last)
-    UNION SELECT name, CAST(low[2] AS bigint), low[1] FROM buckets
-    UNION SELECT name, CAST(-high[2] AS bigint), high[1] FROM buckets WHERE high IS NOT NULL
-    ORDER BY name, step""")
+    SELECT name, array_agg(step ORDER BY step), array_agg(value ORDER BY step) FROM kept GROUP BY name""")
 
 _FOLD: Final = r"^[a-z]+\.([0-9]{1,4})/"  # val.2/rank_ic is of the second fold
 
@@ -217,6 +236,13 @@ def write_event(session: Session, job_id: UUID, seq: int, kind: str, body: Json,
     )
 
 
+def first_event(job_id: UUID) -> Insert:
+    """The event of a job that is queued for the first time, to go with its row."""
+    queued = Job(state=JobState.QUEUED, wanted=Wanted.RUN, attempt=0)
+    values = {"job_id": job_id, "seq": 1, "kind": "state", "body": state_body(queued, None), "attempt": 0}
+    return insert(JobEvent).values(**values, time=func.clock_timestamp())
+
+
 def state_body(job: Job, by: str | None) -> Json:
     """The body of a state event; `by` is who asked for it."""
     body: Json = {
@@ -306,9 +332,8 @@ def series(
     found = [name for name in every if names is None or name.startswith(tuple(names))]
     limits = {"num_buckets": max(1, (max_points - 2) // 2), "max_points": max_points, "after_step": after_step}
     result: Series = {name: {"step": [], "value": []} for name in found}
-    for name, step, value in session.execute(_SERIES, {"job_id": job_id, "names": found, **limits}):
-        result[name]["step"].append(step)
-        result[name]["value"].append(value)
+    for name, steps, values in session.execute(_SERIES, {"job_id": job_id, "names": found, **limits}):
+        result[name] = {"step": steps, "value": values}
     return result
 
 

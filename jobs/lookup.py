@@ -3,18 +3,21 @@
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Text, and_, case, cast, func, literal, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from jobs.errors import Invalid, JobNotFound
 from jobs.states import COORDINATING, JobKind, JobState
 from jobs.tables import Dataset, Job, Worker
 
 Position = tuple[int | None, str | None]
+WORKER_SECONDS: Final = 60.0
 
 
 def seconds_ago(seconds: float) -> ColumnElement[datetime]:
@@ -55,7 +58,7 @@ def page(
     limit: int = 50,
 ) -> tuple[list[Job], str | None]:
     """Newest first, with the cursor of the next page. `tag` is `key` or `key=value`; `q` is part of a name, or how
-    an id begins.
+    an id begins. The large columns that no list shows, evidence and baselines, are not read.
     """
     conditions: list[ColumnElement[bool]] = []
     if state is not None:
@@ -75,7 +78,8 @@ def page(
         )
     if cursor is not None:
         conditions.append(tuple_(Job.created_at, Job.id) < tuple_(*read_cursor(cursor)))
-    query = select(Job).where(*conditions).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
+    light = select(Job).options(*(defer(column, raiseload=True) for column in (Job.evidence, Job.baselines)))
+    query = light.where(*conditions).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
     jobs = list(session.scalars(query))
     more = len(jobs) > limit
     return jobs[:limit], write_cursor(jobs[limit - 1].created_at, jobs[limit - 1].id) if more else None
@@ -153,16 +157,41 @@ def queue_position(session: Session, job: Job) -> Position:
         Job.priority < job.priority,
         and_(Job.priority == job.priority, tuple_(Job.created_at, Job.id) < tuple_(job.created_at, job.id)),
     )
+    ahead = select(func.count()).where(Job.state == JobState.QUEUED, Job.queue == job.queue, first, is_due())
+    live = select(Worker.name).where(Worker.queue == job.queue, _is_live(WORKER_SECONDS))
+    found = select(ahead.scalar_subquery(), live.exists(), func.clock_timestamp())
+    return _position(job, *session.execute(found).one())
+
+
+def queue_positions(session: Session, jobs: Sequence[Job]) -> list[Position]:
+    """The same of each, in two statements however many they are."""
+    queued = [job for job in jobs if job.state is JobState.QUEUED]
+    if len(queued) < 2:
+        return [queue_position(session, job) for job in jobs]
+    last = max(queued, key=lambda job: (job.priority, job.created_at, job.id))
+    in_line = (Job.priority, Job.created_at, Job.id)
+    before = func.count().filter(is_due()).over(partition_by=Job.queue, order_by=in_line, rows=(None, -1))
     ahead = (
-        session.scalar(
-            select(func.count()).where(Job.state == JobState.QUEUED, Job.queue == job.queue, first, is_due())
-        )
-        or 0
+        select(Job.id, before.label("ahead"))
+        .where(Job.state == JobState.QUEUED, Job.queue.in_({job.queue for job in queued}))
+        .where(tuple_(*in_line) <= tuple_(last.priority, last.created_at, last.id))
+        .subquery()
     )
-    now = session.scalar(select(func.clock_timestamp()))
-    if job.queue not in live_queues(session):
+    rows = session.execute(
+        select(ahead.c.id, ahead.c.ahead, func.clock_timestamp()).where(ahead.c.id.in_([job.id for job in queued]))
+    )
+    found = {job_id: (count, now) for job_id, count, now in rows}
+    live = live_queues(session)
+    return [
+        _position(job, found[job.id][0], job.queue in live, found[job.id][1]) if job.id in found else (None, None)
+        for job in jobs
+    ]
+
+
+def _position(job: Job, ahead: int, is_live: bool, now: datetime) -> Position:
+    if not is_live:
         return ahead, f"0 live workers on queue {job.queue}"
-    if job.not_before is not None and now is not None and job.not_before > now:
+    if job.not_before is not None and job.not_before > now:
         later = f"tries again in {(job.not_before - now).total_seconds():.0f} s"
         return ahead, f"{job.message}; {later}" if job.message else later
     return ahead, f"{ahead} ahead" if ahead else f"next on queue {job.queue}"
@@ -193,6 +222,10 @@ def workers(session: Session) -> list[Worker]:
     return list(session.scalars(select(Worker).order_by(Worker.name)))
 
 
-def live_queues(session: Session, within_seconds: float = 60.0) -> set[str]:
+def live_queues(session: Session, within_seconds: float = WORKER_SECONDS) -> set[str]:
     """Queues that a worker watches, by its heartbeat."""
-    return set(session.scalars(select(Worker.queue).where(Worker.last_seen > seconds_ago(within_seconds)).distinct()))
+    return set(session.scalars(select(Worker.queue).where(_is_live(within_seconds)).distinct()))
+
+
+def _is_live(within_seconds: float) -> ColumnElement[bool]:
+    return Worker.last_seen > seconds_ago(within_seconds)

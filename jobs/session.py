@@ -1,15 +1,20 @@
 """Engines for one database URL, and the only places that commit: `transaction` and its async twin (keep in step)."""
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from typing import Any, Final
 
+from pydantic_core import from_json
 from sqlalchemy import Engine, ExceptionContext, create_engine, event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from jobs.settings import Settings
+
+IDLE_SECONDS: Final = 1.0
 
 # A transaction here is short: one that waits longer is a bug, and must not hold a row that others need.
 _LIMITS: Final = {
@@ -47,14 +52,42 @@ def _lost(context: ExceptionContext) -> Exception | None:
     return None
 
 
-def async_engine(settings: Settings, *, pool_size: int = 10) -> AsyncEngine:
-    """asyncpg: the API."""
-    return create_async_engine(
+def async_engine(settings: Settings, *, pool_size: int = 10, read_only: bool = False) -> AsyncEngine:
+    """asyncpg: the API. With `read_only` each statement is a transaction of its own, which costs no round trip, and
+    Postgres refuses to write.
+    """
+    reading = {"default_transaction_read_only": "on"} if read_only else {}
+    engine = create_async_engine(
         settings.async_database_url,
         pool_size=pool_size,
-        pool_pre_ping=True,
-        connect_args={"timeout": 5, "command_timeout": 30, "server_settings": {"application_name": "atft", **_LIMITS}},
+        json_deserializer=from_json,  # several times as fast as Python's own, with the same result
+        connect_args={
+            "timeout": 5,
+            "command_timeout": 30,
+            "server_settings": {"application_name": "atft", **_LIMITS, **reading},
+        },
+        **({"isolation_level": "AUTOCOMMIT"} if read_only else {}),
     )
+    event.listen(engine.sync_engine, "checkin", _note_use)
+    event.listen(engine.sync_engine, "checkout", _check_alive)
+    return engine
+
+
+def _note_use(_connection: object, entry: ConnectionPoolEntry) -> None:
+    entry.info["used"] = time.monotonic()
+
+
+def _check_alive(connection: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
+    """In place of `pool_pre_ping`, whose three round trips at each use are more than most reads: the driver knows at
+    once of a connection that its peer has closed; only one that has been idle may be dead without that, and is asked.
+    """
+    if connection.driver_connection.is_closed():
+        raise InvalidatePoolError
+    if time.monotonic() - entry.info.get("used", time.monotonic()) > IDLE_SECONDS:
+        try:
+            connection.ping()
+        except connection.dbapi.Error as error:
+            raise InvalidatePoolError from error
 
 
 def sync_sessions(engine: Engine) -> sessionmaker[Session]:

@@ -15,7 +15,7 @@ from api.auth import Principal, Reader
 from api.deps import MAX_INTEGER, JobId, ServiceDep, problems
 from api.errors import Refused
 from api.service import Lost, Service
-from api.stream import Cursor, News, events, look, wait
+from api.stream import Cursor, News, events, wait
 from jobs import store
 from jobs.states import TERMINAL
 
@@ -78,7 +78,7 @@ async def _frames(service: Service, who: Principal, cursor: Cursor) -> AsyncIter
     async def read(wanted: Mapping[UUID, int]) -> dict[UUID, News]:
         woken.clear()  # before reading: news that come while we read wake us again
         await standing.check()
-        return await service.database.read(look, wanted)
+        return await service.lookout.look(wanted)
 
     with service.stream(who), service.wakeups.listen(*cursor.after) as woken, contextlib.suppress(Lost):
         async for frame in events(cursor, read, partial(wait, woken), service.closing):

@@ -88,7 +88,7 @@ def _page(
     jobs, next_cursor = store.page(
         session, state=state, kind=kind, parent_id=parent_id, dataset=dataset, tag=tag, q=q, cursor=cursor, limit=limit
     )
-    return [with_position(session, job) for job in jobs], next_cursor
+    return list(zip(jobs, store.queue_positions(session, jobs), strict=True)), next_cursor
 
 
 @router.get("", summary="List jobs", responses=problems())

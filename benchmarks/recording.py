@@ -1,0 +1,80 @@
+"""What workers do to the record while load.py measures: write metric events, as worker/recorder.py does, and wake the
+viewers. A program: settings from the environment, one JSON line out.
+
+    python benchmarks/recording.py batches --jobs ID... --seconds 5     # as fast as it goes, one thread a job
+    python benchmarks/recording.py news --jobs ID... --seconds 5 --rate 100   # paced, in turn over the jobs
+"""
+
+import argparse
+import json
+import threading
+import time
+from uuid import UUID
+
+from atft.events import Metrics
+from jobs import history
+from jobs.session import sync_engine, sync_sessions, transaction
+from jobs.settings import Settings
+from jobs.wakeups import publish, redis_client
+
+
+class Recording:
+    def __init__(self, names: list[str], threads: int) -> None:
+        settings = Settings()
+        self._names = names
+        self._engine = sync_engine(settings, pool_size=threads)
+        self._sessions = sync_sessions(self._engine)
+        self._redis = redis_client(settings)
+        self.latencies: list[float] = []
+
+    def say(self, job_id: UUID, child_seq: int) -> None:
+        """One event with a value of each name."""
+        start = time.perf_counter()
+        values = dict.fromkeys(self._names, child_seq / 7) | {"bench/sent": time.time()}
+        with transaction(self._sessions) as session:
+            history.append(session, job_id, 1, [Metrics(child_seq=child_seq, step=child_seq, values=values)])
+        publish(self._redis, job_id)
+        self.latencies.append(time.perf_counter() - start)
+
+    def close(self) -> None:
+        self._redis.close()
+        self._engine.dispose()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["batches", "news"])
+    parser.add_argument("--jobs", nargs="+", type=UUID, required=True)
+    parser.add_argument("--names", nargs="+", required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--first", type=int, default=1, help="the first child_seq: higher than any of a run before")
+    options = parser.parse_args()
+    recording = Recording(options.names, len(options.jobs) if options.what == "batches" else 1)
+    start, cpu = time.perf_counter(), time.process_time()
+    end = start + options.seconds
+
+    def batches(job_id: UUID) -> None:
+        child_seq = options.first
+        while time.perf_counter() < end:
+            recording.say(job_id, child_seq)
+            child_seq += 1
+
+    if options.what == "batches":
+        threads = [threading.Thread(target=batches, args=(job_id,)) for job_id in options.jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    else:
+        for number in range(int(options.seconds * options.rate)):
+            time.sleep(max(0.0, start + number / options.rate - time.perf_counter()))
+            turn, place = divmod(number, len(options.jobs))
+            recording.say(options.jobs[place], options.first + turn)
+    seconds, spent = time.perf_counter() - start, time.process_time() - cpu
+    recording.close()
+    print(json.dumps({"latencies": recording.latencies, "seconds": seconds, "cpu_seconds": spent}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The load of load.py, alike for every server: raw HTTP/1.1 over kept connections, parsed in C, on one event loop.
+
+Loopback only, and bounded: in connections, in requests, in seconds. A request that waits longer than LIMIT_SECONDS, or
+is answered by anything but a 2xx, is an error and is counted as one.
+"""
+
+import asyncio
+import itertools
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+import httptools
+
+LIMIT_SECONDS: Final = 30.0
+MAX_REQUESTS: Final = 200_000
+MAX_CONNECTIONS: Final = 2_000
+LOOPBACK: Final = "127.0.0.1"
+_SENT: Final = re.compile(rb'"bench/sent":([0-9.]+)')
+
+
+def request(method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {LOOPBACK}", *(f"{name}: {value}" for name, value in headers.items())]
+    if body:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class Connection(asyncio.Protocol):
+    """One request at a time; `on_body` of the parser hands bytes to `take`, which by default keeps them."""
+
+    def __init__(self, take: Callable[[bytes], None] | None = None) -> None:
+        self._take = take
+        self._body = bytearray()
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's own is no subclass
+        self._parser = httptools.HttpResponseParser(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionError(f"the server closed the connection: {error}"))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self._take(body) if self._take is not None else self._body.extend(body)
+
+    def on_message_complete(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result((self.status, bytes(self._body)))
+
+    async def ask(self, raw: bytes) -> tuple[int, bytes]:
+        self._body.clear()
+        self._answer = asyncio.get_running_loop().create_future()
+        self.transport.write(raw)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            return await self._answer
+
+
+async def connect(port: int, take: Callable[[bytes], None] | None = None) -> Connection:
+    _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(take), LOOPBACK, port)
+    return connection
+
+
+@dataclass
+class Load:
+    """What one run of requests found. Latencies are in seconds."""
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    bytes: int = 0
+    generator_cpu_seconds: float = 0.0
+
+    @property
+    def per_second(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    def add(self, other: "Load") -> None:
+        self.seconds += other.seconds
+        self.latencies += other.latencies
+        self.errors += other.errors
+        self.bytes += other.bytes
+        self.generator_cpu_seconds += other.generator_cpu_seconds
+
+
+def percentiles(latencies: Sequence[float]) -> dict[str, float]:
+    """p50, p99 and the most, in milliseconds."""
+    if len(latencies) < 2:
+        raise ValueError(f"{len(latencies)} answers are too few to speak of percentiles")
+    cuts = statistics.quantiles(latencies, n=100, method="inclusive")
+    return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3, "max_ms": max(latencies) * 1e3}
+
+
+async def drive(
+    port: int, make: Callable[[int], bytes], *, connections: int, seconds: float, rate: float | None = None
+) -> Load:
+    """Requests for so long. Without `rate` each connection asks again at once (the peak). With it request i is due at
+    i / rate, and its latency counts from then, so that a server that falls behind is not spared.
+    """
+    if connections > MAX_CONNECTIONS:
+        raise ValueError(f"at most {MAX_CONNECTIONS} connections")
+    load, numbers = Load(), itertools.count()
+    pool = [await connect(port) for _ in range(connections)]
+    start, cpu = time.perf_counter(), time.process_time()
+    end = start + seconds
+
+    async def one(connection: Connection) -> None:
+        for number in numbers:
+            due = time.perf_counter() if rate is None else start + number / rate
+            if due >= end or number >= MAX_REQUESTS or len(load.errors) > 100:
+                return
+            if rate is not None and (early := due - time.perf_counter()) > 0:
+                await asyncio.sleep(early)
+            try:
+                status, body = await connection.ask(make(number))
+            except (TimeoutError, ConnectionError) as error:
+                load.errors.append(repr(error))
+                return
+            if 200 <= status < 300:
+                load.latencies.append(time.perf_counter() - due)
+                load.bytes += len(body)
+            else:
+                load.errors.append(f"{status} {body[:200].decode(errors='replace')}")
+
+    await asyncio.gather(*(one(connection) for connection in pool))
+    load.seconds, load.generator_cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
+    for connection in pool:
+        connection.transport.close()
+    return load
+
+
+async def follow(port: int, requests: Sequence[bytes], seconds: float) -> tuple[Load, int]:
+    """Keep all these streams open for so long; the latency of each event that says when it was sent, and how many
+    streams were open. What comes while the streams are being opened does not count.
+    """
+    if len(requests) > MAX_CONNECTIONS:
+        raise ValueError(f"at most {MAX_CONNECTIONS} streams")
+    load, counting = Load(), False
+
+    def taker() -> Callable[[bytes], None]:
+        rest = b""
+
+        def take(body: bytes) -> None:
+            nonlocal rest
+            whole, end, rest = (rest + body).rpartition(b"\n\n")
+            if counting and end:
+                now = time.time()
+                load.latencies.extend(now - float(sent) for sent in _SENT.findall(whole))
+                load.bytes += len(body)
+
+        return take
+
+    streams = [await connect(port, taker()) for _ in requests]
+    answers = []
+    for stream, raw in zip(streams, requests, strict=True):
+        answers.append(asyncio.create_task(stream.ask(raw)))
+        await asyncio.sleep(0.002)
+    await asyncio.sleep(3.0)
+    counting, start, cpu = True, time.perf_counter(), time.process_time()
+    await asyncio.sleep(seconds)
+    counting, load.seconds, load.generator_cpu_seconds = False, time.perf_counter() - start, time.process_time() - cpu
+    ended = [answer for answer in answers if answer.done()]
+    load.errors += [repr(answer.exception() or answer.result()) for answer in ended]
+    for answer in answers:
+        answer.cancel()
+    for stream in streams:
+        stream.transport.close()
+    await asyncio.gather(*answers, return_exceptions=True)
+    return load, len(streams) - len(ended)

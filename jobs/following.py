@@ -1,0 +1,41 @@
+"""What viewers follow: where jobs stand, and the events after a place. For many at once, in one statement each."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import ARRAY, BigInteger, Row, Uuid, any_, column, literal, select, text
+from sqlalchemy.orm import Session
+
+from jobs.states import JobState, Reason
+from jobs.tables import Job, JobEvent, Json
+
+Place = tuple[UUID, int]  # a job, and the seq after which its events are wanted
+
+_AFTER_EACH: Final = text("""
+    SELECT wanted.job_id, wanted.after, found.seq, found.kind, found.time, found.body, found.attempt
+    FROM unnest(CAST(:job_ids AS uuid[]), CAST(:afters AS bigint[])) AS wanted (job_id, after)
+    CROSS JOIN LATERAL (
+        SELECT * FROM events WHERE job_id = wanted.job_id AND seq > wanted.after ORDER BY seq LIMIT :most
+    ) AS found
+    ORDER BY wanted.job_id, wanted.after, found.seq""").columns(
+    column("job_id", Uuid()), column("after", BigInteger()),
+    JobEvent.seq, JobEvent.kind, JobEvent.time, JobEvent.body, JobEvent.attempt,
+)  # fmt: skip
+
+
+def standing(
+    session: Session, job_ids: Collection[UUID]
+) -> dict[UUID, Row[UUID, JobState, Reason | None, int, Json | None]]:
+    """id, state, reason, last_seq and progress of each job that is there."""
+    columns = select(Job.id, Job.state, Job.reason, Job.last_seq, Job.progress)
+    rows = session.execute(columns.where(Job.id == any_(literal(list(job_ids), ARRAY(Uuid)))))
+    return {row.id: row for row in rows}
+
+
+def events_after(session: Session, places: Sequence[Place], most: int) -> Iterator[tuple[Place, Row[Any]]]:
+    """The events that follow each place, oldest first and at most `most` of each, with that place."""
+    if places:
+        job_ids, afters = zip(*places, strict=True)
+        for row in session.execute(_AFTER_EACH, {"job_ids": list(job_ids), "afters": list(afters), "most": most}):
+            yield (row[0], row[1]), row

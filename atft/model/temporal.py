@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from atft.model.selection import GatedResidual
 
 FIRST_MEMORY = 1.0  # bias of the forget gate: a day keeps three quarters of its past
+TURNING_HEADS = 3  # so many phases tell a wave's sine and cosine
+FIRST_SWING = 2.0  # half the logits' swing over a turn
 
 
 class LastDayAttention(nn.Module):
     """Multi-head attention whose only query is the last day, which is exact where only the last day is read.
 
-    Each head starts with a memory of its own, from one day to the whole window, by a learned bias against age (ALiBi,
-    Press et al. 2022, arXiv 2108.12409), and a learned encoding of the position is added to the days: without them
+    Each head starts with days of its own, by a learned bias over age (ALiBi, Press et al. 2022, arXiv 2108.12409;
+    `first_recency`), and a learned encoding of the position is added to the days: without them
     attention could not tell yesterday from last month, and would start as eight times the same mean of the window.
     With one query it is cheaper to carry the query through the key's matrix, and the weighted mean of the days through
     the value's, than every day through both. (A bias of the key would add the same to every day: it has none.)
@@ -45,10 +47,17 @@ class LastDayAttention(nn.Module):
 
 
 def first_recency(heads: int, window: int) -> Float[Tensor, "head day"]:
-    """Logits that halve a day's weight every 1 … `window` days, by head in geometric steps; the last day's are 0."""
-    half_lives = float(window) ** (torch.arange(heads) / max(1, heads - 1))
+    """Logits of the days at the start. Half of the heads, or all of fewer than 6, remember: a day's weight halves every
+    1 … `window` days, by head in geometric steps; the last day's logit is 0. The others look around the window, each at
+    another phase of one turn: their weights are positive, but their differences are the slope and the bend of the
+    window, the first cosine and sine, which no mixture of memories that fade can say.
+    """
+    turning = heads // 2 if heads // 2 >= TURNING_HEADS else 0
     age = torch.arange(window - 1, -1, -1)
-    return -math.log(2) * age / half_lives.unsqueeze(1)
+    half_lives = float(window) ** (torch.arange(heads - turning) / max(1, heads - turning - 1))
+    phases = torch.arange(turning) / max(1, turning)
+    turn = torch.cos(2 * math.pi * (age / window - phases.unsqueeze(1)))
+    return torch.cat([-math.log(2) * age / half_lives.unsqueeze(1), FIRST_SWING * turn])
 
 
 class Temporal(nn.Module):

@@ -56,3 +56,12 @@ def test_heads_start_with_memories_from_a_day_to_the_window() -> None:
     ages = weights @ torch.arange(19, -1, -1.0)
     assert (ages.diff() > 0).all()
     assert first_recency(1, 20).shape == (1, 20)
+
+
+def test_half_of_many_heads_start_with_a_turn_of_the_window() -> None:
+    weights = torch.softmax(first_recency(8, 20), dim=-1)
+    assert torch.equal(weights[:4], torch.softmax(first_recency(4, 20), dim=-1))
+    angle = 2 * torch.pi * torch.arange(19, -1, -1) / 20
+    for phase, wave in ((4, torch.cos(angle)), (5, torch.sin(angle))):
+        difference = weights[phase] - weights[phase + 2]
+        assert torch.corrcoef(torch.stack([difference, wave]))[0, 1] > 0.95

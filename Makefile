@@ -1,7 +1,7 @@
 # `make help` lists what there is. Every target sets up what it needs; the second time that takes a moment.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test check audit fuzz parity bench chaos kills guarantees outside migration lock clean
+.PHONY: help setup setup-dev demo up test check audit fuzz parity bench load chaos kills guarantees outside migration lock clean
 # A polluted shell must not reach the environment's own Python.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV
 
@@ -55,6 +55,9 @@ outside: setup-dev ## a client generated from our OpenAPI document submits a job
 bench: setup-dev ## run the benchmarks (dated JSON under benchmarks/)
 	@found=$$(ls benchmarks/bench_*.py 2>/dev/null); [ -n "$$found" ] || { echo "no benchmarks yet"; exit 1; }; \
 	for file in $$found; do $(BIN)/python $$file $(ARGS) || exit 1; done
+
+load: setup-dev ## the API under load beside MLflow's server on the same Postgres (ARGS="--rounds 1 --only submit")
+	@$(BIN)/python benchmarks/load.py $(ARGS)
 
 MINUTES ?= 2
 chaos: setup-dev ## mixed work while everything is killed, then a check of every row and file (MINUTES=20, ARGS="--seed 7")

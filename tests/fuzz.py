@@ -79,7 +79,7 @@ def fuzz(
         command = [
             str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}/openapi.json",
             "--checks", ",".join(CHECKS), "--exclude-path-regex", STREAMS, "--phases", phases,
-            "--max-examples", str(examples), "--seed", str(seed), "--request-timeout", "90",
+            "--max-examples", str(examples), "--seed", str(seed), "--request-timeout", "170",
             "--suppress-health-check", "all", "--warnings", "off", "--no-color", "--generation-database", "none",
             "--report-json-path", str(report),
         ]  # fmt: skip

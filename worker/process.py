@@ -5,6 +5,7 @@ It knows no database and no job. Nothing here blocks for longer than the timeout
 
 import contextlib
 import os
+import resource
 import selectors
 import signal
 import subprocess
@@ -43,7 +44,8 @@ class Exit:
 class Child:
     """A running program. `--events-fd N` is added to `argv`; `environment` is all it gets.
 
-    Its stdout and stderr go to the file `log`, at most `max_log_bytes` of it.
+    Its stdout and stderr go to the file `log`, at most `max_log_bytes` of it. Of memory of its own it gets
+    `memory_bytes`: what it asks for beyond that is refused.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Child:
         cwd: Path,
         log: Path,
         max_log_bytes: int = MAX_LOG_BYTES,
+        memory_bytes: int | None = None,
     ) -> None:
         read_end, write_end = os.pipe()
         try:
@@ -73,6 +76,9 @@ class Child:
         finally:
             os.close(write_end)
         self.pid: int = self._process.pid
+        if memory_bytes is not None:
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(self.pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
         self._exit: Exit | None = None
         self._events = read_end
         self._events_open = True

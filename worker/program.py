@@ -13,10 +13,12 @@ from jobs.places import NotFound, Outside, find
 from jobs.settings import Settings
 from jobs.states import JobKind, Reason
 from jobs.tables import Job, Json
+from worker.memory import free_and_total
 
 PROGRAM: Final = (sys.executable, "-P", "-m", "atft")  # -P: the attempt's folder is no place to import from
 _ROOT: Final = Path(atft.__file__).parent.parent
 MAX_BUILD_THREADS: Final = 8
+MIN_BUILD_BYTES: Final = 4 << 30
 
 
 class Refused(Exception):
@@ -29,7 +31,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """All that `Child` needs. `timeout_seconds` is the spec's limit on one attempt, `weights` what it begins with."""
+    """All that `Child` needs. `timeout_seconds` is the spec's limit on one attempt, `weights` what it begins with;
+    `memory_bytes` is what the program may take for itself: mapped files do not count.
+    """
 
     folder: Path
     argv: tuple[str, ...]
@@ -37,6 +41,7 @@ class Launch:
     threads: int
     timeout_seconds: float | None
     weights: Weights | None
+    memory_bytes: int | None = None
 
 
 def attempt_folder(settings: Settings, job: Job) -> Path:
@@ -95,7 +100,13 @@ def launch(
         threads=threads,
         timeout_seconds=timeout,
         weights=weights,
+        memory_bytes=_most_memory() if job.kind is JobKind.DATASET else None,
     )
+
+
+def _most_memory() -> int:
+    """What a build may take: a user's file decides what it asks for, and the machine has others to serve."""
+    return max(MIN_BUILD_BYTES, int(0.8 * free_and_total()[0]))
 
 
 def _run(settings: Settings, job: Job, folder: Path) -> list[str]:

@@ -109,7 +109,13 @@ class Supervisor:
                 return None
             job, start = prepared
             kills = oom_kills()
-            child = Child(start.argv, environment=start.environment, cwd=start.folder, log=start.folder / "log.txt")
+            child = Child(
+                start.argv,
+                environment=start.environment,
+                cwd=start.folder,
+                log=start.folder / "log.txt",
+                memory_bytes=start.memory_bytes,
+            )
         except Refused as error:
             return Settlement(verdict=Verdict(to=JobState.FAILED, reason=error.reason, message=str(error)))
         except OSError as error:

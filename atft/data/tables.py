@@ -62,7 +62,14 @@ class Table:
         rows = sum(batch.num_rows for batch in batches)
         if rows != self.num_rows:
             raise DataError(f"{self.name} says that it has {self.num_rows:,} rows, but has {rows:,}: write it again")
-        frame = pl.from_arrow(pa.Table.from_batches(batches), rechunk=False)
+        table = pa.Table.from_batches(batches)
+        texts = [field.with_type(pa.large_string()) if _is_bytes(field.type) else field for field in table.schema]
+        try:
+            if any(_is_bytes(field.type) for field in table.schema):  # some writers do not say that these are text
+                table = table.cast(pa.schema(texts))
+        except pa.ArrowInvalid as error:
+            raise unreadable(self.name, self.form, error) from error
+        frame = pl.from_arrow(table, rechunk=False)
         assert isinstance(frame, pl.DataFrame)  # noqa: S101 - polars' own type is wider
         return frame
 
@@ -96,11 +103,17 @@ def check_names(file: str, names: Sequence[str]) -> None:
 
 
 def is_plain(kind: pa.DataType) -> bool:
-    """Whether a cell of this type is one value: no list, no union, nothing run-end encoded."""
+    """Whether a cell of this type is one value: no list, no union, no run of equal cells."""
+    if _is_bytes(kind):
+        return True
     kind, types = kind.value_type if pa.types.is_dictionary(kind) else kind, pa.types
     text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
     number = types.is_primitive(kind) or types.is_boolean(kind) or types.is_decimal(kind) or types.is_null(kind)
     return bool(text or number) and not types.is_interval(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def unreadable(name: str, form: str, error: Exception) -> DataError:

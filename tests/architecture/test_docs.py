@@ -30,3 +30,12 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     loaded = [tag for page in PAGES for tag in LOADED.findall((tmp_path / "site" / page).read_text())]
     assert loaded
     assert [tag for tag in loaded if "//" in tag] == []  # nothing leaves the origin
+
+
+def test_the_security_page_names_tests_that_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+(?:\.py)?)`", (ROOT / "docs" / "security.md").read_text()))
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    there = {file.name for file in files}
+    there |= {name for file in files for name in re.findall(r"def (test_\w+)\(", file.read_text())}
+    assert len(named) > 30
+    assert named - there == set()

@@ -198,3 +198,13 @@ class TestChild(ChildContract):
     def test_pain_02_the_environment_is_exactly_what_was_given(self, start: Start) -> None:
         child = start("mute")
         assert Path(f"/proc/{child.pid}/environ").read_bytes() == b"OMP_NUM_THREADS=1\0"
+
+
+def test_a_child_is_refused_more_memory_than_it_may_have(tmp_path: Path) -> None:
+    code = "import sys\ntry:\n    bytearray(1 << 30)\nexcept MemoryError:\n    sys.exit(7)"
+    argv = (sys.executable, "-SE", "-c", code)
+    child = Child(argv, environment={}, cwd=tmp_path, log=tmp_path / "log.txt", memory_bytes=256 << 20)
+    try:
+        assert child.wait(20) == Exit(code=7)
+    finally:
+        child.close()

@@ -83,6 +83,13 @@ def test_a_prediction(settings: Settings) -> None:
     )  # fmt: skip
 
 
+def test_what_reads_a_users_file_may_not_take_all_memory(settings: Settings) -> None:
+    build = launch(settings, job(kind=JobKind.DATASET, spec={"name": "d", "planted": {}}), cuda_device=None)
+    assert build.memory_bytes is not None
+    assert 4 << 30 <= build.memory_bytes
+    assert launch(settings, job(), cuda_device=None).memory_bytes is None
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_pain_01_every_thread_limit_is_set(settings: Settings, threads: int) -> None:
     spec = TrainSpec.model_validate({"dataset": "d", "resources": {"threads": threads}}).model_dump(mode="json")

@@ -120,6 +120,7 @@ def test_cut_files_are_refused(prices: pl.DataFrame, tmp_path: Path) -> None:
             lambda f, p: f.with_columns(pl.col("date").dt.strftime("%Y%m%d").cast(pl.Int64)).write_parquet(p),
         ),
         ("iso.csv", lambda f, p: f.with_columns(pl.col("date").cast(pl.String) + "T15:00:00Z").write_csv(p)),
+        ("bytes.parquet", lambda f, p: f.with_columns(pl.col("code").cast(pl.Binary)).write_parquet(p)),
         (
             "stamp.parquet",
             lambda f, p: f.with_columns(

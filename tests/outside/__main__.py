@@ -67,17 +67,18 @@ def tensorboard(service: Service, job_id: UUID, folder: Path, programs: Path) ->
 
 def main() -> None:
     programs = environment()
-    folder = Path(tempfile.mkdtemp(prefix="atft-outside-"))
-    folder.chmod(0o755)  # as root the servers run as another user
-    with running(folder) as service:
-        register(service.sessions)
-        job_id = generated_client(service, folder, programs)
-        with Client(service.url) as client:
-            job = client.job(str(job_id))
-            assert (job.state, job.name, job.spec["data"]["window"]) == ("queued", "generated", 10), job
-        print(f"the generated client submitted job {job_id}")
-        run(service.sessions, job_id)
-        tensorboard(service, job_id, folder, programs)
+    with tempfile.TemporaryDirectory(prefix="atft-outside-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # as root the servers run as another user
+        with running(folder) as service:
+            register(service.sessions)
+            job_id = generated_client(service, folder, programs)
+            with Client(service.url) as client:
+                job = client.job(str(job_id))
+                assert (job.state, job.name, job.spec["data"]["window"]) == ("queued", "generated", 10), job
+            print(f"the generated client submitted job {job_id}")
+            run(service.sessions, job_id)
+            tensorboard(service, job_id, folder, programs)
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ def data_share(cache: Path) -> dict[str, object]:
     values = {k: v for e in events if e["type"] == "metrics" for k, v in e["values"].items()}
     seconds = {part: values[f"time/{part}_seconds"] for part in ("data", "graph", "forward", "backward", "optimizer")}
     total = sum(seconds.values())
-    reader = next(e["body"]["data"] for e in events if e["type"] == "evidence")
+    reader = next(e["body"]["data"] for e in events if e["type"] == "evidence" and "data" in e["body"])
     share = seconds["data"] / total
     print(f"data share of a training step: {100 * share:.2f} % (graph look-up {100 * seconds['graph'] / total:.2f} %)")
     return {

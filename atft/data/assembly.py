@@ -297,7 +297,7 @@ class Assembly:
 
 
 def _write_all(file: int, values: Float32[np.ndarray, "row column"], at: int) -> None:
-    left = memoryview(values.tobytes())
+    left = values.data.cast("B")
     while left:
         done = os.pwrite(file, left, at)
         left, at = left[done:], at + done

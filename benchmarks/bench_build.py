@@ -73,9 +73,17 @@ def child_build(source: Path, out: Path) -> None:
         stages.setdefault(stage, (now, time.process_time()))
         last = now
 
+    deaf, asked = 0.0, time.perf_counter()
+
+    def stop() -> bool:
+        nonlocal deaf, asked
+        now = time.perf_counter()
+        deaf, asked = max(deaf, now - asked), now
+        return False
+
     spec = DatasetSpec(name="bench", path=str(source), horizons=HORIZONS)
     start, cpu = time.perf_counter(), time.process_time()
-    build(spec, out, emit, lambda: False)
+    build(spec, out, emit, stop)
     end = time.perf_counter(), time.process_time()
     begins = [*((s, at) for s, at in stages.items() if s), ("", end)]
     parts = {
@@ -84,7 +92,7 @@ def child_build(source: Path, out: Path) -> None:
     }
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     spent = {"seconds": end[0] - start, "cpu_seconds": end[1] - cpu}
-    print(json.dumps({**spent, "bytes": size, "longest_silence": longest, "stages": parts}))
+    print(json.dumps({**spent, "bytes": size, "longest_silence": longest, "longest_deaf": deaf, "stages": parts}))
 
 
 def child_copy(source: Path, out: Path) -> None:
@@ -151,6 +159,8 @@ def compare(folder: Path, names: int, days: int, dtype: str, threads: int, repea
         "peak_anonymous_bytes": max(int(r["peak_anonymous_bytes"]) for r in runs["build"]),  # type: ignore[call-overload]
         "copy_peak_anonymous_bytes": max(int(r["peak_anonymous_bytes"]) for r in runs["copy"]),  # type: ignore[call-overload]
         "longest_silence_seconds": max(float(r["longest_silence"]) for r in runs["build"]),  # type: ignore[arg-type]
+        # between two looks at whether the build is to stop
+        "longest_deaf_seconds": max(float(r["longest_deaf"]) for r in runs["build"]),  # type: ignore[arg-type]
         "runs": runs,
     }
     source.unlink()
@@ -178,6 +188,7 @@ def show(name: str, result: dict[str, object]) -> None:
         ("anonymous memory", f"{gb['peak_anonymous_bytes']:.2f} GB, limit {LIMIT_BYTES / 1e9:.2f}"),
         ("the copy's", f"{gb['copy_peak_anonymous_bytes']:.2f} GB"),
         ("longest silence", f"{result['longest_silence_seconds']:.1f} s"),
+        ("longest without a look at stop", f"{result['longest_deaf_seconds']:.2f} s"),
     ):
         print(f"    {what:<24} {text}")
     print("    stages of the last build:", result["runs"]["build"][-1]["stages"])  # type: ignore[index, call-overload]

@@ -1,16 +1,20 @@
-"""Fills the feature matrix of a cache: raw columns, a few at a time, are put in day order, normalised across each day,
-and written into the mapped file, many columns in one pass over its rows.
+"""Fills the feature matrix of a cache: raw columns are put in day order, normalised across each day, and written into
+the mapped file. A file that goes day by day is read once, a block of whole days with all its columns at a time; any
+other, and what is computed, a few columns of all days at a time.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32, Int
 
 from atft.data import features
 from atft.data.crosssection import CrossSection
@@ -23,37 +27,54 @@ from atft.data.survey import float_type, floats
 from atft.data.tables import Table
 
 POLARS_COLUMNS = 16  # that it needs for one feature
-MIN_PASSES = 4  # over the matrix; one would be no faster, and would touch four times the memory
 READY_BYTES = 1 << 30  # at most, of normalised columns that wait to be written
 RAW_BYTES = 3 << 27  # of columns as they are read, and of features as they are computed
-TILE_ROWS, TILE_COLUMNS = 1 << 14, 16  # written at once: a tile stays in a core's cache, its rows are whole lines of it
+RAW_CELL_BYTES = 12  # at most, of a value on its way: as it is read, and normalised
+BLOCK_BYTES = 1 << 26  # of the columns of one block of days, and once more of its rows
+TILE_ROWS, TILE_COLUMNS = 1 << 12, 16  # written at once: a tile stays in a core's cache, its rows are whole lines of it
 TILES = 8  # written by one task
+BLOCK_ROWS = 1 << 13  # that a block has room for, however many columns there are
+TURN_ROWS = 1 << 10  # of a block turned from columns into rows at once
+RUNS = 1 << 8  # of consecutive rows, written by one task
 
 Column = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Block:
+    """A run of whole days: its places in day order, and the table's row after its last one."""
+
+    places: slice
+    stop: int
+    section: CrossSection
 
 
 class Assembly:
     """Collects normalised columns, in order and in day order, and writes them into `matrix`, [row, feature]."""
 
-    def __init__(self, grid: Grid, matrix: Float[np.ndarray, "row feature"], pace: Pace) -> None:
+    def __init__(self, grid: Grid, matrix: Float32[np.memmap, "row feature"], pace: Pace) -> None:
         self._matrix, self._grid, self._pace = matrix, grid, pace
         self.num_rows, self._width = matrix.shape
-        passes = min(self._width, max(MIN_PASSES, -(-self._width * 4 * self.num_rows // READY_BYTES)))
-        # One cell more than there are rows: what belongs nowhere goes there.
+        passes = min(self._width, -(-self._width * 4 * self.num_rows // READY_BYTES))
+        # One cell more than there are rows: what belongs nowhere goes there. No page of it is touched before its use.
         self._ready = np.empty((-(-self._width // passes), self.num_rows + 1), np.float32)
         self._place = np.empty(self.num_rows, np.int64)
         self._place[grid.day_rows] = np.arange(self.num_rows)
-        self._section = CrossSection(grid.day_offsets, grid.valid[grid.day_rows])
+        self._valid = grid.valid[grid.day_rows]
+        self._section = CrossSection(grid.day_offsets, self._valid)
         self._written = self._filled = 0
         self.summaries: dict[str, Summary] = {}  # of the built features, before they are normalised
         self._threads = pl.thread_pool_size()
         self._pool = ThreadPoolExecutor(self._threads)
+        # Whole rows are written here: through the map each page would be cleared and faulted in first.
+        self._file = os.open(str(matrix.filename), os.O_WRONLY)
 
     def __enter__(self) -> "Assembly":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        os.close(self._file)
 
     def compute(self, frame: pl.DataFrame, built: Sequence[Feature]) -> None:
         """The built features of `frame`, which is in the grid's order."""
@@ -61,16 +82,131 @@ class Assembly:
         for start in range(0, len(built), size):
             blocks = features.blocks(frame, built[start : start + size])
             for _, block in self._pace.during(partial(list[tuple[int, pl.DataFrame]], blocks)):
-                self.summaries |= summaries(block)
+                self.summaries |= self._pace.during(partial(summaries, block))
                 columns = [c.cast(pl.Float64).fill_null(float("nan")).to_numpy() for c in block.iter_columns()]
                 self._normalise(columns, self._grid.day_rows)
 
     def read(self, source: Source, names: Sequence[str]) -> None:
         """The file's own columns."""
-        table, place = source.table, self._of_table(source)
+        place, holes, day = self._pace.during(lambda: self._layout(source))
+        if day is None:
+            self._by_column(source.table, names, place, holes)
+            return
+        self._flush()
+        most = max(1, BLOCK_BYTES // (RAW_CELL_BYTES * BLOCK_ROWS))
+        for at in range(0, len(names), most):
+            self._by_day(source.table, names[at : at + most], place, holes, day)
+
+    def _layout(
+        self, source: Source
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+        """Of each row of the table its place in day order, R outside of every listed span; the places that no row has;
+        and the number of the day that the table has come to at each row, None if it ever goes back.
+        """
+        place = np.where(self._grid.place >= 0, self._place[self._grid.place], self.num_rows)
+        place = source.in_table_order(place)
         unplaced = np.ones(self.num_rows + 1, np.bool_)
         unplaced[place] = False
-        holes = np.flatnonzero(unplaced[:-1])
+        days = np.repeat(np.arange(len(self._grid.days)), np.diff(self._grid.day_offsets))
+        day = np.where(place < self.num_rows, days[np.minimum(place, self.num_rows - 1)], -1)
+        running = np.maximum.accumulate(day)
+        forward = ((day == running) | (day < 0)).all()
+        return place, np.flatnonzero(unplaced[:-1]), running if forward else None
+
+    def _blocks(self, day: Int[np.ndarray, " row"], most_rows: int) -> Iterator[_Block]:
+        """Blocks of at most so many rows, of one day at least."""
+        offsets, first = self._grid.day_offsets, 0
+        while first < len(offsets) - 1:
+            last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + most_rows, side="right")) - 1)
+            places = slice(int(offsets[first]), int(offsets[last]))
+            section = CrossSection(offsets[first : last + 1] - offsets[first], self._valid[places])
+            yield _Block(places=places, stop=int(np.searchsorted(day, last)), section=section)
+            first = last
+
+    def _by_day(
+        self,
+        table: Table,
+        names: Sequence[str],
+        place: Int[np.ndarray, " row"],
+        holes: Int[np.ndarray, " hole"],
+        day: Int[np.ndarray, " row"],
+    ) -> None:
+        narrow = [self._narrow(table, n) for n in names]
+        row_bytes = sum(4 if fits else RAW_CELL_BYTES for fits in narrow)
+        blocks = list(self._blocks(day, BLOCK_BYTES // row_bytes))
+        most = max(b.places.stop - b.places.start for b in blocks)
+        ready = np.empty((len(names), most + 1), np.float32)  # the last cell is for what belongs nowhere
+        raw = [ready[k] if fits else np.empty(most + 1) for k, fits in enumerate(narrow)]
+        turned = np.empty((most, len(names)), np.float32)
+        waiting: list[Future[None]] = []
+        number = 0
+        for start, batch in _cut(table.batches(names), [b.stop for b in blocks]):
+            self._finish(waiting)
+            while start >= blocks[number].stop:
+                self._close(blocks[number], raw, ready, turned, holes)
+                number += 1
+            here = place[start : start + batch.num_rows]
+            index = _run(np.where(here < self.num_rows, here - blocks[number].places.start, -1))
+            waiting = [
+                self._pool.submit(_put, batch, list(names[k :: self._threads]), raw[k :: self._threads], index)
+                for k in range(self._threads)
+            ]
+            self._say(len(names) * start / table.num_rows)
+        self._finish(waiting)
+        for block in blocks[number:]:
+            self._close(block, raw, ready, turned, holes)
+        self._written += len(names)
+        self._say(0.0)
+
+    def _close(
+        self,
+        block: _Block,
+        raw: Sequence[Column],
+        ready: Float32[np.ndarray, "column place"],
+        turned: Float32[np.ndarray, "row column"],
+        holes: Int[np.ndarray, " hole"],
+    ) -> None:
+        """Normalises a block whose rows are all there, brings it into the grid's order, and writes it."""
+        first, stop = block.places.start, block.places.stop
+        empty = holes[np.searchsorted(holes, first) : np.searchsorted(holes, stop)] - first
+        rows = self._grid.day_rows[first:stop]
+        order = np.argsort(rows)
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(rows))
+        rows = rows[order]
+        runs = np.flatnonzero(np.diff(rows, prepend=-2, append=-2) != 1)
+
+        def score(k: int) -> None:
+            raw[k][empty] = np.nan
+            block.section.normalise(raw[k][: stop - first], ready[k, : stop - first])
+
+        def turn(start: int) -> None:
+            for at in range(start, min(start + TURN_ROWS * TILES, len(rows)), TURN_ROWS):
+                end = min(at + TURN_ROWS, len(rows))
+                turned[rank[at:end]] = np.ascontiguousarray(ready[:, at:end].T)
+
+        def write(part: slice) -> None:
+            for begin, end in pairwise(runs[part].tolist()):
+                self._put_rows(int(rows[begin]), turned[begin:end])
+
+        self._finish([self._pool.submit(score, k) for k in range(len(raw))])
+        self._finish([self._pool.submit(turn, at) for at in range(0, len(rows), TURN_ROWS * TILES)])
+        self._finish([self._pool.submit(write, slice(at, at + RUNS + 1)) for at in range(0, len(runs) - 1, RUNS)])
+
+    def _put_rows(self, row: int, values: Float32[np.ndarray, "row column"]) -> None:
+        """Values of consecutive rows, of the columns from the first one that is not written yet."""
+        if values.shape[1] == self._width:
+            _write_all(self._file, values, self._matrix.offset + row * values.strides[0])
+        else:
+            self._matrix[row : row + len(values), self._written : self._written + values.shape[1]] = values
+
+    def _finish(self, waiting: Sequence[Future[None]]) -> None:
+        for future in waiting:
+            self._pace.wait(future)
+
+    def _by_column(
+        self, table: Table, names: Sequence[str], place: Int[np.ndarray, " row"], holes: Int[np.ndarray, " hole"]
+    ) -> None:
         at = 0
         while at < len(names):
             stop = self._group(table, names, at)
@@ -101,11 +237,6 @@ class Assembly:
         """Where a raw column goes: what fits into float32 is normalised in place."""
         return self._ready[self._filled + k] if self._narrow(table, name) else np.empty(self.num_rows + 1)
 
-    def _of_table(self, source: Source) -> npt.NDArray[np.int64]:
-        """The place in day order of each row of the table, R for rows outside of every listed span."""
-        placed = np.where(self._grid.place >= 0, self._place[self._grid.place], self.num_rows)
-        return source.in_table_order(placed)
-
     def _scatter(
         self,
         table: Table,
@@ -116,20 +247,15 @@ class Assembly:
         start = 0
         waiting: list[Future[None]] = []
         for batch in table.batches(names):
-            for future in waiting:
-                future.result()
-            here = place[start : start + batch.num_rows]
-            index: slice | npt.NDArray[np.int64] = here
-            if len(here) and here[-1] - here[0] == len(here) - 1 and (np.diff(here) == 1).all():
-                index = slice(int(here[0]), int(here[-1]) + 1)
+            self._finish(waiting)
+            index = _run(place[start : start + batch.num_rows])
             waiting = [
                 self._pool.submit(_put, batch, list(names[k :: self._threads]), raw[k :: self._threads], index)
                 for k in range(self._threads)
             ]
             start += batch.num_rows
             self._say(len(names) * start / table.num_rows / 2)
-        for future in waiting:
-            future.result()
+        self._finish(waiting)
 
     def _normalise(self, columns: Sequence[Column], order: Int[np.ndarray, " row"] | None) -> None:
         """Normalise each column, brought into day `order`, into its ready place; write when there is no more room."""
@@ -140,8 +266,7 @@ class Assembly:
                 self._pool.submit(self._one, column, order, self._ready[self._filled + k, :-1])
                 for k, column in enumerate(part)
             ]
-            for future in waiting:
-                self._pace.wait(future)
+            self._finish(waiting)
             self._filled += len(part)
             first += len(part)
             if self._filled == len(self._ready) or self._written + self._filled == self._width:
@@ -155,19 +280,45 @@ class Assembly:
         self._pace.at((self._written + self._filled + more) / self._width)
 
     def _flush(self) -> None:
-        waiting = [self._pool.submit(self._write, start) for start in range(0, self.num_rows, TILE_ROWS * TILES)]
-        for future in waiting:
-            self._pace.wait(future)
+        if not self._filled:
+            return
+        self._finish([self._pool.submit(self._write, start) for start in range(0, self.num_rows, TILE_ROWS * TILES)])
         self._written += self._filled
         self._filled = 0
 
     def _write(self, start: int) -> None:
         for first in range(start, min(start + TILE_ROWS * TILES, self.num_rows), TILE_ROWS):
             rows = slice(first, min(first + TILE_ROWS, self.num_rows))
-            place, target = self._place[rows], self._matrix[rows, self._written : self._written + self._filled]
+            place, tile = self._place[rows], np.empty((rows.stop - first, self._filled), np.float32)
             for column in range(0, self._filled, TILE_COLUMNS):
                 columns = slice(column, min(column + TILE_COLUMNS, self._filled))
-                target[:, columns] = self._ready[columns].take(place, axis=1).T
+                tile[:, columns] = self._ready[columns].take(place, axis=1).T
+            self._put_rows(first, tile)
+
+
+def _write_all(file: int, values: Float32[np.ndarray, "row column"], at: int) -> None:
+    left = values.data.cast("B")
+    while left:
+        done = os.pwrite(file, left, at)
+        left, at = left[done:], at + done
+
+
+def _cut(batches: Iterator[pa.RecordBatch], stops: Sequence[int]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The batches, cut before each row of `stops`, with the table's row that each begins with."""
+    start = 0
+    for batch in batches:
+        end = start + batch.num_rows
+        edges = [start, *(stop for stop in stops if start < stop < end), end]
+        for a, b in pairwise(edges):
+            yield a, batch.slice(a - start, b - a)
+        start = end
+
+
+def _run(index: Int[np.ndarray, " row"]) -> slice | npt.NDArray[np.int64]:
+    """`index` as a slice where it is one: several times as fast."""
+    if len(index) and index[0] >= 0 and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all():
+        return slice(int(index[0]), int(index[-1]) + 1)
+    return index
 
 
 def _put(

@@ -91,7 +91,8 @@ def _centre_and_scale(
     last = np.maximum(count - 1, 0)
     low, high = last // 2, np.minimum(count // 2, last)
     centre = np.where(some, (ordered[row, low].astype(np.float64) + ordered[row, high]) / 2, 0.0)
-    scale = MAD_SCALE * (_nearest(ordered, count, centre, low) + _nearest(ordered, count, centre, high)) / 2
+    near, next_ = _nearest(ordered, count, centre, low)
+    scale = MAD_SCALE * (near + np.where(high > low, next_, near)) / 2
     flat = np.flatnonzero(~(scale > TINY) & some)
     if len(flat):
         scale[flat] = _row_std(ordered[flat] - centre[flat, None])
@@ -104,23 +105,30 @@ def _nearest(
     count: Int[np.ndarray, " day"],
     centre: Float[np.ndarray, " day"],
     rank: Int[np.ndarray, " day"],
-) -> Float[np.ndarray, " day"]:
-    """The `rank`-th smallest (from 0) of |x - centre| in each row, without sorting again: the rank + 1 values nearest
-    to the centre stand side by side in the ordered row, so that their first one is found by bisection.
+) -> tuple[Float[np.ndarray, " day"], Float[np.ndarray, " day"]]:
+    """The `rank`-th smallest (from 0) of |x - centre| in each row and the one after it, infinite where there is none.
+    Nothing is sorted again: the rank + 1 values nearest to the centre stand side by side in the ordered row, so that
+    their first one is found by bisection, and the next one stands beside them.
     """
     row = np.arange(len(ordered))
     low, end = np.zeros(len(ordered), np.int64), count - rank
     high = end.copy()
     while (low < high).any():
         middle = np.minimum((low + high) // 2, end - 1)
-        above = ordered[row, middle + rank] - centre >= centre - ordered[row, middle]
+        reached = ordered[row, middle + rank] - centre >= centre - ordered[row, middle]
         open_ = low < high
-        high = np.where(open_ & above, middle, high)
-        low = np.where(open_ & ~above, middle + 1, low)
-    right = ordered[row, np.minimum(low, end - 1) + rank] - centre
-    left = centre - ordered[row, np.maximum(low - 1, 0)]
-    right = np.where(low < end, right, np.inf)
-    return np.asarray(np.minimum(right, np.where(low > 0, left, np.inf)), dtype=np.float64)
+        high = np.where(open_ & reached, middle, high)
+        low = np.where(open_ & ~reached, middle + 1, low)
+
+    def above(at: Int[np.ndarray, " day"]) -> Float[np.ndarray, " day"]:
+        return np.where(at < count, ordered[row, np.minimum(at, len(ordered[0]) - 1)] - centre, np.inf)
+
+    def below(at: Int[np.ndarray, " day"]) -> Float[np.ndarray, " day"]:
+        return np.where(at >= 0, centre - ordered[row, np.maximum(at, 0)], np.inf)
+
+    right, left = above(low + rank), below(low - 1)
+    beyond = np.where(right <= left, np.minimum(left, above(low + rank + 1)), np.minimum(right, below(low - 2)))
+    return np.minimum(right, left), beyond
 
 
 def _row_std(centred: Float[np.ndarray, "day stock"]) -> Float[np.ndarray, " day"]:

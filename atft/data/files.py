@@ -6,7 +6,7 @@ import mmap
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from atft.data.schema import Days, FileEntry, Manifest
 
@@ -63,7 +63,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def panel_file(folder: Path, manifest: Manifest, panel: PanelArrays) -> npt.NDArray[np.float32]:
+def panel_file(folder: Path, manifest: Manifest, panel: PanelArrays) -> Float32[np.memmap, "row feature"]:
     """Write panel.arrow but for its features; returns them, [row, feature], mapped, to be filled in place: several GB
     are then written once and never in anonymous memory. Raises OSError on a full disk.
     """
@@ -79,8 +79,7 @@ def panel_file(folder: Path, manifest: Manifest, panel: PanelArrays) -> npt.NDAr
             raise RuntimeError("pyarrow has not passed the features on as they are")
         # Filling a hole through a map on a full disk is a SIGBUS; taking the space first is an ordinary error.
         os.posix_fallocate(file.fileno(), sink.at, rows * width * 4)
-    matrix: npt.NDArray[np.float32] = np.memmap(path, np.float32, "r+", sink.at, (rows, width))
-    return matrix
+    return np.memmap(path, np.float32, "r+", sink.at, (rows, width))
 
 
 class _Sink:
@@ -122,7 +121,7 @@ def side_files(
     """Write all that is beside panel.arrow but the manifest; returns the names."""
     metadata = _metadata(manifest)
     _write(folder / "days.arrow", _day_columns(panel), metadata)
-    columns = {name: pa.array(np.ascontiguousarray(market[:, j])) for j, name in enumerate(manifest.market_names)}
+    columns = {name: _numbers(market[:, j]) for j, name in enumerate(manifest.market_names)}
     _write(folder / "market.arrow", {"date": _dates(panel.days), **columns}, metadata)
     if oracle is None:
         return ["days.arrow", "market.arrow"]
@@ -196,29 +195,51 @@ def _write_to(sink: object, columns: Mapping[str, pa.Array], metadata: dict[byte
 
 def _panel_columns(panel: PanelArrays, features: pa.Array) -> dict[str, pa.Array]:
     missing = panel.sector_index < 0
-    sectors = pa.array(np.where(missing, 0, panel.sector_index).astype(np.int32), mask=missing)
+    sectors = _numbers(np.where(missing, 0, panel.sector_index).astype(np.int32), known=~missing)
     return {
         "date": _dates(panel.days[panel.day_index]),
-        "code": pa.DictionaryArray.from_arrays(
-            pa.array(panel.code_index.astype(np.int32)), pa.array(panel.codes, pa.string())
-        ),
-        "sector": pa.DictionaryArray.from_arrays(sectors, pa.array(panel.sectors, pa.string())),
-        "valid": pa.array(panel.valid),
-        "in_universe": pa.array(panel.in_universe),
+        "code": pa.DictionaryArray.from_arrays(_numbers(panel.code_index.astype(np.int32)), _strings(panel.codes)),
+        "sector": pa.DictionaryArray.from_arrays(sectors, _strings(panel.sectors)),
+        "valid": _booleans(panel.valid),
+        "in_universe": _booleans(panel.in_universe),
         "features": features,
         "targets": _lists(panel.targets),
-        "returns": pa.array(panel.returns.astype(np.float32)),
-        "beta": pa.array(panel.beta.astype(np.float32)),
+        "returns": _numbers(panel.returns.astype(np.float32)),
+        "beta": _numbers(panel.beta.astype(np.float32)),
     }
 
 
 def _day_columns(panel: PanelArrays) -> dict[str, pa.Array]:
-    rows = pa.LargeListArray.from_arrays(pa.array(panel.day_offsets), pa.array(panel.day_rows))
+    rows = pa.LargeListArray.from_arrays(_numbers(panel.day_offsets), _numbers(panel.day_rows))
     return {"date": _dates(panel.days), "rows": rows}
 
 
+# Arrays are made of their buffers: pa.array imports pandas, which takes longer than to write them.
+
+
+def _numbers(values: npt.NDArray[np.number], known: npt.NDArray[np.bool_] | None = None) -> pa.Array:
+    mask = None if known is None or known.all() else _bits(known)
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [mask, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _booleans(values: npt.NDArray[np.bool_]) -> pa.Array:
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, _bits(values)])
+
+
+def _bits(values: npt.NDArray[np.bool_]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(values, bitorder="little"))
+
+
+def _strings(values: Sequence[str]) -> pa.Array:
+    cells = [value.encode() for value in values]
+    offsets = np.cumsum([0, *map(len, cells)], dtype=np.int32)
+    return pa.Array.from_buffers(pa.string(), len(cells), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(cells))])
+
+
 def _dates(days: Days) -> pa.Array:
-    return pa.array(days.astype("datetime64[D]").astype(np.int32)).cast(pa.date32())
+    numbers = days.astype("datetime64[D]").astype(np.int32)
+    return pa.Array.from_buffers(pa.date32(), len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def _lists(values: npt.NDArray[np.float32]) -> pa.Array:

@@ -1,8 +1,8 @@
-"""Labels and ranks within one day, over the ranked stocks whose target is known. NumPy only; anything else is NaN."""
+"""Labels and ranks within one day, over the ranked stocks whose target is known; anything else is NaN."""
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
-from scipy import special
 
 from atft.metrics.rank import average_ranks
 from atft.spec.data import Target
@@ -35,7 +35,7 @@ def day_labels(
         if form == "raw":
             labels[known, h] = y
         elif form == "rank_gauss":
-            labels[known, h] = special.ndtri((order - 0.5) / len(y)) if y.max() > y.min() else np.nan
+            labels[known, h] = _normal_score((order - 0.5) / len(y)) if y.max() > y.min() else np.nan
         elif form == "zscore":
             labels[known, h] = _zscore(y)
         elif form == "sector_neutral":
@@ -43,6 +43,11 @@ def day_labels(
         else:
             labels[known, h] = _zscore(_residual(y, beta[known].astype(np.float64)))
     return labels, ranks
+
+
+def _normal_score(share: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
+    """Φ⁻¹ by torch, which is here anyway: importing scipy.special takes longer than to open a cache."""
+    return np.asarray(torch.special.ndtri(torch.from_numpy(share)).numpy(), dtype=np.float64)
 
 
 def _zscore(y: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:

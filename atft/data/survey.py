@@ -3,6 +3,7 @@ all stocks of a day.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
@@ -63,7 +64,9 @@ class Survey:
         if not (np.isfinite(low) and np.isfinite(high)):
             known = np.isfinite(values)
             self.infinite |= bool(np.isinf(values).any())
-            values, day = values[known], day[known]
+            values = values[known]
+            if self.daily is not None:
+                day = day[known]
             self.missing += len(known) - len(values)
             if not len(values):
                 return
@@ -90,18 +93,28 @@ def survey(
     """Each of `columns` that holds numbers, and the first rows of those that are text. `day`: each row's, by number."""
     found = {c: Survey(num_rows=table.num_rows, daily=np.full(num_days, np.nan)) for c in columns}
     text: dict[str, list[int]] = {}
-    for first in range(0, len(columns), GROUP):
-        part = columns[first : first + GROUP]
-        start = 0
-        for batch in table.batches(part):
-            days = day[start : start + batch.num_rows]
-            for column in part:
-                if column not in text:
-                    values = _numbers(batch.column(column), column, start, text)
-                    if values is not None:
-                        found[column].add(values, days)
-            start += batch.num_rows
-            pace.at((first + len(part) * start / table.num_rows) / len(columns))
+    threads = pl.thread_pool_size()
+
+    def look(batch: pa.RecordBatch, part: Sequence[str], start: int) -> None:
+        for column in part:
+            if column not in text:
+                values = _numbers(batch.column(column), column, start, text)
+                if values is not None:
+                    found[column].add(values, day[start : start + batch.num_rows])
+
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(columns), GROUP):
+            part = columns[first : first + GROUP]
+            start = 0
+            waiting: list[Future[None]] = []
+            for batch in table.batches(part):
+                for future in waiting:  # the next batch has been read meanwhile
+                    pace.wait(future)
+                waiting = [pool.submit(look, batch, part[k::threads], start) for k in range(threads)]
+                start += batch.num_rows
+                pace.at((first + len(part) * start / table.num_rows) / len(columns))
+            for future in waiting:
+                pace.wait(future)
     return {c: about for c, about in found.items() if c not in text}, text
 
 
@@ -140,5 +153,10 @@ def floats(cells: pa.Array) -> npt.NDArray[np.floating]:
     wanted = float_type(cells.type)
     if not pa.types.is_floating(cells.type):
         cells = pc.cast(cells, pa.from_numpy_dtype(wanted), safe=False)
-    values: npt.NDArray[np.floating] = cells.to_numpy(zero_copy_only=False)
+    if cells.null_count:
+        cells = pc.fill_null(cells, float("nan"))
+    # pyarrow's own to_numpy imports pandas, which takes longer than to read a column
+    stored = np.dtype(f"f{cells.type.bit_width // 8}")
+    start = cells.offset * stored.itemsize
+    values: npt.NDArray[np.floating] = np.frombuffer(cells.buffers()[1], stored, len(cells), start)
     return values.astype(wanted, copy=False)

@@ -93,14 +93,21 @@ def built(path: Path, out: Path, **settings: object) -> Cache:
     return Cache.open(out)
 
 
+@pytest.mark.parametrize(
+    ("order", "build_features"), [([], True), (["code", "date"], False), (["date"], True), (["date"], False)]
+)
 def test_blocks_of_any_size_make_the_same_cache(
-    ready: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ready: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[str], build_features: bool
 ) -> None:
-    ready.write_parquet(tmp_path / "p.parquet", row_group_size=300)
-    whole = built(tmp_path / "p.parquet", tmp_path / "a")
+    (ready.sort(order) if order else ready).write_parquet(tmp_path / "p.parquet", row_group_size=300)
+    whole = built(tmp_path / "p.parquet", tmp_path / "a", build_features=build_features)
     for module, name, value in (
         (assembly, "READY_BYTES", 20_000),
         (assembly, "RAW_BYTES", 11_000),
+        (assembly, "BLOCK_BYTES", 9_000),
+        (assembly, "BLOCK_ROWS", 250),
+        (assembly, "TURN_ROWS", 70),
+        (assembly, "RUNS", 2),
         (assembly, "TILE_ROWS", 190),
         (assembly, "TILE_COLUMNS", 3),
         (assembly, "TILES", 2),
@@ -108,15 +115,16 @@ def test_blocks_of_any_size_make_the_same_cache(
         (tables, "BATCH_ROWS", 170),
     ):
         monkeypatch.setattr(module, name, value)
-    parts = built(tmp_path / "p.parquet", tmp_path / "b")
+    parts = built(tmp_path / "p.parquet", tmp_path / "b", build_features=build_features)
     assert parts.manifest == whole.manifest  # the files' hashes among it
     assert set(whole.market_names) >= {"fear"}
     own = {"x0", "x1", "count", "flag", "words", "gaps", "money"}
     assert own < set(whole.feature_names)
 
 
-def test_every_own_column_equals_slow_recomputation(ready: pl.DataFrame, tmp_path: Path) -> None:
-    ready.write_parquet(tmp_path / "p.parquet")
+@pytest.mark.parametrize("order", [[], ["code", "date"], ["date"]])
+def test_every_own_column_equals_slow_recomputation(ready: pl.DataFrame, tmp_path: Path, order: list[str]) -> None:
+    (ready.sort(order) if order else ready).write_parquet(tmp_path / "p.parquet")
     cache = built(tmp_path / "p.parquet", tmp_path / "a", build_features=False)
     frame = ready.sort("code", "date").with_columns(
         pl.col("words", "money", "flag").cast(pl.Float64), row=pl.int_range(pl.len())

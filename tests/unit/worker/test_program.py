@@ -86,7 +86,7 @@ def test_a_prediction(settings: Settings) -> None:
 def test_what_reads_a_users_file_may_not_take_all_memory(settings: Settings) -> None:
     build = launch(settings, job(kind=JobKind.DATASET, spec={"name": "d", "planted": {}}), cuda_device=None)
     assert build.memory_bytes is not None
-    assert 4 << 30 <= build.memory_bytes
+    assert build.memory_bytes >= 4 << 30
     assert launch(settings, job(), cuda_device=None).memory_bytes is None
 
 

@@ -64,3 +64,10 @@ def test_a_grid_counts_its_points() -> None:
     assert study(space=space, sampler={"name": "grid"}, n_trials=3).num_trials == 3
     assert study(space=space, sampler={"name": "grid"}, n_trials=100, enqueue=[{}]).num_trials == 9
     assert study(space=space, n_trials=100).num_trials == 100
+
+
+@pytest.mark.parametrize(("high", "step"), [(1.0, 1e-30), (1e308, 0.5), (0.5, 5e-324)])
+def test_steps_that_nobody_could_count_are_refused(high: float, step: float) -> None:
+    with pytest.raises(ValidationError) as refused:
+        FloatDimension(low=0.0, high=high, step=step)
+    assert [error["ctx"]["pointer"] for error in refused.value.errors()] == ["/step"]

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the report as JSON")
     parser.add_argument("--keep", action="store_true", help="leave databases, runs and logs for a look")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted and started goes in any case
     var = Path(tempfile.mkdtemp(prefix="atft-chaos-"))
     var.chmod(0o755)  # as root the servers run as another user
     try:

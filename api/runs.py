@@ -1,4 +1,6 @@
-"""From the spec of a run (a training, a pretraining) to its plan or its job."""
+"""From the spec of what a child runs (a training, a pretraining, a prediction) to its plan or its job."""
+
+from uuid import UUID
 
 from fastapi import Response
 
@@ -7,9 +9,11 @@ from api.auth import Principal
 from api.schemas import SubmittedView
 from api.service import Service
 from api.submission import refuse_nul, submit
-from api.views import etag, submitted_view
+from api.views import submitted_view
 from atft.spec.job import RunSpec
+from atft.spec.prediction import PredictSpec
 from jobs.states import JobKind
+from jobs.tables import Json
 
 
 async def submit_run(
@@ -21,22 +25,43 @@ async def submit_run(
     if dry_run:
         plan = await service.database.read(admission.plan, service.settings, spec, admitted)
         return Response(plan.model_dump_json(), media_type="application/json")
-    resources = spec.resources
+    return await queue_run(
+        service, who, spec, kind, answer, queue=admitted.queue, dataset=admitted.dataset_name,
+        fingerprint=admitted.fingerprint, key=key, warnings=admitted.warnings,
+    )  # fmt: skip
+
+
+async def queue_run(
+    service: Service,
+    who: Principal,
+    spec: RunSpec | PredictSpec,
+    kind: JobKind,
+    answer: Response,
+    *,
+    queue: str,
+    dataset: str,
+    fingerprint: str,
+    key: str | None,
+    warnings: list[str],
+    source: UUID | None = None,
+    params: Json | None = None,
+) -> SubmittedView:
+    """What was admitted becomes a job."""
     job, position = await submit(
         service,
         who,
         kind=kind,
         spec=spec,
-        queue=admitted.queue,
+        queue=queue,
         key=key,
         name=spec.name,
         tags=spec.tags,
-        priority=resources.priority,
-        max_attempts=resources.max_attempts,
-        queue_timeout_seconds=resources.queue_timeout_seconds,
-        dataset=admitted.dataset_name,
-        dataset_fingerprint=admitted.fingerprint,
+        priority=spec.resources.priority,
+        max_attempts=spec.resources.max_attempts,
+        queue_timeout_seconds=spec.resources.queue_timeout_seconds,
+        dataset=dataset,
+        dataset_fingerprint=fingerprint,
+        source_job_id=source,
+        params=params,
     )
-    answer.headers["Location"] = f"/jobs/{job.id}"
-    answer.headers["ETag"] = etag(job)
-    return submitted_view(job, position, admitted.warnings)
+    return submitted_view(answer, job, position, warnings)

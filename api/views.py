@@ -5,6 +5,8 @@ from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
 
+from fastapi import Response
+
 from api.schemas import (
     ArtifactView,
     JobView,
@@ -82,7 +84,10 @@ def job_view(job: Job, position: Position) -> JobView:
     return JobView(**_fields(job, position))
 
 
-def submitted_view(job: Job, position: Position, warnings: list[str]) -> SubmittedView:
+def submitted_view(answer: Response, job: Job, position: Position, warnings: list[str]) -> SubmittedView:
+    """The body of a 202; its headers go to `answer`."""
+    answer.headers["Location"] = f"/jobs/{job.id}"
+    answer.headers["ETag"] = etag(job)
     return SubmittedView(**_fields(job, position), warnings=warnings)
 
 

@@ -22,7 +22,7 @@ from api.schemas import SubmittedView
 from api.service import Service
 from api.submission import refuse_nul, submit
 from api.uploads import Upload, receive
-from api.views import etag, submitted_view
+from api.views import submitted_view
 from atft.spec.data import DatasetRef, DatasetSpec
 from jobs import store
 from jobs.caches import discard_cache
@@ -241,9 +241,7 @@ async def _accept(
         upload is not None and (job.params or {}).get("files") == files
     ):  # a repeated request keeps the first upload, not this one
         upload.keep()
-    response.headers["Location"] = f"/jobs/{job.id}"
-    response.headers["ETag"] = etag(job)
-    return submitted_view(job, position, warnings)
+    return submitted_view(response, job, position, warnings)
 
 
 def _with_paths(service: Service, spec: DatasetSpec, files: Mapping[str, str]) -> Json:

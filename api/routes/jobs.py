@@ -23,6 +23,7 @@ from api.deps import (
     find_job,
     json_body,
     problems,
+    submits,
     with_position,
 )
 from api.runs import submit_run
@@ -46,18 +47,7 @@ TRAIN_EXAMPLES = {
 }
 
 
-@router.post(
-    "/train",
-    status_code=202,
-    response_model=SubmittedView,
-    dependencies=[Depends(json_body)],
-    summary="Submit a training job",
-    response_description="The job, queued. `Location` is its address.",
-    responses={
-        **problems(413, 415),
-        200: {"model": Plan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
-    },
-)
+@router.post("/train", summary="Submit a training job", **submits(Plan))
 async def submit_train(
     spec: Annotated[TrainSpec, Body(openapi_examples=TRAIN_EXAMPLES)],
     response: Response,
@@ -250,9 +240,7 @@ async def _again(
     job, created, position = await service.database.write(write)
     if created:
         await service.announce(job)
-    response.headers["Location"] = f"/jobs/{job.id}"
-    response.headers["ETag"] = etag(job)
-    return submitted_view(job, position, [])
+    return submitted_view(response, job, position, [])
 
 
 @router.post(

@@ -2,15 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Response
+from fastapi import APIRouter, Body, Response
 
 from api import prediction
 from api.auth import Submitter
-from api.deps import DryRun, IdempotencyKey, ServiceDep, json_body, problems
+from api.deps import DryRun, IdempotencyKey, ServiceDep, submits
 from api.prediction_schemas import PREDICT, PREDICT_FOLD, PredictPlan
+from api.runs import queue_run
 from api.schemas import SubmittedView
-from api.submission import refuse_nul, submit
-from api.views import etag, submitted_view
+from api.submission import refuse_nul
 from atft.spec.prediction import PredictSpec
 from jobs.states import JobKind
 
@@ -21,18 +21,7 @@ EXAMPLES = {
 }
 
 
-@router.post(
-    "/predict",
-    status_code=202,
-    response_model=SubmittedView,
-    dependencies=[Depends(json_body)],
-    summary="Submit a prediction",
-    response_description="The job, queued. `Location` is its address.",
-    responses={
-        **problems(413, 415),
-        200: {"model": PredictPlan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
-    },
-)
+@router.post("/predict", summary="Submit a prediction", **submits(PredictPlan))
 async def submit_predict(
     spec: Annotated[PredictSpec, Body(openapi_examples=EXAMPLES)],
     response: Response,
@@ -53,24 +42,8 @@ async def submit_predict(
     if dry_run:
         plan = await service.database.read(prediction.plan, spec, admitted)
         return Response(plan.model_dump_json(), media_type="application/json")
-    resources = spec.resources
-    job, position = await submit(
-        service,
-        who,
-        kind=JobKind.PREDICT,
-        spec=spec,
-        queue=admitted.queue,
-        key=idempotency_key,
-        name=spec.name,
-        tags=spec.tags,
-        priority=resources.priority,
-        max_attempts=resources.max_attempts,
-        queue_timeout_seconds=resources.queue_timeout_seconds,
-        dataset=admitted.dataset.name,
-        dataset_fingerprint=admitted.dataset.fingerprint,
-        source_job_id=admitted.model.id,
-        params=admitted.params,
-    )
-    response.headers["Location"] = f"/jobs/{job.id}"
-    response.headers["ETag"] = etag(job)
-    return submitted_view(job, position, admitted.warnings)
+    return await queue_run(
+        service, who, spec, JobKind.PREDICT, response, queue=admitted.queue, dataset=admitted.dataset.name,
+        fingerprint=admitted.dataset.fingerprint, key=idempotency_key, warnings=admitted.warnings,
+        source=admitted.model.id, params=admitted.params,
+    )  # fmt: skip

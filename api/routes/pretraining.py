@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Response
+from fastapi import APIRouter, Body, Response
 
 from api import examples
 from api.auth import Submitter
-from api.deps import DryRun, IdempotencyKey, ServiceDep, json_body, problems
+from api.deps import DryRun, IdempotencyKey, ServiceDep, submits
 from api.runs import submit_run
 from api.schemas import Plan, SubmittedView
 from atft.spec.pretrain import PretrainSpec
@@ -19,18 +19,7 @@ PRETRAIN_EXAMPLES = {
 }
 
 
-@router.post(
-    "/pretrain",
-    status_code=202,
-    response_model=SubmittedView,
-    dependencies=[Depends(json_body)],
-    summary="Submit a pretraining job",
-    response_description="The job, queued. `Location` is its address.",
-    responses={
-        **problems(413, 415),
-        200: {"model": Plan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
-    },
-)
+@router.post("/pretrain", summary="Submit a pretraining job", **submits(Plan))
 async def submit_pretrain(
     spec: Annotated[PretrainSpec, Body(openapi_examples=PRETRAIN_EXAMPLES)],
     response: Response,

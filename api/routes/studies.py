@@ -11,12 +11,13 @@ from sqlalchemy.orm import Session
 from api import admission, examples, studies
 from api.auth import Reader, Submitter
 from api.confinement import under
-from api.deps import DryRun, IdempotencyKey, JobId, ServiceDep, json_body, problems
+from api.deps import DryRun, IdempotencyKey, JobId, ServiceDep, json_body, problems, submits
 from api.errors import Refused, invalid
+from api.runs import queue_run
 from api.schemas import SubmittedView
 from api.study_schemas import BestView, ImportanceView, Promotion, StudyPlan, Trials
 from api.submission import refuse_nul, submit
-from api.views import etag, submitted_view
+from api.views import submitted_view
 from atft.spec.job import TrainSpec
 from atft.spec.search import HpoSpec
 from jobs import store
@@ -33,18 +34,7 @@ HPO_EXAMPLES = {
 PROMOTE_EXAMPLES = {"longer": {"summary": "The best trial, trained for 20 epochs", "value": examples.PROMOTE}}
 
 
-@router.post(
-    "/hpo",
-    status_code=202,
-    response_model=SubmittedView,
-    dependencies=[Depends(json_body)],
-    summary="Submit a study",
-    response_description="The study is stored; its trials follow.",
-    responses={
-        **problems(413, 415),
-        200: {"model": StudyPlan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
-    },
-)
+@router.post("/hpo", summary="Submit a study", **submits(StudyPlan, "The study is stored; its trials follow."))
 async def submit_hpo(
     spec: Annotated[HpoSpec, Body(openapi_examples=HPO_EXAMPLES)],
     response: Response,
@@ -78,9 +68,7 @@ async def submit_hpo(
         dataset_fingerprint=study.base.fingerprint,
         params={"trial_queue": study.base.queue},
     )
-    response.headers["Location"] = f"/jobs/{job.id}"
-    response.headers["ETag"] = etag(job)
-    return submitted_view(job, position, study.warnings)
+    return submitted_view(response, job, position, study.warnings)
 
 
 @router.get("/{job_id}/trials", summary="A study's trials", responses=problems(404))
@@ -147,23 +135,7 @@ async def promote(
         raise invalid("/as", "model aliases are not available yet; use train")
     refuse_nul(promotion.changes)
     spec, source, admitted = await service.database.read(_promote, job_id, promotion)
-    resources = spec.resources
-    job, position = await submit(
-        service,
-        who,
-        kind=JobKind.TRAIN,
-        spec=spec,
-        queue=admitted.queue,
-        key=idempotency_key,
-        name=spec.name,
-        tags=spec.tags,
-        priority=resources.priority,
-        max_attempts=resources.max_attempts,
-        queue_timeout_seconds=resources.queue_timeout_seconds,
-        dataset=admitted.dataset_name,
-        dataset_fingerprint=admitted.fingerprint,
-        source_job_id=source,
-    )
-    response.headers["Location"] = f"/jobs/{job.id}"
-    response.headers["ETag"] = etag(job)
-    return submitted_view(job, position, admitted.warnings)
+    return await queue_run(
+        service, who, spec, JobKind.TRAIN, response, queue=admitted.queue, dataset=admitted.dataset_name,
+        fingerprint=admitted.fingerprint, key=idempotency_key, warnings=admitted.warnings, source=source,
+    )  # fmt: skip

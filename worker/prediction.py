@@ -4,34 +4,26 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from atft.spec.prediction import PredictSpec
 from jobs.tables import Job, Json
-from worker.verify import EXTRA_OS_THREADS, Difference, Threads, unequal
+from worker.verify import EXTRA_OS_THREADS, Claims, Difference, Part, Threads, held_against
 
 OPEN: Final = frozenset({"fold", "resources.device", "resources.queue"})
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class _Model(_Part):
+class _Model(Part):
     weights: str
     sha256: str
     spec_digest: str
 
 
-class _Data(_Part):
+class _Data(Part):
     fingerprint: str
     features_sha256: str
     days: tuple[date, ...]
 
 
-class _Observed(_Part):
-    requested: Json
-    resolved: Json
+class _Observed(Claims):
     model: _Model
     data: _Data
     threads: Threads
@@ -43,18 +35,7 @@ class _Observed(_Part):
 
 def differences(spec: PredictSpec, evidence: Json, *, job: Job, threads: int) -> list[str]:
     """As `verify.differences`; `job.params` has the weights that the submit chose."""
-    try:
-        seen = _Observed.model_validate(evidence)
-    except ValidationError as error:
-        places = [".".join(str(step) for step in found["loc"]) + f": {found['msg']}" for found in error.errors()]
-        return [f"evidence.{place}" for place in places]
-    asked = spec.model_dump(mode="json")
-    pairs = [
-        *unequal("", asked, seen.requested, open_fields=frozenset()),
-        *unequal("", asked, seen.resolved, open_fields=OPEN),
-        *_facts(spec, seen, job, threads),
-    ]
-    return [f"{field}: asked for {wanted!r}, found {found!r}" for field, wanted, found in pairs]
+    return held_against(_Observed, spec, evidence, OPEN, lambda seen: _facts(spec, seen, job, threads))
 
 
 def _facts(spec: PredictSpec, seen: _Observed, job: Job, threads: int) -> Iterator[Difference]:

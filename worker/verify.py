@@ -4,12 +4,14 @@ The expected learning rates and parameter counts are computed from the request a
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from atft.spec.base import Spec
 from atft.spec.days import plan_split
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.training import SchedulerSpec
@@ -34,46 +36,57 @@ SCHEDULERS: Final = {
 }
 
 
-class _Part(BaseModel):
+Difference = tuple[str, object, object]
+C = TypeVar("C", bound="Claims")
+
+
+class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class _Group(_Part):
+class Claims(Part):
+    """What every child's evidence says of its spec."""
+
+    requested: Json
+    resolved: Json
+
+
+class _Group(Part):
     betas: tuple[float, float]
     eps: float
     weight_decay: float
 
 
-class _Optimizer(_Part):
+class _Optimizer(Part):
     name: str = Field(alias="class")
     state_keys: tuple[str, ...]
     param_groups: tuple[_Group, ...] = Field(min_length=1)
 
 
-class _Scheduler(_Part):
+class _Scheduler(Part):
     name: str = Field(alias="class")
     lr_by_epoch: tuple[float, ...] = Field(min_length=1)
 
 
-class Threads(_Part):
+class Threads(Part):
     limit: int
     torch_num_threads: int
     os_threads_peak: int
 
 
-class Stretch(_Part):
+class Stretch(Part):
     first: str
     last: str
     num_days: int
 
 
-class FoldDays(_Part):
+class FoldDays(Part):
     train: tuple[Stretch, ...]
     val: tuple[Stretch, ...]
     test: tuple[Stretch, ...]
 
 
-class _Data(_Part):
+class _Data(Part):
     fingerprint: str
     num_features: int
     horizons: tuple[int, ...]
@@ -85,30 +98,28 @@ class _Data(_Part):
     folds: tuple[FoldDays, ...] = ()
 
 
-class _Fold(_Part):
+class _Fold(Part):
     lr_by_epoch: tuple[float, ...] = Field(min_length=1)
     grad_norm_first_step: dict[str, float | None] = Field(min_length=1)
 
 
-class _Module(_Part):
+class _Module(Part):
     grad_norm_first_step: float | None
 
 
-class _Inherited(_Part):
+class _Inherited(Part):
     job_id: str
     files: dict[str, str]
     loaded: tuple[str, ...]
 
 
-class _Seeds(_Part):
+class _Seeds(Part):
     seed: int
 
 
-class Observed(_Part):
+class Observed(Claims):
     """The parts of the evidence that can be wrong."""
 
-    requested: Json
-    resolved: Json
     optimizer: _Optimizer
     scheduler: _Scheduler
     threads: Threads
@@ -132,22 +143,31 @@ def differences(
     """What differs, each with its field; [] is proof. Evidence that lacks a part differs in it. `weights`: SHA-256 by
     file of the job that `init_from` names.
     """
+    return held_against(
+        Observed,
+        spec,
+        evidence,
+        OPEN,
+        lambda seen: chain(_facts(spec, seen, fingerprint, threads), _inherited(spec, seen, weights or {})),
+    )
+
+
+def held_against(
+    claims: type[C], spec: Spec, evidence: Json, open_fields: frozenset[str], facts: Callable[[C], Iterable[Difference]]
+) -> list[str]:
+    """The differences of request and evidence, and those among `facts`."""
     try:
-        seen = Observed.model_validate(evidence)
+        seen = claims.model_validate(evidence)
     except ValidationError as error:
         places = [".".join(str(step) for step in found["loc"]) + f": {found['msg']}" for found in error.errors()]
         return [f"evidence.{place}" for place in places]
     asked = spec.model_dump(mode="json")
     pairs = [
         *unequal("", asked, seen.requested, open_fields=frozenset()),
-        *unequal("", asked, seen.resolved, open_fields=OPEN),
-        *_facts(spec, seen, fingerprint, threads),
-        *_inherited(spec, seen, weights or {}),
+        *unequal("", asked, seen.resolved, open_fields=open_fields),
+        *facts(seen),
     ]
     return [f"{field}: asked for {wanted!r}, found {found!r}" for field, wanted, found in pairs]
-
-
-Difference = tuple[str, object, object]
 
 
 def unequal(path: str, asked: object, found: object, open_fields: frozenset[str]) -> Iterator[Difference]:

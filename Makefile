@@ -30,7 +30,7 @@ up: setup ## start API, worker and embedded servers; Ctrl-C stops them (ARGS="--
 	@$(BIN)/atft up $(ARGS)
 
 test: setup-dev ## run all tests (ARGS="-k name" chooses)
-	@$(BIN)/python -m pytest -q -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -q -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: setup-dev ## lint, security, types, import contracts, file lengths, deployment files
 	@$(BIN)/ruff check --quiet .

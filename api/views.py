@@ -39,7 +39,7 @@ def status(job: Job) -> str:
 def _links(job_id: UUID) -> Links:
     own = f"/jobs/{job_id}"
     parts = {name: f"{own}/{name}" for name in ("metrics", "events", "logs", "evidence", "artifacts", "cancel")}
-    return Links(self=own, page=f"/ui{own}", **parts)
+    return Links.model_construct(None, self=own, page=f"/ui{own}", **parts)
 
 
 def _fields(job: Job, position: Position) -> dict[str, Any]:
@@ -81,14 +81,14 @@ def _fields(job: Job, position: Position) -> dict[str, Any]:
 
 
 def job_view(job: Job, position: Position) -> JobView:
-    return JobView(**_fields(job, position))
+    return JobView.model_construct(**_fields(job, position))
 
 
 def submitted_view(answer: Response, job: Job, position: Position, warnings: list[str]) -> SubmittedView:
     """The body of a 202; its headers go to `answer`."""
     answer.headers["Location"] = f"/jobs/{job.id}"
     answer.headers["ETag"] = etag(job)
-    return SubmittedView(**_fields(job, position), warnings=warnings)
+    return SubmittedView.model_construct(**_fields(job, position), warnings=warnings)
 
 
 def artifact_view(row: ArtifactRow) -> ArtifactView:

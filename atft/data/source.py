@@ -7,6 +7,7 @@ them. Only they are in memory; other columns stay in the file.
 
 import hashlib
 import re
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,13 +54,18 @@ class Source:
     roles: Roles
     extra: dict[str, Survey]  # numeric columns beside the roles: candidates for features
     ignored: tuple[str, ...] = ()  # columns without a role that are not numeric
-    sha256: str = ""
+    content: Future[str] = field(default_factory=Future)  # SHA-256 of its bytes, made while they are read
     universe: pl.DataFrame | None = None  # {year | date, code}
     market: dict[str, tuple[Days, npt.NDArray[np.float64]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     num_unordered: int = 0  # rows whose date is earlier than that of the row above of the same code
     oracle: dict[str, npt.NDArray[np.float32]] | None = None  # planted: [days, codes, horizons] by day and sorted code
     planted_days: Days | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Waits for it. Raises DataError when the files have changed meanwhile."""
+        return self.content.result()
 
     def has(self, role: str) -> bool:
         return f"@{role}" in self.frame.columns
@@ -93,14 +99,13 @@ def load(spec: DatasetSpec, scratch: Path | None = None, pace: Pace | None = Non
     path = Path(spec.path)
     pace.stage("reading", 0.1)
     before = _state(path)
-    hashing = background(lambda: source_sha256(spec))
+    content = background(lambda: _unchanged_sha256(spec, path, before))
     table, roles = _open(path, spec, scratch, pace)
     source = pace.during(lambda: _strict(table, roles, path.name))
     pace.stage("looking at columns", 0.2, table.num_rows)
     _look(source, pace)
-    source.sha256 = pace.wait(hashing)
-    if _state(path) != before:
-        raise DataError(f"{path.name} has changed while it was read: submit again when nobody writes to it")
+    _check_unchanged(path, before)
+    source.content = content
     if spec.universe is not None:
         if source.has("in_universe"):
             raise DataError(f"{path.name} has a column in_universe and there is a universe file: give one of them")
@@ -121,6 +126,17 @@ def source_sha256(spec: DatasetSpec) -> str:
     except OSError as error:
         raise DataError(f"{Path(str(error.filename)).name} cannot be read ({error.strerror})") from error
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _unchanged_sha256(spec: DatasetSpec, path: Path, before: list[tuple[str, int, int]]) -> str:
+    content = source_sha256(spec)
+    _check_unchanged(path, before)
+    return content
+
+
+def _check_unchanged(path: Path, before: list[tuple[str, int, int]]) -> None:
+    if _state(path) != before:
+        raise DataError(f"{path.name} has changed while it was read: submit again when nobody writes to it")
 
 
 def _state(path: Path) -> list[tuple[str, int, int]]:
@@ -173,7 +189,8 @@ def _planted(spec: DatasetSpec, planted: PlantedSpec, pace: Pace) -> Source:
         roles=roles,
         extra={},
     )
-    source.sha256, source.oracle, source.planted_days = panel.sha256, panel.oracle, panel.days
+    source.oracle, source.planted_days = panel.oracle, panel.days
+    source.content.set_result(panel.sha256)
     pace.stage("looking at columns", 0.2, frame.height)
     _look(source, pace)
     return source

@@ -35,6 +35,7 @@ TILE_ROWS, TILE_COLUMNS = 1 << 12, 16  # written at once: a tile stays in a core
 TILES = 8  # written by one task
 BLOCK_ROWS = 1 << 13  # that a block has room for, however many columns there are
 TURN_ROWS = 1 << 10  # of a block turned from columns into rows at once
+SCORED = 4  # columns that are normalised together by one task
 RUNS = 1 << 8  # of consecutive rows, written by one task
 
 Column = npt.NDArray[np.floating]
@@ -176,9 +177,10 @@ class Assembly:
         rows = rows[order]
         runs = np.flatnonzero(np.diff(rows, prepend=-2, append=-2) != 1)
 
-        def score(k: int) -> None:
-            raw[k][empty] = np.nan
-            block.section.normalise(raw[k][: stop - first], ready[k, : stop - first])
+        def score(part: slice) -> None:
+            for column in raw[part]:
+                column[empty] = np.nan
+            block.section.normalise_all([c[: stop - first] for c in raw[part]], list(ready[part, : stop - first]))
 
         def turn(start: int) -> None:
             for at in range(start, min(start + TURN_ROWS * TILES, len(rows)), TURN_ROWS):
@@ -189,7 +191,7 @@ class Assembly:
             for begin, end in pairwise(runs[part].tolist()):
                 self._put_rows(int(rows[begin]), turned[begin:end])
 
-        self._finish([self._pool.submit(score, k) for k in range(len(raw))])
+        self._finish([self._pool.submit(score, slice(k, k + SCORED)) for k in range(0, len(raw), SCORED)])
         self._finish([self._pool.submit(turn, at) for at in range(0, len(rows), TURN_ROWS * TILES)])
         self._finish([self._pool.submit(write, slice(at, at + RUNS + 1)) for at in range(0, len(runs) - 1, RUNS)])
 

@@ -26,7 +26,7 @@ from atft.data.plan import Plan, make_plan
 from atft.data.profile import profile
 from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest
 from atft.data.screens import leak_report
-from atft.data.source import Source, load, source_sha256
+from atft.data.source import Source, load, look, read, source_sha256
 from atft.events import Event, Log, Progress
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
@@ -120,9 +120,11 @@ def build(
             return found
     try:
         with scratch_folder(out) as folder, scratch_folder(out) as scratch:
-            source = load(spec, scratch, pace)
+            source = read(spec, scratch, pace)
+            laying = background(lambda: _grid(source, spec))  # it needs the roles only
+            look(source, pace)
             pace.stage("calendar", 0.25, source.table.num_rows)
-            grid = pace.during(lambda: _grid(source, spec))
+            grid = pace.wait(laying)
             plan = pace.during(lambda: make_plan(source, grid, spec))
             manifest, about, report = _fill(folder, source, grid, plan, spec, emit, pace)
             (folder / "graphs").mkdir()

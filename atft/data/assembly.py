@@ -67,6 +67,7 @@ class Assembly:
         self.summaries: dict[str, Summary] = {}  # of the built features, before they are normalised
         self._threads = pl.thread_pool_size()
         self._pool = ThreadPoolExecutor(self._threads)
+        self._writing: list[Future[None]] = []
         # Whole rows are written here: through the map each page would be cleared and faulted in first.
         self._file = os.open(str(matrix.filename), os.O_WRONLY)
 
@@ -156,6 +157,7 @@ class Assembly:
         self._finish(waiting)
         for block in blocks[number:]:
             self._close(block, raw, ready, turned, holes)
+        self._finish(self._writing)
         self._written += len(names)
         self._say(0.0)
 
@@ -170,12 +172,7 @@ class Assembly:
         """Normalises a block whose rows are all there, brings it into the grid's order, and writes it."""
         first, stop = block.places.start, block.places.stop
         empty = holes[np.searchsorted(holes, first) : np.searchsorted(holes, stop)] - first
-        rows = self._grid.day_rows[first:stop]
-        order = np.argsort(rows)
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(rows))
-        rows = rows[order]
-        runs = np.flatnonzero(np.diff(rows, prepend=-2, append=-2) != 1)
+        sorting = self._pool.submit(_sorted_rows, self._grid.day_rows[first:stop])
 
         def score(part: slice) -> None:
             for column in raw[part]:
@@ -192,8 +189,12 @@ class Assembly:
                 self._put_rows(int(rows[begin]), turned[begin:end])
 
         self._finish([self._pool.submit(score, slice(k, k + SCORED)) for k in range(0, len(raw), SCORED)])
+        rows, rank, runs = self._pace.wait(sorting)
+        self._finish(self._writing)  # of the block before: `turned` is free
         self._finish([self._pool.submit(turn, at) for at in range(0, len(rows), TURN_ROWS * TILES)])
-        self._finish([self._pool.submit(write, slice(at, at + RUNS + 1)) for at in range(0, len(runs) - 1, RUNS)])
+        self._writing = [
+            self._pool.submit(write, slice(at, at + RUNS + 1)) for at in range(0, len(runs) - 1, RUNS)
+        ]  # while the next block is read
 
     def _put_rows(self, row: int, values: Float32[np.ndarray, "row column"]) -> None:
         """Values of consecutive rows, of the columns from the first one that is not written yet."""
@@ -296,6 +297,17 @@ class Assembly:
                 columns = slice(column, min(column + TILE_COLUMNS, self._filled))
                 tile[:, columns] = self._ready[columns].take(place, axis=1).T
             self._put_rows(first, tile)
+
+
+def _sorted_rows(
+    rows: Int[np.ndarray, " row"],
+) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"], Int[np.ndarray, " run"]]:
+    """The rows in order, the rank of each, and where runs of consecutive ones begin, and the end."""
+    order = np.argsort(rows)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(rows))
+    ordered = rows[order]
+    return ordered, rank, np.flatnonzero(np.diff(ordered, prepend=-2, append=-2) != 1)
 
 
 def _write_all(file: int, values: Float32[np.ndarray, "row column"], at: int) -> None:

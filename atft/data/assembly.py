@@ -35,6 +35,7 @@ TILE_ROWS, TILE_COLUMNS = 1 << 12, 16  # written at once: a tile stays in a core
 TILES = 8  # written by one task
 BLOCK_ROWS = 1 << 13  # that a block has room for, however many columns there are
 TURN_ROWS = 1 << 10  # of a block turned from columns into rows at once
+SCORED = 4  # columns that are normalised together by one task
 RUNS = 1 << 8  # of consecutive rows, written by one task
 
 Column = npt.NDArray[np.floating]
@@ -66,6 +67,7 @@ class Assembly:
         self.summaries: dict[str, Summary] = {}  # of the built features, before they are normalised
         self._threads = pl.thread_pool_size()
         self._pool = ThreadPoolExecutor(self._threads)
+        self._writing: list[Future[None]] = []
         # Whole rows are written here: through the map each page would be cleared and faulted in first.
         self._file = os.open(str(matrix.filename), os.O_WRONLY)
 
@@ -155,6 +157,7 @@ class Assembly:
         self._finish(waiting)
         for block in blocks[number:]:
             self._close(block, raw, ready, turned, holes)
+        self._finish(self._writing)
         self._written += len(names)
         self._say(0.0)
 
@@ -169,16 +172,12 @@ class Assembly:
         """Normalises a block whose rows are all there, brings it into the grid's order, and writes it."""
         first, stop = block.places.start, block.places.stop
         empty = holes[np.searchsorted(holes, first) : np.searchsorted(holes, stop)] - first
-        rows = self._grid.day_rows[first:stop]
-        order = np.argsort(rows)
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(rows))
-        rows = rows[order]
-        runs = np.flatnonzero(np.diff(rows, prepend=-2, append=-2) != 1)
+        sorting = self._pool.submit(_sorted_rows, self._grid.day_rows[first:stop])
 
-        def score(k: int) -> None:
-            raw[k][empty] = np.nan
-            block.section.normalise(raw[k][: stop - first], ready[k, : stop - first])
+        def score(part: slice) -> None:
+            for column in raw[part]:
+                column[empty] = np.nan
+            block.section.normalise_all([c[: stop - first] for c in raw[part]], list(ready[part, : stop - first]))
 
         def turn(start: int) -> None:
             for at in range(start, min(start + TURN_ROWS * TILES, len(rows)), TURN_ROWS):
@@ -189,9 +188,13 @@ class Assembly:
             for begin, end in pairwise(runs[part].tolist()):
                 self._put_rows(int(rows[begin]), turned[begin:end])
 
-        self._finish([self._pool.submit(score, k) for k in range(len(raw))])
+        self._finish([self._pool.submit(score, slice(k, k + SCORED)) for k in range(0, len(raw), SCORED)])
+        rows, rank, runs = self._pace.wait(sorting)
+        self._finish(self._writing)  # of the block before: `turned` is free
         self._finish([self._pool.submit(turn, at) for at in range(0, len(rows), TURN_ROWS * TILES)])
-        self._finish([self._pool.submit(write, slice(at, at + RUNS + 1)) for at in range(0, len(runs) - 1, RUNS)])
+        self._writing = [
+            self._pool.submit(write, slice(at, at + RUNS + 1)) for at in range(0, len(runs) - 1, RUNS)
+        ]  # while the next block is read
 
     def _put_rows(self, row: int, values: Float32[np.ndarray, "row column"]) -> None:
         """Values of consecutive rows, of the columns from the first one that is not written yet."""
@@ -294,6 +297,17 @@ class Assembly:
                 columns = slice(column, min(column + TILE_COLUMNS, self._filled))
                 tile[:, columns] = self._ready[columns].take(place, axis=1).T
             self._put_rows(first, tile)
+
+
+def _sorted_rows(
+    rows: Int[np.ndarray, " row"],
+) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"], Int[np.ndarray, " run"]]:
+    """The rows in order, the rank of each, and where runs of consecutive ones begin, and the end."""
+    order = np.argsort(rows)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(rows))
+    ordered = rows[order]
+    return ordered, rank, np.flatnonzero(np.diff(ordered, prepend=-2, append=-2) != 1)
 
 
 def _write_all(file: int, values: Float32[np.ndarray, "row column"], at: int) -> None:

@@ -23,10 +23,10 @@ from atft.data.files import PanelArrays, panel_file, publish, scratch_folder, si
 from atft.data.grid import Grid, fill
 from atft.data.pace import BuildStopped, Pace, background
 from atft.data.plan import Plan, make_plan
-from atft.data.profile import Summary, profile
+from atft.data.profile import profile
 from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest
 from atft.data.screens import leak_report
-from atft.data.source import Source, load, source_sha256
+from atft.data.source import Source, load, look, read, source_sha256
 from atft.events import Event, Log, Progress
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
@@ -120,17 +120,13 @@ def build(
             return found
     try:
         with scratch_folder(out) as folder, scratch_folder(out) as scratch:
-            source = load(spec, scratch, pace)
+            source = read(spec, scratch, pace)
+            laying = background(lambda: _grid(source, spec))  # it needs the roles only
+            look(source, pace)
             pace.stage("calendar", 0.25, source.table.num_rows)
-            grid = pace.during(lambda: _grid(source, spec))
+            grid = pace.wait(laying)
             plan = pace.during(lambda: make_plan(source, grid, spec))
-            about = pace.during(lambda: profile(source)) | {"num_filled_rows": int((~grid.valid).sum())}
-            for warning in about["warnings"]:  # type: ignore[attr-defined]  # profile's own list of strings
-                emit(Log(level="warning", message=warning))
-            manifest, report, columns = _fill(folder, source, grid, plan, spec, pace)
-            for warning in report["warnings"]:  # type: ignore[attr-defined]  # leak_report's own list of strings
-                emit(Log(level="warning", message=warning))
-            about["features"] = columns
+            manifest, about, report = _fill(folder, source, grid, plan, spec, emit, pace)
             (folder / "graphs").mkdir()
             _write_report(folder, {"profile": about, "leak_report": report})
             _publish(folder, out, manifest)
@@ -182,12 +178,16 @@ def _grid(source: Source, spec: DatasetSpec) -> Grid:
 
 
 def _fill(
-    folder: Path, source: Source, grid: Grid, plan: Plan, spec: DatasetSpec, pace: Pace
-) -> tuple[Manifest, dict[str, object], dict[str, Summary]]:
-    """All files of the cache, in `folder`; the manifest, the leak report, and the raw range of each built feature."""
+    folder: Path, source: Source, grid: Grid, plan: Plan, spec: DatasetSpec, emit: Callable[[Event], None], pace: Pace
+) -> tuple[Manifest, dict[str, object], dict[str, object]]:
+    """All files of the cache but the report, in `folder`; the manifest, the profile, and the leak report."""
     rows = len(grid.day_index)
     pace.stage("targets", 0.3, rows)
+    looking = background(lambda: profile(source))
     frame, targets = pace.during(lambda: _targets(source, grid, spec))
+    about = pace.wait(looking) | {"num_filled_rows": int((~grid.valid).sum())}
+    _warn(about, emit)
+    pace.wait(source.content)
     panel = PanelArrays(
         days=grid.days,
         codes=grid.codes,
@@ -216,9 +216,16 @@ def _fill(
     report = pace.during(
         lambda: leak_report(source, grid, spec, names=plan.names, brought=brought, matrix=matrix, targets=targets)
     )
+    _warn(report, emit)
     names = pace.during(lambda: side_files(folder, manifest, panel, _wide(plan, grid), _oracle(source, grid)))
     entries = {"panel.arrow": pace.wait(panel_entry), **{n: synced_entry(folder / n) for n in names}}
-    return write_manifest(folder, manifest, entries), report, assembly.summaries
+    about["features"] = assembly.summaries  # the raw range of each built feature
+    return write_manifest(folder, manifest, entries), about, report
+
+
+def _warn(found: dict[str, object], emit: Callable[[Event], None]) -> None:
+    for warning in found["warnings"]:  # type: ignore[attr-defined]  # a list of strings
+        emit(Log(level="warning", message=warning))
 
 
 def _targets(source: Source, grid: Grid, spec: DatasetSpec) -> tuple[pl.DataFrame, npt.NDArray[np.float32]]:

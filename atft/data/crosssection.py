@@ -2,7 +2,7 @@
 nothing that comes later.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ CLIP = 5.0
 MAD_SCALE = 1.4826  # of a normal distribution's standard deviation
 TINY = 1e-12
 CHUNK_CELLS = 1 << 20  # sorted at once
-PIECE_CELLS = 1 << 15  # scaled at once: stays in a core's cache
+PIECE_CELLS = 1 << 16  # scaled at once: stays in a core's cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,12 +38,22 @@ class CrossSection:
         """(x - median) / (1.4826 MAD), clipped to ±5; where the MAD is 0 the standard deviation (ddof 0); 0 where that
         is 0 too or x is missing. Infinite is missing. `out` may be `values`.
         """
+        self.normalise_all([values], [out])
+
+    def normalise_all(
+        self, values: Sequence[Float[np.ndarray, " row"]], out: Sequence[Float32[np.ndarray, " row"]]
+    ) -> None:
+        """Several columns: less work than one after the other, the more memory."""
+        kind = np.result_type(*values)
         for chunk in self._chunks:
-            x = values[chunk.rows]
-            if not (np.isfinite(x.min()) and np.isfinite(x.max())):
-                x = np.where(np.isfinite(x), x, np.asarray(np.nan, x.dtype))
-            centre, inverse = _centre_and_scale(_ordered(x, chunk))
-            _scale(x, chunk.counts, centre, inverse, out[chunk.rows])
+            columns = [_without_infinite(x[chunk.rows]) for x in values]
+            ordered = np.empty((len(columns), len(chunk.counts), int(chunk.counts.max())), kind)
+            for x, target in zip(columns, ordered, strict=True):
+                _order(x, chunk, target)
+            centre, inverse = _centre_and_scale(ordered.reshape(-1, ordered.shape[2]))
+            for k, x in enumerate(columns):
+                days = slice(k * len(chunk.counts), (k + 1) * len(chunk.counts))
+                _scale(x, chunk.counts, centre[days], inverse[days], out[k][chunk.rows])
 
 
 def _chunks(day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row"]) -> Iterator[_Days]:
@@ -68,14 +78,20 @@ def _chunks(day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row
         first = last
 
 
-def _ordered(x: Float[np.ndarray, " row"], chunk: _Days) -> Float[np.ndarray, "day stock"]:
+def _without_infinite(x: Float[np.ndarray, " row"]) -> Float[np.ndarray, " row"]:
+    if np.isfinite(np.fmin.reduce(x)) and np.isfinite(np.fmax.reduce(x)):  # both pass over NaN
+        return x
+    return np.where(np.isfinite(x), x, np.asarray(np.nan, x.dtype))
+
+
+def _order(x: Float[np.ndarray, " row"], chunk: _Days, out: Float[np.ndarray, "day stock"]) -> None:
     """The valid values of each day in order, NaN last."""
     if chunk.used is None:
-        return np.sort(x.reshape(len(chunk.counts), -1), axis=1)
-    dense = np.full(chunk.used.shape, np.nan, x.dtype)
-    dense[chunk.used] = x if chunk.valid is None else x[chunk.valid]
-    dense.sort(axis=1)
-    return dense
+        out[:] = x.reshape(out.shape)
+    else:
+        out[:] = np.nan
+        out[chunk.used] = x if chunk.valid is None else x[chunk.valid]
+    out.sort(axis=1)
 
 
 def _centre_and_scale(

@@ -7,6 +7,8 @@ them. Only they are in memory; other columns stay in the file.
 
 import hashlib
 import re
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,13 +55,19 @@ class Source:
     roles: Roles
     extra: dict[str, Survey]  # numeric columns beside the roles: candidates for features
     ignored: tuple[str, ...] = ()  # columns without a role that are not numeric
-    sha256: str = ""
+    content: Future[str] = field(default_factory=Future)  # SHA-256 of its bytes, made while they are read
+    check_unchanged: Callable[[], None] = lambda: None  # raises DataError when the files are not those that were opened
     universe: pl.DataFrame | None = None  # {year | date, code}
     market: dict[str, tuple[Days, npt.NDArray[np.float64]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     num_unordered: int = 0  # rows whose date is earlier than that of the row above of the same code
     oracle: dict[str, npt.NDArray[np.float32]] | None = None  # planted: [days, codes, horizons] by day and sorted code
     planted_days: Days | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Waits for it. Raises DataError when the files have changed meanwhile."""
+        return self.content.result()
 
     def has(self, role: str) -> bool:
         return f"@{role}" in self.frame.columns
@@ -81,11 +89,18 @@ class Source:
         return result
 
 
-def load(spec: DatasetSpec, scratch: Path | None = None, pace: Pace | None = None) -> Source:
-    """Read and check the files of `spec`. Text files are unpacked into folder `scratch`, or into memory without one.
-    Raises DataError, BuildStopped.
+def load(spec: DatasetSpec, scratch: Path | None = None) -> Source:
+    """`read`, then `look`."""
+    pace = Pace()
+    source = read(spec, scratch, pace)
+    look(source, pace)
+    return source
+
+
+def read(spec: DatasetSpec, scratch: Path | None, pace: Pace) -> Source:
+    """Read and check the roles of the files of `spec`. Text files are unpacked into folder `scratch`, or into memory
+    without one. Raises DataError, BuildStopped.
     """
-    pace = pace or Pace()
     if spec.planted is not None:
         return _planted(spec, spec.planted, pace)
     if spec.path is None:
@@ -93,14 +108,20 @@ def load(spec: DatasetSpec, scratch: Path | None = None, pace: Pace | None = Non
     path = Path(spec.path)
     pace.stage("reading", 0.1)
     before = _state(path)
-    hashing = background(lambda: source_sha256(spec))
+
+    def check_unchanged() -> None:
+        if _state(path) != before:
+            raise DataError(f"{path.name} has changed while it was read: submit again when nobody writes to it")
+
+    def content() -> str:
+        found = source_sha256(spec)
+        check_unchanged()
+        return found
+
+    hashing = background(content)
     table, roles = _open(path, spec, scratch, pace)
     source = pace.during(lambda: _strict(table, roles, path.name))
-    pace.stage("looking at columns", 0.2, table.num_rows)
-    _look(source, pace)
-    source.sha256 = pace.wait(hashing)
-    if _state(path) != before:
-        raise DataError(f"{path.name} has changed while it was read: submit again when nobody writes to it")
+    source.content, source.check_unchanged = hashing, check_unchanged
     if spec.universe is not None:
         if source.has("in_universe"):
             raise DataError(f"{path.name} has a column in_universe and there is a universe file: give one of them")
@@ -108,6 +129,33 @@ def load(spec: DatasetSpec, scratch: Path | None = None, pace: Pace | None = Non
     if spec.market is not None:
         source.market = read_market(spec.market)
     return source
+
+
+def look(source: Source, pace: Pace) -> None:
+    """Find the numeric columns without a role; a listed feature that is not numeric is an error. Raises DataError,
+    BuildStopped.
+    """
+    pace.stage("looking at columns", 0.2, source.table.num_rows)
+    roles, table = source.roles, source.table
+    listed = roles.listed or ()
+    wanted = roles.spare if roles.listed is None or roles.kind == "prices" else roles.listed
+    wanted = tuple(c for c in wanted if c in listed or not INDEX_NAME.match(c))
+    there = [c for c in wanted if c in table.schema.names and may_be_number(table.schema.field(c).type)]
+    source.extra, text = survey(table, there, source.in_table_order(source.day_numbers()), len(source.days), pace)
+    text |= table.not_numbers
+    for column in listed:
+        if column in text:
+            raise DataError(
+                f"{table.name}: feature {column!r} is not a number in row {text[column]}: "
+                "correct the column or leave it out of features"
+            )
+        if column in wanted and column not in source.extra:
+            raise DataError(
+                f"{table.name}: feature {column!r} is of type {table.schema.field(column).type}, not a number: "
+                "correct it or leave it out of features"
+            )
+    source.ignored = tuple(c for c in wanted if c not in source.extra)
+    source.check_unchanged()
 
 
 def source_sha256(spec: DatasetSpec) -> str:
@@ -173,9 +221,8 @@ def _planted(spec: DatasetSpec, planted: PlantedSpec, pace: Pace) -> Source:
         roles=roles,
         extra={},
     )
-    source.sha256, source.oracle, source.planted_days = panel.sha256, panel.oracle, panel.days
-    pace.stage("looking at columns", 0.2, frame.height)
-    _look(source, pace)
+    source.oracle, source.planted_days = panel.oracle, panel.days
+    source.content.set_result(panel.sha256)
     return source
 
 
@@ -241,29 +288,6 @@ def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[n
             "keep one row for each"
         )
     return table, order, unordered
-
-
-def _look(source: Source, pace: Pace) -> None:
-    """Find the numeric columns without a role; a listed feature that is not numeric is an error."""
-    roles, table = source.roles, source.table
-    listed = roles.listed or ()
-    wanted = roles.spare if roles.listed is None or roles.kind == "prices" else roles.listed
-    wanted = tuple(c for c in wanted if c in listed or not INDEX_NAME.match(c))
-    there = [c for c in wanted if c in table.schema.names and may_be_number(table.schema.field(c).type)]
-    source.extra, text = survey(table, there, source.in_table_order(source.day_numbers()), len(source.days), pace)
-    text |= table.not_numbers
-    for column in listed:
-        if column in text:
-            raise DataError(
-                f"{table.name}: feature {column!r} is not a number in row {text[column]}: "
-                "correct the column or leave it out of features"
-            )
-        if column in wanted and column not in source.extra:
-            raise DataError(
-                f"{table.name}: feature {column!r} is of type {table.schema.field(column).type}, not a number: "
-                "correct it or leave it out of features"
-            )
-    source.ignored = tuple(c for c in wanted if c not in source.extra)
 
 
 def _adjusted(table: pl.DataFrame, raw: pl.Series, columns: dict[str, str]) -> pl.DataFrame:

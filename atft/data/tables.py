@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from atft.data.files import sha256_of
 from atft.data.schema import DataError, listing
 
-BATCH_ROWS = 1 << 16
+BATCH_ROWS, BATCH_CELLS = 1 << 16, 1 << 21  # larger batches take new memory each time, which costs more than to decode
 MAX_COLUMNS, MAX_NAME = 20_000, 1_000
 MAX_EXPANSION, FREE_BYTES = 100, 256 << 20  # real panels pack 3 to 20 times
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -167,7 +167,8 @@ def _parquet(path: Path) -> tuple[pa.Schema, int, Reader]:
     file = pq.ParquetFile(path, memory_map=True)
 
     def read(columns: list[str]) -> Batches:
-        return iter(file.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=True))
+        rows = min(BATCH_ROWS, max(1, BATCH_CELLS // max(1, len(columns))))
+        return iter(file.iter_batches(batch_size=rows, columns=columns, use_threads=True))
 
     return file.schema_arrow, file.metadata.num_rows, read
 

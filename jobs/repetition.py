@@ -79,7 +79,7 @@ def repeat(
         dataset_fingerprint=source.dataset_fingerprint if source.kind is not JobKind.DATASET else None,
         source_job_id=source.id,
         params=_params(source, rerun),
-        queue_timeout_seconds=source.spec.get("resources", {}).get("queue_timeout_seconds"),
+        queue_timeout_seconds=source.run.get("resources", {}).get("queue_timeout_seconds"),
         created_by=by,
         idempotency=idempotency,
         max_unfinished=max_unfinished,
@@ -100,7 +100,7 @@ def repeat(
 def _allow(source: Job, how: Again) -> None:
     if source.kind in (JobKind.TRIAL, JobKind.PREFLIGHT):
         raise IllegalMove(f"job {source.id} belongs to study {source.parent_id}: promote it to train it by itself")
-    if source.kind not in (JobKind.TRAIN, JobKind.PRETRAIN, JobKind.DATASET):
+    if source.kind not in (JobKind.TRAIN, JobKind.PRETRAIN, JobKind.ENSEMBLE, JobKind.DATASET):
         raise IllegalMove(f"job {source.id} is of kind {source.kind}, which has no {how}: submit its spec again")
     if source.state not in _FROM[how]:
         wanted = " or ".join(sorted(_FROM[how]))

@@ -1,5 +1,5 @@
-"""`python -m atft run | ensemble | pretrain | predict | build | inspect | bench`: the program that the service starts, and that
-works without it.
+"""`python -m atft run | ensemble | pretrain | predict | build | inspect | bench`: the program that the service starts,
+and that works without it.
 
 It says what happens as one JSON object a line on `--events-fd`; everything else goes to stderr. Exit codes: 0 it told
 its own result,

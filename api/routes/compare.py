@@ -90,7 +90,9 @@ def _key(session: Session, job_ids: Sequence[UUID], measure: Measure, baselines:
     for job in jobs:
         if job.kind not in COMPARABLE:
             instead = "; give its trials, or the job its best one was promoted to" if job.kind is JobKind.HPO else ""
-            raise refused("job", f"{job.id} is of kind {job.kind}: training jobs, trials and ensembles are compared{instead}")
+            raise refused(
+                "job", f"{job.id} is of kind {job.kind}: training jobs, trials and ensembles are compared{instead}"
+            )
     known = sorted({horizon for job in jobs for horizon in _horizons(job)})
     if measure.horizon is not None and measure.horizon not in known:
         raise refused("metric", f"none of the jobs has the horizon {measure.horizon}; they have {known}")
@@ -120,13 +122,14 @@ def _horizons(job: Job) -> tuple[int, ...]:
 def _side(session: Session, job: Job, measure: Measure, *, unique: bool) -> Side:
     short = f"{job.kind} {str(job.id)[-8:]}"
     data = (job.evidence or {}).get("data", {})
+    seeds = job.spec.get("seeds", [])
     days = {split: tuple(data[f"{split}_days"]) for split in SPLITS if f"{split}_days" in data}
     return Side(
         id=str(job.id),
         label=short if not job.name else job.name if unique else f"{job.name} ({short})",
         name=job.name,
         state=job.state,
-        spec=job.run | {"seeds": job.spec["seeds"]} if job.kind is JobKind.ENSEMBLE else job.spec,
+        spec=job.spec if job.run is job.spec else job.run | {"seed": seeds, "members": len(seeds)},
         fingerprint=job.dataset_fingerprint,
         days=days or None,
         folds=data.get("folds", []),

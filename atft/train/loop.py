@@ -1,7 +1,7 @@
 """A run from its spec to its last word: preflight, the training on one fold after another, the test days once.
 
-Every fold begins with the same weights and ends for itself; test days are read when all of them are trained. The members
-of an ensemble go the way of folds, each with a seed of its own.
+Every fold begins with the same weights and ends for itself; test days are read when all of them are trained. The
+members of an ensemble go the way of folds, each with a seed of its own.
 """
 
 from collections.abc import Callable

@@ -63,8 +63,8 @@ class TimedGraph(DayGraph):
 @dataclass(kw_only=True, slots=True)
 class Assembly:
     """`fold` counts from 0: the one of `splits` that network, optimizer, scheduler and ema learn. `inheritance`: where
-    their first weights come from; null, from the seed. In an `ensemble` each member is a fold: the splits are equal, and
-    `spec` is the member's own.
+    their first weights come from; null, from the seed. In an `ensemble` each member is a fold: the splits are equal,
+    and `spec` is the member's own.
     """
 
     spec: RunSpec
@@ -147,9 +147,7 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda", 0) if wanted != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
-def assemble(
-    asked: RunSpec | EnsembleSpec, cache: Cache, reporter: Reporter, source: Path | None = None
-) -> Assembly:
+def assemble(asked: RunSpec | EnsembleSpec, cache: Cache, reporter: Reporter, source: Path | None = None) -> Assembly:
     """Build all parts of a run from its seed, to learn its first fold, or an ensemble's first member. `source` is the
     folder of the run whose weights it begins with. Raises RunError, DataError.
     """

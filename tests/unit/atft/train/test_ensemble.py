@@ -67,7 +67,8 @@ def test_a_member_is_its_seeds_run_and_the_score_is_the_mean_of_ranks(
             np.testing.assert_allclose(day[column], np.mean(each, axis=0), atol=1e-12)
 
     targets = np.asarray(cache.targets)[:, cache.horizons.index(5)]
-    rows = {(cache.days[d], cache.codes[c]): i for i, (d, c) in enumerate(zip(cache.day_index, cache.code_index))}
+    where = zip(cache.day_index, cache.code_index, strict=True)
+    rows = {(cache.days[d], cache.codes[c]): number for number, (d, c) in enumerate(where)}
     daily = {
         (one.split, day): value
         for event in whole.of(Metrics)

@@ -11,7 +11,6 @@ from jobs.tables import Dataset
 from tests.integration.api_client import SPEC, Sessions, problem, run
 
 pytestmark = pytest.mark.anyio
-SPLIT: dict[str, Any] = dict(SPEC["split"])  # type: ignore[call-overload]
 ENSEMBLE: dict[str, Any] = {"base": SPEC, "seeds": [4, 5, 6]}
 
 
@@ -51,7 +50,7 @@ async def trained(client: httpx.AsyncClient, sessions: Sessions, **changes: Any)
     [
         ({"seeds": [1]}, "/seeds"),
         ({"seeds": [1, 1]}, "/seeds"),
-        ({"seeds": [1, -1]}, "/seeds/1"),
+        ({"seeds": [1, 2, -1]}, "/seeds/2"),
         ({"base": SPEC | {"seed": 3}}, "/base/seed"),
         (
             {"base": SPEC | {"split": {"folds": 2, "val_days": 20, "test_days": 20, "embargo_days": 6}}},

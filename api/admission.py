@@ -15,10 +15,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from api import inheritance
-from api.errors import invalid
+from api.errors import Refused, invalid
 from api.schemas import Plan
 from api.split import planned, trading_days
 from atft.spec.days import Fold, SplitPlan, count, plan_split
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
 from jobs import store
@@ -88,8 +89,19 @@ def find_dataset(session: Session, ref: str) -> Dataset:
         raise invalid("/dataset", detail, "unknown_dataset") from error
 
 
-def admit(session: Session, spec: RunSpec) -> Admitted:
+def moved(error: Refused, below: str) -> Refused:
+    """The same refusal of what stands at the pointer `below` in another spec."""
+    errors = [one.model_copy(update={"pointer": below + (one.pointer or "")}) for one in error.errors]
+    return Refused(error.status_code, error.code, str(error.detail), errors=errors)
+
+
+def admit(session: Session, spec: RunSpec | EnsembleSpec) -> Admitted:
     """Raises Refused (422) naming the field that does not fit."""
+    if isinstance(spec, EnsembleSpec):
+        try:
+            return admit(session, spec.base)
+        except Refused as error:
+            raise moved(error, "/base") from error
     dataset = find_dataset(session, spec.dataset)
     manifest = dataset.manifest
     features: list[str] = manifest["feature_names"]
@@ -144,7 +156,8 @@ def names_a_day(dataset: Dataset) -> int:
     return int(known) if known is not None else round(dataset.manifest["num_rows"] / dataset.manifest["num_days"])
 
 
-def plan(session: Session, settings: Settings, spec: RunSpec, admitted: Admitted) -> Plan:
+def plan(session: Session, settings: Settings, asked: RunSpec | EnsembleSpec, admitted: Admitted) -> Plan:
+    spec, members = (asked.base, len(asked.seeds)) if isinstance(asked, EnsembleSpec) else (asked, 1)
     parameters = spec.num_parameters(admitted.num_features)
     folds, days = admitted.split.folds, trading_days(settings, admitted.fingerprint)
     largest = max(folds, key=lambda fold: count(fold.train))
@@ -154,14 +167,15 @@ def plan(session: Session, settings: Settings, spec: RunSpec, admitted: Admitted
     )
     rate = _learned_rate(session, spec, admitted.queue)
     samples = [_samples(spec, fold, admitted.names_a_day) for fold in folds]
-    copies = _COPIES * _CHECKPOINTS + len(folds) - 1
+    copies = _COPIES * _CHECKPOINTS + members * len(folds) - 1
     return Plan(
-        spec=spec.model_dump(mode="json"),
-        spec_digest=spec.digest(),
+        spec=asked.model_dump(mode="json"),
+        spec_digest=asked.digest(),
         warnings=admitted.warnings,
         dataset_fingerprint=admitted.fingerprint,
         num_parameters=parameters,
         num_folds=len(folds),
+        num_members=members,
         epochs=spec.trainer.max_epochs,
         days_per_step=days_per_step(spec, admitted.names_a_day),
         steps_per_epoch=steps,
@@ -170,7 +184,7 @@ def plan(session: Session, settings: Settings, spec: RunSpec, admitted: Admitted
         num_val_days=count(largest.val),
         num_test_days=count(largest.test),
         folds=None if days is None else planned(admitted.split, days),
-        estimated_seconds=None if rate is None else round(sum(samples) * spec.trainer.max_epochs / rate, 1),
+        estimated_seconds=None if rate is None else round(members * sum(samples) * spec.trainer.max_epochs / rate, 1),
         estimated_bytes=parameters * _FLOAT32_BYTES * copies,
         queue=admitted.queue,
         queue_position=session.scalar(ahead) or 0,

@@ -21,6 +21,7 @@ from api.middleware import Edge
 from api.routes import (
     compare,
     datasets,
+    ensembles,
     events,
     health,
     jobs,
@@ -42,8 +43,8 @@ from jobs.settings import Settings
 from jobs.wakeups import Wakeups, async_redis_client
 
 ROUTERS: Final = (
-    datasets.router, jobs.router, pretraining.router, predictions.router, studies.router, results.router,
-    tensorboard.router, splits.router, compare.router,
+    datasets.router, jobs.router, ensembles.router, pretraining.router, predictions.router, studies.router,
+    results.router, tensorboard.router, splits.router, compare.router,
     events.router, workers.router, keys.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16

@@ -24,6 +24,7 @@ PRETRAIN: Final[Example] = {
     "contrast_weight": 0.1,
     "trainer": {"max_epochs": 20, "batch_size": 4096},
 }
+ENSEMBLE: Final[Example] = {"base": TRAIN, "seeds": [0, 1, 2, 3, 4]}
 TRAIN_SMALLEST: Final[Example] = {"dataset": "us_2010_2017"}
 DATASET_PATH: Final[Example] = {"name": "us_2010_2017", "path": "us_2010_2017.parquet"}
 DATASET_PLANTED: Final[Example] = {
@@ -136,6 +137,7 @@ PLAN: Final[Example] = {
     "dataset_fingerprint": FINGERPRINT,
     "num_parameters": 148_212,
     "num_folds": 1,
+    "num_members": 1,
     "epochs": 3,
     "days_per_step": 8,
     "steps_per_epoch": 63,

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from typing import Final
 
 from pydantic import JsonValue
@@ -151,7 +152,7 @@ def _span(days: Sequence[str]) -> str:
 
 def _settings(different: Mapping[str, Sequence[JsonValue]]) -> list[str]:
     reasons, apart = [], settings_apart(different)
-    seeds = different.get("seed")
+    seeds = None if _one_policy(different.get("seed", ())) else different.get("seed")
     listed = ", ".join(map(str, seeds or ()))
     if not apart and seeds:
         reasons.append(
@@ -165,6 +166,12 @@ def _settings(different: Mapping[str, Sequence[JsonValue]]) -> list[str]:
     if len(apart) > 1:
         reasons.append(f"{len(apart)} settings differ ({', '.join(apart)}): an effect cannot be traced to one of them")
     return reasons
+
+
+def _one_policy(seeds: Sequence[JsonValue]) -> bool:
+    """Whether what has more members has those of the others too; a training's seed is that of its only one."""
+    members = sorted((set(one) if isinstance(one, list) else {one} for one in seeds), key=len)
+    return all(fewer <= more for fewer, more in pairwise(members))
 
 
 def _series(sides: Sequence[Side], measure: Measure) -> list[str]:

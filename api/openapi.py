@@ -14,6 +14,7 @@ from api.schemas import MODELS
 from api.split_schemas import SPLIT_MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.model import GraphSpec, ModelSpec
 from atft.spec.prediction import PredictSpec
@@ -80,6 +81,7 @@ _SPECS: Final = {
     "JsonValue": 0.034,
     TrainSpec.__name__: examples.TRAIN,
     PretrainSpec.__name__: examples.PRETRAIN,
+    EnsembleSpec.__name__: examples.ENSEMBLE,
     DatasetSpec.__name__: examples.DATASET_PATH,
     SideFile.__name__: SideFile(file="universe.parquet").model_dump(mode="json"),
     HpoSpec.__name__: examples.HPO,

@@ -1,4 +1,4 @@
-"""From the spec of what a child runs (a training, a pretraining, a prediction) to its plan or its job."""
+"""From the spec of what a child runs (a training, an ensemble, a pretraining, a prediction) to its plan or its job."""
 
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from api.schemas import SubmittedView
 from api.service import Service
 from api.submission import refuse_nul, submit
 from api.views import submitted_view
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.prediction import PredictSpec
 from jobs.states import JobKind
@@ -17,7 +18,14 @@ from jobs.tables import Json
 
 
 async def submit_run(
-    service: Service, who: Principal, spec: RunSpec, kind: JobKind, *, dry_run: bool, key: str | None, answer: Response
+    service: Service,
+    who: Principal,
+    spec: RunSpec | EnsembleSpec,
+    kind: JobKind,
+    *,
+    dry_run: bool,
+    key: str | None,
+    answer: Response,
 ) -> SubmittedView | Response:
     """Raises Refused (422) naming the field that does not fit; the headers go to `answer`."""
     refuse_nul(spec.model_dump(mode="json"))
@@ -34,7 +42,7 @@ async def submit_run(
 async def queue_run(
     service: Service,
     who: Principal,
-    spec: RunSpec | PredictSpec,
+    spec: RunSpec | EnsembleSpec | PredictSpec,
     kind: JobKind,
     answer: Response,
     *,
@@ -47,6 +55,7 @@ async def queue_run(
     params: Json | None = None,
 ) -> SubmittedView:
     """What was admitted becomes a job."""
+    named = spec.base if isinstance(spec, EnsembleSpec) else spec
     job, position = await submit(
         service,
         who,
@@ -54,11 +63,11 @@ async def queue_run(
         spec=spec,
         queue=queue,
         key=key,
-        name=spec.name,
-        tags=spec.tags,
-        priority=spec.resources.priority,
-        max_attempts=spec.resources.max_attempts,
-        queue_timeout_seconds=spec.resources.queue_timeout_seconds,
+        name=named.name,
+        tags=named.tags,
+        priority=named.resources.priority,
+        max_attempts=named.resources.max_attempts,
+        queue_timeout_seconds=named.resources.queue_timeout_seconds,
         dataset=dataset,
         dataset_fingerprint=fingerprint,
         source_job_id=source,

@@ -175,6 +175,7 @@ class Plan(View):
     dataset_fingerprint: str
     num_parameters: int = Field(description="trainable numbers of the network")
     num_folds: int = Field(description="models it trains, one after another; the numbers below are of the largest fold")
+    num_members: int = Field(description="seeds of an ensemble, each trained on every fold; 1 for any other job")
     epochs: int = Field(description="of each fold, at most")
     days_per_step: int = Field(description="whole trading days a step: max(1, round(batch_size / median stocks a day))")
     steps_per_epoch: int
@@ -184,10 +185,12 @@ class Plan(View):
     num_test_days: int
     folds: list[FoldDays] | None = Field(description="null when the dataset's files cannot be read")
     estimated_seconds: float | None = Field(
-        description="of all folds, by finished jobs with this model and window on this queue; null until there are any"
+        description="of all folds and members, by finished jobs with this model and window on this queue; "
+        "null until there are any"
     )
     estimated_bytes: int = Field(
-        description="disk: three checkpoints of weights and two moments in float32, and each fold's best weights"
+        description="disk: three checkpoints of weights and two moments in float32, and the best weights of each fold "
+        "or member"
     )
     queue: str
     queue_position: int

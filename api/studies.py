@@ -38,7 +38,7 @@ def admit(session: Session, spec: HpoSpec) -> AdmittedStudy:
     try:
         base = admission.admit(session, spec.base)
     except Refused as error:
-        raise _moved(error, "/base") from error
+        raise admission.moved(error, "/base") from error
     spec, warnings = merge_batch_sizes(spec, base.names_a_day)
     for end in ("low", "high"):
         params = spec.extreme(end)
@@ -49,7 +49,7 @@ def admit(session: Session, spec: HpoSpec) -> AdmittedStudy:
             message = f"the {end} extreme of the space, {params}, is no training job: {said}"
             raise invalid("/space", message, "invalid_space") from wrong
         except Refused as error:
-            raise _moved(error, "/space", spec.space) from error
+            raise _moved(error, spec.space) from error
     folds, pruner = spec.base.split.num_splits, spec.pruner.name
     if folds > 1 and pruner != "none":
         warnings.append(
@@ -59,12 +59,12 @@ def admit(session: Session, spec: HpoSpec) -> AdmittedStudy:
     return AdmittedStudy(spec=spec, base=base, warnings=warnings)
 
 
-def _moved(error: Refused, below: str, space: Mapping[str, Dimension] | None = None) -> Refused:
-    """The same refusal, its pointers into the study's spec."""
+def _moved(error: Refused, space: Mapping[str, Dimension]) -> Refused:
+    """The same refusal of an extreme, its pointers into the space."""
     errors = []
     for one in error.errors:
         key = (one.pointer or "").lstrip("/").replace("/", ".")
-        place = below + (one.pointer or "") if space is None else f"{below}/{key}" if key in space else below
+        place = f"/space/{key}" if key in space else "/space"
         errors.append(one.model_copy(update={"pointer": place}))
     return Refused(error.status_code, error.code, str(error.detail), errors=errors)
 

@@ -1,5 +1,5 @@
-"""`python -m atft run | pretrain | predict | build | inspect | bench`: the program that the service starts, and that
-works without it.
+"""`python -m atft run | ensemble | pretrain | predict | build | inspect | bench`: the program that the service starts,
+and that works without it.
 
 It says what happens as one JSON object a line on `--events-fd`; everything else goes to stderr. Exit codes: 0 it told
 its own result,
@@ -31,6 +31,7 @@ from pydantic import ValidationError
 from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
 from atft.spec.base import Spec
 from atft.spec.data import DatasetSpec, PlantedMode
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec
@@ -42,6 +43,7 @@ LEASE_OVER: Final = 75
 PR_SET_PDEATHSIG: Final = 1
 SPECS: Final[dict[str, type[Spec]]] = {
     "run": TrainSpec,
+    "ensemble": EnsembleSpec,
     "pretrain": PretrainSpec,
     "predict": PredictSpec,
     "build": DatasetSpec,
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
         watch_lease(options.lease_seconds)
     try:
         match spec:
-            case RunSpec():
+            case RunSpec() | EnsembleSpec():
                 last = _run(options, spec, emit, stop)
             case PredictSpec():
                 last = _predict(options, spec, emit, stop)
@@ -124,7 +126,11 @@ def _parser() -> argparse.ArgumentParser:
     pretrain = commands.add_parser("pretrain", help="pretrain the encoder as a PretrainSpec asks")
     pretrain.add_argument("spec", type=Path, help="PretrainSpec as JSON")
     pretrain.set_defaults(init_from=None, no_test=True, preflight=False)
-    for command in (run, pretrain):
+    ensemble = commands.add_parser("ensemble", help="train the members that an EnsembleSpec asks for, and average them")
+    ensemble.add_argument("spec", type=Path, help="EnsembleSpec as JSON")
+    ensemble.add_argument("--init-from", type=Path, metavar="DIR", help="folder of the run that base.init_from names")
+    ensemble.set_defaults(no_test=False, preflight=False)
+    for command in (run, ensemble, pretrain):
         command.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
         command.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
         command.add_argument(
@@ -140,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--most-days", type=int, metavar="N", help="days of a micro-batch at most")
     build = commands.add_parser("build", help="build the cache that a DatasetSpec describes")
     build.add_argument("spec", type=Path, help="DatasetSpec as JSON, with a local path")
-    for command in (run, pretrain, predict, build):
+    for command in (run, ensemble, pretrain, predict, build):
         command.add_argument("--out", type=Path, required=True, help="folder to write to")
         command.add_argument(
             "--events-fd", type=int, default=1, metavar="N", help="descriptor for events (default: standard output)"
@@ -200,7 +206,9 @@ def _claim(descriptor: int) -> int:
     return own
 
 
-def _run(options: argparse.Namespace, spec: RunSpec, emit: EventStream, stop: StopFlag) -> Finished | Stopped | Failed:
+def _run(
+    options: argparse.Namespace, spec: RunSpec | EnsembleSpec, emit: EventStream, stop: StopFlag
+) -> Finished | Stopped | Failed:
     resumed = {}
     if options.resume is not None:
         manifest = json.loads((options.resume / "manifest.json").read_bytes())

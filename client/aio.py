@@ -53,6 +53,10 @@ class AsyncClient:
         """Pretrain an encoder; a later training begins with it by `"init_from": job.id`."""
         return await self.submit("pretrain", spec, idempotency_key=idempotency_key)
 
+    async def ensemble(self, spec: Json, *, idempotency_key: str | None = None) -> "AsyncJob":
+        """One training for each seed, their scores averaged by rank: `{base, seeds}`."""
+        return await self.submit("ensemble", spec, idempotency_key=idempotency_key)
+
     async def hpo(self, spec: Json, *, idempotency_key: str | None = None) -> "AsyncJob":
         """Submit a study; its trials are jobs of their own."""
         return await self.submit("hpo", spec, idempotency_key=idempotency_key)

@@ -47,7 +47,7 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
     for job in jobs:
         epoch = f"{job.progress.epoch}/{job.progress.epochs}" if job.progress and job.progress.epochs else ""
         created = f"{job.created_at:%Y-%m-%d %H:%MZ}" if job.created_at else ""
-        rank_ic = number((job.latest or {}).get("val/rank_ic")) if job.kind == "train" else ""
+        rank_ic = number((job.latest or {}).get("val/rank_ic")) if job.kind in ("train", "ensemble") else ""
         table.add_row(job.id, job.kind, job.name or "", state(job), epoch, rank_ic, job.dataset or "", created)
     return table
 

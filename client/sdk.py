@@ -52,6 +52,10 @@ class Client:
         """Pretrain an encoder; a later training begins with it by `"init_from": job.id`."""
         return self.submit("pretrain", spec, idempotency_key=idempotency_key)
 
+    def ensemble(self, spec: Json, *, idempotency_key: str | None = None) -> "LiveJob":
+        """One training for each seed, their scores averaged by rank: `{base, seeds}`."""
+        return self.submit("ensemble", spec, idempotency_key=idempotency_key)
+
     def hpo(self, spec: Json, *, idempotency_key: str | None = None) -> "LiveJob":
         """Submit a study; its trials are jobs of their own."""
         return self.submit("hpo", spec, idempotency_key=idempotency_key)

@@ -149,7 +149,7 @@ def storable(words: str) -> str:
 
 def best_of(job: Job, epoch: int, values: Mapping[str, float | None]) -> Json:
     """The `best` of a job view: `objective` is the one that the job's spec names."""
-    objective = job.spec.get("trainer", {}).get("objective")
+    objective = job.run.get("trainer", {}).get("objective")
     return {
         "epoch": epoch,
         "objective": objective,

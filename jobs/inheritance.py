@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
 from jobs.catalog import artifacts
@@ -29,8 +30,13 @@ class Weights:
 
 
 def run_spec(job: Job) -> RunSpec:
-    """What a job that trains a network asks for. Raises pydantic.ValidationError for a record of another version."""
+    """What a job that trains one network asks for. Raises pydantic.ValidationError for a record of another version."""
     return (PretrainSpec if job.kind is JobKind.PRETRAIN else TrainSpec).model_validate(job.spec)
+
+
+def trained_spec(job: Job) -> RunSpec | EnsembleSpec:
+    """What a job that trains one network or several asks for. Raises as `run_spec`."""
+    return EnsembleSpec.model_validate(job.spec) if job.kind is JobKind.ENSEMBLE else run_spec(job)
 
 
 def ancestors(session: Session, job_id: UUID) -> list[Job]:

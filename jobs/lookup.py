@@ -131,7 +131,7 @@ def memory_needed(session: Session, job_id: UUID) -> int | None:
     those of the last jobs with this model, window and batch on these data.
     """
     job = session.get(Job, job_id)
-    if job is None or job.kind not in (JobKind.TRAIN, JobKind.TRIAL, JobKind.PRETRAIN):
+    if job is None or job.kind not in (JobKind.TRAIN, JobKind.TRIAL, JobKind.PRETRAIN, JobKind.ENSEMBLE):
         return None
     needed = Job.evidence["memory"]["needed_bytes"].as_integer()
     same = (
@@ -139,9 +139,9 @@ def memory_needed(session: Session, job_id: UUID) -> int | None:
         (Job.kind == JobKind.PRETRAIN) == (job.kind is JobKind.PRETRAIN),
         Job.dataset_fingerprint == job.dataset_fingerprint,
         Job.queue == job.queue,
-        Job.spec["model"] == literal(job.spec.get("model"), JSONB),
-        Job.spec["data"]["window"] == literal(job.spec.get("data", {}).get("window"), JSONB),
-        Job.spec["trainer"]["batch_size"] == literal(job.spec.get("trainer", {}).get("batch_size"), JSONB),
+        Job.spec["model"] == literal(job.run.get("model"), JSONB),
+        Job.spec["data"]["window"] == literal(job.run.get("data", {}).get("window"), JSONB),
+        Job.spec["trainer"]["batch_size"] == literal(job.run.get("trainer", {}).get("batch_size"), JSONB),
         needed > 0,
     )
     own: int | None = session.scalar(select(needed).where(Job.id == job_id))

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from jobs import history
@@ -19,7 +19,7 @@ from jobs.tables import ArtifactRow, Job, Json
 
 RERUN_OF: Final = "rerun_of"  # the key of `Job.params` that makes a job a rerun
 MOST_SHOWN: Final = 50
-_WEIGHTS: Final = "best.safetensors"
+_WEIGHTS: Final = "best.%safetensors"  # one file, or one for each fold or member
 _ENVIRONMENT: Final = ("device", "device_name", "precision", "host", "micro_batch_days", "git")  # of the evidence
 
 
@@ -43,7 +43,7 @@ _DIFFERENT: Final = text("""
            max(abs(a.value - b.value)) AS largest_difference,
            (array_agg(a.value ORDER BY step DESC))[1] AS source, (array_agg(b.value ORDER BY step DESC))[1] AS rerun
     FROM a FULL JOIN b USING (name, step)
-    WHERE name NOT LIKE 'system/%' AND name NOT LIKE 'time/%'
+    WHERE name !~ '^(system|time)[./]'
     GROUP BY name ORDER BY largest_difference DESC NULLS FIRST, name""")
 
 
@@ -79,7 +79,7 @@ def repeat(
         dataset_fingerprint=source.dataset_fingerprint if source.kind is not JobKind.DATASET else None,
         source_job_id=source.id,
         params=_params(source, rerun),
-        queue_timeout_seconds=source.spec.get("resources", {}).get("queue_timeout_seconds"),
+        queue_timeout_seconds=source.run.get("resources", {}).get("queue_timeout_seconds"),
         created_by=by,
         idempotency=idempotency,
         max_unfinished=max_unfinished,
@@ -100,7 +100,7 @@ def repeat(
 def _allow(source: Job, how: Again) -> None:
     if source.kind in (JobKind.TRIAL, JobKind.PREFLIGHT):
         raise IllegalMove(f"job {source.id} belongs to study {source.parent_id}: promote it to train it by itself")
-    if source.kind not in (JobKind.TRAIN, JobKind.PRETRAIN, JobKind.DATASET):
+    if source.kind not in (JobKind.TRAIN, JobKind.PRETRAIN, JobKind.ENSEMBLE, JobKind.DATASET):
         raise IllegalMove(f"job {source.id} is of kind {source.kind}, which has no {how}: submit its spec again")
     if source.state not in _FROM[how]:
         wanted = " or ".join(sorted(_FROM[how]))
@@ -178,9 +178,12 @@ def summary(found: Json) -> str:
     return f"rerun of job {found['source_job_id']}: drift: " + "; ".join(parts)
 
 
-def _weights(session: Session, job_id: UUID) -> str | None:
-    query = select(func.max(ArtifactRow.sha256)).where(ArtifactRow.job_id == job_id, ArtifactRow.name == _WEIGHTS)
-    return session.scalar(query)
+def _weights(session: Session, job_id: UUID) -> Mapping[str, str]:
+    """SHA-256 by name."""
+    query = select(ArtifactRow.name, ArtifactRow.sha256).where(
+        ArtifactRow.job_id == job_id, ArtifactRow.name.like(_WEIGHTS)
+    )
+    return {name: sha256 for name, sha256 in session.execute(query)}  # noqa: C416 - a Row is no tuple for mypy
 
 
 def _flat(baselines: Mapping[str, Json]) -> Json:

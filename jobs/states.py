@@ -39,7 +39,7 @@ class JobKind(StrEnum):
 
 TERMINAL: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PRUNED})
 ACTIVE: Final = frozenset(JobState) - TERMINAL
-COORDINATING: Final = frozenset({JobKind.HPO, JobKind.ABLATION, JobKind.ENSEMBLE})
+COORDINATING: Final = frozenset({JobKind.HPO, JobKind.ABLATION})
 
 NEXT: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.CANCELLED, JobState.FAILED}),

@@ -113,6 +113,12 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
+    @property
+    def run(self) -> Json:
+        """The spec of what the job's program trains: of an ensemble its base."""
+        base: Json = self.spec["base"] if self.kind is JobKind.ENSEMBLE else self.spec
+        return base
+
     __table_args__ = (
         CheckConstraint(_one_of("state", JobState), name="state"),
         CheckConstraint(_one_of("kind", JobKind), name="kind"),
@@ -138,9 +144,7 @@ class Job(Base):
         Index("ix_jobs_source_job_id", "source_job_id"),
         Index("ix_jobs_dataset_fingerprint", "dataset_fingerprint"),
         Index("ix_jobs_tags", "tags", postgresql_using="gin"),
-        Index(
-            "ix_jobs_unfinished", "created_by", postgresql_where=text("finished_at IS NULL AND parent_id IS NULL")
-        ),
+        Index("ix_jobs_unfinished", "created_by", postgresql_where=text("finished_at IS NULL AND parent_id IS NULL")),
     )
 
 

@@ -72,16 +72,16 @@ def launch(
     """
     folder = attempt_folder(settings, job)
     folder.mkdir(parents=True, exist_ok=True)
-    resources: Json = job.spec.get("resources", {})
+    resources: Json = job.run.get("resources", {})
     if resources.get("device") == "cpu":
         cuda_device = None
     match job.kind:
-        case JobKind.TRAIN | JobKind.TRIAL | JobKind.PREFLIGHT | JobKind.PRETRAIN:
+        case JobKind.TRAIN | JobKind.TRIAL | JobKind.PREFLIGHT | JobKind.PRETRAIN | JobKind.ENSEMBLE:
             arguments = _run(settings, job, folder)
             if weights is not None:
                 arguments += ["--init-from", str(settings.run_root.resolve() / weights.folder)]
             threads = int(resources.get("threads", 1))
-            timeout = job.spec.get("trainer", {}).get("timeout_seconds")
+            timeout = job.run.get("trainer", {}).get("timeout_seconds")
         case JobKind.PREDICT:
             arguments = _predict(settings, job, folder)
             threads, timeout = int(resources.get("threads", 1)), None
@@ -110,7 +110,7 @@ def _most_memory() -> int:
 
 
 def _run(settings: Settings, job: Job, folder: Path) -> list[str]:
-    command = "pretrain" if job.kind is JobKind.PRETRAIN else "run"
+    command = job.kind if job.kind in (JobKind.PRETRAIN, JobKind.ENSEMBLE) else "run"
     arguments = [command, *_inputs(settings, job, folder)]
     arguments += {JobKind.TRIAL: ["--no-test"], JobKind.PREFLIGHT: ["--preflight"]}.get(job.kind, [])
     if job.checkpoint is not None:

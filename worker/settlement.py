@@ -151,7 +151,7 @@ def _differences(job: Job, start: Launch, evidence: Json | None) -> list[str]:
         if job.kind is JobKind.PREDICT:
             asked = PredictSpec.model_validate(job.spec)
             return prediction.differences(asked, evidence, job=job, threads=start.threads)
-        spec = inheritance.run_spec(job)
+        spec = inheritance.trained_spec(job)
     except ValidationError as error:
         return [f"the job's spec no longer validates: {error}"]
     weights = start.weights.sha256 if start.weights is not None else None

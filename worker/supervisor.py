@@ -153,7 +153,7 @@ class Supervisor:
                 return None
             job = again
         weights = None
-        if (source := job.spec.get("init_from")) is not None:
+        if (source := job.run.get("init_from")) is not None:
             weights = persist(self.sessions, lambda session: _weights(session, UUID(source)), self._hopeless())
             if weights is None:
                 return None

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from atft.spec.base import Spec
 from atft.spec.days import plan_split
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.training import SchedulerSpec
 from jobs.tables import Json
@@ -99,6 +100,7 @@ class _Data(Part):
 
 
 class _Fold(Part):
+    seed: int | None = None
     lr_by_epoch: tuple[float, ...] = Field(min_length=1)
     grad_norm_first_step: dict[str, float | None] = Field(min_length=1)
 
@@ -135,20 +137,31 @@ class Observed(Claims):
     seeds: _Seeds
     init_from: _Inherited | None = None
     folds: tuple[_Fold, ...] = ()
+    members: tuple[_Fold, ...] = ()
 
 
 def differences(
-    spec: RunSpec, evidence: Json, *, fingerprint: str | None, threads: int, weights: Mapping[str, str] | None = None
+    spec: RunSpec | EnsembleSpec,
+    evidence: Json,
+    *,
+    fingerprint: str | None,
+    threads: int,
+    weights: Mapping[str, str] | None = None,
 ) -> list[str]:
     """What differs, each with its field; [] is proof. Evidence that lacks a part differs in it. `weights`: SHA-256 by
     file of the job that `init_from` names.
     """
+    run = spec.members[-1] if isinstance(spec, EnsembleSpec) else spec  # an ensemble ends with its last member
     return held_against(
         Observed,
         spec,
         evidence,
-        OPEN,
-        lambda seen: chain(_facts(spec, seen, fingerprint, threads), _inherited(spec, seen, weights or {})),
+        OPEN if run is spec else frozenset(f"base.{name}" for name in OPEN),
+        lambda seen: chain(
+            _facts(run, seen, fingerprint, threads),
+            _inherited(run, seen, weights or {}),
+            _members(spec, seen) if isinstance(spec, EnsembleSpec) else (),
+        ),
     )
 
 
@@ -175,7 +188,7 @@ def unequal(path: str, asked: object, found: object, open_fields: frozenset[str]
     if isinstance(asked, dict) and isinstance(found, dict):
         for key in sorted(set(asked) | set(found)):
             yield from unequal(f"{path}.{key}" if path else key, asked.get(key), found.get(key), open_fields)
-    elif path == "data.features" and path in open_fields and isinstance(asked, list) and isinstance(found, list):
+    elif path.endswith("data.features") and path in open_fields and isinstance(asked, list) and isinstance(found, list):
         missing = [name for name in asked if name not in found]
         if missing:  # the market's columns come along unasked
             yield path, asked, found
@@ -310,9 +323,20 @@ def _folds(spec: RunSpec, seen: Observed) -> Iterator[Difference]:
             wanted = [_stretch(days, part.start - window + 1, len(part)) for part in getattr(asked, role)]
             if wanted != list(getattr(found, role)):
                 yield f"{role} days of fold {number}", wanted, list(getattr(found, role))
-    for number, fold in enumerate(seen.folds, 1):
-        yield from _rates(spec, fold.lr_by_epoch, f"fold {number}, ")
-        yield from _gradients(spec, fold.grad_norm_first_step, len(fold.lr_by_epoch), f"fold {number}, ")
+    yield from _trainings(spec, seen.folds, "fold")
+
+
+def _members(spec: EnsembleSpec, seen: Observed) -> Iterator[Difference]:
+    found = tuple(member.seed for member in seen.members)
+    if found != spec.seeds:
+        yield "seeds", spec.seeds, found
+    yield from _trainings(spec.base, seen.members, "member")
+
+
+def _trainings(spec: RunSpec, folds: Sequence[_Fold], word: str) -> Iterator[Difference]:
+    for number, fold in enumerate(folds, 1):
+        yield from _rates(spec, fold.lr_by_epoch, f"{word} {number}, ")
+        yield from _gradients(spec, fold.grad_norm_first_step, len(fold.lr_by_epoch), f"{word} {number}, ")
 
 
 def _stretch(days: Sequence[str], start: int, length: int) -> Stretch:

@@ -22,7 +22,7 @@ from jobs.tables import Job
 router = APIRouter(tags=["results"])
 MAX_JOBS: Final = 50
 MAX_POINTS: Final = 1000
-COMPARABLE: Final = frozenset({JobKind.TRAIN, JobKind.TRIAL})
+COMPARABLE: Final = frozenset({JobKind.TRAIN, JobKind.TRIAL, JobKind.ENSEMBLE})
 Key = tuple[tuple[tuple[UUID, int], ...], str, tuple[str, ...]]
 _Gathered = tuple[list[Side], dict[str, Daily], dict[UUID, Series]]
 JobIds = Annotated[
@@ -31,7 +31,7 @@ JobIds = Annotated[
         alias="job",
         min_length=1,
         max_length=MAX_JOBS,
-        description="a training job or a trial; repeat it for each side",
+        description="a training job, a trial or an ensemble; repeat it for each side",
         examples=[[examples.JOB_ID, examples.OTHER_JOB_ID]],
     ),
 ]
@@ -90,7 +90,9 @@ def _key(session: Session, job_ids: Sequence[UUID], measure: Measure, baselines:
     for job in jobs:
         if job.kind not in COMPARABLE:
             instead = "; give its trials, or the job its best one was promoted to" if job.kind is JobKind.HPO else ""
-            raise refused("job", f"{job.id} is of kind {job.kind}: training jobs and trials are compared{instead}")
+            raise refused(
+                "job", f"{job.id} is of kind {job.kind}: training jobs, trials and ensembles are compared{instead}"
+            )
     known = sorted({horizon for job in jobs for horizon in _horizons(job)})
     if measure.horizon is not None and measure.horizon not in known:
         raise refused("metric", f"none of the jobs has the horizon {measure.horizon}; they have {known}")
@@ -114,19 +116,20 @@ def _gather(session: Session, job_ids: Sequence[UUID], measure: Measure, wanted:
 
 
 def _horizons(job: Job) -> tuple[int, ...]:
-    return tuple(job.spec.get("data", {}).get("horizons", ()))
+    return tuple(job.run.get("data", {}).get("horizons", ()))
 
 
 def _side(session: Session, job: Job, measure: Measure, *, unique: bool) -> Side:
     short = f"{job.kind} {str(job.id)[-8:]}"
     data = (job.evidence or {}).get("data", {})
+    seeds = job.spec.get("seeds", [])
     days = {split: tuple(data[f"{split}_days"]) for split in SPLITS if f"{split}_days" in data}
     return Side(
         id=str(job.id),
         label=short if not job.name else job.name if unique else f"{job.name} ({short})",
         name=job.name,
         state=job.state,
-        spec=job.spec,
+        spec=job.spec if job.run is job.spec else job.run | {"seed": seeds, "members": len(seeds)},
         fingerprint=job.dataset_fingerprint,
         days=days or None,
         folds=data.get("folds", []),

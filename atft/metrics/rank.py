@@ -67,6 +67,15 @@ def average_ranks(values: Values, day: Days) -> Values:
     return ranks
 
 
+def uniform_ranks(values: Float[np.ndarray, "sample column"], day: Days) -> Float[np.ndarray, "sample column"]:
+    """Each column's place within its day, (average rank - ½) / samples of the day: in (0, 1), mean ½, and ½ for a stock
+    that is alone. Values are finite.
+    """
+    size = np.bincount(day)[day]
+    columns = [(average_ranks(column, day) - 0.5) / size for column in values.T]
+    return np.stack(columns, axis=1)
+
+
 def order_within_days(values: Values, day: Days) -> Days:
     """Sample numbers by day, then by value, equal values in any order: several times faster than lexsort."""
     order = np.argsort(values)

@@ -59,10 +59,10 @@ class Attempt:
         return len(self.assembly.splits)
 
     def _fold_state(self) -> FoldState:
-        return FoldState(rules=[RuleState() for _ in self.spec.trainer.stop_rules])
+        return FoldState(seed=self.assembly.spec.seed, rules=[RuleState() for _ in self.spec.trainer.stop_rules])
 
     def begin_fold(self) -> None:
-        """The next fold, with fresh weights, optimizer and scheduler."""
+        """The next fold or member, with fresh weights, optimizer and scheduler."""
         self.assembly = afresh(self.assembly, len(self.state.folds), self.reporter)
         self.state.folds.append(self._fold_state())
 
@@ -91,9 +91,15 @@ class Attempt:
                 f"{self.state.fold.epoch + 1}{self.of_fold()}",
             )
 
-    def of_fold(self) -> str:
-        """For messages; nothing in a run of one fold."""
-        return f" of fold {self.assembly.fold + 1}" if self.num_folds > 1 else ""
+    def of_fold(self, number: int | None = None) -> str:
+        """For messages, from 0, by default the one under way; nothing in a run of one fold."""
+        fold = self.assembly.fold if number is None else number
+        return f" of {self.fold_name(fold)}" if self.num_folds > 1 else ""
+
+    def fold_name(self, fold: int) -> str:
+        """Of the fold or member numbered from 0."""
+        ensemble = self.assembly.ensemble
+        return f"fold {fold + 1}" if ensemble is None else f"member {fold + 1} (seed {ensemble.seeds[fold]})"
 
     def tell_evidence_once(self) -> None:
         if not self._evidence_sent:

@@ -43,9 +43,10 @@ def evidence(
 
     `batches_by_epoch` and `samples_by_epoch` have one number for each epoch that was begun (the last one may be
     under way). With several folds all that goes by epoch is of the fold under way, at the end the last one; `folds`
-    has it of each, and `data.folds` their days.
+    has it of each, and `data.folds` their days. An ensemble has `members` in the place of `folds`, on the same days.
     """
-    resolved, requested, fold = assembly.resolved(), assembly.spec, state.fold
+    resolved, requested, fold = assembly.resolved(), assembly.requested, state.fold
+    several = "folds" if assembly.ensemble is None else "members"
     return {
         "requested": requested.model_dump(mode="json"),
         "requested_digest": requested.digest(),
@@ -66,7 +67,7 @@ def evidence(
         "samples_per_epoch": max((n for one in state.folds for n in one.samples_by_epoch), default=0),
         "batches_by_epoch": fold.batches_by_epoch,
         "samples_by_epoch": fold.samples_by_epoch,
-        **({"folds": _folds(state)} if len(assembly.splits) > 1 else {}),
+        **({several: _folds(state)} if len(assembly.splits) > 1 else {}),
         "days_per_step": assembly.days_per_step,
         "micro_batch_days": state.micro_batch_days,
         "accumulate": assembly.spec.trainer.accumulate,
@@ -144,7 +145,7 @@ def _data(assembly: Assembly) -> dict[str, object]:
             for role in ROLES
         },
         "embargo_days": assembly.split.embargo_days,
-        **({"folds": [_days(cache, split) for split in splits]} if len(splits) > 1 else {}),
+        **({"folds": [_days(cache, one) for one in splits]} if len(splits) > 1 and assembly.ensemble is None else {}),
     }
 
 
@@ -164,6 +165,7 @@ def _days(cache: Cache, split: Split) -> dict[str, object]:
 def _folds(state: RunState) -> list[dict[str, object]]:
     return [
         {
+            "seed": fold.seed,
             "lr_by_epoch": fold.lr_by_epoch,
             "batches_by_epoch": fold.batches_by_epoch,
             "samples_by_epoch": fold.samples_by_epoch,

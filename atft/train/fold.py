@@ -22,8 +22,8 @@ class FoldTraining:
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
-        self.spec = attempt.spec
         self.assembly = attempt.assembly
+        self.spec = attempt.assembly.spec
         self.state = attempt.state.fold
         self.timers = attempt.timers
         self.stepper = Stepper(

@@ -1,6 +1,7 @@
 """A run from its spec to its last word: preflight, the training on one fold after another, the test days once.
 
-Every fold begins with the same weights and ends for itself; test days are read when all of them are trained.
+Every fold begins with the same weights and ends for itself; test days are read when all of them are trained. The
+members of an ensemble go the way of folds, each with a seed of its own.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from atft.data.cache import Cache
 from atft.events import Event, Failed, Finished, Stopped
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.reason import Reason
 from atft.train.attempt import Attempt
@@ -21,7 +23,7 @@ from atft.train.telemetry import SystemSampler
 
 
 def train(
-    spec: RunSpec,
+    spec: RunSpec | EnsembleSpec,
     cache: Cache,
     out: Path,
     emit: Callable[[Event], None],
@@ -42,14 +44,16 @@ def train(
     `source` is the folder of the run that `init_from` names, with its config.json and weights.
     Without `test` neither test days nor baselines are touched (trials); with `preflight_only` nothing is trained.
     """
-    reporter = Reporter(emit, epochs=spec.trainer.max_epochs, folds=spec.split.num_splits)
+    one = spec.base if isinstance(spec, EnsembleSpec) else spec
+    folds = len(spec.seeds) if isinstance(spec, EnsembleSpec) else spec.split.num_splits
+    reporter = Reporter(emit, epochs=one.trainer.max_epochs, folds=folds)
     try:
         reporter.progress("build")
         assembly = assemble(spec, cache, reporter, source)
         report = preflight(assembly, reporter)
         if preflight_only:
             return Finished(result={"preflight": asdict(report)})
-        with SystemSampler(assembly.device, spec.resources.threads) as sampler:
+        with SystemSampler(assembly.device, one.resources.threads) as sampler:
             attempt = Attempt(assembly, out, reporter, stop, sampler, report, resume=resume, most_days=most_days)
             return _run(attempt, test=test)
     except RunError as error:

@@ -60,7 +60,7 @@ def write(assembly: Assembly, out: Path, series: Series | None, evidence: dict[s
     neither those nor predictions. Raises RunError when a file is not there after all.
     """
     config = {
-        "requested": assembly.spec.model_dump(mode="json"),
+        "requested": assembly.requested.model_dump(mode="json"),
         "resolved": assembly.resolved().model_dump(mode="json"),
         "features": list(assembly.reader.feature_names),
         "fingerprint": assembly.cache.fingerprint,
@@ -121,7 +121,7 @@ def _daily_table(series: Series) -> "pa.Table":
 
 
 def prediction_table(assembly: Assembly, scored: dict[str, Scored]) -> "pa.Table":
-    """One row a ranked sample of a fold's validation and test days: date, code, split, score_{h}d.
+    """One row a ranked sample of a fold's or an ensemble's validation and test days: date, code, split, score_{h}d.
 
     With several folds also `fold`, from 1; a fold is written once it is scored and need not stay in memory.
     """
@@ -135,7 +135,7 @@ def prediction_table(assembly: Assembly, scored: dict[str, Scored]) -> "pa.Table
         "code": pa.DictionaryArray.from_arrays(pa.array(cache.code_index[rows]), pa.array(list(cache.codes))),
         "split": pa.array(np.repeat(list(scored), [len(s.rows) for s in scored.values()])).dictionary_encode(),
     }
-    if len(assembly.splits) > 1:
+    if len(assembly.splits) > 1 and assembly.ensemble is None:
         columns["fold"] = pa.array(np.full(len(rows), assembly.fold + 1, dtype=np.int16))
     return pa.table(
         columns

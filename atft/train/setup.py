@@ -23,6 +23,7 @@ from atft.loss.objective import Objective, make_objective
 from atft.model.masking import MaskedNetwork
 from atft.model.network import Network
 from atft.spec.base import digest
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.model import ModelSpec
 from atft.spec.pretrain import PretrainSpec
@@ -62,10 +63,12 @@ class TimedGraph(DayGraph):
 @dataclass(kw_only=True, slots=True)
 class Assembly:
     """`fold` counts from 0: the one of `splits` that network, optimizer, scheduler and ema learn. `inheritance`: where
-    their first weights come from; null, from the seed.
+    their first weights come from; null, from the seed. In an `ensemble` each member is a fold: the splits are equal,
+    and `spec` is the member's own.
     """
 
     spec: RunSpec
+    ensemble: EnsembleSpec | None
     cache: Cache
     device: torch.device
     autocast: torch.dtype | None  # null: float32 throughout
@@ -109,14 +112,18 @@ class Assembly:
         assert isinstance(self.spec, TrainSpec)  # noqa: S101
         return self.spec
 
-    def resolved(self) -> RunSpec:
-        """The spec with every auto and null replaced by what is used; data features in the order of the input.
+    @property
+    def requested(self) -> RunSpec | EnsembleSpec:
+        return self.ensemble or self.spec
+
+    def resolved(self) -> RunSpec | EnsembleSpec:
+        """The request with every auto and null replaced by what is used; data features in the order of the input.
 
         With folds `train_days` stays as it was asked: all days there are is another number in each fold.
         """
-        spec = self.spec
-        train_days = len(self.split.train) if len(self.splits) == 1 else spec.split.train_days
-        return spec.model_copy(
+        spec = self.ensemble.base if self.ensemble is not None else self.spec
+        train_days = len(self.split.train) if spec.split.num_splits == 1 else spec.split.train_days
+        resolved = spec.model_copy(
             update={
                 "data": spec.data.model_copy(update={"features": self.reader.feature_names}),
                 "split": spec.split.model_copy(update={"train_days": train_days}),
@@ -127,6 +134,7 @@ class Assembly:
                 ),
             }
         )
+        return resolved if self.ensemble is None else self.ensemble.model_copy(update={"base": resolved})
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -139,14 +147,18 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda", 0) if wanted != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
-def assemble(spec: RunSpec, cache: Cache, reporter: Reporter, source: Path | None = None) -> Assembly:
-    """Build all parts of a run from its seed, to learn its first fold. `source` is the folder of the run whose weights
-    it begins with. Raises RunError, DataError.
+def assemble(asked: RunSpec | EnsembleSpec, cache: Cache, reporter: Reporter, source: Path | None = None) -> Assembly:
+    """Build all parts of a run from its seed, to learn its first fold, or an ensemble's first member. `source` is the
+    folder of the run whose weights it begins with. Raises RunError, DataError.
     """
+    ensemble = asked if isinstance(asked, EnsembleSpec) else None
+    spec = asked.members[0] if isinstance(asked, EnsembleSpec) else asked
     limit_threads(spec.resources.threads)
     keep_freed_memory()
     device = choose_device(spec.resources.device)
     splits = make_splits(cache, spec.data, spec.split)
+    if ensemble is not None:
+        splits *= len(ensemble.seeds)
     pretrains = isinstance(spec, PretrainSpec)
     graph = TimedGraph(day_graph(cache, spec.graph, reporter.emit)) if spec.model.use_gat else None
     reader = DayReader(cache, spec.data, graph, device)
@@ -162,6 +174,7 @@ def assemble(spec: RunSpec, cache: Cache, reporter: Reporter, source: Path | Non
     learner = _learner(spec, reader, device, reporter, inheritance, 0)
     return Assembly(
         spec=spec,
+        ensemble=ensemble,
         cache=cache,
         device=device,
         autocast=torch.bfloat16 if wants_half else None,
@@ -201,11 +214,13 @@ def objective_of(
 
 
 def afresh(assembly: Assembly, fold: int, reporter: Reporter) -> Assembly:
-    """The same data under a new learner, with the weights that this fold of this seed begins with."""
-    spec, train = assembly.spec, assembly.splits[fold].train
+    """The same data under a new learner, with the weights that this fold of this seed, or this member, begins with."""
+    spec = assembly.ensemble.members[fold] if assembly.ensemble is not None else assembly.spec
+    train = assembly.splits[fold].train
     made = _learner(spec, assembly.reader, assembly.device, reporter, assembly.inheritance, fold)
     return replace(
         assembly,
+        spec=spec,
         fold=fold,
         network=made.network,
         objective=objective_of(spec, assembly.cache, train),
@@ -250,12 +265,15 @@ def _learner(
 
 def identity(assembly: Assembly) -> dict[str, object]:
     """What a checkpoint belongs to: all of the spec that changes numbers, the data, and the ordered features."""
-    spec = assembly.spec.model_dump(mode="json", exclude={"name", "tags", "resources", "dataset"})
+    asked = assembly.ensemble.base if assembly.ensemble is not None else assembly.spec
+    spec = asked.model_dump(mode="json", exclude={"name", "tags", "resources", "dataset"})
     spec["trainer"] = {
         key: value
         for key, value in spec["trainer"].items()
         if key not in {"checkpoint_every_seconds", "timeout_seconds"}
     }
+    if assembly.ensemble is not None:
+        spec["seeds"] = assembly.ensemble.seeds
     return {
         "spec": digest(spec),
         "fingerprint": assembly.cache.fingerprint,

@@ -16,6 +16,7 @@ from atft.train.rules import RuleState
 class FoldState:
     """The training on one fold, from its first epoch to its end."""
 
+    seed: int | None = None  # the one that its steps were seeded with
     epoch: int = 0  # epochs complete
     position: int = 0  # steps done in the epoch under way
     trained: bool = False  # its last step is done and the scheduler has moved on; its validation is not done

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from atft import events
 from atft.spec.data import DatasetSpec, PlantedSpec
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec
@@ -30,7 +31,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def specs() -> str:
     """Every spec class that a submit takes, each once, with type, default and bounds of its fields."""
     seen: dict[Model, None] = {}
-    for top in (TrainSpec, PretrainSpec, HpoSpec, PredictSpec, DatasetSpec, PlantedSpec):
+    for top in (TrainSpec, EnsembleSpec, PretrainSpec, HpoSpec, PredictSpec, DatasetSpec, PlantedSpec):
         walk(top, seen)
     return "# Specs\n\nFrozen and closed: an unknown field is refused.\n" + "".join(described(m) for m in seen)
 

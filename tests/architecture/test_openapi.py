@@ -20,6 +20,7 @@ from api.schemas import MODELS
 from api.split_schemas import SPLIT_MODELS
 from api.study_schemas import STUDY_MODELS, Promotion
 from atft.spec.data import DatasetSpec
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec
@@ -109,7 +110,7 @@ def test_every_component_has_an_example(openapi: dict[str, Any]) -> None:
 
 
 def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None:
-    asked = (TrainSpec, PretrainSpec, HpoSpec, PredictSpec, DatasetSpec, Promotion, NewKey)
+    asked = (TrainSpec, EnsembleSpec, PretrainSpec, HpoSpec, PredictSpec, DatasetSpec, Promotion, NewKey)
     answered = (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *SPLIT_MODELS, *KEY_MODELS)
     answered += PREDICTION_MODELS
     models = {model.__name__: model for model in (*answered, *asked)}
@@ -131,8 +132,8 @@ def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None
 
 def test_pain_16_specs_are_closed(openapi: dict[str, Any]) -> None:
     specs = (
-        "TrainSpec", "PretrainSpec", "DatasetSpec", "ModelSpec", "SplitSpec", "OptimizerSpec", "HpoSpec",
-        "FloatDimension",
+        "TrainSpec", "EnsembleSpec", "PretrainSpec", "DatasetSpec", "ModelSpec", "SplitSpec", "OptimizerSpec",
+        "HpoSpec", "FloatDimension",
     )  # fmt: skip
     for name in specs:
         assert openapi["components"]["schemas"][name]["additionalProperties"] is False

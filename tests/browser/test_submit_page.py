@@ -100,5 +100,9 @@ def test_a_study_lives_on_its_page(browser: Browser, up: Up, service: Client, pa
     expect(page.locator("#fields")).to_have_attribute("data-ready", "true")
     expect(page.locator("#curl")).to_contain_text("/jobs/pretrain")
     expect(page.get_by_label("mask ratio")).to_be_attached()
+    page.locator("input[value=ensemble]").check()
+    expect(page.locator("#curl")).to_contain_text("/jobs/ensemble")
+    expect(page.locator("#curl")).to_contain_text(f'"dataset": "{panel}"')
+    expect(page.get_by_label("seeds")).to_be_attached()
     assert problems == []
     page.close()

@@ -3,7 +3,7 @@ import { short } from "./plot.js";
 import { element, table } from "./service.js";
 
 const at = (name) => document.getElementById(name);
-const section = (job, name) => job.spec?.[name] ?? {};
+const section = (job, name) => (job.spec?.base ?? job.spec)?.[name] ?? {};
 
 export function showEvidence(job, evidence) {
   at("evidence-section").hidden = Object.keys(evidence).length === 0;
@@ -19,11 +19,11 @@ export function showEvidence(job, evidence) {
     ["Rows", "", evidence.rows !== undefined && `${evidence.rows.toLocaleString()}, ${evidence.rows_scored.toLocaleString()} of them with scores`],
     ["Optimizer", words([["", asked.name], ["lr", short(asked.lr)], ["weight decay", short(asked.weight_decay)]]), optimizer && `${optimizer.class} ${optimizer.version || ""}, its state: ${(optimizer.state_keys || []).join(", ")}`],
     ["Learning rate", plan.name, scheduler && `${scheduler.class}: ${rates.slice(0, 12).map((rate) => short(Number(rate))).join(", ")}${rates.length > 12 ? ", …" : ""}`],
-    ["Device", words([["queue", resources.queue], ["device", resources.device], ["precision", job.spec?.trainer?.precision]]), [evidence.device, evidence.device_name, evidence.precision, evidence.compiled ? "compiled" : ""].filter(Boolean).join(", ")],
+    ["Device", words([["queue", resources.queue], ["device", resources.device], ["precision", section(job, "trainer").precision]]), [evidence.device, evidence.device_name, evidence.precision, evidence.compiled ? "compiled" : ""].filter(Boolean).join(", ")],
     ["Threads", resources.threads, threads && `torch ${threads.torch_num_threads}, at most ${threads.os_threads_peak ?? "–"} of the system`],
     ["Days", words([["validation", split.val_days], ["test", split.test_days], ["embargo", split.embargo_days]]), data?.train_days && `training ${many(data.train_days) ?? "–"}, validation ${many(data.val_days) ?? "–"}, test ${many(data.test_days) ?? "–"}, embargo ${data.embargo_days}`],
     ["Data", job.dataset_fingerprint, data && `${data.fingerprint}: ${data.num_rows?.toLocaleString()} rows, ${data.num_features} features`],
-    ["Seed", job.spec?.seed, seeds && `${seeds.seed}`],
+    ["Seed", job.spec?.seeds?.join(", ") ?? job.spec?.seed, seeds && (evidence.members?.map(({ seed, best_epoch }) => (best_epoch ? `${seed} (best epoch ${best_epoch})` : seed)).join(", ") ?? `${seeds.seed}`)],
     ["Network", words([["hidden size", section(job, "model").hidden_size], ["layers", section(job, "model").gat_layers]]), modules && `${Object.values(modules).reduce((sum, one) => sum + (one.parameters ?? 0), 0).toLocaleString()} parameters in ${Object.keys(modules).join(", ")}`],
     ["Versions", "", versions && Object.entries(versions).map(([name, value]) => `${name} ${value}`).join(", ")],
     ["Code", "", git?.sha && `${git.sha.slice(0, 12)}${git.dirty ? ", with uncommitted changes" : ""}`],

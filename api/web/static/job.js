@@ -12,7 +12,7 @@ const at = (name) => document.getElementById(name);
 const WANTED = ["val", "test/", "train/loss", "step/", "time/", "system/"];
 const QUERY = WANTED.map((name) => `name=${name}`).join("&");
 const LINES = 2000, TAIL = 300, POINTS = 300;
-const TRAINS = new Set(["train", "trial", "pretrain"]);
+const TRAINS = new Set(["train", "trial", "pretrain", "ensemble"]);
 const seen = new Map();  // the last event of each job, where the stream goes on
 const said = new Set();  // lines that the stream may say again
 let job = null, metrics = null, evidence = null, study = null, split = null, stop = null, opened = null;
@@ -40,7 +40,7 @@ function showJob() {
 }
 
 function showActions() {
-  const over = FINISHED.has(job.state), repeatable = ["train", "pretrain", "dataset"].includes(job.kind);
+  const over = FINISHED.has(job.state), repeatable = ["train", "pretrain", "ensemble", "dataset"].includes(job.kind);
   at("cancel").hidden = over;
   at("cancel").disabled = job.wanted === "cancel";
   at("pause").hidden = over || job.state === "paused" || job.kind === "hpo";
@@ -50,7 +50,7 @@ function showActions() {
   at("rerun").hidden = !(repeatable && job.state === "succeeded");
   at("promote").hidden = !(job.best && (job.kind === "hpo" || job.kind === "trial") && (over || job.kind === "hpo"));
   at("promote").textContent = job.kind === "trial" ? "Train in full" : "Train the best in full";
-  at("clone").hidden = !["train", "trial", "hpo", "pretrain"].includes(job.kind);
+  at("clone").hidden = !["train", "trial", "hpo", "pretrain", "ensemble"].includes(job.kind);
   at("clone").href = `/ui/submit?from=${job.id}`;
 }
 

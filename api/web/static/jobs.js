@@ -5,7 +5,7 @@ import { ask, element, FINISHED, moment, notice, number, progressText } from "./
 
 const at = (name) => document.getElementById(name);
 const filters = at("filters"), body = at("rows"), more = at("more");
-const COMPARABLE = new Set(["train", "trial"]);
+const COMPARABLE = new Set(["train", "trial", "ensemble"]);
 const METRIC = "val/rank_ic";
 const PAGE = 50, FOLLOWED = 50, SECONDS = 5;
 const rows = new Map();  // id to { job, row, text }, in the order of the table

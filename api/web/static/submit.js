@@ -4,7 +4,8 @@ import { Form } from "./form.js";
 import { ask, duration, element, facts, notice, once } from "./service.js";
 
 const at = (name) => document.getElementById(name);
-const NAMES = { train: "TrainSpec", hpo: "HpoSpec", pretrain: "PretrainSpec" };
+const NAMES = { train: "TrainSpec", hpo: "HpoSpec", pretrain: "PretrainSpec", ensemble: "EnsembleSpec" };
+const NESTED = new Set(["hpo", "ensemble"]);  // what they are made of stands under base
 const wanted = new URLSearchParams(window.location.search);
 const { components: { schemas } } = await ask("/openapi.json");
 const choice = at("submit");
@@ -12,10 +13,10 @@ let form = null, kind = "train", key = null;
 
 function build(next) {
   const before = form?.body();
-  const base = before && (kind === "hpo" ? before.base : before);
+  const base = before && (NESTED.has(kind) ? before.base : before);
   kind = next;
   form = new Form(at("fields"), schemas, NAMES[kind]);
-  if (base) form.fill(kind === "hpo" ? { base } : base);
+  if (base) form.fill(NESTED.has(kind) ? { base } : base);
   changed();
 }
 
@@ -64,7 +65,7 @@ function show(plan) {
   facts(at("plan"), [
     ["Trials", plan.num_trials?.toLocaleString()],
     ["Parameters", one.num_parameters.toLocaleString()],
-    ["Days", `${one.num_train_days} training, ${one.num_val_days} validation, ${one.num_test_days} test${one.num_folds > 1 ? `, ${one.num_folds} folds` : ""}`],
+    ["Days", `${one.num_train_days} training, ${one.num_val_days} validation, ${one.num_test_days} test${one.num_folds > 1 ? `, ${one.num_folds} folds` : ""}${one.num_members > 1 ? `; ${one.num_members} seeds` : ""}`],
     ["Epochs", `${one.epochs} of ${one.steps_per_epoch.toLocaleString()} steps; ${one.days_per_step} whole days a step, about ${one.samples_per_epoch.toLocaleString()} samples an epoch`],
     ["About", plan.estimated_seconds === null ? "no estimate: no job with this network has ended on this queue yet" : duration(plan.estimated_seconds)],
     ["Disk", size(one.estimated_bytes)],
@@ -106,6 +107,6 @@ if (wanted.get("from")) {
 }
 if (!form) build(NAMES[wanted.get("kind")] ? wanted.get("kind") : "train");
 for (const radio of choice.elements.kind) radio.checked = radio.value === kind;
-if (wanted.get("dataset")) form.set(kind === "hpo" ? "/base/dataset" : "/dataset", wanted.get("dataset"));
+if (wanted.get("dataset")) form.set(NESTED.has(kind) ? "/base/dataset" : "/dataset", wanted.get("dataset"));
 changed();
 at("fields").dataset.ready = "true";

@@ -24,10 +24,10 @@ function noise(series, name, kind) {
 }
 
 function showCurve(metrics, job) {
-  // Of several folds, whose mean has no epochs, one line a fold; else one a horizon and their mean.
+  // Of several folds, whose mean has no epochs, one line a fold or member; else one a horizon and their mean.
   const folds = Object.keys(metrics.series).filter((name) => /^val\.\d+\/rank_ic$/.test(name)).sort((a, b) => fold(a) - fold(b));
   const names = folds.length ? folds : Object.keys(metrics.series).filter((name) => name === CURVE || name.startsWith(`${CURVE}@`)).sort((a, b) => days(a) - days(b));
-  const lines = names.map((name, kind) => ({ id: name, name: name.split("@")[1] ?? (folds.length ? `fold ${fold(name)}` : "mean"), kind, ...metrics.series[name] }));
+  const lines = names.map((name, kind) => ({ id: name, name: name.split("@")[1] ?? (folds.length ? `${job.kind === "ensemble" ? "member" : "fold"} ${fold(name)}` : "mean"), kind, ...metrics.series[name] }));
   at("curve-section").hidden = !lines.some((line) => line.value.some(known));
   if (at("curve-section").hidden) return;
   if (!names.includes(chosen)) chosen = names.find((name) => name.includes("@")) ?? names[0];

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 from uuid import uuid4
@@ -277,3 +278,16 @@ def test_only_the_last_answers_are_remembered() -> None:
     assert recent.get("a") == 1
     recent.put("c", 3)
     assert (recent.get("a"), recent.get("b"), recent.get("c")) == (1, None, 3)
+
+
+def test_the_number_of_members_is_a_setting_and_their_seeds_are_none() -> None:
+    def ensemble(name: str, seeds: list[int]) -> Side:
+        alone = side(name)
+        return replace(alone, spec={**alone.spec, "seed": seeds, "members": len(seeds)})
+
+    assert found(side("alone"), ensemble("three", [0, 1, 2])).fair
+    assert found(ensemble("two", [0, 2]), ensemble("three", [0, 1, 2])).fair
+    (other,) = found(side("alone", seed=5), ensemble("three", [0, 1, 2])).unfair_because
+    assert "the effect of members cannot be told from that of the seed" in other
+    (again,) = found(ensemble("one", [0, 1]), ensemble("another", [0, 2])).unfair_because
+    assert "repetition" in again

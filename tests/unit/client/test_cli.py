@@ -138,18 +138,19 @@ def test_every_command_that_answers_takes_json() -> None:
     assert set(without) <= {"up", "logs", "rm", *(name for names in PROGRAMS.values() for name in names)}
 
 
+@pytest.mark.parametrize("kind", ["pretrain", "ensemble"])
 @pytest.mark.parametrize("plan", [False, True])
-def test_a_pretraining_is_submitted_or_planned(tmp_path: Path, plan: bool) -> None:
+def test_a_pretraining_or_an_ensemble_is_submitted_or_planned(tmp_path: Path, plan: bool, kind: str) -> None:
     file = tmp_path / "spec.yaml"
     file.write_text("dataset: d\nmask_ratio: 0.2\n")
     asked: list[tuple[str, object]] = []
 
     def answer(request: Handler) -> None:
         asked.append((request.path, json.loads(request.read())))
-        request.say(200 if plan else 202, {"epochs": 3} if plan else {"id": "p", "kind": "pretrain", "state": "queued"})
+        request.say(200 if plan else 202, {"epochs": 3} if plan else {"id": "p", "kind": kind, "state": "queued"})
 
     with serving(answer) as client:
-        result = runner.invoke(app, ["--url", client.url, "pretrain", str(file), *["--plan"] * plan])
+        result = runner.invoke(app, ["--url", client.url, kind, str(file), *["--plan"] * plan])
     assert result.exit_code == 0, result.output
-    assert asked == [("/jobs/pretrain" + "?dry_run=true" * plan, {"dataset": "d", "mask_ratio": 0.2})]
+    assert asked == [(f"/jobs/{kind}" + "?dry_run=true" * plan, {"dataset": "d", "mask_ratio": 0.2})]
     assert ('"epochs": 3' if plan else "p") in result.output

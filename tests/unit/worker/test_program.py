@@ -67,6 +67,14 @@ def test_a_pretraining_and_what_begins_with_it(settings: Settings) -> None:
     assert start.weights is weights
 
 
+def test_an_ensemble_runs_with_what_its_base_asks_for(settings: Settings) -> None:
+    base = {"resources": {"threads": 2, "device": "cpu"}, "trainer": {"timeout_seconds": 60}}
+    start = launch(settings, job(kind=JobKind.ENSEMBLE, spec={"base": base, "seeds": [0, 1]}), cuda_device="1")
+    assert start.argv[4] == "ensemble"
+    assert (start.threads, start.timeout_seconds) == (2, 60)
+    assert start.environment["CUDA_VISIBLE_DEVICES"] != "1"
+
+
 def test_a_prediction(settings: Settings) -> None:
     spec = {"model": "m", "dataset": "d", "from_day": "2020-01-01", "to_day": "2020-02-01", "resources": {"threads": 2}}
     params = {"model": {"folder": "jobs/m/1", "sha256": "ab"}}

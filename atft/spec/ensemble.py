@@ -1,0 +1,40 @@
+"""Several trainings of one spec, a seed each, whose scores are averaged by rank."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from atft.spec.base import Spec, refuse
+from atft.spec.job import TrainSpec
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class EnsembleSpec(Spec):
+    """`base` is trained once with each of `seeds`, in their order; `base.seed` stays away, and its split has one fold.
+
+    A score is the mean over members of the stock's rank among the day's ranked stocks, (rank - ½) / number of stocks.
+    `base.trainer.timeout_seconds` is of all members together.
+    """
+
+    base: TrainSpec
+    seeds: tuple[Seed, ...] = Field(min_length=2, max_length=32)
+
+    @property
+    def members(self) -> tuple[TrainSpec, ...]:
+        """The training of each seed."""
+        return tuple(self.base.model_copy(update={"seed": seed}) for seed in self.seeds)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.seeds)) != len(self.seeds):
+            refuse("/seeds", "list each seed once: two members of one seed are the same model")
+        if self.base.seed != 0:
+            refuse("/base/seed", "the members' seeds are those of `seeds`: leave base.seed out")
+        folds = self.base.split.num_splits
+        if folds > 1:
+            refuse(
+                "/base/split/folds",
+                f"an ensemble is of one fold, and this split has {folds}: submit an ensemble for each, or one training",
+            )
+        return self

@@ -78,5 +78,7 @@ async def test_no_prediction_and_no_training_begins_with_an_ensemble(
         "of kind ensemble"
         in problem(await client.post("/jobs/predict", json=wish), 422, "no_model", "/model")["detail"]
     )
+    wish = ENSEMBLE | {"base": SPEC | {"init_from": job_id}}
+    problem(await client.post("/jobs/ensemble", json=wish), 422, "invalid_request", "/base/init_from")
     begin = await client.post("/jobs/train", json=SPEC | {"init_from": job_id})
     assert "of kind ensemble" in problem(begin, 422, "invalid_request", "/init_from")["detail"]

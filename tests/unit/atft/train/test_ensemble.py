@@ -141,6 +141,16 @@ def test_resumed_in_the_second_member_it_goes_on_bit_for_bit(
     assert "belongs to another run" in swapped.last.message
 
 
+def test_every_member_begins_with_the_weights_that_init_from_names(run: Any, make_spec: Make) -> None:
+    source = run(make_spec(**SHORT), "source")
+    begun = {**SHORT, "init_from": "019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21"}
+    both = run(EnsembleSpec(base=make_spec(**begun), seeds=SEEDS), "both", source=source.out)
+    second = run(make_spec(seed=3, **begun), "second", source=source.out)
+    assert isinstance(both.last, Finished), both.last
+    assert (both.out / "best.2.safetensors").read_bytes() == (second.out / "best.safetensors").read_bytes()
+    assert both.evidence["init_from"] == second.evidence["init_from"]
+
+
 def test_a_member_that_fails_makes_the_ensemble_fail(run: Any, make_spec: Make) -> None:
     """With its name, and before any number is told."""
     spec = EnsembleSpec(base=make_spec(**SHORT, **{"data.min_names": 24, "split.val_days": 2}), seeds=SEEDS)

@@ -11,10 +11,9 @@ import typer
 from client import (
     dataset_commands,
     display,
-    ensemble_commands,
     move_commands,
     prediction_commands,
-    pretrain_commands,
+    run_commands,
     studies,
     study_commands,
     tensorboard_command,
@@ -43,8 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(dataset_commands.app, name="datasets")
 app.add_typer(move_commands.app)
-app.add_typer(pretrain_commands.app)
-app.add_typer(ensemble_commands.app)
+app.add_typer(run_commands.app)
 app.add_typer(prediction_commands.app)
 app.add_typer(study_commands.app)
 app.add_typer(tensorboard_command.app)

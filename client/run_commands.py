@@ -1,0 +1,55 @@
+"""Two more kinds of run: `atft pretrain` and `atft ensemble`."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from client.terminal import AsJson, SpecFile, connected, follow, print_json, read
+
+app = typer.Typer()
+Wait = Annotated[bool, typer.Option(help="Show the job until its end.")]
+Plan = Annotated[bool, typer.Option(help="Only what it would be; nothing is stored.")]
+Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec are one job.")]
+
+
+@app.command()
+def pretrain(
+    context: typer.Context,
+    file: SpecFile,
+    wait: Wait = False,
+    plan: Plan = False,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a pretraining of the encoder; prints its id, for a training's init_from."""
+    _submit(context, "pretrain", file, wait, plan, key, as_json)
+
+
+@app.command()
+def ensemble(
+    context: typer.Context,
+    file: SpecFile,
+    wait: Wait = False,
+    plan: Plan = False,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit one training for each seed, whose scores are averaged by rank; prints the job's id."""
+    _submit(context, "ensemble", file, wait, plan, key, as_json)
+
+
+def _submit(
+    context: typer.Context,
+    kind: Literal["pretrain", "ensemble"],
+    file: SpecFile,
+    wait: Wait,
+    plan: Plan,
+    key: Key,
+    as_json: AsJson,
+) -> None:
+    with connected(context) as service:
+        if plan:
+            print_json(service.plan(kind, read(file)))
+            return
+        job = service.submit(kind, read(file), idempotency_key=key)
+        follow(service, job, wait=wait, as_json=as_json)

@@ -49,6 +49,11 @@ def attempt_folder(settings: Settings, job: Job) -> Path:
     return (settings.jobs_root / str(job.id) / str(job.attempt)).resolve()
 
 
+def scratch(folder: Path) -> Path:
+    """Where an attempt's program and its libraries put what they need for a moment (PyG writes modules there)."""
+    return folder / "tmp"
+
+
 def checkpoint_folder(settings: Settings, job: Job, path: str) -> Path:
     """Of the checkpoint recorded as `path`: under the job's own folder, or in a retry `../{source}/…`."""
     return Path(os.path.normpath(settings.jobs_root.resolve() / str(job.id) / path))
@@ -93,6 +98,8 @@ def launch(
             raise Refused(Reason.INTERNAL, f"this worker has no program for a job of kind {job.kind}")
     environment = settings.child_environment(threads, cuda_device)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), environment.get("PYTHONPATH")]))
+    environment["TMPDIR"] = str(scratch(folder))
+    scratch(folder).mkdir(exist_ok=True)
     return Launch(
         folder=folder,
         argv=(*program, *arguments, "--lease-seconds", str(settings.lease_seconds)),

@@ -6,6 +6,7 @@ and after, by this one. Whatever befalls this process, the row stays true: an un
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from jobs.tables import Job, Json
 from worker.leftovers import remove_scratch, remove_uploads
 from worker.memory import oom_kills, postponed
 from worker.process import Child, ProtocolError
-from worker.program import PROGRAM, Launch, Refused, attempt_folder, checkpoint_is_gone, launch
+from worker.program import PROGRAM, Launch, Refused, attempt_folder, checkpoint_is_gone, launch, scratch
 from worker.recorder import Recorder, persist
 from worker.settlement import Settlement, accept, failure
 from worker.slot import Slot
@@ -125,6 +126,7 @@ class Supervisor:
             attempt.attend(self.draining, self.timing.poll_seconds)
         finally:
             ended = child.close()
+            shutil.rmtree(scratch(start.folder), ignore_errors=True)
         if attempt.watch.ending is Ending.SUPERSEDED or not recorder.flush(self._hopeless()) or recorder.superseded:
             return None
         if recorder.error is not None:

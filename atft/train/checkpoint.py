@@ -6,6 +6,7 @@
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -99,8 +100,11 @@ def save(folder: Path, name: str, snapshot: Snapshot) -> str:
     partial = folder / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    safetensors.torch.save_file(to_host(snapshot.weights), partial / "model.safetensors")
-    torch.save(snapshot.state, partial / "state.pt")
+    # Through files of Python's: what these libraries say of a full disk when they write themselves is no OSError.
+    (partial / "model.safetensors").write_bytes(safetensors.torch.save(to_host(snapshot.weights)))
+    state = io.BytesIO()
+    torch.save(snapshot.state, state)
+    (partial / "state.pt").write_bytes(state.getbuffer())
     for best in snapshot.best:
         link(best, partial / best.name)
     files = {file.name: {"sha256": sha256(file), "size": file.stat().st_size} for file in sorted(partial.iterdir())}

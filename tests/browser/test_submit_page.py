@@ -103,6 +103,6 @@ def test_a_study_lives_on_its_page(browser: Browser, up: Up, service: Client, pa
     page.locator("input[value=ensemble]").check()
     expect(page.locator("#curl")).to_contain_text("/jobs/ensemble")
     expect(page.locator("#curl")).to_contain_text(f'"dataset": "{panel}"')
-    expect(page.get_by_label("seeds")).to_be_attached()
+    expect(page.locator('[data-pointer="/seeds"]')).to_be_attached()
     assert problems == []
     page.close()

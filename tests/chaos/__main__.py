@@ -109,7 +109,8 @@ def storm(service: Service, options: argparse.Namespace, *, full_disk: bool) -> 
     broken += _grown(base, after)
     broken += [f"no program outlives its job: {children} do"] if children else []
     ends = consistency.outcomes(service.servers()["database_url"])
-    lost = [end for end in ends if end["state"] == "failed" and end["reason"] in OWN_FAULT]
+    lost = consistency.own_faults(service.servers()["database_url"], OWN_FAULT)
+    broken += [f"no job is lost: {words}" for words in lost]
     return {
         "seed": options.seed,
         "minutes": options.minutes,
@@ -121,7 +122,7 @@ def storm(service: Service, options: argparse.Namespace, *, full_disk: bool) -> 
         "deeds": dict(sorted(killer.deeds.items())),
         "kills": sum(killer.deeds.values()),
         "deeds_that_failed": killer.errors[:20],
-        "lost": sum(end["jobs"] for end in lost) + len(late),
+        "lost": len(lost) + len(late),
         "duplicates": sum("G2" in words or "G10" in words for words in broken),
         "stale_writes_refused": _in_logs(service.var, "another attempt has the job; nothing was written"),
         "streams": len(workload.viewers),

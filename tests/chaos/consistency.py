@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,14 @@ def _files(rows: list[Json], runs: Path) -> list[str]:
         elif hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
             broken.append(f"G11 a file is listed when whole: {row['path']} is another")
     return broken
+
+
+def own_faults(database_url: str, reasons: Sequence[str]) -> list[str]:
+    """Jobs that failed for one of these reasons, in words."""
+    query = "SELECT id, kind, reason, message FROM jobs WHERE state = 'failed' AND reason::text = ANY(%s) ORDER BY id"
+    with psycopg.connect(database_url, row_factory=dict_row) as session:
+        rows = session.execute(query, [list(reasons)])
+        return [f"{row['kind']} {row['id']} failed by {row['reason']}: {row['message']}" for row in rows]
 
 
 def outcomes(database_url: str) -> list[Json]:

@@ -93,6 +93,16 @@ class TestSucceeds:
         bench.want(job_id, Wanted.CANCEL)
         running.end()
 
+    def test_what_a_program_writes_for_a_moment_goes_with_the_attempt(self, bench: Bench) -> None:
+        """Libraries leave files in TMPDIR, one of ours at every start; a killed program cannot clean up."""
+        job_id = bench.submit()
+        running = bench.start(job_id, *program("silent", "--litter"))
+        scratch = bench.folder(job_id, 1) / "tmp"
+        bench.until(lambda: scratch.exists() and any(scratch.iterdir()))
+        bench.want(job_id, Wanted.CANCEL)
+        running.end()
+        assert not scratch.exists()
+
 
 class TestDies:
     def test_a_killed_child_is_tried_again_and_goes_on_from_its_checkpoint(self, bench: Bench) -> None:

@@ -1,7 +1,8 @@
-"""Starts, says so, works, and hangs without another word."""
+"""Starts, says so, works, and hangs without another word; `--litter` leaves a temporary file."""
 
 import faulthandler
 import signal
+import tempfile
 import time
 
 from speech import Speech
@@ -16,4 +17,6 @@ def hang() -> None:
 speech = Speech()
 speech.start()
 speech.progress()
+if "--litter" in speech.rest:
+    tempfile.mkstemp()
 hang()

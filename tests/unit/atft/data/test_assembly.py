@@ -2,9 +2,6 @@
 and broken off anywhere without a trace.
 """
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from atft.data.source import load
 from atft.events import Event, Progress
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
+from tests.unit.atft.disk import largest_file
 
 COUNTS = (7, 1, 6, 2, 40, 7, 7, 3)  # stocks of each day
 
@@ -195,17 +193,6 @@ def test_progress_tells_stage_rows_and_time_left(
     assert all(e.num_rows == ready.height for e in words if e.stage == "looking at columns")
     assert [e.ratio for e in words] == sorted(e.ratio for e in words)
     assert any(e.eta_seconds is not None for e in words)
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Files may grow to so many bytes: a disk that fills up, for anybody to have. Over before pytest writes its own."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])

@@ -1,5 +1,6 @@
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from atft.train import checkpoint
 from atft.train.checkpoint import CheckpointError, Snapshot
+from tests.unit.atft.disk import largest_file
 
 CPU = torch.device("cpu")
 
@@ -43,6 +45,19 @@ def test_the_best_weights_of_a_checkpoint_outlive_a_better_epoch_and_the_folder(
     best.unlink()
     (kept,) = checkpoint.load(tmp_path / "c" / "000001", CPU).best
     assert torch.equal(checkpoint.load_weights(kept)["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("part", ["weights", "state"])
+def test_a_checkpoint_that_does_not_fit_is_the_operating_systems_error_and_leaves_the_one_before(
+    tmp_path: Path, part: str
+) -> None:
+    """An OSError says that the disk is full, and `retry` can go on; any other would be an internal error."""
+    checkpoint.save(tmp_path / "c", "000001", snapshot(1.0))
+    large = replace(snapshot(2.0), **{part: {"a": torch.zeros(100_000)}})
+    with largest_file(100_000), pytest.raises(OSError, match="File too large"):
+        checkpoint.save(tmp_path / "c", "000002", large)
+    assert torch.equal(checkpoint.load(tmp_path / "c" / "000001", CPU).weights["a"], torch.ones(2))
+    assert not (tmp_path / "c" / "000002").exists()
 
 
 def test_at_most_two_are_kept_and_leftovers_of_a_killed_save_go(tmp_path: Path) -> None:

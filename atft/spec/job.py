@@ -1,5 +1,6 @@
 """One training job, complete; `RunSpec` is what every job that trains the network's encoder asks for."""
 
+from abc import abstractmethod
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -31,9 +32,9 @@ class RunSpec(Spec):
     trainer: TrainerSpec = TrainerSpec()
     resources: ResourcesSpec = ResourcesSpec()
 
+    @abstractmethod
     def num_parameters(self, num_features: int) -> int:
         """Exactly the trainable parameters of the network that this trains on `num_features` columns."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _run_consistent(self) -> Self:

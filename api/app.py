@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import threading
@@ -70,7 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             if is_loopback(settings.bind) and settings.admin_key is None:
                 log.warning("no admin key is configured: without API keys only programs on this machine are served")
             try:
-                with _at_signal(service.start_closing):
+                with _at_signal(service.start_closing), _heap_at_rest():
                     yield
             finally:
                 service.start_closing()
@@ -103,6 +104,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         Edge, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes, telemetry=telemetry
     )
     return app
+
+
+@contextlib.contextmanager
+def _heap_at_rest() -> Iterator[None]:
+    """What was loaded at the start lives as long as the server: a full collection that walked through it would hold up
+    every request for tenths of a second (benchmarks/load.py).
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _cached(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

@@ -216,11 +216,16 @@ def require(scope: str) -> Callable[[Principal], Awaitable[Principal]]:
     """The dependency of a route that needs `scope`."""
 
     async def allowed(who: Annotated[Principal, Depends(principal)]) -> Principal:
-        if scope not in who.scopes:
-            raise Refused(403, "forbidden", f"this API key lacks the scope {scope}")
+        check_scope(who, scope)
         return who
 
     return allowed
+
+
+def check_scope(who: Principal, scope: str) -> None:
+    """Raises Refused (403)."""
+    if scope not in who.scopes:
+        raise Refused(403, "forbidden", f"this API key lacks the scope {scope}")
 
 
 Reader = Annotated[Principal, Depends(require("jobs:read"))]

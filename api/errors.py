@@ -72,10 +72,12 @@ class Refused(HTTPException):
 
 
 class Unavailable(Refused):
-    """Postgres cannot be reached, or did not answer in time."""
+    """Postgres cannot be reached, or did not answer in time: a commit whose answer was lost may have happened."""
 
     def __init__(
-        self, detail: str = "the database cannot be reached at the moment; nothing was changed, try again"
+        self,
+        detail: str = "the database cannot be reached at the moment; "
+        "try again, with the same Idempotency-Key if there was one: what was done before is not done twice",
     ) -> None:
         super().__init__(503, "database_unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 

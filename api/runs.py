@@ -8,7 +8,7 @@ from api import admission
 from api.auth import Principal
 from api.schemas import SubmittedView
 from api.service import Service
-from api.submission import refuse_nul, submit
+from api.submission import Identity, identity, once, refuse_nul, submit
 from api.views import submitted_view
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
@@ -28,15 +28,21 @@ async def submit_run(
     answer: Response,
 ) -> SubmittedView | Response:
     """Raises Refused (422) naming the field that does not fit; the headers go to `answer`."""
-    refuse_nul(spec.model_dump(mode="json"))
-    admitted = await service.database.read(admission.admit, spec)
-    if dry_run:
-        plan = await service.database.read(admission.plan, service.settings, spec, admitted)
-        return Response(plan.model_dump_json(), media_type="application/json")
-    return await queue_run(
-        service, who, spec, kind, answer, queue=admitted.queue, dataset=admitted.dataset_name,
-        fingerprint=admitted.fingerprint, key=key, warnings=admitted.warnings,
-    )  # fmt: skip
+    body = spec.model_dump(mode="json")
+    refuse_nul(body)
+    asked = None if dry_run else identity(key, kind, {"spec": body})
+
+    async def making() -> SubmittedView | Response:
+        admitted = await service.database.read(admission.admit, spec)
+        if dry_run:
+            plan = await service.database.read(admission.plan, service.settings, spec, admitted)
+            return Response(plan.model_dump_json(), media_type="application/json")
+        return await queue_run(
+            service, who, spec, kind, answer, queue=admitted.queue, dataset=admitted.dataset_name,
+            fingerprint=admitted.fingerprint, asked=asked, warnings=admitted.warnings,
+        )  # fmt: skip
+
+    return await once(service, who, asked, answer, making())
 
 
 async def queue_run(
@@ -49,7 +55,7 @@ async def queue_run(
     queue: str,
     dataset: str,
     fingerprint: str,
-    key: str | None,
+    asked: Identity | None,
     warnings: list[str],
     source: UUID | None = None,
     params: Json | None = None,
@@ -62,7 +68,7 @@ async def queue_run(
         kind=kind,
         spec=spec,
         queue=queue,
-        key=key,
+        asked=asked,
         name=named.name,
         tags=named.tags,
         priority=named.resources.priority,

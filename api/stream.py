@@ -99,7 +99,6 @@ def frame(kind: str, job_id: UUID, seq: int | None, moment: datetime, body: Json
             "body": body,
         },
         separators=(",", ":"),
-        ensure_ascii=False,
         allow_nan=False,
     )
     identity = f"id: {label}\n" if label is not None else ""

@@ -2,22 +2,28 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from uuid import UUID
 
+from fastapi import Response
 from sqlalchemy.orm import Session
 
 from api.auth import Principal
 from api.database import AUDITED
 from api.deps import with_position
-from api.errors import invalid
+from api.errors import Refused, Unavailable, invalid
+from api.schemas import SubmittedView
 from api.service import Service
+from api.views import submitted_view
 from atft.spec.base import Spec
 from jobs import store
+from jobs.errors import JobsError
 from jobs.lookup import Position
 from jobs.quotas import hold_upload
 from jobs.states import JobKind
 from jobs.tables import Job, Json
+
+Identity = tuple[str, str]  # an Idempotency-Key, and the SHA-256 of what was asked with it
 
 
 def refuse_nul(value: object, pointer: str = "") -> None:
@@ -33,9 +39,38 @@ def refuse_nul(value: object, pointer: str = "") -> None:
             refuse_nul(inner, f"{pointer}/{number}")
 
 
-def body_sha256(kind: JobKind, body: Json) -> str:
-    """Of what was asked, not of how it was spelled: equal requests are equal whatever their white space."""
-    return hashlib.sha256(json.dumps([kind.value, body], sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def identity(key: str | None, kind: JobKind, asked: Json) -> Identity | None:
+    """Of what was asked, not of how it was spelled, nor of what it comes to today: a repeated request is the same one
+    when its dataset has a newer version and its study a better trial.
+    """
+    if key is None:
+        return None
+    text = json.dumps([kind.value, asked], sort_keys=True, separators=(",", ":"))
+    return key, hashlib.sha256(text.encode()).hexdigest()
+
+
+async def once(
+    service: Service,
+    who: Principal,
+    asked: Identity | None,
+    answer: Response,
+    making: Awaitable[SubmittedView | Response],
+) -> SubmittedView | Response:
+    """What `making` answers. Where it is refused today, the job that the same key and request have made before."""
+    try:
+        return await making
+    except (Refused, JobsError) as refusal:
+        if asked is None or isinstance(refusal, Unavailable):
+            raise
+        made = await service.database.read(_made, who.name, asked)
+        if made is None:
+            raise
+        return submitted_view(answer, *made, [])
+
+
+def _made(session: Session, principal: str, asked: Identity) -> tuple[Job, Position] | None:
+    job = store.earlier(session, principal, *asked)
+    return None if job is None else with_position(session, job)
 
 
 async def submit(
@@ -45,7 +80,7 @@ async def submit(
     kind: JobKind,
     spec: Spec,
     queue: str,
-    key: str | None,
+    asked: Identity | None,
     name: str | None = None,
     tags: Mapping[str, str] | None = None,
     priority: int = 5,
@@ -55,12 +90,10 @@ async def submit(
     dataset_fingerprint: str | None = None,
     params: Json | None = None,
     source_job_id: UUID | None = None,
-    content: Json | None = None,
 ) -> tuple[Job, Position]:
-    """The job, committed and announced. `content` is what else makes the request's identity: an upload's hashes."""
+    """The job, committed and announced: a new one, or the one that `asked` has made before."""
     body = spec.model_dump(mode="json")
     await service.check_disk()
-    identity = (key, body_sha256(kind, {"spec": body, "content": content})) if key is not None else None
 
     def write(session: Session) -> tuple[Job, bool, Position]:
         submitted = store.submit(
@@ -79,7 +112,7 @@ async def submit(
             source_job_id=source_job_id,
             queue_timeout_seconds=queue_timeout_seconds,
             created_by=who.name,
-            idempotency=identity,
+            idempotency=asked,
             max_unfinished=who.limits.jobs,
         )
         if submitted.created and "sources" in (params or {}):  # now that its size is known, and in turn

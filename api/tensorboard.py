@@ -5,6 +5,7 @@ Event {1: double wall_time, 2: int64 step, 3: string file_version, 5: Summary}, 
 Value {1: string tag, 2: float simple_value}; a frame is length, its CRC, the message, its CRC (tensorflow/core/lib/io).
 """
 
+import math
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -25,6 +26,7 @@ def _table() -> tuple[int, ...]:
 
 
 _CRC: Final = _table()
+LARGEST: Final = float.fromhex("0x1.fffffep127")  # of 32 bits
 
 
 def _masked(data: bytes) -> bytes:
@@ -64,5 +66,7 @@ def frames(points: Iterable[Point]) -> Iterator[bytes]:
         values = b""
         for point in group:
             value = float("nan") if point.value is None else point.value
+            if abs(value) > LARGEST:  # finite, and no number of 32 bits
+                value = math.copysign(math.inf, value)
             values += _bytes(0x0A, _bytes(0x0A, point.name.encode()) + b"\x15" + struct.pack("<f", value))
         yield _frame(b"\x09" + struct.pack("<d", time.timestamp()) + b"\x10" + _varint(step) + _bytes(0x2A, values))

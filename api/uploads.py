@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from api.errors import Refused
+from api.errors import Refused, Unavailable
+from jobs.errors import JobsError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -57,14 +58,23 @@ class Part:
 
 @dataclass
 class Upload:
-    """`parts` by name. The folder goes away at the end of `receive` unless `keep` was called."""
+    """`parts` by name. The folder goes away at the end of `receive` unless it is `kept`."""
 
     folder: Path
     parts: dict[str, Part]
     kept: bool = False
 
-    def keep(self) -> None:
+    @contextlib.contextmanager
+    def kept_unless_refused(self) -> Iterator[None]:
+        """Around the commit of the job that reads it. A commit whose answer is lost may have happened: then it stays,
+        and `worker.leftovers` takes it away later if no job needs it.
+        """
         self.kept = True
+        try:
+            yield
+        except (Refused, JobsError) as refusal:
+            self.kept = isinstance(refusal, Unavailable)
+            raise
 
     def reference(self, part: Part) -> str:
         """How a job's `params.files` names it: `upload:{folder}/{file}`."""

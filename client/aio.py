@@ -244,7 +244,13 @@ class AsyncClient:
         await self._do(calls.delete_dataset(ref))
 
     async def datasets(self) -> list[dict[str, JsonValue]]:
-        return await self._do(calls.datasets())
+        """All of them, each in its newest version."""
+        page = await self._do(calls.datasets(None))
+        found = page.items
+        while page.next_cursor is not None:
+            page = await self._do(calls.datasets(page.next_cursor))
+            found = found + page.items
+        return found
 
     async def dataset(self, name: str) -> dict[str, JsonValue]:
         return await self._do(calls.dataset(name))

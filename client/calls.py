@@ -18,7 +18,7 @@ import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from client.sending import Counter, Watched, as_object
-from client.views import BestTrial, Comparison, Event, Importance, Job, JobPage, Metrics, Trials
+from client.views import BestTrial, Comparison, DatasetPage, Event, Importance, Job, JobPage, Metrics, Trials
 
 Json = Mapping[str, object]
 Sent = Callable[[int, int], object]  # hears how many bytes of how many have gone out
@@ -227,11 +227,13 @@ def plan_dataset(request: Mapping[str, object]) -> Call[dict[str, JsonValue]]:
 
 
 def delete_dataset(ref: str) -> Call[None]:
-    return Call(method="DELETE", path=f"/datasets/{ref}", read=lambda _: None)
+    # one try: a second one after a lost answer would be told that there is no such dataset
+    return Call(method="DELETE", path=f"/datasets/{ref}", read=lambda _: None, tries=1)
 
 
-def datasets() -> Call[list[dict[str, JsonValue]]]:
-    return Call(method="GET", path="/datasets", read=as_items)
+def datasets(cursor: str | None) -> Call[DatasetPage]:
+    params = {} if cursor is None else {"cursor": cursor}
+    return Call(method="GET", path="/datasets", read=parsed(DatasetPage), request={"params": params})
 
 
 def dataset(ref: str) -> Call[dict[str, JsonValue]]:

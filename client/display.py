@@ -161,7 +161,7 @@ def _show(event: Event, bar: Progress, task: TaskID, console: Console, label: st
         case "log" if body.get("level") in ("warning", "error"):
             console.print(f"  {label}  {body.get('level')}: {body.get('message')}", highlight=False, markup=False)
         case "state":
-            bar.update(task, text=str(body.get("to", "")))
+            bar.update(task, text=str(body.get("state", "")))
         case _:
             pass
 

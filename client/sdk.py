@@ -235,7 +235,13 @@ class Client:
         self._do(calls.delete_dataset(ref))
 
     def datasets(self) -> list[dict[str, JsonValue]]:
-        return self._do(calls.datasets())
+        """All of them, each in its newest version."""
+        page = self._do(calls.datasets(None))
+        found = page.items
+        while page.next_cursor is not None:
+            page = self._do(calls.datasets(page.next_cursor))
+            found = found + page.items
+        return found
 
     def dataset(self, name: str) -> dict[str, JsonValue]:
         return self._do(calls.dataset(name))

@@ -80,6 +80,11 @@ class JobPage(View):
     next_cursor: str | None = None
 
 
+class DatasetPage(View):
+    items: list[dict[str, JsonValue]]
+    next_cursor: str | None = None
+
+
 class Series(View):
     step: list[int]
     value: list[Value]

@@ -6,6 +6,7 @@ one: the row's `child_seq` is then all that exactly-once needs. `child_seq` 0 ma
 """
 
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -302,7 +303,8 @@ def inherit(session: Session, job: Job, source: Job) -> None:
     points = select(literal(job.id), Metric.name, Metric.step, literal(0), Metric.value, Metric.time)
     columns = ["job_id", "name", "step", "attempt", "value", "time"]
     session.execute(insert(Metric).from_select(columns, points.where(Metric.job_id == source.id)))
-    job.checkpoint = source.checkpoint | {"path": f"../{source.id}/{source.checkpoint['path']}"}
+    path = posixpath.normpath(f"../{source.id}/{source.checkpoint['path']}")  # which may be another job's already
+    job.checkpoint = source.checkpoint | {"path": path}
     job.best = _best_as_of(session, source, source.checkpoint["epoch"])
     session.flush()
     job.metrics = rewind(session, job)["metrics"]

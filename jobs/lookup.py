@@ -145,6 +145,9 @@ def memory_needed(session: Session, job_id: UUID) -> int | None:
         needed > 0,
     )
     own: int | None = session.scalar(select(needed).where(Job.id == job_id))
+    was, is_now = (job.evidence or {}).get("micro_batch_days"), job.overrides.get("micro_batch_days")
+    if own is not None and was and is_now and is_now < was:  # the attempt that is to come takes smaller pieces
+        own = own * is_now // was
     others: int | None = session.scalar(select(func.max(needed)).where(*same)) if own is None else None
     return own or others
 

@@ -13,7 +13,8 @@ _AT_ONCE: Final = 64  # more submits than run at the same time in a few API proc
 _UPLOADED: Final = text("""
     SELECT coalesce(sum((source.value ->> 'size_bytes')::bigint), 0)
     FROM jobs CROSS JOIN jsonb_each(params -> 'sources') AS source
-    WHERE kind = 'dataset' AND created_by = :created_by AND created_at > now() - interval '1 day'""")
+    WHERE kind = 'dataset' AND created_by = :created_by AND created_at > now() - interval '1 day'
+        AND source_job_id IS NULL""")  # a retry sends nothing again
 
 
 def unfinished_jobs(session: Session, created_by: str) -> int:

@@ -41,7 +41,7 @@ from jobs.lookup import (
 )
 from jobs.moves import change, lock, postpone, settled_unstarted
 from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted
-from jobs.submission import DAY, Submitted, submit
+from jobs.submission import DAY, Submitted, earlier, submit
 from jobs.tables import Attempt, Idempotency, Job, Json, Worker
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "dataset_versions",
     "datasets",
     "delete_dataset",
+    "earlier",
     "expire",
     "expire_queued",
     "expired",
@@ -213,8 +214,8 @@ def settle(
     """End the attempt and, with it, the job (or pause it). `outcome` is what the attempt's row says, by default the
     state. Raises Stale.
 
-    Telling the same end twice is no error. What was wanted meanwhile wins over a pause: a cancelled job ends, a
-    resumed one is queued.
+    Telling the same end twice is no error. What was wanted meanwhile wins over a pause: a cancelled or pruned job
+    ends, a resumed one is queued.
     """
     if to not in TERMINAL | {JobState.PAUSED}:
         raise ValueError(f"an attempt does not end a job as {to}")
@@ -225,6 +226,8 @@ def settle(
         _requeue(session, job, Reason.USER, "resumed")
     elif to is JobState.PAUSED and job.wanted is Wanted.CANCEL:
         change(session, job, state=JobState.CANCELLED, reason=_why_cancelled(job), message=message)
+    elif to is JobState.PAUSED and job.wanted is Wanted.PRUNE:
+        change(session, job, state=JobState.PRUNED, reason=Reason.PRUNED, message=message)
     elif to is JobState.CANCELLED and reason is Reason.USER:
         change(session, job, state=to, reason=_why_cancelled(job), message=message)
     else:

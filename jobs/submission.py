@@ -60,9 +60,9 @@ def submit(
     """
     if idempotency is not None:
         lock_name(session, "idempotency", f"{created_by}:{idempotency[0]}")
-        earlier = _earlier(session, created_by, *idempotency)
-        if earlier is not None:
-            return Submitted(earlier, created=False)
+        before = earlier(session, created_by, *idempotency)
+        if before is not None:
+            return Submitted(before, created=False)
     if max_unfinished is not None:
         hold_jobs(session, created_by, max_unfinished)
     if dataset is not None and dataset_fingerprint is not None:
@@ -106,7 +106,8 @@ def _remembered(principal: str, key: str, body_sha256: str, job_id: UUID) -> pos
     return statement.on_conflict_do_update(index_elements=[Idempotency.principal, Idempotency.key], set_=values)
 
 
-def _earlier(session: Session, principal: str, key: str, body_sha256: str) -> Job | None:
+def earlier(session: Session, principal: str, key: str, body_sha256: str) -> Job | None:
+    """The job that this key and body have made within a day. Raises IdempotencyMismatch as `submit` does."""
     of_key = (Idempotency.principal == principal, Idempotency.key == key, Idempotency.created_at >= seconds_ago(DAY))
     row = session.scalars(select(Idempotency).where(*of_key)).one_or_none()
     if row is None:

@@ -44,7 +44,7 @@ def tidy(settings: Settings, sessions: sessionmaker[Session]) -> None:
         remove_scratch(settings, job, before=None if job.state in TERMINAL else job.attempt)
     needed = caches.needed_uploads(builds)
     for folder in _entries(settings.uploads_root):
-        if folder.name not in needed and _is_old(folder):
+        if folder.name not in needed and all(map(_is_old, [folder, *_entries(folder)])):  # none has been written to
             _remove(folder)
     for folder in _entries(settings.caches_root):
         if folder.name.startswith(caches.TRASH):

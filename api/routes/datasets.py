@@ -20,7 +20,7 @@ from api.errors import Refused, from_pydantic, invalid
 from api.inspection import inspect
 from api.schemas import SubmittedView
 from api.service import Service
-from api.submission import refuse_nul, submit
+from api.submission import Identity, identity, once, refuse_nul, submit
 from api.uploads import Upload, receive
 from api.views import submitted_view
 from atft.spec.data import DatasetRef, DatasetSpec
@@ -102,8 +102,13 @@ async def create_dataset(
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
-        spec, files = _from_paths(service, _parse(await request.body()))
-        return await _accept(service, who, response, spec, files, None, dry_run, idempotency_key)
+        spec = _on_the_server(_parse(await request.body()))
+        asked = None if dry_run else identity(idempotency_key, JobKind.DATASET, {"spec": spec.model_dump(mode="json")})
+
+        async def making() -> SubmittedView | Response:
+            return await _accept(service, who, response, spec, _files(service, spec), None, dry_run, asked)
+
+        return await once(service, who, asked, response, making())
     if media_type != "multipart/form-data":
         raise Refused(
             415,
@@ -113,7 +118,11 @@ async def create_dataset(
     await service.check_upload(who, request)
     async with receive(request, service.settings.uploads_root, service.settings.max_body_bytes) as upload:
         spec, files = _from_upload(upload)
-        return await _accept(service, who, response, spec, files, upload, dry_run, idempotency_key)
+        content = {part.name: part.sha256 for part in upload.parts.values() if part.path is not None}
+        body = {"spec": spec.model_dump(mode="json"), "content": content}
+        asked = None if dry_run else identity(idempotency_key, JobKind.DATASET, body)
+        sent = _accept(service, who, response, spec, files, upload, dry_run, asked)
+        return await once(service, who, asked, response, sent)
 
 
 def _parse(text: bytes | bytearray) -> Json:
@@ -135,8 +144,8 @@ def _validate(body: Json) -> DatasetSpec:
     return spec
 
 
-def _from_paths(service: Service, body: Json) -> tuple[DatasetSpec, Json]:
-    """`params.files` of a dataset that lies on the server, or of a planted one."""
+def _on_the_server(body: Json) -> DatasetSpec:
+    """The spec of a dataset that lies on the server, or of a planted one."""
     for pointer, path in (
         ("/path", body.get("path")),
         ("/universe/file", _file(body, "universe")),
@@ -149,18 +158,22 @@ def _from_paths(service: Service, body: Json) -> tuple[DatasetSpec, Json]:
         raise invalid(
             "/path", "give a path under the server's data root, planted, or upload the file as multipart/form-data"
         )
+    return spec
+
+
+def _files(service: Service, spec: DatasetSpec) -> Json:
+    """`params.files` of such a dataset."""
     asked = {"panel": ("/path", spec.path)}
     asked |= {
         role: (f"/{role}/file", side.file)
         for role, side in (("universe", spec.universe), ("market", spec.market))
         if side is not None
     }
-    files = {
+    return {
         role: f"data:{confine(service.settings.data_root, path, pointer, folders=role == 'panel')}"
         for role, (pointer, path) in asked.items()
         if path is not None
     }
-    return spec, files
 
 
 def _file(body: Json, role: str) -> object:
@@ -206,7 +219,7 @@ async def _accept(
     files: Json,
     upload: Upload | None,
     dry_run: bool,
-    key: str | None,
+    asked: Identity | None,
 ) -> SubmittedView | Response:
     warnings = admission.unwatched(CPU, await service.database.read(store.live_queues))
     if dry_run:
@@ -220,27 +233,23 @@ async def _accept(
             registered=[f"{row.name}@{row.version}" for row in same],
         )
         return Response(plan.model_dump_json(), media_type="application/json")
-    content = (
-        {part.name: part.sha256 for part in upload.parts.values() if part.path is not None}
-        if upload is not None
-        else files
-    )
-    job, position = await submit(
+    submitting = submit(
         service,
         who,
         kind=JobKind.DATASET,
         spec=spec,
         queue=CPU,
-        key=key,
+        asked=asked,
         name=spec.name,
         dataset=spec.name,
         params={"files": files} if upload is None else {"files": files, "sources": upload.sources(files)},
-        content=content,
     )
-    if (
-        upload is not None and (job.params or {}).get("files") == files
-    ):  # a repeated request keeps the first upload, not this one
-        upload.keep()
+    if upload is None:
+        job, position = await submitting
+    else:
+        with upload.kept_unless_refused():
+            job, position = await submitting
+        upload.kept = (job.params or {}).get("files") == files  # a repeated request keeps the first upload, not this
     return submitted_view(response, job, position, warnings)
 
 

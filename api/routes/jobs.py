@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api import examples
-from api.auth import Principal, Reader, Submitter
+from api.auth import Principal, Reader, Submitter, check_scope
 from api.database import AUDITED
 from api.deps import (
     Cursor,
@@ -29,7 +29,7 @@ from api.deps import (
 from api.runs import submit_run
 from api.schemas import JobPage, JobView, Plan, SubmittedView
 from api.study_schemas import Priority
-from api.submission import body_sha256
+from api.submission import identity
 from api.views import etag, job_view, submitted_view
 from atft.spec.data import DatasetRef
 from atft.spec.job import TrainSpec
@@ -225,11 +225,14 @@ async def _again(
     if_match: str | None,
     response: Response,
 ) -> SubmittedView:
+    asked = identity(key, JobKind.TRAIN, {how: str(job_id)})
+
     def write(session: Session) -> tuple[Job, bool, Position]:
+        if store.get(session, job_id).kind is JobKind.DATASET:
+            check_scope(who, "datasets:write")
         version = expected_version(if_match)
-        identity = None if key is None else (key, body_sha256(store.get(session, job_id).kind, {how: str(job_id)}))
         made = repetition.repeat(
-            session, job_id, how, by=who.name, expected_version=version, idempotency=identity,
+            session, job_id, how, by=who.name, expected_version=version, idempotency=asked,
             max_unfinished=who.limits.jobs,
         )  # fmt: skip
         session.info[AUDITED] = f"/jobs/{made.job.id}"

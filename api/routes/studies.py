@@ -16,7 +16,7 @@ from api.errors import Refused, invalid
 from api.runs import queue_run
 from api.schemas import SubmittedView
 from api.study_schemas import BestView, ImportanceView, Promotion, StudyPlan, Trials
-from api.submission import refuse_nul, submit
+from api.submission import identity, once, refuse_nul, submit
 from api.views import submitted_view
 from atft.spec.job import TrainSpec
 from atft.spec.search import HpoSpec
@@ -24,7 +24,7 @@ from jobs import store
 from jobs.errors import ArtifactNotFound
 from jobs.queue import CONTROL
 from jobs.states import TERMINAL, JobKind
-from jobs.tables import ArtifactRow
+from jobs.tables import ArtifactRow, Json
 
 router = APIRouter(prefix="/jobs", tags=["studies"])
 HPO_EXAMPLES = {
@@ -48,27 +48,33 @@ async def submit_hpo(
     A space key that names no field or changes nothing is refused; choices that come to the same run are merged, with a
     warning. Both extremes of the space run one step before the first trial starts. A failed trial is never a number.
     """
-    refuse_nul(spec.model_dump(mode="json"))
-    study = await service.database.read(studies.admit, spec)
-    if dry_run:
-        plan = await service.database.read(studies.plan, service.settings, study)
-        return Response(plan.model_dump_json(), media_type="application/json")
-    base = study.spec.base
-    job, position = await submit(
-        service,
-        who,
-        kind=JobKind.HPO,
-        spec=study.spec,
-        queue=CONTROL,
-        key=idempotency_key,
-        name=base.name,
-        tags=base.tags,
-        priority=base.resources.priority,
-        dataset=study.base.dataset_name,
-        dataset_fingerprint=study.base.fingerprint,
-        params={"trial_queue": study.base.queue},
-    )
-    return submitted_view(response, job, position, study.warnings)
+    body = spec.model_dump(mode="json")
+    refuse_nul(body)
+    asked = None if dry_run else identity(idempotency_key, JobKind.HPO, {"spec": body})
+
+    async def making() -> SubmittedView | Response:
+        study = await service.database.read(studies.admit, spec)
+        if dry_run:
+            plan = await service.database.read(studies.plan, service.settings, study)
+            return Response(plan.model_dump_json(), media_type="application/json")
+        base = study.spec.base
+        job, position = await submit(
+            service,
+            who,
+            kind=JobKind.HPO,
+            spec=study.spec,
+            queue=CONTROL,
+            asked=asked,
+            name=base.name,
+            tags=base.tags,
+            priority=base.resources.priority,
+            dataset=study.base.dataset_name,
+            dataset_fingerprint=study.base.fingerprint,
+            params={"trial_queue": study.base.queue},
+        )
+        return submitted_view(response, job, position, study.warnings)
+
+    return await once(service, who, asked, response, making())
 
 
 @router.get("/{job_id}/trials", summary="A study's trials", responses=problems(404))
@@ -114,6 +120,7 @@ def _promote(session: Session, job_id: UUID, promotion: Promotion) -> tuple[Trai
 @router.post(
     "/{job_id}/promote",
     status_code=202,
+    response_model=SubmittedView,
     dependencies=[Depends(json_body)],
     summary="Promote to a full training job",
     response_description="The training job is stored and will run.",
@@ -126,7 +133,7 @@ async def promote(
     service: ServiceDep,
     who: Submitter,
     idempotency_key: IdempotencyKey = None,
-) -> SubmittedView:
+) -> SubmittedView | Response:
     """Train a study's best trial (or this trial, or this training job) in full: with test days and baselines.
 
     Further fields of the body change its spec, such as `"optimizer.name": "adabelief"`.
@@ -134,8 +141,14 @@ async def promote(
     if promotion.target == "alias":
         raise invalid("/as", "model aliases are not available yet; use train")
     refuse_nul(promotion.changes)
-    spec, source, admitted = await service.database.read(_promote, job_id, promotion)
-    return await queue_run(
-        service, who, spec, JobKind.TRAIN, response, queue=admitted.queue, dataset=admitted.dataset_name,
-        fingerprint=admitted.fingerprint, key=idempotency_key, warnings=admitted.warnings, source=source,
-    )  # fmt: skip
+    body: Json = {"promote": str(job_id), "as": promotion.target, "changes": dict(promotion.changes)}
+    asked = identity(idempotency_key, JobKind.TRAIN, body)
+
+    async def making() -> SubmittedView:
+        spec, source, admitted = await service.database.read(_promote, job_id, promotion)
+        return await queue_run(
+            service, who, spec, JobKind.TRAIN, response, queue=admitted.queue, dataset=admitted.dataset_name,
+            fingerprint=admitted.fingerprint, asked=asked, warnings=admitted.warnings, source=source,
+        )  # fmt: skip
+
+    return await once(service, who, asked, response, making())

@@ -69,3 +69,26 @@ def test_no_view_has_a_serious_violation(browser: Browser, up: Up, service: Clie
         ]
     page.close()
     assert found == {view: [] for view in views}
+
+
+def test_jobs_that_were_made_while_it_was_away_are_all_listed(
+    browser: Browser, up: Up, service: Client, panel: str
+) -> None:
+    """More of them than a page has: none between the newest and those that were shown before is left out."""
+    service.train(TRAIN | {"name": "before"})
+    page = browser.new_page(base_url=up.url)
+    page.goto("/")
+    expect(page.locator("#rows tr", has_text="before").first).to_be_visible()
+    page.context.set_offline(True)
+    for number in range(60):
+        service.cancel(service.train(TRAIN | {"name": f"unseen {number}"}).id)
+    page.context.set_offline(False)
+    expect(page.locator("#rows tr", has_text="unseen 59")).to_be_visible(timeout=30_000)
+    while page.locator("#more").is_visible():
+        shown = page.locator("#rows tr").count()
+        page.locator("#more").click()
+        expect(page.locator("#rows tr")).not_to_have_count(shown)
+    assert {f"unseen {number}" for number in range(60)} <= set(
+        page.locator("#rows tr a:first-of-type").all_inner_texts()
+    )
+    page.close()

@@ -105,6 +105,11 @@ class TestRetry:
             point for point in bench.points(source) if point[1] <= retried.checkpoint["epoch"]
         ]
         assert retried.metrics["train/loss"] == 0.5 ** retried.checkpoint["epoch"]
+        between = again(bench, source, Again.RETRY).id
+        bench.want(between, Wanted.CANCEL)  # before it has a checkpoint of its own
+        third = again(bench, between, Again.RETRY)
+        assert third.checkpoint == retried.checkpoint
+        bench.want(third.id, Wanted.CANCEL)
         assert bench.run(retried.id, *argv) is JobState.SUCCEEDED
         resumed = bench.attempt(retried.id, 1).resumed_from
         assert resumed is not None

@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from api import inspection
 from api import uploads as uploads_module
 from api.app import create_app
+from api.database import Database
+from api.errors import Unavailable
 from jobs import store
 from jobs.session import transaction
 from jobs.settings import Settings
@@ -133,6 +135,40 @@ async def test_repeated_upload_is_one_job_and_one_copy(
     other = await client.post("/datasets", **form({"name": "p"}, file=("a.csv", CSV + b"x")), headers=headers)
     refused(other, 422, "idempotency_mismatch")
     assert len(uploads(settings)) == 1
+
+
+async def test_an_upload_outlives_a_commit_whose_answer_was_lost(
+    client: httpx.AsyncClient, settings: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres has written the row, and we were not told: the job runs, and the same key leads to it."""
+    write = Database.write
+
+    async def lose(self: Database, *args: Any) -> None:
+        await write(self, *args)
+        raise Unavailable
+
+    headers = {"Idempotency-Key": "k"}
+    monkeypatch.setattr(Database, "write", lose)
+    lost = await client.post("/datasets", **form({"name": "p"}, file=("a.csv", CSV)), headers=headers)
+    assert "same Idempotency-Key" in refused(lost, 503, "database_unavailable")
+    assert len(uploads(settings)) == 1
+    monkeypatch.undo()
+    job = row(sessions, await client.post("/datasets", **form({"name": "p"}, file=("a.csv", CSV)), headers=headers))
+    assert job.params is not None
+    assert uploads(settings) == [job.params["files"]["panel"].removeprefix("upload:")]
+
+
+async def test_a_repeated_path_that_has_gone_is_still_its_job(
+    client: httpx.AsyncClient, settings: Settings, sessions: Sessions
+) -> None:
+    file = settings.data_root / "gone.csv"
+    file.write_bytes(CSV)
+    spec, headers = {"name": "p", "path": "gone.csv"}, {"Idempotency-Key": "k"}
+    first = row(sessions, await client.post("/datasets", json=spec, headers=headers))
+    file.unlink()
+    assert row(sessions, await client.post("/datasets", json=spec, headers=headers)).id == first.id
+    assert (await client.post("/datasets", json=spec)).status_code == 422
+    assert (await client.post("/datasets?dry_run=true", json=spec, headers=headers)).status_code == 422
 
 
 async def test_refused_uploads_leave_nothing(client: httpx.AsyncClient, settings: Settings) -> None:

@@ -6,6 +6,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from api import studies
 from jobs import store
 from jobs.session import transaction
 from jobs.settings import Settings
@@ -186,6 +187,15 @@ async def test_promote_trains_the_best_in_full(
     plain = (await client.post(f"/jobs/{best['job_id']}/promote", json={"as": "train"})).json()
     assert plain["spec"]["optimizer"]["lr"] == best["params"]["optimizer.lr"]
     url = f"/jobs/{study}/promote"
+    keyed = {"headers": {"Idempotency-Key": "k"}}
+    once = (await client.post(url, json=changes, **keyed)).json()
+    with transaction(sessions) as session:  # another trial is the best one now
+        found = store.get(session, UUID(study))
+        other = next(trial for trial in studies.trials(session, UUID(study)) if str(trial.job_id) != best["job_id"])
+        found.best = {**(found.best or {}), "job_id": str(other.job_id)}
+    assert (await client.post(url, json=changes, **keyed)).json()["id"] == once["id"]
+    different = changes | {"trainer": {"max_epochs": 4}}
+    problem(await client.post(url, json=different, **keyed), 422, "idempotency_mismatch")
     problem(await client.post(url, json={"as": "alias", "alias": "champion"}), 422, "invalid_request", "/as")
     problem(
         await client.post(url, json={"as": "train", "trainer.epochs": 3}), 422, "invalid_request", "/trainer.epochs"

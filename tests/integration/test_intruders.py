@@ -19,10 +19,13 @@ from api import errors, service
 from api.auth import COOKIE
 from atft.events import Log
 from jobs import history, keys, store
+from jobs.errors import QuotaExceeded
 from jobs.lookup import write_cursor
+from jobs.quotas import hold_upload
+from jobs.repetition import Again, repeat
 from jobs.session import transaction
 from jobs.settings import Settings
-from jobs.states import JobKind
+from jobs.states import JobKind, Wanted
 from jobs.tables import Job, LoginSession
 from tests.integration.api_client import Sessions, problem, register, serving
 
@@ -153,6 +156,31 @@ async def test_a_key_of_another_scope_reaches_nothing_through_a_jobs_address(
             if method != "GET":
                 answer = await client.request(method, path, json={}, headers=bearer(made["jobs:read"]))
                 assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), (method, path)
+
+
+async def test_a_build_is_not_repeated_without_the_scope_of_datasets(
+    client: httpx.AsyncClient, sessions: Sessions
+) -> None:
+    register(sessions)
+    with transaction(sessions) as session:
+        made = {scope: keys.create(session, name="k", scopes=[scope])[1] for scope in ("jobs:write", "admin")}
+        job = session.scalars(sa.select(Job.id)).one()
+    problem(await client.post(f"/jobs/{job}/rerun", headers=bearer(made["jobs:write"])), 403, "forbidden")
+    answer = await client.post(f"/jobs/{job}/rerun", headers=bearer(made["admin"]))
+    assert answer.status_code == 202, answer.text
+
+
+def test_a_retry_of_a_build_uploads_nothing_again(sessions: Sessions) -> None:
+    with transaction(sessions) as session:
+        files = {"files": {"panel": "upload:u/file.csv"}, "sources": {"panel": {"size_bytes": 600}}}
+        submitted = store.submit(
+            session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", params=files, created_by="me"
+        )
+        store.want(session, submitted.job.id, Wanted.CANCEL, by="me")
+        repeat(session, submitted.job.id, Again.RETRY, by="me")
+        hold_upload(session, "me", 400, limit=1000)
+        with pytest.raises(QuotaExceeded):
+            hold_upload(session, "me", 401, limit=1000)
 
 
 async def test_a_downloads_name_stays_in_its_header(

@@ -132,7 +132,8 @@ def test_bad_input_leaves_nothing_but_its_upload_for_a_day(bench: Bench, text: s
     assert words in (job.message or "")
     assert left(bench) == ["uploads/u1/file.csv"]
     old = time.time() - 2 * leftovers.YOUNG_SECONDS
-    os.utime(upload, (old, old))
+    for path in (upload, upload / "file.csv"):
+        os.utime(path, (old, old))
     leftovers.tidy(bench.settings, bench.sessions)
     assert left(bench) == ["uploads/u1/file.csv"]
     with transaction(bench.sessions) as session:
@@ -191,9 +192,11 @@ def test_tidying_keeps_what_is_young_or_needed(bench: Bench) -> None:
         (roots[0] / name).mkdir(exist_ok=True)
         if name != "young":
             os.utime(roots[0] / name, (old, old))
-    for name in ("orphan", "young"):
+    for name in ("orphan", "young", "arriving"):
         (roots[1] / name).mkdir(parents=True)
-    os.utime(roots[1] / "orphan", (old, old))
+    (roots[1] / "arriving" / "file.csv").touch()  # it has taken more than an hour, and goes on
+    for name in ("orphan", "arriving"):
+        os.utime(roots[1] / name, (old, old))
     bench.submit()
     os.utime(roots[0] / "f00d", (old, old))  # no dataset has it, but an unfinished job needs it
     threads = [threading.Thread(target=leftovers.tidy, args=(bench.settings, bench.sessions)) for _ in range(2)]
@@ -202,7 +205,7 @@ def test_tidying_keeps_what_is_young_or_needed(bench: Bench) -> None:
     for thread in threads:
         thread.join()
     assert sorted(path.name for path in roots[0].iterdir()) == ["beef", "f00d", "young"]
-    assert sorted(path.name for path in roots[1].iterdir()) == ["young"]
+    assert sorted(path.name for path in roots[1].iterdir()) == ["arriving", "young"]
 
 
 def test_lineage(bench: Bench) -> None:

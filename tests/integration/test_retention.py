@@ -174,6 +174,9 @@ def test_doctor_tells_what_does_not_agree(settings: Settings, sessions: Sessions
         return {check.name: check for check in doctor.doctor(settings, names)}
 
     job = make()
+    with transaction(sessions) as session:  # a retry that nobody has begun has no folder of its own
+        retry = store.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job
+        retry.checkpoint = {"path": f"../{job}/2/checkpoints/0001", "step": 1, "epoch": 1, "sha256": "0"}
     assert all(check.ok for check in said().values())
     assert str(job) in said()["retention"].detail
     stuck = make(to=None)

@@ -262,7 +262,10 @@ def test_pause_and_resume(sessions: Sessions) -> None:
     assert (resumed.attempt, resumed.failures) == (2, 0)
 
 
-@pytest.mark.parametrize(("change", "state"), [(Wanted.RUN, JobState.QUEUED), (Wanted.CANCEL, JobState.CANCELLED)])
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [(Wanted.RUN, JobState.QUEUED), (Wanted.CANCEL, JobState.CANCELLED), (Wanted.PRUNE, JobState.PRUNED)],
+)
 def test_change_of_mind_while_pausing_wins(sessions: Sessions, change: Wanted, state: JobState) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id)

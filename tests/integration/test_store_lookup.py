@@ -165,3 +165,14 @@ async def _through_asyncpg(settings: Settings) -> None:
 
 def test_api_driver_runs_the_same_functions(settings: Settings) -> None:
     asyncio.run(_through_asyncpg(settings))
+
+
+def test_an_attempt_in_smaller_pieces_needs_less_memory(sessions: Sessions) -> None:
+    job_id = submit(sessions)
+    with transaction(sessions) as session:
+        job = store.get(session, job_id)
+        job.evidence = {"micro_batch_days": 8, "memory": {"needed_bytes": 1000}}
+    assert do(sessions, store.memory_needed, job_id) == 1000
+    with transaction(sessions) as session:
+        store.get(session, job_id).overrides = {"micro_batch_days": 4}
+    assert do(sessions, store.memory_needed, job_id) == 500

@@ -48,9 +48,10 @@ function drop(id) {
   rows.delete(id);
 }
 
-// The newest page takes the place of what was there of its time; older rows stay.
+// The newest page takes the place of what was there of its time; older rows stay, unless jobs between the two are unknown.
 function merge(page) {
   const fresh = new Set(page.items.map((job) => job.id)), last = page.items.at(-1);
+  if (page.next_cursor && !page.items.some((job) => rows.has(job.id))) for (const id of [...rows.keys()]) drop(id);
   for (const [id, { job }] of rows) if (!fresh.has(id) && (!page.next_cursor || job.created_at > last.created_at)) drop(id);
   let place = body.firstChild;
   for (const job of page.items) {

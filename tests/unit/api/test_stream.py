@@ -127,3 +127,12 @@ def test_ends_when_the_service_closes() -> None:
     closing = asyncio.Event()
     closing.set()
     assert collect(Record((1, JobState.RUNNING, None)), Cursor(after={uuid4(): 0}), closing) == []
+
+
+@pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x0c"])
+def test_a_frame_is_three_lines_whatever_its_text(letter: str) -> None:
+    """A reader that ends lines as str.splitlines does would cut the data at these."""
+    text = stream.frame("log", uuid4(), 7, NOW, {"message": f"a{letter}b"}, "7").decode()
+    kind, identity, data, end = text.splitlines()
+    assert (kind, identity, end) == ("event: log", "id: 7", "")
+    assert json.loads(data.removeprefix("data: "))["body"] == {"message": f"a{letter}b"}

@@ -2,6 +2,8 @@
 lets the real TensorBoard read whole files.
 """
 
+import math
+import struct
 from datetime import UTC, datetime
 
 from api import tensorboard
@@ -25,3 +27,9 @@ def test_another_step_is_another_event() -> None:
     moment = datetime.fromtimestamp(1001.25, UTC)
     points = [Point(moment, "step/lr", step, 0.5) for step in (1, 2, 200)]
     assert len(list(tensorboard.frames(points))) == 3
+
+
+def test_a_number_beyond_32_bits_is_infinite() -> None:
+    moment = datetime.fromtimestamp(1001.25, UTC)
+    (frame,) = tensorboard.frames([Point(moment, "loss", 1, -1e300)])
+    assert struct.pack("<f", -math.inf) in frame

@@ -37,7 +37,7 @@ def upload(
         )
         async with receive(request, root, max_spec) as found:
             if keep:
-                found.keep()
+                found.kept = True
             return {
                 name: (part.sha256, part.size_bytes, part.path.read_bytes() if part.path else bytes(part.text))
                 for name, part in found.parts.items()

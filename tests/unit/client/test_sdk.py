@@ -145,3 +145,12 @@ def test_waiting_ends_at_a_terminal_state_or_after_its_time() -> None:
         assert client.wait("a").state == "failed"
     with serving(lambda request: request.say(200, JOB)) as client, pytest.raises(TimeoutError, match="still queued"):
         client.wait("a", timeout_seconds=0)
+
+
+def test_datasets_are_all_of_them_whatever_the_page() -> None:
+    def answer(request: Handler) -> None:
+        second = "cursor=next" in request.path
+        request.say(200, {"items": [{"name": "b" if second else "a"}], "next_cursor": None if second else "next"})
+
+    with serving(answer) as client:
+        assert [one["name"] for one in client.datasets()] == ["a", "b"]

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from api import admission
 from api.errors import Refused, from_pydantic, invalid
 from api.study_schemas import BestView, StudyPlan, TrialView
+from atft.spec.data import SplitSpec
 from atft.spec.job import TrainSpec
 from atft.spec.search import CategoricalDimension, Dimension, HpoSpec, Scalar, apply, merged_choices, put
 from jobs import store
@@ -55,8 +56,21 @@ def admit(session: Session, spec: HpoSpec) -> AdmittedStudy:
         warnings.append(
             f"a trial of {folds} folds has a value only at its end: the pruner {pruner} will cut none short"
         )
+    warnings += chosen_on_test_days(spec.base, spec.base.split)
     warnings += [*base.warnings, *admission.unwatched(CONTROL, store.live_queues(session))]
     return AdmittedStudy(spec=spec, base=base, warnings=warnings)
+
+
+def chosen_on_test_days(spec: TrainSpec, searched: SplitSpec) -> list[str]:
+    """A warning where days that a search on the split `searched` has chosen by may be test days of `spec`."""
+    if spec.split != searched:
+        return ["the split is not the search's: days that the parameters were chosen on may be among the test days"]
+    if spec.split.num_splits > 1:
+        return [
+            "of several folds one's validation days are test days of another: parameters that are chosen on the former "
+            "make the test figures of these folds look better than they are"
+        ]
+    return []
 
 
 def _moved(error: Refused, space: Mapping[str, Dimension]) -> Refused:
@@ -172,8 +186,9 @@ def best(session: Session, job_id: UUID) -> BestView:
     )
 
 
-def promoted(session: Session, job_id: UUID, changes: Mapping[str, Any]) -> tuple[TrainSpec, UUID]:
-    """A full training job from a study's best trial, or from a training job or trial itself, and the id of that job.
+def promoted(session: Session, job_id: UUID, changes: Mapping[str, Any]) -> tuple[TrainSpec, UUID, list[str]]:
+    """A full training job from a study's best trial, or from a training job or trial itself, the id of that job, and
+    what is to be said of it.
 
     The parameters and the objective are the trial's; test days and baselines are the full job's. Raises JobNotFound,
     Refused naming the change that is wrong.
@@ -195,9 +210,10 @@ def promoted(session: Session, job_id: UUID, changes: Mapping[str, Any]) -> tupl
         except KeyError as missing:
             raise invalid(_pointer(key), f"{key} names no field of a training job: {missing.args[0]}") from missing
     try:
-        return apply(base, params), source
+        spec = apply(base, params)
     except ValidationError as wrong:
         raise from_pydantic(wrong) from wrong
+    return spec, source, chosen_on_test_days(spec, base.split) if job.kind is not JobKind.TRAIN else []
 
 
 def _dotted(changes: Mapping[str, Any]) -> dict[str, Any]:

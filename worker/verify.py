@@ -353,18 +353,18 @@ def learning_rate(scheduler: SchedulerSpec, lr: float, epoch: int, max_epochs: i
         case "constant":
             return lr
         case "cosine":
-            return _cosine(lr, scheduler.eta_min, at / epochs)
+            return _cosine(lr, min(scheduler.eta_min, lr), at / epochs)
         case "cosine_restarts":
             length = scheduler.t_0
             while at >= length:
                 at -= length
                 length *= scheduler.t_mult
-            return _cosine(lr, scheduler.eta_min, at / length)
-        case "one_cycle":  # torch's defaults: 30 % rising from lr/25, then falling to lr/25/10⁴
-            low, top = lr / 25, 0.3 * epochs - 1
+            return _cosine(lr, min(scheduler.eta_min, lr), at / length)
+        case "one_cycle":  # torch's defaults: 30 % rising from lr/25, then falling to lr/25/10⁴ after the last epoch
+            low, top = lr / 25, 0.3 * (epochs + 1) - 1
             if at <= top:
                 return _cosine(low, lr, at / top)
-            return _cosine(lr, low / 1e4, (at - top) / (epochs - 1 - top))
+            return _cosine(lr, low / 1e4, (at - top) / (epochs - top))
 
 
 def _cosine(start: float, end: float, share: float) -> float:

@@ -1,6 +1,7 @@
 """Studies: submit a search, look at its trials, make its best one a training job."""
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated
 from uuid import UUID
 
@@ -111,10 +112,11 @@ async def get_importance(job_id: JobId, service: ServiceDep, _: Reader) -> Impor
 
 def _promote(session: Session, job_id: UUID, promotion: Promotion) -> tuple[TrainSpec, UUID, admission.Admitted]:
     try:
-        spec, source = studies.promoted(session, job_id, promotion.changes)
+        spec, source, warnings = studies.promoted(session, job_id, promotion.changes)
     except ValidationError as error:  # an old record, not the request
         raise Refused(409, "not_promotable", f"the spec of job {job_id} is of another version: {error}") from error
-    return spec, source, admission.admit(session, spec)
+    admitted = admission.admit(session, spec)
+    return spec, source, replace(admitted, warnings=[*admitted.warnings, *warnings])
 
 
 @router.post(

@@ -71,14 +71,15 @@ def brought(series: Mapping[str, tuple[Days, Series]], days: Days) -> dict[str, 
     """Level and 1- and 20-day change of each of the user's series on the trading days: the latest value up to and
     including the day.
 
-    A change is a log return where the series is positive throughout, else a difference.
+    Each is taken of asinh(value): for large values the change is a log return, near 0 a difference. Which of the two
+    may not hang on the series' sign throughout, for that would be known from its future only.
     """
     result: dict[str, Series] = {}
     for name, (dates, values) in series.items():
         at = np.searchsorted(dates, days, side="right") - 1
         fresh = (at >= 0) & ((days - dates[np.maximum(at, 0)]).astype(np.int64) <= STALE_DAYS)
         level = np.where(fresh, values[np.maximum(at, 0)], np.nan)
-        scale = np.log(level) if np.all(level[fresh] > 0) else level
+        scale = np.arcsinh(level)
         result[f"{name}_level"] = scale
         for d in (1, 20):
             if len(days) > d:

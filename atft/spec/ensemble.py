@@ -31,6 +31,10 @@ class EnsembleSpec(Spec):
             refuse("/seeds", "list each seed once: two members of one seed are the same model")
         if self.base.seed != 0:
             refuse("/base/seed", "the members' seeds are those of `seeds`: leave base.seed out")
+        if self.base.trainer.objective == "val/loss":
+            refuse(
+                "/base/trainer/objective", "an average of ranks has no val/loss: choose the epochs by another metric"
+            )
         folds = self.base.split.num_splits
         if folds > 1:
             refuse(

@@ -96,10 +96,12 @@ class TrainSpec(RunSpec):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self._losses_fit()
-        if "@" in self.trainer.objective and int(self.trainer.objective.split("@")[1][:-1]) not in self.data.horizons:
-            refuse(
-                "/trainer/objective", f"the objective's horizon is not one of data.horizons {list(self.data.horizons)}"
-            )
+        rules = enumerate(self.trainer.stop_rules)
+        named = {"/trainer/objective": self.trainer.objective}
+        named |= {f"/trainer/stop_rules/{place}/metric": rule.metric for place, rule in rules}
+        for pointer, metric in named.items():
+            if "@" in metric and int(metric.split("@")[1][:-1]) not in self.data.horizons:
+                refuse(pointer, f"the horizon of {metric} is not one of data.horizons {list(self.data.horizons)}")
         return self
 
     def _losses_fit(self) -> None:
@@ -117,3 +119,17 @@ class TrainSpec(RunSpec):
                 refuse("/model/quantiles", "loss.base pinball needs model.quantiles")
             if loss.base != "pinball" and self.model.quantiles is not None:
                 refuse(f"{pointer}/base", "model.quantiles are trained by loss.base pinball only")
+        self._horizons_learn([loss for pointer, loss in losses.items() if pointer != "/loss" or self._own_loss_runs])
+
+    @property
+    def _own_loss_runs(self) -> bool:
+        return not self.trainer.phases or any(phase.loss is None for phase in self.trainer.phases)
+
+    def _horizons_learn(self, losses: list[LossSpec]) -> None:
+        weights = [loss.horizon_weights or (1.0,) * len(self.data.horizons) for loss in losses]
+        idle = [h for h, own in zip(self.data.horizons, zip(*weights, strict=True), strict=True) if not any(own)]
+        if idle:
+            refuse(
+                "/loss/horizon_weights",
+                f"no loss weighs the horizons {idle}: their scores would never learn; leave them out of data.horizons",
+            )

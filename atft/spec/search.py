@@ -188,8 +188,11 @@ class HpoSpec(Spec):
     def _space_means_something(self) -> Self:
         for key, dimension in self.space.items():
             pointer = f"/space/{key}"
-            if key.split(".")[0] in UNSEARCHABLE:
+            measured = self.objective.metric == "val/loss" and key.startswith(("loss.", "data.target"))
+            if measured or key in UNSEARCHABLE or key.split(".")[0] in UNSEARCHABLE:
                 refuse(pointer, f"{key} cannot be searched: it would change what the trials are compared on")
+            if key in RUNTIME:
+                refuse(pointer, f"{key} cannot be searched: it changes nothing that a trial learns")
             for value in dimension.extremes() if not isinstance(dimension, CategoricalDimension) else dimension.choices:
                 try:
                     with_value(self.base, key, value)
@@ -255,7 +258,13 @@ class HpoSpec(Spec):
         return body
 
 
-UNSEARCHABLE = frozenset({"dataset", "name", "tags", "split", "resources", "baselines", "evaluation", "init_from"})
+UNSEARCHABLE = frozenset(
+    {
+        "dataset", "name", "tags", "seed", "split", "resources", "baselines", "evaluation", "init_from",
+        "data.min_names", "trainer.objective",
+    }
+)  # fmt: skip
+RUNTIME = frozenset({"trainer.checkpoint_every_seconds", "trainer.timeout_seconds"})
 
 
 def apply(base: TrainSpec, params: Mapping[str, object]) -> TrainSpec:
@@ -315,6 +324,11 @@ def inert_because(base: TrainSpec, space: Mapping[str, Dimension], key: str) -> 
         return "loss.base_weight is 0"
     if fixed("loss.rank", "pearson_rank") and key == "loss.rank_tau":
         return "loss.rank is pearson_rank, which has no temperature"
+    phases = base.trainer.phases
+    if phases and key == "optimizer.lr" and all(phase.lr is not None for phase in phases):
+        return "each phase has its own lr"
+    if phases and key.startswith("loss.") and all(phase.loss is not None for phase in phases):
+        return "each phase has its own loss"
     name = base.scheduler.name
     restarts = ("scheduler.t_0", "scheduler.t_mult")
     used = {"cosine": ("scheduler.eta_min",), "cosine_restarts": (*restarts, "scheduler.eta_min")}.get(name, ())

@@ -26,7 +26,7 @@ from atft.train.evaluate import (
 )
 from atft.train.outputs import Predictions, Series, prediction_table, write
 from atft.train.report import RunError
-from atft.train.setup import Assembly, network_of
+from atft.train.setup import Assembly, network_of, objective_of
 from atft.train.state import FoldState
 
 
@@ -180,12 +180,14 @@ class _Fold:
         assembly = self.assembly
         network = network_of(assembly.spec, assembly.reader.num_features).to(assembly.device)
         network.load_state_dict(checkpoint.load_weights(self.weights))
+        phase, _ = assembly.spec.trainer.phase_of(self.state.best_epoch - 1)  # the loss that these weights learnt by
+        objective = objective_of(assembly.spec, assembly.cache, assembly.split.train, phase.loss)
         scored: dict[str, Scored] = {}
         for split, days in {"val": assembly.split.val, **({"test": assembly.split.test} if test else {})}.items():
             scored[split], self.losses[split] = predict(
                 network,
                 assembly.reader,
-                assembly.objective,
+                objective,
                 days,
                 micro_batch_days=self.attempt.state.micro_batch_days,
                 heartbeat=self.attempt.heartbeat(

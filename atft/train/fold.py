@@ -171,7 +171,9 @@ class FoldTraining:
             state.reference,
             trainer.early_stopping.min_delta if trainer.early_stopping else 0.0,
         )
-        state.bad_epochs = 0 if patience_reset else state.bad_epochs + 1
+        last_phase, _ = trainer.phase_of(trainer.max_epochs - 1)
+        waiting = trainer.phase_of(state.epoch)[0] == last_phase  # an earlier phase runs to its end: others follow it
+        state.bad_epochs = 0 if patience_reset or not waiting else state.bad_epochs + 1
         if patience_reset:
             state.reference = value
         if value is None or not improves(trainer.objective, value, state.best_value):

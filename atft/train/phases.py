@@ -30,7 +30,7 @@ def begins(assembly: Assembly, epoch: int) -> bool:
 def losses(assembly: Assembly) -> list[AnyObjective]:
     """One objective for each different loss of the run."""
     spec = assembly.spec
-    own = dict.fromkeys(phase.loss for phase in spec.trainer.phases) or {None: None}
+    own = dict.fromkeys(phase.loss for phase in spec.trainer.phases) or {None: None}  # in the order in which they run
     return [objective_of(spec, assembly.cache, assembly.split.train, loss) for loss in own]
 
 

@@ -39,13 +39,15 @@ class PreflightReport:
     micro_batch_days: int
 
 
-def gradient_norms(network: nn.Module) -> dict[str, float]:
-    """L2 norm of the gradient of each child with parameters that learn; NaN propagates."""
+def gradient_norms(network: nn.Module, *, only_reached: bool = False) -> dict[str, float]:
+    """L2 norm of the gradient of each child with parameters that learn; NaN propagates. `only_reached` leaves out those
+    that took no part, as a graph whose layers stochastic depth has all skipped.
+    """
     norms: dict[str, float] = {}
     for name, child in network.named_children():
         parameters = [p for p in child.parameters() if p.requires_grad]
-        if parameters:
-            squares = [float(p.grad.detach().double().square().sum()) for p in parameters if p.grad is not None]
+        squares = [float(p.grad.detach().double().square().sum()) for p in parameters if p.grad is not None]
+        if squares or (parameters and not only_reached):
             norms[name] = math.sqrt(sum(squares))
     return norms
 
@@ -82,7 +84,9 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
     """Raises RunError with reason preflight_failed. Leaves weights, optimizer and gradients of the run untouched."""
     started = time.perf_counter()
     network = _without_dropout(assembly)
-    days, batch = _one_day(assembly, network, assembly.objective)
+    first, *others = phases.losses(assembly)
+    assembly.objective = first
+    days, batch = _one_day(assembly, network, first)
     reporter.progress("preflight")
     network.zero_grad(set_to_none=True)
     sizes = _SavedSizes(network)
@@ -98,7 +102,7 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
     torch.autograd.backward(value.total)
     norms = gradient_norms(network)
     require_gradients(norms)
-    for objective in phases.losses(assembly)[1:]:
+    for objective in others:
         network.zero_grad(set_to_none=True)
         torch.autograd.backward(objective(network(batch), batch).total)
         require_gradients(gradient_norms(network))

@@ -16,7 +16,7 @@ from atft.spec.training import SchedulerSpec
 
 def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, *, max_epochs: int) -> LRScheduler:
     """The scheduler, at epoch 0. With `warmup_epochs` = w the first w epochs run at lr·1/(w+1) … lr·w/(w+1), then the
-    schedule starts.
+    schedule starts. An `eta_min` above lr counts as lr: no schedule rises above what was asked for.
     """
     if spec.warmup_epochs == 0:
         return _main(spec, optimizer, max_epochs)
@@ -29,14 +29,16 @@ def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, *, max_epochs: int
 
 
 def _main(spec: SchedulerSpec, optimizer: Optimizer, epochs: int) -> LRScheduler:
+    lr = float(optimizer.param_groups[0]["lr"])
+    lowest = min(spec.eta_min, lr)
     if spec.name == "constant":
         return ConstantLR(optimizer, factor=1.0, total_iters=1)
     if spec.name == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=epochs, eta_min=spec.eta_min)
+        return CosineAnnealingLR(optimizer, T_max=epochs, eta_min=lowest)
     if spec.name == "cosine_restarts":
-        return CosineAnnealingWarmRestarts(optimizer, T_0=spec.t_0, T_mult=spec.t_mult, eta_min=spec.eta_min)
-    lr = float(optimizer.param_groups[0]["lr"])
-    return OneCycleLR(optimizer, max_lr=lr, total_steps=epochs, cycle_momentum=False)  # betas stay what was asked for
+        return CosineAnnealingWarmRestarts(optimizer, T_0=spec.t_0, T_mult=spec.t_mult, eta_min=lowest)
+    # one step more than there are epochs: the last one of the cycle would train at lr / 250,000
+    return OneCycleLR(optimizer, max_lr=lr, total_steps=epochs + 1, cycle_momentum=False)  # betas stay as asked
 
 
 def scheduler_evidence(scheduler: LRScheduler, lr_by_epoch: list[float]) -> dict[str, object]:

@@ -123,7 +123,8 @@ class Stepper:
                     f"the loss is {loss} on {self._broken(days)}: look for huge feature values there, lower the "
                     "learning rate or clip_norm",
                 )
-            torch.autograd.backward(value.total * weight)
+            if value.total.requires_grad:  # not where stochastic depth has skipped all that a phase trains
+                torch.autograd.backward(value.total * weight)
         return loss
 
     def _broken(self, days: Days) -> str:
@@ -149,7 +150,7 @@ class Stepper:
         if divisor != 1:
             for gradient in gradients:
                 gradient.div_(divisor)
-        modules = gradient_norms(assembly.network) if measure else {}
+        modules = gradient_norms(assembly.network, only_reached=True) if measure else {}
         total = torch.nn.utils.get_total_norm(gradients)
         norm = float(total)
         if not math.isfinite(norm):

@@ -42,11 +42,21 @@ def test_brought_series_use_the_latest_value_up_to_the_day() -> None:
     days = np.busday_offset(np.datetime64("2020-01-01"), np.arange(25)).astype("datetime64[D]")
     dates = days[[0, 1, 3]]
     got = brought({"VIX": (dates, np.array([10.0, 11.0, 13.0])), "SPREAD": (dates, np.array([-1.0, 0.0, 2.0]))}, days)
-    np.testing.assert_allclose(got["VIX_level"][:5], np.log([10, 11, 11, 13, 13]))
-    np.testing.assert_allclose(got["SPREAD_change_1"][1:5], [1, 0, 2, 0])
+    np.testing.assert_allclose(got["VIX_level"][:5], np.arcsinh([10, 11, 11, 13, 13]))
+    np.testing.assert_allclose(got["SPREAD_change_1"][1:5], [np.arcsinh(1), 0, np.arcsinh(2), 0])
+    np.testing.assert_allclose(got["VIX_change_1"][3], np.log(13 / 11), rtol=0.01)
     assert np.isnan(got["VIX_level"][-1])  # more than a week old
     assert np.isnan(got["VIX_change_20"][:20]).all()
 
 
 def test_trailing() -> None:
     assert trailing(np.array([1.0, 2.0, 3.0]), 2)[1:].tolist() == [[1.0, 2.0], [2.0, 3.0]]
+
+
+def test_a_later_sign_of_a_series_changes_nothing_before_it() -> None:
+    days = np.busday_offset(np.datetime64("2020-01-01"), np.arange(40)).astype("datetime64[D]")
+    levels = np.linspace(20, 30, 40)
+    turned = np.where(np.arange(40) == 39, -1.0, levels)
+    before, after = brought({"OIL": (days, levels)}, days), brought({"OIL": (days, turned)}, days)
+    for name, values in before.items():
+        np.testing.assert_array_equal(values[:39], after[name][:39])

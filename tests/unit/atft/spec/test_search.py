@@ -26,6 +26,30 @@ def study(**fields: Any) -> HpoSpec:
         ({"enqueue": [{"trainer.batch_size": 100}]}, "/enqueue/0/trainer.batch_size"),
         ({"enqueue": [{"model.dropout": 0.1}]}, "/enqueue/0"),
         ({"enqueue": [{}, {}], "n_trials": 1}, "/enqueue"),
+        ({"space": {"seed": {"kind": "int", "low": 0, "high": 9}}}, "/space/seed"),
+        ({"space": {"data.min_names": {"kind": "int", "low": 5, "high": 9}}}, "/space/data.min_names"),
+        (
+            {"space": {"trainer.objective": {"kind": "categorical", "choices": ["val/ic", "val/rank_ic"]}}},
+            "/space/trainer.objective",
+        ),
+        (
+            {"space": {"trainer.checkpoint_every_seconds": {"kind": "int", "low": 5, "high": 9}}},
+            "/space/trainer.checkpoint_every_seconds",
+        ),
+        (
+            {
+                "objective": {"metric": "val/loss", "direction": "minimize"},
+                "space": {"loss.base_weight": {"kind": "float", "low": 0.1, "high": 1.0}},
+            },
+            "/space/loss.base_weight",
+        ),
+        (
+            {
+                "base": BASE | {"trainer": {"phases": [{"name": "a", "epochs": 10, "lr": 0.001}]}},
+                "space": {"optimizer.lr": {"kind": "float", "low": 0.1, "high": 1.0}},
+            },
+            "/space/optimizer.lr",
+        ),
     ],
 )
 def test_pain_37_what_could_not_be_a_value_of_a_trial_is_refused(fields: dict[str, Any], pointer: str) -> None:

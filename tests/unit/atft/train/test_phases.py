@@ -109,3 +109,57 @@ def test_regime_weights_change_training_days_only(make_spec: Make, cache: Cache)
         batch = plain.reader.batch(days)
         values = [float(a.objective(a.network.eval()(batch), batch).total.detach()) for a in (plain, weighted)]
         assert (values[0] == values[1]) is same
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_graph_that_stochastic_depth_skips_at_first_is_measured_later(
+    seed: int, make_spec: Make, run: Any, cache: Cache
+) -> None:
+    depth = {"model.gat_layers": 1, "model.stochastic_depth": 0.8, "trainer.max_epochs": 4, "seed": seed}
+    spec = make_spec(**{**SHORT, "trainer.max_steps_per_epoch": None, "trainer.batch_size": 24, **depth})
+    result = run(spec, test=False)
+    assert result.last.type == "finished", result.last
+    assert result.evidence["modules"]["graph"]["grad_norm_first_step"] > 0
+
+
+def test_a_phase_of_the_graph_alone_goes_on_where_it_is_skipped(make_spec: Make, run: Any) -> None:
+    alone = [{"name": "all", "epochs": 1}, {"name": "graph", "epochs": 2, "modules": ["graph"]}]
+    depth = {"model.gat_layers": 1, "model.stochastic_depth": 0.8, "trainer.phases": alone}
+    assert run(make_spec(**SHORT, **depth), test=False).last.type == "finished"
+
+
+def test_the_test_days_loss_is_that_of_the_best_epochs_phase(make_spec: Make, run: Any) -> None:
+    """The second phase learns next to nothing, so that the first one's weights stay the best."""
+
+    def phased(**second: Any) -> dict[str, Any]:
+        return {
+            "trainer.max_epochs": 2,
+            "trainer.phases": [
+                {"name": "a", "epochs": 1},
+                {"name": "b", "epochs": 1, "lr": 1e-12, "modules": ["graph"], **second},
+            ],
+        }
+
+    plain = run(make_spec(**{**SHORT, **phased()}), "a")
+    other = run(make_spec(**{**SHORT, **phased(loss={"base_weight": 100.0})}), "b")
+    losses = [one.last.result["test"]["test/loss"] for one in (plain, other)]
+    assert [one.last.result["best"]["epoch"] for one in (plain, other)] == [1, 1]
+    assert losses[0] == losses[1]
+
+
+def test_early_stopping_waits_for_the_last_phase(make_spec: Make, run: Any) -> None:
+    stuck = [{"name": "heads", "epochs": 4, "modules": ["heads"], "lr": 1e-12}, {"name": "all", "epochs": 3}]
+    patience = {"trainer.early_stopping": {"patience": 1}, "trainer.max_epochs": 7, "trainer.phases": stuck}
+    result = run(make_spec(**{**SHORT, **patience}), test=False)
+    assert result.last.type == "finished", result.last
+    assert len(result.evidence["scheduler"]["lr_by_epoch"]) > 4
+    assert all(module["grad_norm_first_step"] > 0 for module in result.evidence["modules"].values())
+
+
+def test_preflight_tries_the_losses_that_run(make_spec: Make, run: Any) -> None:
+    huge, plain = {"base_weight": 1e39}, {"base_weight": 1.0}
+    phase = {"name": "all", "epochs": 3}
+    first = run(make_spec(**SHORT, **{"trainer.phases": [{**phase, "loss": huge}]}), "a", test=False).last
+    assert (first.type, first.reason) == ("failed", "preflight_failed")
+    unused = {"loss.base_weight": 1e39, "trainer.phases": [{**phase, "loss": plain}]}
+    assert run(make_spec(**SHORT, **unused), "b", test=False).last.type == "finished"

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -47,8 +48,20 @@ def test_constant_cosine_and_one_cycle() -> None:
     assert falling == sorted(falling, reverse=True)
     assert falling[0] == 1e-3
     cycle = rates(SchedulerSpec(name="one_cycle"), 10)
-    assert max(cycle) == pytest.approx(1e-3)
+    assert 0.95e-3 < max(cycle) <= 1e-3
     assert 0 < cycle.index(max(cycle)) < 5
+
+
+@pytest.mark.parametrize("name", ["cosine", "cosine_restarts"])
+def test_no_schedule_rises_above_the_rate_that_was_asked_for(name: Any) -> None:
+    assert rates(SchedulerSpec(name=name, eta_min=5e-5), 9, lr=1e-5) == pytest.approx([1e-5] * 9)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10])
+def test_every_epoch_of_one_cycle_learns(epochs: int) -> None:
+    seen = rates(SchedulerSpec(name="one_cycle"), epochs)
+    assert len(seen) == epochs
+    assert min(seen) > 1e-3 / 50
 
 
 def test_one_cycle_leaves_the_betas_alone() -> None:

@@ -64,7 +64,9 @@ def _service(
 
 @app.command("up")
 def _up(
-    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback only with keys.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(envvar="ATFT_BIND", help="Address to listen on; beyond loopback only with keys.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 picks a free one.", min=0, max=65535)] = 8000,
     var: Annotated[Path, typer.Option(help="Folder of databases, runs and logs.", file_okay=False)] = Path("var"),
     workers: Annotated[int, typer.Option(help="Worker processes on queue cpu.", min=0, max=64)] = 1,
@@ -114,10 +116,12 @@ def submit(
 
 @app.command()
 def plan(context: typer.Context, file: SpecFile, _as_json: IsJson = True) -> None:
-    """What a job or a study would be, as JSON: the resolved spec, days, steps, parameters. Nothing is stored."""
+    """What a training, a study or an ensemble would be, as JSON: the resolved spec, days, steps, parameters. Nothing is
+    stored. A pretraining's spec may be a training's too: `atft pretrain FILE --plan`.
+    """
     with connected(context) as service:
         spec = read(file)
-        print_json(service.plan("hpo" if "base" in spec else "train", spec))
+        print_json(service.plan("ensemble" if "seeds" in spec else "hpo" if "base" in spec else "train", spec))
 
 
 @app.command("ls")

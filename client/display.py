@@ -1,5 +1,6 @@
 """What a person sees in the terminal: a job's live progress, tables. Plain lines when it is not a terminal."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -9,11 +10,13 @@ from pydantic import JsonValue
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from client.sdk import Client, LiveJob
 from client.views import Comparison, Event, Job, Value
 
+FOLD: Final = re.compile(r"\.(\d+)/")  # of one of several folds or members
 COLOURS: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "pruned": "yellow", "running": "cyan"}
 
 
@@ -21,58 +24,64 @@ def console(*, stderr: bool = False) -> Console:
     """As wide as the terminal; a file or a pipe gets whole lines."""
     made = Console(stderr=stderr, soft_wrap=True)
     if not made.is_terminal:
-        made.width = 200
+        made.width = 10_000
     return made
 
 
+def text(value: object) -> str:
+    """What somebody wrote, whatever brackets it has, for a table; nothing for None."""
+    return "" if value is None else escape(str(value))
+
+
 def number(value: JsonValue) -> str:
-    """Four digits; an undefined value is a dash, never 0."""
+    """Four digits; an undefined value is a dash, and neither that nor a small one is 0."""
     if value is None:
         return "–"
     if not isinstance(value, float):
         return str(value)
     if value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 10 else f"{value:.4g}"
 
 
 def state(job: Job) -> str:
     word = job.status or job.state
     colour = COLOURS.get(job.state, "default")
-    return f"[{colour}]{word}[/]" + (f" ({job.reason})" if job.reason else "")
+    return f"[{colour}]{text(word)}[/]" + (f" ({text(job.reason)})" if job.reason else "")
 
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
-    table = Table("id", "kind", "name", "state", "epoch", "val/rank_ic", "dataset", "created", box=None, pad_edge=False)
+    identity = Column("id", no_wrap=True, min_width=36)  # which the next command is given
+    others = ("kind", "name", "state", "epoch", "val/rank_ic", "dataset", "created")
+    table = Table(identity, *others, box=None, pad_edge=False)
     for job in jobs:
         epoch = f"{job.progress.epoch}/{job.progress.epochs}" if job.progress and job.progress.epochs else ""
         created = f"{job.created_at:%Y-%m-%d %H:%MZ}" if job.created_at else ""
         rank_ic = number((job.latest or {}).get("val/rank_ic")) if job.kind in ("train", "ensemble") else ""
-        table.add_row(job.id, job.kind, job.name or "", state(job), epoch, rank_ic, job.dataset or "", created)
+        table.add_row(job.id, job.kind, text(job.name), state(job), epoch, rank_ic, text(job.dataset), created)
     return table
 
 
 def workers_table(workers: Iterable[Mapping[str, JsonValue]]) -> Table:
     table = Table("name", "host", "queue", "device", "doing", "last seen", box=None, pad_edge=False)
     for worker in workers:
-        doing = worker["busy_with"] or ("nothing" if worker["live"] else "[red]gone[/red]")
-        table.add_row(
-            *(str(worker[name]) for name in ("name", "host", "queue", "device")), str(doing), str(worker["last_seen"])
-        )
+        doing = text(worker["busy_with"]) or ("nothing" if worker["live"] else "[red]gone[/red]")
+        told = (text(worker[name]) for name in ("name", "host", "queue", "device"))
+        table.add_row(*told, doing, text(worker["last_seen"]))
     return table
 
 
 def job_lines(job: Job) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     rows: dict[str, object] = {
-        "id": job.id, "kind": job.kind, "name": job.name, "state": state(job), "message": job.message,
+        "id": job.id, "kind": job.kind, "name": job.name, "state": Text.from_markup(state(job)), "message": job.message,
         "dataset": job.dataset, "waiting because": job.pending_reason, "attempt": job.attempt,
         "created": job.created_at, "started": job.started_at, "finished": job.finished_at,
         "spec digest": job.spec_digest,
     }  # fmt: skip
     for name, value in rows.items():
         if value is not None:
-            table.add_row(name, str(value))
+            table.add_row(name, value if isinstance(value, Text) else text(value))
     for name, figure in sorted((job.latest or {}).items()):
         if "@" not in name:
             table.add_row(name, number(figure))
@@ -115,7 +124,7 @@ def comparison(found: Comparison) -> Group:
     pairs = Table("", "difference", "95 % interval", "p", "days", "verdict", box=None, pad_edge=False)
     for pair in found.pairs:
         interval = "–" if pair.ci95 is None else f"{number(pair.ci95[0])} to {number(pair.ci95[1])}"
-        p_value = "–" if pair.p_value is None else f"{pair.p_value:.3f}"
+        p_value = "–" if pair.p_value is None else "<0.001" if pair.p_value < 0.001 else f"{pair.p_value:.3f}"
         title = f"{names.get(pair.a, pair.a)} - {names.get(pair.b, pair.b)}"
         verdict = f"[bold]{escape(pair.verdict)}[/]"
         pairs.add_row(title, number(pair.mean_difference), interval, p_value, str(pair.num_days), verdict)
@@ -137,7 +146,9 @@ def watch(service: Client, job_id: str, console: Console, label: str = "") -> Li
     )  # fmt: skip
     live = console.is_terminal
     label = label or job_id[-12:]
-    trainer = service.job(job_id).spec.get("trainer")
+    spec = service.job(job_id).spec
+    base = spec.get("base")
+    trainer = (base if isinstance(base, dict) else spec).get("trainer")
     objective = str(trainer["objective"]) if isinstance(trainer, dict) else "val/rank_ic"
     with bar if live else nullcontext():
         task = bar.add_task(label, total=1.0, text="queued")
@@ -154,10 +165,14 @@ def _show(event: Event, bar: Progress, task: TaskID, console: Console, label: st
             bar.update(task, completed=float(ratio) if isinstance(ratio, int | float) else 0.0, text=_where(body))
         case "metrics" if not body.get("source"):
             values = body.get("values")
-            if isinstance(values, dict) and objective in values:
+            names = {FOLD.sub("/", name): name for name in values} if isinstance(values, dict) else {}
+            if isinstance(values, dict) and objective in names and "train/loss" in names:
+                found = FOLD.search(names[objective])
+                where = f"{text(label)}  fold {found[1]}" if found else text(label)
                 best = "  best so far" if body.get("best") else ""
-                losses = f"train/loss {number(values.get('train/loss'))}  {objective} {number(values.get(objective))}"
-                console.print(f"  {label}  epoch {body.get('step')}  {losses}{best}", highlight=False)
+                loss, reached = values[names["train/loss"]], values[names[objective]]
+                losses = f"train/loss {number(loss)}  {objective} {number(reached)}"
+                console.print(f"  {where}  epoch {body.get('step')}  {losses}{best}", highlight=False)
         case "log" if body.get("level") in ("warning", "error"):
             console.print(f"  {label}  {body.get('level')}: {body.get('message')}", highlight=False, markup=False)
         case "state":

@@ -1,12 +1,14 @@
 """What the commands share: where the service is, how a spec is read, what an exit code means."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import httpx
 import typer
 import yaml
 from pydantic import JsonValue
@@ -45,6 +47,8 @@ def connected(context: typer.Context) -> Iterator[Client]:
         end(2, str(error))
     except ServiceError as error:
         end(3, str(error))
+    except httpx.InvalidURL as error:
+        end(2, f"{target.url} is no address: {error}")
 
 
 def end(code: int, message: str) -> NoReturn:
@@ -62,13 +66,42 @@ def view(job: Job) -> dict[str, JsonValue]:
 
 
 def read(file: Path) -> dict[str, JsonValue]:
+    """JSON, else YAML. What could not be sent as JSON ends the command with exit code 2."""
     try:
-        body = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         end(2, f"{file}: {error}")
+    try:
+        body = json.loads(text)
+    except ValueError:
+        try:
+            body = yaml.load(text, Loader=_Yaml)  # noqa: S506 - a SafeLoader
+        except yaml.YAMLError as error:
+            end(2, f"{file}: {error}")
     if not isinstance(body, dict):
         end(2, f"{file}: a spec is a mapping of fields")
+    try:
+        json.dumps(body, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        end(2, f"{file}: {error}: write it as JSON would have it")
     return body
+
+
+class _Yaml(yaml.SafeLoader):
+    """1e-05 is a number, as in JSON and YAML 1.2, and a day stays the text that it is."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":float"))]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^([-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
 
 
 def warn(job: Job) -> None:

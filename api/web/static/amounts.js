@@ -11,7 +11,11 @@ export function count(value) {
 }
 
 export function percent(share) {
-  return typeof share === "number" ? `${(share * 100).toFixed(share < 0.1 && share > 0 ? 2 : 0)} %` : "–";
+  if (typeof share !== "number") return "–";
+  const hundred = share * 100;
+  if (hundred > 0 && hundred < 0.01) return `${Number(hundred.toPrecision(1))} %`;
+  if (hundred > 99 && hundred < 100) return hundred > 99.99 ? "> 99.99 %" : `${hundred.toFixed(2)} %`;
+  return `${hundred.toFixed(share < 0.1 && share > 0 ? 2 : 0)} %`;
 }
 
 // Keys of a profile in words: `zero_volume_share` is "zero volume share".

@@ -17,7 +17,8 @@ function table(box, titles, rows) {
 function told(value) {
   if (Array.isArray(value)) return value.length ? value.map(told).join("; ") : "none";
   if (value && typeof value === "object") return Object.entries(value).map(([name, inner]) => `${words(name).toLowerCase()} ${told(inner)}`).join(", ") || "none";
-  return typeof value === "number" ? value.toLocaleString(undefined, { maximumFractionDigits: 4 }) : String(value ?? "–");
+  if (typeof value !== "number") return String(value ?? "–");
+  return value !== 0 && Math.abs(value) < 1e-3 ? String(Number(value.toPrecision(2))) : value.toLocaleString(undefined, { maximumFractionDigits: 4 });
 }
 
 function showFacts() {

@@ -84,11 +84,13 @@ function send(address, body) {
     request.upload.addEventListener("progress", (event) => showSent(event.loaded, event.total));
     request.upload.addEventListener("load", () => showSent(null));
     request.addEventListener("load", () => {
-      const answer = JSON.parse(request.responseText || "{}");
+      let answer = {};
+      try { answer = JSON.parse(request.responseText || "{}"); } catch { if (request.status < 400) { reject(new Error("the answer is not the service's: is a proxy in between?")); return; } }  // a proxy's own page
+      if (request.status === 401) document.getElementById("login").hidden = false;
       if (request.status < 400) resolve(answer); else reject(Object.assign(new Error(answer.detail || `the service answers ${request.status}`), { errors: answer.errors }));
     });
     request.addEventListener("error", () => reject(new Error("the connection was lost before the service answered: is the service up, and the file not too large for it?")));
-    request.addEventListener("abort", () => reject(new Error("stopped: nothing was registered")));
+    request.addEventListener("abort", () => reject(new Error(at("sent").hasAttribute("value") ? "stopped: nothing was registered" : "stopped when all of it had been sent: look into the list of jobs whether it is being built")));
   });
   request.open("POST", address);
   request.setRequestHeader("Accept", "application/json");

@@ -3,7 +3,8 @@ import { element } from "./service.js";
 
 const HINTS = { minimum: "≥", exclusiveMinimum: ">", maximum: "≤", exclusiveMaximum: "<" };
 const words = (key) => key.replaceAll("_", " ");
-const text = (value) => (typeof value === "string" ? value : Array.isArray(value) && value.every((one) => typeof one !== "object") ? value.join(", ") : JSON.stringify(value));
+const plain = (value) => Array.isArray(value) && value.every((one) => typeof one !== "object" && !String(one).includes(","));
+const text = (value) => (typeof value === "string" ? value : plain(value) ? value.join(", ") : JSON.stringify(value));
 let count = 0;
 
 export class Form {
@@ -143,6 +144,7 @@ function alike(value, preset) {
 function read(typed, { type, items }) {
   if (typed === "null") return null;
   if (type === "json") { try { return JSON.parse(typed); } catch { return typed; } }
+  if (type === "array" && typed.startsWith("[")) { try { return JSON.parse(typed); } catch { return typed; } }
   if (type === "array") return typed.split(",").map((one) => one.trim()).filter(Boolean).map((one) => (items === "string" ? one : number(one)));
   if (type === "integer" || type === "number") return number(typed);
   if (type === "boolean") return typed === "true";

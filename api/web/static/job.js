@@ -9,12 +9,13 @@ import { showNumbers, showTraining } from "./training.js";
 const id = document.getElementById("job").dataset.jobId;
 const api = `/jobs/${encodeURIComponent(id)}`;
 const at = (name) => document.getElementById(name);
-const WANTED = ["val", "test/", "train/loss", "step/", "time/", "system/"];
+const WANTED = ["val", "test/", "train", "step/", "time", "system"];  // one of several folds says train.1/…
 const QUERY = WANTED.map((name) => `name=${name}`).join("&");
 const LINES = 2000, TAIL = 300, POINTS = 300;
 const TRAINS = new Set(["train", "trial", "pretrain", "ensemble"]);
 const seen = new Map();  // the last event of each job, where the stream goes on
 const said = new Set();  // lines that the stream may say again
+let looking = 0, meanwhile = [];
 let job = null, metrics = null, evidence = null, study = null, split = null, stop = null, opened = null;
 
 function showJob() {
@@ -45,6 +46,7 @@ function showActions() {
   at("cancel").disabled = job.wanted === "cancel";
   at("pause").hidden = over || job.state === "paused" || job.kind === "hpo";
   at("pause").disabled = job.wanted !== "run";
+  at("resume").disabled = job.wanted === "run";
   at("resume").hidden = !(job.state === "paused" || (job.state === "running" && job.wanted === "pause"));
   at("retry").hidden = !(repeatable && ["failed", "cancelled"].includes(job.state));
   at("rerun").hidden = !(repeatable && job.state === "succeeded");
@@ -97,6 +99,7 @@ async function loadLog() {
 }
 
 async function look() {
+  looking += 1;
   try {
     let found;
     [job, found] = await Promise.all([ask(api), ask(`${api}/metrics?${QUERY}&max_points=${POINTS}`)]);
@@ -105,6 +108,7 @@ async function look() {
     showJob();
     if (TRAINS.has(job.kind)) {
       metrics = found;
+      for (const { seq, body } of meanwhile) if (seq > found.last_seq) take(body);
       drawNumbers();
       evidence = await ask(`${api}/evidence`);
       showEvidence(job, evidence);
@@ -121,7 +125,12 @@ async function look() {
       showArtifacts(await ask(`${api}/artifacts`));
     }
     notice(null);
-  } catch (error) { if (!(error instanceof TypeError && stop)) notice(error); }  // the stream says that the service is away
+  } catch (error) {
+    if (!(error instanceof TypeError && stop)) notice(error);  // the stream says that the service is away
+  } finally {
+    looking -= 1;
+    if (!looking) meanwhile = [];
+  }
 }
 
 // An event has all that is new, so that nothing is asked for again until a series has grown too long to draw.
@@ -150,6 +159,7 @@ function act(kind, data) {
   if (data.seq) seen.set(data.job_id, data.seq);
   if (kind === "progress") { if (own) { job.progress = data.body; showProgress(data.body); showSoon(); } return; }
   if (kind === "log") { if (own && !said.has(`${data.time} ${data.body.message}`)) log(data.time, data.body.message); return; }
+  if (kind === "metrics" && own && looking) meanwhile.push(data);  // the answer that is on its way may be older
   if (kind === "metrics" && own && metrics) {
     take(data.body);
     drawSoon();
@@ -169,10 +179,11 @@ function move(name, question) {
 }
 
 function again(name, body) {
+  let key = once();  // the same while nobody has answered: a second click is the same wish
   at(name).addEventListener("click", async () => {
     at(name).disabled = true;
-    const headers = { "Idempotency-Key": once(), ...(body ? { "Content-Type": "application/json" } : {}) };
-    try { window.location.assign((await ask(`${api}/${name}`, { method: "POST", headers, body })).links.page); } catch (error) { notice(error); at(name).disabled = false; }
+    const headers = { "Idempotency-Key": key, ...(body ? { "Content-Type": "application/json" } : {}) };
+    try { window.location.assign((await ask(`${api}/${name}`, { method: "POST", headers, body })).links.page); } catch (error) { notice(error); if (!(error instanceof TypeError)) key = once(); at(name).disabled = false; }
   });
 }
 

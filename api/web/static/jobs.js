@@ -8,7 +8,8 @@ const filters = at("filters"), body = at("rows"), more = at("more");
 const COMPARABLE = new Set(["train", "trial", "ensemble"]);
 const METRIC = "val/rank_ic";
 const PAGE = 50, FOLLOWED = 50, SECONDS = 5;
-const rows = new Map();  // id to { job, row, text }, in the order of the table
+const rows = new Map();  // id to { job, row, text }
+let newest = new Set();  // what a refresh brings anew
 let cursor = null, stop = null, followed = "", asked = 0;
 
 function query(extra = {}) {
@@ -50,7 +51,7 @@ function drop(id) {
 
 // The newest page takes the place of what was there of its time; older rows stay, unless jobs between the two are unknown.
 function merge(page) {
-  const fresh = new Set(page.items.map((job) => job.id)), last = page.items.at(-1);
+  const fresh = newest = new Set(page.items.map((job) => job.id)), last = page.items.at(-1);
   if (page.next_cursor && !page.items.some((job) => rows.has(job.id))) for (const id of [...rows.keys()]) drop(id);
   for (const [id, { job }] of rows) if (!fresh.has(id) && (!page.next_cursor || job.created_at > last.created_at)) drop(id);
   let place = body.firstChild;
@@ -88,7 +89,7 @@ function settle() {
   followed = ids.join();
   stop?.();
   const address = `/events?${new URLSearchParams([...ids.map((id) => ["job", id]), ["after", "newest"]])}`;
-  stop = ids.length ? follow(() => address, act, soon) : null;
+  stop = ids.length ? follow(() => address, act, back) : null;
 }
 
 const soon = seldom(refresh, 1000);
@@ -98,8 +99,14 @@ function act(kind, { job_id: id, body: news }) {
   if (!known) return;
   if (kind === "progress") { put({ ...known.job, progress: { ...known.job.progress, ...news } }); return; }
   if (kind === "log") return;
-  if ([...rows.keys()].indexOf(id) < PAGE) soon();
+  if (newest.has(id)) soon();
   else if (kind !== "metrics") ask(`/jobs/${id}`).then(put, notice);
+}
+
+// After a stream that was cut: what it followed beyond the newest page may have moved meanwhile.
+function back() {
+  soon();
+  for (const id of followed.split(",")) if (rows.has(id) && !newest.has(id)) ask(`/jobs/${id}`).then(put, notice);
 }
 
 async function older() {

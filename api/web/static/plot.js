@@ -48,7 +48,7 @@ export function frame(box, { title, height, low, high, from, to, across = "", le
   const vertical = ticks(bounds.low, bounds.high, 5);
   for (const value of vertical.found) {
     picture.append(shape("line", { class: Math.abs(value) < 1e-12 ? "zero" : "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
-    const words = format ? format(value) : Math.max(Math.abs(value), 0) >= 1e5 || vertical.digits > 5 ? value.toExponential(1) : value.toFixed(vertical.digits);
+    const words = format && format !== short ? format(value) : Math.max(Math.abs(value), 0) >= 1e5 || vertical.digits > 5 ? value.toExponential(1) : value.toFixed(vertical.digits);
     picture.append(shape("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, words));
   }
   const room = (width - left - right) / 70;

@@ -43,15 +43,18 @@ export function notice(error) {
   box.hidden = !error;
 }
 
+// A small value is not 0: it has its first digits.
 export function number(value, digits = 4) {
-  return typeof value === "number" ? value.toFixed(digits) : "–";
+  if (typeof value !== "number") return "–";
+  return value !== 0 && Math.abs(value) < 10 ** (1 - digits) ? String(Number(value.toPrecision(2))) : value.toFixed(digits);
 }
 
 export function duration(seconds) {
   if (typeof seconds !== "number" || !Number.isFinite(seconds)) return "";
-  if (seconds < 60) return `${Math.round(seconds)} s`;
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
-  return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
+  const whole = Math.round(seconds), minutes = Math.round(whole / 60);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 export function moment(text) {

@@ -88,7 +88,13 @@ function figure(name, title, lines, options = {}) {
 }
 
 export function showTraining({ series }) {
-  const line = (name, title, kind) => series[name] && { name: title, kind, ...series[name] };
+  // Of several folds or members the newest one that has begun.
+  const folds = Object.keys(series).map((name) => /^train\.(\d+)\/loss$/.exec(name)?.[1]).filter(Boolean).map(Number);
+  const newest = folds.length ? Math.max(...folds) : null;
+  const line = (name, title, kind) => {
+    const own = newest === null || name.startsWith("step/") ? name : name.replace("/", `.${newest}/`);
+    return series[own] && { name: own === name ? title : `${title}, fold ${newest}`, kind, ...series[own] };
+  };
   at("training-section").hidden = false;  // what is hidden has no width to draw in
   figure("loss", "Loss", [line("train/loss", "training", 0), line("val/loss", "validation", 1)], { zero: false });
   figure("lr", "Learning rate", [line("step/lr", "learning rate", 0)], { across: "step" });

@@ -2,14 +2,18 @@
 
 import inspect
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 from typer.testing import CliRunner
 
-from client import calls
+from client import calls, display, terminal
 from client.cli import PROGRAMS, app
-from client.display import metrics_table, number
+from client.display import job_lines, jobs_table, metrics_table, number
+from client.views import Event, Job
 from tests.unit.client.small_server import Handler, serving
 
 runner = CliRunner()
@@ -86,6 +90,7 @@ def test_side_files_go_with_an_upload(tmp_path: Path) -> None:
 
 def test_an_undefined_figure_is_a_dash_and_never_0() -> None:
     assert number(None) == "–"
+    assert [number(x) for x in (1.2e-5, -3e-5, 4.9e-4)] == ["1.2e-05", "-3e-05", "0.00049"]
     assert [number(x) for x in (0.0, 0.01234, -0.5, 12.345, 250.0, 7)] == [
         "0",
         "0.0123",
@@ -154,3 +159,50 @@ def test_a_pretraining_or_an_ensemble_is_submitted_or_planned(tmp_path: Path, pl
     assert result.exit_code == 0, result.output
     assert asked == [(f"/jobs/{kind}" + "?dry_run=true" * plan, {"dataset": "d", "mask_ratio": 0.2})]
     assert ('"epochs": 3' if plan else "p") in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "body"),
+    [
+        ('{"lr": 1e-05, "n": 3}', {"lr": 1e-05, "n": 3}),
+        ('{\t"lr": 1e-05}', {"lr": 1e-05}),
+        ("lr: 1e-05\nday: 2024-01-04\nversion: 1.2\nname: 1.2.3\nsome: [3e-5, .5, -1]", {
+            "lr": 1e-05, "day": "2024-01-04", "version": 1.2, "name": "1.2.3", "some": [3e-05, 0.5, -1],
+        }),
+    ],
+)  # fmt: skip
+def test_a_spec_is_read_as_json_has_it(text: str, body: object, tmp_path: Path) -> None:
+    file = tmp_path / "spec"
+    file.write_text(text)
+    assert terminal.read(file) == body
+
+
+@pytest.mark.parametrize("text", [b"a: .nan", b"a: b\xe9", b"[1]", b"a: [", b'{"a": NaN}'])
+def test_what_json_has_not_is_a_usage_error(text: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "spec"
+    file.write_bytes(text)
+    assert runner.invoke(app, ["--url", "http://127.0.0.1:9", "plan", str(file)]).exit_code == 2
+
+
+def test_no_address_is_a_usage_error() -> None:
+    assert runner.invoke(app, ["--url", "http://[::1", "ls"]).exit_code == 2
+
+
+def test_names_with_brackets_are_shown_as_they_are_and_ids_whole() -> None:
+    job = Job(id="019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21", kind="train", state="failed", name="a [/data] [lr=0.01]")
+    job.message = "wrong at [/data/window]"
+    for width in (80, 10_000):
+        out = Console(width=width, file=StringIO(), force_terminal=False)
+        out.print(jobs_table([job]), job_lines(job))
+        said = out.file.getvalue()  # type: ignore[attr-defined]
+        assert job.id in said
+        assert width == 80 or ("a [/data] [lr=0.01]" in said and "wrong at [/data/window]" in said)
+
+
+def test_epochs_of_a_fold_or_member_have_their_line() -> None:
+    out = Console(width=200, file=StringIO(), force_terminal=False)
+    values = {"val.2/rank_ic": 0.05, "train.2/loss": 0.5, "val.2/rank_ic@5d": 0.1}
+    event = Event(kind="metrics", seq=1, body={"step": 3, "values": values})
+    bar = Progress(console=out)
+    display._show(event, bar, bar.add_task(""), out, "job", "val/rank_ic")
+    assert "job  fold 2  epoch 3  train/loss 0.5000  val/rank_ic 0.0500" in out.file.getvalue()  # type: ignore[attr-defined]

@@ -189,8 +189,10 @@ def test_no_address_is_a_usage_error() -> None:
 
 
 def test_names_with_brackets_are_shown_as_they_are_and_ids_whole() -> None:
-    job = Job(id="019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21", kind="train", state="failed", name="a [/data] [lr=0.01]")
-    job.message = "wrong at [/data/window]"
+    job = Job(
+        id="019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21", kind="train", state="failed", name="a [/data] [lr=0.01]",
+        message="wrong at [/data/window]",
+    )  # fmt: skip
     for width in (80, 10_000):
         out = Console(width=width, file=StringIO(), force_terminal=False)
         out.print(jobs_table([job]), job_lines(job))

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Final
 
 import atft
+from atft.memory import free_and_total
 from jobs.inheritance import Weights
 from jobs.places import NotFound, Outside, find
 from jobs.settings import Settings
 from jobs.states import JobKind, Reason
 from jobs.tables import Job, Json
-from worker.memory import free_and_total
 
 PROGRAM: Final = (sys.executable, "-P", "-m", "atft")  # -P: the attempt's folder is no place to import from
 _ROOT: Final = Path(atft.__file__).parent.parent

@@ -5,7 +5,12 @@ import polars as pl
 from atft.data.schema import DataError
 
 MISSING_WORDS = ("", "na", "n/a", "nan", "null", "none", "-", "#n/a")
-FIRST_DAY, LAST_DAY = -719_162, 2_932_896  # since 1970: 0001-01-01 and 9999-12-31
+FIRST_DAY, LAST_DAY = -62_091, 84_005  # since 1970: 1800-01-01 and 2199-12-31; beyond them it is a misread cell
+FORMS = (
+    (r"^\d{4}-\d{2}-\d{2}($|[T ]\d{2}:\d{2})", "%Y-%m-%d", 10),
+    (r"^\d{4}/\d{2}/\d{2}$", "%Y/%m/%d", 10),
+    (r"^\d{8}(\.0)?$", "%Y%m%d", 8),
+)
 TRUE_WORDS, FALSE_WORDS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
 
 
@@ -19,16 +24,12 @@ def parse_dates(series: pl.Series, name: str) -> pl.Series:
         dates = series.dt.date()
     else:
         text = series.cast(pl.String).str.strip_chars()
-        dates = pl.select(
-            pl.coalesce(
-                *(
-                    text.str.slice(0, width).str.to_date(form, strict=False, exact=True)
-                    for form, width in (("%Y-%m-%d", 10), ("%Y/%m/%d", 10), ("%Y%m%d", 8))
-                )
-            )
-        ).to_series()
-        known_length = text.str.len_chars().is_in([8, 10]) | text.str.contains(r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")
-        dates = pl.select(pl.when(known_length).then(dates)).to_series()
+        # The shape first: %Y takes two digits, and would read 31/12/24 as a day of the year 31.
+        parsed = [
+            pl.when(text.str.contains(shape)).then(text.str.slice(0, width).str.to_date(form, strict=False, exact=True))
+            for shape, form, width in FORMS
+        ]
+        dates = pl.select(pl.coalesce(*parsed)).to_series()
     days = dates.cast(pl.Int32)
     if bad := rows_of(days.is_null() | ~days.is_between(FIRST_DAY, LAST_DAY)):
         cell = days[bad[0] - 1]  # polars itself cannot show such a day

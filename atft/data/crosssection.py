@@ -109,10 +109,11 @@ def _centre_and_scale(
     centre = np.where(some, (ordered[row, low].astype(np.float64) + ordered[row, high]) / 2, 0.0)
     near, next_ = _nearest(ordered, count, centre, low)
     scale = MAD_SCALE * (near + np.where(high > low, next_, near)) / 2
-    flat = np.flatnonzero(~(scale > TINY) & some)
+    least = TINY * np.maximum(np.abs(ordered[:, 0]), np.abs(ordered[row, last])).astype(np.float64)  # whatever its unit
+    flat = np.flatnonzero(~(scale > least) & some)
     if len(flat):
         scale[flat] = _row_std(ordered[flat] - centre[flat, None])
-    usable = some & (scale > TINY)
+    usable = some & (scale > least)
     return centre, np.divide(1.0, scale, out=np.zeros(days), where=usable)
 
 

@@ -24,7 +24,7 @@ from atft.events import Event, Progress
 from atft.spec.base import digest
 from atft.spec.model import EDGE_SIZE, GraphSpec
 
-GRAPH_VERSION = 1
+GRAPH_VERSION = 2
 SECTOR_SHARE = 3  # a third as many sector neighbours: a graph of industries alone has hurt in published ablations
 NOT_A_CANDIDATE = np.float32(-2)
 MIN_DAYS = 10
@@ -97,14 +97,15 @@ def _build(cache: Cache, spec: GraphSpec, path: Path, emit: Callable[[Event], No
     T, C = len(cache.days), len(cache.codes)
     returns = np.full((T, C), np.nan, np.float32)
     returns[cache.day_index, cache.code_index] = cache.returns
-    listed = np.zeros((T, C), np.bool_)
-    listed[cache.day_index, cache.code_index] = True
+    # A halted day is there only for stocks that trade again: whether one does is not known on that day.
+    traded = np.zeros((T, C), np.bool_)
+    traded[cache.day_index, cache.code_index] = cache.valid
     sectors = np.full((T, C), -1, np.int32)
     sectors[cache.day_index, cache.code_index] = cache.sector_index
     days = np.arange(spec.refresh_days - 1, T, spec.refresh_days, dtype=np.int64)
     parts: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]] = []
     for n, day in enumerate(days):
-        codes = np.flatnonzero(listed[day])
+        codes = np.flatnonzero(traded[day])
         past = returns[max(0, day - spec.correlation_window + 1) : day + 1, codes]
         edges, attributes = day_edges(past, sectors[day, codes], spec)
         parts.append((codes[edges[0]].astype(np.int32), codes[edges[1]].astype(np.int32), attributes))

@@ -32,7 +32,7 @@ def past_normalised(values: Float[np.ndarray, " day"]) -> Float[np.ndarray, " da
     count = np.maximum(known.sum(axis=1), 1)
     mean = np.where(known, past, 0.0).sum(axis=1) / count
     spread = np.sqrt((np.where(known, past - mean[:, None], 0.0) ** 2).sum(axis=1) / count)
-    usable = np.isfinite(values) & (count >= MIN_DAYS) & (spread > 1e-12 * np.maximum(1.0, np.abs(mean)))
+    usable = np.isfinite(values) & (count >= MIN_DAYS) & (spread > 1e-12 * np.abs(mean))
     score = np.divide(values - mean, spread, out=np.zeros(len(values)), where=usable)
     return np.asarray(np.clip(score, -CLIP, CLIP), dtype=np.float64)
 

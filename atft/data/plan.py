@@ -52,13 +52,26 @@ def make_plan(source: Source, grid: Grid, spec: DatasetSpec) -> Plan:
         )
     source.warnings += [f"column {n!r} is not a feature: it is {why}" for n, why in useless.items()]
     extra = [n for n in extra if n not in useless]
+    for name in extra:
+        if odd := source.extra[name].nearly_market_wide:
+            source.warnings.append(
+                f"column {name!r} says the same of all stocks of a day, but not on "
+                f"{listing([str(source.days[day]) for day in odd])}: it is scored across stocks, where it says nothing "
+                "on all other days; make these days equal, or bring it as a market file"
+            )
+    source.warnings += [
+        f"column {n!r} has infinite values, which count as missing" for n in extra if source.extra[n].infinite
+    ]
     wide = [n for n in extra if source.extra[n].market_wide]
     raw = (
         {}
         if source.kind == "planted" or not source.has("close")
         else market.derived(grid.returns, grid.valid, grid.day_index, len(grid.days))
     )
-    raw |= {n: grid.day_values(source, n) for n in wide} | market.brought(source.market, grid.days)
+    brought = market.brought(source.market, grid.days)
+    if twice := sorted({*brought} & {*wide, *raw}):
+        raise DataError(f"the market file's columns {twice} have the names of columns of the panel: rename them")
+    raw |= {n: grid.day_values(source, n) for n in wide} | brought
     own = [n for n in extra if n not in wide]
     if listed is not None:
         built = [f for f in built if f.name in listed]

@@ -16,7 +16,7 @@ from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
 
 FORMAT_VERSION = 1
-BUILDER_VERSION = 3  # raise it when a feature's formula or a normaliser changes: it is part of the fingerprint
+BUILDER_VERSION = 4  # raise it when a feature's formula or a normaliser changes: it is part of the fingerprint
 
 
 Days = Shaped[np.ndarray, "..."]  # datetime64[D]; beartype knows no unit of NumPy's own type

@@ -63,14 +63,16 @@ def leak_report(
     named = leaks.named_like_targets(brought)
     lags, lag_warning = _label_lags(source, grid, targets, spec.horizons)
     hindsight = _hindsight(grid)
-    # A built feature looks back only, whatever it is worth: bad prints that are taken back the next day make it strong.
-    bounce = [s for s in suspected if s["horizon"] is None and s["feature"] not in (*brought, UNIVERSE)]
-    strong = [s for s in suspected if s not in bounce and s["feature"] not in spec.allow_leaks]
+    # A built feature looks back only, whatever it is worth: bad prints that are taken back the next day make it strong,
+    # and so does chance among a hundred of them on a short panel.
+    built = [s for s in suspected if s["feature"] not in (*brought, UNIVERSE)]
+    bounce = [s for s in built if s["horizon"] is None]
+    strong = [s for s in suspected if s not in built and s["feature"] not in spec.allow_leaks]
     report |= {
         "named_like_targets": named,
         "allowed": list(spec.allow_leaks),
         "label_lags": lags,
-        "warnings": [*lag_warning, *hindsight, *_bounce_warning(bounce)],
+        "warnings": [*lag_warning, *hindsight, *_bounce_warning(bounce), *_built_warning(built, bounce)],
         "screens": _screens({3: bool(lag_warning), 6: bool(suspected or named), 8: bool(hindsight)}),
     }
     if spec.planted is not None and spec.planted.mode != "leak":
@@ -90,6 +92,14 @@ def leak_report(
 def _words(suspect: dict[str, object]) -> str:
     horizon = suspect["horizon"]
     return "the next day's return" if horizon is None else f"the {horizon}-day target"
+
+
+def _built_warning(built: Sequence[dict[str, object]], bounce: Sequence[dict[str, object]]) -> list[str]:
+    others = [s for s in built if s not in bounce]
+    return [
+        f"{len(others)} built features, which look back only, rank a target, {others[0]['feature']!r} with a RankIC of "
+        f"{others[0]['rank_ic']:+.2f}: a panel too short to tell, or prices that know the future?"
+    ] if others else []  # fmt: skip
 
 
 def _bounce_warning(bounce: Sequence[dict[str, object]]) -> list[str]:

@@ -33,9 +33,9 @@ def read_universe(side: SideFile) -> pl.DataFrame:
     code = frame[found["code"]].cast(pl.String).str.strip_chars().alias("code")
     if "date" in found:
         return pl.DataFrame([parse_dates(frame[found["date"]], path.name).alias("date"), code])
-    year = (
-        frame[found["year"]].cast(pl.String).cast(pl.Float64, strict=False).cast(pl.Int32, strict=False).alias("year")
-    )
+    told = frame[found["year"]].cast(pl.String).cast(pl.Float64, strict=False)
+    year = told.cast(pl.Int32, strict=False).alias("year")
+    year = year.set((year != told).fill_null(value=True), None)
     if bad := rows_of(year.is_null()):
         raise DataError(f"universe file {path.name}: column {found['year']!r} is not a year in row {bad}")
     return pl.DataFrame([year, code])

@@ -20,6 +20,7 @@ from atft.data.cells import (
     MISSING_WORDS,
     flags,
     numbers,
+    numbers_from_text,
     parse_dates,
     rows_of,
     shown,
@@ -35,6 +36,7 @@ from atft.data.survey import Survey, may_be_number, survey
 from atft.data.tables import Table, files_under, folder_sha256, frame_table
 from atft.spec.data import DatasetSpec, PlantedSpec
 
+MOSTLY_NUMBERS = 0.5  # of the cells of a column: the others look like slips
 MAX_RETURN = 1000.0  # +100,000 % in a day is a unit error or a missed split, not a price
 
 
@@ -107,11 +109,13 @@ def read(spec: DatasetSpec, scratch: Path | None, pace: Pace) -> Source:
         raise DataError("the dataset has neither a file nor a planted panel: give one")
     path = Path(spec.path)
     pace.stage("reading", 0.1)
-    before = _state(path)
+    sides = [Path(side.file) for side in (spec.universe, spec.market) if side is not None]
+    before = {file: _state(file) for file in (path, *sides)}
 
     def check_unchanged() -> None:
-        if _state(path) != before:
-            raise DataError(f"{path.name} has changed while it was read: submit again when nobody writes to it")
+        for file, state in before.items():
+            if _state(file) != state:
+                raise DataError(f"{file.name} has changed while it was read: submit again when nobody writes to it")
 
     def content() -> str:
         found = source_sha256(spec)
@@ -155,7 +159,23 @@ def look(source: Source, pace: Pace) -> None:
                 "correct it or leave it out of features"
             )
     source.ignored = tuple(c for c in wanted if c not in source.extra)
+    for column, rows in text.items():
+        if column in table.schema.names and (share := _share_of_numbers(table, column)) > MOSTLY_NUMBERS:
+            source.warnings.append(
+                f"column {column!r} is not a feature: {share:.1%} of its cells are numbers, but not those of row {rows}"
+            )
     source.check_unchanged()
+
+
+def _share_of_numbers(table: Table, column: str) -> float:
+    """Of the cells that say something."""
+    good = said = 0
+    for batch in table.batches([column]):
+        cells = pl.Series(batch.column(column)).cast(pl.String)
+        values, failed = numbers_from_text(cells)
+        good += len(values) - values.null_count()
+        said += len(values) - values.null_count() + int(failed.sum())
+    return good / said if said else 0.0
 
 
 def source_sha256(spec: DatasetSpec) -> str:
@@ -230,8 +250,7 @@ def _strict(whole: Table, roles: Roles, name: str) -> Source:
     columns = roles.columns
     frame = whole.frame(roles.used)
     table = frame.select(
-        parse_dates(frame[columns["date"]], name).alias("@date"),
-        frame[columns["code"]].cast(pl.String).str.strip_chars().alias("@code"),
+        parse_dates(frame[columns["date"]], name).alias("@date"), _codes(frame[columns["code"]]).alias("@code")
     )
     if bad := rows_of(table["@code"].is_null() | (table["@code"] == "")):
         raise DataError(f"{name}: column {columns['code']!r} is empty in row {bad}: every row needs a code")
@@ -243,22 +262,44 @@ def _strict(whole: Table, roles: Roles, name: str) -> Source:
     if roles.raw_close is not None:
         table = _adjusted(table, numbers(frame[roles.raw_close], table, name), columns)
     if "sector" in columns:
-        sector = frame[columns["sector"]].cast(pl.String)
+        sector = frame[columns["sector"]].cast(pl.String).str.strip_chars()
         table = table.with_columns(
             pl.when(sector.str.to_lowercase().is_in(MISSING_WORDS)).then(None).otherwise(sector).alias("@sector")
         )
     if "in_universe" in columns:
         table = table.with_columns(flags(frame[columns["in_universe"]], table, name).alias("@in_universe"))
     for h, column in roles.targets.items():
-        table = table.with_columns(numbers(frame[column], table, name).alias(f"@target_{h}d"))
+        table = table.with_columns(_returns(frame[column], table, name).alias(f"@target_{h}d"))
     if roles.return_1d is not None:
-        table = table.with_columns(numbers(frame[roles.return_1d], table, name).alias("@return_1d"))
+        table = table.with_columns(_returns(frame[roles.return_1d], table, name).alias("@return_1d"))
     del frame
     table, order, unordered = _sorted(table, name)
     _check_prices(table, name, columns)
     source = Source(frame=table, table=whole, order=order, days=_days(table), kind=roles.kind, roles=roles, extra={})
     source.num_unordered = unordered
     return source
+
+
+def _returns(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
+    values = numbers(series, table, name)
+    bad = ((values < -1.0) | (values > MAX_RETURN)).fill_null(value=False)
+    if bad.any():
+        row = int(bad.arg_true()[0])
+        raise DataError(
+            f"{name}: {bad.sum()} values of {series.name!r} are no returns (below -100 % or above +{MAX_RETURN:.0%}), "
+            f"such as {shown(table, bad)} with {values[row]:g}: targets are returns as fractions, .01 for +1 %; "
+            "correct or remove these rows"
+        )
+    return values
+
+
+def _codes(series: pl.Series) -> pl.Series:
+    """As text; a column of numbers with gaps is one of floats: 7203.0 is the code 7203, and NaN is none."""
+    if series.dtype.is_float():
+        known = series.fill_nan(None)
+        whole = known.cast(pl.Int64, strict=False)
+        series = whole if bool(((whole == known) | known.is_null()).all()) else known
+    return series.cast(pl.String).str.strip_chars()
 
 
 def _days(table: pl.DataFrame) -> Days:
@@ -291,10 +332,17 @@ def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[n
 
 
 def _adjusted(table: pl.DataFrame, raw: pl.Series, columns: dict[str, str]) -> pl.DataFrame:
-    """Open, high and low on the scale of the adjusted close, where they are given unadjusted."""
+    """Open, high, low and volume on the scale of the adjusted close, where they are given unadjusted: close · volume is
+    then the money that changed hands, which no later split alters.
+    """
     factor = table["@close"] / raw.set(raw <= 0, None)
-    unadjusted = [r for r in ("open", "high", "low") if r in columns and not plain(columns[r]).startswith("adj")]
-    return table.with_columns((pl.col(f"@{role}") * factor).alias(f"@{role}") for role in unadjusted)
+    unadjusted = [
+        r for r in ("open", "high", "low", "volume") if r in columns and not plain(columns[r]).startswith("adj")
+    ]
+    return table.with_columns(
+        (pl.col(f"@{role}") / factor if role == "volume" else pl.col(f"@{role}") * factor).alias(f"@{role}")
+        for role in unadjusted
+    )
 
 
 def _check_prices(table: pl.DataFrame, name: str, columns: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ all stocks of a day.
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -19,6 +19,10 @@ from atft.data.pace import Pace
 from atft.data.tables import Table
 
 MAX_NULL_SHARE = 0.99
+TOLD_SHARE, ODD_SHARE = (
+    0.9,
+    0.01,
+)  # of the rows of a day that a market-wide column tells; of days that may contradict it
 GROUP = 32  # columns read at once: a batch of them stays in a core's cache
 
 
@@ -32,7 +36,10 @@ class Survey:
     low: float = float("nan")
     high: float = float("nan")
     total: float = 0.0
-    daily: Float[np.ndarray, " day"] | None = None  # its value on each day, while no day has two; NaN unknown
+    daily: Float[np.ndarray, " day"] | None = None  # its value on each day, while next to no day has two; NaN unknown
+    known: Int[np.ndarray, " day"] | None = None  # how many rows of each day have one, as long
+    rows: Int[np.ndarray, " day"] | None = None  # how many rows each day has
+    odd: set[int] = field(default_factory=set)  # days with two values
     repeated: bool = False  # some day has two values, equal ones
 
     @property
@@ -50,8 +57,21 @@ class Survey:
 
     @property
     def market_wide(self) -> bool:
-        """One value a day: a z-score across stocks would erase it."""
-        return self.daily is not None and self.repeated
+        """One value a day, told of its stocks: a z-score across stocks would erase it."""
+        return self._same_of_all and not self.odd
+
+    @property
+    def nearly_market_wide(self) -> tuple[int, ...]:
+        """The days that keep it from being so, when they are next to none."""
+        return tuple(sorted(self.odd)) if self._same_of_all else ()
+
+    @property
+    def _same_of_all(self) -> bool:
+        """A few stocks' events that agree, day by day, say nothing of the market."""
+        if self.daily is None or self.known is None or self.rows is None or not self.repeated:
+            return False
+        told = self.known > 0
+        return bool(self.known.sum() >= TOLD_SHARE * self.rows[told].sum())
 
     @property
     def useless(self) -> str | None:
@@ -81,9 +101,15 @@ class Survey:
     ) -> None:
         before = daily[day]
         daily[day] = values
-        if ((before != values) & ~np.isnan(before)).any() or (daily[day] != values).any():
-            self.daily = None
-        elif not self.repeated:
+        differ = ((before != values) & ~np.isnan(before)) | (daily[day] != values)
+        if differ.any():
+            self.odd.update(np.unique(day[differ]).tolist())
+            if len(self.odd) > max(1.0, ODD_SHARE * len(daily)):
+                self.daily, self.odd = None, set()
+                return
+        if self.known is not None:
+            self.known += np.bincount(day, minlength=len(daily))
+        if not self.repeated:
             self.repeated = bool(np.isfinite(before).any()) or len(np.unique(day)) < len(day)
 
 
@@ -91,7 +117,13 @@ def survey(
     table: Table, columns: Sequence[str], day: Int[np.ndarray, " row"], num_days: int, pace: Pace
 ) -> tuple[dict[str, Survey], dict[str, list[int]]]:
     """Each of `columns` that holds numbers, and the first rows of those that are text. `day`: each row's, by number."""
-    found = {c: Survey(num_rows=table.num_rows, daily=np.full(num_days, np.nan)) for c in columns}
+    rows = np.bincount(day, minlength=num_days)
+    found = {
+        c: Survey(
+            num_rows=table.num_rows, daily=np.full(num_days, np.nan), known=np.zeros(num_days, np.int64), rows=rows
+        )
+        for c in columns
+    }
     text: dict[str, list[int]] = {}
     threads = pl.thread_pool_size()
 

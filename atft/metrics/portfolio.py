@@ -143,7 +143,7 @@ def max_drawdown(returns: Daily) -> float | None:
     """Lowest fall of compounded wealth (starting at 1) from its peak, ≤ 0; None without returns."""
     if len(returns) == 0:
         return None
-    wealth = np.cumprod(np.r_[1.0, 1.0 + returns])
+    wealth = np.cumprod(np.r_[1.0, np.maximum(1.0 + returns, 0.0)])  # what is lost does not come back
     return float((wealth / np.maximum.accumulate(wealth) - 1).min())
 
 

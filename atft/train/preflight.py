@@ -3,8 +3,11 @@
 does the run work at all? One day forward and backward, a gradient in every module, its time and its memory.
 """
 
+import contextlib
 import math
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from atft.data.batch import Batch
 from atft.loss.objective import LossValue, NoTargets
+from atft.memory import free_and_total
 from atft.spec.reason import Reason
 from atft.train import phases
 from atft.train.evaluate import read
@@ -21,6 +25,7 @@ from atft.train.report import Reporter, RunError
 from atft.train.setup import AnyNetwork, AnyObjective, Assembly, network_of
 
 MICRO_BATCH_SECONDS = 5.0
+BEAT_SECONDS, COMPILING_BEATS = 10.0, 180  # half an hour: a compiler that takes longer hangs
 MEMORY_SHARE = 0.8  # of what is free, for a micro-batch
 CANDIDATE_DAYS = 9
 
@@ -64,12 +69,13 @@ def require_gradients(norms: dict[str, float]) -> None:
         )
 
 
-def require_compiler(assembly: Assembly, batch: Batch) -> None:
+def require_compiler(assembly: Assembly, batch: Batch, reporter: Reporter) -> None:
     """Compile the network of the run, forward and backward. Raises RunError where torch cannot: no compiler, say."""
     from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - a second to load, for those who compile
 
     try:
-        torch.autograd.backward(_loss(assembly, assembly.network, batch).total)
+        with _heard(reporter):
+            torch.autograd.backward(_loss(assembly, assembly.network, batch).total)
     except TorchDynamoException as error:
         raise RunError(
             Reason.PREFLIGHT_FAILED,
@@ -78,6 +84,26 @@ def require_compiler(assembly: Assembly, batch: Batch) -> None:
         ) from error
     finally:
         assembly.network.zero_grad(set_to_none=True)
+
+
+@contextlib.contextmanager
+def _heard(reporter: Reporter) -> Iterator[None]:
+    """A compiler says nothing for minutes, which the supervisor would take for a stall: speak for it, not for ever."""
+    done = threading.Event()
+
+    def speak() -> None:
+        for _ in range(COMPILING_BEATS):
+            if done.wait(BEAT_SECONDS):
+                return
+            reporter.progress("preflight")
+
+    beating = threading.Thread(target=speak, daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beating.join()
 
 
 def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
@@ -108,7 +134,7 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
         require_gradients(gradient_norms(network))
     if assembly.spec.trainer.compile:
         reporter.log("compiling the network, which can take minutes on a processor")
-        require_compiler(assembly, batch)
+        require_compiler(assembly, batch, reporter)
     reporter.progress("preflight")
     seconds = _timed(assembly, network, days) / len(days)
     bytes_per_day = sizes.total // len(days)
@@ -116,7 +142,7 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
     fixed = parameters * 4 * (4 + (assembly.ema is not None))
     micro = _micro_batch(assembly, seconds, bytes_per_day, fixed)
     memory = fixed + 2 * bytes_per_day * micro
-    free = psutil.virtual_memory().available
+    free, _ = free_and_total()
     needed = _own_bytes() + (memory if assembly.device.type == "cpu" else 0)
     if assembly.device.type == "cpu" and memory > free:
         _refuse(reporter, micro, needed, free)
@@ -148,7 +174,7 @@ def _own_bytes() -> int:
 def _refuse(reporter: Reporter, days: int, needed: int, free: int) -> None:
     """Say how much it takes, for a worker to wait for it; raises RunError (oom_host, preflight_failed)."""
     reporter.evidence({"memory": {"needed_bytes": needed, "free_bytes": free, "fits": False}})
-    total = psutil.virtual_memory().total
+    _, total = free_and_total()
     said = f"a micro-batch of {days} days needs about {needed / 1e9:.1f} GB of memory"
     if needed <= total * MEMORY_SHARE:
         raise RunError(Reason.OOM_HOST, f"{said}, and {free / 1e9:.1f} GB are free")
@@ -224,7 +250,7 @@ def _micro_batch(assembly: Assembly, seconds_per_day: float, bytes_per_day: int,
                 f"{free / 1e9:.1f} GB are free: use a smaller hidden_size or window",
             )
     else:
-        room = _room(psutil.virtual_memory().available, bytes_per_day, fixed_bytes)
+        room = _room(free_and_total()[0], bytes_per_day, fixed_bytes)
     limit = min(limit, room)
     if limit >= assembly.days_per_step:
         return assembly.days_per_step

@@ -4,10 +4,11 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-from atft.events import Checkpointed, Event, Evidence, Log, Metrics, Progress
+from atft.events import Checkpointed, DailySeries, Event, Evidence, Log, Metrics, Progress
 from atft.spec.reason import Reason
 
 PROGRESS_SECONDS = 0.2
+DAYS_OF_AN_EVENT = 60_000  # of daily series: some 2 MB of the 8 MB that a line may have
 TAIL = {"test": 0.9, "baselines": 0.95}  # where what follows the epochs begins on the progress bar
 STEP_POINTS = 200  # rows of each step/ series in one epoch, at most
 
@@ -91,7 +92,15 @@ class Reporter:
         self.emit(Log.model_validate({"message": message, "level": level}))
 
     def metrics(self, metrics: Metrics) -> None:
-        self.emit(metrics)
+        """Long daily series follow in events of their own: a line of the protocol has a bound."""
+        parts: list[list[DailySeries]] = [[]]
+        for series in metrics.daily:
+            if parts[-1] and sum(len(one.days) for one in parts[-1]) + len(series.days) > DAYS_OF_AN_EVENT:
+                parts.append([])
+            parts[-1].append(series)
+        self.emit(metrics.model_copy(update={"daily": parts[0]}))
+        for part in parts[1:]:
+            self.emit(Metrics(step=metrics.step, values={}, daily=part, source=metrics.source))
 
     def evidence(self, body: Mapping[str, object]) -> None:
         self.emit(Evidence(body=dict(body)))

@@ -100,7 +100,7 @@ def test_pain_22_what_its_like_has_needed_is_asked_for_before_it_starts(
 
 
 def test_what_is_free_is_no_more_than_the_machine_has() -> None:
-    from worker.memory import free_and_total
+    from atft.memory import free_and_total
 
     free, total = free_and_total()
     assert 0 < free < total <= psutil.virtual_memory().total

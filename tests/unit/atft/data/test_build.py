@@ -262,7 +262,9 @@ def test_inspect_tells_what_would_be_built_and_writes_nothing(
 
 def test_adjusted_close_scales_the_other_prices(builder: Builder, prices: pl.DataFrame) -> None:
     raw = prices.with_columns(
-        pl.col("close").alias("Adj Close"), *((pl.col(c) * 4).alias(c) for c in ("open", "high", "low", "close"))
+        pl.col("close").alias("Adj Close"),
+        *((pl.col(c) * 4).alias(c) for c in ("open", "high", "low", "close")),
+        volume=pl.col("volume") / 4,
     )
     adjusted, _ = builder(raw)
     plain, _ = builder(prices)

@@ -93,6 +93,7 @@ def test_sharpe_and_drawdown() -> None:
     assert portfolio.max_drawdown(returns) == pytest.approx(-0.02)
     assert portfolio.max_drawdown(np.array([-0.1, 0.05, -0.2])) == pytest.approx(0.9 * 1.05 * 0.8 - 1)
     assert portfolio.max_drawdown(np.array([0.1, 0.1])) == 0
+    assert portfolio.max_drawdown(np.array([0.1, -1.5, -3.0, 0.2])) == -1.0
     assert portfolio.max_drawdown(np.empty(0)) is None
     assert portfolio.sharpe(np.array([0.1]), 252.0) is None
     assert portfolio.sharpe(np.full(4, 0.1), 252.0) is None

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -7,9 +8,10 @@ from torch import nn
 
 from atft.data.batch import Batch
 from atft.data.cache import Cache
-from atft.events import Event
+from atft.events import Event, Progress
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
+from atft.train import preflight as preflight_module
 from atft.train.preflight import gradient_norms, preflight, require_compiler, require_gradients
 from atft.train.report import Reporter, RunError
 from atft.train.setup import Assembly, assemble
@@ -105,5 +107,22 @@ def test_a_network_that_cannot_be_compiled_is_refused_with_what_to_do(make_spec:
     batch = assembly.reader.batch(assembly.split.train[:1])
     assembly.network = Uncompilable()  # type: ignore[assignment]
     with pytest.raises(RunError, match=r"set trainer\.compile to false") as refused:
-        require_compiler(assembly, batch)
+        require_compiler(assembly, batch, Reporter(lambda _: None, epochs=1))
     assert refused.value.reason is Reason.PREFLIGHT_FAILED
+
+
+def test_a_compiler_is_spoken_for(make_spec: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the supervisor would take its silence for a stall."""
+    monkeypatch.setattr(preflight_module, "BEAT_SECONDS", 0.25)
+    assembly, _, _ = assembled(make_spec(), cache)
+    said: list[Event] = []
+
+    class Slow(Uncompilable):
+        def _broken(self, _graph: object, _inputs: object) -> Callable[..., Any]:
+            time.sleep(1.5)
+            raise RuntimeError("no C++ compiler")
+
+    assembly.network = Slow()  # type: ignore[assignment]
+    with pytest.raises(RunError):
+        require_compiler(assembly, assembly.reader.batch(assembly.split.train[:1]), Reporter(said.append, epochs=1))
+    assert len([one for one in said if isinstance(one, Progress)]) >= 3

@@ -227,9 +227,10 @@ class Step:
         """What the trial's own rows say: its epochs, and once it is over how it ended."""
         child = self.trials[frozen.number]
         trial = Trial(self.study, frozen._trial_id)
+        open_still = not frozen.state.is_finished()  # else told by an advance that was rolled back
         reports = self._reports(child)
         for epoch, reported in reports.items():
-            if epoch not in frozen.intermediate_values:
+            if open_still and epoch not in frozen.intermediate_values:
                 trial.report(reported, epoch)
         if child.state not in TERMINAL:
             running = child.state is JobState.RUNNING and child.wanted is Wanted.RUN
@@ -246,8 +247,9 @@ class Step:
             said = f"after epoch {max(reports, default=0)}"
         else:
             said = f"{_why(child)}: {child.message or 'no message'}"
-            trial.set_user_attr("reason", _why(child))
-            trial.set_user_attr("message", child.message or "")
+            if open_still:
+                trial.set_user_attr("reason", _why(child))
+                trial.set_user_attr("message", child.message or "")
             self.study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
         body = {"level": "info", "message": f"trial {frozen.number} {child.state.value}: {said}"}
         history.add_event(self.session, self.job.id, "log", body, self.job.attempt)

@@ -236,6 +236,24 @@ def test_parameters_that_make_no_job_are_a_failed_trial(bench: Bench) -> None:
     assert bench.optuna(study)[1].user_attrs["reason"] == "invalid_params"
 
 
+def test_a_refused_trial_whose_advance_was_rolled_back_is_refused_again(bench: Bench) -> None:
+    space = {
+        "model.hidden_size": {"kind": "categorical", "choices": [16, 20, 32]},
+        "model.attention_heads": {"kind": "categorical", "choices": [4, 8]},
+    }
+    base = {"dataset": "d", "model": {"hidden_size": 16, "gat_heads": 2, "attention_heads": 4}}
+    points = [{"model.hidden_size": size, "model.attention_heads": 8} for size in (20, 32)]
+    study = bench.submit(base=base, space=space, n_trials=2, enqueue=points)
+    bench.preflight(study)
+    bench.crash(study)
+    assert bench.states(study)[0] is TrialState.FAIL
+    assert bench.children(study) == []
+    assert bench.work(study, lambda _params, _number: [0.1]).state is JobState.SUCCEEDED
+    assert [trial.reason for trial in bench.children(study)] == [Reason.INVALID_PARAMS, None]
+    assert bench.states(study) == [TrialState.FAIL, TrialState.COMPLETE]
+    assert bench.optuna(study)[0].user_attrs["reason"] == "invalid_params"
+
+
 def test_a_late_report_of_a_failed_trial_does_no_harm(bench: Bench) -> None:
     study = bench.submit(n_trials=2, max_failed_trials=5)
     bench.preflight(study)

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from jobs import history
 from jobs.errors import IllegalMove, JobNotFound
-from jobs.states import TERMINAL, JobState, Reason, Wanted, sources_of
+from jobs.lookup import is_due
+from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted, sources_of
 from jobs.tables import Job
 
 
@@ -22,6 +23,17 @@ def lock(session: Session, job_id: UUID) -> Job:
     if job is None:
         raise JobNotFound(f"there is no job {job_id}")
     return job
+
+
+def first_due(session: Session, queue: str) -> Job | None:
+    """The job that goes first of those that may run now on this queue, locked; one that is being changed is passed
+    over.
+    """
+    runnable = (Job.state == JobState.QUEUED, Job.queue == queue, Job.kind.not_in(COORDINATING), is_due())
+    query = select(Job).where(*runnable).order_by(Job.priority, Job.created_at, Job.id).limit(1)
+    return session.scalars(
+        query.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)
+    ).one_or_none()
 
 
 def change(session: Session, job: Job, by: str | None = None, **values: Any) -> Job:

@@ -1,6 +1,7 @@
 """The Celery app and the sending of hints. A message carries a job id and nothing else: lost, late or double, it
-does no harm, for the row is the job and the sweep repeats the hint. The settings are those that were measured to
-run clean (docs/decisions).
+does no harm, for the row is the job and the sweep repeats the hint. On `cpu` and `gpu` it is a wake-up, and the rows
+say who goes first; on `control` it names the study. The settings are those that were measured to run clean
+(docs/decisions).
 """
 
 import logging

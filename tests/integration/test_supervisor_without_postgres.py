@@ -112,7 +112,7 @@ def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
         program=(sys.executable, str(program), "--prove", "f00d", "--epochs", "10", "--epoch-seconds", "0.2"),
         timing=Timing(poll_seconds=0.02, look_seconds=0.05),
     )
-    running = threading.Thread(target=supervisor.run, args=(job_id,), daemon=True)
+    running = threading.Thread(target=supervisor.run, daemon=True)
     running.start()
     deadline = time.monotonic() + 60
     while not _told(sessions, job_id):

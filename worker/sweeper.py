@@ -32,7 +32,7 @@ _UPTIME = text("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_star
 
 def clock_of(session: Session) -> float:
     """Seconds by the database's clock, by which leases end."""
-    return session.scalars(select(func.clock_timestamp())).one().timestamp()
+    return float(session.scalars(select(func.clock_timestamp())).one().timestamp())
 
 
 @dataclass

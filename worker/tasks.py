@@ -59,6 +59,7 @@ def advance_study(job_id: str) -> None:
     """One step of one study."""
     from worker.search import advance  # noqa: PLC0415 - workers that run trials need no Optuna
 
+    _hints().begun(UUID(job_id))
     with logs.about(job_id=job_id):
         news = advance(_sessions(), _storage(), settings, UUID(job_id))
     for hint in news.hints:

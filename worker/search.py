@@ -242,7 +242,7 @@ class Step:
         if value is not None:
             self.study.tell(frozen.number, value, skip_if_finished=True)
             said = f"{self.spec.objective.metric} {value:.6g}"
-        elif child.state is JobState.PRUNED:
+        elif _pruned(child):
             self.study.tell(frozen.number, state=TrialState.PRUNED, skip_if_finished=True)
             said = f"after epoch {max(reports, default=0)}"
         else:
@@ -251,7 +251,8 @@ class Step:
                 trial.set_user_attr("reason", _why(child))
                 trial.set_user_attr("message", child.message or "")
             self.study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
-        body = {"level": "info", "message": f"trial {frozen.number} {child.state.value}: {said}"}
+        ended = JobState.PRUNED if _pruned(child) else child.state
+        body = {"level": "info", "message": f"trial {frozen.number} {ended.value}: {said}"}
         history.add_event(self.session, self.job.id, "log", body, self.job.attempt)
 
     def _reports(self, child: Job) -> dict[int, float]:
@@ -370,8 +371,13 @@ def _value(child: Job) -> float | None:
 def _failed(child: Job) -> bool:
     """It counts against max_failed_trials: it ended without a value, and not because the study ended."""
     if child.state in (JobState.FAILED, JobState.CANCELLED):
-        return child.reason is not Reason.PARENT_STOPPED
+        return child.reason not in (Reason.PARENT_STOPPED, Reason.PRUNED)
     return child.state is JobState.SUCCEEDED and _value(child) is None
+
+
+def _pruned(child: Job) -> bool:
+    """Also one that a draining worker had put back into the queue just before: what is queued is cancelled."""
+    return child.state is JobState.PRUNED or (child.state is JobState.CANCELLED and child.reason is Reason.PRUNED)
 
 
 def _why(child: Job) -> str:

@@ -95,6 +95,25 @@ def test_a_hopeless_trial_is_pruned_while_it_runs(bench: Bench) -> None:
     assert (frozen.state, frozen.intermediate_values) == (TrialState.PRUNED, {1: 0.01, 2: 0.01})
 
 
+def test_a_prune_that_meets_a_drain_is_no_failure(bench: Bench) -> None:
+    study = bench.submit(n_trials=2, max_failed_trials=0)
+    bench.preflight(study)
+    bench.advance(study)
+    [trial] = bench.children(study)
+    assert bench.claim(trial)
+    bench.say(trial, 1, 0.01)
+    with transaction(bench.sessions) as session:
+        store.requeue(session, trial.id, 1, reason=Reason.DRAINED, message="drained", counts_as_failure=False)
+    with transaction(bench.sessions) as session:
+        store.want(session, trial.id, Wanted.PRUNE, by="study", reason=Reason.PRUNED)
+    assert bench.job(trial.id).state is JobState.CANCELLED
+    assert bench.work(study).state is JobState.SUCCEEDED
+    assert bench.states(study) == [TrialState.PRUNED, TrialState.COMPLETE]
+    with transaction(bench.sessions) as session:
+        said = [e.body["message"] for e in history.read_after(session, study, 0) if e.kind == "log"]
+    assert said[0] == "trial 0 pruned: after epoch 1"
+
+
 def test_a_trial_of_several_folds_is_not_cut_short_by_the_value_it_ends_with(bench: Bench) -> None:
     base = {"dataset": "d", "split": {"folds": 3}}
     study = bench.submit(base=base, n_trials=3, pruner={"name": "median", "startup_trials": 1, "warmup_epochs": 1})

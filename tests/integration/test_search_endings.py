@@ -131,6 +131,18 @@ def test_a_trial_of_several_folds_is_not_cut_short_by_the_value_it_ends_with(ben
     assert bench.optuna(study)[1].value == 0.01
 
 
+def test_a_disk_that_takes_no_pictures_does_not_keep_the_study_from_ending(bench: Bench) -> None:
+    study = bench.submit(n_trials=2)
+    bench.settings.jobs_root.mkdir(parents=True, exist_ok=True)
+    (bench.settings.jobs_root / str(study)).write_text("no folder can be made here")
+    assert bench.work(study).state is JobState.SUCCEEDED
+    with transaction(bench.sessions) as session:
+        assert store.artifacts(session, study) == []
+        said = [e.body for e in history.read_after(session, study, 0) if e.kind == "log"]
+    assert said[-1]["level"] == "warning"
+    assert said[-1]["message"].startswith("0 of 6 pictures were written: ")
+
+
 def test_the_goal_ends_the_study(bench: Bench) -> None:
     study = bench.submit(n_trials=10, parallelism=2, goal=0.5)
     job = bench.work(study, lambda _params, number: [0.1 + 0.2 * number])

@@ -44,7 +44,7 @@ def change(session: Session, job: Job, by: str | None = None, **values: Any) -> 
     statement = update(Job).where(Job.id == job.id, Job.attempt == job.attempt)
     if to is not None:
         statement = statement.where(Job.state.in_(sources_of(to)))
-        values = {"lease_until": None, "finished_at": func.now() if to in TERMINAL else None} | values
+        values = {"lease_until": None, "finished_at": func.clock_timestamp() if to in TERMINAL else None} | values
     statement = statement.values(last_seq=Job.last_seq + 1, version=Job.version + 1, **values)
     options = {"populate_existing": True, "synchronize_session": False}
     changed = session.scalars(statement.returning(Job), execution_options=options).one_or_none()

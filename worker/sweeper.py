@@ -55,6 +55,7 @@ class Sweeper:
     _seen_since: float = field(default=0.0, init=False)
     _seen_at: float | None = field(default=None, init=False)
     _clocks: tuple[float, float] | None = field(default=None, init=False)
+    _asked: UUID | None = field(default=None, init=False)  # the last study of the round before
     _tidied_at: float = field(default=-TIDY_SECONDS, init=False)
 
     def sweep(self) -> None:
@@ -136,9 +137,11 @@ class Sweeper:
                 self.hint(queue, job.id, job.priority)
 
     def _advance_studies(self) -> None:
-        """No lease watches a study: every round asks each of them what there is to do."""
+        """No lease watches a study: the rounds ask each of them in turn what there is to do."""
+        if not self.drained(CONTROL):
+            return
         with transaction(self.sessions) as session:
-            studies = store.active_studies(session, BATCH)
-        if studies and self.drained(CONTROL):
-            for study in studies:
-                self.hint(CONTROL, study.id, study.priority)
+            studies = store.active_studies(session, BATCH, self._asked) or store.active_studies(session, BATCH)
+        for study in studies:
+            self.hint(CONTROL, study.id, study.priority)
+        self._asked = studies[-1].id if len(studies) == BATCH else None

@@ -197,6 +197,25 @@ def test_a_lost_hint_is_sent_again_but_not_into_a_queue_that_has_some(bench: Ben
     assert bench.job(new).state is JobState.QUEUED
 
 
+def test_every_study_is_asked_however_many_there_are(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.sweeper.BATCH", 2)
+    with transaction(bench.sessions) as session:
+        options = {"spec": {}, "spec_digest": "x", "queue": "control"}
+        studies = sorted(store.submit(session, kind=JobKind.HPO, **options).job.id for _ in range(4))
+    rounds = []
+    for _ in range(4):
+        bench.hinted.clear()
+        bench.sweeper.sweep()
+        rounds.append([job_id for queue, job_id, _ in bench.hinted if queue == "control"])
+    assert rounds == [studies[:2], studies[2:], studies[:2], studies[2:]]
+    bench.drained = False
+    bench.sweeper.sweep()
+    bench.drained = True
+    bench.hinted.clear()
+    bench.sweeper.sweep()
+    assert [job_id for _, job_id, _ in bench.hinted] == studies[:2]
+
+
 def test_a_job_that_must_wait_is_not_hinted(bench: Bench) -> None:
     job_id = bench.submit()
     bench.claim(job_id, lease_seconds=60)

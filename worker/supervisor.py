@@ -262,12 +262,14 @@ class _Attempt:
                 self.child.kill()
         self.child.wait(0.0)
         deadline = time.monotonic() + LAST_WORDS_SECONDS
-        while not self.child.silent and time.monotonic() < deadline and self._listen(poll_seconds):
+        while not self.child.silent and time.monotonic() < deadline and self._listen(poll_seconds, last=True):
             pass
 
-    def _listen(self, poll_seconds: float) -> bool:
-        """Hear the child out; False when it no longer speaks the protocol and has been killed for it."""
-        if self.recorder.full:
+    def _listen(self, poll_seconds: float, *, last: bool = False) -> bool:
+        """Hear the child out; False when it no longer speaks the protocol and has been killed for it. Its `last` words
+        need no room: a pipe holds little.
+        """
+        if self.recorder.full and not last:
             time.sleep(poll_seconds)
             self.watch.not_listening()
             return True

@@ -114,10 +114,14 @@ def waiting(session: Session, queue: str, older_than_seconds: float, limit: int)
     return list(session.scalars(query.order_by(Job.priority, Job.created_at, Job.id).limit(limit)))
 
 
-def active_studies(session: Session, limit: int) -> list[Job]:
-    """Jobs that only coordinate and are not over: no lease watches them, so their hint is simply said again."""
+def active_studies(session: Session, limit: int, after: UUID | None = None) -> list[Job]:
+    """Jobs that only coordinate and are not over: no lease watches them, so their hint is simply said again. By id, so
+    that the next page begins `after` the last one of this.
+    """
     query = select(Job).where(Job.kind.in_(COORDINATING), Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
-    return list(session.scalars(query.order_by(Job.priority, Job.created_at, Job.id).limit(limit)))
+    if after is not None:
+        query = query.where(Job.id > after)
+    return list(session.scalars(query.order_by(Job.id).limit(limit)))
 
 
 def expired(session: Session, limit: int) -> list[Job]:

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from jobs import history
 from jobs.errors import IllegalMove, JobNotFound
-from jobs.states import TERMINAL, JobState, Reason, Wanted, sources_of
+from jobs.lookup import is_due
+from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted, sources_of
 from jobs.tables import Job
 
 
@@ -24,6 +25,17 @@ def lock(session: Session, job_id: UUID) -> Job:
     return job
 
 
+def first_due(session: Session, queue: str) -> Job | None:
+    """The job that goes first of those that may run now on this queue, locked; one that is being changed is passed
+    over.
+    """
+    runnable = (Job.state == JobState.QUEUED, Job.queue == queue, Job.kind.not_in(COORDINATING), is_due())
+    query = select(Job).where(*runnable).order_by(Job.priority, Job.created_at, Job.id).limit(1)
+    return session.scalars(
+        query.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)
+    ).one_or_none()
+
+
 def change(session: Session, job: Job, by: str | None = None, **values: Any) -> Job:
     """One UPDATE with its state event; a new `state` must be one that NEXT allows."""
     to = values.get("state")
@@ -32,7 +44,7 @@ def change(session: Session, job: Job, by: str | None = None, **values: Any) -> 
     statement = update(Job).where(Job.id == job.id, Job.attempt == job.attempt)
     if to is not None:
         statement = statement.where(Job.state.in_(sources_of(to)))
-        values = {"lease_until": None, "finished_at": func.now() if to in TERMINAL else None} | values
+        values = {"lease_until": None, "finished_at": func.clock_timestamp() if to in TERMINAL else None} | values
     statement = statement.values(last_seq=Job.last_seq + 1, version=Job.version + 1, **values)
     options = {"populate_existing": True, "synchronize_session": False}
     changed = session.scalars(statement.returning(Job), execution_options=options).one_or_none()

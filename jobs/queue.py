@@ -1,6 +1,7 @@
 """The Celery app and the sending of hints. A message carries a job id and nothing else: lost, late or double, it
-does no harm, for the row is the job and the sweep repeats the hint. The settings are those that were measured to
-run clean (docs/decisions).
+does no harm, for the row is the job and the sweep repeats the hint. On `cpu` and `gpu` it is a wake-up, and the rows
+say who goes first; on `control` it names the study. The settings are those that were measured to run clean
+(docs/decisions).
 """
 
 import logging
@@ -13,6 +14,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from jobs.settings import Settings
+from jobs.wakeups import redis_client
 
 CPU: Final = "cpu"
 GPU: Final = "gpu"
@@ -23,6 +25,7 @@ RUN_JOB: Final = "atft.run_job"
 ADVANCE_STUDY: Final = "atft.advance_study"
 SWEEP: Final = "atft.sweep"
 PING: Final = "atft.ping"
+PENDING_SECONDS: Final = 5  # a study's hint that was taken and never begun on keeps others away no longer
 SWEEP_EXPIRES: Final = 10.0  # seconds at least: a busy control worker that takes each one too late would never sweep
 
 _log = logging.getLogger(__name__)
@@ -84,11 +87,37 @@ class HintSender:
         self._app = celery_app(settings)
         # A worker's socket waits for messages; a sender's must not keep a request waiting for a peer that is dead.
         self._app.conf.broker_transport_options |= {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+        self._redis = redis_client(settings)
 
     def send(self, queue: str, job_id: UUID, priority: int) -> bool:
         """Say that a job waits on `queue`; false, and logged, when the broker is away: the sweep will say it again."""
-        task = ADVANCE_STUDY if queue == CONTROL else RUN_JOB
-        return self._send(task, [str(job_id)], queue, priority)
+        if queue != CONTROL:
+            return self._send(RUN_JOB, [str(job_id)], queue, priority)
+        pending = self._pend(job_id)
+        if pending is False:
+            return True
+        sent = self._send(ADVANCE_STUDY, [str(job_id)], queue, max(1, priority))  # 0 is the sweep's alone
+        if pending and not sent:
+            self.begun(job_id)
+        return sent
+
+    def _pend(self, study: UUID) -> bool | None:
+        """Note that a hint of the study waits: one is enough for all news. False when one does; None when Redis cannot
+        say.
+        """
+        try:
+            return bool(self._redis.set(_pending(study), 1, nx=True, ex=PENDING_SECONDS))
+        except (RedisError, OSError):
+            return None
+
+    def begun(self, study: UUID) -> None:
+        """The study's hint has been taken: what is news from here on needs another. To be said before the rows are
+        read.
+        """
+        try:
+            self._redis.delete(_pending(study))
+        except (RedisError, OSError) as error:
+            _log.warning("the broker is away, hints of study %s pause: %s", study, error)
 
     def ping(self, queue: str) -> bool:
         """A no-op that shows whether the queue's worker still consumes."""
@@ -104,3 +133,8 @@ class HintSender:
 
     def close(self) -> None:
         self._app.close()
+        self._redis.close()
+
+
+def _pending(study: UUID) -> str:
+    return f"atft:pending:{study}"

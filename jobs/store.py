@@ -39,7 +39,7 @@ from jobs.lookup import (
     waiting,
     workers,
 )
-from jobs.moves import change, lock, postpone, settled_unstarted
+from jobs.moves import change, first_due, lock, postpone, settled_unstarted
 from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted
 from jobs.submission import DAY, Submitted, earlier, submit
 from jobs.tables import Attempt, Idempotency, Job, Json, Worker
@@ -61,6 +61,7 @@ __all__ = [
     "expire",
     "expire_queued",
     "expired",
+    "first_due",
     "forget",
     "get",
     "heartbeat_worker",

@@ -67,7 +67,8 @@ def submit(
         hold_jobs(session, created_by, max_unfinished)
     if dataset is not None and dataset_fingerprint is not None:
         hold_dataset(session, dataset, dataset_fingerprint)
-    deadline = None if queue_timeout_seconds is None else func.now() + timedelta(seconds=queue_timeout_seconds)
+    wait = queue_timeout_seconds
+    deadline = None if wait is None else func.clock_timestamp() + timedelta(seconds=wait)
     job_id = uuid7.uuid7()
     statement = insert(Job).values(
         id=job_id,

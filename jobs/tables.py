@@ -159,7 +159,7 @@ class Attempt(Base):
     pid: Mapped[int | None]
     resumed_from: Mapped[Json | None]
     overrides: Mapped[Json] = mapped_column(server_default=text("'{}'"))
-    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime] = mapped_column(default=func.clock_timestamp(), server_default=func.now())
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None] = mapped_column(comment="succeeded, failed, cancelled, pruned, paused, requeued, lost")
     reason: Mapped[Reason | None]

@@ -5,6 +5,7 @@ page need no Optuna.
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -20,8 +21,16 @@ from worker.sampling import open_study, quiet
 logger = logging.getLogger(__name__)
 
 
-def draw(settings: Settings, storage: optuna.storages.BaseStorage, job_id: UUID, spec: HpoSpec) -> tuple[Output, ...]:
-    """Write the files of an ended study under its job's folder. Raises OSError."""
+@dataclass(frozen=True)
+class Pictures:
+    """The files that were written, and why there are no more."""
+
+    outputs: tuple[Output, ...] = ()
+    missing: str | None = None
+
+
+def draw(settings: Settings, storage: optuna.storages.BaseStorage, job_id: UUID, spec: HpoSpec) -> Pictures:
+    """Write the files of an ended study under its job's folder. A disk that takes none must not keep it from ending."""
     import optuna.visualization as show  # noqa: PLC0415 - plotly is needed at the end of a study only
 
     study = open_study(storage, job_id, spec)
@@ -41,7 +50,14 @@ def draw(settings: Settings, storage: optuna.storages.BaseStorage, job_id: UUID,
         except Exception:  # a picture that cannot be drawn must not hold up the study's end
             logger.exception("study %s: no picture %s", job_id, name)
     folder = (settings.jobs_root / str(job_id) / "1").resolve()
-    return tuple(_write(settings, folder, name, body) for name, body in bodies.items())
+    outputs: list[Output] = []
+    try:
+        for name, body in bodies.items():
+            outputs.append(_write(settings, folder, name, body))
+    except OSError as error:
+        logger.warning("study %s: its pictures cannot be written: %s", job_id, error)
+        return Pictures(tuple(outputs), f"{len(outputs)} of {len(bodies)} pictures were written: {error}")
+    return Pictures(tuple(outputs))
 
 
 def importance(study: optuna.Study, spec: HpoSpec) -> Json:
@@ -66,9 +82,12 @@ def importance(study: optuna.Study, spec: HpoSpec) -> Json:
 def _write(settings: Settings, folder: Path, name: str, body: Json) -> Output:
     folder.mkdir(parents=True, exist_ok=True)
     path, partial = folder / name, folder / f".{name}.{uuid4().hex[:12]}.partial"
-    partial.write_text(json.dumps(body, indent=1, allow_nan=False))
-    sha256 = flush_and_hash(partial)
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(body, indent=1, allow_nan=False))
+        sha256 = flush_and_hash(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     flush_folder(folder)
     place = str(path.relative_to(settings.run_root.resolve()))
     return Output(name=name, path=place, size_bytes=path.stat().st_size, sha256=sha256, media_type="application/json")

@@ -27,8 +27,7 @@ from jobs.session import transaction
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
 from jobs.tables import Job, Json
-from worker.artifacts import Output
-from worker.pictures import draw
+from worker.pictures import Pictures, draw
 from worker.recorder import AWAY
 from worker.sampling import open_study, parameters
 
@@ -53,7 +52,7 @@ class News:
 
 def advance(sessions: sessionmaker[Session], storage: BaseStorage, settings: Settings, job_id: UUID) -> News:
     """Take the study one step on. While Postgres is away nothing happens: the sweep asks again."""
-    outputs: tuple[Output, ...] | None = None
+    pictures: Pictures | None = None
     news = News()
     try:
         while True:
@@ -61,25 +60,25 @@ def advance(sessions: sessionmaker[Session], storage: BaseStorage, settings: Set
                 job = store.begin_study(session, job_id)
                 if job is None:
                     return news
-                step = _step(session, storage, job, outputs)
+                step = _step(session, storage, job, pictures)
             news.hints += step.hints
             news.changed += step.changed
             if step.draw is None:
                 return news
-            outputs = draw(settings, storage, job_id, step.draw)  # seconds, so not under the lock
+            pictures = draw(settings, storage, job_id, step.draw)  # seconds, so not under the lock
     except (*AWAY, optuna.exceptions.StorageInternalError) as error:
         logger.warning("study %s: Postgres is away: %s", job_id, error)
         return news
 
 
-def _step(session: Session, storage: BaseStorage, job: Job, outputs: tuple[Output, ...] | None) -> News:
+def _step(session: Session, storage: BaseStorage, job: Job, pictures: Pictures | None) -> News:
     try:
         spec = HpoSpec.model_validate(job.spec)
     except ValidationError as error:
         message = f"the study's spec is not valid for this version: {error}"
         store.settle(session, job.id, job.attempt, JobState.FAILED, reason=Reason.INVALID_PARAMS, message=message)
         return News(changed=[job.id])
-    step = Step(session, storage, job, spec, outputs)
+    step = Step(session, storage, job, spec, pictures)
     step.run()
     return step.news
 
@@ -88,9 +87,9 @@ class Step:
     """One advance, inside one transaction that holds the study's row."""
 
     def __init__(
-        self, session: Session, storage: BaseStorage, job: Job, spec: HpoSpec, outputs: tuple[Output, ...] | None
+        self, session: Session, storage: BaseStorage, job: Job, spec: HpoSpec, pictures: Pictures | None
     ) -> None:
-        self.session, self.job, self.spec, self.outputs = session, job, spec, outputs
+        self.session, self.job, self.spec, self.pictures = session, job, spec, pictures
         self.news = News(changed=[job.id])
         children = select(Job).where(Job.parent_id == job.id).order_by(Job.created_at, Job.id).options(_CHILD)
         self.children = list(session.scalars(children))
@@ -227,9 +226,10 @@ class Step:
         """What the trial's own rows say: its epochs, and once it is over how it ended."""
         child = self.trials[frozen.number]
         trial = Trial(self.study, frozen._trial_id)
+        open_still = not frozen.state.is_finished()  # else told by an advance that was rolled back
         reports = self._reports(child)
         for epoch, reported in reports.items():
-            if epoch not in frozen.intermediate_values:
+            if open_still and epoch not in frozen.intermediate_values:
                 trial.report(reported, epoch)
         if child.state not in TERMINAL:
             running = child.state is JobState.RUNNING and child.wanted is Wanted.RUN
@@ -241,15 +241,17 @@ class Step:
         if value is not None:
             self.study.tell(frozen.number, value, skip_if_finished=True)
             said = f"{self.spec.objective.metric} {value:.6g}"
-        elif child.state is JobState.PRUNED:
+        elif _pruned(child):
             self.study.tell(frozen.number, state=TrialState.PRUNED, skip_if_finished=True)
             said = f"after epoch {max(reports, default=0)}"
         else:
             said = f"{_why(child)}: {child.message or 'no message'}"
-            trial.set_user_attr("reason", _why(child))
-            trial.set_user_attr("message", child.message or "")
+            if open_still:
+                trial.set_user_attr("reason", _why(child))
+                trial.set_user_attr("message", child.message or "")
             self.study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
-        body = {"level": "info", "message": f"trial {frozen.number} {child.state.value}: {said}"}
+        ended = JobState.PRUNED if _pruned(child) else child.state
+        body = {"level": "info", "message": f"trial {frozen.number} {ended.value}: {said}"}
         history.add_event(self.session, self.job.id, "log", body, self.job.attempt)
 
     def _reports(self, child: Job) -> dict[int, float]:
@@ -313,10 +315,11 @@ class Step:
             if frozen.state is TrialState.RUNNING and frozen.number not in self.trials:  # it never became a job
                 self.study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
         self._show("ending")
-        if self.trials and self.outputs is None:
+        if self.trials and self.pictures is None:
             self.news.draw = self.spec
             return True
-        for output in self.outputs or ():
+        pictures = self.pictures or Pictures()
+        for output in pictures.outputs:
             store.add_artifact(
                 self.session,
                 self.job.id,
@@ -327,6 +330,9 @@ class Step:
                 sha256=output.sha256,
                 media_type=output.media_type,
             )
+        if pictures.missing is not None:
+            body = {"level": "warning", "message": pictures.missing}
+            history.add_event(self.session, self.job.id, "log", body, self.job.attempt)
         store.settle(self.session, self.job.id, self.job.attempt, to, reason=reason, message=message)
         return True
 
@@ -368,8 +374,13 @@ def _value(child: Job) -> float | None:
 def _failed(child: Job) -> bool:
     """It counts against max_failed_trials: it ended without a value, and not because the study ended."""
     if child.state in (JobState.FAILED, JobState.CANCELLED):
-        return child.reason is not Reason.PARENT_STOPPED
+        return child.reason not in (Reason.PARENT_STOPPED, Reason.PRUNED)
     return child.state is JobState.SUCCEEDED and _value(child) is None
+
+
+def _pruned(child: Job) -> bool:
+    """Also one that a draining worker had put back into the queue just before: what is queued is cancelled."""
+    return child.state is JobState.PRUNED or (child.state is JobState.CANCELLED and child.reason is Reason.PRUNED)
 
 
 def _why(child: Job) -> str:

@@ -34,6 +34,7 @@ from worker.verdict import Verdict, judge
 from worker.watch import Ending, Timing, Watch
 
 GROUP_SECONDS: Final = 30.0  # a SIGKILLed group that is still there then hangs in the kernel
+MOST_LOOKS: Final = 8  # rows that one wake-up puts off or settles before it gives up
 LAST_WORDS_SECONDS: Final = 2.0  # a process that left the group may hold the events pipe open
 UNSENT: Final = "unsent.jsonl"  # in the attempt's folder, while Postgres is away for long
 logger = logging.getLogger(__name__)
@@ -55,26 +56,33 @@ class Supervisor:
     program: tuple[str, ...] = PROGRAM
     timing: Timing = field(default_factory=Timing)
 
-    def run(self, job_id: UUID) -> JobState | None:
-        """The job's state after this attempt; None when there was nothing to claim or nothing could be written."""
-        if self.draining():
-            return None
-        with transaction(self.sessions) as session:
-            if postponed(session, job_id):
+    def run(self) -> JobState | None:
+        """One attempt of the job that is first in line; its state then. None when nothing was due, or nothing could be
+        written.
+        """
+        for _ in range(MOST_LOOKS):
+            if self.draining():
                 return None
-            job = store.claim(
-                session,
-                job_id,
-                worker=self.slot.name,
-                host=self.slot.host,
-                device=self.slot.device,
-                lease_seconds=self.settings.lease_seconds,
-                pid=os.getpid(),
-            )
-        if job is None:
-            return None
-        with logs.about(job_id=job.id, attempt=job.attempt):
-            return self._run(job)
+            with transaction(self.sessions) as session:
+                first = store.first_due(session, self.slot.queue)
+                if first is None:
+                    return None
+                job = None if postponed(session, first.id) else self._claim(session, first.id)
+            if job is not None:
+                with logs.about(job_id=job.id, attempt=job.attempt):
+                    return self._run(job)
+        return None
+
+    def _claim(self, session: Session, job_id: UUID) -> Job | None:
+        return store.claim(
+            session,
+            job_id,
+            worker=self.slot.name,
+            host=self.slot.host,
+            device=self.slot.device,
+            lease_seconds=self.settings.lease_seconds,
+            pid=os.getpid(),
+        )
 
     def _run(self, job: Job) -> JobState | None:
         self.publish(job.id)
@@ -254,12 +262,14 @@ class _Attempt:
                 self.child.kill()
         self.child.wait(0.0)
         deadline = time.monotonic() + LAST_WORDS_SECONDS
-        while not self.child.silent and time.monotonic() < deadline and self._listen(poll_seconds):
+        while not self.child.silent and time.monotonic() < deadline and self._listen(poll_seconds, last=True):
             pass
 
-    def _listen(self, poll_seconds: float) -> bool:
-        """Hear the child out; False when it no longer speaks the protocol and has been killed for it."""
-        if self.recorder.full:
+    def _listen(self, poll_seconds: float, *, last: bool = False) -> bool:
+        """Hear the child out; False when it no longer speaks the protocol and has been killed for it. Its `last` words
+        need no room: a pipe holds little.
+        """
+        if self.recorder.full and not last:
             time.sleep(poll_seconds)
             self.watch.not_listening()
             return True

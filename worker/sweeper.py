@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs import store
@@ -30,6 +30,11 @@ _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on
 _UPTIME = text("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())")
 
 
+def clock_of(session: Session) -> float:
+    """Seconds by the database's clock, by which leases end."""
+    return float(session.scalars(select(func.clock_timestamp())).one().timestamp())
+
+
 @dataclass
 class Sweeper:
     """Lives as long as its process, because it must know for how long it has been able to see Postgres.
@@ -46,8 +51,11 @@ class Sweeper:
     tidy: Callable[[], None] = lambda: None
     sweep_seconds: float = 0.0
     now: Callable[[], float] = lambda: time.clock_gettime(_CLOCK)
+    clock_of: Callable[[Session], float] = clock_of
     _seen_since: float = field(default=0.0, init=False)
     _seen_at: float | None = field(default=None, init=False)
+    _clocks: tuple[float, float] | None = field(default=None, init=False)
+    _asked: UUID | None = field(default=None, init=False)  # the last study of the round before
     _tidied_at: float = field(default=-TIDY_SECONDS, init=False)
 
     def sweep(self) -> None:
@@ -61,6 +69,7 @@ class Sweeper:
     def _round(self) -> None:
         began = self.now()
         with transaction(self.sessions) as session:
+            self._compare_clocks(session)
             uptime = float(session.execute(_UPTIME).scalar_one())
             overdue = store.expire_queued(session, BATCH)
             store.forget(session)
@@ -92,10 +101,21 @@ class Sweeper:
         self._seen_at = self.now()
         return self._seen_at - self._seen_since
 
+    def _compare_clocks(self, session: Session) -> None:
+        """A step of the database's clock ends leases that nobody had the time to renew: the wait begins anew."""
+        theirs, ours = self.clock_of(session), self.now()
+        if self._clocks is not None:
+            step = (theirs - self._clocks[0]) - (ours - self._clocks[1])
+            if abs(step) > self.lease_seconds / 3:
+                logger.warning("the database's clock stepped by %.1f s: every worker gets a whole lease", step)
+                self._seen_since = ours
+        self._clocks = theirs, ours
+
     def _expire_leases(self) -> None:
         asked = self.now()
         with transaction(self.sessions) as session:
             lost = [(job.id, job.attempt) for job in store.expired(session, BATCH)]
+            self._compare_clocks(session)
         if self._seen_seconds(asked) <= self.lease_seconds:
             return
         for job_id, attempt in lost:
@@ -117,9 +137,11 @@ class Sweeper:
                 self.hint(queue, job.id, job.priority)
 
     def _advance_studies(self) -> None:
-        """No lease watches a study: every round asks each of them what there is to do."""
+        """No lease watches a study: the rounds ask each of them in turn what there is to do."""
+        if not self.drained(CONTROL):
+            return
         with transaction(self.sessions) as session:
-            studies = store.active_studies(session, BATCH)
-        if studies and self.drained(CONTROL):
-            for study in studies:
-                self.hint(CONTROL, study.id, study.priority)
+            studies = store.active_studies(session, BATCH, self._asked) or store.active_studies(session, BATCH)
+        for study in studies:
+            self.hint(CONTROL, study.id, study.priority)
+        self._asked = studies[-1].id if len(studies) == BATCH else None

@@ -1,4 +1,4 @@
-"""The Celery tasks, and what a worker process sets up for them. A task holds an id; the row is the job.
+"""The Celery tasks, and what a worker process sets up for them. A task only says that it is time to look at the rows.
 
 Celery's main process only talks to the broker and sends the heartbeat. Jobs run in its one pool process, which dies
 with it (PR_SET_PDEATHSIG). On SIGTERM the main process waits for the pool process, and tells it by SIGUSR2 to let go.
@@ -49,9 +49,9 @@ def _set_up_logs(**_: Any) -> None:
 
 
 @app.task(name=queue.RUN_JOB, bind=True)  # type: ignore[untyped-decorator]
-def run_job(task: Task, job_id: str) -> None:
-    """One attempt, if there is one to claim."""
-    _supervisor(Slot.parse(task.request.hostname)).run(UUID(job_id))
+def run_job(task: Task, _job_id: str) -> None:
+    """One attempt of the job that is first in line now: seldom the one that the message was sent for."""
+    _supervisor(Slot.parse(task.request.hostname)).run()
 
 
 @app.task(name=queue.ADVANCE_STUDY)  # type: ignore[untyped-decorator]
@@ -59,6 +59,7 @@ def advance_study(job_id: str) -> None:
     """One step of one study."""
     from worker.search import advance  # noqa: PLC0415 - workers that run trials need no Optuna
 
+    _hints().begun(UUID(job_id))
     with logs.about(job_id=job_id):
         news = advance(_sessions(), _storage(), settings, UUID(job_id))
     for hint in news.hints:

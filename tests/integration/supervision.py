@@ -84,10 +84,13 @@ class Bench:
         )
 
     def run(self, job_id: UUID, *program: str) -> JobState | None:
-        return self.supervisor(program).run(job_id)
+        """The job's state after an attempt; it must be first in line, or there must be nothing to do."""
+        state = self.supervisor(program).run()
+        assert state is None or self.published[-1] == job_id
+        return state
 
-    def start(self, job_id: UUID, *program: str) -> "Running":
-        running = Running(self.supervisor(program), job_id)
+    def start(self, *program: str) -> "Running":
+        running = Running(self.supervisor(program))
         running.start()
         return running
 
@@ -141,16 +144,15 @@ class Bench:
 
 
 class Running(threading.Thread):
-    def __init__(self, supervisor: Supervisor, job_id: UUID) -> None:
+    def __init__(self, supervisor: Supervisor) -> None:
         super().__init__(daemon=True)
         self._supervisor = supervisor
-        self._job_id = job_id
         self.state: JobState | None = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self.state = self._supervisor.run(self._job_id)
+            self.state = self._supervisor.run()
         except BaseException as error:  # noqa: BLE001 - shown by `end`
             self.error = error
 

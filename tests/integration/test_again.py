@@ -93,7 +93,7 @@ class TestRetry:
     def test_it_goes_on_from_the_last_checkpoint_with_the_points_before_it(self, bench: Bench) -> None:
         argv = (*HONEST, "--epochs", "4", "--epoch-seconds", "0.4")
         source = bench.submit(max_attempts=1)
-        running = bench.start(source, *argv)
+        running = bench.start(*argv)
         bench.until(lambda: (bench.job(source).checkpoint or {}).get("epoch", 0) >= 2)
         os.kill(bench.child_of(source), signal.SIGKILL)
         assert running.end() is JobState.FAILED

@@ -96,7 +96,7 @@ def listed(bench: Bench, job_id: UUID) -> list[ArtifactRow]:
 def test_g11_a_file_that_was_being_written_at_a_kill_is_never_listed(bench: Bench) -> None:
     job_id = bench.submit()
     argv = (*HONEST, "--epochs", "2", "--epoch-seconds", "0.3")
-    running = bench.start(job_id, *argv)
+    running = bench.start(*argv)
     bench.until((bench.folder(job_id) / "checkpoints").exists)
     (bench.folder(job_id) / "model.bin").write_bytes(b"half of the wei")
     os.kill(bench.child_of(job_id), signal.SIGKILL)

@@ -49,6 +49,35 @@ def test_hint_carries_the_id_on_its_queue_by_priority(settings: Settings) -> Non
     sender.close()
 
 
+def waiting(settings: Settings) -> dict[str, int]:
+    """Messages on the control queue, by Redis key."""
+    with redis.Redis.from_url(settings.redis_url.get_secret_value()) as client:
+        return {key.decode(): client.llen(key) for key in client.keys("atft:control*")}
+
+
+def test_a_study_has_one_hint_waiting_until_its_advance_begins(settings: Settings) -> None:
+    sender, other = HintSender(settings), HintSender(settings)
+    study = uuid4()
+    assert all(each.send("control", study, 5) for each in (sender, other, sender))
+    assert waiting(settings) == {"atft:control:5": 1}
+    assert sender.send("control", uuid4(), 5)
+    assert waiting(settings) == {"atft:control:5": 2}
+    other.begun(study)
+    assert sender.send("control", study, 5)
+    assert waiting(settings) == {"atft:control:5": 3}
+    with redis.Redis.from_url(settings.redis_url.get_secret_value()) as client:
+        assert 0 < client.ttl(f"atft:pending:{study}") <= 5
+    for each in (sender, other):
+        each.close()
+
+
+def test_a_study_never_goes_before_the_sweep(settings: Settings) -> None:
+    sender = HintSender(settings)
+    assert sender.send("control", uuid4(), 0)
+    assert waiting(settings) == {"atft:control:1": 1}
+    sender.close()
+
+
 def test_celery_is_set_as_measured(settings: Settings) -> None:
     conf = celery_app(settings).conf
     assert conf.result_backend is None
@@ -66,6 +95,8 @@ def test_broker_that_is_away_is_told_within_a_second(settings: Settings, caplog:
     assert away.send("cpu", uuid4(), 5) is False
     assert time.perf_counter() - started < 2.0
     assert "waits for the sweep" in caplog.text
+    assert away.send("control", uuid4(), 5) is False
+    away.begun(uuid4())
     away.close()
 
 

@@ -99,7 +99,8 @@ def test_deleting_and_adopting_at_once_leave_no_row_without_a_cache(bench: Bench
         place = bench.settings.caches_root / "feed"
         place.mkdir(exist_ok=True)
         assert bench.run(submit(bench, f"old{turn}", planted=PLANTED), *program("building", "--nothing"))
-        running = bench.start(submit(bench, f"new{turn}", planted=PLANTED), *program("building", "--nothing"))
+        submit(bench, f"new{turn}", planted=PLANTED)
+        running = bench.start(*program("building", "--nothing"))
         time.sleep(0.1 * turn)
         delete(bench, f"old{turn}")
         if running.end() is JobState.SUCCEEDED:
@@ -153,7 +154,7 @@ def test_a_full_disk_leaves_nothing(bench: Bench) -> None:
 def test_a_killed_build_leaves_nothing_and_is_built_in_the_end(bench: Bench) -> None:
     """Killed with its scratch on the disk; then its whole worker is gone, and only the next attempt tidies up."""
     job_id = submit(bench, "d", planted={**PLANTED, "num_codes": 200, "num_days": 1000})
-    running = bench.start(job_id, *PROGRAM)
+    running = bench.start(*PROGRAM)
     folder = bench.folder(job_id)
     bench.until(lambda: list(folder.glob(".cache*")), 60)
     os.kill(bench.child_of(job_id), signal.SIGKILL)

@@ -95,6 +95,25 @@ def test_a_hopeless_trial_is_pruned_while_it_runs(bench: Bench) -> None:
     assert (frozen.state, frozen.intermediate_values) == (TrialState.PRUNED, {1: 0.01, 2: 0.01})
 
 
+def test_a_prune_that_meets_a_drain_is_no_failure(bench: Bench) -> None:
+    study = bench.submit(n_trials=2, max_failed_trials=0)
+    bench.preflight(study)
+    bench.advance(study)
+    [trial] = bench.children(study)
+    assert bench.claim(trial)
+    bench.say(trial, 1, 0.01)
+    with transaction(bench.sessions) as session:
+        store.requeue(session, trial.id, 1, reason=Reason.DRAINED, message="drained", counts_as_failure=False)
+    with transaction(bench.sessions) as session:
+        store.want(session, trial.id, Wanted.PRUNE, by="study", reason=Reason.PRUNED)
+    assert bench.job(trial.id).state is JobState.CANCELLED
+    assert bench.work(study).state is JobState.SUCCEEDED
+    assert bench.states(study) == [TrialState.PRUNED, TrialState.COMPLETE]
+    with transaction(bench.sessions) as session:
+        said = [e.body["message"] for e in history.read_after(session, study, 0) if e.kind == "log"]
+    assert said[0] == "trial 0 pruned: after epoch 1"
+
+
 def test_a_trial_of_several_folds_is_not_cut_short_by_the_value_it_ends_with(bench: Bench) -> None:
     base = {"dataset": "d", "split": {"folds": 3}}
     study = bench.submit(base=base, n_trials=3, pruner={"name": "median", "startup_trials": 1, "warmup_epochs": 1})
@@ -110,6 +129,18 @@ def test_a_trial_of_several_folds_is_not_cut_short_by_the_value_it_ends_with(ben
     bench.settle(bad, JobState.SUCCEEDED)
     bench.advance(study)
     assert bench.optuna(study)[1].value == 0.01
+
+
+def test_a_disk_that_takes_no_pictures_does_not_keep_the_study_from_ending(bench: Bench) -> None:
+    study = bench.submit(n_trials=2)
+    bench.settings.jobs_root.mkdir(parents=True, exist_ok=True)
+    (bench.settings.jobs_root / str(study)).write_text("no folder can be made here")
+    assert bench.work(study).state is JobState.SUCCEEDED
+    with transaction(bench.sessions) as session:
+        assert store.artifacts(session, study) == []
+        said = [e.body for e in history.read_after(session, study, 0) if e.kind == "log"]
+    assert said[-1]["level"] == "warning"
+    assert said[-1]["message"].startswith("0 of 6 pictures were written: ")
 
 
 def test_the_goal_ends_the_study(bench: Bench) -> None:
@@ -234,6 +265,24 @@ def test_parameters_that_make_no_job_are_a_failed_trial(bench: Bench) -> None:
     assert "hidden_size 20 must be a multiple of attention_heads 8" in (bad.message or "")
     assert bad.spec["model"]["hidden_size"] == 20
     assert bench.optuna(study)[1].user_attrs["reason"] == "invalid_params"
+
+
+def test_a_refused_trial_whose_advance_was_rolled_back_is_refused_again(bench: Bench) -> None:
+    space = {
+        "model.hidden_size": {"kind": "categorical", "choices": [16, 20, 32]},
+        "model.attention_heads": {"kind": "categorical", "choices": [4, 8]},
+    }
+    base = {"dataset": "d", "model": {"hidden_size": 16, "gat_heads": 2, "attention_heads": 4}}
+    points = [{"model.hidden_size": size, "model.attention_heads": 8} for size in (20, 32)]
+    study = bench.submit(base=base, space=space, n_trials=2, enqueue=points)
+    bench.preflight(study)
+    bench.crash(study)
+    assert bench.states(study)[0] is TrialState.FAIL
+    assert bench.children(study) == []
+    assert bench.work(study, lambda _params, _number: [0.1]).state is JobState.SUCCEEDED
+    assert [trial.reason for trial in bench.children(study)] == [Reason.INVALID_PARAMS, None]
+    assert bench.states(study) == [TrialState.FAIL, TrialState.COMPLETE]
+    assert bench.optuna(study)[0].user_attrs["reason"] == "invalid_params"
 
 
 def test_a_late_report_of_a_failed_trial_does_no_harm(bench: Bench) -> None:

@@ -84,7 +84,7 @@ class TestSucceeds:
 
     def test_pain_01_thread_limits_are_set_before_the_child_starts(self, bench: Bench) -> None:
         job_id = bench.submit()
-        running = bench.start(job_id, *program("silent"))
+        running = bench.start(*program("silent"))
         environment = Path(f"/proc/{bench.child_of(job_id)}/environ").read_bytes().split(b"\0")
         assert {b"OMP_NUM_THREADS=1", b"MKL_NUM_THREADS=1", b"POLARS_MAX_THREADS=1", b"CUDA_VISIBLE_DEVICES="} <= set(
             environment
@@ -96,7 +96,7 @@ class TestSucceeds:
     def test_what_a_program_writes_for_a_moment_goes_with_the_attempt(self, bench: Bench) -> None:
         """Libraries leave files in TMPDIR, one of ours at every start; a killed program cannot clean up."""
         job_id = bench.submit()
-        running = bench.start(job_id, *program("silent", "--litter"))
+        running = bench.start(*program("silent", "--litter"))
         scratch = bench.folder(job_id, 1) / "tmp"
         bench.until(lambda: scratch.exists() and any(scratch.iterdir()))
         bench.want(job_id, Wanted.CANCEL)
@@ -108,7 +108,7 @@ class TestDies:
     def test_a_killed_child_is_tried_again_and_goes_on_from_its_checkpoint(self, bench: Bench) -> None:
         job_id = bench.submit()
         argv = (*HONEST, "--epochs", "4", "--epoch-seconds", "0.4")
-        running = bench.start(job_id, *argv)
+        running = bench.start(*argv)
         bench.until(lambda: (bench.job(job_id).checkpoint or {}).get("epoch", 0) >= 2)
         os.kill(bench.child_of(job_id), signal.SIGKILL)
         assert running.end() is JobState.QUEUED
@@ -126,7 +126,7 @@ class TestDies:
     def test_a_checkpoint_that_is_gone_means_starting_over(self, bench: Bench) -> None:
         job_id = bench.submit()
         argv = (*HONEST, "--epochs", "3", "--epoch-seconds", "0.4")
-        running = bench.start(job_id, *argv)
+        running = bench.start(*argv)
         bench.until(lambda: (bench.job(job_id).checkpoint or {}).get("epoch", 0) >= 1)
         os.kill(bench.child_of(job_id), signal.SIGKILL)
         assert running.end() is JobState.QUEUED
@@ -200,7 +200,7 @@ class TestDies:
                 os.kill(child, signal.SIGCONT)
             return False
 
-        assert replace(supervisor, draining=freeze).run(job_id) is JobState.SUCCEEDED
+        assert replace(supervisor, draining=freeze).run() is JobState.SUCCEEDED
         assert frozen
 
     def test_a_child_that_never_says_anything_is_stalled(self, bench: Bench) -> None:

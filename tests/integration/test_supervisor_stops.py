@@ -28,7 +28,7 @@ class TestIsAskedToStop:
     def test_g6_cancel_ends_the_group_before_the_job(self, bench: Bench, name: str, most_seconds: float) -> None:
         job_id = bench.submit()
         options = ["--epoch-seconds", "60"] if name == "obedient" else []
-        running = bench.start(job_id, *program(name, *options))
+        running = bench.start(*program(name, *options))
         child = bench.child_of(job_id)
         if name == "stubborn":
             bench.until((bench.folder(job_id) / "grandchild").exists)
@@ -48,7 +48,7 @@ class TestIsAskedToStop:
     def test_pause_saves_and_resume_goes_on(self, bench: Bench) -> None:
         job_id = bench.submit()
         argv = (*HONEST, "--epochs", "2", "--epoch-seconds", "0.5")
-        running = bench.start(job_id, *argv)
+        running = bench.start(*argv)
         bench.until(lambda: bench.job(job_id).checkpoint)
         bench.want(job_id, Wanted.PAUSE)
         assert running.end() is JobState.PAUSED
@@ -60,7 +60,7 @@ class TestIsAskedToStop:
 
     def test_prune(self, bench: Bench) -> None:
         job_id = bench.submit()
-        running = bench.start(job_id, *program("obedient", "--epoch-seconds", "60"))
+        running = bench.start(*program("obedient", "--epoch-seconds", "60"))
         bench.until(lambda: bench.job(job_id).progress)
         bench.want(job_id, Wanted.PRUNE)
         assert running.end() is JobState.PRUNED
@@ -68,7 +68,7 @@ class TestIsAskedToStop:
     def test_a_drained_worker_requeues_what_it_saved_and_that_is_no_failure(self, bench: Bench) -> None:
         job_id = bench.submit(max_attempts=1)
         argv = (*HONEST, "--epochs", "2", "--epoch-seconds", "0.5")
-        running = bench.start(job_id, *argv)
+        running = bench.start(*argv)
         bench.until(lambda: bench.job(job_id).progress)
         bench.drain = True
         assert running.end() is JobState.QUEUED
@@ -83,7 +83,7 @@ class TestIsAskedToStop:
 class TestFencing:
     def test_a_superseded_supervisor_kills_its_child_and_writes_nothing(self, bench: Bench) -> None:
         job_id = bench.submit()
-        running = bench.start(job_id, *program("stubborn"))
+        running = bench.start(*program("stubborn"))
         child = bench.child_of(job_id)
         bench.until(lambda: bench.job(job_id).progress)
         with transaction(bench.sessions) as session:
@@ -103,7 +103,7 @@ class TestFencing:
         settings = bench.settings.model_copy(update={"lease_seconds": 0.6})
         bench.settings = settings
         job_id = bench.submit()
-        running = bench.start(job_id, *program("obedient", "--epoch-seconds", "60"))
+        running = bench.start(*program("obedient", "--epoch-seconds", "60"))
         bench.until(lambda: bench.job(job_id).progress)
         time.sleep(1.5)
         with transaction(bench.sessions) as session:

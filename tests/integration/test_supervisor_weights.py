@@ -11,7 +11,7 @@ from atft.spec.job import TrainSpec
 from jobs import store
 from jobs.session import transaction
 from jobs.settings import Settings
-from jobs.states import JobKind, JobState, Reason
+from jobs.states import JobKind, JobState, Reason, Wanted
 from jobs.tables import ArtifactRow
 from tests.integration.supervision import FINGERPRINT, HONEST, Bench
 
@@ -40,6 +40,7 @@ def claim(source: UUID, sha256: str) -> tuple[str, str]:
 
 def test_weights_are_read_where_the_record_says_and_held_against_it(bench: Bench) -> None:
     source = bench.submit()
+    bench.want(source, Wanted.CANCEL)  # it is not to run
     path = f"jobs/{source}/1/best.safetensors"
     row = {"job_id": source, "attempt": 1, "name": "best.safetensors", "path": path, "size_bytes": 1, "sha256": SHA}
     with transaction(bench.sessions) as session:

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -94,9 +95,8 @@ def _told(sessions: sessionmaker[Session], job_id: UUID) -> bool:
         return bool(store.get(session, job_id).metrics)
 
 
-def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
-    sessions: sessionmaker[Session], settings: Settings, servers: embedded.Embedded
-) -> None:
+def _begun(sessions: sessionmaker[Session], settings: Settings, epochs: int) -> tuple[UUID, threading.Thread]:
+    """A job whose first numbers are recorded, with a worker that sees it through."""
     program = Path(__file__).parents[1] / "programs" / "obedient.py"
     (settings.caches_root / "f00d").mkdir(parents=True)
     with transaction(sessions) as session:
@@ -109,15 +109,22 @@ def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
         slot=Slot("cpu", 0, "here"),
         publish=lambda _: None,
         hint=lambda *_: None,
-        program=(sys.executable, str(program), "--prove", "f00d", "--epochs", "10", "--epoch-seconds", "0.2"),
+        program=(sys.executable, str(program), "--prove", "f00d", "--epochs", str(epochs), "--epoch-seconds", "0.2"),
         timing=Timing(poll_seconds=0.02, look_seconds=0.05),
     )
-    running = threading.Thread(target=supervisor.run, args=(job_id,), daemon=True)
+    running = threading.Thread(target=supervisor.run, daemon=True)
     running.start()
     deadline = time.monotonic() + 60
     while not _told(sessions, job_id):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return job_id, running
+
+
+def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
+    sessions: sessionmaker[Session], settings: Settings, servers: embedded.Embedded
+) -> None:
+    job_id, running = _begun(sessions, settings, epochs=10)
     servers.postgres.stop()
     time.sleep(1.5)
     servers.check()
@@ -127,6 +134,22 @@ def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
         assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
         query = select(Metric.step).where(Metric.job_id == job_id, Metric.name == "train/loss")
         assert sorted(session.scalars(query)) == list(range(1, 11))
+
+
+def test_g12_last_words_are_heard_also_when_there_is_no_room(
+    sessions: sessionmaker[Session], settings: Settings, servers: embedded.Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.recorder.Buffer", partial(Buffer, memory_bytes=0, disk_bytes=1))
+    job_id, running = _begun(sessions, settings, epochs=6)
+    servers.postgres.stop()
+    time.sleep(5.0)  # the program ends within about a second, its words are waited for two more
+    servers.check()
+    running.join(30)
+    with transaction(sessions) as session:
+        job = store.get(session, job_id)
+        assert (job.state, job.attempt, job.message) == (JobState.SUCCEEDED, 1, None)
+        query = select(Metric.step).where(Metric.job_id == job_id, Metric.name == "train/loss")
+        assert sorted(session.scalars(query)) == list(range(1, 7))
 
 
 def test_settling_waits_too(sessions: sessionmaker[Session], servers: embedded.Embedded, job: Job) -> None:

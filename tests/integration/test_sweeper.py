@@ -23,6 +23,7 @@ from worker.sweeper import Sweeper
 class Bench:
     sessions: sessionmaker[Session]
     time: float = 0.0
+    step: float = 0.0
     drained: bool = True
     hinted: list[tuple[str, UUID, int]] = field(default_factory=list)
     published: list[UUID] = field(default_factory=list)
@@ -35,6 +36,7 @@ class Bench:
             drained=lambda _: self.drained,
             publish=self.published.append,
             now=lambda: self.time,
+            clock_of=lambda _session: self.time + self.step,
             sweep_seconds=0.11,
         )
 
@@ -132,6 +134,45 @@ def test_g12_nobody_is_lost_who_had_no_chance_to_renew(bench: Bench, what: str) 
     assert bench.job(job_id).state is JobState.QUEUED
 
 
+@pytest.mark.parametrize("step", [60.0, -60.0, 0.07])
+def test_g12_a_step_of_the_databases_clock_ends_no_lease(bench: Bench, step: float) -> None:
+    job_id = bench.submit()
+    bench.claim(job_id, lease_seconds=0.01)
+    bench.sweeper.sweep()
+    bench.time += 0.3
+    bench.step += step
+    bench.sweeper.sweep()
+    bench.time += 0.15
+    bench.sweeper.sweep()
+    assert bench.job(job_id).state is JobState.RUNNING
+    bench.time += 0.1
+    bench.sweeper.sweep()
+    assert bench.job(job_id).state is JobState.QUEUED
+
+
+def test_a_step_while_leases_are_read_ends_none_either(bench: Bench) -> None:
+    job_id = bench.submit()
+    bench.claim(job_id, lease_seconds=0.01)
+    bench.sweeper.sweep()
+    bench.time += 0.3
+    readings = iter([0.0, 60.0])  # by the end of the round
+    bench.sweeper.clock_of = lambda _session: bench.time + next(readings)
+    bench.sweeper.sweep()
+    assert bench.job(job_id).state is JobState.RUNNING
+
+
+def test_clocks_that_go_alike_let_a_lost_worker_be_found(bench: Bench) -> None:
+    job_id = bench.submit()
+    bench.claim(job_id, lease_seconds=0.01)
+    ignore = lambda *_: None  # noqa: E731
+    real = Sweeper(bench.sessions, 1.5, hint=ignore, drained=lambda _: True, publish=ignore, sweep_seconds=1.0)
+    real.sweep()
+    time.sleep(0.5)
+    real.sweep()
+    assert bench.job(job_id).state is JobState.RUNNING
+    wait(lambda: real.sweep() or bench.job(job_id).state is JobState.QUEUED)
+
+
 def test_the_last_lost_worker_fails_the_job(bench: Bench) -> None:
     job_id = bench.submit(max_attempts=1)
     bench.claim(job_id, lease_seconds=0.01)
@@ -144,6 +185,7 @@ def test_the_last_lost_worker_fails_the_job(bench: Bench) -> None:
 
 
 def test_a_lost_hint_is_sent_again_but_not_into_a_queue_that_has_some(bench: Bench) -> None:
+    """What waits there is enough: whatever it names, it takes the first in line."""
     old, new = bench.submit(priority=2), bench.submit()
     bench.age(old)
     bench.drained = False
@@ -153,6 +195,25 @@ def test_a_lost_hint_is_sent_again_but_not_into_a_queue_that_has_some(bench: Ben
     bench.sweeper.sweep()
     assert bench.hinted == [("cpu", old, 2)]
     assert bench.job(new).state is JobState.QUEUED
+
+
+def test_every_study_is_asked_however_many_there_are(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.sweeper.BATCH", 2)
+    with transaction(bench.sessions) as session:
+        options = {"spec": {}, "spec_digest": "x", "queue": "control"}
+        studies = sorted(store.submit(session, kind=JobKind.HPO, **options).job.id for _ in range(4))
+    rounds = []
+    for _ in range(4):
+        bench.hinted.clear()
+        bench.sweeper.sweep()
+        rounds.append([job_id for queue, job_id, _ in bench.hinted if queue == "control"])
+    assert rounds == [studies[:2], studies[2:], studies[:2], studies[2:]]
+    bench.drained = False
+    bench.sweeper.sweep()
+    bench.drained = True
+    bench.hinted.clear()
+    bench.sweeper.sweep()
+    assert [job_id for _, job_id, _ in bench.hinted] == studies[:2]
 
 
 def test_a_job_that_must_wait_is_not_hinted(bench: Bench) -> None:

@@ -75,7 +75,7 @@ def read(file: Path) -> dict[str, JsonValue]:
         body = json.loads(text)
     except ValueError:
         try:
-            body = yaml.load(text, Loader=_Yaml)  # noqa: S506 - a SafeLoader
+            body = _Yaml(text).get_single_data()
         except yaml.YAMLError as error:
             end(2, f"{file}: {error}")
     if not isinstance(body, dict):

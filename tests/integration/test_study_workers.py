@@ -95,11 +95,11 @@ def over(service: Service, study: Job) -> bool:  # noqa: F811
 def test_pain_38_a_space_with_an_extreme_that_cannot_run(service: Service) -> None:  # noqa: F811
     service.worker("--control")
     service.worker()
-    study = submit(service, space={"data.min_names": {"kind": "int", "low": 5, "high": 500}})
+    study = submit(service, space={"loss.base_weight": {"kind": "float", "low": 1.0, "high": 1e39}})
     service.until(lambda: over(service, study), 120)
     done = service.job(study.id)
     assert (done.state, done.reason) == (JobState.FAILED, Reason.PREFLIGHT_FAILED)
-    assert '"data.min_names": 500' in (done.message or "")
+    assert '"loss.base_weight": 1e+39' in (done.message or "")
     assert children(service, study) == []
     low, high = sorted(children(service, study, JobKind.PREFLIGHT), key=lambda job: job.tags["preflight"], reverse=True)
     assert (low.state, high.state) == (JobState.SUCCEEDED, JobState.FAILED)

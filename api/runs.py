@@ -1,8 +1,12 @@
 """From the spec of what a child runs (a training, an ensemble, a pretraining, a prediction) to its plan or its job."""
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 from uuid import UUID
 
 from fastapi import Response
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
 
 from api import admission
 from api.auth import Principal
@@ -10,11 +14,14 @@ from api.schemas import SubmittedView
 from api.service import Service
 from api.submission import Identity, identity, once, refuse_nul, submit
 from api.views import submitted_view
+from atft.spec.base import Spec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.prediction import PredictSpec
 from jobs.states import JobKind
 from jobs.tables import Json
+
+Admitted = TypeVar("Admitted")
 
 
 async def submit_run(
@@ -28,19 +35,45 @@ async def submit_run(
     answer: Response,
 ) -> SubmittedView | Response:
     """Raises Refused (422) naming the field that does not fit; the headers go to `answer`."""
+
+    async def queue(admitted: admission.Admitted, asked: Identity | None) -> SubmittedView:
+        return await queue_run(
+            service, who, spec, kind, answer, queue=admitted.queue, dataset=admitted.dataset_name,
+            fingerprint=admitted.fingerprint, asked=asked, warnings=admitted.warnings,
+        )  # fmt: skip
+
+    return await plan_or_queue(
+        service, who, spec, kind, dry_run=dry_run, key=key, answer=answer,
+        admit=lambda session: admission.admit(session, spec),
+        plan=lambda session, admitted: admission.plan(session, service.settings, spec, admitted),
+        queue=queue,
+    )  # fmt: skip
+
+
+async def plan_or_queue(
+    service: Service,
+    who: Principal,
+    spec: Spec,
+    kind: JobKind,
+    *,
+    dry_run: bool,
+    key: str | None,
+    answer: Response,
+    admit: Callable[[Session], Admitted],
+    plan: Callable[[Session, Admitted], BaseModel],
+    queue: Callable[[Admitted, Identity | None], Awaitable[SubmittedView]],
+) -> SubmittedView | Response:
+    """What every submit of a spec does: check it, then tell its plan, or queue it once. Raises Refused as `admit`."""
     body = spec.model_dump(mode="json")
     refuse_nul(body)
     asked = None if dry_run else identity(key, kind, {"spec": body})
 
     async def making() -> SubmittedView | Response:
-        admitted = await service.database.read(admission.admit, spec)
+        admitted = await service.database.read(admit)
         if dry_run:
-            plan = await service.database.read(admission.plan, service.settings, spec, admitted)
-            return Response(plan.model_dump_json(), media_type="application/json")
-        return await queue_run(
-            service, who, spec, kind, answer, queue=admitted.queue, dataset=admitted.dataset_name,
-            fingerprint=admitted.fingerprint, asked=asked, warnings=admitted.warnings,
-        )  # fmt: skip
+            planned = await service.database.read(plan, admitted)
+            return Response(planned.model_dump_json(), media_type="application/json")
+        return await queue(admitted, asked)
 
     return await once(service, who, asked, answer, making())
 

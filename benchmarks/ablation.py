@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -32,6 +32,7 @@ from atft.metrics.inference import paired_difference
 from atft.metrics.rank import average_ranks, daily_rank_ic
 from atft.spec.data import DatasetSpec, PlantedMode
 from atft.spec.job import TrainSpec
+from atft.spec.search import apply
 from atft.train.loop import train
 
 Changes = dict[str, Any]
@@ -80,6 +81,7 @@ ROWS: dict[str, Changes] = {
     "ensemble": {},
 }
 HORIZONS = (1, 5, 10, 20)
+BASELINES = ("ridge", "lightgbm")
 MIN_NAMES = 30
 
 
@@ -178,16 +180,11 @@ class Run:
 
 def outcome(cache: Cache, panel: Panel, changes: Changes, seed: int, folder: Path) -> Run:
     """One training with its test days."""
-    body: dict[str, Any] = {"dataset": "ablation", "seed": seed, "baselines": False}
-    for name, value in {**BASE, "data.horizons": panel.horizons, **changes}.items():
-        *path, last = name.split(".")
-        place = body
-        for key in path:
-            place = place.setdefault(key, {})
-        place[last] = value
+    base = TrainSpec(dataset="ablation", seed=seed, baselines=False)
+    spec = apply(base, {**BASE, "data.horizons": panel.horizons, **changes})
     events: list[Event] = []
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        last_word = train(TrainSpec.model_validate(body), cache, Path(out), events.append, lambda: False)
+        last_word = train(spec, cache, Path(out), events.append, lambda: False)
         if not isinstance(last_word, Finished):
             raise SystemExit(f"the run did not finish: {last_word}")
         columns = ["date", "code", *(f"score_{h}d" for h in panel.horizons)]
@@ -219,7 +216,7 @@ def judged(cache: Cache, panel: Panel, scores: np.ndarray, run: Run) -> dict[str
         raise SystemExit("this panel has no oracle")
     best = np.asarray(cache.oracle["observed"][run.rows])
     day = cache.day_index[run.rows].astype(np.int64)
-    share, of_rank_ic, tests = [], [], []
+    share, of_rank_ic = [], []
     for k, horizon in enumerate(panel.horizons):
         first = int(day.min())
         days = int(day.max()) - first + 1
@@ -233,13 +230,29 @@ def judged(cache: Cache, panel: Panel, scores: np.ndarray, run: Run) -> dict[str
                 if h == horizon and source != "zero"  # constant scores have no RankIC
             }
         )
-        for other in ("ridge", "lightgbm"):
-            if (other, horizon) in run.daily:
-                test = paired_difference(
-                    run.daily["model", horizon], run.daily[other, horizon], horizon, a_name="model", b_name=other
-                )
-                tests.append({"horizon": horizon, "against": other} | asdict(test))
-    return {"horizons": panel.horizons, "share": share, "of_rank_ic": of_rank_ic, "tests": tests, "epoch": run.epoch}
+    return {
+        "horizons": panel.horizons,
+        "share": share,
+        "of_rank_ic": of_rank_ic,
+        "tests": paired(run.daily, panel.horizons),
+        "epoch": run.epoch,
+    }
+
+
+def paired(daily: Mapping[tuple[str, int], list[float | None]], horizons: Sequence[int]) -> list[dict[str, Any]]:
+    """The model against each baseline that was run, by horizon."""
+    return [
+        {"horizon": h, "against": other}
+        | asdict(paired_difference(daily["model", h], daily[other, h], h, a_name="model", b_name=other))
+        for h in horizons
+        for other in BASELINES
+        if (other, h) in daily
+    ]
+
+
+def told(test: Mapping[str, Any]) -> str:
+    difference = f"model - {test['against']} {test['mean_difference']:+.4f}, p {test['p_value']:.3f}"
+    return f"{test['horizon']} d: {difference}: {test['verdict']}"
 
 
 def mean(values: list[float | None]) -> float:
@@ -260,12 +273,7 @@ def table(done: list[dict[str, Any]]) -> str:
         cells = [f"{statistics.fmean(one['share'][k] for one in own):.3f}" for k in range(len(horizons))]
         label = name if changes == "{}" else f"{name} {changes}"
         lines.append(f"| {label} | " + " | ".join(cells) + f" | {spread} | {len(own)} |")
-    lines += [
-        f"{one['row']}, seed {one['seed']}, {test['horizon']} d: model - {test['against']} "
-        f"{test['mean_difference']:+.4f}, p {test['p_value']:.3f}: {test['verdict']}"
-        for one in done
-        for test in one["tests"]
-    ]
+    lines += [f"{one['row']}, seed {one['seed']}, {told(test)}" for one in done for test in one["tests"]]
     return "\n".join(lines)
 
 

@@ -12,22 +12,20 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ablation import Changes, mean, series
+from ablation import BASELINES, Changes, mean, paired, series, told
 
 from atft.data.build import build
 from atft.data.cache import Cache
 from atft.events import Event, Finished
-from atft.metrics.inference import paired_difference
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
+from atft.spec.search import apply
 from atft.train.loop import train
 
 HORIZONS = (1, 5, 10, 20)
-BASELINES = ("ridge", "lightgbm")
 BASE: Changes = {
     "data.window": 20,
     "model.hidden_size": 32,
@@ -71,16 +69,10 @@ def made(panel: Path, universe: Path | None, folder: Path) -> Cache:
 
 
 def outcome(cache: Cache, changes: Changes, seed: int, folder: Path) -> dict[str, Any]:
-    body: dict[str, Any] = {"dataset": "market", "seed": seed, "baselines": True}
-    for name, value in changes.items():
-        *path, last = name.split(".")
-        place = body
-        for key in path:
-            place = place.setdefault(key, {})
-        place[last] = value
+    spec = apply(TrainSpec(dataset="market", seed=seed), changes)
     events: list[Event] = []
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        last_word = train(TrainSpec.model_validate(body), cache, Path(out), events.append, lambda: False)
+        last_word = train(spec, cache, Path(out), events.append, lambda: False)
     if not isinstance(last_word, Finished):
         raise SystemExit(f"the run did not finish: {last_word}")
     daily = dict(series(events))
@@ -89,12 +81,7 @@ def outcome(cache: Cache, changes: Changes, seed: int, folder: Path) -> dict[str
         "epoch": result["best"]["epoch"],
         "num_days": len(daily["model", HORIZONS[0]]),
         "rank_ic": {source: [mean(daily[source, h]) for h in HORIZONS] for source in ("model", *BASELINES)},
-        "tests": [
-            {"horizon": h, "against": other}
-            | asdict(paired_difference(daily["model", h], daily[other, h], h, a_name="model", b_name=other))
-            for h in HORIZONS
-            for other in BASELINES
-        ],
+        "tests": paired(daily, HORIZONS),
     }
 
 
@@ -106,12 +93,7 @@ def table(done: list[dict[str, Any]]) -> str:
         rows = [(f"{source}, seed {one['seed']}", row) for one, row in zip(done, own, strict=True)]
         rows.append((f"{source}, mean", [statistics.fmean(column) for column in zip(*own, strict=True)]))
         lines += [f"| {name} | " + " | ".join(f"{x:+.4f}" for x in row) + " |" for name, row in rows]
-    lines += [
-        f"seed {one['seed']}, {test['horizon']} d: model - {test['against']} {test['mean_difference']:+.4f}, "
-        f"p {test['p_value']:.3f}: {test['verdict']}"
-        for one in done
-        for test in one["tests"]
-    ]
+    lines += [f"seed {one['seed']}, {told(test)}" for one in done for test in one["tests"]]
     return "\n".join(lines)
 
 

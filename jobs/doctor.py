@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from os.path import normpath
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from jobs import audit, retention
+from jobs.places import checkpoint_folder
 from jobs.schema import connected, database_revision, head_revision
 from jobs.settings import Settings
 from jobs.states import JobState
@@ -94,7 +94,7 @@ def _files(settings: Settings) -> str:
                 missing.append(f"the cache of dataset {name}@{version}")
         waiting = select(Job.id, Job.checkpoint).where(Job.finished_at.is_(None), Job.checkpoint["path"].is_not(None))
         for job_id, checkpoint in session.execute(waiting):
-            if checkpoint and not Path(normpath(settings.jobs_root / str(job_id) / checkpoint["path"])).exists():
+            if checkpoint and not checkpoint_folder(settings.jobs_root, job_id, checkpoint["path"]).exists():
                 missing.append(f"the checkpoint of job {job_id}")
     if missing:
         raise ValueError(f"{len(missing)} not there: {_some(missing)}")

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 MAX_FILES: Final = 100_000  # of a partitioned folder
 
@@ -17,6 +18,11 @@ class NotFound(Exception):
 
 class NotAPath(NotFound):
     """No file could have this name."""
+
+
+def checkpoint_folder(jobs_root: Path, job_id: UUID, path: str) -> Path:
+    """Of the checkpoint recorded as `path`: under the job's own folder, or in a retry `../{source}/…`."""
+    return Path(os.path.normpath(jobs_root.resolve() / str(job_id) / path))
 
 
 def find(root: Path, relative: str, *, folders: bool = False) -> Path:

@@ -10,7 +10,7 @@ from typing import Final
 import atft
 from atft.memory import free_and_total
 from jobs.inheritance import Weights
-from jobs.places import NotFound, Outside, find
+from jobs.places import NotFound, Outside, checkpoint_folder, find
 from jobs.settings import Settings
 from jobs.states import JobKind, Reason
 from jobs.tables import Job, Json
@@ -54,14 +54,12 @@ def scratch(folder: Path) -> Path:
     return folder / "tmp"
 
 
-def checkpoint_folder(settings: Settings, job: Job, path: str) -> Path:
-    """Of the checkpoint recorded as `path`: under the job's own folder, or in a retry `../{source}/…`."""
-    return Path(os.path.normpath(settings.jobs_root.resolve() / str(job.id) / path))
-
-
 def checkpoint_is_gone(settings: Settings, job: Job) -> bool:
     """The recorded checkpoint is not on disk: the program had replaced it, and died before the new one was recorded."""
-    return job.checkpoint is not None and not checkpoint_folder(settings, job, job.checkpoint["path"]).exists()
+    return (
+        job.checkpoint is not None
+        and not checkpoint_folder(settings.jobs_root, job.id, job.checkpoint["path"]).exists()
+    )
 
 
 def launch(
@@ -121,7 +119,7 @@ def _run(settings: Settings, job: Job, folder: Path) -> list[str]:
     arguments = [command, *_inputs(settings, job, folder)]
     arguments += {JobKind.TRIAL: ["--no-test"], JobKind.PREFLIGHT: ["--preflight"]}.get(job.kind, [])
     if job.checkpoint is not None:
-        arguments += ["--resume", str(checkpoint_folder(settings, job, job.checkpoint["path"]))]
+        arguments += ["--resume", str(checkpoint_folder(settings.jobs_root, job.id, job.checkpoint["path"]))]
     return arguments
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Request, Response
@@ -233,22 +234,19 @@ async def _accept(
             registered=[f"{row.name}@{row.version}" for row in same],
         )
         return Response(plan.model_dump_json(), media_type="application/json")
-    submitting = submit(
-        service,
-        who,
-        kind=JobKind.DATASET,
-        spec=spec,
-        queue=CPU,
-        asked=asked,
-        name=spec.name,
-        dataset=spec.name,
-        params={"files": files} if upload is None else {"files": files, "sources": upload.sources(files)},
-    )
-    if upload is None:
-        job, position = await submitting
-    else:
-        with upload.kept_unless_refused():
-            job, position = await submitting
+    with nullcontext() if upload is None else upload.kept_unless_refused():
+        job, position = await submit(
+            service,
+            who,
+            kind=JobKind.DATASET,
+            spec=spec,
+            queue=CPU,
+            asked=asked,
+            name=spec.name,
+            dataset=spec.name,
+            params={"files": files} if upload is None else {"files": files, "sources": upload.sources(files)},
+        )
+    if upload is not None:
         upload.kept = (job.params or {}).get("files") == files  # a repeated request keeps the first upload, not this
     return submitted_view(response, job, position, warnings)
 

@@ -8,9 +8,9 @@ from api import prediction
 from api.auth import Submitter
 from api.deps import DryRun, IdempotencyKey, ServiceDep, submits
 from api.prediction_schemas import PREDICT, PREDICT_FOLD, PredictPlan
-from api.runs import queue_run
+from api.runs import plan_or_queue, queue_run
 from api.schemas import SubmittedView
-from api.submission import identity, once, refuse_nul
+from api.submission import Identity
 from atft.spec.prediction import PredictSpec
 from jobs.states import JobKind
 
@@ -37,19 +37,17 @@ async def submit_predict(
     those of that evaluation, bit for bit. A dataset with other features is refused. `warnings` say how many of the
     days the model has learnt from: their scores are not out of sample.
     """
-    body = spec.model_dump(mode="json")
-    refuse_nul(body)
-    asked = None if dry_run else identity(idempotency_key, JobKind.PREDICT, {"spec": body})
 
-    async def making() -> SubmittedView | Response:
-        admitted = await service.database.read(prediction.admit, service.settings, spec)
-        if dry_run:
-            plan = await service.database.read(prediction.plan, spec, admitted)
-            return Response(plan.model_dump_json(), media_type="application/json")
+    async def queue(admitted: prediction.AdmittedPrediction, asked: Identity | None) -> SubmittedView:
         return await queue_run(
             service, who, spec, JobKind.PREDICT, response, queue=admitted.queue, dataset=admitted.dataset.name,
             fingerprint=admitted.dataset.fingerprint, asked=asked, warnings=admitted.warnings,
             source=admitted.model.id, params=admitted.params,
         )  # fmt: skip
 
-    return await once(service, who, asked, response, making())
+    return await plan_or_queue(
+        service, who, spec, JobKind.PREDICT, dry_run=dry_run, key=idempotency_key, answer=response,
+        admit=lambda session: prediction.admit(session, service.settings, spec),
+        plan=lambda session, admitted: prediction.plan(session, spec, admitted),
+        queue=queue,
+    )  # fmt: skip

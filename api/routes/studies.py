@@ -14,10 +14,10 @@ from api.auth import Reader, Submitter
 from api.confinement import under
 from api.deps import DryRun, IdempotencyKey, JobId, ServiceDep, json_body, problems, submits
 from api.errors import Refused, invalid
-from api.runs import queue_run
+from api.runs import plan_or_queue, queue_run
 from api.schemas import SubmittedView
 from api.study_schemas import BestView, ImportanceView, Promotion, StudyPlan, Trials
-from api.submission import identity, once, refuse_nul, submit
+from api.submission import Identity, identity, once, refuse_nul, submit
 from api.views import submitted_view
 from atft.spec.job import TrainSpec
 from atft.spec.search import HpoSpec
@@ -49,15 +49,8 @@ async def submit_hpo(
     A space key that names no field or changes nothing is refused; choices that come to the same run are merged, with a
     warning. Both extremes of the space run one step before the first trial starts. A failed trial is never a number.
     """
-    body = spec.model_dump(mode="json")
-    refuse_nul(body)
-    asked = None if dry_run else identity(idempotency_key, JobKind.HPO, {"spec": body})
 
-    async def making() -> SubmittedView | Response:
-        study = await service.database.read(studies.admit, spec)
-        if dry_run:
-            plan = await service.database.read(studies.plan, service.settings, study)
-            return Response(plan.model_dump_json(), media_type="application/json")
+    async def queue(study: studies.AdmittedStudy, asked: Identity | None) -> SubmittedView:
         base = study.spec.base
         job, position = await submit(
             service,
@@ -75,7 +68,12 @@ async def submit_hpo(
         )
         return submitted_view(response, job, position, study.warnings)
 
-    return await once(service, who, asked, response, making())
+    return await plan_or_queue(
+        service, who, spec, JobKind.HPO, dry_run=dry_run, key=idempotency_key, answer=response,
+        admit=lambda session: studies.admit(session, spec),
+        plan=lambda session, study: studies.plan(session, service.settings, study),
+        queue=queue,
+    )  # fmt: skip
 
 
 @router.get("/{job_id}/trials", summary="A study's trials", responses=problems(404))

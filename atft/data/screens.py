@@ -66,13 +66,12 @@ def leak_report(
     # A built feature looks back only, whatever it is worth: bad prints that are taken back the next day make it strong,
     # and so does chance among a hundred of them on a short panel.
     built = [s for s in suspected if s["feature"] not in (*brought, UNIVERSE)]
-    bounce = [s for s in built if s["horizon"] is None]
     strong = [s for s in suspected if s not in built and s["feature"] not in spec.allow_leaks]
     report |= {
         "named_like_targets": named,
         "allowed": list(spec.allow_leaks),
         "label_lags": lags,
-        "warnings": [*lag_warning, *hindsight, *_bounce_warning(bounce), *_built_warning(built, bounce)],
+        "warnings": [*lag_warning, *hindsight, *_built_warnings(built)],
         "screens": _screens({3: bool(lag_warning), 6: bool(suspected or named), 8: bool(hindsight)}),
     }
     if spec.planted is not None and spec.planted.mode != "leak":
@@ -94,19 +93,23 @@ def _words(suspect: dict[str, object]) -> str:
     return "the next day's return" if horizon is None else f"the {horizon}-day target"
 
 
-def _built_warning(built: Sequence[dict[str, object]], bounce: Sequence[dict[str, object]]) -> list[str]:
-    others = [s for s in built if s not in bounce]
-    return [
-        f"{len(others)} built features, which look back only, rank a target, {others[0]['feature']!r} with a RankIC of "
-        f"{others[0]['rank_ic']:+.2f}: a panel too short to tell, or prices that know the future?"
-    ] if others else []  # fmt: skip
+def _built_warnings(built: Sequence[dict[str, object]]) -> list[str]:
+    def warning(found: list[dict[str, object]], do: str, why: str) -> list[str]:
+        return [
+            f"{len(found)} built features{do}, {found[0]['feature']!r} with a RankIC of "
+            f"{found[0]['rank_ic']:+.2f}: {why}"
+        ] if found else []  # fmt: skip
 
-
-def _bounce_warning(bounce: Sequence[dict[str, object]]) -> list[str]:
+    bounce = [s for s in built if s["horizon"] is None]
+    others = [s for s in built if s["horizon"] is not None]
     return [
-        f"{len(bounce)} built features rank the next day's return, {bounce[0]['feature']!r} with a RankIC of "
-        f"{bounce[0]['rank_ic']:+.2f}: prices that jump and come back? Targets start a day later"
-    ] if bounce else []  # fmt: skip
+        *warning(bounce, " rank the next day's return", "prices that jump and come back? Targets start a day later"),
+        *warning(
+            others,
+            ", which look back only, rank a target",
+            "a panel too short to tell, or prices that know the future?",
+        ),
+    ]
 
 
 def _screens(told: dict[int, bool]) -> list[dict[str, object]]:

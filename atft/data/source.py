@@ -7,7 +7,8 @@ them. Only they are in memory; other columns stay in the file.
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,23 +160,25 @@ def look(source: Source, pace: Pace) -> None:
                 "correct it or leave it out of features"
             )
     source.ignored = tuple(c for c in wanted if c not in source.extra)
-    for column, rows in text.items():
-        if column in table.schema.names and (share := _share_of_numbers(table, column)) > MOSTLY_NUMBERS:
+    written = [column for column in text if column in table.schema.names]
+    for column, share in pace.during(lambda: _shares_of_numbers(table, written)).items():
+        if share > MOSTLY_NUMBERS:
             source.warnings.append(
-                f"column {column!r} is not a feature: {share:.1%} of its cells are numbers, but not those of row {rows}"
+                f"column {column!r} is not a feature: {share:.1%} of its cells are numbers, but not those of row "
+                f"{text[column]}"
             )
     source.check_unchanged()
 
 
-def _share_of_numbers(table: Table, column: str) -> float:
-    """Of the cells that say something."""
-    good = said = 0
-    for batch in table.batches([column]):
-        cells = pl.Series(batch.column(column)).cast(pl.String)
-        values, failed = numbers_from_text(cells)
-        good += len(values) - values.null_count()
-        said += len(values) - values.null_count() + int(failed.sum())
-    return good / said if said else 0.0
+def _shares_of_numbers(table: Table, columns: Sequence[str]) -> dict[str, float]:
+    """Of the cells of each column that say something."""
+    good, bad = Counter[str](), Counter[str]()
+    for batch in table.batches(columns) if columns else ():
+        for column in columns:
+            values, failed = numbers_from_text(pl.Series(batch.column(column)).cast(pl.String))
+            good[column] += len(values) - values.null_count()
+            bad[column] += int(failed.sum())
+    return {column: good[column] / max(1, good[column] + bad[column]) for column in columns}
 
 
 def source_sha256(spec: DatasetSpec) -> str:

@@ -19,10 +19,8 @@ from atft.data.pace import Pace
 from atft.data.tables import Table
 
 MAX_NULL_SHARE = 0.99
-TOLD_SHARE, ODD_SHARE = (
-    0.9,
-    0.01,
-)  # of the rows of a day that a market-wide column tells; of days that may contradict it
+TOLD_SHARE = 0.9  # of a day's rows, at least, that a market-wide column tells
+ODD_SHARE = 0.01  # of days, at most, on which a nearly market-wide one has two values
 GROUP = 32  # columns read at once: a batch of them stays in a core's cache
 
 

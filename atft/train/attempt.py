@@ -50,12 +50,8 @@ class Attempt:
             self._restore(resume)
         if most_days is not None:
             self.state.micro_batch_days = min(self.state.micro_batch_days, most_days)
-        needed = report.needed_bytes  # of the size that preflight measured
-        if assembly.device.type == "cpu":
-            needed -= (
-                2 * report.activation_bytes_per_day * max(0, report.micro_batch_days - self.state.micro_batch_days)
-            )
-        self._memory = {"needed_bytes": needed, "free_bytes": report.free_bytes, "fits": True}
+        spared = max(0, report.micro_batch_days - self.state.micro_batch_days) * report.host_bytes_per_day
+        self._memory = {"needed_bytes": report.needed_bytes - spared, "free_bytes": report.free_bytes, "fits": True}
         reporter.evidence({"micro_batch_days": self.state.micro_batch_days, "memory": self._memory})
         self._clock = self._saved_at = time.monotonic()
 

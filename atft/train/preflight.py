@@ -42,6 +42,7 @@ class PreflightReport:
     needed_bytes: int  # of the machine's memory, by this process with all it holds; mapped data not counted
     free_bytes: int  # when it was asked
     micro_batch_days: int
+    host_bytes_per_day: int  # of needed_bytes, for each day of a micro-batch
 
 
 def gradient_norms(network: nn.Module, *, only_reached: bool = False) -> dict[str, float]:
@@ -110,9 +111,7 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
     """Raises RunError with reason preflight_failed. Leaves weights, optimizer and gradients of the run untouched."""
     started = time.perf_counter()
     network = _without_dropout(assembly)
-    first, *others = phases.losses(assembly)
-    assembly.objective = first
-    days, batch = _one_day(assembly, network, first)
+    days, batch = _one_day(assembly, network, assembly.objective)
     reporter.progress("preflight")
     network.zero_grad(set_to_none=True)
     sizes = _SavedSizes(network)
@@ -128,7 +127,7 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
     torch.autograd.backward(value.total)
     norms = gradient_norms(network)
     require_gradients(norms)
-    for objective in others:
+    for objective in phases.losses(assembly)[1:]:
         network.zero_grad(set_to_none=True)
         torch.autograd.backward(objective(network(batch), batch).total)
         require_gradients(gradient_norms(network))
@@ -162,6 +161,7 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
         needed_bytes=needed,
         free_bytes=free,
         micro_batch_days=micro,
+        host_bytes_per_day=2 * bytes_per_day if assembly.device.type == "cpu" else 0,
     )
 
 

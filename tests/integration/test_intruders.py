@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pyarrow as pa
@@ -43,6 +43,14 @@ def anyio_backend() -> str:
 async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(settings.model_copy(update={"admin_key": SecretStr(ADMIN)})) as client:
         yield client
+
+
+def keys_and_build(sessions: Sessions, *scopes: str) -> tuple[dict[str, str], UUID]:
+    """A key of each scope, and the job that built a registered dataset."""
+    register(sessions)
+    with transaction(sessions) as session:
+        made = {scope: keys.create(session, name="k", scopes=[scope])[1] for scope in scopes}
+        return made, session.scalars(sa.select(Job.id)).one()
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -141,10 +149,7 @@ async def test_a_key_of_another_scope_reaches_nothing_through_a_jobs_address(
     client: httpx.AsyncClient, sessions: Sessions
 ) -> None:
     """Every route of a job, with keys that lack its scope: refused before the job is looked for."""
-    register(sessions)
-    with transaction(sessions) as session:
-        made = {scope: keys.create(session, name="k", scopes=[scope])[1] for scope in ("jobs:read", "datasets:write")}
-        job = session.scalars(sa.select(Job.id)).one()
+    made, job = keys_and_build(sessions, "jobs:read", "datasets:write")
     document = (await client.get("/openapi.json")).json()["paths"]
     asked = [(m.upper(), p) for p, item in document.items() for m in item if p.startswith(("/jobs/{", "/studies/{"))]
     assert len(asked) > 15
@@ -161,10 +166,7 @@ async def test_a_key_of_another_scope_reaches_nothing_through_a_jobs_address(
 async def test_a_build_is_not_repeated_without_the_scope_of_datasets(
     client: httpx.AsyncClient, sessions: Sessions
 ) -> None:
-    register(sessions)
-    with transaction(sessions) as session:
-        made = {scope: keys.create(session, name="k", scopes=[scope])[1] for scope in ("jobs:write", "admin")}
-        job = session.scalars(sa.select(Job.id)).one()
+    made, job = keys_and_build(sessions, "jobs:write", "admin")
     problem(await client.post(f"/jobs/{job}/rerun", headers=bearer(made["jobs:write"])), 403, "forbidden")
     answer = await client.post(f"/jobs/{job}/rerun", headers=bearer(made["admin"]))
     assert answer.status_code == 202, answer.text

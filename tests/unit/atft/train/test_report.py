@@ -1,6 +1,5 @@
 """How a run's words are cut for the protocol."""
 
-
 from atft.events import MAX_LINE_BYTES, DailySeries, Event, Metrics
 from atft.train.report import Reporter
 

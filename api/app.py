@@ -49,6 +49,7 @@ ROUTERS: Final = (
     events.router, workers.router, keys.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16
+YOUNG: Final = (20_000, 20, 20)
 log = logging.getLogger("api")
 
 
@@ -111,11 +112,14 @@ def _heap_at_rest() -> Iterator[None]:
     """What was loaded at the start lives as long as the server: a full collection that walked through it would hold up
     every request for tenths of a second (benchmarks/load.py).
     """
+    before = gc.get_threshold()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*YOUNG)
     try:
         yield
     finally:
+        gc.set_threshold(*before)
         gc.unfreeze()
 
 

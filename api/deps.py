@@ -19,17 +19,17 @@ from jobs.tables import Job
 MAX_INTEGER: Final = 2**63 - 1
 
 
-def service(request: Request) -> Service:
+async def service(request: Request) -> Service:
     found: Service = request.app.state.service
     return found
 
 
-def name_route(request: Request) -> None:
+async def name_route(request: Request) -> None:
     """For the request counts: the route's template, not its address."""
     request.state.route = getattr(request.scope.get("route"), "path", "none")
 
 
-def json_body(request: Request) -> None:
+async def json_body(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Refused(

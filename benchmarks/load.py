@@ -148,26 +148,29 @@ def compare(ours: Side, peer: Side | None, options: argparse.Namespace) -> None:
             ours.measure("submit", 64, options.seconds, rate=half, key="submit_at_half")
 
 
-def recording(what: str, jobs: list[str], seconds: float, first: int, rate: float = 0.0) -> list[str]:
+def recording(jobs: list[str], seconds: float, first: int, *more: str) -> list[str]:
     return [
-        sys.executable, str(HERE / "recording.py"), what, "--jobs", *jobs, "--names", *NAMES,
-        "--seconds", str(seconds), "--rate", str(rate), "--first", str(first),
+        sys.executable, str(HERE / "recording.py"), "--jobs", *jobs, "--names", *NAMES,
+        "--seconds", str(seconds), "--first", str(first), *more,
     ]  # fmt: skip
 
 
 def record(
     ours: Side, peer: Side | None, jobs: list[str], environment: Mapping[str, str], options: argparse.Namespace
 ) -> None:
-    """Batches of metrics: over HTTP to MLflow; ours go from the worker's supervisor straight to Postgres."""
-    threads = min(RECORDED, options.connections)
+    """Batches of metrics: over HTTP to MLflow; ours go straight to Postgres, from a process a job as in our workers."""
+    count = min(RECORDED, options.connections)
     everything = {**os.environ, **environment}
     for turn in range(options.rounds):
-        command = recording("batches", jobs[:threads], options.seconds, turn * 1_000_000 + 1)
-        told = json.loads(subprocess.run(command, env=everything, check=True, capture_output=True, text=True).stdout)
-        ours.found.setdefault("record", Load()).add(Load(seconds=told["seconds"], latencies=told["latencies"]))
-        ours.cpu_seconds["record"] = ours.cpu_seconds.get("record", 0.0) + told["cpu_seconds"]
+        begin = ("--at", str(time.time() + 2.0 + count))
+        commands = [recording([job], options.seconds, turn * 1_000_000 + 1, *begin) for job in jobs[:count]]
+        writers = [subprocess.Popen(command, env=everything, stdout=subprocess.PIPE, text=True) for command in commands]
+        told = [json.loads(writer.communicate()[0]) for writer in writers]
+        latencies = [latency for one in told for latency in one["latencies"]]
+        ours.found.setdefault("record", Load()).add(Load(max(one["seconds"] for one in told), latencies))
+        ours.cpu_seconds["record"] = ours.cpu_seconds.get("record", 0.0) + sum(one["cpu_seconds"] for one in told)
         if peer is not None:
-            peer.measure("record", threads, options.seconds)
+            peer.measure("record", count, options.seconds)
 
 
 def stream(
@@ -178,7 +181,7 @@ def stream(
     asks = [request("GET", f"/jobs/{jobs[i % len(jobs)]}/events", headers) for i in range(options.streams)]
     opening = 3.0 + options.streams * 0.004
     seconds = options.stream_seconds
-    command = recording("news", jobs, seconds + opening + 4.0, 500_000_000, rate=float(len(jobs)))
+    command = recording(jobs, seconds + opening + 4.0, 500_000_000, "--rate", str(len(jobs)))
     before = ours.cpu()
     with (VAR / "recording.log").open("w") as log:
         writer = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)

@@ -1,13 +1,13 @@
-"""What workers do to the record while load.py measures: write metric events, as worker/recorder.py does, and wake the
-viewers. A program: settings from the environment, one JSON line out.
+"""What a worker does to the record while load.py measures: write metric events, as worker/recorder.py does, and wake
+the viewers. A program: settings from the environment, one JSON line out.
 
-    python benchmarks/recording.py batches --jobs ID... --seconds 5     # as fast as it goes, one thread a job
-    python benchmarks/recording.py news --jobs ID... --seconds 5 --rate 100   # paced, in turn over the jobs
+    python benchmarks/recording.py --jobs ID --seconds 5              # as fast as it goes
+    python benchmarks/recording.py --jobs ID... --seconds 5 --rate 100   # paced, in turn over the jobs
 """
 
 import argparse
+import itertools
 import json
-import threading
 import time
 from uuid import UUID
 
@@ -19,10 +19,10 @@ from jobs.wakeups import publish, redis_client
 
 
 class Recording:
-    def __init__(self, names: list[str], threads: int) -> None:
+    def __init__(self, names: list[str]) -> None:
         settings = Settings()
         self._names = names
-        self._engine = sync_engine(settings, pool_size=threads)
+        self._engine = sync_engine(settings)
         self._sessions = sync_sessions(self._engine)
         self._redis = redis_client(settings)
         self.latencies: list[float] = []
@@ -43,34 +43,26 @@ class Recording:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["batches", "news"])
     parser.add_argument("--jobs", nargs="+", type=UUID, required=True)
     parser.add_argument("--names", nargs="+", required=True)
     parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--rate", type=float, help="events a second; without it, as many as go")
     parser.add_argument("--first", type=int, default=1, help="the first child_seq: higher than any of a run before")
+    parser.add_argument("--at", type=float, help="when to begin, in seconds since 1970: for several at once")
     options = parser.parse_args()
-    recording = Recording(options.names, len(options.jobs) if options.what == "batches" else 1)
+    recording = Recording(options.names)
+    if options.at is not None:
+        if time.time() > options.at:
+            parser.error("the start took longer than until --at")
+        time.sleep(max(0.0, options.at - time.time()))
     start, cpu = time.perf_counter(), time.process_time()
-    end = start + options.seconds
-
-    def batches(job_id: UUID) -> None:
-        child_seq = options.first
-        while time.perf_counter() < end:
-            recording.say(job_id, child_seq)
-            child_seq += 1
-
-    if options.what == "batches":
-        threads = [threading.Thread(target=batches, args=(job_id,)) for job_id in options.jobs]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    else:
-        for number in range(int(options.seconds * options.rate)):
-            time.sleep(max(0.0, start + number / options.rate - time.perf_counter()))
-            turn, place = divmod(number, len(options.jobs))
-            recording.say(options.jobs[place], options.first + turn)
+    for number in itertools.count():
+        due = time.perf_counter() if options.rate is None else start + number / options.rate
+        if due >= start + options.seconds:
+            break
+        time.sleep(max(0.0, due - time.perf_counter()))
+        turn, place = divmod(number, len(options.jobs))
+        recording.say(options.jobs[place], options.first + turn)
     seconds, spent = time.perf_counter() - start, time.process_time() - cpu
     recording.close()
     print(json.dumps({"latencies": recording.latencies, "seconds": seconds, "cpu_seconds": spent}))

@@ -30,7 +30,8 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import distinct_on
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
+from sqlalchemy.sql.base import ExecutableOption
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Log, Metrics, Progress
 from jobs.errors import JobNotFound, Stale
@@ -39,16 +40,18 @@ from jobs.tables import DailyMetric, Job, JobEvent, Json, Metric
 
 Series = dict[str, dict[str, list[int] | list[float | None]]]
 
-_INSERT_EVENTS: Final = text("""
-    INSERT INTO events (job_id, seq, attempt, child_seq, kind, time, body)
-    SELECT CAST(:job_id AS uuid), seq, :attempt, child_seq, kind, time, CAST(body AS jsonb)
-    FROM unnest(CAST(:seq AS bigint[]), CAST(:child_seq AS int[]), CAST(:kind AS text[]), CAST(:time AS timestamptz[]),
-                CAST(:body AS text[])) AS rows (seq, child_seq, kind, time, body)""")
-_INSERT_METRICS: Final = text("""
+# Events and points in one statement: each round trip is a good part of what a batch takes.
+_INSERT: Final = text("""
+    WITH said AS (
+        INSERT INTO events (job_id, seq, attempt, child_seq, kind, time, body)
+        SELECT CAST(:job_id AS uuid), seq, :attempt, child_seq, kind, time, CAST(body AS jsonb)
+        FROM unnest(CAST(:seqs AS bigint[]), CAST(:child_seqs AS int[]), CAST(:kinds AS text[]),
+                    CAST(:times AS timestamptz[]), CAST(:bodies AS text[])) AS rows (seq, child_seq, kind, time, body)
+    )
     INSERT INTO metrics (job_id, name, step, attempt, value, time)
     SELECT CAST(:job_id AS uuid), name, step, :attempt, value, time
-    FROM unnest(CAST(:name AS text[]), CAST(:step AS bigint[]), CAST(:value AS float8[]), CAST(:time AS timestamptz[]))
-         AS rows (name, step, value, time)
+    FROM unnest(CAST(:names AS text[]), CAST(:steps AS bigint[]), CAST(:values AS float8[]),
+                CAST(:moments AS timestamptz[])) AS rows (name, step, value, time)
     ON CONFLICT DO NOTHING""")
 _INSERT_DAILY: Final = text("""
     INSERT INTO daily_metrics (job_id, source, split, name, horizon, day, attempt, value)
@@ -95,6 +98,10 @@ _SERIES: Final = text("""
     )
     SELECT name, array_agg(step ORDER BY step), array_agg(value ORDER BY step) FROM kept GROUP BY name""")
 
+# Not read for a batch of events; the few that ask for one of them read it then.
+_UNREAD: Final = [
+    defer(column) for column in (Job.spec, Job.params, Job.progress, Job.best, Job.baselines, Job.evidence, Job.checkpoint)
+]
 _FOLD: Final = r"^[a-z]+\.([0-9]{1,4})/"  # val.2/rank_ic is of the second fold
 
 
@@ -131,6 +138,22 @@ class _Batch:
                 pass  # started, finished, stopped, failed: the supervisor acts on them, its moves are the record
         return []
 
+    def rows(self, first_seq: int) -> Json:
+        """The columns of `_INSERT`."""
+        child_seqs, kinds, times, bodies = zip(*self.events, strict=True)
+        values = list(self.points.values())
+        return {
+            "seqs": list(range(first_seq, first_seq + len(self.events))),
+            "child_seqs": list(child_seqs),
+            "kinds": list(kinds),
+            "times": list(times),
+            "bodies": [json.dumps(body, allow_nan=False) for body in bodies],
+            "names": [name for name, _ in self.points],
+            "steps": [step for _, step in self.points],
+            "values": [value for value, _ in values],
+            "moments": [moment for _, moment in values],
+        }
+
     def _add_values(self, event: Metrics, job: Job) -> None:
         if event.source is not None:
             baselines = self.changes.setdefault("baselines", dict(job.baselines))
@@ -163,28 +186,15 @@ def append(session: Session, job_id: UUID, attempt: int, events: Sequence[AnyEve
     """Record what is new among the child's events; returns how many events were new. Raises Stale when the attempt
     is over.
     """
-    job = current(session, job_id, attempt)
+    job = current(session, job_id, attempt, *_UNREAD)
     new = [event for event in events if event.child_seq == 0 or event.child_seq > job.child_seq]
     if not new:
         return 0
     batch = _Batch()
     with_daily = [metrics for event in new for metrics in batch.add(event, job)]
     key = {"job_id": job_id, "attempt": attempt}
-    if batch.events:
-        child_seqs, kinds, times, bodies = zip(*batch.events, strict=True)
-        seqs = list(range(job.last_seq + 1, job.last_seq + 1 + len(batch.events)))
-        texts = [json.dumps(body, allow_nan=False) for body in bodies]
-        session.execute(
-            _INSERT_EVENTS,
-            key | {"seq": seqs, "child_seq": list(child_seqs), "kind": list(kinds), "time": list(times), "body": texts},
-        )
-    if batch.points:
-        names, steps = zip(*batch.points, strict=True)
-        values, times = zip(*batch.points.values(), strict=True)
-        session.execute(
-            _INSERT_METRICS,
-            key | {"name": list(names), "step": list(steps), "value": list(values), "time": list(times)},
-        )
+    if batch.events:  # points come with an event that says them
+        session.execute(_INSERT, key | batch.rows(job.last_seq + 1))
     for event in with_daily:
         for series in event.daily:
             place = {
@@ -204,9 +214,9 @@ def append(session: Session, job_id: UUID, attempt: int, events: Sequence[AnyEve
     return len(new)
 
 
-def current(session: Session, job_id: UUID, attempt: int) -> Job:
+def current(session: Session, job_id: UUID, attempt: int, *options: ExecutableOption) -> Job:
     """The job, locked, when this attempt is the one that runs; else Stale."""
-    query = select(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
+    query = select(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING).options(*options)
     job = session.scalars(query.with_for_update(key_share=True).execution_options(populate_existing=True)).one_or_none()
     if job is None:
         raise Stale(f"attempt {attempt} of job {job_id} is over")

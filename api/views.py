@@ -1,6 +1,7 @@
 """Rows of the record as clients see them."""
 
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
@@ -38,46 +39,35 @@ def status(job: Job) -> str:
 
 def _links(job_id: UUID) -> Links:
     own = f"/jobs/{job_id}"
-    parts = {name: f"{own}/{name}" for name in ("metrics", "events", "logs", "evidence", "artifacts", "cancel")}
-    return Links.model_construct(None, self=own, page=f"/ui{own}", **parts)
+    return {
+        "self": own,
+        "metrics": f"{own}/metrics",
+        "events": f"{own}/events",
+        "logs": f"{own}/logs",
+        "evidence": f"{own}/evidence",
+        "artifacts": f"{own}/artifacts",
+        "cancel": f"{own}/cancel",
+        "page": f"/ui{own}",
+    }
+
+
+_SAME: Final = (
+    "id", "kind", "parent_id", "source_job_id", "name", "tags", "state", "wanted", "reason", "message", "attempt",
+    "max_attempts", "priority", "queue", "dataset", "dataset_fingerprint", "spec", "spec_digest", "metrics", "best",
+    "created_at", "started_at", "finished_at", "worker",
+)  # fmt: skip
+_same: Final = attrgetter(*_SAME)
 
 
 def _fields(job: Job, position: Position) -> dict[str, Any]:
-    same = (
-        "id",
-        "kind",
-        "parent_id",
-        "source_job_id",
-        "name",
-        "tags",
-        "state",
-        "wanted",
-        "reason",
-        "message",
-        "attempt",
-        "max_attempts",
-        "priority",
-        "queue",
-        "dataset",
-        "dataset_fingerprint",
-        "spec",
-        "spec_digest",
-        "metrics",
-        "best",
-        "created_at",
-        "started_at",
-        "finished_at",
-        "worker",
-    )
-    progress = ProgressView.model_validate(job.progress) if job.progress is not None else None
     queue_position, pending_reason = position
-    return {name: getattr(job, name) for name in same} | {
-        "status": status(job),
-        "progress": progress,
-        "queue_position": queue_position,
-        "pending_reason": pending_reason,
-        "links": _links(job.id),
-    }
+    fields = dict(zip(_SAME, _same(job), strict=True))
+    fields["status"] = status(job)
+    fields["progress"] = ProgressView.model_validate(job.progress) if job.progress is not None else None
+    fields["queue_position"] = queue_position
+    fields["pending_reason"] = pending_reason
+    fields["links"] = _links(job.id)
+    return fields
 
 
 def job_view(job: Job, position: Position) -> JobView:

@@ -3,10 +3,11 @@ rename.
 """
 
 from collections.abc import Sequence
+from typing import Final
 from uuid import UUID
 
 import uuid_utils.compat as uuid7
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Integer, Text, and_, bindparam, func, insert, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
@@ -17,10 +18,26 @@ from jobs.lookup import read_cursor, split_ref, write_cursor
 from jobs.states import ACTIVE, JobKind
 from jobs.tables import ArtifactRow, Dataset, Job, Json
 
+# Those of every submit, made once: to put a statement together takes as long as to run it.
+_LOCK: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("what", type_=Text()), 0)))
+_VERSION: Final = bindparam("version", type_=Integer())
+_OF_REF: Final = (
+    select(Dataset)
+    .where(Dataset.name == bindparam("name"), or_(_VERSION.is_(None), Dataset.version == _VERSION))
+    .order_by(Dataset.version.desc())
+    .limit(1)
+)
+_THERE: Final = _OF_REF.where(Dataset.deleted_at.is_(None))
+_HELD: Final = (
+    select(Dataset.deleted_at)
+    .where(Dataset.name == bindparam("name"), Dataset.fingerprint == bindparam("fingerprint"))
+    .with_for_update(read=True)
+)
+
 
 def lock_name(session: Session, kind: str, name: str) -> None:
     """Until the end of the transaction nobody else does what is `kind` to `name`."""
-    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{kind}:{name}", 0))))
+    session.execute(_LOCK, {"what": f"{kind}:{name}"})
 
 
 def register_dataset(
@@ -68,11 +85,9 @@ def register_dataset(
 def dataset(session: Session, ref: str) -> Dataset:
     """`name` is its newest version, `name@version` that one. Raises DatasetNotFound."""
     name, version = split_ref(ref)
-    of_name = select(Dataset).where(Dataset.name == name).order_by(Dataset.version.desc()).limit(1)
-    query = of_name if version is None else of_name.where(Dataset.version == version)
-    found = session.scalars(query.where(Dataset.deleted_at.is_(None))).one_or_none()
+    found = session.scalars(_THERE, {"name": name, "version": version}).one_or_none()
     if found is None:
-        gone = session.scalars(query).one_or_none()
+        gone = session.scalars(_OF_REF, {"name": name, "version": version}).one_or_none()
         if gone is not None and gone.deleted_at is not None:
             raise DatasetNotFound(
                 f"dataset {ref!r} was deleted on {gone.deleted_at:%Y-%m-%d}: what its jobs left is kept; "
@@ -169,12 +184,7 @@ def hold_dataset(session: Session, name: str, fingerprint: str) -> None:
     happened already.
     """
     name = name.partition("@")[0]
-    query = (
-        select(Dataset.deleted_at)
-        .where(Dataset.name == name, Dataset.fingerprint == fingerprint)
-        .with_for_update(read=True)
-    )
-    deleted = session.scalars(query).all()
+    deleted = session.scalars(_HELD, {"name": name, "fingerprint": fingerprint}).all()
     if deleted and all(deleted):
         raise DatasetNotFound(f"dataset {name!r} was deleted")
 

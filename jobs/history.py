@@ -14,6 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
+    BindParameter,
     Insert,
     Integer,
     and_,
@@ -100,7 +101,8 @@ _SERIES: Final = text("""
 
 # Not read for a batch of events; the few that ask for one of them read it then.
 _UNREAD: Final = [
-    defer(column) for column in (Job.spec, Job.params, Job.progress, Job.best, Job.baselines, Job.evidence, Job.checkpoint)
+    defer(column)
+    for column in (Job.spec, Job.params, Job.progress, Job.best, Job.baselines, Job.evidence, Job.checkpoint)
 ]
 _FOLD: Final = r"^[a-z]+\.([0-9]{1,4})/"  # val.2/rank_ic is of the second fold
 
@@ -247,7 +249,7 @@ def write_event(session: Session, job_id: UUID, seq: int, kind: str, body: Json,
     )
 
 
-def first_event(job_id: UUID) -> Insert:
+def first_event(job_id: BindParameter[UUID]) -> Insert:
     """The event of a job that is queued for the first time, to go with its row."""
     queued = Job(state=JobState.QUEUED, wanted=Wanted.RUN, attempt=0)
     values = {"job_id": job_id, "seq": 1, "kind": "state", "body": state_body(queued, None), "attempt": 0}

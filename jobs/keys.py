@@ -15,7 +15,7 @@ from typing import Final
 from uuid import UUID
 
 import uuid_utils.compat as uuid7
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from jobs.errors import Invalid, KeyNotFound
@@ -82,8 +82,11 @@ def find(session: Session, token: str) -> ApiKey | None:
     return find_digest(session, digest(token)) if is_well_formed(token) else None
 
 
+_OF_DIGEST: Final = select(ApiKey).where(ApiKey.sha256 == bindparam("sha256"), _is_good())
+
+
 def find_digest(session: Session, sha256: str) -> ApiKey | None:
-    return session.scalars(select(ApiKey).where(ApiKey.sha256 == sha256, _is_good())).one_or_none()
+    return session.scalars(_OF_DIGEST, {"sha256": sha256}).one_or_none()
 
 
 def used(session: Session, key_id: UUID) -> None:

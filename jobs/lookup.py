@@ -8,7 +8,28 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, and_, case, cast, func, literal, or_, select, tuple_
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    ColumnElement,
+    DateTime,
+    Integer,
+    Interval,
+    Select,
+    SmallInteger,
+    Text,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session, defer
 
@@ -45,6 +66,23 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise Invalid("this cursor was not given by this service: start again without one", "cursor") from error
 
 
+# Made once, as the others of every request are: to put a statement together takes as long as to run it.
+_PAGE: Final = (
+    select(Job)
+    .options(
+        *(
+            defer(column, raiseload=True)
+            for column in (
+                Job.evidence, Job.baselines, Job.params, Job.checkpoint, Job.overrides, Job.failures, Job.child_seq,
+                Job.lease_until, Job.queue_deadline, Job.queued_at,
+            )
+        )
+    )
+    .order_by(Job.created_at.desc(), Job.id.desc())
+    .limit(bindparam("most", type_=Integer()))
+)  # fmt: skip
+
+
 def page(
     session: Session,
     *,
@@ -58,7 +96,7 @@ def page(
     limit: int = 50,
 ) -> tuple[list[Job], str | None]:
     """Newest first, with the cursor of the next page. `tag` is `key` or `key=value`; `q` is part of a name, or how
-    an id begins. The large columns that no list shows, evidence and baselines, are not read.
+    an id begins. Columns that no list shows are not read.
     """
     conditions: list[ColumnElement[bool]] = []
     if state is not None:
@@ -78,9 +116,8 @@ def page(
         )
     if cursor is not None:
         conditions.append(tuple_(Job.created_at, Job.id) < tuple_(*read_cursor(cursor)))
-    light = select(Job).options(*(defer(column, raiseload=True) for column in (Job.evidence, Job.baselines)))
-    query = light.where(*conditions).order_by(Job.created_at.desc(), Job.id.desc()).limit(limit + 1)
-    jobs = list(session.scalars(query))
+    query = _PAGE.where(*conditions) if conditions else _PAGE
+    jobs = list(session.scalars(query, {"most": limit + 1}))
     more = len(jobs) > limit
     return jobs[:limit], write_cursor(jobs[limit - 1].created_at, jobs[limit - 1].id) if more else None
 
@@ -156,18 +193,53 @@ def memory_needed(session: Session, job_id: UUID) -> int | None:
     return own or others
 
 
+def _is_live() -> ColumnElement[bool]:
+    return Worker.last_seen > func.clock_timestamp() - bindparam("within", type_=Interval())
+
+
+def _moment() -> tuple[BindParameter[datetime], BindParameter[UUID]]:
+    return bindparam("created_at", type_=DateTime(timezone=True)), bindparam("id", type_=Uuid())
+
+
+def _place() -> Select[int, bool, datetime]:
+    """How many go before a job, whether a worker watches its queue, and the time."""
+    queue, priority = bindparam("queue", type_=Text()), bindparam("priority", type_=SmallInteger())
+    mine = tuple_(*_moment())
+    first = or_(Job.priority < priority, and_(Job.priority == priority, tuple_(Job.created_at, Job.id) < mine))
+    ahead = select(func.count()).where(Job.state == JobState.QUEUED, Job.queue == queue, first, is_due())
+    live = select(Worker.name).where(Worker.queue == queue, _is_live())
+    return select(ahead.scalar_subquery(), live.exists(), func.clock_timestamp())
+
+
+def _places() -> Select[UUID, int, datetime]:
+    """The same of many jobs at once: of each its id, how many go before it, and the time. `priority`, `created_at` and
+    `id` are of the last one in line.
+    """
+    in_line = (Job.priority, Job.created_at, Job.id)
+    before = func.count().filter(is_due()).over(partition_by=Job.queue, order_by=in_line, rows=(None, -1))
+    last = tuple_(bindparam("priority", type_=SmallInteger()), *_moment())
+    ahead = (
+        select(Job.id, before.label("ahead"))
+        .where(Job.state == JobState.QUEUED, Job.queue == any_(bindparam("queues", type_=ARRAY(Text))))
+        .where(tuple_(*in_line) <= last)
+        .subquery()
+    )
+    wanted = ahead.c.id == any_(bindparam("ids", type_=ARRAY(Uuid)))
+    return select(ahead.c.id, ahead.c.ahead, func.clock_timestamp()).where(wanted)
+
+
+_PLACE: Final = _place()
+_PLACES: Final = _places()
+_LIVE: Final = select(Worker.queue).where(_is_live()).distinct()
+
+
 def queue_position(session: Session, job: Job) -> Position:
     """How many queued jobs go first, and in words what a queued job waits for; nothing for any other."""
     if job.state is not JobState.QUEUED:
         return None, None
-    first = or_(
-        Job.priority < job.priority,
-        and_(Job.priority == job.priority, tuple_(Job.created_at, Job.id) < tuple_(job.created_at, job.id)),
-    )
-    ahead = select(func.count()).where(Job.state == JobState.QUEUED, Job.queue == job.queue, first, is_due())
-    live = select(Worker.name).where(Worker.queue == job.queue, _is_live(WORKER_SECONDS))
-    found = select(ahead.scalar_subquery(), live.exists(), func.clock_timestamp())
-    return _position(job, *session.execute(found).one())
+    mine = {"queue": job.queue, "priority": job.priority, "created_at": job.created_at, "id": job.id}
+    ahead, is_live, now = session.execute(_PLACE, mine | {"within": timedelta(seconds=WORKER_SECONDS)}).one()
+    return _position(job, ahead, is_live, now)
 
 
 def queue_positions(session: Session, jobs: Sequence[Job]) -> list[Position]:
@@ -176,17 +248,9 @@ def queue_positions(session: Session, jobs: Sequence[Job]) -> list[Position]:
     if len(queued) < 2:
         return [queue_position(session, job) for job in jobs]
     last = max(queued, key=lambda job: (job.priority, job.created_at, job.id))
-    in_line = (Job.priority, Job.created_at, Job.id)
-    before = func.count().filter(is_due()).over(partition_by=Job.queue, order_by=in_line, rows=(None, -1))
-    ahead = (
-        select(Job.id, before.label("ahead"))
-        .where(Job.state == JobState.QUEUED, Job.queue.in_({job.queue for job in queued}))
-        .where(tuple_(*in_line) <= tuple_(last.priority, last.created_at, last.id))
-        .subquery()
-    )
-    rows = session.execute(
-        select(ahead.c.id, ahead.c.ahead, func.clock_timestamp()).where(ahead.c.id.in_([job.id for job in queued]))
-    )
+    line = {"priority": last.priority, "created_at": last.created_at, "id": last.id}
+    asked = {"queues": list({job.queue for job in queued}), "ids": [job.id for job in queued]}
+    rows = session.execute(_PLACES, line | asked)
     found = {job_id: (count, now) for job_id, count, now in rows}
     live = live_queues(session)
     return [
@@ -231,8 +295,4 @@ def workers(session: Session) -> list[Worker]:
 
 def live_queues(session: Session, within_seconds: float = WORKER_SECONDS) -> set[str]:
     """Queues that a worker watches, by its heartbeat."""
-    return set(session.scalars(select(Worker.queue).where(_is_live(within_seconds)).distinct()))
-
-
-def _is_live(within_seconds: float) -> ColumnElement[bool]:
-    return Worker.last_seen > seconds_ago(within_seconds)
+    return set(session.scalars(_LIVE, {"within": timedelta(seconds=within_seconds)}))

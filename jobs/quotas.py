@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import func, select, text
+from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.orm import Session
 
 from jobs.catalog import lock_name
@@ -17,10 +17,16 @@ _UPLOADED: Final = text("""
         AND source_job_id IS NULL""")  # a retry sends nothing again
 
 
+_UNFINISHED: Final = (
+    select(func.count())
+    .select_from(Job)
+    .where(Job.created_by == bindparam("created_by"), Job.finished_at.is_(None), Job.parent_id.is_(None))
+)
+
+
 def unfinished_jobs(session: Session, created_by: str) -> int:
     """Queued, running and paused together. A study's children are bounded by the study and do not count."""
-    mine = (Job.created_by == created_by, Job.finished_at.is_(None), Job.parent_id.is_(None))
-    return session.scalar(select(func.count()).select_from(Job).where(*mine)) or 0
+    return session.scalar(_UNFINISHED, {"created_by": created_by}) or 0
 
 
 def hold_jobs(session: Session, created_by: str, limit: int) -> None:

@@ -7,9 +7,10 @@ from typing import Final
 from uuid import UUID
 
 import uuid_utils.compat as uuid7
-from sqlalchemy import func, insert, select
+from sqlalchemy import Interval, Uuid, bindparam, func, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningInsert
 
 from jobs import history
 from jobs.catalog import hold_dataset, lock_name
@@ -20,6 +21,38 @@ from jobs.states import JobKind
 from jobs.tables import Idempotency, Job, Json
 
 DAY: Final = 86_400.0
+_COLUMNS: Final = (
+    "id", "kind", "spec", "spec_digest", "queue", "name", "tags", "priority", "max_attempts", "dataset",
+    "dataset_fingerprint", "parent_id", "source_job_id", "trial_number", "params", "overrides", "created_by",
+)  # fmt: skip
+
+
+def _statement(*, remembered: bool) -> ReturningInsert[Job]:
+    """The row, its first event and, where a key came with it, that key: one statement, for each round trip is a good
+    part of what a submit takes. Made once, for so is putting it together.
+    """
+    job_id = bindparam("new_id", type_=Uuid())
+    statement = insert(Job).values({name: bindparam(f"new_{name}") for name in _COLUMNS})
+    wait = bindparam("wait", type_=Interval())
+    statement = statement.values(queue_deadline=func.clock_timestamp() + wait, last_seq=1, version=1)
+    statement = statement.add_cte(history.first_event(job_id).cte("event"))
+    if remembered:
+        # in place of one that a day has made useless: `lock_name` holds it, and no younger one was found
+        values = {"body_sha256": bindparam("body_sha256"), "job_id": job_id, "created_at": func.now()}
+        owner: Json = {"principal": bindparam("new_created_by"), "key": bindparam("key")}
+        keys = postgresql.insert(Idempotency).values(owner | values)
+        replaced = keys.on_conflict_do_update(index_elements=[Idempotency.principal, Idempotency.key], set_=values)
+        statement = statement.add_cte(replaced.cte("remembered"))
+    return statement.returning(Job).execution_options(dml_strategy="orm")  # one row, by its parameters' names
+
+
+_NEW: Final = _statement(remembered=False)
+_NEW_REMEMBERED: Final = _statement(remembered=True)
+_EARLIER: Final = select(Idempotency.body_sha256, Idempotency.job_id).where(
+    Idempotency.principal == bindparam("principal"),
+    Idempotency.key == bindparam("key"),
+    Idempotency.created_at >= seconds_ago(DAY),
+)
 
 
 @dataclass(frozen=True)
@@ -67,50 +100,36 @@ def submit(
         hold_jobs(session, created_by, max_unfinished)
     if dataset is not None and dataset_fingerprint is not None:
         hold_dataset(session, dataset, dataset_fingerprint)
-    wait = queue_timeout_seconds
-    deadline = None if wait is None else func.clock_timestamp() + timedelta(seconds=wait)
-    job_id = uuid7.uuid7()
-    statement = insert(Job).values(
-        id=job_id,
-        kind=kind,
-        spec=spec,
-        spec_digest=spec_digest,
-        queue=queue,
-        name=name,
-        tags=dict(tags or {}),
-        priority=priority,
-        max_attempts=max_attempts,
-        dataset=dataset,
-        dataset_fingerprint=dataset_fingerprint,
-        parent_id=parent_id,
-        source_job_id=source_job_id,
-        trial_number=trial_number,
-        params=params,
-        overrides=overrides or {},
-        queue_deadline=deadline,
-        created_by=created_by,
-        last_seq=1,
-        version=1,
-    )
-    parts = [history.first_event(job_id)]
-    if idempotency is not None:
-        parts.append(_remembered(created_by, *idempotency, job_id))
-    for number, part in enumerate(parts):  # one statement: each round trip is a good part of what a submit takes
-        statement = statement.add_cte(part.cte(f"part_{number}"))
-    return Submitted(session.scalars(statement.returning(Job)).one(), created=True)
-
-
-def _remembered(principal: str, key: str, body_sha256: str, job_id: UUID) -> postgresql.Insert:
-    """The key, in place of one that a day has made useless: `lock_name` holds it, and no younger one was found."""
-    values = {"body_sha256": body_sha256, "job_id": job_id, "created_at": func.now()}
-    statement = postgresql.insert(Idempotency).values(principal=principal, key=key, **values)
-    return statement.on_conflict_do_update(index_elements=[Idempotency.principal, Idempotency.key], set_=values)
+    new = {
+        "id": uuid7.uuid7(),
+        "kind": kind,
+        "spec": spec,
+        "spec_digest": spec_digest,
+        "queue": queue,
+        "name": name,
+        "tags": dict(tags or {}),
+        "priority": priority,
+        "max_attempts": max_attempts,
+        "dataset": dataset,
+        "dataset_fingerprint": dataset_fingerprint,
+        "parent_id": parent_id,
+        "source_job_id": source_job_id,
+        "trial_number": trial_number,
+        "params": params,
+        "overrides": overrides or {},
+        "created_by": created_by,
+    }
+    wait = None if queue_timeout_seconds is None else timedelta(seconds=queue_timeout_seconds)
+    values: Json = {f"new_{column}": value for column, value in new.items()} | {"wait": wait}
+    if idempotency is None:
+        return Submitted(session.scalars(_NEW, values).one(), created=True)
+    values |= {"key": idempotency[0], "body_sha256": idempotency[1]}
+    return Submitted(session.scalars(_NEW_REMEMBERED, values).one(), created=True)
 
 
 def earlier(session: Session, principal: str, key: str, body_sha256: str) -> Job | None:
     """The job that this key and body have made within a day. Raises IdempotencyMismatch as `submit` does."""
-    of_key = (Idempotency.principal == principal, Idempotency.key == key, Idempotency.created_at >= seconds_ago(DAY))
-    row = session.scalars(select(Idempotency).where(*of_key)).one_or_none()
+    row = session.execute(_EARLIER, {"principal": principal, "key": key}).one_or_none()
     if row is None:
         return None
     if row.body_sha256 != body_sha256:

@@ -3,8 +3,10 @@ folder.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeVar
@@ -30,10 +32,13 @@ def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 
-def _run_doctor(settings: Settings) -> int:
+def _run_doctor(settings: Settings, *, as_json: bool) -> int:
     checks = doctor(settings)
-    for check in checks:
-        _say(f"{'ok  ' if check.ok else 'FAIL'} {check.name:<10} {check.detail}")
+    if as_json:
+        _say(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        for check in checks:
+            _say(f"{'ok  ' if check.ok else 'FAIL'} {check.name:<10} {check.detail}")
     return 0 if all(check.ok for check in checks) else 1
 
 
@@ -65,12 +70,22 @@ def _change_keys(session: Session, arguments: argparse.Namespace) -> list[str]:
             key, token = keys.create(session, name=arguments.name, scopes=scopes, expires_at=until, quota=quota)
             _audited(session, "keys create", f"/keys/{key.id}")
             return [f"{key.id}  {' '.join(key.scopes)}", token, "This key is shown once: keep it now."]
+        case "ls" if arguments.json:
+            return [json.dumps([_fields(key) for key in keys.listing(session)], indent=1)]
         case "ls":
             return [_describe(key) for key in keys.listing(session)]
         case _:
             key = keys.revoke(session, arguments.id)
             _audited(session, "keys revoke", f"/keys/{key.id}")
             return [f"{key.id} is revoked"]
+
+
+def _fields(key: ApiKey) -> dict[str, object]:
+    """What the record has of a key, but for its hash."""
+    moments = {name: getattr(key, name) for name in ("created_at", "expires_at", "revoked_at", "last_used_at")}
+    return {
+        "id": str(key.id), "name": key.name, "prefix": f"atft_{key.prefix}", "scopes": key.scopes, "quota": key.quota,
+    } | {name: moment and moment.isoformat() for name, moment in moments.items()}  # fmt: skip
 
 
 def _describe(key: ApiKey) -> str:
@@ -104,7 +119,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Operator's commands; the servers are those of ATFT_DATABASE_URL and ATFT_REDIS_URL",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="check everything that the service needs; exit code 1 when something is missing")
+    checking = commands.add_parser(
+        "doctor", help="check everything that the service needs; exit code 1 when something is missing"
+    )
+    checking.add_argument("--json", action="store_true", help="the checks as JSON")
     commands.add_parser("migrate", help="bring the database to this version")
     drafting = commands.add_parser("migration", help="for developers: draft the next migration")
     drafting.add_argument("message")
@@ -125,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quota", action="append", nargs=2, metavar=("NAME", "LIMIT"),
         help=f"repeatable, in place of the server's: {', '.join(keys.QUOTAS)}",
     )  # fmt: skip
-    actions.add_parser("ls", help="list keys")
+    actions.add_parser("ls", help="list keys").add_argument("--json", action="store_true", help="as JSON")
     actions.add_parser("revoke", help="refuse a key from now on").add_argument("id", type=UUID)
     return parser
 
@@ -136,7 +154,7 @@ def main() -> int:
     try:
         match arguments.command:
             case "doctor":
-                return _run_doctor(settings)
+                return _run_doctor(settings, as_json=arguments.json)
             case "backup":
                 return _run_backup(settings, arguments.file, files=not arguments.no_files)
             case "restore":

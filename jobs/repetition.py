@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from jobs import history
 from jobs.errors import IllegalMove, PreconditionFailed
 from jobs.lookup import get
+from jobs.rewinding import inherit
 from jobs.states import JobKind, JobState, Reason
 from jobs.submission import Submitted, submit
 from jobs.tables import ArtifactRow, Job, Json
@@ -87,7 +88,7 @@ def repeat(
     )
     if submitted.created:
         if not rerun:
-            history.inherit(session, submitted.job, source)
+            inherit(session, submitted.job, source)
         message = f"{how} of job {source.id}"
         if submitted.job.checkpoint is not None:
             message += f", from its checkpoint of epoch {submitted.job.checkpoint['epoch']}"

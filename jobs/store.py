@@ -40,6 +40,7 @@ from jobs.lookup import (
     workers,
 )
 from jobs.moves import change, first_due, lock, postpone, settled_unstarted
+from jobs.rewinding import rewind
 from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted
 from jobs.submission import DAY, Submitted, earlier, submit
 from jobs.tables import Attempt, Idempotency, Job, Json, Worker
@@ -106,7 +107,7 @@ def claim(
     ).one_or_none()
     if job is None or settled_unstarted(session, job):
         return None
-    rewound = history.rewind(session, job)
+    rewound = rewind(session, job)
     job = change(
         session,
         job,

@@ -7,10 +7,9 @@ from typing import Final
 from uuid import UUID
 
 import uuid_utils.compat as uuid7
-from sqlalchemy import Interval, Uuid, bindparam, func, insert, select
+from sqlalchemy import Executable, Interval, Uuid, bindparam, func, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.dml import ReturningInsert
 
 from jobs import history
 from jobs.catalog import hold_dataset, lock_name
@@ -18,7 +17,7 @@ from jobs.errors import IdempotencyMismatch
 from jobs.lookup import get, seconds_ago
 from jobs.quotas import hold_jobs
 from jobs.states import JobKind
-from jobs.tables import Idempotency, Job, Json
+from jobs.tables import Base, Idempotency, Job, Json
 
 DAY: Final = 86_400.0
 _COLUMNS: Final = (
@@ -27,12 +26,13 @@ _COLUMNS: Final = (
 )  # fmt: skip
 
 
-def _statement(*, remembered: bool) -> ReturningInsert[Job]:
+def _statement(*, remembered: bool) -> Executable:
     """The row, its first event and, where a key came with it, that key: one statement, for each round trip is a good
     part of what a submit takes. Made once, for so is putting it together.
     """
     job_id = bindparam("new_id", type_=Uuid())
-    statement = insert(Job).values({name: bindparam(f"new_{name}") for name in _COLUMNS})
+    row = Base.metadata.tables[Job.__tablename__]
+    statement = insert(row).values({name: bindparam(f"new_{name}") for name in _COLUMNS})
     wait = bindparam("wait", type_=Interval())
     statement = statement.values(queue_deadline=func.clock_timestamp() + wait, last_seq=1, version=1)
     statement = statement.add_cte(history.first_event(job_id).cte("event"))
@@ -43,7 +43,7 @@ def _statement(*, remembered: bool) -> ReturningInsert[Job]:
         keys = postgresql.insert(Idempotency).values(owner | values)
         replaced = keys.on_conflict_do_update(index_elements=[Idempotency.principal, Idempotency.key], set_=values)
         statement = statement.add_cte(replaced.cte("remembered"))
-    return statement.returning(Job).execution_options(dml_strategy="orm")  # one row, by its parameters' names
+    return select(Job).from_statement(statement.returning(row))
 
 
 _NEW: Final = _statement(remembered=False)

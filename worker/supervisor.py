@@ -19,6 +19,7 @@ from atft.events import AnyEvent, Checkpointed, Evidence, Finished
 from jobs import history, inheritance, logs, store
 from jobs.errors import NotFound, Stale
 from jobs.queue import CONTROL
+from jobs.rewinding import rewind
 from jobs.session import transaction
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
@@ -177,7 +178,7 @@ class Supervisor:
             return job
         message = f"the checkpoint {job.checkpoint['path']} is gone from the disk: the run starts over"
         job.checkpoint = None
-        for name, value in history.rewind(session, job).items():
+        for name, value in rewind(session, job).items():
             setattr(job, name, value)
         history.add_event(session, job.id, "log", {"level": "warning", "message": message}, job.attempt)
         return job

@@ -29,7 +29,7 @@ from api.deps import (
 from api.runs import submit_run
 from api.schemas import JobPage, JobView, Plan, SubmittedView
 from api.study_schemas import Priority
-from api.submission import identity
+from api.submission import identity, once
 from api.views import etag, job_view, submitted_view
 from atft.spec.data import DatasetRef
 from atft.spec.job import TrainSpec
@@ -224,7 +224,7 @@ async def _again(
     key: str | None,
     if_match: str | None,
     response: Response,
-) -> SubmittedView:
+) -> SubmittedView | Response:
     asked = identity(key, JobKind.TRAIN, {how: str(job_id)})
 
     def write(session: Session) -> tuple[Job, bool, Position]:
@@ -239,16 +239,20 @@ async def _again(
         job, position = with_position(session, made.job)
         return job, made.created, position
 
-    await service.check_disk()
-    job, created, position = await service.database.write(write)
-    if created:
-        await service.announce(job)
-    return submitted_view(response, job, position, [])
+    async def making() -> SubmittedView:
+        await service.check_disk()
+        job, created, position = await service.database.write(write)
+        if created:
+            await service.announce(job)
+        return submitted_view(response, job, position, [])
+
+    return await once(service, who, asked, response, making())
 
 
 @router.post(
     "/{job_id}/retry",
     status_code=202,
+    response_model=SubmittedView,
     summary="Try a failed or cancelled job again",
     response_description="The new job, queued. `Location` is its address.",
     responses=problems(404, 409, 412),
@@ -260,7 +264,7 @@ async def retry_job(
     who: Submitter,
     idempotency_key: IdempotencyKey = None,
     if_match: IfMatch = None,
-) -> SubmittedView:
+) -> SubmittedView | Response:
     """Make a new job of the same spec, whose `source_job_id` is this one, that goes on from its last checkpoint.
 
     The points up to that checkpoint come along. What failed for a reason in the spec or the data fails again.
@@ -271,6 +275,7 @@ async def retry_job(
 @router.post(
     "/{job_id}/rerun",
     status_code=202,
+    response_model=SubmittedView,
     summary="Repeat a succeeded job",
     response_description="The new job, queued. `Location` is its address.",
     responses=problems(404, 409, 412),
@@ -282,7 +287,7 @@ async def rerun_job(
     who: Submitter,
     idempotency_key: IdempotencyKey = None,
     if_match: IfMatch = None,
-) -> SubmittedView:
+) -> SubmittedView | Response:
     """Make a new job of the same spec and data, from the start.
 
     At its end its message, and `drift` in its evidence, say which metrics, weights and versions differ from this job's.

@@ -1,5 +1,6 @@
 """The operator's commands as programs, and API keys in the record."""
 
+import json
 import os
 import subprocess
 import sys
@@ -43,6 +44,9 @@ def test_key_lives_from_create_to_revoke(settings: Settings, sessions: sessionma
     listed = _run(settings, tmp_path, "keys", "ls").stdout
     assert "robot" in listed
     assert token not in listed
+    (row,) = json.loads(_run(settings, tmp_path, "keys", "ls", "--json").stdout)
+    assert (row["id"], row["name"], row["scopes"], row["revoked_at"]) == (key_id, "robot", ["jobs:read"], None)
+    assert "sha256" not in row
     assert _run(settings, tmp_path, "keys", "revoke", key_id).returncode == 0
     assert _run(settings, tmp_path, "keys", "revoke", "00000000-0000-0000-0000-000000000000").returncode == 1
     with transaction(sessions) as session:
@@ -71,6 +75,8 @@ def test_doctor_finds_all_well(settings: Settings) -> None:
     checks = {check.name: check for check in doctor.doctor(settings)}
     assert [check for check in checks.values() if not check.ok] == []
     assert set(checks) == set(doctor.CHECKS)
+    told = json.loads(_run(settings, settings.run_root.parent, "doctor", "--json").stdout)
+    assert {(check["name"], check["ok"]) for check in told} == {(name, True) for name in doctor.CHECKS}
 
 
 def test_doctor_names_what_is_missing(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

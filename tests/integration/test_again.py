@@ -85,7 +85,13 @@ class TestAsked:
         run(sessions, UUID(source["id"]), JobState.FAILED)
         problem(await client.post(f"{url}/retry", headers={"If-Match": '"1"'}), 412, "precondition_failed")
         now = (await client.get(url)).headers["etag"]
-        assert (await client.post(f"{url}/retry", headers={"If-Match": now})).status_code == 202
+        asked = {"If-Match": now, "Idempotency-Key": "k"}
+        made = await client.post(f"{url}/retry", headers=asked)
+        assert made.status_code == 202
+        with transaction(sessions) as session:
+            history.add_event(session, UUID(source["id"]), "log", {"level": "info", "message": "changed since"}, 1)
+        problem(await client.post(f"{url}/retry", headers={"If-Match": now}), 412, "precondition_failed")
+        assert (await client.post(f"{url}/retry", headers=asked)).json()["id"] == made.json()["id"]
         problem(await client.post("/jobs/019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21/retry"), 404, "job_not_found")
 
 

@@ -34,7 +34,7 @@ BLOCK_BYTES = 1 << 26  # of the columns of one block of days, and once more of i
 TILE_ROWS, TILE_COLUMNS = 1 << 12, 16  # written at once: a tile stays in a core's cache, its rows are whole lines of it
 TILES = 8  # written by one task
 BLOCK_ROWS = 1 << 13  # that a block has room for, however many columns there are
-TURN_ROWS = 1 << 10  # of a block turned from columns into rows at once
+TURN_ROWS, TURN_COLUMNS = 1 << 10, 8  # of a block turned from columns into rows at once: as many as a core reads ahead
 SCORED = 4  # columns that are normalised together by one task
 RUNS = 1 << 8  # of consecutive rows, written by one task
 
@@ -182,7 +182,11 @@ class Assembly:
         def turn(start: int) -> None:
             for at in range(start, min(start + TURN_ROWS * TILES, len(rows)), TURN_ROWS):
                 end = min(at + TURN_ROWS, len(rows))
-                turned[rank[at:end]] = np.ascontiguousarray(ready[:, at:end].T)
+                tile = np.empty((end - at, len(ready)), np.float32)
+                for column in range(0, len(ready), TURN_COLUMNS):
+                    columns = slice(column, column + TURN_COLUMNS)
+                    tile[:, columns] = ready[columns, at:end].T
+                turned[rank[at:end]] = tile
 
         def write(part: slice) -> None:
             for begin, end in pairwise(runs[part].tolist()):

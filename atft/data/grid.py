@@ -166,9 +166,9 @@ def _returns(
         return scatter(source.frame["@return_1d"], place, rows)
     out = np.full(rows, np.nan)
     if source.has("target_1d"):
-        age = np.arange(rows) - np.repeat(offsets[:-1], np.diff(offsets))
-        later = np.flatnonzero(age >= 2)
-        out[later] = scatter(source.frame["@target_1d"], place, rows)[later - 2]
+        out[2:] = scatter(source.frame["@target_1d"], place, rows)[:-2]
+        starts = offsets[:-1]
+        out[starts] = out[np.minimum(starts + 1, offsets[1:] - 1)] = np.nan  # a span's first two days
     return out
 
 

@@ -80,8 +80,7 @@ class Source:
         days = self.days.astype(np.int64)
         number = np.zeros(days[-1] - days[0] + 1, np.int64)
         number[days - days[0]] = np.arange(len(days))
-        dates = self.frame["@date"].to_numpy().astype("datetime64[D]").astype(np.int64)
-        return np.asarray(number[dates - days[0]], np.int64)
+        return np.asarray(number[self.frame["@date"].to_physical().to_numpy() - days[0]], np.int64)
 
     def in_table_order(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """What is of the rows of `frame`, brought into the order of the rows of `table`."""
@@ -315,7 +314,7 @@ def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[n
     """
     codes = table["@code"].unique().sort()
     code = table["@code"].replace_strict(codes, np.arange(len(codes)), return_dtype=pl.Int64).to_numpy()
-    date = table["@date"].to_numpy().astype("datetime64[D]").astype(np.int64)
+    date = table["@date"].to_physical().to_numpy().astype(np.int64)
     key = code * (date.max() - date.min() + 1) + (date - date.min())
     order, unordered = None, 0
     if (np.diff(key) < 0).any():

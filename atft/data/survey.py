@@ -101,7 +101,7 @@ class Survey:
         daily[day] = values
         differ = ((before != values) & ~np.isnan(before)) | (daily[day] != values)
         if differ.any():
-            self.odd.update(np.unique(day[differ]).tolist())
+            self.odd.update(np.flatnonzero(np.bincount(day[differ])).tolist())  # faster than np.unique
             if len(self.odd) > max(1.0, ODD_SHARE * len(daily)):
                 self.daily, self.odd = None, set()
                 return

@@ -78,7 +78,7 @@ def fill(source: Source) -> Grid:
     valid[place[present]] = True
     latest = np.maximum.accumulate(np.where(valid, np.arange(rows), 0))  # the first row of each span is valid
     sectors, sector_index = _sectors(source, place, latest, rows)
-    table = pl.DataFrame({"code": code_index, "day": day_index, "valid": valid})
+    table = pl.DataFrame({"code": pl.Series(code_index).set_sorted(), "day": day_index, "valid": valid})
     if source.has("close"):
         table = _priced(source, table, place, latest, valid)
     day_offsets, day_rows = by_day(day_index, len(days))

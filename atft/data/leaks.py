@@ -71,9 +71,8 @@ def _centred_ranks(x: Float[np.ndarray, "column row"]) -> Float[np.ndarray, "col
     tied = np.repeat(end - np.cumsum(lengths), lengths) + np.arange(lengths.sum())
     place = np.arange(x.size) + 0.5
     place[tied] = np.repeat((start + end) / 2, lengths)
-    ranks = np.empty(x.size)
-    ranks[order] = place
-    ranks = ranks.reshape(x.shape)
+    ranks = np.empty(x.shape)
+    ranks.reshape(-1)[order] = place
     ranks -= first + width / 2
     return ranks
 

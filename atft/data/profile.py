@@ -96,7 +96,7 @@ def summaries(frame: pl.DataFrame) -> dict[str, Summary]:
         missing = frame[name].null_count()
         if name in numeric:
             x = pl.col(name).cast(pl.Float64)
-            known = frame.select(pl.when(x.is_finite()).then(x).alias(name))
+            known = frame[name].to_frame().select(pl.when(x.is_finite()).then(x).alias(name))
             part = known.select(low=pl.col(name).min(), high=pl.col(name).max(), mean=pl.col(name).mean())
             missing, (low, high, mean) = known[name].null_count(), part.row(0)
         found[name.removeprefix("@")] = {

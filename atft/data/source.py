@@ -25,6 +25,7 @@ from atft.data.cells import (
     parse_dates,
     rows_of,
     shown,
+    words_of,
 )
 from atft.data.delimited import Delimited
 from atft.data.files import sha256_of
@@ -264,10 +265,10 @@ def _strict(whole: Table, roles: Roles, name: str) -> Source:
     if roles.raw_close is not None:
         table = _adjusted(table, numbers(frame[roles.raw_close], table, name), columns)
     if "sector" in columns:
-        sector = frame[columns["sector"]].cast(pl.String).str.strip_chars()
-        table = table.with_columns(
-            pl.when(sector.str.to_lowercase().is_in(MISSING_WORDS)).then(None).otherwise(sector).alias("@sector")
-        )
+        words, number = words_of(frame[columns["sector"]])
+        words = words.str.strip_chars()
+        missing = words.str.to_lowercase().is_in(MISSING_WORDS)
+        table = table.with_columns(words.set(missing, None).gather(number).alias("@sector"))
     if "in_universe" in columns:
         table = table.with_columns(flags(frame[columns["in_universe"]], table, name).alias("@in_universe"))
     for h, column in roles.targets.items():
@@ -301,7 +302,8 @@ def _codes(series: pl.Series) -> pl.Series:
         known = series.fill_nan(None)
         whole = known.cast(pl.Int64, strict=False)
         series = whole if bool(((whole == known) | known.is_null()).all()) else known
-    return series.cast(pl.String).str.strip_chars()
+    words, number = words_of(series)
+    return words.str.strip_chars().gather(number)
 
 
 def _days(table: pl.DataFrame) -> Days:
@@ -312,8 +314,7 @@ def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[n
     """By (code, date), the row that each row was, and how many rows come before an earlier one of their code. Raises
     DataError for a (date, code) that comes twice.
     """
-    codes = table["@code"].unique().sort()
-    code = table["@code"].replace_strict(codes, np.arange(len(codes)), return_dtype=pl.Int64).to_numpy()
+    _, code = words_of(table["@code"])
     date = table["@date"].to_physical().to_numpy().astype(np.int64)
     key = code * (date.max() - date.min() + 1) + (date - date.min())
     order, unordered = None, 0

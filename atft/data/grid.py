@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from atft.data.cells import words_of
 from atft.data.schema import PRICES, Days
 from atft.data.source import Source
 
@@ -141,13 +142,12 @@ def _sectors(
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
     if not source.has("sector"):
         return (), np.full(rows, -1, np.int32)
-    series = source.frame["@sector"]
-    names = tuple(series.drop_nulls().unique().sort().to_list())
+    words, number = words_of(source.frame["@sector"])
+    names = tuple(words.drop_nulls().to_list())
     if not names:
         return (), np.full(rows, -1, np.int32)
-    numbers = series.replace_strict(names, np.arange(len(names)), default=-1, return_dtype=pl.Int32).to_numpy()
     index = np.full(rows, -1, np.int32)
-    index[place[place >= 0]] = numbers[place >= 0]
+    index[place[place >= 0]] = np.where(number < len(names), number, -1)[place >= 0]
     return names, index[latest]
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from atft.data.files import sha256_of
 from atft.data.schema import DataError, listing
 
-BATCH_ROWS, BATCH_CELLS = 1 << 16, 1 << 21  # larger batches take new memory each time, which costs more than to decode
+BATCH_ROWS, BATCH_CELLS = 1 << 16, 1 << 23  # larger batches take new memory each time, smaller ones cost more calls
 MAX_COLUMNS, MAX_NAME = 20_000, 1_000
 MAX_EXPANSION, FREE_BYTES = 100, 256 << 20  # real panels pack 3 to 20 times
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"

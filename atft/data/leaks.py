@@ -128,7 +128,7 @@ def suspects(
         block = np.asarray(features[rows], dtype=np.float32)
         ic[n] = daily_rank_ics(block, np.stack([answer.values[rows] for answer in truth], axis=1))
 
-    with ThreadPoolExecutor(max(1, pl.thread_pool_size() - 1)) as pool:  # a build hashes its panel meanwhile
+    with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
         deque(pool.map(look, range(len(days))), maxlen=0)  # raises what a day raised
     count = np.isfinite(ic).sum(axis=0)
     mean = np.divide(np.nansum(ic, axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)

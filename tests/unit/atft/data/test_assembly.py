@@ -108,6 +108,7 @@ def test_blocks_of_any_size_make_the_same_cache(
         (assembly, "TILE_COLUMNS", 3),
         (assembly, "TILES", 2),
         (survey, "GROUP", 2),
+        (survey, "COMPARED", 7),
         (tables, "BATCH_ROWS", 170),
     ):
         monkeypatch.setattr(module, name, value)

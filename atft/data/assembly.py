@@ -31,12 +31,10 @@ READY_BYTES = 1 << 30  # at most, of normalised columns that wait to be written
 RAW_BYTES = 3 << 27  # of columns as they are read, and of features as they are computed
 RAW_CELL_BYTES = 12  # at most, of a value on its way: as it is read, and normalised
 BLOCK_BYTES = 1 << 26  # of the columns of one block of days, and once more of its rows
-TILE_ROWS, TILE_COLUMNS = 1 << 12, 16  # written at once: a tile stays in a core's cache, its rows are whole lines of it
-TILES = 8  # written by one task
+TILE_ROWS, TILE_COLUMNS = 1 << 12, 8  # turned into rows at once: a core reads as many columns ahead
+TILES = 8  # turned by one task
 BLOCK_ROWS = 1 << 13  # that a block has room for, however many columns there are
-TURN_ROWS = 1 << 10  # of a block turned from columns into rows at once
 SCORED = 4  # columns that are normalised together by one task
-RUNS = 1 << 8  # of consecutive rows, written by one task
 
 Column = npt.NDArray[np.floating]
 
@@ -180,21 +178,23 @@ class Assembly:
             block.section.normalise_all([c[: stop - first] for c in raw[part]], list(ready[part, : stop - first]))
 
         def turn(start: int) -> None:
-            for at in range(start, min(start + TURN_ROWS * TILES, len(rows)), TURN_ROWS):
-                end = min(at + TURN_ROWS, len(rows))
-                turned[rank[at:end]] = np.ascontiguousarray(ready[:, at:end].T)
+            for at in range(start, min(start + TILE_ROWS * TILES, len(rows)), TILE_ROWS):
+                end = min(at + TILE_ROWS, len(rows))
+                tile = np.empty((end - at, len(ready)), np.float32)
+                for column in range(0, len(ready), TILE_COLUMNS):
+                    columns = slice(column, column + TILE_COLUMNS)
+                    tile[:, columns] = ready[columns, at:end].T
+                turned[rank[at:end]] = tile
 
-        def write(part: slice) -> None:
-            for begin, end in pairwise(runs[part].tolist()):
+        def write() -> None:
+            for begin, end in pairwise(runs.tolist()):
                 self._put_rows(int(rows[begin]), turned[begin:end])
 
         self._finish([self._pool.submit(score, slice(k, k + SCORED)) for k in range(0, len(raw), SCORED)])
         rows, rank, runs = self._pace.wait(sorting)
         self._finish(self._writing)  # of the block before: `turned` is free
-        self._finish([self._pool.submit(turn, at) for at in range(0, len(rows), TURN_ROWS * TILES)])
-        self._writing = [
-            self._pool.submit(write, slice(at, at + RUNS + 1)) for at in range(0, len(runs) - 1, RUNS)
-        ]  # while the next block is read
+        self._finish([self._pool.submit(turn, at) for at in range(0, len(rows), TILE_ROWS * TILES)])
+        self._writing = [self._pool.submit(write)]  # while the next block is read; two would wait for each other
 
     def _put_rows(self, row: int, values: Float32[np.ndarray, "row column"]) -> None:
         """Values of consecutive rows, of the columns from the first one that is not written yet."""

@@ -209,17 +209,18 @@ def _fill(
     with Assembly(grid, matrix, pace) as assembly:
         assembly.compute(frame, plan.built)
         assembly.read(source, plan.own)
-    del frame
+    about["features"] = assembly.summaries  # the raw range of each built feature
+    del assembly, frame
     pace.stage("hashing and screening", 0.99, rows)
     panel_entry = background(lambda: synced_entry(folder / "panel.arrow"))
     brought = [*plan.own, *plan.wide]
     report = pace.during(
         lambda: leak_report(source, grid, spec, names=plan.names, brought=brought, matrix=matrix, targets=targets)
     )
+    del matrix  # to unmap it takes a while: while the panel is hashed
     _warn(report, emit)
     names = pace.during(lambda: side_files(folder, manifest, panel, _wide(plan, grid), _oracle(source, grid)))
     entries = {"panel.arrow": pace.wait(panel_entry), **{n: synced_entry(folder / n) for n in names}}
-    about["features"] = assembly.summaries  # the raw range of each built feature
     return write_manifest(folder, manifest, entries), about, report
 
 

@@ -1,5 +1,7 @@
 """Turns cells into dates, numbers and flags. Every refusal names rows and says what to do."""
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from atft.data.schema import DataError
@@ -42,7 +44,7 @@ def parse_dates(series: pl.Series, name: str) -> pl.Series:
 
 def numbers(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
     """A Float64 series, missing values null. Raises DataError on text that is no number and on infinities."""
-    if series.dtype == pl.String:
+    if series.dtype in (pl.String, pl.Categorical):
         values, failed = numbers_from_text(series)
         if failed.any():
             row = rows_of(failed)[0] - 1
@@ -64,6 +66,7 @@ def numbers(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
 
 def numbers_from_text(series: pl.Series) -> tuple[pl.Series, pl.Series]:
     """The numbers, and where there is text that is neither a number nor a word for a missing value."""
+    series = series.cast(pl.String)
     values = series.cast(pl.Float64, strict=False)
     if not values.null_count() and values.is_finite().all():
         return values, values.is_null()
@@ -79,6 +82,19 @@ def flags(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
     if unknown.any():
         raise DataError(f"{name}: column {series.name!r} must be true or false; see {shown(table, unknown)}")
     return text.is_in(TRUE_WORDS)
+
+
+def words_of(series: pl.Series) -> tuple[pl.Series, npt.NDArray[np.int64]]:
+    """The different words of a column as text, sorted, and after them null; and which one each cell has."""
+    coded = series if series.dtype == pl.Categorical else series.cast(pl.String).cast(pl.Categorical)
+    kinds = coded.drop_nulls().unique()
+    order = kinds.cast(pl.String).arg_sort().to_numpy()
+    numbers = kinds.to_physical().to_numpy()[order]
+    place = np.zeros(int(numbers.max(initial=0)) + 2, np.int64)
+    place[numbers] = np.arange(len(order))
+    place[-1] = len(order)
+    words = kinds.cast(pl.String)[order].extend_constant(None, 1)
+    return words, place[coded.to_physical().fill_null(len(place) - 1).to_numpy()]
 
 
 def rows_of(mask: pl.Series, limit: int = 5) -> list[int]:

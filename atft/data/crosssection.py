@@ -101,8 +101,8 @@ def _centre_and_scale(
     days, width = ordered.shape
     row = np.arange(days)
     count = np.full(days, width)
-    if np.isnan(ordered[:, -1]).any():
-        count -= np.isnan(ordered).sum(axis=1)
+    if (gaps := np.isnan(ordered[:, -1])).any():
+        count[gaps] = np.isnan(ordered[gaps]).argmax(axis=1)
     some = count > 0
     last = np.maximum(count - 1, 0)
     low, high = last // 2, np.minimum(count // 2, last)
@@ -172,16 +172,15 @@ def _scale(
         last = max(first + 1, int(np.searchsorted(ends, start + PIECE_CELLS, side="right")))
         stop = int(ends[last - 1])
         own = counts[first:last]
-        piece, target = x[start:stop], out[start:stop]
+        score, target = x[start:stop].astype(np.float64), out[start:stop]
         if (own == own[0]).all():
-            shape = (last - first, int(own[0]))
-            score = piece.reshape(shape) - centre[first:last, None]
-            score *= inverse[first:last, None]
+            table = score.reshape(last - first, int(own[0]))
+            table -= centre[first:last, None]
+            table *= inverse[first:last, None]
         else:
-            score = piece - np.repeat(centre[first:last], own)
+            score -= np.repeat(centre[first:last], own)
             score *= np.repeat(inverse[first:last], own)
-        np.clip(score, -CLIP, CLIP, out=score)
-        target[:] = score.reshape(-1)
+        target[:] = np.clip(score, -CLIP, CLIP, out=score)
         if len(target) and np.isnan(target.min()):
             target[np.isnan(target)] = 0.0
         first, start = last, stop

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from atft.data.cells import words_of
 from atft.data.schema import PRICES, Days
 from atft.data.source import Source
 
@@ -78,7 +79,7 @@ def fill(source: Source) -> Grid:
     valid[place[present]] = True
     latest = np.maximum.accumulate(np.where(valid, np.arange(rows), 0))  # the first row of each span is valid
     sectors, sector_index = _sectors(source, place, latest, rows)
-    table = pl.DataFrame({"code": code_index, "day": day_index, "valid": valid})
+    table = pl.DataFrame({"code": pl.Series(code_index).set_sorted(), "day": day_index, "valid": valid})
     if source.has("close"):
         table = _priced(source, table, place, latest, valid)
     day_offsets, day_rows = by_day(day_index, len(days))
@@ -141,13 +142,12 @@ def _sectors(
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
     if not source.has("sector"):
         return (), np.full(rows, -1, np.int32)
-    series = source.frame["@sector"]
-    names = tuple(series.drop_nulls().unique().sort().to_list())
+    words, number = words_of(source.frame["@sector"])
+    names = tuple(words.drop_nulls().to_list())
     if not names:
         return (), np.full(rows, -1, np.int32)
-    numbers = series.replace_strict(names, np.arange(len(names)), default=-1, return_dtype=pl.Int32).to_numpy()
     index = np.full(rows, -1, np.int32)
-    index[place[place >= 0]] = numbers[place >= 0]
+    index[place[place >= 0]] = np.where(number < len(names), number, -1)[place >= 0]
     return names, index[latest]
 
 
@@ -166,9 +166,9 @@ def _returns(
         return scatter(source.frame["@return_1d"], place, rows)
     out = np.full(rows, np.nan)
     if source.has("target_1d"):
-        age = np.arange(rows) - np.repeat(offsets[:-1], np.diff(offsets))
-        later = np.flatnonzero(age >= 2)
-        out[later] = scatter(source.frame["@target_1d"], place, rows)[later - 2]
+        out[2:] = scatter(source.frame["@target_1d"], place, rows)[:-2]
+        starts = offsets[:-1]
+        out[starts] = out[np.minimum(starts + 1, offsets[1:] - 1)] = np.nan  # a span's first two days
     return out
 
 

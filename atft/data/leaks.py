@@ -59,15 +59,21 @@ def _centred_ranks(x: Float[np.ndarray, "column row"]) -> Float[np.ndarray, "col
     """Average ranks of each column less their mean. Several times as fast as scipy's rankdata, which takes the columns
     one by one.
     """
-    order = np.argsort(x, axis=1)
-    ordered = np.take_along_axis(x, order, axis=1)
-    begins = np.ones(x.shape, np.bool_)  # of a run of equal values
-    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    starts = np.flatnonzero(begins)
-    lengths = np.diff(starts, append=x.size)
-    centred = starts % x.shape[1] + (lengths - x.shape[1]) / 2.0
+    width = x.shape[1]
+    first = np.arange(0, x.size, width)[:, None]  # cell of each column
+    order = (np.argsort(x, axis=1) + first).reshape(-1)
+    ordered = x.reshape(-1)[order]
+    again = ordered[1:] == ordered[:-1]
+    again[width - 1 :: width] = False
+    edges = np.flatnonzero(np.diff(again, prepend=False, append=False))
+    start, end = edges[::2], edges[1::2] + 1  # of each run of equal values
+    lengths = end - start
+    tied = np.repeat(end - np.cumsum(lengths), lengths) + np.arange(lengths.sum())
+    place = np.arange(x.size) + 0.5
+    place[tied] = np.repeat((start + end) / 2, lengths)
     ranks = np.empty(x.shape)
-    np.put_along_axis(ranks, order, np.repeat(centred, lengths).reshape(x.shape), axis=1)
+    ranks.reshape(-1)[order] = place
+    ranks -= first + width / 2
     return ranks
 
 

@@ -33,7 +33,7 @@ def profile(source: Source) -> dict[str, object]:
     """Rows, names, days, missing values, gaps, jumps, survivorship, coverage, every check with its limits, and
     `warnings` in words. JSON-ready; an undefined share is null. Raises DataError when a check refuses the panel.
     """
-    frame = source.frame
+    frame, code = source.frame, source.frame["@code"].rle_id()
     present = frame.filter(CLOSE.is_not_null()) if source.has("close") else frame
     per_day = present.group_by("@date").len().sort("@date")
     days, counts = per_day["@date"].to_numpy().astype("datetime64[D]"), per_day["len"].to_numpy()
@@ -55,13 +55,13 @@ def profile(source: Source) -> dict[str, object]:
     thin = days[counts < THIN_SHARE * float(np.median(counts))]
     result: dict[str, object] = {
         "num_rows": frame.height,
-        "num_codes": frame["@code"].n_unique(),
+        "num_codes": int(code[-1]) + 1,
         "num_days": len(days),
         "first_day": str(days[0]),
         "last_day": str(days[-1]),
         "names_per_day": {"min": int(counts.min()), "median": float(np.median(counts)), "max": int(counts.max())},
         "names_series": _series(days, counts),
-        "coverage": _coverage(present, days),
+        "coverage": _coverage(present, spans, days),
         "null_share": {name: about["null_share"] for name, about in columns.items()},
         "columns": columns,
         "num_duplicates": 0,  # a file that repeats a (date, code) is refused where it is read
@@ -77,10 +77,10 @@ def profile(source: Source) -> dict[str, object]:
     }
     result |= more
     if source.has("sector"):
-        by_code = frame.group_by("@code").agg(pl.col("@sector").is_null().all())
+        known = code.filter(frame["@sector"].is_not_null())
         result |= {
             "num_sectors": frame["@sector"].drop_nulls().n_unique(),
-            "codes_without_sector": int(by_code["@sector"].sum()),
+            "codes_without_sector": int(code[-1]) + 1 - known.n_unique(),
         }
     result["checks"] = [f.told() for f in findings]
     result["warnings"] = [*source.warnings, *judge(findings)]
@@ -96,14 +96,9 @@ def summaries(frame: pl.DataFrame) -> dict[str, Summary]:
         missing = frame[name].null_count()
         if name in numeric:
             x = pl.col(name).cast(pl.Float64)
-            known = pl.when(x.is_finite()).then(x)
-            part = frame.select(
-                known.null_count().alias("missing"),
-                known.min().alias("low"),
-                known.max().alias("high"),
-                mean=known.mean(),
-            )
-            missing, low, high, mean = part.row(0)
+            known = frame[name].to_frame().select(pl.when(x.is_finite()).then(x).alias(name))
+            part = known.select(low=pl.col(name).min(), high=pl.col(name).max(), mean=pl.col(name).mean())
+            missing, (low, high, mean) = known[name].null_count(), part.row(0)
         found[name.removeprefix("@")] = {
             "null_share": missing / max(1, frame.height), "min": low, "max": high, "mean": mean
         }  # fmt: skip
@@ -121,13 +116,25 @@ def column_summaries(source: Source) -> dict[str, Summary]:
 
 def _spans(present: pl.DataFrame, days: Days) -> pl.DataFrame:
     """Of each code the numbers of its first and last day, and its rows."""
-    spans = present.group_by("@code").agg(DATE.min().alias("a"), DATE.max().alias("b"), pl.len().alias("rows"))
-    spans = spans.sort("@code")
-    number = {"first": spans["a"], "last": spans["b"]}
-    return spans.with_columns(
-        pl.Series(name, np.searchsorted(days, dates.to_numpy().astype("datetime64[D]")))
-        for name, dates in number.items()
-    ).with_columns(pl.col("rows").cast(pl.Int64))
+    run = present["@code"].rle_id().to_numpy()
+    edges = np.flatnonzero(np.diff(run, prepend=run[0] + 1, append=run[-1] + 1))  # unsigned: no -1
+    day = _numbers(present, days, np.arange(len(days)))
+    return pl.DataFrame(
+        {
+            "@code": present["@code"].gather(edges[:-1]),
+            "first": day[edges[:-1]],
+            "last": day[edges[1:] - 1],
+            "rows": np.diff(edges),
+        }
+    )
+
+
+def _numbers(present: pl.DataFrame, days: Days, number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Of each row what `number` says of its day."""
+    since = days.astype(np.int64) - days[0].astype(np.int64)
+    table = np.zeros(since[-1] + 1, np.int64)
+    table[since] = number
+    return np.asarray(table[present["@date"].to_physical().to_numpy() - days[0].astype(np.int64)])
 
 
 def _out_of_order(source: Source) -> list[str]:
@@ -235,24 +242,21 @@ def _series(days: Days, counts: npt.NDArray[np.integer]) -> dict[str, list[objec
     }
 
 
-def _coverage(present: pl.DataFrame, days: Days) -> dict[str, object]:
+def _coverage(present: pl.DataFrame, spans: pl.DataFrame, days: Days) -> dict[str, object]:
     """Share of (code, trading day) that have a row, by tenths of the codes in order and by month, quarter or year."""
     unit = next((u for u in ("1mo", "1q") if _num_periods(days, u) <= MAX_PERIODS), "1y")
-    calendar = pl.DataFrame({"@date": pl.Series(days).cast(pl.Date)}).with_columns(period=DATE.dt.truncate(unit))
-    length = calendar.group_by("period").len("days").sort("period")
-    codes = present["@code"].unique().sort()
+    starts = pl.Series(days).cast(pl.Date).dt.truncate(unit)
+    period = starts.rle_id().to_numpy().astype(np.int64)
+    length, codes = np.bincount(period), spans["@code"]
     number = np.arange(len(codes)) * min(GROUPS, len(codes)) // len(codes)
-    of_code = pl.DataFrame({"@code": codes, "group": number})
-    rows = present.group_by("@code", DATE.dt.truncate(unit).alias("period")).len("rows").join(of_code, on="@code")
-    matrix = np.zeros((int(number[-1]) + 1, length.height))
-    sums = rows.group_by("group", "period").agg(pl.col("rows").sum())
-    at = np.searchsorted(length["period"].to_numpy(), sums["period"].to_numpy())
-    matrix[sums["group"].to_numpy(), at] = sums["rows"].to_numpy()
-    matrix /= np.bincount(number)[:, None] * length["days"].to_numpy()
+    cell = np.repeat(number * len(length), spans["rows"].to_numpy()) + _numbers(present, days, period)
+    sizes = np.bincount(number)
+    rows = np.bincount(cell, minlength=len(sizes) * len(length)).reshape(len(sizes), -1)
+    matrix = rows / (sizes[:, None] * length)
     first = [codes[int(np.flatnonzero(number == g)[0])] for g in range(len(matrix))]
     final = [codes[int(np.flatnonzero(number == g)[-1])] for g in range(len(matrix))]
     return {
-        "period": [str(p) for p in length["period"]],
+        "period": [str(p) for p in starts.unique().sort()],
         "codes": [f"{a} … {b}" if a != b else a for a, b in zip(first, final, strict=True)],
         "share": [[round(float(x), 4) for x in row] for row in matrix],
     }

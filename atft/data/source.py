@@ -25,6 +25,7 @@ from atft.data.cells import (
     parse_dates,
     rows_of,
     shown,
+    words_of,
 )
 from atft.data.delimited import Delimited
 from atft.data.files import sha256_of
@@ -80,8 +81,7 @@ class Source:
         days = self.days.astype(np.int64)
         number = np.zeros(days[-1] - days[0] + 1, np.int64)
         number[days - days[0]] = np.arange(len(days))
-        dates = self.frame["@date"].to_numpy().astype("datetime64[D]").astype(np.int64)
-        return np.asarray(number[dates - days[0]], np.int64)
+        return np.asarray(number[self.frame["@date"].to_physical().to_numpy() - days[0]], np.int64)
 
     def in_table_order(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """What is of the rows of `frame`, brought into the order of the rows of `table`."""
@@ -265,10 +265,10 @@ def _strict(whole: Table, roles: Roles, name: str) -> Source:
     if roles.raw_close is not None:
         table = _adjusted(table, numbers(frame[roles.raw_close], table, name), columns)
     if "sector" in columns:
-        sector = frame[columns["sector"]].cast(pl.String).str.strip_chars()
-        table = table.with_columns(
-            pl.when(sector.str.to_lowercase().is_in(MISSING_WORDS)).then(None).otherwise(sector).alias("@sector")
-        )
+        words, number = words_of(frame[columns["sector"]])
+        words = words.str.strip_chars()
+        missing = words.str.to_lowercase().is_in(MISSING_WORDS)
+        table = table.with_columns(words.set(missing, None).gather(number).alias("@sector"))
     if "in_universe" in columns:
         table = table.with_columns(flags(frame[columns["in_universe"]], table, name).alias("@in_universe"))
     for h, column in roles.targets.items():
@@ -302,7 +302,8 @@ def _codes(series: pl.Series) -> pl.Series:
         known = series.fill_nan(None)
         whole = known.cast(pl.Int64, strict=False)
         series = whole if bool(((whole == known) | known.is_null()).all()) else known
-    return series.cast(pl.String).str.strip_chars()
+    words, number = words_of(series)
+    return words.str.strip_chars().gather(number)
 
 
 def _days(table: pl.DataFrame) -> Days:
@@ -313,9 +314,8 @@ def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[n
     """By (code, date), the row that each row was, and how many rows come before an earlier one of their code. Raises
     DataError for a (date, code) that comes twice.
     """
-    codes = table["@code"].unique().sort()
-    code = table["@code"].replace_strict(codes, np.arange(len(codes)), return_dtype=pl.Int64).to_numpy()
-    date = table["@date"].to_numpy().astype("datetime64[D]").astype(np.int64)
+    _, code = words_of(table["@code"])
+    date = table["@date"].to_physical().to_numpy().astype(np.int64)
     key = code * (date.max() - date.min() + 1) + (date - date.min())
     order, unordered = None, 0
     if (np.diff(key) < 0).any():

@@ -21,6 +21,7 @@ from atft.data.tables import Table
 MAX_NULL_SHARE = 0.99
 TOLD_SHARE = 0.9  # of a day's rows, at least, that a market-wide column tells
 ODD_SHARE = 0.01  # of days, at most, on which a nearly market-wide one has two values
+COMPARED = 1 << 12  # rows compared at once: most columns are told apart by the first few days
 GROUP = 32  # columns read at once: a batch of them stays in a core's cache
 
 
@@ -91,8 +92,11 @@ class Survey:
             low, high = float(values.min()), float(values.max())
         self.total += float(values.sum(dtype=np.float64))
         self.low, self.high = float(np.fmin(self.low, low)), float(np.fmax(self.high, high))
-        if self.daily is not None:
-            self._compare(self.daily, values.astype(np.float64), day)
+        for at in range(0, len(values), COMPARED):
+            if self.daily is None:
+                break
+            rows = slice(at, at + COMPARED)
+            self._compare(self.daily, values[rows].astype(np.float64), day[rows])
 
     def _compare(
         self, daily: Float[np.ndarray, " day"], values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]
@@ -101,7 +105,7 @@ class Survey:
         daily[day] = values
         differ = ((before != values) & ~np.isnan(before)) | (daily[day] != values)
         if differ.any():
-            self.odd.update(np.unique(day[differ]).tolist())
+            self.odd.update(np.flatnonzero(np.bincount(day[differ])).tolist())  # faster than np.unique
             if len(self.odd) > max(1.0, ODD_SHARE * len(daily)):
                 self.daily, self.odd = None, set()
                 return

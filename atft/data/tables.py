@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from atft.data.files import sha256_of
 from atft.data.schema import DataError, listing
 
-BATCH_ROWS, BATCH_CELLS = 1 << 16, 1 << 21  # larger batches take new memory each time, which costs more than to decode
+BATCH_ROWS, BATCH_CELLS = 1 << 16, 1 << 23  # larger batches take new memory each time, smaller ones cost more calls
 MAX_COLUMNS, MAX_NAME = 20_000, 1_000
 MAX_EXPANSION, FREE_BYTES = 100, 256 << 20  # real panels pack 3 to 20 times
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -29,7 +29,8 @@ Reader = Callable[[list[str]], Batches]
 class Table:
     """Columns on disk. `not_numbers`: columns of a text file that are text, with the first rows that say so.
 
-    `size_bytes` of the file bounds what may come out of it; None: what it is made from is bounded already.
+    `size_bytes` of the file bounds what may come out of it; None: what it is made from is bounded already. `read_words`
+    reads text as dictionaries, which is several times as fast where few words repeat.
     """
 
     name: str
@@ -37,13 +38,14 @@ class Table:
     schema: pa.Schema
     num_rows: int
     read: Reader
+    read_words: Reader | None = None
     size_bytes: int | None = None
     not_numbers: dict[str, list[int]] = field(default_factory=dict)
 
-    def batches(self, columns: Sequence[str]) -> Batches:
+    def batches(self, columns: Sequence[str], read: Reader | None = None) -> Batches:
         """`columns`, in this order, a few rows at a time in the file's order. Raises DataError."""
         try:
-            for batch in self.read(list(columns)):
+            for batch in (read or self.read)(list(columns)):
                 batch.validate(full=True)  # else lengths and offsets that lie are followed out of the file
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     yield batch.slice(start, BATCH_ROWS).select(columns)
@@ -51,14 +53,21 @@ class Table:
             raise unreadable(self.name, self.form, error) from error
 
     def frame(self, columns: Sequence[str]) -> pl.DataFrame:
-        """These columns in memory, for the few that play a role. Raises DataError, also when a small file holds far too
-        much.
+        """These columns in memory, for the few that play a role; text may be categorical. Raises DataError, also when a
+        small file holds far too much.
         """
         for column in columns:
             kind = self.schema.field(column).type
             if not is_plain(kind):
                 raise DataError(f"{self.name}: column {column!r} holds {str(kind)[:100]}: give one plain value a row")
-        batches = list(self._bounded(columns))
+        words = [c for c in columns if self.read_words and _is_text(self.schema.field(c).type)]
+        others = [c for c in columns if c not in words]
+        parts = [(others, self.read), (words, self.read_words)]
+        frames = [self._frame(names, read) for names, read in parts if names and read]
+        return pl.concat(frames, how="horizontal").select(columns)
+
+    def _frame(self, columns: Sequence[str], read: Reader) -> pl.DataFrame:
+        batches = list(self._bounded(columns, read))
         rows = sum(batch.num_rows for batch in batches)
         if rows != self.num_rows:
             raise DataError(f"{self.name} says that it has {self.num_rows:,} rows, but has {rows:,}: write it again")
@@ -73,10 +82,10 @@ class Table:
         assert isinstance(frame, pl.DataFrame)  # noqa: S101 - polars' own type is wider
         return frame
 
-    def _bounded(self, columns: Sequence[str]) -> Batches:
+    def _bounded(self, columns: Sequence[str], read: Reader) -> Batches:
         """A row counts at least eight bytes: a column of nulls takes none, however long."""
         held = 0
-        for batch in self.batches(columns):
+        for batch in self.batches(columns, read):
             held += max(batch.nbytes, 8 * batch.num_rows)
             if self.size_bytes is not None and held > max(FREE_BYTES, MAX_EXPANSION * self.size_bytes):
                 raise DataError(
@@ -112,6 +121,10 @@ def is_plain(kind: pa.DataType) -> bool:
     return bool(text or number) and not types.is_interval(kind)
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
@@ -138,7 +151,15 @@ def open_binary(path: Path, head: bytes) -> Table | None:
         schema, rows, read = opened(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise unreadable(path.name, form, error) from error
-    table = Table(name=path.name, form=form, schema=schema, num_rows=rows, read=read, size_bytes=path.stat().st_size)
+    table = Table(
+        name=path.name,
+        form=form,
+        schema=schema,
+        num_rows=rows,
+        read=read,
+        read_words=(lambda columns: _parquet(path, columns)[2](columns)) if form == "Parquet" else None,
+        size_bytes=path.stat().st_size,
+    )
     return _checked(table)
 
 
@@ -162,9 +183,9 @@ def _checked(table: Table) -> Table:
     return table
 
 
-def _parquet(path: Path) -> tuple[pa.Schema, int, Reader]:
+def _parquet(path: Path, words: Sequence[str] = ()) -> tuple[pa.Schema, int, Reader]:
     # Mapped: the compressed bytes stay in the page cache, only what is decoded takes memory.
-    file = pq.ParquetFile(path, memory_map=True)
+    file = pq.ParquetFile(path, memory_map=True, read_dictionary=list(words))
 
     def read(columns: list[str]) -> Batches:
         rows = min(BATCH_ROWS, max(1, BATCH_CELLS // max(1, len(columns))))

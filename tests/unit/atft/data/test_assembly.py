@@ -104,12 +104,11 @@ def test_blocks_of_any_size_make_the_same_cache(
         (assembly, "RAW_BYTES", 11_000),
         (assembly, "BLOCK_BYTES", 9_000),
         (assembly, "BLOCK_ROWS", 250),
-        (assembly, "TURN_ROWS", 70),
-        (assembly, "RUNS", 2),
         (assembly, "TILE_ROWS", 190),
         (assembly, "TILE_COLUMNS", 3),
         (assembly, "TILES", 2),
         (survey, "GROUP", 2),
+        (survey, "COMPARED", 7),
         (tables, "BATCH_ROWS", 170),
     ):
         monkeypatch.setattr(module, name, value)

@@ -49,7 +49,7 @@ ROUTERS: Final = (
     events.router, workers.router, keys.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16
-YOUNG: Final = (20_000, 20, 20)
+COLLECT_AFTER: Final = (20_000, 20, 20)  # objects, young and middle collections: see _heap_at_rest
 log = logging.getLogger("api")
 
 
@@ -110,12 +110,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @contextlib.contextmanager
 def _heap_at_rest() -> Iterator[None]:
     """What was loaded at the start lives as long as the server: a full collection that walked through it would hold up
-    every request for tenths of a second (benchmarks/load.py).
+    every request for tenths of a second (benchmarks/load.py). So would one that walks through a thousand open streams:
+    it comes when thousands of objects have outlived several young collections, not hundreds.
     """
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*YOUNG)
+    gc.set_threshold(*COLLECT_AFTER)
     try:
         yield
     finally:

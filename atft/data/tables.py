@@ -62,12 +62,14 @@ class Table:
                 raise DataError(f"{self.name}: column {column!r} holds {str(kind)[:100]}: give one plain value a row")
         words = [c for c in columns if self.read_words and _is_text(self.schema.field(c).type)]
         others = [c for c in columns if c not in words]
-        parts = [(others, self.read), (words, self.read_words)]
-        frames = [self._frame(names, read) for names, read in parts if names and read]
+        frames, held = [], 0
+        for names, read in ((others, self.read), (words, self.read_words)):
+            if names and read is not None:
+                batches, held = self._bounded(names, read, held)
+                frames.append(self._frame(batches))
         return pl.concat(frames, how="horizontal").select(columns)
 
-    def _frame(self, columns: Sequence[str], read: Reader) -> pl.DataFrame:
-        batches = list(self._bounded(columns, read))
+    def _frame(self, batches: list[pa.RecordBatch]) -> pl.DataFrame:
         rows = sum(batch.num_rows for batch in batches)
         if rows != self.num_rows:
             raise DataError(f"{self.name} says that it has {self.num_rows:,} rows, but has {rows:,}: write it again")
@@ -82,17 +84,21 @@ class Table:
         assert isinstance(frame, pl.DataFrame)  # noqa: S101 - polars' own type is wider
         return frame
 
-    def _bounded(self, columns: Sequence[str], read: Reader) -> Batches:
-        """A row counts at least eight bytes: a column of nulls takes none, however long."""
-        held = 0
+    def _bounded(self, columns: Sequence[str], read: Reader, held: int) -> tuple[list[pa.RecordBatch], int]:
+        """The batches, and the bytes held with those of before. A row counts at least eight of them, for a column of
+        nulls takes none, and so does each of its words, which take that as soon as they are looked at.
+        """
+        batches = []
         for batch in self.batches(columns, read):
-            held += max(batch.nbytes, 8 * batch.num_rows)
+            least = batch.num_columns if read is self.read_words else 1
+            held += max(batch.nbytes, 8 * least * batch.num_rows)
             if self.size_bytes is not None and held > max(FREE_BYTES, MAX_EXPANSION * self.size_bytes):
                 raise DataError(
                     f"{self.name} unpacks to more than {MAX_EXPANSION} times its {self.size_bytes:,} bytes: "
                     "if that is right, write it without compression and dictionaries"
                 )
-            yield batch
+            batches.append(batch)
+        return batches, held
 
 
 def check_names(file: str, names: Sequence[str]) -> None:

@@ -4,10 +4,10 @@ other, and what is computed, a few columns of all days at a time.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 
 import numpy as np
@@ -31,12 +31,36 @@ READY_BYTES = 1 << 30  # at most, of normalised columns that wait to be written
 RAW_BYTES = 3 << 27  # of columns as they are read, and of features as they are computed
 RAW_CELL_BYTES = 12  # at most, of a value on its way: as it is read, and normalised
 BLOCK_BYTES = 1 << 26  # of the columns of one block of days, and once more of its rows
-TILE_ROWS, TILE_COLUMNS = 1 << 12, 8  # turned into rows at once: a core reads as many columns ahead
+TILE_ROWS, TILE_COLUMNS = 1 << 11, 8  # turned into rows at once: a core reads as many columns ahead
 TILES = 8  # turned by one task
 BLOCK_ROWS = 1 << 13  # that a block has room for, however many columns there are
-SCORED = 4  # columns that are normalised together by one task
+SCORED = 7  # columns that are normalised together by one task: with more, what it needs is new memory each time
 
 Column = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Where the rows of a table belong."""
+
+    place: npt.NDArray[np.int64]  # of each row its place in day order, R outside of every listed span
+    holes: npt.NDArray[np.int64]  # places that no row has
+    day: npt.NDArray[np.int64] | None  # the day that the table has come to at each row; None if it ever goes back
+
+
+def lay_out(source: Source, grid: Grid) -> Layout:
+    rows = len(grid.day_rows)
+    in_day_order = np.empty(rows + 1, np.int64)
+    in_day_order[grid.day_rows] = np.arange(rows)
+    in_day_order[-1] = rows
+    place = source.in_table_order(in_day_order[grid.place])  # -1 is the last one
+    unplaced = np.ones(rows + 1, np.bool_)
+    unplaced[place] = False
+    days = np.append(grid.day_index[grid.day_rows], -1)
+    day = days[place]
+    running = np.maximum.accumulate(day)
+    forward = ((day == running) | (day < 0)).all()
+    return Layout(place=place, holes=np.flatnonzero(unplaced[:-1]), day=running if forward else None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +72,34 @@ class _Block:
     section: CrossSection
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """Columns that are normalised together, as they are read."""
+
+    columns: slice
+    values: npt.NDArray[np.floating]  # [column, place]
+    finite: bool
+
+
+class _Room:
+    """For one block after the other of at most so many rows."""
+
+    def __init__(self, narrow: Sequence[bool], finite: Sequence[bool], rows: int) -> None:
+        self.ready = np.empty((len(narrow), rows + 1), np.float32)  # the last cell is for what belongs nowhere
+        self.turned = np.empty((rows, len(narrow)), np.float32)
+        self.parts = [self._part(columns, narrow[columns.start], finite) for columns in _alike(narrow, SCORED)]
+        self.raw = [column for part in self.parts for column in part.values]
+
+    def _part(self, columns: slice, narrow: bool, finite: Sequence[bool]) -> _Part:
+        """What fits into float32 is normalised in place."""
+        shape = columns.stop - columns.start, self.ready.shape[1]
+        return _Part(
+            columns=columns,
+            values=self.ready[columns] if narrow else np.empty(shape),
+            finite=all(finite[columns]),
+        )
+
+
 class Assembly:
     """Collects normalised columns, in order and in day order, and writes them into `matrix`, [row, feature]."""
 
@@ -57,10 +109,7 @@ class Assembly:
         passes = min(self._width, -(-self._width * 4 * self.num_rows // READY_BYTES))
         # One cell more than there are rows: what belongs nowhere goes there. No page of it is touched before its use.
         self._ready = np.empty((-(-self._width // passes), self.num_rows + 1), np.float32)
-        self._place = np.empty(self.num_rows, np.int64)
-        self._place[grid.day_rows] = np.arange(self.num_rows)
         self._valid = grid.valid[grid.day_rows]
-        self._section = CrossSection(grid.day_offsets, self._valid)
         self._written = self._filled = 0
         self.summaries: dict[str, Summary] = {}  # of the built features, before they are normalised
         self._threads = pl.thread_pool_size()
@@ -68,6 +117,17 @@ class Assembly:
         self._writing: list[Future[None]] = []
         # Whole rows are written here: through the map each page would be cleared and faulted in first.
         self._file = os.open(str(matrix.filename), os.O_WRONLY)
+
+    @cached_property
+    def _place(self) -> npt.NDArray[np.int64]:
+        """Of each row its place in day order."""
+        place = np.empty(self.num_rows, np.int64)
+        place[self._grid.day_rows] = np.arange(self.num_rows)
+        return place
+
+    @cached_property
+    def _section(self) -> CrossSection:
+        return CrossSection(self._grid.day_offsets, self._valid)
 
     def __enter__(self) -> "Assembly":
         return self
@@ -86,32 +146,15 @@ class Assembly:
                 columns = [c.cast(pl.Float64).fill_null(float("nan")).to_numpy() for c in block.iter_columns()]
                 self._normalise(columns, self._grid.day_rows)
 
-    def read(self, source: Source, names: Sequence[str]) -> None:
-        """The file's own columns."""
-        place, holes, day = self._pace.during(lambda: self._layout(source))
-        if day is None:
-            self._by_column(source.table, names, place, holes)
+    def read(self, table: Table, names: Sequence[str], layout: Layout, infinite: Set[str]) -> None:
+        """The file's own columns; `infinite` are those with infinite values."""
+        if layout.day is None:
+            self._by_column(table, names, layout.place, layout.holes)
             return
         self._flush()
         most = max(1, BLOCK_BYTES // (RAW_CELL_BYTES * BLOCK_ROWS))
         for at in range(0, len(names), most):
-            self._by_day(source.table, names[at : at + most], place, holes, day)
-
-    def _layout(
-        self, source: Source
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
-        """Of each row of the table its place in day order, R outside of every listed span; the places that no row has;
-        and the number of the day that the table has come to at each row, None if it ever goes back.
-        """
-        place = np.where(self._grid.place >= 0, self._place[self._grid.place], self.num_rows)
-        place = source.in_table_order(place)
-        unplaced = np.ones(self.num_rows + 1, np.bool_)
-        unplaced[place] = False
-        days = np.repeat(np.arange(len(self._grid.days)), np.diff(self._grid.day_offsets))
-        day = np.where(place < self.num_rows, days[np.minimum(place, self.num_rows - 1)], -1)
-        running = np.maximum.accumulate(day)
-        forward = ((day == running) | (day < 0)).all()
-        return place, np.flatnonzero(unplaced[:-1]), running if forward else None
+            self._by_day(table, names[at : at + most], layout, layout.day, infinite)
 
     def _blocks(self, day: Int[np.ndarray, " row"], most_rows: int) -> Iterator[_Block]:
         """Blocks of at most so many rows, of one day at least."""
@@ -127,55 +170,46 @@ class Assembly:
         self,
         table: Table,
         names: Sequence[str],
-        place: Int[np.ndarray, " row"],
-        holes: Int[np.ndarray, " hole"],
+        layout: Layout,
         day: Int[np.ndarray, " row"],
+        infinite: Set[str],
     ) -> None:
         narrow = [self._narrow(table, n) for n in names]
         row_bytes = sum(4 if fits else RAW_CELL_BYTES for fits in narrow)
         blocks = list(self._blocks(day, BLOCK_BYTES // row_bytes))
-        most = max(b.places.stop - b.places.start for b in blocks)
-        ready = np.empty((len(names), most + 1), np.float32)  # the last cell is for what belongs nowhere
-        raw = [ready[k] if fits else np.empty(most + 1) for k, fits in enumerate(narrow)]
-        turned = np.empty((most, len(names)), np.float32)
+        room = _Room(narrow, [n not in infinite for n in names], max(b.places.stop - b.places.start for b in blocks))
         waiting: list[Future[None]] = []
         number = 0
         for start, batch in _cut(table.batches(names), [b.stop for b in blocks]):
             self._finish(waiting)
             while start >= blocks[number].stop:
-                self._close(blocks[number], raw, ready, turned, holes)
+                self._close(blocks[number], room, layout.holes)
                 number += 1
-            here = place[start : start + batch.num_rows]
+            here = layout.place[start : start + batch.num_rows]
             index = _run(np.where(here < self.num_rows, here - blocks[number].places.start, -1))
             waiting = [
-                self._pool.submit(_put, batch, list(names[k :: self._threads]), raw[k :: self._threads], index)
+                self._pool.submit(_put, batch, list(names[k :: self._threads]), room.raw[k :: self._threads], index)
                 for k in range(self._threads)
             ]
             self._say(len(names) * start / table.num_rows)
         self._finish(waiting)
         for block in blocks[number:]:
-            self._close(block, raw, ready, turned, holes)
+            self._close(block, room, layout.holes)
         self._finish(self._writing)
         self._written += len(names)
         self._say(0.0)
 
-    def _close(
-        self,
-        block: _Block,
-        raw: Sequence[Column],
-        ready: Float32[np.ndarray, "column place"],
-        turned: Float32[np.ndarray, "row column"],
-        holes: Int[np.ndarray, " hole"],
-    ) -> None:
+    def _close(self, block: _Block, room: "_Room", holes: Int[np.ndarray, " hole"]) -> None:
         """Normalises a block whose rows are all there, brings it into the grid's order, and writes it."""
         first, stop = block.places.start, block.places.stop
         empty = holes[np.searchsorted(holes, first) : np.searchsorted(holes, stop)] - first
+        ready, turned = room.ready, room.turned
         sorting = self._pool.submit(_sorted_rows, self._grid.day_rows[first:stop])
 
-        def score(part: slice) -> None:
-            for column in raw[part]:
-                column[empty] = np.nan
-            block.section.normalise_all([c[: stop - first] for c in raw[part]], list(ready[part, : stop - first]))
+        def score(part: _Part) -> None:
+            part.values[:, empty] = np.nan
+            out = ready[part.columns, : stop - first]
+            block.section.normalise(part.values[:, : stop - first], out, finite=part.finite)
 
         def turn(start: int) -> None:
             for at in range(start, min(start + TILE_ROWS * TILES, len(rows)), TILE_ROWS):
@@ -190,7 +224,7 @@ class Assembly:
             for begin, end in pairwise(runs.tolist()):
                 self._put_rows(int(rows[begin]), turned[begin:end])
 
-        self._finish([self._pool.submit(score, slice(k, k + SCORED)) for k in range(0, len(raw), SCORED)])
+        self._finish([self._pool.submit(score, part) for part in room.parts])
         rows, rank, runs = self._pace.wait(sorting)
         self._finish(self._writing)  # of the block before: `turned` is free
         self._finish([self._pool.submit(turn, at) for at in range(0, len(rows), TILE_ROWS * TILES)])
@@ -265,8 +299,9 @@ class Assembly:
         first = 0
         while first < len(columns):
             part = columns[first : first + len(self._ready) - self._filled]
+            section = self._section
             waiting = [
-                self._pool.submit(self._one, column, order, self._ready[self._filled + k, :-1])
+                self._pool.submit(_normalise_one, section, column, order, self._ready[self._filled + k, :-1])
                 for k, column in enumerate(part)
             ]
             self._finish(waiting)
@@ -276,27 +311,37 @@ class Assembly:
                 self._flush()
         self._say(0.0)
 
-    def _one(self, column: Column, order: Int[np.ndarray, " row"] | None, out: Float32[np.ndarray, " row"]) -> None:
-        self._section.normalise(column if order is None else column[order], out)
-
     def _say(self, more: float) -> None:
         self._pace.at((self._written + self._filled + more) / self._width)
 
     def _flush(self) -> None:
         if not self._filled:
             return
-        self._finish([self._pool.submit(self._write, start) for start in range(0, self.num_rows, TILE_ROWS * TILES)])
+        starts = range(0, self.num_rows, TILE_ROWS * TILES)
+        self._finish([self._pool.submit(self._write, self._place, start) for start in starts])
         self._written += self._filled
         self._filled = 0
 
-    def _write(self, start: int) -> None:
+    def _write(self, places: Int[np.ndarray, " row"], start: int) -> None:
         for first in range(start, min(start + TILE_ROWS * TILES, self.num_rows), TILE_ROWS):
             rows = slice(first, min(first + TILE_ROWS, self.num_rows))
-            place, tile = self._place[rows], np.empty((rows.stop - first, self._filled), np.float32)
+            place, tile = places[rows], np.empty((rows.stop - first, self._filled), np.float32)
             for column in range(0, self._filled, TILE_COLUMNS):
                 columns = slice(column, min(column + TILE_COLUMNS, self._filled))
                 tile[:, columns] = self._ready[columns].take(place, axis=1).T
             self._put_rows(first, tile)
+
+
+def _normalise_one(
+    section: CrossSection, column: Column, order: Int[np.ndarray, " row"] | None, out: Float32[np.ndarray, " row"]
+) -> None:
+    section.normalise((column if order is None else column[order])[None], out[None])
+
+
+def _alike(flags: Sequence[bool], most: int) -> list[slice]:
+    """Runs of equal ones, cut into pieces of at most so many."""
+    edges = [0, *(np.flatnonzero(np.diff(flags)) + 1).tolist(), len(flags)]
+    return [slice(at, min(at + most, stop)) for start, stop in pairwise(edges) for at in range(start, stop, most)]
 
 
 def _sorted_rows(

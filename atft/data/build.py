@@ -16,10 +16,19 @@ import numpy.typing as npt
 import polars as pl
 
 from atft.data import features, leaks, market
-from atft.data.assembly import Assembly
+from atft.data.assembly import Assembly, lay_out
 from atft.data.cache import CacheError, read_manifest
 from atft.data.crosssection import CLIP
-from atft.data.files import PanelArrays, panel_file, publish, scratch_folder, side_files, synced_entry, write_manifest
+from atft.data.files import (
+    PanelArrays,
+    entry_of,
+    panel_file,
+    publish,
+    scratch_folder,
+    side_files,
+    sync_file,
+    write_manifest,
+)
 from atft.data.grid import Grid, fill
 from atft.data.pace import BuildStopped, Pace, background
 from atft.data.plan import Plan, make_plan
@@ -121,12 +130,7 @@ def build(
     try:
         with scratch_folder(out) as folder, scratch_folder(out) as scratch:
             source = read(spec, scratch, pace)
-            laying = background(lambda: _grid(source, spec))  # it needs the roles only
-            look(source, pace)
-            pace.stage("calendar", 0.25, source.table.num_rows)
-            grid = pace.wait(laying)
-            plan = pace.during(lambda: make_plan(source, grid, spec))
-            manifest, about, report = _fill(folder, source, grid, plan, spec, emit, pace)
+            manifest, about, report = _fill(folder, source, spec, emit, pace)
             (folder / "graphs").mkdir()
             _write_report(folder, {"profile": about, "leak_report": report})
             _publish(folder, out, manifest)
@@ -178,15 +182,15 @@ def _grid(source: Source, spec: DatasetSpec) -> Grid:
 
 
 def _fill(
-    folder: Path, source: Source, grid: Grid, plan: Plan, spec: DatasetSpec, emit: Callable[[Event], None], pace: Pace
+    folder: Path, source: Source, spec: DatasetSpec, emit: Callable[[Event], None], pace: Pace
 ) -> tuple[Manifest, dict[str, object], dict[str, object]]:
     """All files of the cache but the report, in `folder`; the manifest, the profile, and the leak report."""
-    rows = len(grid.day_index)
-    pace.stage("targets", 0.3, rows)
-    looking = background(lambda: profile(source))
-    frame, targets = pace.during(lambda: _targets(source, grid, spec))
-    about = pace.wait(looking) | {"num_filled_rows": int((~grid.valid).sum())}
-    _warn(about, emit)
+    gridding = background(lambda: _gridded(source, spec))  # it needs the roles only
+    look(source, pace)
+    pace.stage("calendar and targets", 0.3, source.table.num_rows)
+    grid, frame, targets = pace.wait(gridding)
+    plan = pace.during(lambda: make_plan(source, grid, spec))
+    looking, laying = background(lambda: profile(source)), background(lambda: lay_out(source, grid))
     pace.wait(source.content)
     panel = PanelArrays(
         days=grid.days,
@@ -205,22 +209,32 @@ def _fill(
     )
     manifest = _manifest(source, plan, spec, grid)
     matrix = pace.during(lambda: panel_file(folder, manifest, panel))
-    pace.stage("features", 0.8, rows)
+    about = pace.wait(looking) | {"num_filled_rows": int((~grid.valid).sum())}
+    _warn(about, emit)
+    pace.stage("features", 0.8, len(grid.day_index))
     with Assembly(grid, matrix, pace) as assembly:
         assembly.compute(frame, plan.built)
-        assembly.read(source, plan.own)
+        infinite = {name for name in plan.own if source.extra[name].infinite}
+        assembly.read(source.table, plan.own, pace.wait(laying), infinite)
     about["features"] = assembly.summaries  # the raw range of each built feature
-    del assembly, frame
-    pace.stage("hashing and screening", 0.99, rows)
-    panel_entry = background(lambda: synced_entry(folder / "panel.arrow"))
+    del assembly, frame, gridding, laying
+    pace.stage("hashing and screening", 0.99, len(grid.day_index))
+    path = folder / "panel.arrow"
+    hashing = background(lambda: entry_of(path))
+    ranked = grid.valid & grid.in_universe
+    sample = pace.during(lambda: leaks.sample(matrix, ranked, grid.day_offsets, grid.day_rows))
+    syncing = background(lambda: sync_file(path))  # while the disk writes, the sample would take four times as long
+    del matrix
     brought = [*plan.own, *plan.wide]
     report = pace.during(
-        lambda: leak_report(source, grid, spec, names=plan.names, brought=brought, matrix=matrix, targets=targets)
+        lambda: leak_report(source, grid, spec, names=plan.names, brought=brought, sample=sample, targets=targets)
     )
-    del matrix  # to unmap it takes a while: while the panel is hashed
+    del sample  # to unmap the panel takes a while: while it is hashed
     _warn(report, emit)
     names = pace.during(lambda: side_files(folder, manifest, panel, _wide(plan, grid), _oracle(source, grid)))
-    entries = {"panel.arrow": pace.wait(panel_entry), **{n: synced_entry(folder / n) for n in names}}
+    beside = {n: entry_of(folder / n) for n in names}
+    entries = {path.name: pace.wait(hashing), **beside}
+    pace.wait(syncing)
     return write_manifest(folder, manifest, entries), about, report
 
 
@@ -229,15 +243,17 @@ def _warn(found: dict[str, object], emit: Callable[[Event], None]) -> None:
         emit(Log(level="warning", message=warning))
 
 
-def _targets(source: Source, grid: Grid, spec: DatasetSpec) -> tuple[pl.DataFrame, npt.NDArray[np.float32]]:
-    """The grid's rows with returns and beta, and forward returns, [row, horizon]."""
+def _gridded(source: Source, spec: DatasetSpec) -> tuple[Grid, pl.DataFrame, npt.NDArray[np.float32]]:
+    """The grid, its rows with returns and beta, and forward returns, [row, horizon]."""
+    grid = _grid(source, spec)
     if source.kind != "features":
         frame = features.with_returns(grid.frame.with_columns(pl.Series("sector", grid.sector_index)))
-        return frame, features.forward_returns(frame, spec.horizons)
+        return grid, frame, features.forward_returns(frame, spec.horizons)
     targets = np.empty((len(grid.day_index), len(spec.horizons)), np.float32)
     for k, h in enumerate(spec.horizons):
         targets[:, k] = grid.scatter(source.frame[f"@target_{h}d"])
-    return features.with_beta(grid.frame.with_columns(pl.Series("return", grid.returns).fill_nan(None))), targets
+    frame = grid.frame.with_columns(pl.Series("return", grid.returns).fill_nan(None))
+    return grid, features.with_beta(frame), targets
 
 
 def _manifest(source: Source, plan: Plan, spec: DatasetSpec, grid: Grid) -> Manifest:

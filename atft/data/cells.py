@@ -97,6 +97,13 @@ def words_of(series: pl.Series) -> tuple[pl.Series, npt.NDArray[np.int64]]:
     return words, place[coded.to_physical().fill_null(len(place) - 1).to_numpy()]
 
 
+def in_groups(group: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.int64]:
+    """The rows of group 0, then those of group 1, … of `count`; in each as they come."""
+    # NumPy sorts 16-bit numbers by radix, several times faster.
+    key = group.astype(np.int16) if count <= np.iinfo(np.int16).max else group
+    return np.argsort(key, kind="stable").astype(np.int64, copy=False)
+
+
 def rows_of(mask: pl.Series, limit: int = 5) -> list[int]:
     """1-based data rows (a CSV's header not counted) where `mask` holds."""
     return [int(i) + 1 for i in mask.arg_true().head(limit)]

@@ -151,8 +151,8 @@ class Finding:
         check = CHECKS[self.check]
         such = f", such as {'; '.join(self.rows)}" if self.rows else ""
         number = _number(self.value)
-        if self.count is not None and self.value is not None:
-            number = f"{self.value:.3%} ({self.count:,})"
+        if self.value is not None and "share" in check.value:
+            number = f"{self.value:.3%}" + (f" ({self.count:,})" if self.count is not None else "")
         return f"{check.value}: {number}{such}. {check.advice[0].upper()}{check.advice[1:]}"
 
     def told(self) -> dict[str, object]:

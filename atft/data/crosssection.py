@@ -2,7 +2,7 @@
 nothing that comes later.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ CLIP = 5.0
 MAD_SCALE = 1.4826  # of a normal distribution's standard deviation
 TINY = 1e-12
 CHUNK_CELLS = 1 << 20  # sorted at once
-PIECE_CELLS = 1 << 16  # scaled at once: stays in a core's cache
+SPARE_CELLS = 1 << 16  # that a chunk may be larger than twice its rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,26 +34,36 @@ class CrossSection:
     def __init__(self, day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row"]) -> None:
         self._chunks = list(_chunks(day_offsets, valid))
 
-    def normalise(self, values: Float[np.ndarray, " row"], out: Float32[np.ndarray, " row"]) -> None:
-        """(x - median) / (1.4826 MAD), clipped to ±5; where the MAD is 0 the standard deviation (ddof 0); 0 where that
-        is 0 too or x is missing. Infinite is missing. `out` may be `values`.
-        """
-        self.normalise_all([values], [out])
-
-    def normalise_all(
-        self, values: Sequence[Float[np.ndarray, " row"]], out: Sequence[Float32[np.ndarray, " row"]]
+    def normalise(
+        self,
+        values: Float[np.ndarray, "column row"],
+        out: Float32[np.ndarray, "column row"],
+        *,
+        finite: bool = False,
     ) -> None:
-        """Several columns: less work than one after the other, the more memory."""
-        kind = np.result_type(*values)
-        for chunk in self._chunks:
-            columns = [_without_infinite(x[chunk.rows]) for x in values]
-            ordered = np.empty((len(columns), len(chunk.counts), int(chunk.counts.max())), kind)
-            for x, target in zip(columns, ordered, strict=True):
-                _order(x, chunk, target)
-            centre, inverse = _centre_and_scale(ordered.reshape(-1, ordered.shape[2]))
-            for k, x in enumerate(columns):
-                days = slice(k * len(chunk.counts), (k + 1) * len(chunk.counts))
-                _scale(x, chunk.counts, centre[days], inverse[days], out[k][chunk.rows])
+        """(x - median) / (1.4826 MAD), clipped to ±5; where the MAD is 0 the standard deviation (ddof 0); 0 where that
+        is 0 too or x is missing. Infinite is missing; `finite` says that there is none. `out` may be `values`.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 is clipped
+            for chunk in self._chunks:
+                self._normalise(chunk, values[:, chunk.rows], out[:, chunk.rows], finite)
+
+    def _normalise(
+        self,
+        chunk: _Days,
+        values: Float[np.ndarray, "column row"],
+        out: Float32[np.ndarray, "column row"],
+        finite: bool,
+    ) -> None:
+        """Few calls on many cells: between two of them, threads wait for the interpreter."""
+        columns = [x if finite else _without_infinite(x) for x in values]
+        ordered = np.empty((len(columns), len(chunk.counts), int(chunk.counts.max())), values.dtype)
+        for x, target in zip(columns, ordered, strict=True):
+            _order(x, chunk, target)
+        centre, inverse = _centre_and_scale(ordered.reshape(-1, ordered.shape[2]))
+        shape = len(columns), len(chunk.counts)
+        for parts in zip(columns, centre.reshape(shape), inverse.reshape(shape), out, strict=True):
+            _scale(chunk.counts, *parts)
 
 
 def _chunks(day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row"]) -> Iterator[_Days]:
@@ -64,7 +74,7 @@ def _chunks(day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row
         while last < len(counts):  # a fat day among thin ones would make a chunk of mostly nothing
             wider = max(widest, counts[last])
             cells = wider * (last + 1 - first)
-            if cells > CHUNK_CELLS or cells > 2 * (day_offsets[last + 1] - day_offsets[first]) + PIECE_CELLS:
+            if cells > CHUNK_CELLS or cells > 2 * (day_offsets[last + 1] - day_offsets[first]) + SPARE_CELLS:
                 break
             last, widest = last + 1, wider
         rows = slice(int(day_offsets[first]), int(day_offsets[last]))
@@ -159,28 +169,20 @@ def _row_std(centred: Float[np.ndarray, "day stock"]) -> Float[np.ndarray, " day
 
 
 def _scale(
-    x: Float[np.ndarray, " row"],
     counts: Int[np.ndarray, " day"],
+    x: Float[np.ndarray, " row"],
     centre: Float[np.ndarray, " day"],
     inverse: Float[np.ndarray, " day"],
     out: Float32[np.ndarray, " row"],
 ) -> None:
-    """clip((x - centre) * inverse) by day, in float64 and a few days at a time; NaN becomes 0."""
-    ends = np.cumsum(counts)
-    first = start = 0
-    while first < len(counts):
-        last = max(first + 1, int(np.searchsorted(ends, start + PIECE_CELLS, side="right")))
-        stop = int(ends[last - 1])
-        own = counts[first:last]
-        score, target = x[start:stop].astype(np.float64), out[start:stop]
-        if (own == own[0]).all():
-            table = score.reshape(last - first, int(own[0]))
-            table -= centre[first:last, None]
-            table *= inverse[first:last, None]
-        else:
-            score -= np.repeat(centre[first:last], own)
-            score *= np.repeat(inverse[first:last], own)
-        target[:] = np.clip(score, -CLIP, CLIP, out=score)
-        if len(target) and np.isnan(target.min()):
-            target[np.isnan(target)] = 0.0
-        first, start = last, stop
+    """clip((x - centre) * inverse) by day, in float64; NaN becomes 0."""
+    if (counts == counts[0]).all():
+        score = np.subtract(x.reshape(len(counts), int(counts[0])), centre[:, None], dtype=np.float64)
+        score *= inverse[:, None]
+    else:
+        score = np.subtract(x, np.repeat(centre, counts), dtype=np.float64)
+        score *= np.repeat(inverse, counts)
+    out[:] = score.reshape(-1)
+    np.clip(out, np.float32(-CLIP), np.float32(CLIP), out=out)
+    if np.isnan(np.min(out, initial=0.0)):
+        np.copyto(out, 0.0, where=np.isnan(out))  # faster than by index

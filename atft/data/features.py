@@ -58,11 +58,20 @@ def with_beta(frame: pl.DataFrame) -> pl.DataFrame:
     clipped = R.clip(-MAX_MOVE, MAX_MOVE)
     frame = frame.with_columns(market=pl.when("valid").then(clipped).mean().over("day").fill_null(0.0))
     paired = pl.when(R.is_not_null()).then(pl.col("market"))
-    seen = R.is_not_null().cast(pl.Int32).rolling_sum(BETA_DAYS, min_samples=1)
-    variance = _mean_any(paired**2) - _mean_any(paired) ** 2
-    slope = (_mean_any(R * paired) - _mean_any(R) * _mean_any(paired)) / variance
-    beta = pl.when((seen >= BETA_MIN_DAYS) & (variance > NO_VARIANCE)).then(slope).otherwise(1.0).clip(-5.0, 5.0)
-    return frame.with_columns(beta=beta.over("code"))
+    past = frame.select(  # each once: within one expression polars would compute them again
+        expression.over("code").alias(name)
+        for name, expression in {
+            "seen": R.is_not_null().cast(pl.Int32).rolling_sum(BETA_DAYS, min_samples=1),
+            "y": _mean_any(R),
+            "x": _mean_any(paired),
+            "xx": _mean_any(paired**2),
+            "xy": _mean_any(R * paired),
+        }.items()
+    )
+    variance = pl.col("xx") - pl.col("x") ** 2
+    slope = (pl.col("xy") - pl.col("y") * pl.col("x")) / variance
+    known = (pl.col("seen") >= BETA_MIN_DAYS) & (variance > NO_VARIANCE)
+    return frame.with_columns(past.select(beta=pl.when(known).then(slope).otherwise(1.0).clip(-5.0, 5.0)))
 
 
 def _mean_any(x: pl.Expr) -> pl.Expr:

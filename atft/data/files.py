@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +45,11 @@ class PanelArrays:
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("rb", buffering=0) as file:
+        digest, room = hashlib.sha256(), memoryview(bytearray(1 << 22))
+        while count := file.readinto(room):
+            digest.update(room[:count])
+        return digest.hexdigest()
 
 
 @contextmanager
@@ -130,13 +132,14 @@ def side_files(
     return ["days.arrow", "market.arrow", "oracle.arrow"]
 
 
-def synced_entry(path: Path) -> FileEntry:
-    """On the disk for good, and its hash, which is made while the disk writes."""
-    with path.open("rb") as file, ThreadPoolExecutor(1) as pool:
-        written = pool.submit(os.fsync, file.fileno())
-        entry = FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size)
-        written.result()
-    return entry
+def entry_of(path: Path) -> FileEntry:
+    return FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size)
+
+
+def sync_file(path: Path) -> None:
+    """On the disk for good."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_manifest(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> Manifest:
@@ -183,8 +186,7 @@ def _metadata(manifest: Manifest) -> dict[bytes, bytes]:
 def _write(path: Path, columns: Mapping[str, pa.Array], metadata: dict[bytes, bytes]) -> None:
     with pa.OSFile(str(path), "wb") as sink:
         _write_to(sink, columns, metadata)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(path)
 
 
 def _write_to(sink: object, columns: Mapping[str, pa.Array], metadata: dict[bytes, bytes]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from atft.data.cells import words_of
+from atft.data.cells import in_groups, words_of
 from atft.data.schema import PRICES, Days
 from atft.data.source import Source
 
@@ -113,10 +113,8 @@ def _numbered(
 
 def by_day(day_index: npt.NDArray[np.int32], num_days: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The rows of each day, one after the other: where each day begins, [T+1], and the rows, [R]."""
-    # NumPy sorts 16-bit numbers by radix, several times faster.
-    key = day_index.astype(np.int16) if num_days < np.iinfo(np.int16).max else day_index
     offsets = np.concatenate([[0], np.cumsum(np.bincount(day_index, minlength=num_days))]).astype(np.int64)
-    return offsets, np.argsort(key, kind="stable").astype(np.int64)
+    return offsets, in_groups(day_index, num_days)
 
 
 def _priced(

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from scipy import stats
 
 from atft.data.schema import TARGET_LIKE
@@ -26,7 +27,7 @@ def named_like_targets(names: Sequence[str]) -> list[str]:
 
 
 def daily_rank_ic(
-    features: Float[np.ndarray, "row feature"], targets: Float[np.ndarray, " row"]
+    features: Float32[np.ndarray, "row feature"], targets: Float32[np.ndarray, " row"]
 ) -> Float[np.ndarray, " feature"]:
     """Spearman correlation of each feature with the target on one day, average ranks; NaN where either is constant or
     fewer than 5 targets are known.
@@ -35,7 +36,7 @@ def daily_rank_ic(
 
 
 def daily_rank_ics(
-    features: Float[np.ndarray, "row feature"], targets: Float[np.ndarray, "row target"]
+    features: Float32[np.ndarray, "row feature"], targets: Float32[np.ndarray, "row target"]
 ) -> Float[np.ndarray, "target feature"]:
     """`daily_rank_ic` with each of several targets; those that are known of the same rows share the features' ranks."""
     known = np.isfinite(targets)
@@ -49,31 +50,38 @@ def daily_rank_ics(
             continue
         ranks = _centred_ranks(np.ascontiguousarray(features[rows].T))
         y = _centred_ranks(np.ascontiguousarray(targets[rows][:, same].T))
-        scale = np.sqrt((y**2).sum(axis=1)[:, None] * (ranks**2).sum(axis=1))
+        scale = np.sqrt((y**2).sum(axis=1)[:, None] * np.einsum("fr,fr->f", ranks, ranks))
         product = np.einsum("kr,fr->kf", y, ranks)  # not BLAS: its threads would spin beside ours
         result[same] = np.divide(product, scale, out=np.full(scale.shape, np.nan), where=scale > 0)
     return result
 
 
-def _centred_ranks(x: Float[np.ndarray, "column row"]) -> Float[np.ndarray, "column row"]:
+def _centred_ranks(x: Float32[np.ndarray, "column row"]) -> Float[np.ndarray, "column row"]:
     """Average ranks of each column less their mean. Several times as fast as scipy's rankdata, which takes the columns
-    one by one.
+    one by one: a number that sorts like a value, and has the value's row in its lower half, is sorted.
     """
     width = x.shape[1]
-    first = np.arange(0, x.size, width)[:, None]  # cell of each column
-    order = (np.argsort(x, axis=1) + first).reshape(-1)
-    ordered = x.reshape(-1)[order]
+    bits = (x + np.float32(0)).view(np.int32)  # -0 is 0
+    keys = np.bitwise_xor(bits, (bits >> 31) & np.int32(0x7FFFFFFF)).astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(width)
+    keys.sort(axis=1)
+    order = keys & 0xFFFFFFFF
+    order += np.arange(0, x.size, width)[:, None]
+    keys >>= 32
+    ordered = keys.reshape(-1)
     again = ordered[1:] == ordered[:-1]
     again[width - 1 :: width] = False
     edges = np.flatnonzero(np.diff(again, prepend=False, append=False))
     start, end = edges[::2], edges[1::2] + 1  # of each run of equal values
     lengths = end - start
     tied = np.repeat(end - np.cumsum(lengths), lengths) + np.arange(lengths.sum())
-    place = np.arange(x.size) + 0.5
-    place[tied] = np.repeat((start + end) / 2, lengths)
+    place = np.empty(x.shape)
+    place[:] = np.arange(0.5 - width / 2, width / 2)
+    first = start // width * width + width / 2
+    place.reshape(-1)[tied] = np.repeat((start + end) / 2 - first, lengths)
     ranks = np.empty(x.shape)
-    ranks.reshape(-1)[order] = place
-    ranks -= first + width / 2
+    ranks.reshape(-1)[order.reshape(-1)] = place.reshape(-1)
     return ranks
 
 
@@ -84,11 +92,11 @@ class Answer:
     name: str
     horizon: int
     limit: float
-    values: Float[np.ndarray, " row"]
+    values: Float32[np.ndarray, " row"]
 
 
 def answers(
-    targets: Float[np.ndarray, "row horizon"],
+    targets: Float32[np.ndarray, "row horizon"],
     returns: Float[np.ndarray, " row"],
     code_index: Int[np.ndarray, " row"],
     horizons: Sequence[int],
@@ -103,33 +111,53 @@ def answers(
     ]
 
 
-def suspects(
-    features: Float[np.ndarray, "row feature"],
-    truth: Sequence[Answer],
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """The ranked stocks on some days, `step` apart. What fits into MAX_CELLS is a copy."""
+
+    features: Float32[np.ndarray, "row feature"]
+    step: int
+    rows: list[npt.NDArray[np.int64]]  # of each day
+    copied: list[npt.NDArray[np.float32]]  # [row, feature] of the first days
+
+    def of_day(self, n: int) -> Float32[np.ndarray, "stock feature"]:
+        return self.copied[n] if n < len(self.copied) else np.take(self.features, self.rows[n], axis=0)
+
+
+def sample(
+    features: Float32[np.ndarray, "row feature"],
     ranked: Bool[np.ndarray, " row"],
     day_offsets: Int[np.ndarray, " day1"],
     day_rows: Int[np.ndarray, " row"],
-    names: Sequence[str],
-) -> dict[str, object]:
-    """The leak report by values: some 100 days spread over the panel, all answers, the worst answer of each feature.
+) -> Sample:
+    """Some 100 days spread over the panel, 30 where they are large."""
+    num_days = len(day_offsets) - 1
+    per_day = max(1, len(day_rows) // max(1, num_days) * max(1, features.shape[1]))
+    wanted = int(np.clip(MAX_CELLS // per_day, 30, MAX_DAYS))
+    step = max(1, num_days // wanted)
+    rows = [day_rows[day_offsets[day] : day_offsets[day + 1]] for day in range(0, num_days, step)]
+    rows = [own[ranked[own]] for own in rows]
+    cells = np.cumsum([len(own) * features.shape[1] for own in rows])
+    fitting = rows[: int(np.searchsorted(cells, MAX_CELLS, side="right"))]
+    with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
+        copied = list(pool.map(lambda own: np.take(features, own, axis=0), fitting))
+    return Sample(features=features, step=step, rows=rows, copied=copied)
+
+
+def suspects(found: Sample, truth: Sequence[Answer], names: Sequence[str]) -> dict[str, object]:
+    """The leak report by values: all answers on the days of the sample, the worst answer of each feature.
 
     The standard error allows for overlapping labels: std·√(h / number of days), days being `step` apart.
     """
-    num_days = len(day_offsets) - 1
-    per_day = max(1, len(day_rows) // max(1, num_days) * max(1, len(names)))
-    wanted = int(np.clip(MAX_CELLS // per_day, 30, MAX_DAYS))
-    step = max(1, num_days // wanted)
-    days = np.arange(0, num_days, step)
-    ic = np.full((len(days), len(truth), len(names)), np.nan)
+    days, step = len(found.rows), found.step
+    ic = np.full((days, len(truth), len(names)), np.nan)
 
     def look(n: int) -> None:
-        rows = day_rows[day_offsets[days[n]] : day_offsets[days[n] + 1]]
-        rows = rows[ranked[rows]]
-        block = np.asarray(features[rows], dtype=np.float32)
-        ic[n] = daily_rank_ics(block, np.stack([answer.values[rows] for answer in truth], axis=1))
+        known = np.stack([answer.values[found.rows[n]] for answer in truth], axis=1)
+        ic[n] = daily_rank_ics(found.of_day(n), known)
 
-    with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
-        deque(pool.map(look, range(len(days))), maxlen=0)  # raises what a day raised
+    with ThreadPoolExecutor(max(1, pl.thread_pool_size() - 1)) as pool:  # a core is left to hash the panel
+        deque(pool.map(look, range(days)), maxlen=0)  # raises what a day raised
     count = np.isfinite(ic).sum(axis=0)
     mean = np.divide(np.nansum(ic, axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
     square = np.divide(
@@ -156,7 +184,7 @@ def suspects(
     return {
         "limit": LIMIT,
         "next_return_limit": NEXT_LIMIT,
-        "num_days": len(days),
+        "num_days": days,
         "suspected": [told(int(flagged[j]), j) for j in order if suspected[:, j].any()],
         "strongest": [told(int(worst[j]), j) for j in order[:10]],
     }

@@ -2,6 +2,7 @@
 is too odd is refused by the limits of `checks.py`.
 """
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -99,6 +100,8 @@ def summaries(frame: pl.DataFrame) -> dict[str, Summary]:
             known = frame[name].to_frame().select(pl.when(x.is_finite()).then(x).alias(name))
             part = known.select(low=pl.col(name).min(), high=pl.col(name).max(), mean=pl.col(name).mean())
             missing, (low, high, mean) = known[name].null_count(), part.row(0)
+        if mean is not None and not math.isfinite(mean):  # the sum is too large
+            mean = None
         found[name.removeprefix("@")] = {
             "null_share": missing / max(1, frame.height), "min": low, "max": high, "mean": mean
         }  # fmt: skip

@@ -42,10 +42,11 @@ def leak_report(
     *,
     names: Sequence[str],
     brought: Sequence[str],
-    matrix: Float[np.ndarray, "row feature"],
+    sample: leaks.Sample,
     targets: Float[np.ndarray, "row horizon"],
 ) -> dict[str, object]:
-    """JSON: what `leaks.suspects` says, names like targets, and the ten screens. `brought`: columns of the file.
+    """JSON: what `leaks.suspects` says, names like targets, and the ten screens. `brought`: columns of the file;
+    `sample`: of what is ranked.
 
     Raises DataError(leak_suspected) for what nobody has vouched for; planted panels, strong on purpose, are only told
     (mode `leak` aside).
@@ -56,8 +57,7 @@ def leak_report(
             f"allow_leaks names {unknown}, which are not features of this dataset; they are {listing(names, 40)}"
         )
     truth = leaks.answers(targets, grid.returns, grid.code_index, spec.horizons)
-    ranked = grid.valid & grid.in_universe
-    report = leaks.suspects(matrix, truth, ranked, grid.day_offsets, grid.day_rows, names)
+    report = leaks.suspects(sample, truth, names)
     suspected: list[dict[str, object]] = report["suspected"]  # type: ignore[assignment]  # leaks.suspects' own list
     suspected += _universe_suspects(grid, truth)
     named = leaks.named_like_targets(brought)
@@ -128,10 +128,8 @@ def _universe_suspects(grid: Grid, truth: Sequence[leaks.Answer]) -> list[dict[s
     """Membership as if it were a feature of all valid stocks."""
     if grid.in_universe.all():
         return []
-    member = grid.in_universe.astype(np.float32)[:, None]
-    found: list[dict[str, object]] = leaks.suspects(  # type: ignore[assignment]  # its own list
-        member, truth, grid.valid, grid.day_offsets, grid.day_rows, [UNIVERSE]
-    )["suspected"]
+    member = leaks.sample(grid.in_universe.astype(np.float32)[:, None], grid.valid, grid.day_offsets, grid.day_rows)
+    found: list[dict[str, object]] = leaks.suspects(member, truth, [UNIVERSE])["suspected"]  # type: ignore[assignment]
     return found
 
 

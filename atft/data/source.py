@@ -20,6 +20,7 @@ import polars as pl
 from atft.data.cells import (
     MISSING_WORDS,
     flags,
+    in_groups,
     numbers,
     numbers_from_text,
     parse_dates,
@@ -257,7 +258,7 @@ def _strict(whole: Table, roles: Roles, name: str) -> Source:
     )
     if bad := rows_of(table["@code"].is_null() | (table["@code"] == "")):
         raise DataError(f"{name}: column {columns['code']!r} is empty in row {bad}: every row needs a code")
-    if bad := rows_of(table["@code"].str.contains("\0", literal=True)):
+    if bad := rows_of(table["@code"].is_in(_with_nul(table["@code"]).implode())):
         raise DataError(f"{name}: column {columns['code']!r} has NUL in row {bad}: write codes as plain text")
     numeric = [r for r in (*PRICES, "volume") if r in columns]
     for role in numeric:
@@ -268,7 +269,7 @@ def _strict(whole: Table, roles: Roles, name: str) -> Source:
         words, number = words_of(frame[columns["sector"]])
         words = words.str.strip_chars()
         missing = words.str.to_lowercase().is_in(MISSING_WORDS)
-        table = table.with_columns(words.set(missing, None).gather(number).alias("@sector"))
+        table = table.with_columns(words.set(missing, None).cast(pl.Categorical).gather(number).alias("@sector"))
     if "in_universe" in columns:
         table = table.with_columns(flags(frame[columns["in_universe"]], table, name).alias("@in_universe"))
     for h, column in roles.targets.items():
@@ -297,13 +298,18 @@ def _returns(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
 
 
 def _codes(series: pl.Series) -> pl.Series:
-    """As text; a column of numbers with gaps is one of floats: 7203.0 is the code 7203, and NaN is none."""
+    """As categories; a column of numbers with gaps is one of floats: 7203.0 is the code 7203, and NaN is none."""
     if series.dtype.is_float():
         known = series.fill_nan(None)
         whole = known.cast(pl.Int64, strict=False)
         series = whole if bool(((whole == known) | known.is_null()).all()) else known
     words, number = words_of(series)
-    return words.str.strip_chars().gather(number)
+    return words.str.strip_chars().cast(pl.Categorical).gather(number)
+
+
+def _with_nul(codes: pl.Series) -> pl.Series:
+    kinds = codes.unique()
+    return kinds.filter(kinds.cast(pl.String).str.contains("\0", literal=True))
 
 
 def _days(table: pl.DataFrame) -> Days:
@@ -314,15 +320,15 @@ def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[n
     """By (code, date), the row that each row was, and how many rows come before an earlier one of their code. Raises
     DataError for a (date, code) that comes twice.
     """
-    _, code = words_of(table["@code"])
+    words, code = words_of(table["@code"])
     date = table["@date"].to_physical().to_numpy().astype(np.int64)
     key = code * (date.max() - date.min() + 1) + (date - date.min())
     order, unordered = None, 0
-    if (np.diff(key) < 0).any():
-        if (np.diff(date) < 0).any():  # a file that goes day by day is in order
-            by_code = np.argsort(code, kind="stable")
-            unordered = int(((np.diff(date[by_code]) < 0) & (np.diff(code[by_code]) == 0)).sum())
-        order = np.argsort(key, kind="stable")
+    if (key[1:] < key[:-1]).any():
+        order = in_groups(code, len(words))
+        if (date[1:] < date[:-1]).any():  # a file that goes day by day is in order
+            unordered = int(((np.diff(date[order]) < 0) & (np.diff(code[order]) == 0)).sum())
+            order = np.argsort(key, kind="stable")
         table, key = table[order], key[order]
     if len(repeats := np.flatnonzero(np.diff(key) == 0)):
         duplicated = np.zeros(len(key), np.bool_)

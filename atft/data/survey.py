@@ -47,8 +47,9 @@ class Survey:
 
     @property
     def mean(self) -> float | None:
+        """None also where the sum is too large."""
         known = self.num_rows - self.missing
-        return self.total / known if known else None
+        return self.total / known if known and np.isfinite(self.total) else None
 
     @property
     def constant(self) -> bool:
@@ -79,18 +80,24 @@ class Survey:
         return "constant" if self.constant else None
 
     def add(self, values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]) -> None:
-        low, high = float(values.min()), float(values.max())
+        low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))  # both pass over NaN
         if not (np.isfinite(low) and np.isfinite(high)):
-            known = np.isfinite(values)
             self.infinite |= bool(np.isinf(values).any())
-            values = values[known]
-            if self.daily is not None:
-                day = day[known]
-            self.missing += len(known) - len(values)
-            if not len(values):
+            values = np.where(np.isfinite(values), values, np.asarray(np.nan, values.dtype))
+            low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))
+        total = _total(values)
+        if np.isnan(total):
+            missing = np.isnan(values)
+            count = int(np.count_nonzero(missing))
+            self.missing += count
+            if count == len(values):
                 return
-            low, high = float(values.min()), float(values.max())
-        self.total += float(values.sum(dtype=np.float64))
+            filled = values.copy()
+            np.copyto(filled, 0.0, where=missing)
+            total = _total(filled)
+            if self.daily is not None:
+                values, day = values[~missing], day[~missing]
+        self.total += total
         self.low, self.high = float(np.fmin(self.low, low)), float(np.fmax(self.high, high))
         for at in range(0, len(values), COMPARED):
             if self.daily is None:
@@ -113,6 +120,11 @@ class Survey:
             self.known += np.bincount(day, minlength=len(daily))
         if not self.repeated:
             self.repeated = bool(np.isfinite(before).any()) or len(np.unique(day)) < len(day)
+
+
+def _total(values: Float[np.ndarray, " row"]) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers at the end of the range
+        return float(values.sum(dtype=np.float64))
 
 
 def survey(

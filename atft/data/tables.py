@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from atft.data.files import sha256_of
 from atft.data.schema import DataError, listing
 
-BATCH_ROWS, BATCH_CELLS = 1 << 16, 1 << 23  # larger batches take new memory each time, smaller ones cost more calls
+BATCH_ROWS, BATCH_CELLS = 1 << 17, 1 << 24  # larger batches take new memory each time, smaller ones cost more calls
+GROUP_ROWS = 1 << 14  # row groups with fewer are not worth a call each
 MAX_COLUMNS, MAX_NAME = 20_000, 1_000
 MAX_EXPANSION, FREE_BYTES = 100, 256 << 20  # real panels pack 3 to 20 times
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -192,10 +193,18 @@ def _checked(table: Table) -> Table:
 def _parquet(path: Path, words: Sequence[str] = ()) -> tuple[pa.Schema, int, Reader]:
     # Mapped: the compressed bytes stay in the page cache, only what is decoded takes memory.
     file = pq.ParquetFile(path, memory_map=True, read_dictionary=list(words))
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    fixed = {f.name for f in file.schema_arrow if pa.types.is_primitive(f.type)}
 
     def read(columns: list[str]) -> Batches:
-        rows = min(BATCH_ROWS, max(1, BATCH_CELLS // max(1, len(columns))))
-        return iter(file.iter_batches(batch_size=rows, columns=columns, use_threads=True))
+        rows = max(1, BATCH_CELLS // max(1, len(columns)))
+        few_and_whole = min(groups[:-1], default=rows) >= GROUP_ROWS and max(groups, default=0) <= rows
+        if few_and_whole and fixed.issuperset(columns):  # text may be of any size
+            for number in range(len(groups)):  # a third less work than in batches, which cut across them
+                yield from file.read_row_group(number, columns, use_threads=True).to_batches()
+        else:
+            rows = min(BATCH_ROWS, rows) // 2 or 1
+            yield from file.iter_batches(batch_size=rows, columns=columns, use_threads=True)
 
     return file.schema_arrow, file.metadata.num_rows, read
 

@@ -44,7 +44,7 @@ def test_scores_equal_slow_recomputation(
     monkeypatch: pytest.MonkeyPatch, dtype: type[np.floating], chunk: int, kind: str
 ) -> None:
     monkeypatch.setattr(crosssection, "CHUNK_CELLS", chunk)
-    monkeypatch.setattr(crosssection, "PIECE_CELLS", max(1, chunk // 4))
+    monkeypatch.setattr(crosssection, "SPARE_CELLS", max(1, chunk // 4))
     rng = np.random.default_rng(1)
     offsets = np.concatenate([[0], np.cumsum(COUNTS)])
     values = (100 + rng.standard_normal(offsets[-1]) ** 3).astype(dtype)
@@ -60,12 +60,21 @@ def test_scores_equal_slow_recomputation(
         values[offsets[4] : offsets[5]] = np.nan
     valid = np.ones(len(values), np.bool_) if kind == "full" else rng.random(len(values)) < 0.8
     want = np.concatenate([slow_scores(values[a:b], valid[a:b]) for a, b in pairwise(offsets)])
-    got = np.empty(len(values), np.float32)
-    CrossSection(offsets, valid).normalise(values, got)
-    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
+    columns = np.stack([values, -values])  # the scores are odd in the values
+    got = np.empty(columns.shape, np.float32)
+    CrossSection(offsets, valid).normalise(columns, got, finite=kind != "infinite")
+    np.testing.assert_allclose(got, [want, -want], rtol=1e-6, atol=1e-7)
     if dtype is np.float32:
-        CrossSection(offsets, valid).normalise(values, values)
-        np.testing.assert_array_equal(values, got)
+        CrossSection(offsets, valid).normalise(columns, columns)
+        np.testing.assert_array_equal(columns, got)
+
+
+def test_what_is_too_large_for_float32_is_clipped() -> None:
+    values = np.array([[0.0, 1.0, 2.0, 3.0, 1e300, -1e300]])
+    valid = np.arange(6) < 4  # the others are measured by these
+    out = np.empty(values.shape, np.float32)
+    CrossSection(np.array([0, 6]), valid).normalise(values, out)
+    assert out[0, 4:].tolist() == [5.0, -5.0]
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +100,17 @@ def built(path: Path, out: Path, **settings: object) -> Cache:
     return Cache.open(out)
 
 
+@pytest.mark.parametrize("group_rows", [1, 1 << 20])  # row groups whole, and in batches
 @pytest.mark.parametrize(
     ("order", "build_features"), [([], True), (["code", "date"], False), (["date"], True), (["date"], False)]
 )
 def test_blocks_of_any_size_make_the_same_cache(
-    ready: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[str], build_features: bool
+    ready: pl.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    order: list[str],
+    build_features: bool,
+    group_rows: int,
 ) -> None:
     (ready.sort(order) if order else ready).write_parquet(tmp_path / "p.parquet", row_group_size=300)
     whole = built(tmp_path / "p.parquet", tmp_path / "a", build_features=build_features)
@@ -110,6 +125,7 @@ def test_blocks_of_any_size_make_the_same_cache(
         (survey, "GROUP", 2),
         (survey, "COMPARED", 7),
         (tables, "BATCH_ROWS", 170),
+        (tables, "GROUP_ROWS", group_rows),
     ):
         monkeypatch.setattr(module, name, value)
     parts = built(tmp_path / "p.parquet", tmp_path / "b", build_features=build_features)
@@ -184,7 +200,14 @@ def test_progress_tells_stage_rows_and_time_left(
     build(spec, tmp_path / "cache", seen.append, lambda: False)
     words = [e for e in seen if isinstance(e, Progress)]
     stages = list(dict.fromkeys(e.stage for e in words))
-    assert stages == ["reading", "looking at columns", "calendar", "targets", "features", "hashing and screening", None]
+    assert stages == [
+        "reading",
+        "looking at columns",
+        "calendar and targets",
+        "features",
+        "hashing and screening",
+        None,
+    ]
     looked = [e.rows for e in words if e.stage == "looking at columns" and e.rows is not None]
     assert looked == sorted(looked)
     assert {0, ready.height} <= set(looked)

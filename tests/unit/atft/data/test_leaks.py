@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
+from atft.data import leaks
 from atft.data.build import BuildResult
 from atft.data.cache import Cache
-from atft.data.leaks import daily_rank_ic
+from atft.data.leaks import Answer, daily_rank_ic, sample, suspects
 from atft.data.planted import LEAK_NAME
 from atft.data.schema import DataError
 from atft.spec.data import PlantedSpec
@@ -27,13 +28,34 @@ def with_future(prices: pl.DataFrame, name: str, noise: float) -> pl.DataFrame:
 def test_rank_ic_equals_scipy() -> None:
     rng = np.random.default_rng(0)
     x = np.round(rng.standard_normal((40, 3)), 1).astype(np.float32)  # ties
-    y = rng.standard_normal(40)
+    x[:9, 1] = [0.0, -0.0, 3e38, -3e38, 1e-45, -1e-45, 0.0, -0.0, 0.0]
+    y = rng.standard_normal(40).astype(np.float32)
     y[3] = np.nan
     known = np.isfinite(y)
     want = [spearmanr(x[known, j], y[known]).statistic for j in range(3)]
     np.testing.assert_allclose(daily_rank_ic(x, y), want, rtol=1e-6)
     assert np.isnan(daily_rank_ic(np.ones((40, 1), np.float32), y)).all()
     assert np.isnan(daily_rank_ic(x[:4], y[:4])).all()
+
+
+@pytest.mark.parametrize("most", [0, 2_500, 10**8])
+def test_what_is_copied_of_the_sample_changes_nothing(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((30 * 40, 3)).astype(np.float32)
+    ranked = rng.random(len(x)) < 0.9
+    later = (x[:, 1] + 0.1 * rng.standard_normal(len(x))).astype(np.float32)
+    truth = [Answer(name="target_1d", horizon=1, limit=0.2, values=later)]
+    offsets, rows = np.arange(0, len(x) + 1, 40), rng.permutation(len(x))
+    monkeypatch.setattr(leaks, "MAX_CELLS", most)
+    found = sample(x, ranked, offsets, rows)
+    assert 0 < len(found.copied) < 30 or most != 2_500
+    days = [rows[a : a + 40] for a in offsets[:-1]]
+    want = np.mean([daily_rank_ic(x[d[ranked[d]]], later[d[ranked[d]]]) for d in days], axis=0)
+    report = suspects(found, truth, ["a", "b", "c"])
+    assert report["num_days"] == 30
+    assert [s["feature"] for s in report["suspected"]] == ["b"]  # type: ignore[attr-defined]
+    got = {s["feature"]: s["rank_ic"] for s in report["strongest"]}  # type: ignore[attr-defined]
+    np.testing.assert_allclose([got[n] for n in "abc"], want, atol=1e-6)
 
 
 def test_a_feature_made_of_the_future_is_refused(builder: Builder, prices: pl.DataFrame) -> None:

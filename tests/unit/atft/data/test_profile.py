@@ -1,5 +1,6 @@
 """Pain 20: what is odd about a panel is counted, named by its rows, and refused when it is too much."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,20 @@ def test_a_column_without_values_has_no_range() -> None:
         "b": {"null_share": 1 / 3, "min": 1.0, "max": 3.0, "mean": 2.0},
         "c": {"null_share": 1 / 3, "min": None, "max": None, "mean": None},
     }
+
+
+def test_numbers_at_the_end_of_the_range_are_told_without_a_mean(look: Look, prices: pl.DataFrame) -> None:
+    sign = pl.when(pl.int_range(pl.len()) % 3 == 0).then(-1.0).otherwise(1.0)
+    about = look(prices.with_columns(far=1.7e308 * sign, volume=1.7e308))
+    assert about["columns"]["far"] == {"null_share": 0.0, "min": -1.7e308, "max": 1.7e308, "mean": None}
+    assert about["columns"]["volume"]["mean"] is None
+    json.dumps(about, allow_nan=False)
+
+
+def test_shares_are_told_in_per_cent() -> None:
+    assert "30 names: 100.000%." in Finding(check="few_names", value=1.0).message
+    assert "0.500% (7), such as" in Finding(check="jumps", value=0.005, count=7, rows=["x"]).message
+    assert "calendar days: 20." in Finding(check="calendar_gap", value=20.0).message
 
 
 def test_rows_out_of_order_are_told(look: Look, prices: pl.DataFrame) -> None:

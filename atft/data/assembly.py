@@ -238,8 +238,7 @@ class Assembly:
             self._matrix[row : row + len(values), self._written : self._written + values.shape[1]] = values
 
     def _finish(self, waiting: Sequence[Future[None]]) -> None:
-        for future in waiting:
-            self._pace.wait(future)
+        self._pace.wait_all(waiting)
 
     def _by_column(
         self, table: Table, names: Sequence[str], place: Int[np.ndarray, " row"], holes: Int[np.ndarray, " hole"]

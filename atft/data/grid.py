@@ -65,9 +65,9 @@ def fill(source: Source) -> Grid:
     code, _, used_codes = _numbered(run, present)
     first_rows = np.flatnonzero(np.diff(run, prepend=-1))[used_codes]
     codes = tuple(frame["@code"].gather(first_rows).to_list())
-    first, last = np.full(len(codes), len(days)), np.full(len(codes), -1)
-    np.minimum.at(first, code[present], day[present])
-    np.maximum.at(last, code[present], day[present])
+    shown = np.flatnonzero(present)
+    starts = np.flatnonzero(np.diff(code[shown], prepend=-1))  # every code has a row, and its rows are in order
+    first, last = day[shown[starts]], day[shown[np.append(starts[1:], len(shown)) - 1]]
     offsets = np.concatenate([[0], np.cumsum(last - first + 1)])
     inside = on_calendar & (code >= 0)
     inside[inside] &= (day[inside] >= first[code[inside]]) & (day[inside] <= last[code[inside]])

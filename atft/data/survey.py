@@ -154,13 +154,11 @@ def survey(
             start = 0
             waiting: list[Future[None]] = []
             for batch in table.batches(part):
-                for future in waiting:  # the next batch has been read meanwhile
-                    pace.wait(future)
+                pace.wait_all(waiting)  # the next batch has been read meanwhile
                 waiting = [pool.submit(look, batch, part[k::threads], start) for k in range(threads)]
                 start += batch.num_rows
                 pace.at((first + len(part) * start / table.num_rows) / len(columns))
-            for future in waiting:
-                pace.wait(future)
+            pace.wait_all(waiting)
     return {c: about for c, about in found.items() if c not in text}, text
 
 

@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--only-full", action="store_true", help="(e) alone")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--folder", type=Path, help="where the files go (default: the system's temporary folder)")
     parser.add_argument("--child", nargs=3, metavar=("KIND", "SOURCE", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()

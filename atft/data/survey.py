@@ -22,7 +22,7 @@ MAX_NULL_SHARE = 0.99
 TOLD_SHARE = 0.9  # of a day's rows, at least, that a market-wide column tells
 ODD_SHARE = 0.01  # of days, at most, on which a nearly market-wide one has two values
 COMPARED = 1 << 12  # rows compared at once: most columns are told apart by the first few days
-GROUP = 32  # columns read at once: a batch of them stays in a core's cache
+GROUP = 64  # columns read at once
 
 
 @dataclass(kw_only=True, slots=True)

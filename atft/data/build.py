@@ -208,7 +208,7 @@ def _fill(
         beta=frame["beta"].to_numpy().astype(np.float32),
     )
     manifest = _manifest(source, plan, spec, grid)
-    matrix = pace.during(lambda: panel_file(folder, manifest, panel))
+    matrix = pace.until(lambda: panel_file(folder, manifest, panel))
     about = pace.wait(looking) | {"num_filled_rows": int((~grid.valid).sum())}
     _warn(about, emit)
     pace.stage("features", 0.8, len(grid.day_index))
@@ -216,6 +216,7 @@ def _fill(
         assembly.compute(frame, plan.built)
         infinite = {name for name in plan.own if source.extra[name].infinite}
         assembly.read(source.table, plan.own, pace.wait(laying), infinite)
+    source.check_unchanged()
     about["features"] = assembly.summaries  # the raw range of each built feature
     del assembly, frame, gridding, laying
     pace.stage("hashing and screening", 0.99, len(grid.day_index))
@@ -231,7 +232,7 @@ def _fill(
     )
     del sample  # to unmap the panel takes a while: while it is hashed
     _warn(report, emit)
-    names = pace.during(lambda: side_files(folder, manifest, panel, _wide(plan, grid), _oracle(source, grid)))
+    names = pace.until(lambda: side_files(folder, manifest, panel, _wide(plan, grid), _oracle(source, grid)))
     beside = {n: entry_of(folder / n) for n in names}
     entries = {path.name: pace.wait(hashing), **beside}
     pace.wait(syncing)

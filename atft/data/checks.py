@@ -30,6 +30,11 @@ class Check:
     refuse: float | None
     advice: str
 
+    def number(self, value: float | None) -> str:
+        if value is None:
+            return "undefined"
+        return f"{value:.3%}" if "share" in self.value else f"{value:.6g}"
+
 
 CHECKS = {
     check.name: check
@@ -150,9 +155,7 @@ class Finding:
     def message(self) -> str:
         check = CHECKS[self.check]
         such = f", such as {'; '.join(self.rows)}" if self.rows else ""
-        number = _number(self.value)
-        if self.value is not None and "share" in check.value:
-            number = f"{self.value:.3%}" + (f" ({self.count:,})" if self.count is not None else "")
+        number = check.number(self.value) + (f" ({self.count:,})" if self.count is not None else "")
         return f"{check.value}: {number}{such}. {check.advice[0].upper()}{check.advice[1:]}"
 
     def told(self) -> dict[str, object]:
@@ -172,11 +175,9 @@ class Finding:
 
 def judge(findings: Sequence[Finding]) -> list[str]:
     """The warnings. Raises DataError for what is beyond a limit, naming limits and rows."""
-    refused = [f"{f.message} (limit {_number(CHECKS[f.check].refuse)})" for f in findings if f.state == "refuse"]
+    refused = [
+        f"{f.message} (limit {CHECKS[f.check].number(CHECKS[f.check].refuse)})" for f in findings if f.state == "refuse"
+    ]
     if refused:
         raise DataError(f"the panel cannot be trusted: {'; '.join(refused)}. Correct the file and submit again")
     return [f.message for f in findings if f.state == "warn"]
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.6g}"

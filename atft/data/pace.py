@@ -66,6 +66,14 @@ class Pace:
         """The result of one long call (a sort, a group-by) which cannot ask for itself."""
         return self.wait(background(work))
 
+    def until(self, work: Callable[[], T]) -> T:
+        """`during`, for what writes: when the build is stopped, it ends before its folder goes."""
+        future = background(work)
+        try:
+            return self.wait(future)
+        finally:
+            wait([future])
+
     def _say(self, now: float) -> None:
         self._ratio = max(self._ratio, self._start + self._share * (self._end - self._start))
         elapsed = now - self._began

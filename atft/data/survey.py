@@ -80,11 +80,11 @@ class Survey:
         return "constant" if self.constant else None
 
     def add(self, values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]) -> None:
-        low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))  # both pass over NaN
+        low, high = _range(values)
         if not (np.isfinite(low) and np.isfinite(high)):
             self.infinite |= bool(np.isinf(values).any())
             values = np.where(np.isfinite(values), values, np.asarray(np.nan, values.dtype))
-            low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))
+            low, high = _range(values)
         total = _total(values)
         if np.isnan(total):
             missing = np.isnan(values)
@@ -120,6 +120,10 @@ class Survey:
             self.known += np.bincount(day, minlength=len(daily))
         if not self.repeated:
             self.repeated = bool(np.isfinite(before).any()) or len(np.unique(day)) < len(day)
+
+
+def _range(values: Float[np.ndarray, " row"]) -> tuple[float, float]:
+    return float(np.fmin.reduce(values)) + 0.0, float(np.fmax.reduce(values)) + 0.0  # pass over NaN; -0 is 0
 
 
 def _total(values: Float[np.ndarray, " row"]) -> float:

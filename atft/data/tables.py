@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from atft.data.files import sha256_of
 from atft.data.schema import DataError, listing
 
-BATCH_ROWS, BATCH_CELLS = 1 << 17, 1 << 24  # larger batches take new memory each time, smaller ones cost more calls
+BATCH_ROWS, BATCH_BYTES = 1 << 17, 1 << 26  # larger batches take new memory each time, smaller ones cost more calls
 GROUP_ROWS = 1 << 14  # row groups with fewer are not worth a call each
 MAX_COLUMNS, MAX_NAME = 20_000, 1_000
 MAX_EXPANSION, FREE_BYTES = 100, 256 << 20  # real panels pack 3 to 20 times
@@ -45,13 +45,17 @@ class Table:
 
     def batches(self, columns: Sequence[str], read: Reader | None = None) -> Batches:
         """`columns`, in this order, a few rows at a time in the file's order. Raises DataError."""
+        rows = 0
         try:
             for batch in (read or self.read)(list(columns)):
                 batch.validate(full=True)  # else lengths and offsets that lie are followed out of the file
+                rows += batch.num_rows
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     yield batch.slice(start, BATCH_ROWS).select(columns)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise unreadable(self.name, self.form, error) from error
+        if rows != self.num_rows:
+            raise DataError(f"{self.name} says that it has {self.num_rows:,} rows, but has {rows:,}: write it again")
 
     def frame(self, columns: Sequence[str]) -> pl.DataFrame:
         """These columns in memory, for the few that play a role; text may be categorical. Raises DataError, also when a
@@ -71,9 +75,6 @@ class Table:
         return pl.concat(frames, how="horizontal").select(columns)
 
     def _frame(self, batches: list[pa.RecordBatch]) -> pl.DataFrame:
-        rows = sum(batch.num_rows for batch in batches)
-        if rows != self.num_rows:
-            raise DataError(f"{self.name} says that it has {self.num_rows:,} rows, but has {rows:,}: write it again")
         table = pa.Table.from_batches(batches)
         texts = [field.with_type(pa.large_string()) if _is_bytes(field.type) else field for field in table.schema]
         try:
@@ -194,16 +195,16 @@ def _parquet(path: Path, words: Sequence[str] = ()) -> tuple[pa.Schema, int, Rea
     # Mapped: the compressed bytes stay in the page cache, only what is decoded takes memory.
     file = pq.ParquetFile(path, memory_map=True, read_dictionary=list(words))
     groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    fixed = {f.name for f in file.schema_arrow if pa.types.is_primitive(f.type)}
+    widths = {f.name: f.type.bit_width / 8 for f in file.schema_arrow if pa.types.is_primitive(f.type)}
 
     def read(columns: list[str]) -> Batches:
-        rows = max(1, BATCH_CELLS // max(1, len(columns)))
+        rows = int(BATCH_BYTES / max(1.0, sum(widths.get(c, 8.0) for c in columns))) or 1
         few_and_whole = min(groups[:-1], default=rows) >= GROUP_ROWS and max(groups, default=0) <= rows
-        if few_and_whole and fixed.issuperset(columns):  # text may be of any size
+        if few_and_whole and widths.keys() >= set(columns):  # text may be of any size
             for number in range(len(groups)):  # a third less work than in batches, which cut across them
                 yield from file.read_row_group(number, columns, use_threads=True).to_batches()
         else:
-            rows = min(BATCH_ROWS, rows) // 2 or 1
+            rows = min(BATCH_ROWS // 2 or 1, rows)
             yield from file.iter_batches(batch_size=rows, columns=columns, use_threads=True)
 
     return file.schema_arrow, file.metadata.num_rows, read

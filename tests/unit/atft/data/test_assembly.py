@@ -2,6 +2,9 @@
 and broken off anywhere without a trace.
 """
 
+import os
+import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import polars as pl
 import pytest
 
 from atft.data import assembly, crosssection, survey, tables
+from atft.data import build as building
 from atft.data.build import BuildStopped, build
 from atft.data.cache import Cache
 from atft.data.crosssection import CrossSection
@@ -187,6 +191,41 @@ def test_a_build_can_be_stopped_at_any_word(ready: pl.DataFrame, tmp_path: Path,
         else:
             break
     assert stopped >= 4
+
+
+@pytest.mark.parametrize("writer", ["panel_file", "side_files"])
+def test_a_stop_waits_for_what_writes(
+    ready: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    """Else the folder would be removed while files are made in it, and stay."""
+    ready.write_parquet(tmp_path / "p")
+    writing, write = threading.Event(), getattr(building, writer)
+
+    def late(*arguments: object) -> object:
+        writing.set()
+        time.sleep(0.2)
+        return write(*arguments)
+
+    monkeypatch.setattr(building, writer, late)
+    monkeypatch.setattr("atft.data.pace.BEAT", 0.01)
+    spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
+    with pytest.raises(BuildStopped):
+        build(spec, tmp_path / "out" / "cache", lambda _: None, writing.is_set)
+    time.sleep(0.3)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_file_that_changes_after_the_look_is_refused(ready: pl.DataFrame, tmp_path: Path) -> None:
+    ready.write_parquet(tmp_path / "p")
+    spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
+
+    def touch(event: Event) -> None:
+        if isinstance(event, Progress) and event.stage == "features":
+            os.utime(tmp_path / "p", (1, 1))
+
+    with pytest.raises(DataError, match="has changed while it was read"):
+        build(spec, tmp_path / "out" / "cache", touch, lambda: False)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_progress_tells_stage_rows_and_time_left(

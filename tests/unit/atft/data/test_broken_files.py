@@ -102,17 +102,16 @@ def texts(offsets: npt.NDArray[np.int32], data: bytes) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
-def lying_rows(frame: pl.DataFrame, path: Path) -> None:
-    """The footer says 100 times as many rows as there are: a number of two bytes in Thrift's compact writing."""
-    frame = frame.select("date", "code", "close").head(100)
-    pq.write_table(frame.to_arrow(), path, store_schema=False)
+def lying(frame: pl.DataFrame, path: Path, place: int, number: bytes) -> None:
+    """A 100 of the footer (0: of the file, 4: of the last column) is `number`, in Thrift's compact writing."""
+    pq.write_table(frame.select("date", "code", "close", x="close").head(100).to_arrow(), path, store_schema=False)
     data = path.read_bytes()
     length = struct.unpack("<I", data[-8:-4])[0]
-    footer = data[-8 - length : -8]
-    said = b"\x16" + bytes([200 | 128, 1])  # field 3 of the file's metadata: zigzag 100, as i64
-    assert said in footer
-    at = footer.index(said)
-    path.write_bytes(data[: -8 - length] + footer[:at] + b"\x16\xfe\x7f" + footer[at + 3 :] + data[-8:])
+    said = b"\x16" + bytes([200 | 128, 1])  # zigzag 100, as i64
+    parts = data[-8 - length : -8].split(said)
+    assert len(parts) == 7  # of the file, of each column, of the row group
+    footer = said.join(parts[: place + 1]) + b"\x16" + number + said.join(parts[place + 1 :])
+    path.write_bytes(data[: -8 - length] + footer + struct.pack("<I", len(footer)) + data[-4:])
 
 
 def alike(frame: pl.DataFrame, path: Path) -> None:
@@ -321,9 +320,15 @@ BROKEN: dict[str, tuple[str, Write, dict[str, object], str]] = {
     ),
     "rows that are not there": (
         "p.parquet",
-        lying_rows,
+        lambda f, p: lying(f, p, 0, b"\xfe\x7f"),
         {},
         "says that it has 8,191 rows, but has 100: write it again",
+    ),
+    "fewer values than none": (
+        "p.parquet",
+        lambda f, p: lying(f, p, 4, b"\x09"),
+        {},
+        "says that it has 100 rows, but has 0: write it again",
     ),
     "Parquet bomb": ("p.parquet", alike, {}, "unpacks to more than 10 times its .* bytes"),
     "endless nulls": (

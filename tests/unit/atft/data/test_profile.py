@@ -128,7 +128,7 @@ def test_limits_are_in_order_and_a_finding_knows_its_state() -> None:
     assert Finding(check="jumps", value=None).state == "ok"
     assert Finding(check="jumps", value=0.005).state == "warn"
     assert judge([Finding(check="jumps", value=0.0)]) == []
-    with pytest.raises(DataError, match="B7 on Monday"):
+    with pytest.raises(DataError, match=r"50.000% \(9\), such as B7 on Monday.*limit 1.000%"):
         judge([Finding(check="jumps", value=0.5, count=9, rows=["B7 on Monday"])])
 
 

@@ -50,9 +50,7 @@ class Layout:
 
 def lay_out(source: Source, grid: Grid) -> Layout:
     rows = len(grid.day_rows)
-    in_day_order = np.empty(rows + 1, np.int64)
-    in_day_order[grid.day_rows] = np.arange(rows)
-    in_day_order[-1] = rows
+    in_day_order = np.append(_inverse(grid.day_rows), rows)
     place = source.in_table_order(in_day_order[grid.place])  # -1 is the last one
     unplaced = np.ones(rows + 1, np.bool_)
     unplaced[place] = False
@@ -121,9 +119,7 @@ class Assembly:
     @cached_property
     def _place(self) -> npt.NDArray[np.int64]:
         """Of each row its place in day order."""
-        place = np.empty(self.num_rows, np.int64)
-        place[self._grid.day_rows] = np.arange(self.num_rows)
-        return place
+        return _inverse(self._grid.day_rows)
 
     @cached_property
     def _section(self) -> CrossSection:
@@ -149,7 +145,7 @@ class Assembly:
     def read(self, table: Table, names: Sequence[str], layout: Layout, infinite: Set[str]) -> None:
         """The file's own columns; `infinite` are those with infinite values."""
         if layout.day is None:
-            self._by_column(table, names, layout.place, layout.holes)
+            self._by_column(table, names, layout)
             return
         self._flush()
         most = max(1, BLOCK_BYTES // (RAW_CELL_BYTES * BLOCK_ROWS))
@@ -181,25 +177,22 @@ class Assembly:
         waiting: list[Future[None]] = []
         number = 0
         for start, batch in _cut(table.batches(names), [b.stop for b in blocks]):
-            self._finish(waiting)
+            self._pace.wait_all(waiting)
             while start >= blocks[number].stop:
                 self._close(blocks[number], room, layout.holes)
                 number += 1
             here = layout.place[start : start + batch.num_rows]
             index = _run(np.where(here < self.num_rows, here - blocks[number].places.start, -1))
-            waiting = [
-                self._pool.submit(_put, batch, list(names[k :: self._threads]), room.raw[k :: self._threads], index)
-                for k in range(self._threads)
-            ]
+            waiting = self._putting(batch, names, room.raw, index)
             self._say(len(names) * start / table.num_rows)
-        self._finish(waiting)
+        self._pace.wait_all(waiting)
         for block in blocks[number:]:
             self._close(block, room, layout.holes)
-        self._finish(self._writing)
+        self._pace.wait_all(self._writing)
         self._written += len(names)
         self._say(0.0)
 
-    def _close(self, block: _Block, room: "_Room", holes: Int[np.ndarray, " hole"]) -> None:
+    def _close(self, block: _Block, room: _Room, holes: Int[np.ndarray, " hole"]) -> None:
         """Normalises a block whose rows are all there, brings it into the grid's order, and writes it."""
         first, stop = block.places.start, block.places.stop
         empty = holes[np.searchsorted(holes, first) : np.searchsorted(holes, stop)] - first
@@ -224,10 +217,10 @@ class Assembly:
             for begin, end in pairwise(runs.tolist()):
                 self._put_rows(int(rows[begin]), turned[begin:end])
 
-        self._finish([self._pool.submit(score, part) for part in room.parts])
+        self._pace.wait_all([self._pool.submit(score, part) for part in room.parts])
         rows, rank, runs = self._pace.wait(sorting)
-        self._finish(self._writing)  # of the block before: `turned` is free
-        self._finish([self._pool.submit(turn, at) for at in range(0, len(rows), TILE_ROWS * TILES)])
+        self._pace.wait_all(self._writing)  # of the block before: `turned` is free
+        self._pace.wait_all([self._pool.submit(turn, at) for at in range(0, len(rows), TILE_ROWS * TILES)])
         self._writing = [self._pool.submit(write)]  # while the next block is read; two would wait for each other
 
     def _put_rows(self, row: int, values: Float32[np.ndarray, "row column"]) -> None:
@@ -237,20 +230,15 @@ class Assembly:
         else:
             self._matrix[row : row + len(values), self._written : self._written + values.shape[1]] = values
 
-    def _finish(self, waiting: Sequence[Future[None]]) -> None:
-        self._pace.wait_all(waiting)
-
-    def _by_column(
-        self, table: Table, names: Sequence[str], place: Int[np.ndarray, " row"], holes: Int[np.ndarray, " hole"]
-    ) -> None:
+    def _by_column(self, table: Table, names: Sequence[str], layout: Layout) -> None:
         at = 0
         while at < len(names):
             stop = self._group(table, names, at)
             part = names[at:stop]
             raw = [self._room(table, n, k) for k, n in enumerate(part)]
             for column in raw:
-                column[holes] = np.nan
-            self._scatter(table, part, raw, place)
+                column[layout.holes] = np.nan
+            self._scatter(table, part, raw, layout.place)
             self._normalise([column[:-1] for column in raw], None)
             at = stop
 
@@ -283,15 +271,22 @@ class Assembly:
         start = 0
         waiting: list[Future[None]] = []
         for batch in table.batches(names):
-            self._finish(waiting)
+            self._pace.wait_all(waiting)
             index = _run(place[start : start + batch.num_rows])
-            waiting = [
-                self._pool.submit(_put, batch, list(names[k :: self._threads]), raw[k :: self._threads], index)
-                for k in range(self._threads)
-            ]
+            waiting = self._putting(batch, names, raw, index)
             start += batch.num_rows
             self._say(len(names) * start / table.num_rows / 2)
-        self._finish(waiting)
+        self._pace.wait_all(waiting)
+
+    def _putting(
+        self,
+        batch: pa.RecordBatch,
+        names: Sequence[str],
+        raw: Sequence[Column],
+        index: slice | Int[np.ndarray, " row"],
+    ) -> list[Future[None]]:
+        step = self._threads
+        return [self._pool.submit(_put, batch, names[k::step], raw[k::step], index) for k in range(step)]
 
     def _normalise(self, columns: Sequence[Column], order: Int[np.ndarray, " row"] | None) -> None:
         """Normalise each column, brought into day `order`, into its ready place; write when there is no more room."""
@@ -303,7 +298,7 @@ class Assembly:
                 self._pool.submit(_normalise_one, section, column, order, self._ready[self._filled + k, :-1])
                 for k, column in enumerate(part)
             ]
-            self._finish(waiting)
+            self._pace.wait_all(waiting)
             self._filled += len(part)
             first += len(part)
             if self._filled == len(self._ready) or self._written + self._filled == self._width:
@@ -317,7 +312,7 @@ class Assembly:
         if not self._filled:
             return
         starts = range(0, self.num_rows, TILE_ROWS * TILES)
-        self._finish([self._pool.submit(self._write, self._place, start) for start in starts])
+        self._pace.wait_all([self._pool.submit(self._write, self._place, start) for start in starts])
         self._written += self._filled
         self._filled = 0
 
@@ -343,15 +338,20 @@ def _alike(flags: Sequence[bool], most: int) -> list[slice]:
     return [slice(at, min(at + most, stop)) for start, stop in pairwise(edges) for at in range(start, stop, most)]
 
 
+def _inverse(order: Int[np.ndarray, " row"]) -> npt.NDArray[np.int64]:
+    """Where each number of a permutation stands in it."""
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return place
+
+
 def _sorted_rows(
     rows: Int[np.ndarray, " row"],
 ) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"], Int[np.ndarray, " run"]]:
     """The rows in order, the rank of each, and where runs of consecutive ones begin, and the end."""
     order = np.argsort(rows)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(rows))
     ordered = rows[order]
-    return ordered, rank, np.flatnonzero(np.diff(ordered, prepend=-2, append=-2) != 1)
+    return ordered, _inverse(order), np.flatnonzero(np.diff(ordered, prepend=-2, append=-2) != 1)
 
 
 def _write_all(file: int, values: Float32[np.ndarray, "row column"], at: int) -> None:

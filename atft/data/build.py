@@ -26,7 +26,7 @@ from atft.data.files import (
     publish,
     scratch_folder,
     side_files,
-    sync_file,
+    sync,
     write_manifest,
 )
 from atft.data.grid import Grid, fill
@@ -224,7 +224,7 @@ def _fill(
     hashing = background(lambda: entry_of(path))
     ranked = grid.valid & grid.in_universe
     sample = pace.during(lambda: leaks.sample(matrix, ranked, grid.day_offsets, grid.day_rows))
-    syncing = background(lambda: sync_file(path))  # while the disk writes, the sample would take four times as long
+    syncing = background(lambda: sync(path))  # while the disk writes, the sample would take four times as long
     del matrix
     brought = [*plan.own, *plan.wide]
     report = pace.during(

@@ -175,9 +175,8 @@ class Finding:
 
 def judge(findings: Sequence[Finding]) -> list[str]:
     """The warnings. Raises DataError for what is beyond a limit, naming limits and rows."""
-    refused = [
-        f"{f.message} (limit {CHECKS[f.check].number(CHECKS[f.check].refuse)})" for f in findings if f.state == "refuse"
-    ]
+    found = [(f, CHECKS[f.check]) for f in findings]
+    refused = [f"{f.message} (limit {check.number(check.refuse)})" for f, check in found if f.state == "refuse"]
     if refused:
         raise DataError(f"the panel cannot be trusted: {'; '.join(refused)}. Correct the file and submit again")
     return [f.message for f in findings if f.state == "warn"]

@@ -46,6 +46,7 @@ class PanelArrays:
 
 def sha256_of(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
+        # Larger pieces than hashlib.file_digest's: after each the thread waits for the interpreter.
         digest, room = hashlib.sha256(), memoryview(bytearray(1 << 22))
         while count := file.readinto(room):
             digest.update(room[:count])
@@ -136,12 +137,6 @@ def entry_of(path: Path) -> FileEntry:
     return FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size)
 
 
-def sync_file(path: Path) -> None:
-    """On the disk for good."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
 def write_manifest(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> Manifest:
     """The cache is whole with it. Returns the manifest with `files`."""
     whole = manifest.model_copy(update={"files": dict(files)})
@@ -149,14 +144,14 @@ def write_manifest(folder: Path, manifest: Manifest, files: Mapping[str, FileEnt
         file.write(whole.model_dump_json(indent=1))
         file.flush()
         os.fsync(file.fileno())
-    sync_folder(folder)
+    sync(folder)
     return whole
 
 
 def publish(folder: Path, out: Path) -> None:
     """Rename the finished `folder` to `out`, durably."""
     folder.rename(out)
-    sync_folder(out.parent)
+    sync(out.parent)
 
 
 def write_arrow(path: Path, columns: Mapping[str, pa.Array], metadata: dict[bytes, bytes]) -> None:
@@ -167,11 +162,12 @@ def write_arrow(path: Path, columns: Mapping[str, pa.Array], metadata: dict[byte
         temporary.rename(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """A file or folder is on the disk for good."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -186,7 +182,7 @@ def _metadata(manifest: Manifest) -> dict[bytes, bytes]:
 def _write(path: Path, columns: Mapping[str, pa.Array], metadata: dict[bytes, bytes]) -> None:
     with pa.OSFile(str(path), "wb") as sink:
         _write_to(sink, columns, metadata)
-    sync_file(path)
+    sync(path)
 
 
 def _write_to(sink: object, columns: Mapping[str, pa.Array], metadata: dict[bytes, bytes]) -> None:

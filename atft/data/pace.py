@@ -51,16 +51,13 @@ class Pace:
 
     def wait(self, future: Future[T]) -> T:
         """The result of what runs in another thread, saying meanwhile that the build lives."""
-        while not wait([future], timeout=BEAT).done:
-            self.at(self._share)
-        return future.result()
+        return self.wait_all([future])[0]
 
-    def wait_all(self, futures: Sequence[Future[None]]) -> None:
+    def wait_all(self, futures: Sequence[Future[T]]) -> list[T]:
         """`wait` for several, with less work than for one after the other: while it is done here, they stand still."""
         while wait(futures, timeout=BEAT).not_done:
             self.at(self._share)
-        for future in futures:
-            future.result()
+        return [future.result() for future in futures]
 
     def during(self, work: Callable[[], T]) -> T:
         """The result of one long call (a sort, a group-by) which cannot ask for itself."""

@@ -199,13 +199,12 @@ def _parquet(path: Path, words: Sequence[str] = ()) -> tuple[pa.Schema, int, Rea
 
     def read(columns: list[str]) -> Batches:
         rows = int(BATCH_BYTES / max(1.0, sum(widths.get(c, 8.0) for c in columns))) or 1
-        few_and_whole = min(groups[:-1], default=rows) >= GROUP_ROWS and max(groups, default=0) <= rows
-        if few_and_whole and widths.keys() >= set(columns):  # text may be of any size
+        right_size = min(groups[:-1], default=GROUP_ROWS) >= GROUP_ROWS and max(groups, default=0) <= rows
+        if right_size and widths.keys() >= set(columns):  # text may be of any size
             for number in range(len(groups)):  # a third less work than in batches, which cut across them
                 yield from file.read_row_group(number, columns, use_threads=True).to_batches()
         else:
-            rows = min(BATCH_ROWS // 2 or 1, rows)
-            yield from file.iter_batches(batch_size=rows, columns=columns, use_threads=True)
+            yield from file.iter_batches(batch_size=min(BATCH_ROWS // 2, rows), columns=columns, use_threads=True)
 
     return file.schema_arrow, file.metadata.num_rows, read
 

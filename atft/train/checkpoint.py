@@ -18,6 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from atft.data.files import sha256_of, sync
+
 FORMAT_VERSION = 2
 KEEP = 2
 BEST = "best"
@@ -45,23 +47,6 @@ class Snapshot:
     loop: dict[str, object]
     identity: dict[str, object]
     best: tuple[Path, ...]
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """fsync a file or a directory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -107,7 +92,7 @@ def save(folder: Path, name: str, snapshot: Snapshot) -> str:
     (partial / "state.pt").write_bytes(state.getbuffer())
     for best in snapshot.best:
         link(best, partial / best.name)
-    files = {file.name: {"sha256": sha256(file), "size": file.stat().st_size} for file in sorted(partial.iterdir())}
+    files = {file.name: {"sha256": sha256_of(file), "size": file.stat().st_size} for file in sorted(partial.iterdir())}
     manifest = {"format_version": FORMAT_VERSION, "loop": snapshot.loop, "identity": snapshot.identity, "files": files}
     text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False).encode()
     (partial / "manifest.json").write_bytes(text)
@@ -155,7 +140,7 @@ def load(path: Path, device: torch.device) -> Snapshot:
     manifest = read_manifest(path)
     for name, entry in manifest["files"].items():
         expected = cast(dict[str, object], entry).get("sha256")
-        if Path(name).name != name or not (path / name).is_file() or sha256(path / name) != expected:
+        if Path(name).name != name or not (path / name).is_file() or sha256_of(path / name) != expected:
             raise CheckpointError(
                 f"{path / name} is missing or damaged: start the run again, or resume from an older checkpoint"
             )

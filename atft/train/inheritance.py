@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from torch import nn
 
 from atft.data.cache import Cache
+from atft.data.files import sha256_of
 from atft.spec.inheritance import fits, fold_of, from_the_past, keeps_heads
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
@@ -96,7 +97,7 @@ class Inheritance:
         return {
             "job_id": self.spec.init_from,
             "task": self.source.task if isinstance(self.source, PretrainSpec) else "train",
-            "files": {path.name: checkpoint.sha256(path) for path in self._paths},
+            "files": {path.name: sha256_of(path) for path in self._paths},
             "loaded": self._loaded,
             "left": self._left,
         }

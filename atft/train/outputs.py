@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from atft.data.files import sync
 from atft.events import Artifact, DailySeries
 from atft.spec.reason import Reason
 from atft.train import checkpoint
@@ -50,9 +51,9 @@ class Predictions:
         if kind is not None:
             self._partial.unlink()
             return
-        checkpoint.sync(self._partial)
+        sync(self._partial)
         self._partial.replace(self._path)
-        checkpoint.sync(self._path.parent)
+        sync(self._path.parent)
 
 
 def write(assembly: Assembly, out: Path, series: Series | None, evidence: dict[str, object]) -> list[Artifact]:

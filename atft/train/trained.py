@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from atft.data.files import sha256_of
 from atft.model.network import Network
 from atft.spec.base import digest
 from atft.spec.job import TrainSpec
@@ -49,7 +50,7 @@ class Trained:
             spec_digest=digest(config["requested"]),  # as it was then: a newer TrainSpec may have more fields
             fold=number,
             weights=weights,
-            sha256=checkpoint.sha256(weights),
+            sha256=sha256_of(weights),
             features=tuple(config["features"]),
             fingerprint=config["fingerprint"],
             last_day=np.datetime64(_last_day(seen["data"], number)),

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atft.data.files import sha256_of
 from atft.train import checkpoint
 from atft.train.checkpoint import CheckpointError, Snapshot
 from tests.unit.atft.disk import largest_file
@@ -127,7 +128,7 @@ def test_saving_over_a_stale_checkpoint_of_the_same_name_replaces_it(tmp_path: P
 
 def test_the_sha256_is_the_manifests(tmp_path: Path) -> None:
     told = checkpoint.save(tmp_path, "000001", snapshot(1.0))
-    assert told == checkpoint.sha256(tmp_path / "000001" / "manifest.json")
+    assert told == sha256_of(tmp_path / "000001" / "manifest.json")
 
 
 def test_write_atomic_leaves_only_the_file(tmp_path: Path) -> None:

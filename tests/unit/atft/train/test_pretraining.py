@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from atft.data.cache import Cache
+from atft.data.files import sha256_of
 from atft.events import Finished, Metrics, Stopped
 from atft.spec.job import TrainSpec
 from atft.spec.pretrain import PretrainSpec
@@ -94,7 +95,7 @@ def test_a_training_begins_with_the_encoder(source: Any, cache: Cache, make_spec
         assert torch.equal(tensor, fresh[name] if name.startswith("heads.") else given[name]), name
     assert said["job_id"] == SOURCE
     assert said["task"] == "masked"
-    assert said["files"] == {"best.safetensors": checkpoint.sha256(source.out / "best.safetensors")}
+    assert said["files"] == {"best.safetensors": sha256_of(source.out / "best.safetensors")}
     assert sorted([*said["loaded"], *said["left"]]) == sorted(own)
     assert {name.split(".")[0] for name in said["left"]} == {"heads"}
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from atft.data.files import sha256_of
 from atft.events import Checkpointed, Finished, Stopped
 from atft.spec.job import TrainSpec
-from atft.train import checkpoint
 
 Make = Callable[..., TrainSpec]
 VARIANTS: dict[str, dict[str, object]] = {
@@ -132,6 +132,6 @@ def test_a_damaged_checkpoint_is_refused(make_spec: Make, run: Any) -> None:
 
 def test_pain_36_a_second_run_leaves_the_first_ones_files_alone(make_spec: Make, run: Any) -> None:
     first = run(make_spec(), "first")
-    before = {p: checkpoint.sha256(p) for p in first.out.rglob("*") if p.is_file()}
+    before = {p: sha256_of(p) for p in first.out.rglob("*") if p.is_file()}
     run(make_spec(seed=1), "second")
-    assert {p: checkpoint.sha256(p) for p in first.out.rglob("*") if p.is_file()} == before
+    assert {p: sha256_of(p) for p in first.out.rglob("*") if p.is_file()} == before

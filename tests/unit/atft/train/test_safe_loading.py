@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from atft.data.files import sha256_of
 from atft.train import checkpoint
 
 
@@ -31,7 +32,7 @@ def test_malicious_checkpoint_is_refused(tmp_path: Path, form: str) -> None:
     else:
         (folder / "state.pt").write_bytes(pickle.dumps(_Payload(target), protocol=2))
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["state.pt"]["sha256"] = checkpoint.sha256(folder / "state.pt")
+    manifest["files"]["state.pt"]["sha256"] = sha256_of(folder / "state.pt")
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises((pickle.UnpicklingError, checkpoint.CheckpointError)):
         checkpoint.load(folder, torch.device("cpu"))

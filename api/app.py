@@ -13,30 +13,26 @@ from typing import Any, Final
 
 from fastapi import Depends, FastAPI
 
-from api import errors, openapi
-from api.auth import check_bind, is_loopback
-from api.database import Database
-from api.deps import name_route
-from api.ledger import Ledger
-from api.middleware import Edge
-from api.routes import (
-    compare,
-    datasets,
-    ensembles,
-    events,
-    health,
-    jobs,
-    keys,
-    predictions,
-    pretraining,
-    results,
-    splits,
-    studies,
-    tensorboard,
-    workers,
-)
-from api.service import Service
-from api.telemetry import Telemetry
+from api import openapi
+from api.access import routes as access
+from api.comparisons import routes as comparisons
+from api.datasets import routes as datasets
+from api.http import errors
+from api.http.auth import check_bind, is_loopback
+from api.http.database import Database
+from api.http.deps import name_route
+from api.http.middleware import Edge
+from api.http.prometheus import Telemetry
+from api.http.rate_limits import Ledger
+from api.http.service import Service
+from api.jobs import results, tensorboard
+from api.jobs import routes as jobs
+from api.predictions import routes as predictions
+from api.streams import routes as streams
+from api.studies import routes as studies
+from api.system import health, workers
+from api.training import ensembles, pretraining
+from api.training import routes as splits
 from api.web import pages
 from jobs import logs
 from jobs.session import async_engine, async_sessions
@@ -45,8 +41,8 @@ from jobs.wakeups import Wakeups, async_redis_client
 
 ROUTERS: Final = (
     datasets.router, jobs.router, ensembles.router, pretraining.router, predictions.router, studies.router,
-    results.router, tensorboard.router, splits.router, compare.router,
-    events.router, workers.router, keys.router, health.router,
+    results.router, tensorboard.router, splits.router, comparisons.router,
+    streams.router, workers.router, access.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16
 COLLECT_AFTER: Final = (20_000, 20, 20)  # objects, young and middle collections: see _heap_at_rest

@@ -5,14 +5,14 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import examples
-from api.comparison_schemas import COMPARISON_MODELS
-from api.dataset_schemas import DATASET_MODELS
-from api.key_schemas import KEY_MODELS, NewKey, Quota, ShownKey
-from api.prediction_schemas import PREDICT, PREDICTION_MODELS
-from api.schemas import MODELS
-from api.split_schemas import SPLIT_MODELS
-from api.study_schemas import STUDY_MODELS, Promotion
+from api.access.schemas import KEY_MODELS, NewKey, Quota, ShownKey
+from api.comparisons.schemas import COMPARISON_MODELS
+from api.datasets.schemas import DATASET_MODELS
+from api.http import examples
+from api.jobs.schemas import MODELS
+from api.predictions.schemas import PREDICT, PREDICTION_MODELS
+from api.studies.schemas import STUDY_MODELS, Promotion
+from api.training.schemas import SPLIT_MODELS
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec

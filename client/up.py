@@ -217,7 +217,7 @@ class Service:
         socket_number = str(listener.fileno())
         api = program(
             "api", "uvicorn", "--factory", "api.app:create_app", "--fd", socket_number,
-            "--http", "api.connection:Patient", "--timeout-graceful-shutdown", "3", "--no-access-log",
+            "--http", "api.http.graceful:Patient", "--timeout-graceful-shutdown", "3", "--no-access-log",
             pass_fds=(listener.fileno(),),
         )  # fmt: skip
         gpus = count_gpus(self.say) if self.plan.gpus is None else self.plan.gpus

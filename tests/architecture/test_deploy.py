@@ -162,7 +162,7 @@ def test_the_image_is_this_version_with_every_package(rendered: dict[str, dict[s
     assert {rendered[name]["image"] for name in OURS} == {f"atft:{project['project']['version']}"}
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     copied = {word for line in re.findall(r"^COPY (?!--)(.+) \S+$", dockerfile, re.MULTILINE) for word in line.split()}
-    tops = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    tops = {pattern.rstrip("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]}
     assert tops | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == copied
     sent = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
     assert sent == copied

@@ -9,6 +9,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "torch_geometric", "adabelief_pytorch", "lightgbm", "optuna", "polars")
@@ -42,12 +43,13 @@ def test_the_top_package_of_the_library_is_empty() -> None:
     assert (ROOT / "atft" / "__init__.py").read_text() == ""
 
 
-def test_every_package_is_listed_for_installation() -> None:
-    """The flat layout is spelled out in pyproject.toml: a folder that is missing there would not be installed."""
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    tops = {name.partition(".")[0] for name in listed}
-    found = {".".join(path.parent.relative_to(ROOT).parts) for top in tops for path in (ROOT / top).rglob("*.py")}
-    assert found - {"migrations.versions"} == listed - {"migrations.versions"}
+def test_every_package_is_found_for_installation() -> None:
+    """A folder of modules without `__init__.py` would not be installed, nor one that `include` does not name."""
+    include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    tops = {pattern.rstrip("*") for pattern in include}
+    folders = {path.parent.relative_to(ROOT) for top in tops for path in (ROOT / top).rglob("*.py")}
+    assert {str(folder) for folder in folders if not (ROOT / folder / "__init__.py").exists()} == set()
+    assert {package.replace(".", "/") for package in find_packages(ROOT, include=include)} == set(map(str, folders))
 
 
 def test_every_package_has_contracts() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.telemetry import Telemetry
+from api.http.prometheus import Telemetry
 from jobs.states import JobKind, JobState
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

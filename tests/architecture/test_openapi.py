@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from fastapi.openapi.models import OpenAPI
 
+from api.access.schemas import KEY_MODELS, NewKey
 from api.app import create_app
-from api.comparison_schemas import COMPARISON_MODELS
-from api.dataset_schemas import DATASET_MODELS
-from api.key_schemas import KEY_MODELS, NewKey
-from api.prediction_schemas import PREDICTION_MODELS
-from api.schemas import MODELS
-from api.split_schemas import SPLIT_MODELS
-from api.study_schemas import STUDY_MODELS, Promotion
+from api.comparisons.schemas import COMPARISON_MODELS
+from api.datasets.schemas import DATASET_MODELS
+from api.jobs.schemas import MODELS
+from api.predictions.schemas import PREDICTION_MODELS
+from api.studies.schemas import STUDY_MODELS, Promotion
+from api.training.schemas import SPLIT_MODELS
 from atft.spec.data import DatasetSpec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec

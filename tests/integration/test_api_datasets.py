@@ -11,11 +11,11 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from api import inspection
-from api import uploads as uploads_module
 from api.app import create_app
-from api.database import Database
-from api.errors import Unavailable
+from api.datasets import inspection
+from api.datasets import uploads as uploads_module
+from api.http.database import Database
+from api.http.errors import Unavailable
 from jobs import store
 from jobs.session import transaction
 from jobs.settings import Settings

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from sqlalchemy.exc import IntegrityError
 
-from api.auth import COOKIE
+from api.http.auth import COOKIE
 from jobs import audit, keys, store
 from jobs.session import transaction
 from jobs.settings import Settings

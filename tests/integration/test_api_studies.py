@@ -6,7 +6,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from api import studies
+from api.studies import admission as studies
 from jobs import store
 from jobs.session import transaction
 from jobs.settings import Settings

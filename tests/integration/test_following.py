@@ -9,8 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
-from api.database import Database
-from api.stream import BATCH, look
+from api.http.database import Database
+from api.http.sse import BATCH, look
 from atft.events import Log
 from jobs import following, history, store
 from jobs.session import async_engine, async_sessions, transaction

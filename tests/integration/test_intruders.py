@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from starlette.requests import Request
 
-from api import errors, service
-from api.auth import COOKIE
+from api.http import errors, service
+from api.http.auth import COOKIE
 from atft.events import Log
 from jobs import history, keys, store
 from jobs.errors import QuotaExceeded

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from api.auth import COOKIE
+from api.http.auth import COOKIE
 from jobs import keys
 from jobs.session import transaction
 from jobs.settings import Settings

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from python_multipart.multipart import parse_options_header
 
-from api.deps import expected_version
-from api.errors import Refused
-from api.middleware import is_origin_of
-from api.routes.datasets import _parse as parse_spec
-from api.routes.events import _seq as parse_event_id
-from api.routes.keys import _before as parse_audit_cursor
-from api.uploads import _Receiver
+from api.access.routes import _before as parse_audit_cursor
+from api.datasets.routes import _parse as parse_spec
+from api.datasets.uploads import _Receiver
+from api.http.deps import expected_version
+from api.http.errors import Refused
+from api.http.middleware import is_origin_of
+from api.streams.routes import _seq as parse_event_id
 from atft import events
 from atft.spec.base import Spec
 from atft.spec.data import DatasetRef, DatasetSpec

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from api.app import create_app
-from api.auth import is_loopback
+from api.http.auth import is_loopback
 from jobs.settings import Settings
 
 HEAVY = ("torch", "torch_geometric", "optuna", "polars", "worker", "atft.data", "atft.model", "atft.train", "atft.loss")

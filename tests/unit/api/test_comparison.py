@@ -10,11 +10,11 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from api.comparison import BASELINE, compare, mean_by_day
-from api.comparison_schemas import Comparison
-from api.errors import Refused
-from api.fairness import Measure, Side, differences, read_measure
-from api.recent import Recent
+from api.comparisons.cache import Recent
+from api.comparisons.fairness import Measure, Side, differences, read_measure
+from api.comparisons.schemas import Comparison
+from api.comparisons.service import BASELINE, compare, mean_by_day
+from api.http.errors import Refused
 from atft.spec.job import TrainSpec
 from atft.spec.search import put
 from jobs.states import JobState

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from api.confinement import confine, under
-from api.errors import Refused
+from api.http.errors import Refused
+from api.http.path_guard import confine, under
 
 
 @pytest.fixture

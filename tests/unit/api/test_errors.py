@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from api.errors import STATUS, field_errors, from_pydantic
+from api.http.errors import STATUS, field_errors, from_pydantic
 from atft.spec.job import TrainSpec
 from jobs import errors as domain
 

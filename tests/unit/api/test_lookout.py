@@ -6,9 +6,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api.errors import Unavailable
-from api.lookout import Lookout
-from api.stream import News
+from api.http.errors import Unavailable
+from api.http.sse import News
+from api.http.stream_batcher import Lookout
 from jobs.errors import JobNotFound
 from jobs.following import Place
 from jobs.states import JobState

@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from api import stream
-from api.errors import Unavailable
-from api.stream import Cursor, Line, News, events
+from api.http import sse
+from api.http.errors import Unavailable
+from api.http.sse import Cursor, Line, News, events
 from jobs.states import JobState
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
@@ -118,7 +118,7 @@ def test_several_jobs_in_one_stream() -> None:
 
 
 def test_ping_when_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "PING_SECONDS", 0.0)
+    monkeypatch.setattr(sse, "PING_SECONDS", 0.0)
     frames = collect(Record((0, JobState.QUEUED, None)), Cursor(after={uuid4(): 0}), limit=3)
     assert frames == [{"comment": "ping"}, {"comment": "ping"}]
 
@@ -132,7 +132,7 @@ def test_ends_when_the_service_closes() -> None:
 @pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x0c"])
 def test_a_frame_is_three_lines_whatever_its_text(letter: str) -> None:
     """A reader that ends lines as str.splitlines does would cut the data at these."""
-    text = stream.frame("log", uuid4(), 7, NOW, {"message": f"a{letter}b"}, "7").decode()
+    text = sse.frame("log", uuid4(), 7, NOW, {"message": f"a{letter}b"}, "7").decode()
     kind, identity, data, end = text.splitlines()
     assert (kind, identity, end) == ("event: log", "id: 7", "")
     assert json.loads(data.removeprefix("data: "))["body"] == {"message": f"a{letter}b"}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from fastapi import Request
 
-from api import uploads
-from api.errors import Refused
-from api.uploads import receive
+from api.datasets import uploads
+from api.datasets.uploads import receive
+from api.http.errors import Refused
 
 BOUNDARY = "x1y2"
 

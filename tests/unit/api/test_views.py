@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from api.schemas import MODELS, JobView
-from api.views import job_view, status
+from api.jobs.schemas import MODELS, JobView
+from api.jobs.views import job_view, status
 from jobs.states import JobKind, JobState, Wanted
 from jobs.tables import Job
 

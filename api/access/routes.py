@@ -1,0 +1,130 @@
+"""API keys, the session of the page, and the audit log."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from api.access.schemas import AuditPage, Keys, MadeKey, NewKey, ShownKey, audit_view, key_view
+from api.http import examples
+from api.http.auth import COOKIE, Admin, log_in, require_same_origin
+from api.http.database import AUDITED
+from api.http.deps import MAX_INTEGER, Limit, ServiceDep, json_body, problems
+from api.http.errors import invalid
+from jobs import audit, keys, logins
+from jobs.errors import Invalid
+
+router = APIRouter(tags=["access"])
+_EXAMPLES = {"robot": {"summary": "A program that submits and reads, for a year", "value": examples.NEW_KEY}}
+_SHOWN = {"key": {"summary": "A key as it was shown when it was made", "value": {"key": "atft_0123abcd_…"}}}
+
+
+@router.post(
+    "/keys",
+    status_code=201,
+    dependencies=[Depends(json_body)],
+    summary="Make an API key",
+    response_description="The key, shown this once.",
+    responses=problems(413, 415),
+)
+async def create_key(
+    new: Annotated[NewKey, Body(openapi_examples=_EXAMPLES)], service: ServiceDep, _: Admin
+) -> MadeKey:
+    """Scope `admin` makes keys; it includes every other scope. The record keeps the SHA-256 only."""
+    if new.expires_at is not None and new.expires_at <= datetime.now(UTC):
+        raise invalid("/expires_at", "this time is over: the key would never be good")
+    quota = {name: limit for name, limit in new.quota.model_dump().items() if limit is not None}
+
+    def make(session: Session) -> MadeKey:
+        row, token = keys.create(
+            session, name=new.name, scopes=list(new.scopes), expires_at=new.expires_at, quota=quota
+        )
+        session.info[AUDITED] = f"/keys/{row.id}"
+        return MadeKey(**key_view(row).model_dump(), key=token)
+
+    return await service.database.write(make)
+
+
+@router.get("/keys", summary="List API keys", responses=problems())
+async def list_keys(service: ServiceDep, _: Admin) -> Keys:
+    """Every key, newest first, with its scopes and when it was last used, never the key itself."""
+    return Keys(items=[key_view(row) for row in await service.database.read(keys.listing)])
+
+
+@router.delete(
+    "/keys/{key_id}", status_code=204, response_class=Response, summary="Revoke an API key", responses=problems(404)
+)
+async def revoke_key(
+    key_id: Annotated[UUID, Path(description="the key's id", examples=[examples.KEY["id"]])],
+    service: ServiceDep,
+    _: Admin,
+) -> Response:
+    """From now on the key is refused, and with it the sessions that were begun with it. Twice is no error."""
+    await service.database.write(keys.revoke, key_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/session",
+    status_code=204,
+    response_class=Response,
+    dependencies=[Depends(json_body)],
+    summary="Log a browser in",
+    response_description="`Set-Cookie`: a session of twelve hours, for this site only, that no script can read.",
+    responses=problems(413, 415),
+)
+async def begin_session(request: Request, shown: Annotated[ShownKey, Body(openapi_examples=_SHOWN)]) -> Response:
+    """Exchange a key for a cookie. It may do what the key may do, for as long as the key is good.
+
+    Calls that change something need, beside the cookie, what browsers say by themselves: a page of this server asks.
+    """
+    cookie = await log_in(request, shown.key.get_secret_value())
+    response = Response(status_code=204)
+    response.set_cookie(
+        COOKIE,
+        cookie,
+        max_age=int(logins.LIFETIME.total_seconds()),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return response
+
+
+@router.delete("/session", status_code=204, response_class=Response, summary="Log a browser out", responses=problems())
+async def end_session(request: Request, service: ServiceDep) -> Response:
+    """End the session of the cookie that came along. Without one there is nothing to do."""
+    if cookie := request.cookies.get(COOKIE):
+        require_same_origin(request)
+        await service.database.write(logins.end, cookie)
+    response = Response(status_code=204)
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    return response
+
+
+def _before(cursor: str) -> int:
+    if not cursor.isdecimal() or int(cursor) > MAX_INTEGER:
+        raise Invalid("this cursor was not given by this service: start again without one", "cursor")
+    return int(cursor)
+
+
+@router.get("/audit", summary="Who changed what", responses=problems())
+async def list_audit(
+    service: ServiceDep,
+    response: Response,
+    _: Admin,
+    who: Annotated[str | None, Query(max_length=200, description="only what this caller did")] = None,
+    cursor: Annotated[str | None, Query(max_length=18, description="`next_cursor` of the page before")] = None,
+    limit: Limit = 50,
+) -> AuditPage:
+    """Every change that was made by a request or a command, newest first. The log is only added to: the database itself
+    refuses to change it.
+    """
+    before = None if cursor is None else _before(cursor)
+    rows, going_on = await service.database.read(audit.page, who=who, before=before, limit=limit)
+    next_cursor = None if going_on is None else str(going_on)
+    if next_cursor is not None:
+        response.headers["Link"] = f'</audit?limit={limit}&cursor={next_cursor}>; rel="next"'
+    return AuditPage(items=[audit_view(row) for row in rows], next_cursor=next_cursor)

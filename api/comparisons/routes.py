@@ -1,0 +1,158 @@
+"""Jobs side by side, with a paired test."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Final
+from uuid import UUID
+
+from fastapi import APIRouter, Query
+from sqlalchemy.orm import Session
+
+from api.comparisons.fairness import DEFAULT_METRIC, SPLITS, Daily, Measure, Side, read_measure, refused
+from api.comparisons.schemas import Comparison
+from api.comparisons.service import compare, mean_by_day
+from api.http import examples
+from api.http.auth import Reader
+from api.http.deps import ServiceDep, problems
+from api.jobs.schemas import Series
+from jobs import history, store
+from jobs.states import JobKind, JobState
+from jobs.tables import Job
+
+router = APIRouter(tags=["results"])
+MAX_JOBS: Final = 50
+MAX_POINTS: Final = 1000
+COMPARABLE: Final = frozenset({JobKind.TRAIN, JobKind.TRIAL, JobKind.ENSEMBLE})
+Key = tuple[tuple[tuple[UUID, int], ...], str, tuple[str, ...]]
+_Gathered = tuple[list[Side], dict[str, Daily], dict[UUID, Series]]
+JobIds = Annotated[
+    list[UUID],
+    Query(
+        alias="job",
+        min_length=1,
+        max_length=MAX_JOBS,
+        description="a training job, a trial or an ensemble; repeat it for each side",
+        examples=[[examples.JOB_ID, examples.OTHER_JOB_ID]],
+    ),
+]
+Baselines = Annotated[
+    list[Annotated[str, Query(pattern=r"^[a-z][a-z0-9_]{0,49}$")]] | None,
+    Query(alias="baseline", max_length=10, description="a stored baseline of these jobs as one more side; repeatable"),
+]
+
+
+@router.get("/compare", summary="Compare jobs", responses=problems(404))
+async def compare_jobs(
+    service: ServiceDep,
+    _: Reader,
+    jobs: JobIds,
+    metric: Annotated[
+        str,
+        Query(
+            max_length=100,
+            description="rank_ic, ic or long_short on val/ or test/; without @HORIZONd the mean over horizons",
+            examples=["test/rank_ic@5d"],
+        ),
+    ] = DEFAULT_METRIC,
+    baselines: Baselines = None,
+) -> Comparison:
+    """What sets the jobs apart, whether that makes a fair comparison and if not why, and a test of each difference.
+
+    The test is paired by day on the days on which both sides are defined, by the equal-weighted cosine estimator, whose
+    size holds for overlapping labels. `verdict` puts it in words. With three sides and more, the model confidence set
+    holds those that cannot be told from the best, all comparisons at once.
+    """
+    measure, wanted = read_measure(metric), list(baselines or ())
+    for parameter, given in (("job", list(map(str, jobs))), ("baseline", wanted)):
+        twice = sorted({one for one in given if given.count(one) > 1})
+        if twice:
+            raise refused(parameter, f"give each once: {', '.join(twice)} is there more than once")
+    if len(jobs) + len(wanted) < 2:
+        raise refused("job", "a comparison needs two sides: give another job, or a baseline")
+    key = await service.database.read(_key, jobs, measure, wanted)
+    found = service.comparisons.get(key)
+    if found is None:
+        gathered = await service.database.read(_gather, jobs, measure, wanted)
+        found = await asyncio.to_thread(_compare, gathered, measure)
+        service.comparisons.put(key, found)
+    return found
+
+
+def _compare(gathered: _Gathered, measure: Measure) -> Comparison:
+    sides, baselines, curves = gathered
+    return compare(sides, baselines, measure, curves)
+
+
+def _key(session: Session, job_ids: Sequence[UUID], measure: Measure, baselines: Sequence[str]) -> Key:
+    """A job's version grows with all that a comparison shows of it. Raises JobNotFound; Refused (422) for a job without
+    daily values."""
+    jobs = [store.get(session, job_id) for job_id in job_ids]
+    for job in jobs:
+        if job.kind not in COMPARABLE:
+            instead = "; give its trials, or the job its best one was promoted to" if job.kind is JobKind.HPO else ""
+            raise refused(
+                "job", f"{job.id} is of kind {job.kind}: training jobs, trials and ensembles are compared{instead}"
+            )
+    known = sorted({horizon for job in jobs for horizon in _horizons(job)})
+    if measure.horizon is not None and measure.horizon not in known:
+        raise refused("metric", f"none of the jobs has the horizon {measure.horizon}; they have {known}")
+    return tuple((job.id, job.version) for job in jobs), str(measure), tuple(baselines)
+
+
+def _gather(session: Session, job_ids: Sequence[UUID], measure: Measure, wanted: Sequence[str]) -> _Gathered:
+    jobs = [store.get(session, job_id) for job_id in job_ids]
+    names = [job.name for job in jobs]
+    sides = [_side(session, job, measure, unique=names.count(job.name) == 1) for job in jobs]
+    baselines: dict[str, Daily] = {}
+    for name in wanted:
+        owner = next((job for job in jobs if job.state is JobState.SUCCEEDED and name in job.baselines), None)
+        if owner is None:
+            stored = sorted({stored for job in jobs if job.state is JobState.SUCCEEDED for stored in job.baselines})
+            raise refused("baseline", f"no succeeded job here has a baseline {name!r}; they have {stored or 'none'}")
+        baselines[name] = _daily(session, owner, measure, name)
+        if not baselines[name]:
+            raise refused("baseline", f"baseline {name!r} has no daily values of {measure}")
+    return sides, baselines, _curves(session, jobs, measure)
+
+
+def _horizons(job: Job) -> tuple[int, ...]:
+    return tuple(job.run.get("data", {}).get("horizons", ()))
+
+
+def _side(session: Session, job: Job, measure: Measure, *, unique: bool) -> Side:
+    short = f"{job.kind} {str(job.id)[-8:]}"
+    data = (job.evidence or {}).get("data", {})
+    seeds = job.spec.get("seeds", [])
+    days = {split: tuple(data[f"{split}_days"]) for split in SPLITS if f"{split}_days" in data}
+    return Side(
+        id=str(job.id),
+        label=short if not job.name else job.name if unique else f"{job.name} ({short})",
+        name=job.name,
+        state=job.state,
+        spec=job.spec if job.run is job.spec else job.run | {"seed": seeds, "members": len(seeds)},
+        fingerprint=job.dataset_fingerprint,
+        days=days or None,
+        folds=data.get("folds", []),
+        horizons=_horizons(job),
+        daily=_daily(session, job, measure) if job.state is JobState.SUCCEEDED else {},
+    )
+
+
+def _daily(session: Session, job: Job, measure: Measure, source: str = "") -> Daily:
+    horizons = _horizons(job) if measure.horizon is None else (measure.horizon,)
+    return mean_by_day(
+        [dict(history.daily(session, job.id, measure.metric, measure.split, h, source)) for h in horizons]
+    )
+
+
+def _curves(session: Session, jobs: Sequence[Job], measure: Measure) -> dict[UUID, Series]:
+    """By epoch there is no daily series, so that long_short shows as its mean, the spread."""
+    epochs = Measure(
+        split="val", metric={"long_short": "spread"}.get(measure.metric, measure.metric), horizon=measure.horizon
+    )
+    curves: dict[UUID, Series] = {}
+    for job in jobs:
+        found = history.series(session, job.id, [str(epochs)], 0, MAX_POINTS).get(str(epochs))
+        if found is not None:
+            curves[job.id] = Series.model_validate(found)
+    return curves

@@ -1,0 +1,64 @@
+"""What `GET /compare` answers. Every undefined number is null."""
+
+from typing import Final
+from uuid import UUID
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from api.http import examples
+from api.jobs.schemas import Series, View
+from jobs.states import JobState
+
+
+class ComparedJob(View):
+    """One side. Only a succeeded job has numbers: a failed one is never a figure."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.COMPARISON["jobs"][0]]})
+
+    id: str = Field(description="the job's id; `baseline:NAME` for a stored baseline")
+    name: str | None
+    mean: float | None = Field(description="of the defined days")
+    std: float | None = Field(description="over days, ddof 1")
+    ic_t: float | None = Field(description="Newey–West t of the mean; the verdicts do not use it")
+    num_days: int = Field(description="days on which the metric is defined")
+    state: JobState | None = Field(description="null for a baseline")
+
+
+class ComparedPair(View):
+    """`a` minus `b`, day by day, on the days on which both are defined."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.COMPARISON["pairs"][0]]})
+
+    a: str
+    b: str
+    mean_difference: float | None
+    t: float | None = Field(description="equal-weighted cosine estimator (Lazarus, Lewis, Stock, Watson 2018)")
+    degrees_of_freedom: int | None
+    p_value: float | None = Field(description="two-sided, not adjusted for the number of pairs")
+    ci95: tuple[float, float] | None
+    num_days: int = Field(description="days that were compared")
+    num_dropped: int = Field(description="days of either side on which not both are defined")
+    verdict: str
+
+
+class Comparison(View):
+    """Jobs side by side, what sets them apart, and whether the difference is more than chance."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.COMPARISON]})
+
+    metric: str
+    jobs: list[ComparedJob] = Field(description="in the order asked for, then the baselines")
+    differences: dict[str, list[JsonValue]] = Field(
+        description="dotted field of the spec: its value in each job; without `name` and `tags`"
+    )
+    fair: bool = Field(description="same data, same days, same seed, exactly one setting apart, all succeeded")
+    unfair_because: list[str]
+    pairs: list[ComparedPair] = Field(description="every pair up to 10 sides; beyond, each against the first")
+    model_confidence_set: list[str] | None = Field(
+        description="ids that cannot be told from the best at 95 %, by every HORIZON-th common day; null below 3 sides "
+        "or 30 such days"
+    )
+    curves: dict[UUID, Series] = Field(description="the metric by epoch on validation days, of each job that has it")
+
+
+COMPARISON_MODELS: Final = (ComparedJob, ComparedPair, Comparison)

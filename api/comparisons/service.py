@@ -1,0 +1,102 @@
+"""From jobs and their daily values to the answer of `GET /compare`. Pure; the statistics are those of `atft.metrics`.
+
+statsmodels takes a second to load, and only a comparison needs it: hence the imports inside.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import date
+from itertools import combinations
+from typing import Final
+from uuid import UUID
+
+import numpy as np
+
+from api.comparisons.fairness import Daily, Measure, Side, differences, unfair_because
+from api.comparisons.schemas import ComparedJob, ComparedPair, Comparison
+from api.jobs.schemas import Series
+from jobs.states import JobState
+
+ALL_PAIRS: Final = 10
+SET_SIDES: Final = 3
+BASELINE: Final = "baseline:"
+
+
+def mean_by_day(series: Sequence[Daily]) -> dict[date, float | None]:
+    """The mean over horizons of each day; undefined where one of them is."""
+    result: dict[date, float | None] = {}
+    for day in sorted({day for one in series for day in one}):
+        known = [value for one in series if (value := one.get(day)) is not None]
+        result[day] = math.fsum(known) / len(known) if len(known) == len(series) else None
+    return result
+
+
+def compare(
+    sides: Sequence[Side], baselines: Mapping[str, Daily], measure: Measure, curves: Mapping[UUID, Series]
+) -> Comparison:
+    """Takes a moment (at most some seconds, for 50 jobs): not for the event loop."""
+    horizon = measure.horizon or max((h for side in sides for h in side.horizons), default=1)
+    different = differences([side.spec for side in sides])
+    reasons = unfair_because(sides, different, measure)
+    jobs = [_compared(side.id, side.name, side.state, side.daily, horizon) for side in sides]
+    jobs += [_compared(BASELINE + name, name, None, daily, horizon) for name, daily in baselines.items()]
+    values = [side.daily for side in sides] + list(baselines.values())
+    labels = [side.label for side in sides] + list(baselines)
+    every = len(jobs) <= ALL_PAIRS
+    pairs = combinations(range(len(jobs)), 2) if every else ((0, other) for other in range(1, len(jobs)))
+    return Comparison(
+        metric=str(measure),
+        jobs=jobs,
+        differences=different,
+        fair=not reasons,
+        unfair_because=reasons,
+        pairs=[
+            _pair((jobs[a].id, jobs[b].id), (labels[a], labels[b]), values[a], values[b], horizon) for a, b in pairs
+        ],
+        model_confidence_set=_confidence_set([job.id for job in jobs], values, horizon),
+        curves=dict(curves),
+    )
+
+
+def _compared(side_id: str, name: str | None, state: JobState | None, daily: Daily, horizon: int) -> ComparedJob:
+    from atft.metrics import inference, rank  # noqa: PLC0415
+
+    series = np.array([math.nan if daily[day] is None else daily[day] for day in sorted(daily)], dtype=np.float64)
+    average = rank.average(series)
+    t = inference.newey_west_t(series, horizon)
+    return ComparedJob(
+        id=side_id, name=name, mean=average.mean, std=average.std, ic_t=t, num_days=average.num_days, state=state
+    )
+
+
+def _pair(ids: tuple[str, str], labels: tuple[str, str], a: Daily, b: Daily, horizon: int) -> ComparedPair:
+    from atft.metrics.inference import paired_difference  # noqa: PLC0415
+
+    days = sorted({*a, *b})
+    test = paired_difference(
+        [a.get(day) for day in days], [b.get(day) for day in days], horizon, a_name=labels[0], b_name=labels[1]
+    )
+    return ComparedPair(
+        a=ids[0],
+        b=ids[1],
+        mean_difference=test.mean_difference,
+        t=test.t,
+        degrees_of_freedom=test.degrees_of_freedom,
+        p_value=test.p_value,
+        ci95=test.ci95,
+        num_days=test.num_days,
+        num_dropped=test.num_dropped,
+        verdict=test.verdict,
+    )
+
+
+def _confidence_set(ids: Sequence[str], values: Sequence[Daily], horizon: int) -> list[str] | None:
+    """Of the days on which every side is defined; null below three sides."""
+    from atft.metrics.inference import model_confidence_set  # noqa: PLC0415
+
+    if len(ids) < SET_SIDES:
+        return None
+    rows = [[daily.get(day) for daily in values] for day in sorted(set[date].intersection(*map(set, values)))]
+    table = np.array([row for row in rows if None not in row], dtype=np.float64).reshape(-1, len(ids))
+    kept = model_confidence_set(table, horizon)
+    return None if kept is None else [ids[column] for column in kept]

@@ -1,0 +1,95 @@
+"""`python -m atft inspect` as a bounded child: what a dataset would be, without the API touching the data."""
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+from api.http.errors import Refused
+from jobs.settings import Settings
+from jobs.tables import Json
+
+LIMIT_SECONDS: Final = 120.0
+LIMIT_BYTES: Final = 4 << 30  # of memory of its own; mapped files do not count
+_TURN_SECONDS: Final = 30.0
+_MAX_OUTPUT_BYTES: Final = 4_000_000
+_turns = asyncio.Semaphore(2)
+
+
+async def inspect(settings: Settings, spec: Json) -> Json:
+    """`spec` holds absolute paths. Raises Refused: 422 with the program's own words, 503 when it takes too long."""
+    async with _turn():
+        with tempfile.TemporaryDirectory(prefix="atft-inspect-") as folder:
+            file = Path(folder) / "spec.json"
+            await asyncio.to_thread(file.write_text, json.dumps(spec), "utf-8")
+            code, out, err = await _run(settings, [sys.executable, "-m", "atft", "inspect", str(file)])
+    if code == 0:
+        answer: Json = json.loads(out)
+        return answer
+    if code == -signal.SIGABRT or b"MemoryError" in err:
+        detail = (
+            f"looking at this needs more than {LIMIT_BYTES >> 20:,} MiB of memory; register it: a build may take more"
+        )
+        raise Refused(422, "inspection_too_large", detail)
+    words = _last_words(err) or _last_words(out) or f"the inspection ended with code {code}"
+    for root in (settings.data_root, settings.uploads_root):  # where our folders lie is nobody's business
+        words = words.replace(f"{root.resolve()}/", "")
+    raise Refused(422, "cannot_build", words)
+
+
+@contextlib.asynccontextmanager
+async def _turn() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_TURN_SECONDS):
+            await _turns.acquire()
+    except TimeoutError as error:
+        detail = "other inspections are running: try again in a moment"
+        raise Refused(503, "inspection_busy", detail, headers={"Retry-After": "30"}) from error
+    try:
+        yield
+    finally:
+        _turns.release()
+
+
+async def _run(settings: Settings, command: list[str]) -> tuple[int, bytes, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=settings.child_environment(1, None),
+        start_new_session=True,
+    )
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(process.pid, resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            out, err = await process.communicate()
+    except TimeoutError as error:
+        raise Refused(
+            503,
+            "inspection_timeout",
+            f"the inspection took longer than {LIMIT_SECONDS:.0f} s",
+            headers={"Retry-After": "60"},
+        ) from error
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    if len(out) > _MAX_OUTPUT_BYTES:
+        raise Refused(422, "cannot_build", "the inspection's answer is too long: the file has too many columns")
+    return process.returncode or 0, out, err
+
+
+def _last_words(text: bytes) -> str:
+    """The program's last line; its own traceback, if there is one, stays here."""
+    lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1].strip()[:1000] if lines else ""

@@ -1,0 +1,308 @@
+"""Datasets: register by upload, by server path or planted; list, look at one, delete."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from api.datasets.inspection import inspect
+from api.datasets.schemas import DatasetPage, DatasetPlan, DatasetView
+from api.datasets.uploads import Upload, receive
+from api.datasets.views import dataset_summary, dataset_view
+from api.http import examples
+from api.http.auth import DatasetWriter, Principal, Reader
+from api.http.deps import Cursor, DryRun, IdempotencyKey, Limit, ServiceDep, problems
+from api.http.errors import Refused, from_pydantic, invalid
+from api.http.path_guard import confine, outside
+from api.http.service import Service
+from api.jobs.schemas import SubmittedView
+from api.jobs.submission import Identity, identity, once, refuse_nul, submit
+from api.jobs.views import submitted_view
+from api.training import admission
+from atft.spec.data import DatasetRef, DatasetSpec
+from jobs import store
+from jobs.caches import discard_cache
+from jobs.queue import CPU
+from jobs.states import JobKind
+from jobs.tables import Json
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+Ref = Annotated[
+    DatasetRef, Path(description="the dataset's name, or one version of it: name@version", examples=["us_2010_2017"])
+]
+
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/DatasetSpec"},
+                "examples": {
+                    "path": {
+                        "summary": "A file, or a folder of Parquet files, under the server's data root",
+                        "value": examples.DATASET_PATH,
+                    },
+                    "planted": {"summary": "A synthetic panel with a known oracle", "value": examples.DATASET_PLANTED},
+                },
+            },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "spec"],
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "the panel: Parquet, Arrow IPC or CSV (.gz, .zst)",
+                        },
+                        "spec": {"$ref": "#/components/schemas/DatasetSpec"},
+                    },
+                    "additionalProperties": {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "named by universe.file or market.file",
+                    },
+                },
+                "encoding": {"spec": {"contentType": "application/json"}},
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=SubmittedView,
+    openapi_extra=_BODY,
+    summary="Register a dataset",
+    response_description="The job that builds it, queued. `Location` is its address.",
+    responses={
+        **problems(413, 415, 507),
+        200: {"model": DatasetPlan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
+    },
+)
+async def create_dataset(
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    who: DatasetWriter,
+    dry_run: DryRun = False,
+    idempotency_key: IdempotencyKey = None,
+) -> SubmittedView | Response:
+    """Queue the build of a dataset's cache from a panel of stocks by day.
+
+    The panel comes as an upload (multipart: `file`, the JSON `spec`, and the extra parts that `universe.file` and
+    `market.file` name), as a path under the server's data root, or planted: a synthetic panel whose
+    best possible score is known.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        spec = _on_the_server(_parse(await request.body()))
+        asked = None if dry_run else identity(idempotency_key, JobKind.DATASET, {"spec": spec.model_dump(mode="json")})
+
+        async def making() -> SubmittedView | Response:
+            return await _accept(service, who, response, spec, _files(service, spec), None, dry_run, asked)
+
+        return await once(service, who, asked, response, making())
+    if media_type != "multipart/form-data":
+        raise Refused(
+            415,
+            "unsupported_media_type",
+            f"send application/json or multipart/form-data, not {media_type or 'a body without Content-Type'}",
+        )
+    await service.check_upload(who, request)
+    async with receive(request, service.settings.uploads_root, service.settings.max_body_bytes) as upload:
+        spec, files = _from_upload(upload)
+        content = {part.name: part.sha256 for part in upload.parts.values() if part.path is not None}
+        body = {"spec": spec.model_dump(mode="json"), "content": content}
+        asked = None if dry_run else identity(idempotency_key, JobKind.DATASET, body)
+        sent = _accept(service, who, response, spec, files, upload, dry_run, asked)
+        return await once(service, who, asked, response, sent)
+
+
+def _parse(text: bytes | bytearray) -> Json:
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "malformed_json", f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise invalid("", "send a JSON object")
+    return body
+
+
+def _validate(body: Json) -> DatasetSpec:
+    try:
+        spec = DatasetSpec.model_validate(body)
+    except ValidationError as error:
+        raise from_pydantic(error) from error
+    refuse_nul(spec.model_dump(mode="json"))
+    return spec
+
+
+def _on_the_server(body: Json) -> DatasetSpec:
+    """The spec of a dataset that lies on the server, or of a planted one."""
+    for pointer, path in (
+        ("/path", body.get("path")),
+        ("/universe/file", _file(body, "universe")),
+        ("/market/file", _file(body, "market")),
+    ):
+        if isinstance(path, str) and ".." in path.split("/"):
+            raise outside(pointer)
+    spec = _validate(body)
+    if spec.path is None and spec.planted is None:
+        raise invalid(
+            "/path", "give a path under the server's data root, planted, or upload the file as multipart/form-data"
+        )
+    return spec
+
+
+def _files(service: Service, spec: DatasetSpec) -> Json:
+    """`params.files` of such a dataset."""
+    asked = {"panel": ("/path", spec.path)}
+    asked |= {
+        role: (f"/{role}/file", side.file)
+        for role, side in (("universe", spec.universe), ("market", spec.market))
+        if side is not None
+    }
+    return {
+        role: f"data:{confine(service.settings.data_root, path, pointer, folders=role == 'panel')}"
+        for role, (pointer, path) in asked.items()
+        if path is not None
+    }
+
+
+def _file(body: Json, role: str) -> object:
+    side = body.get(role)
+    return side.get("file") if isinstance(side, Mapping) else None
+
+
+def _from_upload(upload: Upload) -> tuple[DatasetSpec, Json]:
+    if "spec" not in upload.parts:
+        raise Refused(422, "missing_part", "the form needs a part `spec` with the JSON of the dataset")
+    spec = _validate(_parse(upload.parts["spec"].text))
+    if spec.path is not None or spec.planted is not None:
+        raise invalid(
+            "/path" if spec.path is not None else "/planted",
+            "an upload brings its own file: leave path and planted out",
+        )
+    wanted = {"panel": "file"} | {
+        role: side.file for role, side in (("universe", spec.universe), ("market", spec.market)) if side is not None
+    }
+    files = {}
+    for role, name in wanted.items():
+        part = upload.parts.get(name)
+        if part is None or part.path is None:
+            raise Refused(
+                422,
+                "missing_part",
+                f"the form needs a file part {name!r}" + (f", which {role}.file names" if role != "panel" else ""),
+            )
+        if part.size_bytes == 0:
+            raise Refused(422, "empty_file", f"the part {name!r} is empty")
+        files[role] = upload.reference(part)
+    unused = sorted(set(upload.parts) - {"spec", *wanted.values()})
+    if unused:
+        raise Refused(422, "unknown_part", f"the parts {unused} are named by neither universe.file nor market.file")
+    return spec, files
+
+
+async def _accept(
+    service: Service,
+    who: Principal,
+    response: Response,
+    spec: DatasetSpec,
+    files: Json,
+    upload: Upload | None,
+    dry_run: bool,
+    asked: Identity | None,
+) -> SubmittedView | Response:
+    warnings = admission.unwatched(CPU, await service.database.read(store.live_queues))
+    if dry_run:
+        inspection = await inspect(service.settings, _with_paths(service, spec, files))
+        same = await service.database.read(store.of_content, str(inspection.get("fingerprint")))
+        plan = DatasetPlan(
+            spec=spec.model_dump(mode="json"),
+            spec_digest=spec.digest(),
+            warnings=warnings,
+            inspection=inspection,
+            registered=[f"{row.name}@{row.version}" for row in same],
+        )
+        return Response(plan.model_dump_json(), media_type="application/json")
+    with nullcontext() if upload is None else upload.kept_unless_refused():
+        job, position = await submit(
+            service,
+            who,
+            kind=JobKind.DATASET,
+            spec=spec,
+            queue=CPU,
+            asked=asked,
+            name=spec.name,
+            dataset=spec.name,
+            params={"files": files} if upload is None else {"files": files, "sources": upload.sources(files)},
+        )
+    if upload is not None:
+        upload.kept = (job.params or {}).get("files") == files  # a repeated request keeps the first upload, not this
+    return submitted_view(response, job, position, warnings)
+
+
+def _with_paths(service: Service, spec: DatasetSpec, files: Mapping[str, str]) -> Json:
+    """The spec with absolute paths, as the program reads it."""
+    roots = {"data": service.settings.data_root, "upload": service.settings.uploads_root}
+    paths = {}
+    for role, reference in files.items():
+        scheme, _, relative = reference.partition(":")
+        paths[role] = str((roots[scheme] / relative).resolve())
+    body = spec.model_dump(mode="json")
+    if "panel" in paths:
+        body["path"] = paths["panel"]
+    for role in ("universe", "market"):
+        if role in paths:
+            body[role]["file"] = paths[role]
+    return body
+
+
+@router.get("", summary="List datasets", responses=problems())
+async def list_datasets(
+    service: ServiceDep, response: Response, _: Reader, cursor: Cursor = None, limit: Limit = 50
+) -> DatasetPage:
+    """Each dataset in its newest version, newest first."""
+    rows, next_cursor = await service.database.read(store.datasets, cursor=cursor, limit=limit)
+    if next_cursor is not None:
+        response.headers["Link"] = f'</datasets?limit={limit}&cursor={next_cursor}>; rel="next"'
+    return DatasetPage(items=[dataset_summary(row) for row in rows], next_cursor=next_cursor)
+
+
+@router.get("/{name}", summary="One dataset", responses=problems(404))
+async def get_dataset(name: Ref, service: ServiceDep, _: Reader) -> DatasetView:
+    """The newest version, or the one of `name@version`: its columns, days, profile and leak report, and where every
+    version comes from.
+    """
+
+    def read(session: Session) -> DatasetView:
+        row = store.dataset(session, name)
+        versions = store.dataset_versions(session, row.name)
+        return dataset_view(row, versions, store.uses(session, [version for version, _ in versions]))
+
+    return await service.database.read(read)
+
+
+@router.delete(
+    "/{name}", status_code=204, response_class=Response, summary="Delete a dataset", responses=problems(404, 409)
+)
+async def delete_dataset(name: Ref, service: ServiceDep, _: DatasetWriter) -> Response:
+    """Delete every version, or the one of `name@version`, and its cache. 409 while unfinished jobs need it; finished
+    jobs keep their results.
+    """
+    for row in await service.database.write(store.delete_dataset, name):
+        folder = service.settings.caches_root / row.fingerprint
+        discarded = await service.database.write(discard_cache, folder)
+        if discarded is not None:
+            await asyncio.to_thread(shutil.rmtree, discarded, ignore_errors=True)
+    return Response(status_code=204)

@@ -1,0 +1,122 @@
+"""What clients see of datasets: the newest version of each, one with what was found in it, and where versions come
+from.
+"""
+
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from api.http import examples
+from api.jobs.schemas import Page, Time, View
+
+
+def _example(value: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
+class DatasetPlan(View):
+    """What a dataset would be: the answer of `python -m atft inspect`. Nothing is stored."""
+
+    model_config = _example(examples.DATASET_PLAN)
+
+    spec: dict[str, JsonValue]
+    spec_digest: str
+    warnings: list[str]
+    inspection: dict[str, JsonValue] = Field(description="guessed schema, profile and what would be built")
+    registered: list[str] = Field([], description="versions (`name@version`) that hold this very content already")
+
+
+class DatasetSummary(View):
+    """One version of a dataset; in lists the newest."""
+
+    model_config = _example(examples.DATASET_SUMMARY)
+
+    name: str
+    version: int
+    fingerprint: str = Field(description="of the content: the same input and spec give the same fingerprint")
+    num_days: int | None
+    num_codes: int | None
+    num_rows: int | None
+    num_features: int = Field(description="across stocks and market-wide together")
+    num_warnings: int = Field(description="of the profile")
+    days: tuple[str, str] | None = Field(description="first and last trading day")
+    horizons: list[int]
+    size_bytes: int
+    job_id: UUID = Field(description="the job that built it")
+    created_at: Time
+    link: str
+    page: str
+
+
+class OriginFile(View):
+    """One file that a version was made from."""
+
+    model_config = _example(examples.ORIGIN_FILE)
+
+    role: Literal["panel", "universe", "market"]
+    name: str | None = Field(description="as its sender named it, or its path under the data root")
+    size_bytes: int | None = Field(description="of an upload")
+    sha256: str | None = Field(description="of an upload, as it was received")
+
+
+class Origin(View):
+    """Where a version comes from."""
+
+    model_config = _example(examples.ORIGIN)
+
+    kind: Literal["upload", "path", "planted"]
+    files: list[OriginFile]
+    source_sha256: str | None = Field(description="of all the bytes that the build read")
+    by: str = Field(description="who asked for it")
+    asked_at: Time
+    versions: dict[str, JsonValue] = Field(description="of the programs that built it")
+
+
+class DatasetVersion(View):
+    """One version: where it comes from, and how many jobs were submitted on it."""
+
+    model_config = _example(examples.DATASET_VERSION)
+
+    version: int
+    fingerprint: str
+    size_bytes: int
+    job_id: UUID
+    created_at: Time
+    num_jobs: int = Field(description="submitted on this version; `jobs` lists them")
+    num_unfinished_jobs: int = Field(description="it cannot be deleted while there are any")
+    origin: Origin
+    link: str
+    jobs: str
+
+
+class DatasetView(DatasetSummary):
+    """One dataset with what was found in it."""
+
+    model_config = _example(examples.DATASET)
+
+    columns: list[str] = Field(description="feature names in the order in which the network reads them")
+    market_columns: list[str]
+    formulas: dict[str, str] = Field(description="how each feature is made")
+    normalisation: dict[str, str]
+    spec: dict[str, JsonValue]
+    profile: dict[str, JsonValue]
+    leak_report: dict[str, JsonValue]
+    versions: list[DatasetVersion]
+
+
+class DatasetPage(Page[DatasetSummary]):
+    """All datasets by name."""
+
+    model_config = _example({"items": [examples.DATASET_SUMMARY], "next_cursor": None})
+
+
+DATASET_MODELS: Final = (
+    DatasetPlan,
+    DatasetSummary,
+    OriginFile,
+    Origin,
+    DatasetVersion,
+    DatasetView,
+    DatasetPage,
+)

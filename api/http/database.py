@@ -1,0 +1,89 @@
+"""Short transactions on the record, bounded in time. "Postgres is away" is one error, whatever the driver calls it."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
+
+import asyncpg
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
+
+from api.http.errors import Unavailable
+from jobs import audit
+from jobs.audit import Act
+from jobs.session import async_transaction
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+LIMIT_SECONDS: Final = 8.0
+
+# SQLSTATE classes that say "not now", not "wrong": connection, rollback, resources, locks, operator, system.
+_TRANSIENT: Final = ("08", "40", "53", "55", "57", "58")
+
+
+def _is_transient(error: exc.DBAPIError) -> bool:
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    return (
+        error.connection_invalidated
+        or state.startswith(_TRANSIENT)
+        or (not state and isinstance(error, exc.InterfaceError | exc.OperationalError))
+    )
+
+
+@asynccontextmanager
+async def _bounded(seconds: float) -> "AsyncIterator[None]":
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except (OSError, TimeoutError, exc.TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unavailable from error  # raised by the driver while it connects, before SQLAlchemy wraps anything
+    except exc.DBAPIError as error:
+        if _is_transient(error):
+            raise Unavailable from error
+        raise
+
+
+# Set by `auth` for a request that may change something: whatever the request then writes is audited with it.
+acting: Final[ContextVar[Act | None]] = ContextVar("acting", default=None)
+AUDITED: Final = "audited"  # the key of a session's `info`: what the act is about, when it is more than the address
+
+
+class Database:
+    """Runs the record's plain functions (`fn(session, …)`) in a transaction of their own."""
+
+    def __init__(
+        self,
+        sessions: async_sessionmaker[AsyncSession],
+        reading: async_sessionmaker[AsyncSession],
+        *,
+        limit_seconds: float = LIMIT_SECONDS,
+    ) -> None:
+        self._sessions = sessions
+        self._reading = reading
+        self._limit_seconds = limit_seconds
+
+    async def read(self, fn: Callable[Concatenate[Session, P], Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Each statement sees what is committed when it runs; one that writes is an error."""
+        async with _bounded(self._limit_seconds), self._reading() as session:
+            return await session.run_sync(fn, *args, **kwargs)
+
+    async def write(self, fn: Callable[Concatenate[Session, P], Result], *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Committed when this returns, in the audit log too when a request does it."""
+        act = acting.get()
+
+        def audited(session: Session) -> Result:
+            result = fn(session, *args, **kwargs)
+            if act is not None:
+                audit.record(session, act.on(session.info.get(AUDITED, act.target)))
+            return result
+
+        async with _bounded(self._limit_seconds), async_transaction(self._sessions) as session:
+            result = await session.run_sync(audited)
+        acting.set(None)  # one act is one row, however many transactions it takes
+        return result

@@ -1,0 +1,162 @@
+"""What routes ask for, as types; and the responses that every route documents."""
+
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import Depends, Header, Path, Query, Request
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from api.http import examples
+from api.http.errors import MEDIA_TYPE, Refused
+from api.http.service import Service
+from api.jobs.schemas import SubmittedView
+from jobs import store
+from jobs.lookup import Position
+from jobs.tables import Job
+
+MAX_INTEGER: Final = 2**63 - 1
+
+
+async def service(request: Request) -> Service:
+    found: Service = request.app.state.service
+    return found
+
+
+async def name_route(request: Request) -> None:
+    """For the request counts: the route's template, not its address."""
+    request.state.route = getattr(request.scope.get("route"), "path", "none")
+
+
+async def json_body(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise Refused(
+            415, "unsupported_media_type", f"send application/json, not {media_type or 'a body without Content-Type'}"
+        )
+
+
+def expected_version(if_match: str | None) -> int | None:
+    """The version that If-Match names; None when it names none. A tag that we never gave matches nothing."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tags = [tag.strip().strip('"') for tag in if_match.split(",")]
+    if len(tags) != 1 or not tags[0].isdecimal() or len(tags[0]) > 18:
+        return -1
+    return int(tags[0])
+
+
+ServiceDep = Annotated[Service, Depends(service)]
+JobId = Annotated[UUID, Path(description="the job's id", examples=[examples.JOB_ID])]
+Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before")]
+Limit = Annotated[int, Query(ge=1, le=200, description="items a page")]
+DryRun = Annotated[bool, Query(description="plan only: nothing is stored")]
+IfMatch = Annotated[
+    str | None, Header(max_length=200, description="act only on this version of the job (its ETag); else 412")
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        examples=["0f6b1c0e-8d5c-4a39-9d5e-1b1f3f0b7a11"],
+        description="the same key with the same body is the same job, for a day; with another body it is refused",
+    ),
+]
+
+
+def with_position(session: Session, job: Job) -> tuple[Job, Position]:
+    return job, store.queue_position(session, job)
+
+
+def find_job(session: Session, job_id: UUID) -> tuple[Job, Position]:
+    return with_position(session, store.get(session, job_id))
+
+
+_PROBLEMS: Final = {
+    400: (
+        "The body is not JSON, or not the multipart form that it says it is; or the address has NUL characters.",
+        "malformed_json",
+        "the body is not JSON: Expecting value at character 0",
+    ),
+    401: (
+        "An API key is needed, or this one is not good.",
+        "unauthorized",
+        "send an API key: Authorization: Bearer <key>",
+    ),
+    403: (
+        "The API key lacks the scope, or a page of another origin asks.",
+        "forbidden",
+        "this API key lacks the scope jobs:write",
+    ),
+    404: ("There is no such thing.", "job_not_found", f"there is no job {examples.JOB_ID}"),
+    409: (
+        "The present state does not allow this.",
+        "illegal_move",
+        "the job is succeeded: it cannot be changed any more",
+    ),
+    412: (
+        "The job has changed since the version in If-Match.",
+        "precondition_failed",
+        "the job has changed: its version is 12",
+    ),
+    413: ("The body is too large.", "body_too_large", "the body is larger than 1,000,000 bytes"),
+    415: (
+        "The Content-Type is not one that this route reads.",
+        "unsupported_media_type",
+        "send application/json, not text/plain",
+    ),
+    416: ("The file has no such range.", "range_not_satisfiable", "the file has no such range"),
+    422: ("The request is understood and wrong: `errors` says where.", "invalid_request", examples.PROBLEM["detail"]),
+    429: (
+        "This key has, or does, as much as it may; Retry-After says when to try again.",
+        "quota_exceeded",
+        "this key may have 10000 jobs that are not over, and has them: wait, or cancel some",
+    ),
+    503: (
+        "Postgres cannot be reached; Retry-After says when to try again.",
+        "database_unavailable",
+        "the database cannot be reached at the moment",
+    ),
+    507: ("The disk is full.", "disk_full", "the server has no room for this upload; nothing was kept"),
+}
+
+
+def submits(plan: type[BaseModel], then: str = "The job, queued. `Location` is its address.") -> dict[str, Any]:
+    """How a route is declared that takes a spec as JSON and answers with its job, or with `dry_run=true` its plan."""
+    return {
+        "status_code": 202,
+        "response_model": SubmittedView,
+        "dependencies": [Depends(json_body)],
+        "response_description": then,
+        "responses": {
+            **problems(413, 415),
+            200: {"model": plan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
+        },
+    }
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of a route, with examples; 400, 401, 403, 422, 429, 503 belong to every route on the record."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({400, 401, 403, 422, 429, 503, *statuses}):
+        description, code, detail = _PROBLEMS[status]
+        example = (
+            examples.PROBLEM
+            | {"title": HTTPStatus(status).phrase}
+            | {
+                "type": f"urn:atft:problem:{code}",
+                "status": status,
+                "code": code,
+                "detail": detail,
+            }
+        )
+        if status != 422:
+            example |= {"errors": []}
+        documented[status] = {
+            "description": description,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}},
+        }
+    return documented

@@ -1,0 +1,168 @@
+"""What a job leaves: metrics, evidence, artifacts."""
+
+import asyncio
+import re
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import FileResponse
+from pydantic import JsonValue
+from sqlalchemy.orm import Session
+
+from api.http import examples
+from api.http.auth import Reader
+from api.http.deps import MAX_INTEGER, JobId, ServiceDep, problems
+from api.http.errors import Refused
+from api.http.path_guard import under
+from api.jobs import export
+from api.jobs.schemas import Artifacts, MetricsView
+from api.jobs.views import artifact_view, etag
+from jobs import history, store
+from jobs.tables import ArtifactRow, Job
+
+router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
+_RANGE: Final = r"\s*(\d{1,18}-\d{0,18}|-\d{1,18})\s*"
+_RANGES: Final = re.compile(rf"bytes={_RANGE}(,{_RANGE})*", re.ASCII)
+MetricName = Annotated[str, Query(min_length=1, max_length=100)]
+
+
+def _series(
+    session: Session, job_id: JobId, names: list[str] | None, after_step: int, max_points: int
+) -> tuple[Job, history.Series]:
+    job = store.get(session, job_id)
+    return job, history.series(session, job_id, names, after_step, max_points)
+
+
+_TABLES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The numbers, in the format asked for: a table has the columns name, step, value.",
+        "content": {
+            "text/csv": {
+                "schema": {"type": "string"},
+                "example": '"name","step","value"\n"val/rank_ic",1,0.012\n"val/rank_ic",2,\n',
+            },
+            "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+@router.get("/metrics", response_model=MetricsView, summary="A job's metrics", responses={**problems(404), **_TABLES})
+async def get_metrics(
+    job_id: JobId,
+    service: ServiceDep,
+    _: Reader,
+    name: Annotated[
+        list[MetricName] | None,
+        Query(max_length=100, description="only names that begin so; repeatable", examples=[["val/rank_ic"]]),
+    ] = None,
+    after_step: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="only points after this step")] = 0,
+    max_points: Annotated[
+        int, Query(ge=4, le=100_000, description="points a series; longer ones are thinned, keeping lows and highs")
+    ] = 1000,
+    format: Annotated[Literal["json", "parquet", "csv"], Query(description="json, or one long table")] = "json",  # noqa: A002 - the contract's name
+) -> MetricsView | Response:
+    """Keys are `{split}/{metric}` (the mean over horizons) and `{split}/{metric}@{h}d`; `step` is the 1-based epoch.
+
+    With several folds `val.2/…` is of the second one and `val/…` the mean over folds of their best epochs, told at the
+    end. An undefined value is null, and so is a mean that one fold lacks.
+    Only rows of the attempt that counts are here: what a lost attempt had written past its last checkpoint is gone.
+    """
+    job, series = await service.database.read(_series, job_id, name, after_step, max_points)
+    if format != "json":
+        return export.table(series, format, f"{job_id}-metrics")
+    return MetricsView(
+        job_id=job.id,
+        state=job.state,
+        attempt=job.attempt,
+        latest=job.metrics,
+        best=job.best,
+        baselines=job.baselines,
+        series=series,
+        last_seq=job.last_seq,
+    )
+
+
+@router.get(
+    "/evidence",
+    summary="What really ran",
+    responses={**problems(404), 200: {"content": {"application/json": {"example": examples.EVIDENCE}}}},
+)
+async def get_evidence(job_id: JobId, response: Response, service: ServiceDep, _: Reader) -> dict[str, JsonValue]:
+    """The requested and the resolved spec, and what was observed: optimizer class and state keys, learning rate by
+    epoch, threads, days, modules with their gradients, versions. Empty until the first step has run."""
+    job = await service.database.read(store.get, job_id)
+    response.headers["ETag"] = etag(job)
+    return job.evidence or {}
+
+
+def _artifacts(session: Session, job_id: JobId) -> list[ArtifactRow]:
+    store.get(session, job_id)
+    return store.artifacts(session, job_id)
+
+
+@router.get("/artifacts", summary="List a job's files", responses=problems(404))
+async def list_artifacts(job_id: JobId, service: ServiceDep, _: Reader) -> Artifacts:
+    """With size and SHA-256. A file is listed only once it is whole."""
+    rows = await service.database.read(_artifacts, job_id)
+    return Artifacts(items=[artifact_view(row) for row in rows])
+
+
+def _artifact(session: Session, job_id: JobId, name: str) -> ArtifactRow:
+    store.get(session, job_id)
+    return store.artifact(session, job_id, name)
+
+
+_FILE: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": description,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": "…"}},
+    }
+    for status, description in ((200, "The whole file."), (206, "The range that was asked for."))
+}
+
+
+@router.get(
+    "/artifacts/{name:path}",
+    response_class=FileResponse,
+    summary="Download a file",
+    responses={**problems(404, 416), **_FILE},
+)
+async def get_artifact(
+    job_id: JobId,
+    name: Annotated[
+        str, Path(max_length=500, description="the file's name in the list", examples=["best.safetensors"])
+    ],
+    request: Request,
+    service: ServiceDep,
+    _: Reader,
+) -> Response:
+    """The bytes, or a `Range` of them. `ETag` is the SHA-256."""
+    row = await service.database.read(_artifact, job_id, name)
+    path = under(service.settings.run_root, row.path)
+    if path is None:
+        raise Refused(404, "artifact_gone", f"artifact {name!r} was recorded, but its file is no longer there")
+    tag = f'"{row.sha256}"'
+    headers = {"ETag": tag, "Cache-Control": "private, max-age=31536000, immutable"}
+    if tag in [part.strip() for part in request.headers.get("if-none-match", "").split(",")]:
+        return Response(status_code=304, headers=headers)
+    size = (await asyncio.to_thread(path.stat)).st_size
+    _settle_range(request, size)
+    request.scope["method"] = request.state.method  # for HEAD the file need not be read
+    return FileResponse(path, media_type=row.media_type, filename=name.rpartition("/")[2], headers=headers)
+
+
+def _settle_range(request: Request, size: int) -> None:
+    """Drop a Range that is not understood, as RFC 9110 asks; refuse (416) one outside the file."""
+    asked = request.headers.get("range")
+    if asked is None:
+        return
+    if _RANGES.fullmatch(asked):
+        ends = [part.strip().split("-") for part in asked.partition("=")[2].split(",")]
+        pairs = [(int(first), int(last or size)) if first else (size - int(last), size) for first, last in ends]
+        if any(first >= size for first, _ in pairs):
+            detail = f"the file has {size} bytes"
+            raise Refused(416, "range_not_satisfiable", detail, headers={"Content-Range": f"bytes */{size}"})
+        if all(first <= last for first, last in pairs):
+            return
+    request.scope["headers"] = [(key, value) for key, value in request.scope["headers"] if key != b"range"]

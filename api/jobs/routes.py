@@ -1,0 +1,295 @@
+"""Jobs: submit, list, look at one, say what is wanted of it."""
+
+import asyncio
+from typing import Annotated
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from api.http import examples
+from api.http.auth import Principal, Reader, Submitter, check_scope
+from api.http.database import AUDITED
+from api.http.deps import (
+    Cursor,
+    DryRun,
+    IdempotencyKey,
+    IfMatch,
+    JobId,
+    Limit,
+    ServiceDep,
+    expected_version,
+    find_job,
+    json_body,
+    problems,
+    submits,
+    with_position,
+)
+from api.jobs.schemas import JobPage, JobView, Plan, SubmittedView
+from api.jobs.submission import identity, once
+from api.jobs.views import etag, job_view, submitted_view
+from api.studies.schemas import Priority
+from api.training.submission import submit_run
+from atft.spec.data import DatasetRef
+from atft.spec.job import TrainSpec
+from jobs import repetition, store
+from jobs.lookup import Position
+from jobs.repetition import Again
+from jobs.states import COORDINATING, JobKind, JobState, Wanted
+from jobs.tables import Job
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+TRAIN_EXAMPLES = {
+    "smallest": {"summary": "Only the dataset: every other setting has a default", "value": examples.TRAIN_SMALLEST},
+    "small": {"summary": "A small run with AdaBelief and warm restarts", "value": examples.TRAIN},
+}
+
+
+@router.post("/train", summary="Submit a training job", **submits(Plan))
+async def submit_train(
+    spec: Annotated[TrainSpec, Body(openapi_examples=TRAIN_EXAMPLES)],
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    dry_run: DryRun = False,
+    idempotency_key: IdempotencyKey = None,
+) -> SubmittedView | Response:
+    """Queue a training of the ATFT-GAT-FAN network on a registered dataset.
+
+    The spec is checked against the dataset before anything is stored: its features, its horizons, and that its days are
+    enough for the window and the split. A 202 means that the job will run, whatever happens to this server or to Redis.
+    """
+    return await submit_run(service, who, spec, JobKind.TRAIN, dry_run=dry_run, key=idempotency_key, answer=response)
+
+
+def _page(
+    session: Session,
+    state: JobState | None,
+    kind: JobKind | None,
+    parent_id: UUID | None,
+    dataset: str | None,
+    tag: str | None,
+    q: str | None,
+    cursor: str | None,
+    limit: int,
+) -> tuple[list[tuple[Job, Position]], str | None]:
+    jobs, next_cursor = store.page(
+        session, state=state, kind=kind, parent_id=parent_id, dataset=dataset, tag=tag, q=q, cursor=cursor, limit=limit
+    )
+    return list(zip(jobs, store.queue_positions(session, jobs), strict=True)), next_cursor
+
+
+@router.get("", summary="List jobs", responses=problems())
+async def list_jobs(
+    request: Request,
+    response: Response,
+    service: ServiceDep,
+    _: Reader,
+    state: Annotated[JobState | None, Query(description="only jobs in this state")] = None,
+    kind: Annotated[JobKind | None, Query(description="only jobs of this kind")] = None,
+    parent_id: Annotated[UUID | None, Query(description="only the children of this job")] = None,
+    dataset: Annotated[DatasetRef | None, Query(description="only jobs on this dataset")] = None,
+    tag: Annotated[
+        str | None, Query(max_length=601, description="`key` or `key=value`", examples=["desk=tokyo"])
+    ] = None,
+    q: Annotated[str | None, Query(max_length=200, description="part of a name, or how an id begins")] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> JobPage:
+    """Newest first. The next page is behind `next_cursor`, and behind `Link: …; rel="next"`."""
+    rows, next_cursor = await service.database.read(_page, state, kind, parent_id, dataset, tag, q, cursor, limit)
+    if next_cursor is not None:
+        others = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+        response.headers["Link"] = f'</jobs?{urlencode([*others, ("cursor", next_cursor)])}>; rel="next"'
+    return JobPage(items=[job_view(job, position) for job, position in rows], next_cursor=next_cursor)
+
+
+@router.get(
+    "/{job_id}",
+    response_model=JobView,
+    summary="One job",
+    responses={**problems(404), 304: {"description": "Not changed since the version in If-None-Match."}},
+)
+async def get_job(
+    job_id: JobId, request: Request, response: Response, service: ServiceDep, _: Reader
+) -> JobView | Response:
+    """The job with its newest metrics and progress. `ETag` is its version, for If-None-Match and If-Match."""
+    job, position = await service.database.read(find_job, job_id)
+    headers = {"ETag": etag(job), "Cache-Control": "no-cache"}
+    seen = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if etag(job) in seen and job.state is not JobState.QUEUED:  # a queued job's position changes without a new version
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return job_view(job, position)
+
+
+async def _want(
+    service: ServiceDep, who: Principal, job_id: UUID, wanted: Wanted, if_match: str | None, response: Response
+) -> JobView:
+    def move(session: Session) -> tuple[Job, Position]:
+        job = store.want(session, job_id, wanted, by=who.name, expected_version=expected_version(if_match))
+        return with_position(session, job)
+
+    job, position = await service.database.write(move)
+    await service.wake(job_id)
+    advance = job.kind in COORDINATING and job.state is JobState.RUNNING
+    if advance or (wanted is Wanted.RUN and job.state is JobState.QUEUED):
+        await service.announce(job)
+    response.headers["ETag"] = etag(job)
+    return job_view(job, position)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    status_code=202,
+    summary="Cancel a job",
+    response_description="The job as it stands now.",
+    responses=problems(404, 409, 412),
+)
+async def cancel_job(
+    job_id: JobId, response: Response, service: ServiceDep, who: Submitter, if_match: IfMatch = None
+) -> JobView:
+    """Say that the job must not run. A queued job is cancelled at once; a running one when its processes are gone.
+
+    Cancelling a cancelled job changes nothing; any other finished job answers 409.
+    """
+    return await _want(service, who, job_id, Wanted.CANCEL, if_match, response)
+
+
+@router.post(
+    "/{job_id}/pause",
+    status_code=202,
+    summary="Pause a job",
+    response_description="The job as it stands now.",
+    responses=problems(404, 409, 412),
+)
+async def pause_job(
+    job_id: JobId, response: Response, service: ServiceDep, who: Submitter, if_match: IfMatch = None
+) -> JobView:
+    """Stop the job and free its device: a running job saves a checkpoint first. Finished jobs answer 409."""
+    return await _want(service, who, job_id, Wanted.PAUSE, if_match, response)
+
+
+@router.post(
+    "/{job_id}/resume",
+    status_code=202,
+    summary="Resume a paused job",
+    response_description="The job as it stands now.",
+    responses=problems(404, 409, 412),
+)
+async def resume_job(
+    job_id: JobId, response: Response, service: ServiceDep, who: Submitter, if_match: IfMatch = None
+) -> JobView:
+    """Queue a paused job again; it goes on from its checkpoint. Other unfinished jobs stay as they are."""
+    return await _want(service, who, job_id, Wanted.RUN, if_match, response)
+
+
+@router.post(
+    "/{job_id}/priority",
+    status_code=202,
+    dependencies=[Depends(json_body)],
+    summary="Change a job's priority",
+    response_description="The job as it stands now.",
+    responses=problems(404, 409, 412, 413, 415),
+)
+async def set_priority(
+    job_id: JobId,
+    wish: Annotated[Priority, Body(openapi_examples={"first": {"summary": "Run next", "value": {"priority": 0}}})],
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    if_match: IfMatch = None,
+) -> JobView:
+    """Move a job in its queue: 0 runs first, 9 last. A study takes its trials along; finished jobs answer 409."""
+
+    def move(session: Session) -> tuple[list[Job], Position]:
+        version = expected_version(if_match)
+        changed = store.set_priority(session, job_id, wish.priority, by=who.name, expected_version=version)
+        return changed, store.queue_position(session, changed[0])
+
+    changed, position = await service.database.write(move)
+    await service.wake(job_id)
+    await asyncio.gather(*(service.announce(job) for job in changed if job.state is JobState.QUEUED))
+    response.headers["ETag"] = etag(changed[0])
+    return job_view(changed[0], position)
+
+
+async def _again(
+    service: ServiceDep,
+    who: Principal,
+    job_id: UUID,
+    how: Again,
+    key: str | None,
+    if_match: str | None,
+    response: Response,
+) -> SubmittedView | Response:
+    asked = identity(key, JobKind.TRAIN, {how: str(job_id)})
+
+    def write(session: Session) -> tuple[Job, bool, Position]:
+        if store.get(session, job_id).kind is JobKind.DATASET:
+            check_scope(who, "datasets:write")
+        version = expected_version(if_match)
+        made = repetition.repeat(
+            session, job_id, how, by=who.name, expected_version=version, idempotency=asked,
+            max_unfinished=who.limits.jobs,
+        )  # fmt: skip
+        session.info[AUDITED] = f"/jobs/{made.job.id}"
+        job, position = with_position(session, made.job)
+        return job, made.created, position
+
+    async def making() -> SubmittedView:
+        await service.check_disk()
+        job, created, position = await service.database.write(write)
+        if created:
+            await service.announce(job)
+        return submitted_view(response, job, position, [])
+
+    return await once(service, who, asked, response, making())
+
+
+@router.post(
+    "/{job_id}/retry",
+    status_code=202,
+    response_model=SubmittedView,
+    summary="Try a failed or cancelled job again",
+    response_description="The new job, queued. `Location` is its address.",
+    responses=problems(404, 409, 412),
+)
+async def retry_job(
+    job_id: JobId,
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    idempotency_key: IdempotencyKey = None,
+    if_match: IfMatch = None,
+) -> SubmittedView | Response:
+    """Make a new job of the same spec, whose `source_job_id` is this one, that goes on from its last checkpoint.
+
+    The points up to that checkpoint come along. What failed for a reason in the spec or the data fails again.
+    """
+    return await _again(service, who, job_id, Again.RETRY, idempotency_key, if_match, response)
+
+
+@router.post(
+    "/{job_id}/rerun",
+    status_code=202,
+    response_model=SubmittedView,
+    summary="Repeat a succeeded job",
+    response_description="The new job, queued. `Location` is its address.",
+    responses=problems(404, 409, 412),
+)
+async def rerun_job(
+    job_id: JobId,
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    idempotency_key: IdempotencyKey = None,
+    if_match: IfMatch = None,
+) -> SubmittedView | Response:
+    """Make a new job of the same spec and data, from the start.
+
+    At its end its message, and `drift` in its evidence, say which metrics, weights and versions differ from this job's.
+    """
+    return await _again(service, who, job_id, Again.RERUN, idempotency_key, if_match, response)

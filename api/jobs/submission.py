@@ -1,0 +1,127 @@
+"""From a valid request to a queued job: one transaction, then a hint. The row is the job; the hint may be lost."""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Mapping
+from uuid import UUID
+
+from fastapi import Response
+from sqlalchemy.orm import Session
+
+from api.http.auth import Principal
+from api.http.database import AUDITED
+from api.http.deps import with_position
+from api.http.errors import Refused, Unavailable, invalid
+from api.http.service import Service
+from api.jobs.schemas import SubmittedView
+from api.jobs.views import submitted_view
+from atft.spec.base import Spec
+from jobs import store
+from jobs.errors import JobsError
+from jobs.lookup import Position
+from jobs.quotas import hold_upload
+from jobs.states import JobKind
+from jobs.tables import Job, Json
+
+Identity = tuple[str, str]  # an Idempotency-Key, and the SHA-256 of what was asked with it
+
+
+def refuse_nul(value: object, pointer: str = "") -> None:
+    """Postgres stores no NUL character. Raises Refused (422) naming the field."""
+    if isinstance(value, str) and "\x00" in value:
+        raise invalid(pointer, "text must not contain NUL characters")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            refuse_nul(key, pointer)
+            refuse_nul(inner, f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            refuse_nul(inner, f"{pointer}/{number}")
+
+
+def identity(key: str | None, kind: JobKind, asked: Json) -> Identity | None:
+    """Of what was asked, not of how it was spelled, nor of what it comes to today: a repeated request is the same one
+    when its dataset has a newer version and its study a better trial.
+    """
+    if key is None:
+        return None
+    text = json.dumps([kind.value, asked], sort_keys=True, separators=(",", ":"))
+    return key, hashlib.sha256(text.encode()).hexdigest()
+
+
+async def once(
+    service: Service,
+    who: Principal,
+    asked: Identity | None,
+    answer: Response,
+    making: Awaitable[SubmittedView | Response],
+) -> SubmittedView | Response:
+    """What `making` answers. Where it is refused today, the job that the same key and request have made before."""
+    try:
+        return await making
+    except (Refused, JobsError) as refusal:
+        if asked is None or isinstance(refusal, Unavailable):
+            raise
+        made = await service.database.read(_made, who.name, asked)
+        if made is None:
+            raise
+        return submitted_view(answer, *made, [])
+
+
+def _made(session: Session, principal: str, asked: Identity) -> tuple[Job, Position] | None:
+    job = store.earlier(session, principal, *asked)
+    return None if job is None else with_position(session, job)
+
+
+async def submit(
+    service: Service,
+    who: Principal,
+    *,
+    kind: JobKind,
+    spec: Spec,
+    queue: str,
+    asked: Identity | None,
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    priority: int = 5,
+    max_attempts: int = 3,
+    queue_timeout_seconds: float | None = None,
+    dataset: str | None = None,
+    dataset_fingerprint: str | None = None,
+    params: Json | None = None,
+    source_job_id: UUID | None = None,
+) -> tuple[Job, Position]:
+    """The job, committed and announced: a new one, or the one that `asked` has made before."""
+    body = spec.model_dump(mode="json")
+    await service.check_disk()
+
+    def write(session: Session) -> tuple[Job, bool, Position]:
+        submitted = store.submit(
+            session,
+            kind=kind,
+            spec=body,
+            spec_digest=spec.digest(),
+            queue=queue,
+            name=name,
+            tags=tags,
+            priority=priority,
+            max_attempts=max_attempts,
+            dataset=dataset,
+            dataset_fingerprint=dataset_fingerprint,
+            params=params,
+            source_job_id=source_job_id,
+            queue_timeout_seconds=queue_timeout_seconds,
+            created_by=who.name,
+            idempotency=asked,
+            max_unfinished=who.limits.jobs,
+        )
+        if submitted.created and "sources" in (params or {}):  # now that its size is known, and in turn
+            hold_upload(session, who.name, 0, who.limits.upload_bytes)
+        session.info[AUDITED] = f"/jobs/{submitted.job.id}"
+        job, position = with_position(session, submitted.job)
+        return job, submitted.created, position
+
+    job, created, position = await service.database.write(write)
+    if created:
+        await service.announce(job)
+    return job, position

@@ -1,0 +1,100 @@
+"""Rows of the record as clients see them."""
+
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Any, Final
+from urllib.parse import quote
+from uuid import UUID
+
+from fastapi import Response
+
+from api.jobs.schemas import ArtifactView, JobView, Links, ProgressView, SubmittedView, WorkerView
+from jobs.lookup import Position
+from jobs.states import TERMINAL, JobState, Wanted
+from jobs.tables import ArtifactRow, Job, Worker
+
+WORKER_LIVE_SECONDS: Final = 60.0
+_WISHES: Final = {Wanted.CANCEL: "cancelling", Wanted.PAUSE: "pausing", Wanted.PRUNE: "pruning"}
+
+
+def etag(job: Job) -> str:
+    return f'"{job.version}"'
+
+
+def status(job: Job) -> str:
+    """The state in one word for people."""
+    if job.state in TERMINAL or job.state is JobState.PAUSED:
+        return job.state.value
+    if job.wanted in _WISHES:
+        return _WISHES[job.wanted]
+    return "recovering" if job.attempt > (job.state is JobState.RUNNING) else job.state.value
+
+
+def _links(job_id: UUID) -> Links:
+    own = f"/jobs/{job_id}"
+    return {
+        "self": own,
+        "metrics": f"{own}/metrics",
+        "events": f"{own}/events",
+        "logs": f"{own}/logs",
+        "evidence": f"{own}/evidence",
+        "artifacts": f"{own}/artifacts",
+        "cancel": f"{own}/cancel",
+        "page": f"/ui{own}",
+    }
+
+
+_SAME: Final = (
+    "id", "kind", "parent_id", "source_job_id", "name", "tags", "state", "wanted", "reason", "message", "attempt",
+    "max_attempts", "priority", "queue", "dataset", "dataset_fingerprint", "spec", "spec_digest", "metrics", "best",
+    "created_at", "started_at", "finished_at", "worker",
+)  # fmt: skip
+_same: Final = attrgetter(*_SAME)
+
+
+def _fields(job: Job, position: Position) -> dict[str, Any]:
+    queue_position, pending_reason = position
+    fields = dict(zip(_SAME, _same(job), strict=True))
+    fields["status"] = status(job)
+    fields["progress"] = ProgressView.model_validate(job.progress) if job.progress is not None else None
+    fields["queue_position"] = queue_position
+    fields["pending_reason"] = pending_reason
+    fields["links"] = _links(job.id)
+    return fields
+
+
+def job_view(job: Job, position: Position) -> JobView:
+    return JobView.model_construct(**_fields(job, position))
+
+
+def submitted_view(answer: Response, job: Job, position: Position, warnings: list[str]) -> SubmittedView:
+    """The body of a 202; its headers go to `answer`."""
+    answer.headers["Location"] = f"/jobs/{job.id}"
+    answer.headers["ETag"] = etag(job)
+    return SubmittedView.model_construct(**_fields(job, position), warnings=warnings)
+
+
+def artifact_view(row: ArtifactRow) -> ArtifactView:
+    return ArtifactView(
+        name=row.name,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        media_type=row.media_type,
+        attempt=row.attempt,
+        created_at=row.created_at,
+        link=f"/jobs/{row.job_id}/artifacts/{quote(row.name)}",
+    )
+
+
+def worker_view(row: Worker, now: datetime | None = None) -> WorkerView:
+    live = (now or datetime.now(UTC)) - row.last_seen < timedelta(seconds=WORKER_LIVE_SECONDS)
+    return WorkerView(
+        name=row.name,
+        host=row.host,
+        queue=row.queue,
+        device=row.device,
+        busy_with=row.busy_with,
+        started_at=row.started_at,
+        last_seen=row.last_seen,
+        live=live,
+    )

@@ -1,0 +1,156 @@
+"""Studies: submit a search, look at its trials, make its best one a training job."""
+
+import asyncio
+from dataclasses import replace
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Body, Depends, Response
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from api.http import examples
+from api.http.auth import Reader, Submitter
+from api.http.deps import DryRun, IdempotencyKey, JobId, ServiceDep, json_body, problems, submits
+from api.http.errors import Refused, invalid
+from api.http.path_guard import under
+from api.jobs.schemas import SubmittedView
+from api.jobs.submission import Identity, identity, once, refuse_nul, submit
+from api.jobs.views import submitted_view
+from api.studies import admission as studies
+from api.studies.schemas import BestView, ImportanceView, Promotion, StudyPlan, Trials
+from api.training import admission
+from api.training.submission import plan_or_queue, queue_run
+from atft.spec.job import TrainSpec
+from atft.spec.search import HpoSpec
+from jobs import store
+from jobs.errors import ArtifactNotFound
+from jobs.queue import CONTROL
+from jobs.states import TERMINAL, JobKind
+from jobs.tables import ArtifactRow, Json
+
+router = APIRouter(prefix="/jobs", tags=["studies"])
+HPO_EXAMPLES = {
+    "smallest": {"summary": "Only the dataset: the default space, 20 trials", "value": examples.HPO_SMALLEST},
+    "small": {"summary": "A small network, three parameters, two trials at a time", "value": examples.HPO},
+}
+PROMOTE_EXAMPLES = {"longer": {"summary": "The best trial, trained for 20 epochs", "value": examples.PROMOTE}}
+
+
+@router.post("/hpo", summary="Submit a study", **submits(StudyPlan, "The study is stored; its trials follow."))
+async def submit_hpo(
+    spec: Annotated[HpoSpec, Body(openapi_examples=HPO_EXAMPLES)],
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    dry_run: DryRun = False,
+    idempotency_key: IdempotencyKey = None,
+) -> SubmittedView | Response:
+    """Search the space for the best objective. Each trial is a job of its own, with evidence and metrics.
+
+    A space key that names no field or changes nothing is refused; choices that come to the same run are merged, with a
+    warning. Both extremes of the space run one step before the first trial starts. A failed trial is never a number.
+    """
+
+    async def queue(study: studies.AdmittedStudy, asked: Identity | None) -> SubmittedView:
+        base = study.spec.base
+        job, position = await submit(
+            service,
+            who,
+            kind=JobKind.HPO,
+            spec=study.spec,
+            queue=CONTROL,
+            asked=asked,
+            name=base.name,
+            tags=base.tags,
+            priority=base.resources.priority,
+            dataset=study.base.dataset_name,
+            dataset_fingerprint=study.base.fingerprint,
+            params={"trial_queue": study.base.queue},
+        )
+        return submitted_view(response, job, position, study.warnings)
+
+    return await plan_or_queue(
+        service, who, spec, JobKind.HPO, dry_run=dry_run, key=idempotency_key, answer=response,
+        admit=lambda session: studies.admit(session, spec),
+        plan=lambda session, study: studies.plan(session, service.settings, study),
+        queue=queue,
+    )  # fmt: skip
+
+
+@router.get("/{job_id}/trials", summary="A study's trials", responses=problems(404))
+async def get_trials(job_id: JobId, service: ServiceDep, _: Reader) -> Trials:
+    """Every trial with its parameters, its value, its state and reason, and its objective by epoch."""
+    return Trials(items=await service.database.read(studies.trials, job_id))
+
+
+@router.get("/{job_id}/best", summary="A study's best trial", responses=problems(404))
+async def get_best(job_id: JobId, service: ServiceDep, _: Reader) -> BestView:
+    """The best trial so far with its whole training spec. 404 while no trial has a value."""
+    return await service.database.read(studies.best, job_id)
+
+
+def _importance(session: Session, job_id: UUID) -> ArtifactRow:
+    job, _ = studies.study(session, job_id)
+    try:
+        return store.artifact(session, job_id, "importance.json")
+    except ArtifactNotFound as error:
+        when = "it ended without a trial" if job.state in TERMINAL else "it is made when the study ends"
+        raise Refused(404, "no_importance", f"study {job_id} has no parameter importance: {when}") from error
+
+
+@router.get("/{job_id}/importance", summary="A study's parameter importance", responses=problems(404))
+async def get_importance(job_id: JobId, service: ServiceDep, _: Reader) -> ImportanceView:
+    """How much each parameter matters for the objective, once the study has ended. Null, with the reason, when the
+    complete trials are too few to say."""
+    row = await service.database.read(_importance, job_id)
+    path = under(service.settings.run_root, row.path)
+    if path is None:
+        raise Refused(404, "artifact_gone", "the importance was recorded, but its file is no longer there")
+    return ImportanceView.model_validate_json(await asyncio.to_thread(path.read_bytes))
+
+
+def _promote(session: Session, job_id: UUID, promotion: Promotion) -> tuple[TrainSpec, UUID, admission.Admitted]:
+    try:
+        spec, source, warnings = studies.promoted(session, job_id, promotion.changes)
+    except ValidationError as error:  # an old record, not the request
+        raise Refused(409, "not_promotable", f"the spec of job {job_id} is of another version: {error}") from error
+    admitted = admission.admit(session, spec)
+    return spec, source, replace(admitted, warnings=[*admitted.warnings, *warnings])
+
+
+@router.post(
+    "/{job_id}/promote",
+    status_code=202,
+    response_model=SubmittedView,
+    dependencies=[Depends(json_body)],
+    summary="Promote to a full training job",
+    response_description="The training job is stored and will run.",
+    responses=problems(404, 409, 413, 415),
+)
+async def promote(
+    job_id: JobId,
+    promotion: Annotated[Promotion, Body(openapi_examples=PROMOTE_EXAMPLES)],
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    idempotency_key: IdempotencyKey = None,
+) -> SubmittedView | Response:
+    """Train a study's best trial (or this trial, or this training job) in full: with test days and baselines.
+
+    Further fields of the body change its spec, such as `"optimizer.name": "adabelief"`.
+    """
+    if promotion.target == "alias":
+        raise invalid("/as", "model aliases are not available yet; use train")
+    refuse_nul(promotion.changes)
+    body: Json = {"promote": str(job_id), "as": promotion.target, "changes": dict(promotion.changes)}
+    asked = identity(idempotency_key, JobKind.TRAIN, body)
+
+    async def making() -> SubmittedView:
+        spec, source, admitted = await service.database.read(_promote, job_id, promotion)
+        return await queue_run(
+            service, who, spec, JobKind.TRAIN, response, queue=admitted.queue, dataset=admitted.dataset_name,
+            fingerprint=admitted.fingerprint, asked=asked, warnings=admitted.warnings, source=source,
+        )  # fmt: skip
+
+    return await once(service, who, asked, response, making())

@@ -1,0 +1,105 @@
+"""What the routes of studies answer and ask for."""
+
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from api.http import examples
+from api.jobs.schemas import Metrics, Plan, Time, View
+from jobs.states import JobState, Reason
+
+
+def _example(value: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [value]})
+
+
+class StudyPlan(View):
+    """What a study would be. Nothing is stored."""
+
+    model_config = _example(examples.STUDY_PLAN)
+
+    spec: dict[str, JsonValue] = Field(description="resolved: every default filled in, equal choices merged")
+    spec_digest: str
+    warnings: list[str]
+    num_trials: int = Field(description="n_trials, or the whole grid when that is less")
+    low: dict[str, JsonValue] = Field(description="one extreme of the space; both run one step before any trial")
+    high: dict[str, JsonValue]
+    trial: Plan = Field(description="a trial at the base's own values")
+    estimated_seconds: float | None = Field(description="of all trials, `parallelism` at a time; null when unknown")
+
+
+class TrialView(View):
+    """One trial. Only a succeeded trial has a value: a failed one is never a number."""
+
+    model_config = _example(examples.TRIAL)
+
+    number: int
+    job_id: UUID
+    params: dict[str, JsonValue]
+    value: float | None = Field(description="the objective at its best epoch")
+    state: JobState
+    reason: Reason | None
+    message: str | None
+    intermediate: dict[int, float | None] = Field(description="the objective by epoch")
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+
+
+class Trials(View):
+    """All trials of a study, by number."""
+
+    model_config = _example({"items": [examples.TRIAL]})
+
+    items: list[TrialView]
+
+
+class BestView(View):
+    """The best trial so far."""
+
+    model_config = _example(examples.BEST)
+
+    number: int
+    job_id: UUID
+    params: dict[str, JsonValue]
+    value: float
+    epoch: int
+    metrics: Metrics
+    spec: dict[str, JsonValue] = Field(description="the trial's whole training spec")
+    spec_digest: str
+
+
+class ImportanceView(View):
+    """How much each parameter explains of the differences between complete trials (PED-ANOVA); shares add up to 1."""
+
+    model_config = _example(examples.IMPORTANCE)
+
+    importance: dict[str, float] | None = Field(description="null when nothing can be said: `why` says why")
+    num_trials: int
+    why: str | None
+
+
+class Promotion(BaseModel):
+    """What to make of a job. All other fields are changes of its training spec: `"trainer.max_epochs": 20`, or
+    `"trainer": {"max_epochs": 20}`.
+    """
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [examples.PROMOTE]})
+
+    target: Literal["train", "alias"] = Field(alias="as", description="train; alias is not available yet")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Priority(View):
+    """A job's place in its queue."""
+
+    model_config = _example({"priority": 2})
+
+    priority: int = Field(ge=0, le=9, description="0 runs first, 9 last")
+
+
+STUDY_MODELS: Final = (StudyPlan, TrialView, Trials, BestView, ImportanceView, Priority)

@@ -1,0 +1,154 @@
+"""Is the process alive, can it serve, and what are its figures."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Query, Response
+from redis.exceptions import RedisError
+from sqlalchemy.orm import Session
+
+from api.http import examples
+from api.http.auth import Reader
+from api.http.deps import ServiceDep, problems
+from api.http.errors import Unavailable
+from api.http.service import Service
+from api.jobs.schemas import Check, Health
+from jobs import store
+from jobs.schema import database_revision, head_revision
+from jobs.settings import free_bytes
+from jobs.states import JobKind, JobState
+from jobs.tables import Job
+
+router = APIRouter(tags=["service"])
+LIMIT_SECONDS: Final = 3.0
+Verbose = Annotated[
+    str | None,
+    Query(description="with this parameter, whatever its value, the answer lists each check", examples=["true"]),
+]
+_NOT_READY: Final[dict[int | str, dict[str, Any]]] = {
+    400: problems()[400],
+    503: {"model": Health, "description": "Not ready. Retry-After says when to ask again."},
+}
+
+
+@router.get(
+    "/livez", response_model_exclude_none=True, summary="Is the process alive", responses={400: problems()[400]}
+)
+async def get_livez() -> Health:
+    """Of this process only: it says nothing of the database or the broker."""
+    return Health(status="ok")
+
+
+def _revision(session: Session) -> str | None:
+    return database_revision(session.connection())
+
+
+async def _check_database(service: Service) -> Check:
+    started = time.perf_counter()
+    await service.database.read(lambda session: session.execute(sa.text("SELECT 1")))
+    return Check(ok=True, detail=f"answered in {(time.perf_counter() - started) * 1000:.0f} ms")
+
+
+async def _check_migrations(service: Service) -> Check:
+    present, head = await service.database.read(_revision), await asyncio.to_thread(head_revision)
+    return Check(
+        ok=present == head,
+        detail="at head"
+        if present == head
+        else f"the database is at {present}, this code needs {head}: run `make migration`'s upgrade",
+    )
+
+
+async def _check_broker(service: Service) -> Check:
+    started = time.perf_counter()
+    await service.redis.ping()
+    return Check(ok=True, detail=f"answered in {(time.perf_counter() - started) * 1000:.0f} ms")
+
+
+async def _check_workers(service: Service) -> Check:
+    live = await service.database.read(store.live_queues)
+    return Check(
+        ok=bool(live),
+        detail=f"live workers on {', '.join(sorted(live))}" if live else "no worker was seen within a minute",
+    )
+
+
+async def _check_disk(service: Service) -> Check:
+    root = service.settings.run_root
+    await asyncio.to_thread(root.mkdir, parents=True, exist_ok=True)
+    free, least = await asyncio.to_thread(free_bytes, root), service.settings.min_free_bytes
+    return Check(ok=free >= least, detail=f"{free / 1e9:.1f} GB free; {least / 1e9:g} GB are needed at least")
+
+
+# The second value: without it the service cannot serve. A job may be accepted without a broker or a worker: it waits.
+_CHECKS: Final[dict[str, tuple[Callable[[Service], Awaitable[Check]], bool]]] = {
+    "database": (_check_database, True),
+    "migrations": (_check_migrations, True),
+    "broker": (_check_broker, False),
+    "workers": (_check_workers, False),
+    "disk": (_check_disk, True),
+}
+
+
+async def _bounded(check: Callable[[Service], Awaitable[Check]], service: Service) -> Check:
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            return await check(service)
+    except Unavailable as error:
+        return Check(ok=False, detail=error.detail)
+    except TimeoutError:
+        return Check(ok=False, detail=f"no answer within {LIMIT_SECONDS:.0f} s")
+    except (RedisError, OSError) as error:
+        return Check(ok=False, detail=f"not reachable ({type(error).__name__})")
+
+
+@router.get(
+    "/readyz", response_model=Health, response_model_exclude_none=True, summary="Can it serve", responses=_NOT_READY
+)
+async def get_readyz(service: ServiceDep, response: Response, verbose: Verbose = None) -> Health:
+    """200 when database, migrations and disk are in order. Broker and workers are told too: without them jobs wait."""
+    names = list(_CHECKS)
+    results = await asyncio.gather(*(_bounded(check, service) for check, _ in _CHECKS.values()))
+    checks = dict(zip(names, results, strict=True))
+    ready = all(checks[name].ok for name, (_, needed) in _CHECKS.items() if needed)
+    if not ready:
+        response.status_code = 503
+        response.headers["Retry-After"] = "2"
+    return Health(status="ok" if ready else "unavailable", checks=checks if verbose is not None else None)
+
+
+def _figures(session: Session) -> tuple[dict[tuple[JobKind, JobState], int], dict[str, int], dict[str, int]]:
+    counted = session.execute(sa.select(Job.kind, Job.state, sa.func.count()).group_by(Job.kind, Job.state))
+    jobs = {(kind, state): number for kind, state, number in counted}
+    queued = session.execute(
+        sa.select(Job.queue, sa.func.count()).where(Job.state == JobState.QUEUED).group_by(Job.queue)
+    )
+    depth = {queue: number for queue, number in queued}  # noqa: C416 - a Row is not a tuple for the type checker
+    live = store.live_queues(session)
+    workers = {queue: sum(row.queue == queue for row in store.workers(session)) for queue in live}
+    return jobs, depth, workers
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    summary="Prometheus figures",
+    responses={
+        **problems(),
+        200: {
+            "description": "Prometheus text.",
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": examples.PROMETHEUS}},
+        },
+    },
+)
+async def get_prometheus(service: ServiceDep, _: Reader) -> Response:
+    """Jobs by kind and state, queue depth, workers, requests, streams. Without the database, not its figures."""
+    try:
+        jobs, depth, workers = await service.database.read(_figures)
+        body = service.telemetry.render(jobs, depth, workers, database_up=True)
+    except Unavailable:
+        body = service.telemetry.render({}, {}, {}, database_up=False)
+    return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

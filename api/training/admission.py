@@ -1,0 +1,222 @@
+"""What a training job needs of its dataset and of the workers, checked before it is stored; and the plan of a dry run.
+
+All arithmetic here is the child's own (`atft.spec`): what is refused here would fail there.
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import sqlalchemy as sa
+from pydantic_core import PydanticCustomError
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
+
+from api.http.errors import Refused, invalid
+from api.jobs.schemas import Plan
+from api.training import init_from
+from api.training.split import planned, trading_days
+from atft.spec.days import Fold, SplitPlan, count, plan_split
+from atft.spec.ensemble import EnsembleSpec
+from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.pretrain import PretrainSpec
+from jobs import store
+from jobs.errors import DatasetNotFound
+from jobs.queue import CPU, GPU
+from jobs.settings import Settings
+from jobs.states import ACTIVE, JobKind, JobState
+from jobs.tables import Dataset, Job
+
+Result = TypeVar("Result")
+_CHECKPOINTS: Final = 3  # the last two and the best
+_COPIES: Final = 3  # weights and two moments
+_FLOAT32_BYTES: Final = 4
+_SUCCESSIVE: Final = 2  # days that a contrast compares
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admitted:
+    """A training or pretraining job that fits its dataset."""
+
+    dataset_name: str
+    fingerprint: str
+    queue: str
+    warnings: list[str]
+    split: SplitPlan
+    num_features: int
+    names_a_day: int
+
+
+def choose_queue(asked: str, device: str, live: set[str]) -> str:
+    """`auto` is the GPU queue when a live worker watches it and the job may use it."""
+    if asked != "auto":
+        return asked
+    if device == "auto":
+        return GPU if GPU in live else CPU
+    return GPU if device == "cuda" else CPU
+
+
+def unwatched(queue: str, live: set[str]) -> list[str]:
+    return [] if queue in live else [f"no live worker watches queue {queue}: the job waits until one starts"]
+
+
+def _at_pointer(check: Callable[[], Result]) -> Result:
+    """The spec's own arithmetic refuses with a pointer into the TrainSpec."""
+    try:
+        return check()
+    except PydanticCustomError as error:
+        raise invalid(str((error.context or {}).get("pointer", "")), error.message()) from error
+
+
+def find_dataset(session: Session, ref: str) -> Dataset:
+    """The version that `ref` names. Raises Refused (422) at /dataset."""
+    try:
+        return store.dataset(session, ref)
+    except DatasetNotFound as error:
+        building = (
+            sa.select(Job.id)
+            .where(Job.kind == JobKind.DATASET, Job.dataset == ref.partition("@")[0], Job.state.in_(ACTIVE))
+            .limit(1)
+        )
+        job_id = session.scalar(building)
+        detail = (
+            f"dataset {ref!r} is still being built by job {job_id}: submit when that has succeeded"
+            if job_id
+            else str(error)
+        )
+        raise invalid("/dataset", detail, "unknown_dataset") from error
+
+
+def moved(error: Refused, below: str) -> Refused:
+    """The same refusal of what stands at the pointer `below` in another spec."""
+    errors = [one.model_copy(update={"pointer": below + (one.pointer or "")}) for one in error.errors]
+    return Refused(error.status_code, error.code, str(error.detail), errors=errors)
+
+
+def admit(session: Session, spec: RunSpec | EnsembleSpec) -> Admitted:
+    """Raises Refused (422) naming the field that does not fit."""
+    if isinstance(spec, EnsembleSpec):
+        try:
+            return admit(session, spec.base)
+        except Refused as error:
+            raise moved(error, "/base") from error
+    dataset = find_dataset(session, spec.dataset)
+    manifest = dataset.manifest
+    features: list[str] = manifest["feature_names"]
+    market: list[str] = manifest["market_names"]
+    missing_horizons = [h for h in spec.data.horizons if h not in manifest["horizons"]]
+    if missing_horizons:
+        raise invalid(
+            "/data/horizons",
+            f"dataset {dataset.name!r} has the horizons {manifest['horizons']}, not {missing_horizons}",
+        )
+    if spec.data.features is not None:
+        known = [*features, *market]
+        unknown = [name for name in spec.data.features if name not in known]
+        if unknown:
+            shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+            raise invalid(
+                "/data/features",
+                f"dataset {dataset.name!r} has no feature {', '.join(map(repr, unknown))}; it has {shown}",
+                "missing_features",
+            )
+    split = _at_pointer(lambda: plan_split(manifest["num_days"], spec.data.window, max(spec.data.horizons), spec.split))
+    names = names_a_day(dataset)
+    if names < spec.data.min_names:
+        raise invalid(
+            "/data/min_names",
+            f"a day of dataset {dataset.name!r} has {names} stocks (median), below min_names {spec.data.min_names}",
+        )
+    if isinstance(spec, TrainSpec):
+        init_from.check(session, spec, dataset)
+    if isinstance(spec, PretrainSpec) and spec.contrast_weight > 0 and days_per_step(spec, names) < _SUCCESSIVE:
+        raise invalid(
+            "/trainer/batch_size",
+            f"contrast_weight compares successive days, and a step of {spec.trainer.batch_size} samples has one day of "
+            f"{names} stocks: give at least {_SUCCESSIVE * names}",
+        )
+    live = store.live_queues(session)
+    queue = choose_queue(spec.resources.queue, spec.resources.device, live)
+    return Admitted(
+        dataset_name=dataset.name,
+        fingerprint=dataset.fingerprint,
+        queue=queue,
+        warnings=unwatched(queue, live),
+        split=split,
+        names_a_day=names,
+        num_features=len(features) + len(market) if spec.data.features is None else len(spec.data.features),
+    )
+
+
+def names_a_day(dataset: Dataset) -> int:
+    """Median number of stocks a day, by the profile; by the manifest's mean when the profile lacks it."""
+    known = dataset.profile.get("names_per_day", {}).get("median")
+    return int(known) if known is not None else round(dataset.manifest["num_rows"] / dataset.manifest["num_days"])
+
+
+def plan(session: Session, settings: Settings, asked: RunSpec | EnsembleSpec, admitted: Admitted) -> Plan:
+    spec, members = (asked.base, len(asked.seeds)) if isinstance(asked, EnsembleSpec) else (asked, 1)
+    parameters = spec.num_parameters(admitted.num_features)
+    folds, days = admitted.split.folds, trading_days(settings, admitted.fingerprint)
+    largest = max(folds, key=lambda fold: count(fold.train))
+    steps = _steps(spec, largest, admitted.names_a_day)
+    ahead = sa.select(sa.func.count()).where(
+        Job.state == JobState.QUEUED, Job.queue == admitted.queue, Job.priority <= spec.resources.priority
+    )
+    rate = _learned_rate(session, spec, admitted.queue)
+    samples = [_samples(spec, fold, admitted.names_a_day) for fold in folds]
+    copies = _COPIES * _CHECKPOINTS + members * len(folds) - 1
+    return Plan(
+        spec=asked.model_dump(mode="json"),
+        spec_digest=asked.digest(),
+        warnings=admitted.warnings,
+        dataset_fingerprint=admitted.fingerprint,
+        num_parameters=parameters,
+        num_folds=len(folds),
+        num_members=members,
+        epochs=spec.trainer.max_epochs,
+        days_per_step=days_per_step(spec, admitted.names_a_day),
+        steps_per_epoch=steps,
+        samples_per_epoch=max(samples),
+        num_train_days=count(largest.train),
+        num_val_days=count(largest.val),
+        num_test_days=count(largest.test),
+        folds=None if days is None else planned(admitted.split, days),
+        estimated_seconds=None if rate is None else round(members * sum(samples) * spec.trainer.max_epochs / rate, 1),
+        estimated_bytes=parameters * _FLOAT32_BYTES * copies,
+        queue=admitted.queue,
+        queue_position=session.scalar(ahead) or 0,
+    )
+
+
+def days_per_step(spec: RunSpec, names_a_day: int) -> int:
+    return max(1, round(spec.trainer.batch_size / names_a_day))
+
+
+def _steps(spec: RunSpec, fold: Fold, names_a_day: int) -> int:
+    """In an epoch."""
+    steps = math.ceil(count(fold.train) / days_per_step(spec, names_a_day))
+    most = spec.trainer.max_steps_per_epoch
+    return steps if most is None else min(steps, most)
+
+
+def _samples(spec: RunSpec, fold: Fold, names_a_day: int) -> int:
+    steps = _steps(spec, fold, names_a_day)
+    return min(steps * days_per_step(spec, names_a_day), count(fold.train)) * names_a_day
+
+
+def _learned_rate(session: Session, spec: RunSpec, queue: str) -> float | None:
+    """Median samples a second of the last finished jobs with this model and window on this queue, if any."""
+    speed = Job.progress["samples_per_second"].as_float()
+    same = (
+        Job.kind == (JobKind.PRETRAIN if isinstance(spec, PretrainSpec) else JobKind.TRAIN),
+        Job.state == JobState.SUCCEEDED,
+        Job.queue == queue,
+        speed > 0,
+        Job.spec["model"] == sa.literal(spec.model.model_dump(mode="json"), JSONB),
+        Job.spec["data"]["window"].as_integer() == spec.data.window,
+    )
+    rates = session.scalars(sa.select(speed).where(*same).order_by(Job.finished_at.desc()).limit(20)).all()
+    return statistics.median(rates) if rates else None

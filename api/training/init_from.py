@@ -1,0 +1,58 @@
+"""Whether the job that a training wants to begin with (`init_from`) may be begun with."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+from sqlalchemy.orm import Session
+
+from api.http.errors import invalid
+from atft.spec.inheritance import fits, from_the_past
+from atft.spec.job import RunSpec, TrainSpec
+from jobs import inheritance
+from jobs.errors import NotFound
+from jobs.states import JobState
+from jobs.tables import Dataset
+
+POINTER = "/init_from"
+
+
+def check(session: Session, spec: TrainSpec, dataset: Dataset) -> None:
+    """Raises Refused (422) at /init_from, saying what of the source does not fit; the child looks once more."""
+    if spec.init_from is None:
+        return
+    try:
+        found = inheritance.ancestors(session, UUID(spec.init_from))
+        source = found[0]
+        if source.kind not in inheritance.SOURCES:
+            kinds = " or ".join(sorted(inheritance.SOURCES))
+            raise invalid(POINTER, f"job {source.id} is of kind {source.kind}: begin with a {kinds} job")
+        if source.state is not JobState.SUCCEEDED:
+            raise invalid(POINTER, f"job {source.id} is {source.state}: begin with a job that has succeeded")
+        inheritance.weights(session, source.id)
+        runs = [inheritance.run_spec(job) for job in found]
+    except NotFound as error:
+        raise invalid(POINTER, str(error)) from error
+    except ValidationError as error:
+        raise invalid(POINTER, f"the spec of job {spec.init_from} is of another version: {error}") from error
+    if source.dataset_fingerprint != dataset.fingerprint:
+        raise invalid(
+            POINTER,
+            f"job {source.id} learned from other data ({source.dataset}, {source.dataset_fingerprint}) than "
+            f"{spec.dataset} ({dataset.fingerprint}): begin with a job on the same version of the dataset",
+        )
+    if _inputs(dataset, runs[0]) != _inputs(dataset, spec):
+        raise invalid(POINTER, f"job {source.id} learned from other features: give the same data.features in both")
+    try:
+        fits(spec, runs[0])
+        from_the_past(spec, dataset.manifest["num_days"], runs)
+    except PydanticCustomError as error:
+        raise invalid(POINTER, error.message()) from error
+
+
+def _inputs(dataset: Dataset, run: RunSpec) -> Sequence[str]:
+    """Columns in the order of the network's input: features of stocks, then of the market."""
+    stock, market = dataset.manifest["feature_names"], dataset.manifest["market_names"]
+    asked = run.data.features or (*stock, *market)
+    return [name for part in (stock, market) for name in asked if name in part]

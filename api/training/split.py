@@ -1,0 +1,100 @@
+"""Which days each fold of a job trains, validates and tests on, and their picture. The picture is Plotly's JSON, made
+without Plotly.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+import pyarrow as pa
+from pydantic import JsonValue, TypeAdapter
+
+from api.http.path_guard import under
+from api.jobs.schemas import FoldDays, Stretch
+from atft.spec.days import SplitPlan, Stretches
+from jobs.settings import Settings
+
+ROLES: Final = {"train": "training", "val": "validation", "test": "test", "purged": "gap"}
+_COLOURS: Final = {"train": "#4477aa", "val": "#ddaa33", "test": "#bb5566", "purged": "#dddddd"}
+_ROW_PIXELS: Final = 22
+_FOLDS: Final = TypeAdapter(list[FoldDays])
+
+
+def trading_days(settings: Settings, fingerprint: str) -> list[date] | None:
+    """The days of a dataset's cache, in order; None when its files are gone."""
+    path = under(settings.caches_root, f"{fingerprint}/days.arrow")
+    if path is None:
+        return None
+    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
+        days: list[date] = file.get_batch(0).column("date").to_pylist()
+    return days
+
+
+def planned(plan: SplitPlan, days: Sequence[date]) -> list[FoldDays]:
+    """`days` are all trading days of the dataset."""
+
+    def told(stretches: Stretches) -> list[Stretch]:
+        return [Stretch(first=days[part.start], last=days[part.stop - 1], num_days=len(part)) for part in stretches]
+
+    return [
+        FoldDays(train=told(fold.train), val=told(fold.val), test=told(fold.test), purged=told(fold.purged))
+        for fold in plan.folds
+    ]
+
+
+def observed(data: Mapping[str, JsonValue]) -> list[FoldDays] | None:
+    """From `data` of a job's evidence; None where that has no days. A run of one fold has its days in whole lists, in
+    which what follows upon another part begins a new stretch.
+    """
+    if "folds" in data:
+        return _FOLDS.validate_python(data["folds"])
+    if any(f"{role}_days" not in data for role in ROLES):
+        return None
+    owner = {day: role for role in ROLES for day in TypeAdapter(list[date]).validate_python(data[f"{role}_days"])}
+    parts: dict[str, list[Stretch]] = {role: [] for role in ROLES}
+    last: str | None = None
+    for day in sorted(owner):
+        role = owner[day]
+        if role == last:
+            one = parts[role].pop()
+            parts[role].append(Stretch(first=one.first, last=day, num_days=one.num_days + 1))
+        else:
+            parts[role].append(Stretch(first=day, last=day, num_days=1))
+        last = role
+    return [FoldDays.model_validate(parts)]
+
+
+def figure(folds: Sequence[FoldDays]) -> dict[str, Any]:
+    """One row a fold, the first on top; one bar a stretch, from its first day to the end of its last."""
+    names = [f"fold {number}" for number in range(1, len(folds) + 1)]
+    traces = []
+    for role, word in ROLES.items():
+        bars = [(name, part) for name, fold in zip(names, folds, strict=True) for part in getattr(fold, role)]
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": word,
+                "marker": {"color": _COLOURS[role]},
+                "y": [name for name, _ in bars],
+                "base": [part.first.isoformat() for _, part in bars],
+                "x": [_milliseconds(part.last + timedelta(days=1)) - _milliseconds(part.first) for _, part in bars],
+                "text": [f"{part.num_days} days" for _, part in bars],
+                "customdata": [part.last.isoformat() for _, part in bars],
+                "hovertemplate": "%{y}, " + word + ": %{base} to %{customdata}, %{text}<extra></extra>",
+                "textposition": "none",
+            }
+        )
+    layout = {
+        "barmode": "overlay",
+        "height": 120 + _ROW_PIXELS * len(folds),
+        "xaxis": {"type": "date"},
+        "yaxis": {"type": "category", "categoryorder": "array", "categoryarray": names[::-1]},
+        "legend": {"orientation": "h"},
+        "title": {"text": "Training, validation and test days"},
+    }
+    return {"data": traces, "layout": layout}
+
+
+def _milliseconds(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)

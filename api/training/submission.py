@@ -1,0 +1,115 @@
+"""From the spec of what a child runs (a training, an ensemble, a pretraining, a prediction) to its plan or its job."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+from uuid import UUID
+
+from fastapi import Response
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from api.http.auth import Principal
+from api.http.service import Service
+from api.jobs.schemas import SubmittedView
+from api.jobs.submission import Identity, identity, once, refuse_nul, submit
+from api.jobs.views import submitted_view
+from api.training import admission
+from atft.spec.base import Spec
+from atft.spec.ensemble import EnsembleSpec
+from atft.spec.job import RunSpec
+from atft.spec.prediction import PredictSpec
+from jobs.states import JobKind
+from jobs.tables import Json
+
+Admitted = TypeVar("Admitted")
+
+
+async def submit_run(
+    service: Service,
+    who: Principal,
+    spec: RunSpec | EnsembleSpec,
+    kind: JobKind,
+    *,
+    dry_run: bool,
+    key: str | None,
+    answer: Response,
+) -> SubmittedView | Response:
+    """Raises Refused (422) naming the field that does not fit; the headers go to `answer`."""
+
+    async def queue(admitted: admission.Admitted, asked: Identity | None) -> SubmittedView:
+        return await queue_run(
+            service, who, spec, kind, answer, queue=admitted.queue, dataset=admitted.dataset_name,
+            fingerprint=admitted.fingerprint, asked=asked, warnings=admitted.warnings,
+        )  # fmt: skip
+
+    return await plan_or_queue(
+        service, who, spec, kind, dry_run=dry_run, key=key, answer=answer,
+        admit=lambda session: admission.admit(session, spec),
+        plan=lambda session, admitted: admission.plan(session, service.settings, spec, admitted),
+        queue=queue,
+    )  # fmt: skip
+
+
+async def plan_or_queue(
+    service: Service,
+    who: Principal,
+    spec: Spec,
+    kind: JobKind,
+    *,
+    dry_run: bool,
+    key: str | None,
+    answer: Response,
+    admit: Callable[[Session], Admitted],
+    plan: Callable[[Session, Admitted], BaseModel],
+    queue: Callable[[Admitted, Identity | None], Awaitable[SubmittedView]],
+) -> SubmittedView | Response:
+    """What every submit of a spec does: check it, then tell its plan, or queue it once. Raises Refused as `admit`."""
+    body = spec.model_dump(mode="json")
+    refuse_nul(body)
+    asked = None if dry_run else identity(key, kind, {"spec": body})
+
+    async def making() -> SubmittedView | Response:
+        admitted = await service.database.read(admit)
+        if dry_run:
+            planned = await service.database.read(plan, admitted)
+            return Response(planned.model_dump_json(), media_type="application/json")
+        return await queue(admitted, asked)
+
+    return await once(service, who, asked, answer, making())
+
+
+async def queue_run(
+    service: Service,
+    who: Principal,
+    spec: RunSpec | EnsembleSpec | PredictSpec,
+    kind: JobKind,
+    answer: Response,
+    *,
+    queue: str,
+    dataset: str,
+    fingerprint: str,
+    asked: Identity | None,
+    warnings: list[str],
+    source: UUID | None = None,
+    params: Json | None = None,
+) -> SubmittedView:
+    """What was admitted becomes a job."""
+    named = spec.base if isinstance(spec, EnsembleSpec) else spec
+    job, position = await submit(
+        service,
+        who,
+        kind=kind,
+        spec=spec,
+        queue=queue,
+        asked=asked,
+        name=named.name,
+        tags=named.tags,
+        priority=named.resources.priority,
+        max_attempts=named.resources.max_attempts,
+        queue_timeout_seconds=named.resources.queue_timeout_seconds,
+        dataset=dataset,
+        dataset_fingerprint=fingerprint,
+        source_job_id=source,
+        params=params,
+    )
+    return submitted_view(answer, job, position, warnings)

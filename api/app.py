@@ -35,9 +35,9 @@ from api.training import ensembles, pretraining
 from api.training import routes as splits
 from api.web import pages
 from jobs import logs
-from jobs.session import async_engine, async_sessions
+from jobs.broker.pubsub import Wakeups, async_redis_client
+from jobs.db.session import async_engine, async_sessions
 from jobs.settings import Settings
-from jobs.wakeups import Wakeups, async_redis_client
 
 ROUTERS: Final = (
     datasets.router, jobs.router, ensembles.router, pretraining.router, predictions.router, studies.router,

@@ -34,12 +34,13 @@ from sqlalchemy.orm import Session, sessionmaker
 from uuid_utils.compat import uuid7
 
 from atft.events import AnyEvent, Log, Metrics, Progress
-from jobs import embedded, history, store
-from jobs.schema import migrate
-from jobs.session import sync_engine, sync_sessions, transaction
+from jobs.db.migrate import migrate
+from jobs.db.session import sync_engine, sync_sessions, transaction
+from jobs.db.tables import Job, Metric
+from jobs.embedded import servers as embedded
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind
-from jobs.tables import Job, Metric
 
 HERE = Path(__file__).resolve().parent
 GOALS = {"first_curve_ms": 500.0}
@@ -107,8 +108,8 @@ def ready(url: str) -> bool:
 
 def begin(session: Session, name: str) -> UUID:
     spec = {"dataset": "panel", "trainer": {"max_epochs": 500}}
-    job = store.submit(session, kind=JobKind.TRAIN, spec=spec, spec_digest="d", queue="cpu", name=name).job
-    assert store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=3600) is not None
+    job = lifecycle.submit(session, kind=JobKind.TRAIN, spec=spec, spec_digest="d", queue="cpu", name=name).job
+    assert lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=3600) is not None
     return job.id
 
 

@@ -12,8 +12,9 @@ from sqlalchemy import text
 from traffic import connect, request
 
 from atft.spec.job import TrainSpec
-from jobs import keys, store
-from jobs.session import sync_engine, sync_sessions, transaction
+from jobs.access import keys
+from jobs.db.session import sync_engine, sync_sessions, transaction
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
 
@@ -45,29 +46,31 @@ def seed_ours(settings: Settings) -> tuple[str, list[str], list[str]]:
         _, key = keys.create(
             session, name="load", scopes=["jobs:read", "jobs:write"], quota={"jobs": 10_000_000, "streams": 2_000}
         )
-        build = store.submit(session, kind=JobKind.DATASET, spec={}, spec_digest="", queue="cpu", dataset="bench").job
-        store.claim(session, build.id, worker="w", host="h", device="cpu", lease_seconds=60)
-        store.register_dataset(
+        build = lifecycle.submit(
+            session, kind=JobKind.DATASET, spec={}, spec_digest="", queue="cpu", dataset="bench"
+        ).job
+        lifecycle.claim(session, build.id, worker="w", host="h", device="cpu", lease_seconds=60)
+        lifecycle.register_dataset(
             session, build, name="bench", fingerprint="f" * 16, spec={"name": "bench"}, manifest=manifest,
             profile={"names_per_day": {"median": names}}, leak_report={}, path="caches/f", size_bytes=1,
         )  # fmt: skip
-        store.settle(session, build.id, 1, JobState.SUCCEEDED)
+        lifecycle.settle(session, build.id, 1, JobState.SUCCEEDED)
         spec = TrainSpec(dataset="bench").model_dump(mode="json")
         ids = {}
         for what, count in (("finished", RUNS), ("running", STREAM_JOBS), ("queued", QUEUED)):
             ids[what] = [
-                store.submit(
+                lifecycle.submit(
                     session, kind=JobKind.TRAIN, spec=spec, spec_digest="d", queue="cpu", name=f"{what} {i}",
                     dataset="bench", dataset_fingerprint="f" * 16,
                 ).job.id
                 for i in range(count)
             ]  # fmt: skip
         for job_id in ids["finished"] + ids["running"]:
-            store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=7200)
+            lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=7200)
         for job_id in ids["finished"]:
             session.execute(POINTS, {"job": job_id, "names": NAMES, "steps": STEPS})
             session.execute(LATEST, {"job": job_id, "latest": json.dumps(dict.fromkeys(NAMES, 0.5))})
-            store.settle(session, job_id, 1, JobState.SUCCEEDED)
+            lifecycle.settle(session, job_id, 1, JobState.SUCCEEDED)
     engine.dispose()
     return key, [str(i) for i in ids["finished"]], [str(i) for i in ids["running"]]
 

@@ -32,8 +32,8 @@ from bench_build import processor
 from contents import NAMES, RUNS, STEPS, Make, mlflow_makers, our_makers, seed_mlflow, seed_ours
 from traffic import LOOPBACK, Load, connect, drive, follow, percentiles, request
 
-from jobs import embedded
-from jobs.schema import migrate
+from jobs.db.migrate import migrate
+from jobs.embedded import servers as embedded
 from jobs.settings import Settings
 
 HERE = Path(__file__).resolve().parent

@@ -12,10 +12,10 @@ import time
 from uuid import UUID
 
 from atft.events import Metrics
-from jobs import history
-from jobs.session import sync_engine, sync_sessions, transaction
+from jobs.broker.pubsub import publish, redis_client
+from jobs.db.session import sync_engine, sync_sessions, transaction
+from jobs.record import history
 from jobs.settings import Settings
-from jobs.wakeups import publish, redis_client
 
 
 class Recording:

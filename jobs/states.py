@@ -1,4 +1,4 @@
-"""The state machine, as data. Whoever changes a state goes through `jobs.store`, whose UPDATE consults NEXT."""
+"""The state machine as data. A state is changed by `jobs.record.lifecycle` only, whose UPDATE consults NEXT."""
 
 from enum import StrEnum
 from typing import Final

@@ -1,11 +1,11 @@
-"""Run by Alembic: applies the steps on the connection that `jobs.schema` hands over. Its version table is ours
+"""Run by Alembic: applies the steps on the connection that `jobs.db.migrate` hands over. Its version table is ours
 alone: Optuna has its own Alembic.
 """
 
 from alembic import context
 from sqlalchemy import Connection, text
 
-from jobs.tables import Base
+from jobs.db.tables import Base
 
 _LOCK = 0x61746674  # one migration at a time, whoever starts it
 

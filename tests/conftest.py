@@ -13,9 +13,9 @@ import pytest
 import redis
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import embedded
-from jobs.schema import migrate
-from jobs.session import sync_engine, sync_sessions
+from jobs.db.migrate import migrate
+from jobs.db.session import sync_engine, sync_sessions
+from jobs.embedded import servers as embedded
 from jobs.settings import Settings
 
 TEMPLATE = "atft_template"

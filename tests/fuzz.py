@@ -20,9 +20,11 @@ import httpx
 import psycopg
 
 from atft.spec.job import TrainSpec
-from jobs import embedded, keys, store
-from jobs.schema import migrate
-from jobs.session import sync_engine, sync_sessions, transaction
+from jobs.access import keys
+from jobs.db.migrate import migrate
+from jobs.db.session import sync_engine, sync_sessions, transaction
+from jobs.embedded import servers as embedded
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind
 from tests.integration.api_client import SPEC, register, run
@@ -68,7 +70,9 @@ def fuzz(
     with transaction(sessions) as session:
         body = spec.model_dump(mode="json")
         digest = spec.digest()
-        made = store.submit(session, kind=JobKind.TRAIN, spec=body, spec_digest=digest, queue="cpu", dataset="small")
+        made = lifecycle.submit(
+            session, kind=JobKind.TRAIN, spec=body, spec_digest=digest, queue="cpu", dataset="small"
+        )
         job: UUID = made.job.id
     run(sessions, job)
     engine.dispose()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
-from jobs.queue import CONTROL, CPU, GPU
+from jobs.broker.queue import CONTROL, CPU, GPU
 from jobs.settings import Settings
 from worker.commands import control_argv, worker_argv
 from worker.health import SEEN_SECONDS, is_healthy

@@ -4,10 +4,10 @@ from typing import Final
 
 from sqlalchemy import select
 
-from jobs.lookup import seconds_ago
-from jobs.session import sync_engine, sync_sessions, transaction
+from jobs.db.session import sync_engine, sync_sessions, transaction
+from jobs.db.tables import Worker
+from jobs.record.queries import seconds_ago
 from jobs.settings import Settings
-from jobs.tables import Worker
 from worker.slot import Slot
 
 SEEN_SECONDS: Final = 60.0

@@ -8,10 +8,10 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Job
+from jobs.record import lifecycle
 from jobs.states import JobState
-from jobs.tables import Job
 from worker.recorder import AWAY
 from worker.slot import Slot
 
@@ -41,7 +41,7 @@ class Heartbeat(threading.Thread):
     def _beat(self) -> None:
         claimed = select(Job.id).where(Job.worker == self._slot.name, Job.state == JobState.RUNNING).limit(1)
         with transaction(self._sessions) as session:
-            store.heartbeat_worker(
+            lifecycle.heartbeat_worker(
                 session,
                 name=self._slot.name,
                 host=self._slot.host,

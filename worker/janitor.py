@@ -11,12 +11,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Log
-from jobs import history, retention
+from jobs.db.session import transaction
+from jobs.db.tables import Job
 from jobs.errors import Stale
-from jobs.session import transaction
+from jobs.ops import retention
+from jobs.record import history
 from jobs.settings import Settings, free_bytes
 from jobs.states import COORDINATING, JobState
-from jobs.tables import Job
 from worker.recorder import AWAY
 
 EVERY_SECONDS: Final = 3600.0

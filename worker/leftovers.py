@@ -8,11 +8,11 @@ from typing import Final
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import caches
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Job
+from jobs.record import caches
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind
-from jobs.tables import Job
 
 YOUNG_SECONDS: Final = 3600.0  # what is younger may belong to a request or a worker that has not written its row yet
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ import optuna
 from optuna.trial import TrialState
 
 from atft.spec.search import HpoSpec
+from jobs.db.tables import Json
 from jobs.settings import Settings
-from jobs.tables import Json
 from worker.artifacts import Output, flush_and_hash, flush_folder
 from worker.sampling import open_study, quiet
 

@@ -5,7 +5,7 @@ from datetime import date
 from typing import Final
 
 from atft.spec.prediction import PredictSpec
-from jobs.tables import Job, Json
+from jobs.db.tables import Job, Json
 from worker.verify import EXTRA_OS_THREADS, Claims, Difference, Part, Threads, held_against
 
 OPEN: Final = frozenset({"fold", "resources.device", "resources.queue"})

@@ -9,11 +9,11 @@ from typing import Final
 
 import atft
 from atft.memory import free_and_total
-from jobs.inheritance import Weights
-from jobs.places import NotFound, Outside, checkpoint_folder, find
+from jobs.db.tables import Job, Json
+from jobs.paths import NotFound, Outside, checkpoint_folder, find
+from jobs.record.init_from import Weights
 from jobs.settings import Settings
 from jobs.states import JobKind, Reason
-from jobs.tables import Job, Json
 
 PROGRAM: Final = (sys.executable, "-P", "-m", "atft")  # -P: the attempt's folder is no place to import from
 _ROOT: Final = Path(atft.__file__).parent.parent

@@ -16,9 +16,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import AnyEvent, Checkpointed, Failed, Finished, Metrics, Stopped
-from jobs import history, logs, store
+from jobs import logs
+from jobs.db.session import transaction
 from jobs.errors import JobNotFound, Stale
-from jobs.session import transaction
+from jobs.record import history, lifecycle
 from jobs.states import JobState, Wanted
 from worker.buffer import Buffer
 
@@ -118,7 +119,7 @@ class Recorder(threading.Thread):
             if batch:
                 history.append(session, self._job_id, self._attempt, batch)
             if renew:
-                wanted = store.renew(session, self._job_id, self._attempt, self._lease_seconds)
+                wanted = lifecycle.renew(session, self._job_id, self._attempt, self._lease_seconds)
                 if wanted is None:
                     raise Stale
                 self.wanted = wanted
@@ -134,7 +135,7 @@ class Recorder(threading.Thread):
                 self._epoch_told()
 
     def _look(self, session: Session) -> None:
-        job = store.get(session, self._job_id)
+        job = lifecycle.get(session, self._job_id)
         if job.attempt != self._attempt or job.state is not JobState.RUNNING:
             raise Stale
         self.wanted = job.wanted

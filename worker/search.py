@@ -21,12 +21,12 @@ from sqlalchemy.orm import Session, load_only, sessionmaker
 
 from atft.spec.base import digest
 from atft.spec.search import HpoSpec, Scalar
-from jobs import history, store
+from jobs.db.session import transaction
+from jobs.db.tables import Job, Json
 from jobs.errors import IllegalMove
-from jobs.session import transaction
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
-from jobs.tables import Job, Json
 from worker.pictures import Pictures, draw
 from worker.recorder import AWAY
 from worker.sampling import open_study, parameters
@@ -57,7 +57,7 @@ def advance(sessions: sessionmaker[Session], storage: BaseStorage, settings: Set
     try:
         while True:
             with transaction(sessions) as session:
-                job = store.begin_study(session, job_id)
+                job = lifecycle.begin_study(session, job_id)
                 if job is None:
                     return news
                 step = _step(session, storage, job, pictures)
@@ -76,7 +76,7 @@ def _step(session: Session, storage: BaseStorage, job: Job, pictures: Pictures |
         spec = HpoSpec.model_validate(job.spec)
     except ValidationError as error:
         message = f"the study's spec is not valid for this version: {error}"
-        store.settle(session, job.id, job.attempt, JobState.FAILED, reason=Reason.INVALID_PARAMS, message=message)
+        lifecycle.settle(session, job.id, job.attempt, JobState.FAILED, reason=Reason.INVALID_PARAMS, message=message)
         return News(changed=[job.id])
     step = Step(session, storage, job, spec, pictures)
     step.run()
@@ -172,7 +172,7 @@ class Step:
         if said is None:
             self.news.hints.append((child.queue, child.id, child.priority))
         else:
-            self.trials[number] = store.refuse(self.session, child.id, Reason.INVALID_PARAMS, said)
+            self.trials[number] = lifecycle.refuse(self.session, child.id, Reason.INVALID_PARAMS, said)
             self._tell(self._frozen()[number])
 
     def _submit(
@@ -186,7 +186,7 @@ class Step:
         tags: Mapping[str, str] | None = None,
     ) -> Job:
         resources = self.spec.base.resources
-        child = store.submit(
+        child = lifecycle.submit(
             self.session,
             kind=kind,
             spec=body,
@@ -264,7 +264,7 @@ class Step:
     def _want(self, child: Job, wanted: Wanted) -> None:
         reason = Reason.PARENT_STOPPED if wanted is Wanted.CANCEL else Reason.PRUNED
         try:
-            store.want(self.session, child.id, wanted, by="study", reason=reason)
+            lifecycle.want(self.session, child.id, wanted, by="study", reason=reason)
         except IllegalMove:  # it has just ended by itself: the next advance hears how
             return
         self.news.changed.append(child.id)
@@ -320,7 +320,7 @@ class Step:
             return True
         pictures = self.pictures or Pictures()
         for output in pictures.outputs:
-            store.add_artifact(
+            lifecycle.add_artifact(
                 self.session,
                 self.job.id,
                 self.job.attempt,
@@ -333,7 +333,7 @@ class Step:
         if pictures.missing is not None:
             body = {"level": "warning", "message": pictures.missing}
             history.add_event(self.session, self.job.id, "log", body, self.job.attempt)
-        store.settle(self.session, self.job.id, self.job.attempt, to, reason=reason, message=message)
+        lifecycle.settle(self.session, self.job.id, self.job.attempt, to, reason=reason, message=message)
         return True
 
     # --- showing
@@ -347,7 +347,7 @@ class Step:
             "ratio": done / self.num_trials, "eta_seconds": None, "samples_per_second": None, "trials": counts,
         }  # fmt: skip
         if progress != self.job.progress:
-            store.set_progress(self.session, self.job.id, self.job.attempt, progress)
+            lifecycle.set_progress(self.session, self.job.id, self.job.attempt, progress)
         values = self._values()
         if not values:
             return
@@ -356,7 +356,7 @@ class Step:
         body = child.best or {}
         best: Json = body | {"trial": number, "job_id": str(child.id), "params": child.params}
         if best != self.job.best:
-            store.set_best(self.session, self.job.id, self.job.attempt, best)
+            lifecycle.set_best(self.session, self.job.id, self.job.attempt, best)
 
 
 def _seconds_of(session: Session, job: Job) -> float:

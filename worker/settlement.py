@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 
 from atft.events import Finished
 from atft.spec.prediction import PredictSpec
-from jobs import history, inheritance, repetition, store
-from jobs.caches import hold_cache
+from jobs.db.tables import Job, Json
+from jobs.record import history, init_from, lifecycle, reruns
+from jobs.record.caches import hold_cache
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
-from jobs.tables import Job, Json
 from worker import prediction
 from worker.artifacts import Missing, Output, collect, place_cache
 from worker.process import Exit
@@ -51,7 +51,7 @@ class Settlement:
             message = "its cache is not there any more: it is built again"
             verdict = Verdict(to=JobState.QUEUED, reason=Reason.DATA_CHANGED, message=message, counts=True)
         for output in self.outputs:
-            store.add_artifact(
+            lifecycle.add_artifact(
                 session,
                 job.id,
                 job.attempt,
@@ -62,7 +62,7 @@ class Settlement:
                 media_type=output.media_type,
             )
         if self.built is not None and verdict.to is JobState.SUCCEEDED:
-            store.register_dataset(
+            lifecycle.register_dataset(
                 session,
                 job,
                 name=job.spec["name"],
@@ -76,7 +76,7 @@ class Settlement:
             )
         code, signal = (self.exit.code, self.exit.signal) if self.exit else (None, None)
         if verdict.to is JobState.QUEUED:
-            return store.requeue(
+            return lifecycle.requeue(
                 session,
                 job.id,
                 job.attempt,
@@ -89,7 +89,7 @@ class Settlement:
                 signal=signal,
                 log_tail=self.log_tail,
             )
-        store.settle(
+        lifecycle.settle(
             session,
             job.id,
             job.attempt,
@@ -106,11 +106,11 @@ class Settlement:
         """Of a rerun: what came out differently, kept with the evidence; in words for the job's message."""
         fingerprint = self.built.manifest["fingerprint"] if self.built is not None else job.dataset_fingerprint
         now = history.current(session, job.id, job.attempt)
-        found = repetition.drift(session, now, fingerprint=fingerprint)
+        found = reruns.drift(session, now, fingerprint=fingerprint)
         if found is None:
             return self.verdict.message
-        store.set_evidence(session, job.id, job.attempt, (now.evidence or {}) | {"drift": found})
-        return repetition.summary(found)
+        lifecycle.set_evidence(session, job.id, job.attempt, (now.evidence or {}) | {"drift": found})
+        return reruns.summary(found)
 
 
 def failure(error: Missing | OSError) -> Verdict:
@@ -151,7 +151,7 @@ def _differences(job: Job, start: Launch, evidence: Json | None) -> list[str]:
         if job.kind is JobKind.PREDICT:
             asked = PredictSpec.model_validate(job.spec)
             return prediction.differences(asked, evidence, job=job, threads=start.threads)
-        spec = inheritance.trained_spec(job)
+        spec = init_from.trained_spec(job)
     except ValidationError as error:
         return [f"the job's spec no longer validates: {error}"]
     weights = start.weights.sha256 if start.weights is not None else None

@@ -16,14 +16,15 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Finished
-from jobs import history, inheritance, logs, store
+from jobs import logs
+from jobs.broker.queue import CONTROL
+from jobs.db.session import transaction
+from jobs.db.tables import Job, Json
 from jobs.errors import NotFound, Stale
-from jobs.queue import CONTROL
-from jobs.rewinding import rewind
-from jobs.session import transaction
+from jobs.record import history, init_from, lifecycle
+from jobs.record.rewind import rewind
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
-from jobs.tables import Job, Json
 from worker.leftovers import remove_scratch, remove_uploads
 from worker.memory import oom_kills, postponed
 from worker.process import Child, ProtocolError
@@ -65,7 +66,7 @@ class Supervisor:
             if self.draining():
                 return None
             with transaction(self.sessions) as session:
-                first = store.first_due(session, self.slot.queue)
+                first = lifecycle.first_due(session, self.slot.queue)
                 if first is None:
                     return None
                 job = None if postponed(session, first.id) else self._claim(session, first.id)
@@ -75,7 +76,7 @@ class Supervisor:
         return None
 
     def _claim(self, session: Session, job_id: UUID) -> Job | None:
-        return store.claim(
+        return lifecycle.claim(
             session,
             job_id,
             worker=self.slot.name,
@@ -220,10 +221,10 @@ class Supervisor:
             self.hint(CONTROL, job.parent_id, job.priority)
 
 
-def _weights(session: Session, source: UUID) -> inheritance.Weights:
+def _weights(session: Session, source: UUID) -> init_from.Weights:
     """Those that a job begins with. Raises Refused when they are not kept any more."""
     try:
-        return inheritance.weights(session, source)
+        return init_from.weights(session, source)
     except NotFound as error:
         raise Refused(Reason.INVALID_PARAMS, f"init_from: {error}") from error
 

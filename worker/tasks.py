@@ -18,8 +18,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import logs, queue, store, wakeups
-from jobs.session import sync_engine, sync_sessions, transaction
+from jobs import logs
+from jobs.broker import pubsub, queue
+from jobs.db.session import sync_engine, sync_sessions, transaction
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from worker.clock import die_with_parent
 from worker.heartbeat import Heartbeat
@@ -81,7 +83,7 @@ def ping(name: str | None = None) -> None:
         logger.debug("queue %s is consumed", name)
         return
     with transaction(_sessions()) as session:
-        watched = store.live_queues(session)
+        watched = lifecycle.live_queues(session)
     for other in sorted(watched - {queue.CONTROL}):
         if _drained(other):
             _hints().ping(other)
@@ -137,11 +139,11 @@ def _janitor() -> Janitor:
 
 @cache
 def _redis() -> Redis:
-    return wakeups.redis_client(settings)
+    return pubsub.redis_client(settings)
 
 
 def _publish(job_id: UUID) -> None:
-    wakeups.publish(_redis(), job_id)
+    pubsub.publish(_redis(), job_id)
 
 
 def _drained(name: str) -> bool:

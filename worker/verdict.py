@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from atft.events import Failed, Finished, Stopped
+from jobs.db.tables import Json
 from jobs.states import JobState, Reason
-from jobs.tables import Json
 from worker.process import Exit
 from worker.watch import Ending, Word
 

@@ -16,7 +16,7 @@ from atft.spec.days import plan_split
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.training import SchedulerSpec
-from jobs.tables import Json
+from jobs.db.tables import Json
 
 EXTRA_OS_THREADS: Final = 8  # interpreter, sampler, lease and library threads, which do no arithmetic
 TOLERANCE: Final = 1e-6

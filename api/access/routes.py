@@ -13,7 +13,7 @@ from api.http.auth import COOKIE, Admin, log_in, require_same_origin
 from api.http.database import AUDITED
 from api.http.deps import MAX_INTEGER, Limit, ServiceDep, json_body, problems
 from api.http.errors import invalid
-from jobs import audit, keys, logins
+from jobs.access import audit, keys, sessions
 from jobs.errors import Invalid
 
 router = APIRouter(tags=["access"])
@@ -85,7 +85,7 @@ async def begin_session(request: Request, shown: Annotated[ShownKey, Body(openap
     response.set_cookie(
         COOKIE,
         cookie,
-        max_age=int(logins.LIFETIME.total_seconds()),
+        max_age=int(sessions.LIFETIME.total_seconds()),
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
@@ -98,7 +98,7 @@ async def end_session(request: Request, service: ServiceDep) -> Response:
     """End the session of the cookie that came along. Without one there is nothing to do."""
     if cookie := request.cookies.get(COOKIE):
         require_same_origin(request)
-        await service.database.write(logins.end, cookie)
+        await service.database.write(sessions.end, cookie)
     response = Response(status_code=204)
     response.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https")
     return response

@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, Str
 
 from api.http import examples
 from api.jobs.schemas import Page, Time, View, _example
-from jobs.tables import ApiKey, AuditRow
+from jobs.db.tables import ApiKey, AuditRow
 
 Scope = Literal["jobs:read", "jobs:write", "datasets:write", "admin"]
 MAX_BYTES: Final = 2**53

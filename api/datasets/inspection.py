@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from api.http.errors import Refused
+from jobs.db.tables import Json
 from jobs.settings import Settings
-from jobs.tables import Json
 
 LIMIT_SECONDS: Final = 120.0
 LIMIT_BYTES: Final = 4 << 30  # of memory of its own; mapped files do not count

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from api.datasets.schemas import DatasetSummary, DatasetVersion, DatasetView, Origin, OriginFile
-from jobs.tables import Dataset, Job
+from jobs.db.tables import Dataset, Job
 
 _ROLES: Final = ("panel", "universe", "market")
 

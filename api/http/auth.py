@@ -21,10 +21,10 @@ from api.http.database import Database, acting
 from api.http.errors import Refused
 from api.http.middleware import is_origin_of
 from api.http.rate_limits import Ledger
-from jobs import keys, logins
-from jobs.audit import Act
+from jobs.access import keys, sessions
+from jobs.access.audit import Act
+from jobs.db.tables import ApiKey
 from jobs.settings import Settings
-from jobs.tables import ApiKey
 
 log = logging.getLogger("api")
 SCOPES: Final = frozenset(keys.SCOPES)
@@ -82,7 +82,7 @@ def _is_good(sha256: str, session: Session) -> bool:
 
 
 def _has_session(cookie: str, who: "Principal", session: Session) -> bool:
-    return logins.key_of(session, cookie) is not None and who.holds(session)
+    return sessions.key_of(session, cookie) is not None and who.holds(session)
 
 
 def is_loopback(host: str) -> bool:
@@ -156,7 +156,7 @@ async def _identify(
             raise _unauthorized("this API key is unknown, revoked or expired")
         return found
     if cookie := request.cookies.get(COOKIE):
-        sha256 = await database.read(logins.key_of, cookie)
+        sha256 = await database.read(sessions.key_of, cookie)
         found = None if sha256 is None else await _by_digest(request, settings, sha256)
         if found is not None:
             require_same_origin(request)
@@ -197,7 +197,7 @@ async def log_in(request: Request, key: str) -> str:
         raise _unauthorized("this API key is unknown, revoked or expired")
     database: Database = request.app.state.database
     acting.set(_act(request, who, "/session"))
-    return await database.write(logins.begin, keys.digest(key), instead_of=request.cookies.get(COOKIE))
+    return await database.write(sessions.begin, keys.digest(key), instead_of=request.cookies.get(COOKIE))
 
 
 def require_same_origin(request: Request) -> None:

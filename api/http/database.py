@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from api.http.errors import Unavailable
-from jobs import audit
-from jobs.audit import Act
-from jobs.session import async_transaction
+from jobs.access import audit
+from jobs.access.audit import Act
+from jobs.db.session import async_transaction
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from api.http.errors import Refused, invalid
-from jobs.places import NotAPath, NotFound, Outside, find
+from jobs.paths import NotAPath, NotFound, Outside, find
 
 
 def confine(data_root: Path, path: str, pointer: str, *, folders: bool = False) -> str:

@@ -22,11 +22,11 @@ from api.http.prometheus import Telemetry
 from api.http.rate_limits import Ledger
 from api.http.sse import look
 from api.http.stream_batcher import Lookout
-from jobs.queue import HintSender
-from jobs.quotas import hold_upload
+from jobs.broker.pubsub import Wakeups, apublish
+from jobs.broker.queue import HintSender
+from jobs.db.tables import Job
+from jobs.record.quotas import hold_upload
 from jobs.settings import Settings, free_bytes
-from jobs.tables import Job
-from jobs.wakeups import Wakeups, apublish
 
 log = logging.getLogger("api")
 HINT_SECONDS: Final = 2.0

@@ -16,10 +16,10 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from api.http.errors import Unavailable
-from jobs import following
-from jobs.following import Place
+from jobs.db.tables import Json
+from jobs.record import tailing
+from jobs.record.tailing import Place
 from jobs.states import TERMINAL, JobState
-from jobs.tables import Json
 
 WAIT_SECONDS: Final = 2.0
 PING_SECONDS: Final = 15.0
@@ -52,11 +52,11 @@ def look(session: Session, places: Collection[Place]) -> dict[Place, News]:
     """The rows after each place; a job that is not there is left out. The jobs are read first: a row that comes later
     is found by the next look. Of many places at once each gets fewer rows, so that together they are bounded.
     """
-    standing = following.standing(session, {job_id for job_id, _ in places})
+    standing = tailing.standing(session, {job_id for job_id, _ in places})
     behind = [place for place in places if place[0] in standing and standing[place[0]].last_seq > place[1]]
     limit = max(BATCH // max(1, len(behind)), LEAST)
     lines: dict[Place, list[Line]] = {place: [] for place in behind}
-    for place, row in following.events_after(session, behind, limit):
+    for place, row in tailing.events_after(session, behind, limit):
         lines[place].append(Line(seq=row.seq, kind=row.kind, time=row.time, body=row.body, attempt=row.attempt))
     found = {}
     for place in places:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from api.http.sse import News
 from jobs.errors import JobNotFound
-from jobs.following import Place
+from jobs.record.tailing import Place
 
 GATHER_SECONDS: Final = 0.01
 Read = Callable[[Collection[Place]], Awaitable[dict[Place, News]]]

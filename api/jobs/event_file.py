@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Final
 
-from jobs.history import Point
+from jobs.record.history import Point
 
 
 def _table() -> tuple[int, ...]:

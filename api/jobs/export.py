@@ -7,7 +7,7 @@ import pyarrow as pa
 from fastapi import Response
 from pyarrow import csv, parquet
 
-from jobs.history import Series
+from jobs.record.history import Series
 
 _MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 

@@ -33,11 +33,11 @@ from api.studies.schemas import Priority
 from api.training.submission import submit_run
 from atft.spec.data import DatasetRef
 from atft.spec.job import TrainSpec
-from jobs import repetition, store
-from jobs.lookup import Position
-from jobs.repetition import Again
+from jobs.db.tables import Job
+from jobs.record import lifecycle, reruns
+from jobs.record.queries import Position
+from jobs.record.reruns import Again
 from jobs.states import COORDINATING, JobKind, JobState, Wanted
-from jobs.tables import Job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -75,10 +75,10 @@ def _page(
     cursor: str | None,
     limit: int,
 ) -> tuple[list[tuple[Job, Position]], str | None]:
-    jobs, next_cursor = store.page(
+    jobs, next_cursor = lifecycle.page(
         session, state=state, kind=kind, parent_id=parent_id, dataset=dataset, tag=tag, q=q, cursor=cursor, limit=limit
     )
-    return list(zip(jobs, store.queue_positions(session, jobs), strict=True)), next_cursor
+    return list(zip(jobs, lifecycle.queue_positions(session, jobs), strict=True)), next_cursor
 
 
 @router.get("", summary="List jobs", responses=problems())
@@ -129,7 +129,7 @@ async def _want(
     service: ServiceDep, who: Principal, job_id: UUID, wanted: Wanted, if_match: str | None, response: Response
 ) -> JobView:
     def move(session: Session) -> tuple[Job, Position]:
-        job = store.want(session, job_id, wanted, by=who.name, expected_version=expected_version(if_match))
+        job = lifecycle.want(session, job_id, wanted, by=who.name, expected_version=expected_version(if_match))
         return with_position(session, job)
 
     job, position = await service.database.write(move)
@@ -206,8 +206,8 @@ async def set_priority(
 
     def move(session: Session) -> tuple[list[Job], Position]:
         version = expected_version(if_match)
-        changed = store.set_priority(session, job_id, wish.priority, by=who.name, expected_version=version)
-        return changed, store.queue_position(session, changed[0])
+        changed = lifecycle.set_priority(session, job_id, wish.priority, by=who.name, expected_version=version)
+        return changed, lifecycle.queue_position(session, changed[0])
 
     changed, position = await service.database.write(move)
     await service.wake(job_id)
@@ -228,10 +228,10 @@ async def _again(
     asked = identity(key, JobKind.TRAIN, {how: str(job_id)})
 
     def write(session: Session) -> tuple[Job, bool, Position]:
-        if store.get(session, job_id).kind is JobKind.DATASET:
+        if lifecycle.get(session, job_id).kind is JobKind.DATASET:
             check_scope(who, "datasets:write")
         version = expected_version(if_match)
-        made = repetition.repeat(
+        made = reruns.repeat(
             session, job_id, how, by=who.name, expected_version=version, idempotency=asked,
             max_unfinished=who.limits.jobs,
         )  # fmt: skip

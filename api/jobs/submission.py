@@ -16,12 +16,12 @@ from api.http.service import Service
 from api.jobs.schemas import SubmittedView
 from api.jobs.views import submitted_view
 from atft.spec.base import Spec
-from jobs import store
+from jobs.db.tables import Job, Json
 from jobs.errors import JobsError
-from jobs.lookup import Position
-from jobs.quotas import hold_upload
+from jobs.record import lifecycle
+from jobs.record.queries import Position
+from jobs.record.quotas import hold_upload
 from jobs.states import JobKind
-from jobs.tables import Job, Json
 
 Identity = tuple[str, str]  # an Idempotency-Key, and the SHA-256 of what was asked with it
 
@@ -69,7 +69,7 @@ async def once(
 
 
 def _made(session: Session, principal: str, asked: Identity) -> tuple[Job, Position] | None:
-    job = store.earlier(session, principal, *asked)
+    job = lifecycle.earlier(session, principal, *asked)
     return None if job is None else with_position(session, job)
 
 
@@ -96,7 +96,7 @@ async def submit(
     await service.check_disk()
 
     def write(session: Session) -> tuple[Job, bool, Position]:
-        submitted = store.submit(
+        submitted = lifecycle.submit(
             session,
             kind=kind,
             spec=body,

@@ -9,9 +9,9 @@ from uuid import UUID
 from fastapi import Response
 
 from api.jobs.schemas import ArtifactView, JobView, Links, ProgressView, SubmittedView, WorkerView
-from jobs.lookup import Position
+from jobs.db.tables import ArtifactRow, Job, Worker
+from jobs.record.queries import Position
 from jobs.states import TERMINAL, JobState, Wanted
-from jobs.tables import ArtifactRow, Job, Worker
 
 WORKER_LIVE_SECONDS: Final = 60.0
 _WISHES: Final = {Wanted.CANCEL: "cancelling", Wanted.PAUSE: "pausing", Wanted.PRUNE: "pruning"}

@@ -12,9 +12,9 @@ from api.http.errors import Unavailable
 from api.http.path_guard import under
 from api.http.service import Lost, Service, Standing
 from api.http.sse import Line, wait
-from jobs import history, store
+from jobs.db.tables import JobEvent
+from jobs.record import history, lifecycle
 from jobs.states import TERMINAL
-from jobs.tables import JobEvent
 
 WAIT_SECONDS: Final = 1.0
 _PIECE_BYTES: Final = 64 * 1024
@@ -88,7 +88,7 @@ async def process(
 async def _is_over(service: Service, standing: Standing, job_id: UUID, attempt: int) -> bool:
     try:
         await standing.check()
-        job = await service.database.read(store.get, job_id)
+        job = await service.database.read(lifecycle.get, job_id)
     except Unavailable:
         return False
     return job.state in TERMINAL or job.attempt > attempt

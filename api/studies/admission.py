@@ -16,11 +16,11 @@ from api.training import admission
 from atft.spec.data import SplitSpec
 from atft.spec.job import TrainSpec
 from atft.spec.search import CategoricalDimension, Dimension, HpoSpec, Scalar, apply, merged_choices, put
-from jobs import store
-from jobs.queue import CONTROL
+from jobs.broker.queue import CONTROL
+from jobs.db.tables import Job, Metric
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
-from jobs.tables import Job, Metric
 
 BATCH_SIZE = "trainer.batch_size"
 
@@ -57,7 +57,7 @@ def admit(session: Session, spec: HpoSpec) -> AdmittedStudy:
             f"a trial of {folds} folds has a value only at its end: the pruner {pruner} will cut none short"
         )
     warnings += chosen_on_test_days(spec.base, spec.base.split)
-    warnings += [*base.warnings, *admission.unwatched(CONTROL, store.live_queues(session))]
+    warnings += [*base.warnings, *admission.unwatched(CONTROL, lifecycle.live_queues(session))]
     return AdmittedStudy(spec=spec, base=base, warnings=warnings)
 
 
@@ -130,7 +130,7 @@ def plan(session: Session, settings: Settings, study: AdmittedStudy) -> StudyPla
 
 def study(session: Session, job_id: UUID) -> tuple[Job, HpoSpec]:
     """Raises JobNotFound, Refused (404) for a job that is no study."""
-    job = store.get(session, job_id)
+    job = lifecycle.get(session, job_id)
     if job.kind is not JobKind.HPO:
         raise Refused(404, "not_a_study", f"job {job_id} is of kind {job.kind}: only an hpo job has trials")
     return job, HpoSpec.model_validate(job.spec)
@@ -173,7 +173,7 @@ def best(session: Session, job_id: UUID) -> BestView:
     if job.best is None:
         message = f"no trial of study {job_id} has a value of {spec.objective.metric} yet"
         raise Refused(404, "no_best_trial", message)
-    trial = store.get(session, UUID(job.best["job_id"]))
+    trial = lifecycle.get(session, UUID(job.best["job_id"]))
     return BestView(
         number=job.best["trial"],
         job_id=trial.id,
@@ -193,7 +193,7 @@ def promoted(session: Session, job_id: UUID, changes: Mapping[str, Any]) -> tupl
     The parameters and the objective are the trial's; test days and baselines are the full job's. Raises JobNotFound,
     Refused naming the change that is wrong.
     """
-    job = store.get(session, job_id)
+    job = lifecycle.get(session, job_id)
     match job.kind:
         case JobKind.HPO:
             found = best(session, job_id)

@@ -23,11 +23,11 @@ from api.training import admission
 from api.training.submission import plan_or_queue, queue_run
 from atft.spec.job import TrainSpec
 from atft.spec.search import HpoSpec
-from jobs import store
+from jobs.broker.queue import CONTROL
+from jobs.db.tables import ArtifactRow, Json
 from jobs.errors import ArtifactNotFound
-from jobs.queue import CONTROL
+from jobs.record import lifecycle
 from jobs.states import TERMINAL, JobKind
-from jobs.tables import ArtifactRow, Json
 
 router = APIRouter(prefix="/jobs", tags=["studies"])
 HPO_EXAMPLES = {
@@ -93,7 +93,7 @@ async def get_best(job_id: JobId, service: ServiceDep, _: Reader) -> BestView:
 def _importance(session: Session, job_id: UUID) -> ArtifactRow:
     job, _ = studies.study(session, job_id)
     try:
-        return store.artifact(session, job_id, "importance.json")
+        return lifecycle.artifact(session, job_id, "importance.json")
     except ArtifactNotFound as error:
         when = "it ended without a trial" if job.state in TERMINAL else "it is made when the study ends"
         raise Refused(404, "no_importance", f"study {job_id} has no parameter importance: {when}") from error

@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from api.http.errors import invalid
 from atft.spec.inheritance import fits, from_the_past
 from atft.spec.job import RunSpec, TrainSpec
-from jobs import inheritance
+from jobs.db.tables import Dataset
 from jobs.errors import NotFound
+from jobs.record import init_from
 from jobs.states import JobState
-from jobs.tables import Dataset
 
 POINTER = "/init_from"
 
@@ -23,15 +23,15 @@ def check(session: Session, spec: TrainSpec, dataset: Dataset) -> None:
     if spec.init_from is None:
         return
     try:
-        found = inheritance.ancestors(session, UUID(spec.init_from))
+        found = init_from.ancestors(session, UUID(spec.init_from))
         source = found[0]
-        if source.kind not in inheritance.SOURCES:
-            kinds = " or ".join(sorted(inheritance.SOURCES))
+        if source.kind not in init_from.SOURCES:
+            kinds = " or ".join(sorted(init_from.SOURCES))
             raise invalid(POINTER, f"job {source.id} is of kind {source.kind}: begin with a {kinds} job")
         if source.state is not JobState.SUCCEEDED:
             raise invalid(POINTER, f"job {source.id} is {source.state}: begin with a job that has succeeded")
-        inheritance.weights(session, source.id)
-        runs = [inheritance.run_spec(job) for job in found]
+        init_from.weights(session, source.id)
+        runs = [init_from.run_spec(job) for job in found]
     except NotFound as error:
         raise invalid(POINTER, str(error)) from error
     except ValidationError as error:

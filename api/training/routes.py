@@ -14,9 +14,9 @@ from api.training.schemas import SplitView
 from api.training.split import figure, observed, planned, trading_days
 from atft.spec.data import DataSpec, SplitSpec
 from atft.spec.days import plan_split
-from jobs import store
+from jobs.db.tables import Job
+from jobs.record import lifecycle
 from jobs.settings import Settings
-from jobs.tables import Job
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 _SPLIT: Final = TypeAdapter(SplitSpec)
@@ -30,7 +30,7 @@ async def get_split(job_id: JobId, response: Response, service: ServiceDep, _: R
 
     Of a job that has begun, by its evidence; before that, and of a study, by its spec and its dataset's calendar.
     """
-    job = await service.database.read(store.get, job_id)
+    job = await service.database.read(lifecycle.get, job_id)
     response.headers["ETag"] = etag(job)
     return await asyncio.to_thread(_view, job, service.settings)
 

@@ -18,8 +18,8 @@ from atft.spec.base import Spec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.prediction import PredictSpec
+from jobs.db.tables import Json
 from jobs.states import JobKind
-from jobs.tables import Json
 
 Admitted = TypeVar("Admitted")
 

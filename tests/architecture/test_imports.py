@@ -28,7 +28,10 @@ def loaded_by(*modules: str) -> set[str]:
     ("modules", "absent"),
     [
         (("api.app",), (*HEAVY, "worker", "atft.train", "atft.data", "atft.model")),
-        (("jobs.store", "jobs.queue", "jobs.wakeups"), (*HEAVY, "fastapi", "atft.train", "atft.data")),
+        (
+            ("jobs.record.lifecycle", "jobs.broker.queue", "jobs.broker.pubsub"),
+            (*HEAVY, "fastapi", "atft.train", "atft.data"),
+        ),
         (("worker.supervisor", "worker.sweeper", "worker.process"), (*HEAVY, "api", "atft.train", "atft.data")),
         (("client.cli", "client.sdk"), (*HEAVY, "fastapi", "sqlalchemy", "jobs", "pyarrow")),
         (("atft", "atft.spec.job", "atft.spec.search", "atft.events"), (*HEAVY, "numpy", "sqlalchemy")),

@@ -8,11 +8,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
 from atft.events import AnyEvent, DailySeries, Evidence, Log, Metrics, Progress
-from jobs import history, store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Dataset
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
-from jobs.tables import Dataset
 
 Sessions = sessionmaker[Session]
 SPEC = {
@@ -56,11 +56,13 @@ def register(sessions: Sessions) -> Dataset:
         "calendar": {"first_day": "2020-01-01", "last_day": "2020-10-06", "num_days": 200},
     }
     with transaction(sessions) as session:
-        job = store.submit(session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset="small").job
-        claimed = store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
+        job = lifecycle.submit(
+            session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset="small"
+        ).job
+        claimed = lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
         profile = {"names_per_day": {"median": 20.0}}
-        found = store.register_dataset(
+        found = lifecycle.register_dataset(
             session,
             job,
             name="small",
@@ -72,7 +74,7 @@ def register(sessions: Sessions) -> Dataset:
             path="caches/fp1",
             size_bytes=10,
         )
-        store.settle(session, job.id, 1, JobState.SUCCEEDED)
+        lifecycle.settle(session, job.id, 1, JobState.SUCCEEDED)
     return found
 
 
@@ -102,11 +104,13 @@ def run(sessions: Sessions, job_id: UUID, to: JobState | None = JobState.SUCCEED
         Evidence(child_seq=6, body={"device": "cpu"}),
     ]
     with transaction(sessions) as session:
-        claimed = store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
+        claimed = lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
         history.append(session, job_id, claimed.attempt, said)
         if to is not None:
-            store.settle(session, job_id, claimed.attempt, to, reason=Reason.USER if to is JobState.CANCELLED else None)
+            lifecycle.settle(
+                session, job_id, claimed.attempt, to, reason=Reason.USER if to is JobState.CANCELLED else None
+            )
 
 
 async def submit(client: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from jobs.db.tables import Dataset
 from jobs.settings import Settings
-from jobs.tables import Dataset
 from tests.integration.api_client import Sessions, register, serving
 
 

@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Metrics
 from atft.spec.search import HpoSpec, Scalar
-from jobs import history, store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Job
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason
-from jobs.tables import Job
 from worker.sampling import open_storage
 from worker.search import News, Step, advance
 
@@ -46,7 +46,7 @@ class Bench:
     def submit(self, **spec: object) -> UUID:
         body = HpoSpec.model_validate({"base": {"dataset": "d"}, "space": SPACE, "sampler": {"name": "random"}, **spec})
         with transaction(self.sessions) as session:
-            return store.submit(
+            return lifecycle.submit(
                 session,
                 kind=JobKind.HPO,
                 spec=body.model_dump(mode="json"),
@@ -63,13 +63,13 @@ class Bench:
     def crash(self, study: UUID) -> None:
         """An advance that does all it has to do, and dies before its commit."""
         with self.sessions() as session:  # never committed
-            job = store.begin_study(session, study)
+            job = lifecycle.begin_study(session, study)
             assert job is not None
             Step(session, self.storage, job, HpoSpec.model_validate(job.spec), None).run()
 
     def job(self, job_id: UUID) -> Job:
         with transaction(self.sessions) as session:
-            return store.get(session, job_id)
+            return lifecycle.get(session, job_id)
 
     def children(self, study: UUID, kind: JobKind = JobKind.TRIAL, *, alive: bool = False) -> list[Job]:
         query = select(Job).where(Job.parent_id == study, Job.kind == kind).order_by(Job.trial_number)
@@ -78,7 +78,7 @@ class Bench:
 
     def claim(self, job: Job) -> bool:
         with transaction(self.sessions) as session:
-            return store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60) is not None
+            return lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60) is not None
 
     def say(self, job: Job, epoch: int, value: float | None, *, best: bool = True) -> None:
         with transaction(self.sessions) as session:
@@ -88,7 +88,7 @@ class Bench:
 
     def settle(self, job: Job, to: JobState, reason: Reason | None = None) -> None:
         with transaction(self.sessions) as session:
-            store.settle(session, job.id, 1, to, reason=reason, message="it said so" if reason else None)
+            lifecycle.settle(session, job.id, 1, to, reason=reason, message="it said so" if reason else None)
 
     def run(self, job: Job, objective: Objective = climbing) -> None:
         """What a worker does with one job."""

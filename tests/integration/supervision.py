@@ -13,11 +13,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.spec.job import TrainSpec
-from jobs import store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Attempt, Job, Metric
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Wanted
-from jobs.tables import Attempt, Job, Metric
 from worker.slot import Slot
 from worker.supervisor import Supervisor
 from worker.watch import Timing
@@ -60,7 +60,7 @@ class Bench:
     def submit(self, *, max_attempts: int = 3, **trainer: object) -> UUID:
         spec = TrainSpec.model_validate({"dataset": "d", "trainer": trainer})
         with transaction(self.sessions) as session:
-            return store.submit(
+            return lifecycle.submit(
                 session,
                 kind=JobKind.TRAIN,
                 spec=spec.model_dump(mode="json"),
@@ -96,11 +96,11 @@ class Bench:
 
     def job(self, job_id: UUID) -> Job:
         with transaction(self.sessions) as session:
-            return store.get(session, job_id)
+            return lifecycle.get(session, job_id)
 
     def want(self, job_id: UUID, wanted: Wanted) -> None:
         with transaction(self.sessions) as session:
-            store.want(session, job_id, wanted, by="test")
+            lifecycle.want(session, job_id, wanted, by="test")
 
     def attempt(self, job_id: UUID, number: int) -> Attempt:
         with transaction(self.sessions) as session:

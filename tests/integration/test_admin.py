@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import doctor, keys
+from jobs.access import keys
+from jobs.db.session import transaction
 from jobs.errors import Invalid, KeyNotFound
-from jobs.session import transaction
+from jobs.ops import doctor
 from jobs.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -10,13 +10,13 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import history
+from jobs.db.session import transaction
+from jobs.db.tables import Dataset, Job
 from jobs.errors import IllegalMove
-from jobs.repetition import Again, repeat
-from jobs.session import transaction
+from jobs.record import history
+from jobs.record.reruns import Again, repeat
 from jobs.settings import Settings
 from jobs.states import JobState, Reason, Wanted
-from jobs.tables import Dataset, Job
 from tests.integration.api_client import Sessions, problem, run, submit
 from tests.integration.supervision import HONEST, Bench, program
 

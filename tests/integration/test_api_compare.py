@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from atft.events import DailySeries, Evidence, Metrics
-from jobs import history, store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Dataset
+from jobs.record import history, lifecycle
 from jobs.states import JobKind, JobState, Reason
-from jobs.tables import Dataset
 from tests.integration.api_client import Sessions, problem, submit
 
 pytestmark = pytest.mark.anyio
@@ -41,11 +41,11 @@ def end(sessions: Sessions, job_id: str, seed: int, mean: float = 0.0, to: JobSt
         Evidence(child_seq=5, body={"data": days}),
     ]
     with transaction(sessions) as session:
-        claimed = store.claim(session, UUID(job_id), worker="w", host="h", device="cpu", lease_seconds=60)
+        claimed = lifecycle.claim(session, UUID(job_id), worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
         history.append(session, claimed.id, 1, said)
         reason = Reason.EVIDENCE_MISMATCH if to is JobState.FAILED else None
-        store.settle(session, claimed.id, 1, to, reason=reason)
+        lifecycle.settle(session, claimed.id, 1, to, reason=reason)
 
 
 async def job(client: httpx.AsyncClient, sessions: Sessions, name: str, draw: int, **changes: Any) -> str:
@@ -177,7 +177,7 @@ async def test_fifty_jobs_are_answered(client: httpx.AsyncClient, sessions: Sess
     for number in range(50):
         lr = 1e-4 * (number + 1)
         with transaction(sessions) as session:
-            made = store.submit(
+            made = lifecycle.submit(
                 session, kind=JobKind.TRAIN, spec=spec | {"optimizer": spec["optimizer"] | {"lr": lr}},
                 spec_digest="d", queue="cpu", dataset="small", dataset_fingerprint="fp1",
             )  # fmt: skip

@@ -16,11 +16,11 @@ from api.datasets import inspection
 from api.datasets import uploads as uploads_module
 from api.http.database import Database
 from api.http.errors import Unavailable
-from jobs import store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Job
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobState
-from jobs.tables import Job
 
 pytestmark = pytest.mark.anyio
 Sessions = sessionmaker[Session]
@@ -42,7 +42,7 @@ def row(sessions: Sessions, answer: httpx.Response) -> Job:
     assert answer.status_code == 202, answer.text
     assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
     with transaction(sessions) as session:
-        return store.get(session, UUID(answer.json()["id"]))
+        return lifecycle.get(session, UUID(answer.json()["id"]))
 
 
 def refused(answer: httpx.Response, status: int, code: str, pointer: str | None = None) -> str:
@@ -278,10 +278,10 @@ async def register(client: httpx.AsyncClient, sessions: Sessions, name: str, fin
         "calendar": {"first_day": "2020-01-01", "last_day": "2020-01-09"},
     }
     with transaction(sessions) as session:
-        claimed = store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
+        claimed = lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
-        store.set_evidence(session, job.id, 1, {"versions": {"atft": "9.9"}})
-        store.register_dataset(
+        lifecycle.set_evidence(session, job.id, 1, {"versions": {"atft": "9.9"}})
+        lifecycle.register_dataset(
             session,
             claimed,
             name=name,
@@ -299,7 +299,7 @@ async def register(client: httpx.AsyncClient, sessions: Sessions, name: str, fin
 async def test_list_one_and_delete(client: httpx.AsyncClient, settings: Settings, sessions: Sessions) -> None:
     job = await register(client, sessions, "a", "fpa")
     with transaction(sessions) as session:
-        store.settle(session, job.id, 1, JobState.SUCCEEDED)
+        lifecycle.settle(session, job.id, 1, JobState.SUCCEEDED)
     await register(client, sessions, "b", "fpb")
     cache = settings.caches_root / "fpa"
     cache.mkdir(parents=True)
@@ -333,7 +333,7 @@ async def test_one_version_is_deleted(client: httpx.AsyncClient, settings: Setti
         job = await register(client, sessions, "a", fingerprint)
         (settings.caches_root / fingerprint).mkdir(parents=True)
         with transaction(sessions) as session:
-            store.settle(session, job.id, 1, JobState.SUCCEEDED)
+            lifecycle.settle(session, job.id, 1, JobState.SUCCEEDED)
     assert (await client.get("/datasets/a@2")).json()["fingerprint"] == "fp2"
     assert (await client.delete("/datasets/a@2")).status_code == 204
     assert sorted(path.name for path in settings.caches_root.iterdir()) == ["fp1", "fp3"]

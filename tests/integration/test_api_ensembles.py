@@ -6,8 +6,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from jobs.queue import CONTROL
-from jobs.tables import Dataset
+from jobs.broker.queue import CONTROL
+from jobs.db.tables import Dataset
 from tests.integration.api_client import SPEC, Sessions, problem, run
 
 pytestmark = pytest.mark.anyio

@@ -12,11 +12,12 @@ from pydantic import SecretStr
 from sqlalchemy.exc import IntegrityError
 
 from api.http.auth import COOKIE
-from jobs import audit, keys, store
-from jobs.session import transaction
+from jobs.access import audit, keys
+from jobs.db.session import transaction
+from jobs.db.tables import ApiKey, AuditRow, Dataset, LoginSession
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind
-from jobs.tables import ApiKey, AuditRow, Dataset, LoginSession
 from tests.integration.api_client import SPEC, Sessions, problem, serving, submit
 
 pytestmark = pytest.mark.anyio
@@ -201,7 +202,7 @@ async def test_quota_of_uploads(client: httpx.AsyncClient, sessions: Sessions, s
     form = {"file": ("p.csv", b"date,code,close\n" * 50), "spec": (None, b'{"name": "mine"}')}
     assert (await client.post("/datasets", files=form, headers=mine)).status_code == 202
     with transaction(sessions) as session:  # as a job of an earlier upload has it
-        store.submit(
+        lifecycle.submit(
             session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", created_by=f"key:{made['id']}",
             params={"sources": {"panel": {"size_bytes": 1400}}},
         )  # fmt: skip

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import update
 
 from atft.events import Evidence
-from jobs import history, store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Dataset, Job
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
-from jobs.tables import Dataset, Job
 from tests.integration.api_client import Sessions, problem, submit
 
 pytestmark = pytest.mark.anyio
@@ -45,15 +45,15 @@ def trained(sessions: Sessions, job: dict[str, Any], names: tuple[str, ...] = ("
     evidence = {"resolved": {"data": {"features": FEATURES}}, "data": data, "threads": {"limit": 1}}
     identity = UUID(job["id"])
     with transaction(sessions) as session:
-        claimed = store.claim(session, identity, worker="w", host="h", device="cpu", lease_seconds=60)
+        claimed = lifecycle.claim(session, identity, worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
         history.append(session, identity, 1, [Evidence(child_seq=1, body=evidence)])
         for name in names:
-            store.add_artifact(
+            lifecycle.add_artifact(
                 session, identity, 1, name=name, path=f"jobs/{identity}/1/{name}", size_bytes=1,
                 sha256=f"sha of {name}", media_type="x",
             )  # fmt: skip
-        store.settle(session, identity, 1, JobState.SUCCEEDED)
+        lifecycle.settle(session, identity, 1, JobState.SUCCEEDED)
     return str(identity)
 
 
@@ -71,7 +71,7 @@ async def test_a_prediction_is_a_job_made_from_its_model(client: httpx.AsyncClie
     assert (job["kind"], job["source_job_id"], job["dataset"], job["queue"]) == ("predict", model, "small", "cpu")
     assert job["warnings"] == ["no live worker watches queue cpu: the job waits until one starts"]
     with transaction(sessions) as session:
-        params = store.get(session, UUID(job["id"])).params
+        params = lifecycle.get(session, UUID(job["id"])).params
     digest = (await client.get(f"/jobs/{model}")).json()["spec_digest"]
     weights = {"weights": "best.safetensors", "sha256": "sha of best.safetensors", "spec_digest": digest}
     assert params == {"model": {"folder": f"jobs/{model}/1", "features_sha256": "ff", **weights}}
@@ -152,13 +152,15 @@ async def test_a_dataset_of_another_kind_is_refused(
     model = trained(sessions, await submit(client))
     for name, (manifest, code, said) in OTHERS.items():
         with transaction(sessions) as session:
-            job = store.submit(session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset=name).job
-            store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
-            store.register_dataset(
+            job = lifecycle.submit(
+                session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset=name
+            ).job
+            lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
+            lifecycle.register_dataset(
                 session, job, name=name, fingerprint=name, spec={}, manifest=dataset.manifest | manifest, profile={},
                 leak_report={}, path=f"caches/{name}", size_bytes=1,
             )  # fmt: skip
-            store.settle(session, job.id, 1, JobState.SUCCEEDED)
+            lifecycle.settle(session, job.id, 1, JobState.SUCCEEDED)
         refused = problem(await client.post("/jobs/predict", json=asked(model, dataset=name)), 422, code, "/dataset")
         assert said in refused["detail"], name
 

@@ -6,11 +6,11 @@ from uuid import UUID
 import httpx
 import pytest
 
-from jobs import inheritance, store
+from jobs.db.session import transaction
+from jobs.db.tables import Dataset
 from jobs.errors import ArtifactNotFound
-from jobs.session import transaction
+from jobs.record import init_from, lifecycle
 from jobs.states import JobState
-from jobs.tables import Dataset
 from tests.integration.api_client import SPEC, Sessions, problem, run
 
 pytestmark = pytest.mark.anyio
@@ -29,10 +29,10 @@ def succeed(sessions: Sessions, job_id: str) -> None:
     run(sessions, UUID(job_id), to=None)
     with transaction(sessions) as session:
         path = f"jobs/{job_id}/1/best.safetensors"
-        store.add_artifact(
+        lifecycle.add_artifact(
             session, UUID(job_id), 1, name="best.safetensors", path=path, size_bytes=1, sha256=SHA, media_type="x"
         )
-        store.settle(session, UUID(job_id), 1, JobState.SUCCEEDED)
+        lifecycle.settle(session, UUID(job_id), 1, JobState.SUCCEEDED)
 
 
 async def test_a_pretraining_is_planned_queued_and_begun_with(
@@ -56,10 +56,10 @@ async def test_a_pretraining_is_planned_queued_and_begun_with(
     wider = {"base": wish, "space": {"model.hidden_size": {"kind": "categorical", "choices": [8, 16]}}}
     problem(await client.post("/jobs/hpo?dry_run=true", json=wider), 422, "invalid_request")
     with transaction(sessions) as session:
-        found = inheritance.weights(session, UUID(body["id"]))
+        found = init_from.weights(session, UUID(body["id"]))
         assert (str(found.folder), found.sha256) == (f"jobs/{body['id']}/1", {"best.safetensors": SHA})
         with pytest.raises(ArtifactNotFound):
-            inheritance.weights(session, UUID(answer.json()["id"]))
+            init_from.weights(session, UUID(answer.json()["id"]))
 
 
 LR = {"optimizer.lr": {"kind": "float", "low": 1e-4, "high": 1e-3, "log": True}}
@@ -98,7 +98,7 @@ async def test_a_chain_is_followed_to_its_beginning(
     third = await client.post("/jobs/train", json=SPEC | {"init_from": second})
     assert third.status_code == 202, third.text
     with transaction(sessions) as session:
-        assert [str(job.id) for job in inheritance.ancestors(session, UUID(third.json()["id"]))][1:] == [second, first]
+        assert [str(job.id) for job in init_from.ancestors(session, UUID(third.json()["id"]))][1:] == [second, first]
 
 
 @pytest.mark.parametrize(

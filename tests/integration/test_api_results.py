@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 
-from jobs import keys
-from jobs.session import transaction
+from jobs.access import keys
+from jobs.db.session import transaction
+from jobs.db.tables import Dataset
 from jobs.settings import Settings
-from jobs.tables import Dataset
 from tests.integration.api_client import SPEC, Sessions, problem, run, serving, submit
 
 pytestmark = pytest.mark.anyio

@@ -20,11 +20,11 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Log, Progress
-from jobs import history, store
-from jobs.session import transaction
+from jobs.broker.pubsub import publish, redis_client
+from jobs.db.session import transaction
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
-from jobs.wakeups import publish, redis_client
 
 Sessions = sessionmaker[Session]
 
@@ -90,8 +90,8 @@ def server(settings: Settings) -> Iterator[Server]:
 @pytest.fixture
 def job_id(sessions: Sessions) -> UUID:
     with transaction(sessions) as session:
-        found = store.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
-        assert store.claim(session, found, worker="w", host="h", device="cpu", lease_seconds=60)
+        found = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        assert lifecycle.claim(session, found, worker="w", host="h", device="cpu", lease_seconds=60)
     return found
 
 
@@ -102,7 +102,7 @@ def say(sessions: Sessions, job_id: UUID, first: int, last: int) -> None:
 
 def settle(sessions: Sessions, job_id: UUID) -> None:
     with transaction(sessions) as session:
-        store.settle(session, job_id, 1, JobState.SUCCEEDED)
+        lifecycle.settle(session, job_id, 1, JobState.SUCCEEDED)
 
 
 def frames(answer: httpx.Response, limit: int = 10**6) -> list[dict[str, str]]:
@@ -180,8 +180,8 @@ def test_stream_is_woken_at_once_and_polls_without_redis(
 
 def test_several_jobs_in_one_stream(server: Server, sessions: Sessions, job_id: UUID) -> None:
     with transaction(sessions) as session:
-        other = store.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
-        store.claim(session, other, worker="w", host="h", device="cpu", lease_seconds=60)
+        other = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        lifecycle.claim(session, other, worker="w", host="h", device="cpu", lease_seconds=60)
     say(sessions, job_id, 1, 3)
     for one in (job_id, other):
         settle(sessions, one)
@@ -229,7 +229,7 @@ def test_artifacts_by_range(server: Server, settings: Settings, sessions: Sessio
             ("gone", "jobs/gone"),
             ("out", "../secret"),
         ):
-            store.add_artifact(
+            lifecycle.add_artifact(
                 session,
                 job_id,
                 1,

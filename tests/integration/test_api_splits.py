@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from atft.events import Evidence
-from jobs import history, store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from tests.integration.api_client import SPEC, Sessions, problem, submit
 
@@ -59,7 +59,7 @@ async def test_a_job_shows_its_plan_until_its_evidence_is_there(
     assert len(queued["figure"]["data"]) == 4
     ran = queued["folds"][:1]
     with transaction(sessions) as session:
-        claimed = store.claim(session, UUID(job["id"]), worker="w", host="h", device="cpu", lease_seconds=60)
+        claimed = lifecycle.claim(session, UUID(job["id"]), worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
         said = [Evidence(child_seq=1, body={"data": {"folds": ran}})]
         history.append(session, claimed.id, claimed.attempt, said)

@@ -7,11 +7,11 @@ import httpx
 import pytest
 
 from api.studies import admission as studies
-from jobs import store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Dataset
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobState, Wanted
-from jobs.tables import Dataset
 from tests.integration.api_client import SPEC, Sessions, problem
 from tests.integration.study_bench import Bench, opened
 
@@ -190,7 +190,7 @@ async def test_promote_trains_the_best_in_full(
     keyed = {"headers": {"Idempotency-Key": "k"}}
     once = (await client.post(url, json=changes, **keyed)).json()
     with transaction(sessions) as session:  # another trial is the best one now
-        found = store.get(session, UUID(study))
+        found = lifecycle.get(session, UUID(study))
         other = next(trial for trial in studies.trials(session, UUID(study)) if str(trial.job_id) != best["job_id"])
         found.best = {**(found.best or {}), "job_id": str(other.job_id)}
     assert (await client.post(url, json=changes, **keyed)).json()["id"] == once["id"]
@@ -239,5 +239,5 @@ async def test_priority(client: httpx.AsyncClient, dataset: Dataset, sessions: S
         await client.post(f"/jobs/{jobs[1]}/priority", json={"priority": 1}, headers=stale), 412, "precondition_failed"
     )
     with transaction(sessions) as session:
-        assert store.want(session, UUID(jobs[0]), Wanted.CANCEL, by="test").state is JobState.CANCELLED
+        assert lifecycle.want(session, UUID(jobs[0]), Wanted.CANCEL, by="test").state is JobState.CANCELLED
     problem(await client.post(f"/jobs/{jobs[0]}/priority", json={"priority": 1}), 409, "illegal_move")

@@ -12,13 +12,16 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from jobs import audit, doctor, keys, schema, store
-from jobs.backup import BackupError, backup, restore
-from jobs.embedded import Embedded
-from jobs.session import sync_engine, sync_sessions, transaction
+from jobs.access import audit, keys
+from jobs.db import migrate
+from jobs.db.session import sync_engine, sync_sessions, transaction
+from jobs.db.tables import AuditRow, Base, Job, JobEvent
+from jobs.embedded.servers import Embedded
+from jobs.ops import doctor
+from jobs.ops.backup import BackupError, backup, restore
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobState
-from jobs.tables import AuditRow, Base, Job, JobEvent
 from tests.integration.api_client import SPEC, Sessions, register, run, serving, submit
 
 DUMPS = Path(__file__).parents[1] / "fixtures" / "dumps"
@@ -79,11 +82,11 @@ async def fill(settings: Settings, sessions: Sessions) -> list[str]:
         folder.mkdir(parents=True)
         (folder / "model.bin").write_bytes(bytes(range(256)) * 100)
         with transaction(sessions) as session:
-            store.add_artifact(
+            lifecycle.add_artifact(
                 session, UUID(job_id), 1, name="model.bin", path=f"jobs/{job_id}/1/model.bin", size_bytes=25_600,
                 sha256="00", media_type="application/octet-stream",
             )  # fmt: skip
-            store.settle(session, UUID(job_id), 1, to)
+            lifecycle.settle(session, UUID(job_id), 1, to)
     with transaction(sessions) as session:
         session.execute(sa.text("INSERT INTO optuna.studies (study_name) VALUES ('kept')"))
         audit.record(session, audit.Act(who="operator", action="test", target="x"))
@@ -172,8 +175,8 @@ async def test_g14_dumps_of_earlier_releases_are_upgraded_and_read(dump: Path, e
     restore(there, dump)
     engine = sync_engine(there)
     with engine.connect() as connection:
-        schema.difference(connection)
-        assert schema.database_revision(connection) == schema.head_revision()
+        migrate.difference(connection)
+        assert migrate.database_revision(connection) == migrate.head_revision()
     with transaction(sync_sessions(engine)) as session:
         for table in Base.metadata.sorted_tables:
             rows = session.execute(sa.select(table)).all()

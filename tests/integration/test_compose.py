@@ -19,8 +19,8 @@ import pytest
 import redis
 
 from client.sdk import Client
-from jobs import embedded
-from jobs.binaries import valkey_program
+from jobs.embedded import servers as embedded
+from jobs.embedded.binaries import valkey_program
 from tests.compose import BIN, services
 from tests.conftest import with_database
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jobs import keys
-from jobs.session import transaction
+from jobs.access import keys
+from jobs.db.session import transaction
 from jobs.settings import Settings
 from tests.fuzz import fuzz
 from tests.integration.api_client import Sessions

@@ -14,11 +14,12 @@ import redis
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import embedded, history, store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import ArtifactRow, Metric
+from jobs.embedded import servers as embedded
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobState
-from jobs.tables import ArtifactRow, Metric
 from tests.integration.api_client import SPEC, register, serving
 from tests.integration.supervision import HONEST, Bench
 from tests.integration.test_worker import Service, cache, service  # noqa: F401 - fixtures
@@ -49,7 +50,7 @@ async def test_g1_an_accepted_job_runs_without_its_hint(
     with redis.Redis.from_url(servers.redis_url) as client:
         client.flushall()
     with transaction(sessions) as session:
-        waiting = store.waiting(session, "cpu", 0.0, 10)
+        waiting = lifecycle.waiting(session, "cpu", 0.0, 10)
     assert [str(job.id) for job in waiting] == [answer.json()["id"]]
 
 
@@ -90,7 +91,7 @@ def test_g3_a_frozen_supervisor_writes_nothing_once_another_has_the_job(service:
 
 def listed(bench: Bench, job_id: UUID) -> list[ArtifactRow]:
     with transaction(bench.sessions) as session:
-        return store.artifacts(session, job_id)
+        return lifecycle.artifacts(session, job_id)
 
 
 def test_g11_a_file_that_was_being_written_at_a_kill_is_never_listed(bench: Bench) -> None:

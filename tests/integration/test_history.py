@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import AnyEvent, Checkpointed, DailySeries, Evidence, Log, Metrics, Progress, Started
-from jobs import history, store
+from jobs.db.session import transaction
+from jobs.db.tables import Job
 from jobs.errors import JobNotFound, Stale
-from jobs.session import transaction
+from jobs.record import history, lifecycle
 from jobs.states import JobKind, JobState, Reason
-from jobs.tables import Job
 
 Sessions = sessionmaker[Session]
 SPEC = {"trainer": {"objective": "val/rank_ic"}}
@@ -22,8 +22,8 @@ SPEC = {"trainer": {"objective": "val/rank_ic"}}
 @pytest.fixture
 def running(sessions: Sessions) -> UUID:
     with transaction(sessions) as session:
-        job = store.submit(session, kind=JobKind.TRAIN, spec=SPEC, spec_digest="d", queue="cpu").job
-        store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
+        job = lifecycle.submit(session, kind=JobKind.TRAIN, spec=SPEC, spec_digest="d", queue="cpu").job
+        lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
     return job.id
 
 
@@ -34,14 +34,14 @@ def append(sessions: Sessions, job_id: UUID, *events: AnyEvent, attempt: int = 1
 
 def get(sessions: Sessions, job_id: UUID) -> Job:
     with transaction(sessions) as session:
-        return store.get(session, job_id)
+        return lifecycle.get(session, job_id)
 
 
 def next_attempt(sessions: Sessions, job_id: UUID) -> Job:
     with transaction(sessions) as session:
-        attempt = store.get(session, job_id).attempt
-        store.requeue(session, job_id, attempt, reason=Reason.WORKER_LOST, message="m", counts_as_failure=False)
-        job = store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
+        attempt = lifecycle.get(session, job_id).attempt
+        lifecycle.requeue(session, job_id, attempt, reason=Reason.WORKER_LOST, message="m", counts_as_failure=False)
+        job = lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
         assert job is not None
         return job
 
@@ -262,7 +262,7 @@ def test_event_of_the_service_takes_the_next_seq(sessions: Sessions, running: UU
 
 def test_terminal_job_takes_no_more_events(sessions: Sessions, running: UUID) -> None:
     with transaction(sessions) as session:
-        store.settle(session, running, 1, JobState.SUCCEEDED)
+        lifecycle.settle(session, running, 1, JobState.SUCCEEDED)
     with pytest.raises(Stale):
         append(sessions, running, Log(child_seq=1, message="late"))
 
@@ -270,6 +270,6 @@ def test_terminal_job_takes_no_more_events(sessions: Sessions, running: UUID) ->
 def test_nul_that_a_dying_program_printed_is_kept_as_a_mark(sessions: Sessions, running: UUID) -> None:
     append(sessions, running, Log(child_seq=1, message="a\0b"))
     with transaction(sessions) as session:
-        store.settle(session, running, 1, JobState.FAILED, reason=Reason.INTERNAL, message="c\0d", log_tail="e\0f")
+        lifecycle.settle(session, running, 1, JobState.FAILED, reason=Reason.INTERNAL, message="c\0d", log_tail="e\0f")
         assert history.read_after(session, running, 2)[0].body["message"] == "a\ufffdb"
-        assert store.get(session, running).message == "c\ufffdd"
+        assert lifecycle.get(session, running).message == "c\ufffdd"

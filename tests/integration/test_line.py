@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Job
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
-from jobs.tables import Job
 from tests.integration.supervision import HONEST, Bench, program
 from worker import supervisor
 
@@ -35,8 +35,8 @@ def order(bench: Bench) -> list[UUID]:
 def test_priority_and_age_decide_also_when_they_change(bench: Bench) -> None:
     first, second, third = (bench.submit() for _ in range(3))
     with transaction(bench.sessions) as session:
-        store.set_priority(session, third, 0, by="test")
-        store.set_priority(session, first, 9, by="test")
+        lifecycle.set_priority(session, third, 0, by="test")
+        lifecycle.set_priority(session, first, 9, by="test")
     assert order(bench) == [third, second, first]
 
 
@@ -55,7 +55,7 @@ def test_a_job_that_waited_for_its_next_try_keeps_its_place_among_those_with_hin
 def test_another_queue_and_a_study_are_not_taken(bench: Bench) -> None:
     with transaction(bench.sessions) as session:
         for kind, queue in ((JobKind.TRAIN, "gpu"), (JobKind.HPO, "cpu")):
-            store.submit(session, kind=kind, spec={}, spec_digest="x", queue=queue)
+            lifecycle.submit(session, kind=kind, spec={}, spec_digest="x", queue=queue)
     assert order(bench) == []
 
 
@@ -64,11 +64,11 @@ def test_workers_that_wake_up_together_take_different_jobs(bench: Bench) -> None
 
     def take(index: int) -> UUID | None:
         with transaction(bench.sessions) as session:
-            first = store.first_due(session, "cpu")
+            first = lifecycle.first_due(session, "cpu")
             if first is None:
                 return None
             worker = f"cpu-{index}@h"
-            job = store.claim(session, first.id, worker=worker, host="h", device="cpu", lease_seconds=60)
+            job = lifecycle.claim(session, first.id, worker=worker, host="h", device="cpu", lease_seconds=60)
             return None if job is None else job.id
 
     with ThreadPoolExecutor(8) as pool:

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from jobs import schema
-from jobs.embedded import Embedded
+from jobs.db import migrate
+from jobs.db.tables import Base
+from jobs.embedded.servers import Embedded
 from jobs.settings import Settings
-from jobs.tables import Base
 
 ROOT = Path(__file__).parents[2]
 CONSTRAINTS = """
@@ -37,8 +37,8 @@ def empty(servers: Embedded) -> Iterator[Settings]:
 def test_autogenerate_finds_no_difference(settings: Settings) -> None:
     engine = sa.create_engine(settings.sync_database_url)
     with engine.connect() as connection:
-        schema.difference(connection)
-        assert schema.database_revision(connection) == schema.head_revision()
+        migrate.difference(connection)
+        assert migrate.database_revision(connection) == migrate.head_revision()
     engine.dispose()
 
 
@@ -64,6 +64,6 @@ def test_migrate_runs_from_any_folder_many_at_once(empty: Settings, tmp_path: Pa
     assert [process.wait(60) for process in started] == [0, 0, 0]
     engine = sa.create_engine(empty.sync_database_url)
     with engine.connect() as connection:
-        assert schema.database_revision(connection) == schema.head_revision()
+        assert migrate.database_revision(connection) == migrate.head_revision()
         assert set(sa.inspect(connection).get_table_names()) == {*Base.metadata.tables, "atft_alembic_version"}
     engine.dispose()

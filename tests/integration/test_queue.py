@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 import pytest
 import redis
 
-from jobs import embedded
-from jobs.queue import ADVANCE_STUDY, RUN_JOB, HintSender, celery_app
+from jobs.broker.pubsub import Wakeups, apublish, async_redis_client, publish, redis_client
+from jobs.broker.queue import ADVANCE_STUDY, RUN_JOB, HintSender, celery_app
+from jobs.embedded import servers as embedded
 from jobs.settings import Settings
-from jobs.wakeups import Wakeups, apublish, async_redis_client, publish, redis_client
 
 
 def _settings(url: str) -> Settings:

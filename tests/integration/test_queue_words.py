@@ -7,8 +7,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from jobs import store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.record import lifecycle
 from tests.integration.api_client import Sessions, problem, submit
 from worker.sweeper import Sweeper
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("dataset")]
 
 def worker(sessions: Sessions, queue: str) -> None:
     with transaction(sessions) as session:
-        store.heartbeat_worker(session, name=queue, host="h", pid=1, queue=queue, device=queue, busy_with=None)
+        lifecycle.heartbeat_worker(session, name=queue, host="h", pid=1, queue=queue, device=queue, busy_with=None)
 
 
 async def words(client: httpx.AsyncClient, job: dict[str, Any]) -> tuple[int | None, str | None]:

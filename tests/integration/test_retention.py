@@ -9,11 +9,12 @@ import pytest
 import sqlalchemy as sa
 
 from atft.events import Checkpointed
-from jobs import doctor, history, retention, store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Job, JobEvent
+from jobs.ops import doctor, retention
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
-from jobs.tables import Job, JobEvent
 from tests.integration.api_client import Sessions
 from worker.janitor import Janitor
 
@@ -34,27 +35,27 @@ def make(settings: Settings, sessions: Sessions) -> Make:
         source_job_id: UUID | None = None,
     ) -> UUID:
         with transaction(sessions) as session:
-            job_id = store.submit(
+            job_id = lifecycle.submit(
                 session, kind=kind, spec={}, spec_digest="d", queue="cpu", tags=tags, parent_id=parent_id,
                 source_job_id=source_job_id,
             ).job.id  # fmt: skip
             for attempt in (1, 2):
-                job = store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
+                job = lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
                 assert job is not None
                 folder = settings.jobs_root / str(job_id) / str(attempt)
                 for name in FILES:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     (folder / name).write_bytes(b"x" * 100)
                 if attempt == 1:
-                    store.requeue(session, job_id, 1, reason=Reason.DRAINED, message="m", counts_as_failure=False)
+                    lifecycle.requeue(session, job_id, 1, reason=Reason.DRAINED, message="m", counts_as_failure=False)
             saved = Checkpointed(child_seq=1, path="2/checkpoints/0001", step=1, epoch=1, sha256="0")
             history.append(session, job_id, 2, [saved])
             path = f"jobs/{job_id}/2/model.bin"
-            store.add_artifact(
+            lifecycle.add_artifact(
                 session, job_id, 2, name="model.bin", path=path, size_bytes=100, sha256="0", media_type="a/b"
             )
             if to is not None:
-                store.settle(session, job_id, 2, to)
+                lifecycle.settle(session, job_id, 2, to)
                 past = sa.func.now() - timedelta(days=days)
                 session.execute(sa.update(Job).where(Job.id == job_id).values(finished_at=past))
         return job_id
@@ -77,7 +78,7 @@ def everything() -> set[str]:
 
 def checkpoint(sessions: Sessions, job_id: UUID) -> object:
     with transaction(sessions) as session:
-        return store.get(session, job_id).checkpoint
+        return lifecycle.get(session, job_id).checkpoint
 
 
 def test_rules_by_age(settings: Settings, sessions: Sessions, make: Make) -> None:
@@ -96,7 +97,7 @@ def test_rules_by_age(settings: Settings, sessions: Sessions, make: Make) -> Non
     assert checkpoint(sessions, weeks) is None  # a retry starts over, and says nothing of a checkpoint that is gone
     assert remove(sessions, settings) == []
     with transaction(sessions) as session:
-        assert [row.name for row in store.artifacts(session, old)] == ["model.bin"]
+        assert [row.name for row in lifecycle.artifacts(session, old)] == ["model.bin"]
 
 
 def test_what_is_needed_stays(settings: Settings, sessions: Sessions, make: Make) -> None:
@@ -121,20 +122,20 @@ def test_what_is_needed_stays(settings: Settings, sessions: Sessions, make: Make
 @pytest.mark.parametrize("over", [True, False])
 def test_of_a_studys_trials_the_best_stays(settings: Settings, sessions: Sessions, make: Make, over: bool) -> None:
     with transaction(sessions) as session:
-        study = store.submit(session, kind=JobKind.HPO, spec={}, spec_digest="d", queue="control").job.id
-        assert store.begin_study(session, study) is not None
+        study = lifecycle.submit(session, kind=JobKind.HPO, spec={}, spec_digest="d", queue="control").job.id
+        assert lifecycle.begin_study(session, study) is not None
     best, other, promoted = (make(kind=JobKind.TRIAL, parent_id=study) for _ in range(3))
     make(source_job_id=promoted, days=0)
     with transaction(sessions) as session:
-        store.set_best(session, study, 1, {"job_id": str(best)})
+        lifecycle.set_best(session, study, 1, {"job_id": str(best)})
         if over:
-            store.settle(session, study, 1, JobState.SUCCEEDED)
+            lifecycle.settle(session, study, 1, JobState.SUCCEEDED)
     remove(sessions, settings)
     for job in (best, promoted):
         assert left(settings, job) == {"2/model.bin"}
     assert left(settings, other) == (set() if over else {"2/model.bin"})
     with transaction(sessions) as session:
-        assert [row.name for row in store.artifacts(session, other)] == ([] if over else ["model.bin"])
+        assert [row.name for row in lifecycle.artifacts(session, other)] == ([] if over else ["model.bin"])
 
 
 def test_pain_41_running_jobs_are_warned_of_a_full_disk_once(
@@ -175,7 +176,7 @@ def test_doctor_tells_what_does_not_agree(settings: Settings, sessions: Sessions
 
     job = make()
     with transaction(sessions) as session:  # a retry that nobody has begun has no folder of its own
-        retry = store.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job
+        retry = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job
         retry.checkpoint = {"path": f"../{job}/2/checkpoints/0001", "step": 1, "epoch": 1, "sha256": "0"}
     assert all(check.ok for check in said().values())
     assert str(job) in said()["retention"].detail

@@ -11,11 +11,11 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.spec.search import HpoSpec, Scalar
-from jobs import history, store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Attempt, JobEvent
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Wanted
-from jobs.tables import Attempt, JobEvent
 from tests.integration.study_bench import SPACE, Bench, climbing, opened
 from worker.sampling import designed_point
 from worker.sweeper import Sweeper
@@ -45,7 +45,7 @@ def test_pain_37_a_study_ends_with_every_number_its_trials_own(bench: Bench) -> 
     assert job.progress is not None
     assert (job.progress["step"], job.progress["steps"], job.progress["ratio"]) == (6, 6, 1.0)
     with transaction(bench.sessions) as session:
-        files = {row.name: bench.settings.run_root / row.path for row in store.artifacts(session, study)}
+        files = {row.name: bench.settings.run_root / row.path for row in lifecycle.artifacts(session, study)}
         logs = [e.body["message"] for e in history.read_after(session, study, 0) if e.kind == "log"]
     assert set(files) == {
         f"{n}.json"
@@ -142,16 +142,16 @@ def test_a_study_is_never_claimed_nor_does_it_expire(bench: Bench) -> None:
     assert not bench.claim(bench.job(study))
     bench.advance(study)
     with transaction(bench.sessions) as session:
-        assert store.expired(session, 10) == []
+        assert lifecycle.expired(session, 10) == []
         assert session.get_one(Attempt, (study, 1)).worker == "control"
-        assert [job.id for job in store.active_studies(session, 10)] == [study]
-        assert [job.kind for job in store.waiting(session, "cpu", -1, 10)] == [JobKind.PREFLIGHT] * 2
+        assert [job.id for job in lifecycle.active_studies(session, 10)] == [study]
+        assert [job.kind for job in lifecycle.waiting(session, "cpu", -1, 10)] == [JobKind.PREFLIGHT] * 2
 
 
 def test_the_sweep_asks_active_studies_again_and_again(bench: Bench) -> None:
     study, over = bench.submit(), bench.submit()
     with transaction(bench.sessions) as session:
-        store.want(session, over, Wanted.CANCEL, by="test")
+        lifecycle.want(session, over, Wanted.CANCEL, by="test")
     hinted: list[tuple[str, UUID]] = []
     sweeper = Sweeper(
         bench.sessions,
@@ -171,7 +171,7 @@ def test_priority_of_a_study_is_that_of_its_trials(bench: Bench) -> None:
     bench.preflight(study)
     bench.advance(study)
     with transaction(bench.sessions) as session:
-        changed = store.set_priority(session, study, 1, by="test")
+        changed = lifecycle.set_priority(session, study, 1, by="test")
     assert [job.id for job in changed] == [study, *sorted(job.id for job in bench.children(study))]
     assert {job.priority for job in bench.children(study)} == {1}
     assert bench.job(bench.children(study, JobKind.PREFLIGHT)[0].id).priority == 5

@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Metrics
 from atft.spec.search import Scalar
-from jobs import history, store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Job
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
-from jobs.tables import Job
 from tests.integration.study_bench import METRIC, SPACE, Bench, Outcome, climbing, opened
 from worker.search import News
 
@@ -29,7 +29,7 @@ def test_a_study_cancelled_after_such_a_crash_leaves_nothing_running(bench: Benc
     bench.preflight(study)
     bench.crash(study)
     with transaction(bench.sessions) as session:
-        store.want(session, study, Wanted.CANCEL, by="test")
+        lifecycle.want(session, study, Wanted.CANCEL, by="test")
     bench.advance(study)
     assert bench.job(study).state is JobState.CANCELLED
     assert bench.states(study) == [TrialState.FAIL]
@@ -103,9 +103,9 @@ def test_a_prune_that_meets_a_drain_is_no_failure(bench: Bench) -> None:
     assert bench.claim(trial)
     bench.say(trial, 1, 0.01)
     with transaction(bench.sessions) as session:
-        store.requeue(session, trial.id, 1, reason=Reason.DRAINED, message="drained", counts_as_failure=False)
+        lifecycle.requeue(session, trial.id, 1, reason=Reason.DRAINED, message="drained", counts_as_failure=False)
     with transaction(bench.sessions) as session:
-        store.want(session, trial.id, Wanted.PRUNE, by="study", reason=Reason.PRUNED)
+        lifecycle.want(session, trial.id, Wanted.PRUNE, by="study", reason=Reason.PRUNED)
     assert bench.job(trial.id).state is JobState.CANCELLED
     assert bench.work(study).state is JobState.SUCCEEDED
     assert bench.states(study) == [TrialState.PRUNED, TrialState.COMPLETE]
@@ -137,7 +137,7 @@ def test_a_disk_that_takes_no_pictures_does_not_keep_the_study_from_ending(bench
     (bench.settings.jobs_root / str(study)).write_text("no folder can be made here")
     assert bench.work(study).state is JobState.SUCCEEDED
     with transaction(bench.sessions) as session:
-        assert store.artifacts(session, study) == []
+        assert lifecycle.artifacts(session, study) == []
         said = [e.body for e in history.read_after(session, study, 0) if e.kind == "log"]
     assert said[-1]["level"] == "warning"
     assert said[-1]["message"].startswith("0 of 6 pictures were written: ")
@@ -194,7 +194,7 @@ def test_cancel_of_a_study_cancels_its_trials(bench: Bench) -> None:
     running, queued = bench.children(study)
     assert bench.claim(running)
     with transaction(bench.sessions) as session:
-        assert store.want(session, study, Wanted.CANCEL, by="test").state is JobState.RUNNING
+        assert lifecycle.want(session, study, Wanted.CANCEL, by="test").state is JobState.RUNNING
     news = bench.advance(study)
     assert {running.id, queued.id} <= set(news.changed)
     assert (bench.job(queued.id).state, bench.job(queued.id).reason) == (JobState.CANCELLED, Reason.PARENT_STOPPED)
@@ -210,7 +210,7 @@ def test_cancel_of_a_study_cancels_its_trials(bench: Bench) -> None:
 def test_a_queued_study_is_cancelled_at_once(bench: Bench) -> None:
     study = bench.submit()
     with transaction(bench.sessions) as session:
-        assert store.want(session, study, Wanted.CANCEL, by="test").state is JobState.CANCELLED
+        assert lifecycle.want(session, study, Wanted.CANCEL, by="test").state is JobState.CANCELLED
     assert bench.advance(study) == News()
 
 
@@ -313,12 +313,12 @@ def test_pain_40_a_trial_that_is_tried_again_is_one_trial(bench: Bench) -> None:
     assert bench.claim(trial)
     bench.say(trial, 1, 0.3)
     with transaction(bench.sessions) as session:
-        store.requeue(session, trial.id, 1, reason=Reason.WORKER_LOST, message="lost", counts_as_failure=True)
+        lifecycle.requeue(session, trial.id, 1, reason=Reason.WORKER_LOST, message="lost", counts_as_failure=True)
     bench.advance(study)
     assert bench.states(study) == [TrialState.RUNNING]
     with transaction(bench.sessions) as session:
-        assert store.claim(session, trial.id, worker="w", host="h", device="cpu", lease_seconds=60)
+        assert lifecycle.claim(session, trial.id, worker="w", host="h", device="cpu", lease_seconds=60)
         history.append(session, trial.id, 2, [Metrics(child_seq=1, step=1, values={METRIC: 0.3}, best=True)])
-        store.settle(session, trial.id, 2, JobState.SUCCEEDED)
+        lifecycle.settle(session, trial.id, 2, JobState.SUCCEEDED)
     bench.work(study)
     assert bench.states(study) == [TrialState.COMPLETE] * 2

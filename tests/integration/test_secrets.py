@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from api.http.auth import COOKIE
-from jobs import keys
-from jobs.session import transaction
+from jobs.access import keys
+from jobs.db.session import transaction
 from jobs.settings import Settings
 from tests.integration.api_client import SPEC, Sessions, register
 from tests.integration.test_api_server import serving

@@ -10,17 +10,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import history, store
-from jobs.errors import (
-    IdempotencyMismatch,
-    IllegalMove,
-    JobNotFound,
-    PreconditionFailed,
-    Stale,
-)
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Attempt, Idempotency, Job, JobEvent
+from jobs.errors import IdempotencyMismatch, IllegalMove, JobNotFound, PreconditionFailed, Stale
+from jobs.record import history, lifecycle
 from jobs.states import NEXT, TERMINAL, JobKind, JobState, Reason, Wanted
-from jobs.tables import Attempt, Idempotency, Job, JobEvent
 
 Sessions = sessionmaker[Session]
 
@@ -28,12 +22,12 @@ Sessions = sessionmaker[Session]
 def submit(sessions: Sessions, **values: Any) -> UUID:
     fields: dict[str, Any] = {"kind": JobKind.TRAIN, "spec": {"seed": 0}, "spec_digest": "d", "queue": "cpu"} | values
     with transaction(sessions) as session:
-        return store.submit(session, **fields).job.id
+        return lifecycle.submit(session, **fields).job.id
 
 
 def claim(sessions: Sessions, job_id: UUID, lease_seconds: float = 30.0) -> Job | None:
     with transaction(sessions) as session:
-        return store.claim(session, job_id, worker="w1", host="h", device="cpu", lease_seconds=lease_seconds)
+        return lifecycle.claim(session, job_id, worker="w1", host="h", device="cpu", lease_seconds=lease_seconds)
 
 
 def do(sessions: Sessions, function: Callable[..., Any], *arguments: Any, **values: Any) -> Any:
@@ -52,8 +46,8 @@ def test_times_are_in_order_also_when_a_transaction_began_before_another(session
         time.sleep(0.05)
         job_id = submit(sessions)
         claim(sessions, job_id)
-        store.settle(early, job_id, 1, JobState.SUCCEEDED)
-    job = do(sessions, store.get, job_id)
+        lifecycle.settle(early, job_id, 1, JobState.SUCCEEDED)
+    job = do(sessions, lifecycle.get, job_id)
     with transaction(sessions) as session:
         attempt = session.get_one(Attempt, (job_id, 1))
     assert began < job.created_at <= job.started_at <= attempt.started_at <= attempt.ended_at <= job.finished_at
@@ -63,11 +57,11 @@ def test_a_queue_timeout_counts_from_the_submit_and_an_attempt_from_its_claim(se
     with transaction(sessions) as session:
         session.execute(sa.select(sa.func.now()))
         time.sleep(0.3)
-        job = store.submit(
+        job = lifecycle.submit(
             session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu", queue_timeout_seconds=60
         ).job
         waits = (job.queue_deadline - job.created_at).total_seconds()  # type: ignore[operator]
-        claimed = store.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
+        claimed = lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
         attempt = session.get_one(Attempt, (job.id, 1))
     assert waits > 60.25
@@ -77,7 +71,7 @@ def test_a_queue_timeout_counts_from_the_submit_and_an_attempt_from_its_claim(se
 
 def test_submitted_job_is_queued_with_one_event(sessions: Sessions) -> None:
     job_id = submit(sessions, tags={"team": "a"}, queue_timeout_seconds=60.0)
-    job = do(sessions, store.get, job_id)
+    job = do(sessions, lifecycle.get, job_id)
     assert (job.state, job.wanted, job.attempt, job.version, job.last_seq) == (JobState.QUEUED, Wanted.RUN, 0, 1, 1)
     assert job.created_at.tzinfo is not None
     assert job_id.version == 7
@@ -89,7 +83,7 @@ def test_submitted_job_is_queued_with_one_event(sessions: Sessions) -> None:
 
 
 def test_unknown_job_is_not_found(sessions: Sessions) -> None:
-    for function, arguments in ((store.get, ()), (store.want, (Wanted.CANCEL,))):
+    for function, arguments in ((lifecycle.get, ()), (lifecycle.want, (Wanted.CANCEL,))):
         with pytest.raises(JobNotFound):
             do(sessions, function, uuid4(), *arguments, **({"by": "me"} if arguments else {}))
 
@@ -115,7 +109,7 @@ def test_idempotency_key_lasts_a_day(sessions: Sessions) -> None:
     do(sessions, lambda session: session.execute(yesterday))
     assert submit(sessions, idempotency=("key", "b")) != first
     do(sessions, lambda session: session.execute(yesterday))
-    do(sessions, store.forget)
+    do(sessions, lifecycle.forget)
     assert do(sessions, lambda session: session.scalars(sa.select(Idempotency)).all()) == []
 
 
@@ -131,25 +125,25 @@ def test_guarantee_3_only_the_current_attempt_writes(sessions: Sessions) -> None
     job_id = submit(sessions)
     claim(sessions, job_id, lease_seconds=0.01)
     time.sleep(0.05)
-    assert do(sessions, store.expire, job_id, 1) is JobState.QUEUED
+    assert do(sessions, lifecycle.expire, job_id, 1) is JobState.QUEUED
     second = claim(sessions, job_id)
     assert second is not None
     assert second.attempt == 2
-    before = do(sessions, store.get, job_id)
+    before = do(sessions, lifecycle.get, job_id)
     writes: list[Callable[[Session], object]] = [
-        lambda s: store.settle(s, job_id, 1, JobState.SUCCEEDED),
-        lambda s: store.requeue(s, job_id, 1, reason=Reason.INTERNAL, message="m", counts_as_failure=True),
-        lambda s: store.set_progress(s, job_id, 1, {"ratio": 1}),
-        lambda s: store.set_checkpoint(s, job_id, 1, {}),
+        lambda s: lifecycle.settle(s, job_id, 1, JobState.SUCCEEDED),
+        lambda s: lifecycle.requeue(s, job_id, 1, reason=Reason.INTERNAL, message="m", counts_as_failure=True),
+        lambda s: lifecycle.set_progress(s, job_id, 1, {"ratio": 1}),
+        lambda s: lifecycle.set_checkpoint(s, job_id, 1, {}),
         lambda s: history.append(s, job_id, 1, []),
-        lambda s: store.add_artifact(s, job_id, 1, name="a", path="a", size_bytes=1, sha256="s", media_type="t"),
+        lambda s: lifecycle.add_artifact(s, job_id, 1, name="a", path="a", size_bytes=1, sha256="s", media_type="t"),
     ]
     for write in writes:
         with pytest.raises(Stale):
             do(sessions, write)
-    assert do(sessions, store.renew, job_id, 1, 30.0) is None
-    assert do(sessions, store.expire, job_id, 1) is None
-    after = do(sessions, store.get, job_id)
+    assert do(sessions, lifecycle.renew, job_id, 1, 30.0) is None
+    assert do(sessions, lifecycle.expire, job_id, 1) is None
+    after = do(sessions, lifecycle.get, job_id)
     assert (after.version, after.last_seq, after.state) == (before.version, before.last_seq, JobState.RUNNING)
 
 
@@ -159,7 +153,7 @@ def test_settle_twice_with_the_same_end_is_one_end(sessions: Sessions) -> None:
     for _ in range(2):
         do(
             sessions,
-            store.settle,
+            lifecycle.settle,
             job_id,
             1,
             JobState.FAILED,
@@ -168,31 +162,31 @@ def test_settle_twice_with_the_same_end_is_one_end(sessions: Sessions) -> None:
             exit_code=1,
             log_tail="…",
         )
-    job = do(sessions, store.get, job_id)
+    job = do(sessions, lifecycle.get, job_id)
     assert (job.state, job.reason, job.message, job.lease_until) == (JobState.FAILED, Reason.OOM_GPU, "too big", None)
     assert job.finished_at is not None
     assert states(sessions, job_id) == ["queued", "running", "failed"]
     row = do(sessions, lambda session: session.get_one(Attempt, (job_id, 1)))
     assert (row.outcome, row.exit_code, row.log_tail, row.reason) == ("failed", 1, "…", Reason.OOM_GPU)
     with pytest.raises(Stale):
-        do(sessions, store.settle, job_id, 1, JobState.SUCCEEDED)
+        do(sessions, lifecycle.settle, job_id, 1, JobState.SUCCEEDED)
 
 
 def test_settle_refuses_a_state_that_is_no_end(sessions: Sessions) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id)
     with pytest.raises(ValueError, match="queued"):
-        do(sessions, store.settle, job_id, 1, JobState.QUEUED)
+        do(sessions, lifecycle.settle, job_id, 1, JobState.QUEUED)
 
 
 def test_requeued_job_waits_its_delay_and_keeps_its_evidence(sessions: Sessions) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id)
     arguments = {"reason": Reason.DRAINED, "message": "worker stops", "counts_as_failure": False, "delay_seconds": 0.15}
-    assert do(sessions, store.requeue, job_id, 1, **arguments, signal="SIGTERM") is JobState.QUEUED
-    assert do(sessions, store.requeue, job_id, 1, **arguments) is JobState.QUEUED  # told twice: no second event
+    assert do(sessions, lifecycle.requeue, job_id, 1, **arguments, signal="SIGTERM") is JobState.QUEUED
+    assert do(sessions, lifecycle.requeue, job_id, 1, **arguments) is JobState.QUEUED  # told twice: no second event
     assert claim(sessions, job_id) is None
-    job = do(sessions, store.get, job_id)
+    job = do(sessions, lifecycle.get, job_id)
     assert (job.failures, job.reason, job.worker) == (0, Reason.DRAINED, None)
     time.sleep(0.2)
     again = claim(sessions, job_id)
@@ -207,10 +201,16 @@ def test_guarantee_8_a_job_that_always_dies_is_tried_max_attempts_times(sessions
     for number in (1, 2, 3):
         assert claim(sessions, job_id) is not None
         state = do(
-            sessions, store.requeue, job_id, number, reason=Reason.OOM_HOST, message="killed", counts_as_failure=True
+            sessions,
+            lifecycle.requeue,
+            job_id,
+            number,
+            reason=Reason.OOM_HOST,
+            message="killed",
+            counts_as_failure=True,
         )
     assert state is JobState.FAILED
-    job = do(sessions, store.get, job_id)
+    job = do(sessions, lifecycle.get, job_id)
     assert (job.attempt, job.failures, job.reason) == (3, 3, Reason.OOM_HOST)
     assert "3 of 3" in job.message
     assert claim(sessions, job_id) is None
@@ -220,10 +220,10 @@ def test_lease_renewed_late_is_not_expired(sessions: Sessions) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id, lease_seconds=0.01)
     time.sleep(0.05)
-    assert [job.id for job in do(sessions, store.expired, 10)] == [job_id]
-    assert do(sessions, store.renew, job_id, 1, 30.0) is Wanted.RUN
-    assert do(sessions, store.expired, 10) == []
-    assert do(sessions, store.expire, job_id, 1) is None
+    assert [job.id for job in do(sessions, lifecycle.expired, 10)] == [job_id]
+    assert do(sessions, lifecycle.renew, job_id, 1, 30.0) is Wanted.RUN
+    assert do(sessions, lifecycle.expired, 10) == []
+    assert do(sessions, lifecycle.expire, job_id, 1) is None
 
 
 def test_two_sweepers_expire_once(sessions: Sessions) -> None:
@@ -231,9 +231,9 @@ def test_two_sweepers_expire_once(sessions: Sessions) -> None:
     claim(sessions, job_id, lease_seconds=0.01)
     time.sleep(0.05)
     with ThreadPoolExecutor(4) as pool:
-        ends = list(pool.map(lambda _: do(sessions, store.expire, job_id, 1), range(4)))
+        ends = list(pool.map(lambda _: do(sessions, lifecycle.expire, job_id, 1), range(4)))
     assert sorted(ends, key=str) == [None, None, None, JobState.QUEUED]
-    job = do(sessions, store.get, job_id)
+    job = do(sessions, lifecycle.get, job_id)
     assert (job.failures, job.reason) == (1, Reason.WORKER_LOST)
 
 
@@ -241,10 +241,10 @@ def test_two_sweepers_expire_once(sessions: Sessions) -> None:
 def test_cancel_of_a_job_that_no_worker_has_is_at_once(sessions: Sessions, prepare: str) -> None:
     job_id = submit(sessions)
     if prepare == "paused":
-        do(sessions, store.want, job_id, Wanted.PAUSE, by="me")
-    job = do(sessions, store.want, job_id, Wanted.CANCEL, by="me")
+        do(sessions, lifecycle.want, job_id, Wanted.PAUSE, by="me")
+    job = do(sessions, lifecycle.want, job_id, Wanted.CANCEL, by="me")
     assert (job.state, job.reason) == (JobState.CANCELLED, Reason.USER)
-    again = do(sessions, store.want, job_id, Wanted.CANCEL, by="me")
+    again = do(sessions, lifecycle.want, job_id, Wanted.CANCEL, by="me")
     assert again.version == job.version
     assert do(sessions, history.read_after, job_id, 0)[-1].body["by"] == "me"
 
@@ -252,39 +252,39 @@ def test_cancel_of_a_job_that_no_worker_has_is_at_once(sessions: Sessions, prepa
 def test_cancel_of_a_running_job_is_asked_once_and_seen_by_the_worker(sessions: Sessions) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id)
-    first = do(sessions, store.want, job_id, Wanted.CANCEL, by="me")
-    second = do(sessions, store.want, job_id, Wanted.CANCEL, by="me")
+    first = do(sessions, lifecycle.want, job_id, Wanted.CANCEL, by="me")
+    second = do(sessions, lifecycle.want, job_id, Wanted.CANCEL, by="me")
     assert (first.state, first.version) == (JobState.RUNNING, second.version)
-    assert do(sessions, store.renew, job_id, 1, 30.0) is Wanted.CANCEL
+    assert do(sessions, lifecycle.renew, job_id, 1, 30.0) is Wanted.CANCEL
     with pytest.raises(IllegalMove):
-        do(sessions, store.want, job_id, Wanted.RUN, by="me")
-    do(sessions, store.settle, job_id, 1, JobState.CANCELLED, reason=Reason.USER)
+        do(sessions, lifecycle.want, job_id, Wanted.RUN, by="me")
+    do(sessions, lifecycle.settle, job_id, 1, JobState.CANCELLED, reason=Reason.USER)
     with pytest.raises(IllegalMove):
-        do(sessions, store.want, job_id, Wanted.PAUSE, by="me")
+        do(sessions, lifecycle.want, job_id, Wanted.PAUSE, by="me")
 
 
 def test_lost_worker_of_a_cancelled_job_ends_it_cancelled(sessions: Sessions) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id, lease_seconds=0.01)
-    do(sessions, store.want, job_id, Wanted.CANCEL, by="me")
+    do(sessions, lifecycle.want, job_id, Wanted.CANCEL, by="me")
     time.sleep(0.05)
-    assert do(sessions, store.expire, job_id, 1) is JobState.CANCELLED
+    assert do(sessions, lifecycle.expire, job_id, 1) is JobState.CANCELLED
 
 
 def test_claim_of_a_job_wanted_cancelled_cancels_it(sessions: Sessions) -> None:
     job_id = submit(sessions)
     do(sessions, lambda session: session.execute(sa.update(Job).values(wanted=Wanted.CANCEL)))
     assert claim(sessions, job_id) is None
-    assert do(sessions, store.get, job_id).state is JobState.CANCELLED
+    assert do(sessions, lifecycle.get, job_id).state is JobState.CANCELLED
 
 
 def test_pause_and_resume(sessions: Sessions) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id)
-    do(sessions, store.want, job_id, Wanted.PAUSE, by="me")
-    do(sessions, store.settle, job_id, 1, JobState.PAUSED, reason=Reason.USER)
+    do(sessions, lifecycle.want, job_id, Wanted.PAUSE, by="me")
+    do(sessions, lifecycle.settle, job_id, 1, JobState.PAUSED, reason=Reason.USER)
     assert claim(sessions, job_id) is None
-    job = do(sessions, store.want, job_id, Wanted.RUN, by="me")
+    job = do(sessions, lifecycle.want, job_id, Wanted.RUN, by="me")
     assert (job.state, job.wanted) == (JobState.QUEUED, Wanted.RUN)
     resumed = claim(sessions, job_id)
     assert resumed is not None
@@ -298,17 +298,17 @@ def test_pause_and_resume(sessions: Sessions) -> None:
 def test_change_of_mind_while_pausing_wins(sessions: Sessions, change: Wanted, state: JobState) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id)
-    do(sessions, store.want, job_id, Wanted.PAUSE, by="me")
-    do(sessions, store.want, job_id, change, by="me")
-    do(sessions, store.settle, job_id, 1, JobState.PAUSED)
-    assert do(sessions, store.get, job_id).state is state
+    do(sessions, lifecycle.want, job_id, Wanted.PAUSE, by="me")
+    do(sessions, lifecycle.want, job_id, change, by="me")
+    do(sessions, lifecycle.settle, job_id, 1, JobState.PAUSED)
+    assert do(sessions, lifecycle.get, job_id).state is state
 
 
 def test_if_match(sessions: Sessions) -> None:
     job_id = submit(sessions)
     with pytest.raises(PreconditionFailed):
-        do(sessions, store.want, job_id, Wanted.CANCEL, by="me", expected_version=7)
-    assert do(sessions, store.want, job_id, Wanted.CANCEL, by="me", expected_version=1).version == 2
+        do(sessions, lifecycle.want, job_id, Wanted.CANCEL, by="me", expected_version=7)
+    assert do(sessions, lifecycle.want, job_id, Wanted.CANCEL, by="me", expected_version=1).version == 2
 
 
 def test_queue_timeout(sessions: Sessions) -> None:
@@ -316,9 +316,9 @@ def test_queue_timeout(sessions: Sessions) -> None:
     patient = submit(sessions, queue_timeout_seconds=60.0)
     time.sleep(0.05)
     assert claim(sessions, claimed) is None
-    assert do(sessions, store.expire_queued, 10) == [late]
+    assert do(sessions, lifecycle.expire_queued, 10) == [late]
     for job_id in (late, claimed):
-        job = do(sessions, store.get, job_id)
+        job = do(sessions, lifecycle.get, job_id)
         assert (job.state, job.reason) == (JobState.FAILED, Reason.TIMEOUT_QUEUE)
     assert claim(sessions, patient) is not None
 
@@ -347,12 +347,12 @@ def _bring(sessions: Sessions, job_id: UUID, state: JobState) -> None:
         case JobState.QUEUED:
             pass
         case JobState.PAUSED:
-            do(sessions, store.want, job_id, Wanted.PAUSE, by="me")
+            do(sessions, lifecycle.want, job_id, Wanted.PAUSE, by="me")
         case JobState.RUNNING:
             claim(sessions, job_id)
         case _:
             claim(sessions, job_id)
-            do(sessions, store.settle, job_id, 1, state)
+            do(sessions, lifecycle.settle, job_id, 1, state)
 
 
 def test_deleting_a_job_takes_its_history_along(sessions: Sessions) -> None:
@@ -369,4 +369,4 @@ def test_job_does_not_begin_in_another_state(sessions: Sessions) -> None:
     )
     with pytest.raises(sa.exc.IntegrityError, match="starts queued"):
         do(sessions, lambda session: session.execute(copy, {"id": uuid4()}))
-    assert do(sessions, store.get, job_id).state is JobState.QUEUED
+    assert do(sessions, lifecycle.get, job_id).state is JobState.QUEUED

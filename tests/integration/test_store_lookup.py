@@ -11,12 +11,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import history, store
+from jobs.db.session import async_engine, async_sessions, async_transaction, transaction
+from jobs.db.tables import Job
 from jobs.errors import ArtifactNotFound, Invalid
-from jobs.session import async_engine, async_sessions, async_transaction, transaction
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Wanted
-from jobs.tables import Job
 
 Sessions = sessionmaker[Session]
 
@@ -24,12 +24,12 @@ Sessions = sessionmaker[Session]
 def submit(sessions: Sessions, **values: Any) -> UUID:
     fields: dict[str, Any] = {"kind": JobKind.TRAIN, "spec": {"seed": 0}, "spec_digest": "d", "queue": "cpu"} | values
     with transaction(sessions) as session:
-        return store.submit(session, **fields).job.id
+        return lifecycle.submit(session, **fields).job.id
 
 
 def claim(sessions: Sessions, job_id: UUID, lease_seconds: float = 30.0) -> Job | None:
     with transaction(sessions) as session:
-        return store.claim(session, job_id, worker="w1", host="h", device="cpu", lease_seconds=lease_seconds)
+        return lifecycle.claim(session, job_id, worker="w1", host="h", device="cpu", lease_seconds=lease_seconds)
 
 
 def do(sessions: Sessions, function: Callable[..., Any], *arguments: Any, **values: Any) -> Any:
@@ -42,7 +42,7 @@ def test_pages_are_stable_while_jobs_arrive(sessions: Sessions) -> None:
     seen: list[UUID] = []
     cursor = None
     for _ in range(4):
-        jobs, cursor = do(sessions, store.page, cursor=cursor, limit=2)
+        jobs, cursor = do(sessions, lifecycle.page, cursor=cursor, limit=2)
         seen += [job.id for job in jobs]
         submit(sessions, name="new")
     assert seen == old[::-1]
@@ -54,10 +54,10 @@ def test_page_filters(sessions: Sessions) -> None:
     child = submit(sessions, parent_id=parent, dataset="us", tags={"team": "a", "x": "1"})
     other = submit(sessions, tags={"team": "b"})
     claim(sessions, other)
-    do(sessions, store.settle, other, 1, JobState.SUCCEEDED)
+    do(sessions, lifecycle.settle, other, 1, JobState.SUCCEEDED)
 
     def found(**values: Any) -> list[UUID]:
-        jobs, _ = do(sessions, store.page, **values)
+        jobs, _ = do(sessions, lifecycle.page, **values)
         return [job.id for job in jobs]
 
     assert found() == [other, child, parent]
@@ -79,32 +79,32 @@ def test_waiting_rows_and_positions(sessions: Sessions) -> None:
     later, first = submit(sessions, priority=9), submit(sessions, priority=0)
     submit(sessions, queue="gpu")
     time.sleep(0.02)
-    assert [job.id for job in do(sessions, store.waiting, "cpu", 0.01, 10)] == [first, later]
-    assert do(sessions, store.waiting, "cpu", 60.0, 10) == []
-    job = do(sessions, store.get, later)
-    assert do(sessions, store.queue_position, job) == (1, "0 live workers on queue cpu")
+    assert [job.id for job in do(sessions, lifecycle.waiting, "cpu", 0.01, 10)] == [first, later]
+    assert do(sessions, lifecycle.waiting, "cpu", 60.0, 10) == []
+    job = do(sessions, lifecycle.get, later)
+    assert do(sessions, lifecycle.queue_position, job) == (1, "0 live workers on queue cpu")
     heartbeat = {"name": "h/cpu/0", "host": "h", "pid": 1, "queue": "cpu", "device": "cpu", "busy_with": None}
-    do(sessions, store.heartbeat_worker, **heartbeat)
-    assert do(sessions, store.live_queues) == {"cpu"}
-    assert do(sessions, store.queue_position, job) == (1, "1 ahead")
-    assert do(sessions, store.queue_position, do(sessions, store.get, first)) == (0, "next on queue cpu")
+    do(sessions, lifecycle.heartbeat_worker, **heartbeat)
+    assert do(sessions, lifecycle.live_queues) == {"cpu"}
+    assert do(sessions, lifecycle.queue_position, job) == (1, "1 ahead")
+    assert do(sessions, lifecycle.queue_position, do(sessions, lifecycle.get, first)) == (0, "next on queue cpu")
     claim(sessions, first)
-    assert do(sessions, store.queue_position, do(sessions, store.get, first)) == (None, None)
+    assert do(sessions, lifecycle.queue_position, do(sessions, lifecycle.get, first)) == (None, None)
 
 
 def test_worker_heartbeats(sessions: Sessions) -> None:
     heartbeat = {"name": "h/cpu/0", "host": "h", "pid": 1, "queue": "cpu", "device": "cpu", "busy_with": None}
-    do(sessions, store.heartbeat_worker, **heartbeat)
-    (first,) = do(sessions, store.workers)
+    do(sessions, lifecycle.heartbeat_worker, **heartbeat)
+    (first,) = do(sessions, lifecycle.workers)
     job_id = submit(sessions)
-    do(sessions, store.heartbeat_worker, **heartbeat | {"busy_with": job_id})
-    (second,) = do(sessions, store.workers)
+    do(sessions, lifecycle.heartbeat_worker, **heartbeat | {"busy_with": job_id})
+    (second,) = do(sessions, lifecycle.workers)
     assert (second.started_at, second.busy_with) == (first.started_at, job_id)
     assert second.last_seen > first.last_seen
-    do(sessions, store.heartbeat_worker, **heartbeat | {"pid": 2})
-    (restarted,) = do(sessions, store.workers)
+    do(sessions, lifecycle.heartbeat_worker, **heartbeat | {"pid": 2})
+    (restarted,) = do(sessions, lifecycle.workers)
     assert restarted.started_at > first.started_at
-    assert do(sessions, store.live_queues, 0.0) == set()
+    assert do(sessions, lifecycle.live_queues, 0.0) == set()
 
 
 def test_artifacts(sessions: Sessions) -> None:
@@ -116,12 +116,12 @@ def test_artifacts(sessions: Sessions) -> None:
         "size_bytes": 3,
         "media_type": "application/octet-stream",
     }
-    do(sessions, store.add_artifact, job_id, 1, **row, sha256="a")
-    do(sessions, store.add_artifact, job_id, 1, **row, sha256="b")
-    assert [found.sha256 for found in do(sessions, store.artifacts, job_id)] == ["b"]
-    assert do(sessions, store.artifact, job_id, "model.safetensors").size_bytes == 3
+    do(sessions, lifecycle.add_artifact, job_id, 1, **row, sha256="a")
+    do(sessions, lifecycle.add_artifact, job_id, 1, **row, sha256="b")
+    assert [found.sha256 for found in do(sessions, lifecycle.artifacts, job_id)] == ["b"]
+    assert do(sessions, lifecycle.artifact, job_id, "model.safetensors").size_bytes == 3
     with pytest.raises(ArtifactNotFound):
-        do(sessions, store.artifact, job_id, "other")
+        do(sessions, lifecycle.artifact, job_id, "other")
 
 
 def test_who_was_frozen_in_a_transaction_has_lost_the_connection_and_tries_again(sessions: Sessions) -> None:
@@ -137,7 +137,7 @@ async def _through_asyncpg(settings: Settings) -> None:
     sessions = async_sessions(engine)
     async with async_transaction(sessions) as session:
         made = await session.run_sync(
-            lambda s: store.submit(
+            lambda s: lifecycle.submit(
                 s,
                 kind=JobKind.TRAIN,
                 spec={},
@@ -148,16 +148,18 @@ async def _through_asyncpg(settings: Settings) -> None:
                 idempotency=("k", "s"),
             )
         )
-        assert (await session.run_sync(store.get, made.job.id)).id == made.job.id
+        assert (await session.run_sync(lifecycle.get, made.job.id)).id == made.job.id
     async with async_transaction(sessions) as session:
-        jobs, _ = await session.run_sync(lambda s: store.page(s, tag="a=b", q=str(made.job.id)[:8], limit=1))
+        jobs, _ = await session.run_sync(lambda s: lifecycle.page(s, tag="a=b", q=str(made.job.id)[:8], limit=1))
         assert [job.id for job in jobs] == [made.job.id]
-        assert await session.run_sync(store.queue_position, jobs[0]) == (0, "0 live workers on queue cpu")
+        assert await session.run_sync(lifecycle.queue_position, jobs[0]) == (0, "0 live workers on queue cpu")
         assert await session.run_sync(history.series, made.job.id, ["val/"], 0, 100) == {}
         assert await session.run_sync(history.daily, made.job.id, "rank_ic", "test", 5) == []
-        assert await session.run_sync(store.datasets) == ([], None)
-        assert await session.run_sync(store.workers) == []
-        job = await session.run_sync(lambda s: store.want(s, made.job.id, Wanted.CANCEL, by="me", expected_version=1))
+        assert await session.run_sync(lifecycle.datasets) == ([], None)
+        assert await session.run_sync(lifecycle.workers) == []
+        job = await session.run_sync(
+            lambda s: lifecycle.want(s, made.job.id, Wanted.CANCEL, by="me", expected_version=1)
+        )
         assert job.state is JobState.CANCELLED
         assert [event.seq for event in await session.run_sync(history.read_after, job.id, 0)] == [1, 2]
     await engine.dispose()
@@ -170,9 +172,9 @@ def test_api_driver_runs_the_same_functions(settings: Settings) -> None:
 def test_an_attempt_in_smaller_pieces_needs_less_memory(sessions: Sessions) -> None:
     job_id = submit(sessions)
     with transaction(sessions) as session:
-        job = store.get(session, job_id)
+        job = lifecycle.get(session, job_id)
         job.evidence = {"micro_batch_days": 8, "memory": {"needed_bytes": 1000}}
-    assert do(sessions, store.memory_needed, job_id) == 1000
+    assert do(sessions, lifecycle.memory_needed, job_id) == 1000
     with transaction(sessions) as session:
-        store.get(session, job_id).overrides = {"micro_batch_days": 4}
-    assert do(sessions, store.memory_needed, job_id) == 500
+        lifecycle.get(session, job_id).overrides = {"micro_batch_days": 4}
+    assert do(sessions, lifecycle.memory_needed, job_id) == 500

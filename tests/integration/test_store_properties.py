@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Checkpointed, Log, Metrics
-from jobs import history, store
+from jobs.db.session import transaction
+from jobs.db.tables import Job
 from jobs.errors import IllegalMove, Stale
-from jobs.session import transaction
+from jobs.record import history, lifecycle
 from jobs.states import NEXT, TERMINAL, JobKind, JobState, Reason, Wanted
-from jobs.tables import Job
 
 ATTEMPTS = st.integers(0, 3)
 COMMANDS = st.one_of(
@@ -36,15 +36,17 @@ def _events(first: int) -> list[Log | Metrics | Checkpointed]:
 def _apply(session: Session, job_id: Any, command: tuple[Any, ...]) -> None:
     match command:
         case "claim", lease_seconds:
-            store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=lease_seconds)
+            lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=lease_seconds)
         case "settle", attempt, to:
-            store.settle(session, job_id, attempt, to, reason=Reason.USER)
+            lifecycle.settle(session, job_id, attempt, to, reason=Reason.USER)
         case "requeue", attempt, counts:
-            store.requeue(session, job_id, attempt, reason=Reason.WORKER_LOST, message="m", counts_as_failure=counts)
+            lifecycle.requeue(
+                session, job_id, attempt, reason=Reason.WORKER_LOST, message="m", counts_as_failure=counts
+            )
         case "want", wanted:
-            store.want(session, job_id, wanted, by="me")
+            lifecycle.want(session, job_id, wanted, by="me")
         case "expire", attempt:
-            store.expire(session, job_id, attempt)
+            lifecycle.expire(session, job_id, attempt)
         case "append", attempt, first:
             history.append(session, job_id, attempt, _events(first))
 
@@ -59,7 +61,7 @@ def test_g5_terminal_is_final_and_history_has_no_gap(
     sessions: sessionmaker[Session], commands: list[tuple[Any, ...]]
 ) -> None:
     with transaction(sessions) as session:
-        job = store.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu", max_attempts=2).job
+        job = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu", max_attempts=2).job
     for command in commands:
         before = _snapshot(job)
         try:
@@ -68,7 +70,7 @@ def test_g5_terminal_is_final_and_history_has_no_gap(
         except (IllegalMove, Stale):
             pass
         with transaction(sessions) as session:
-            job = store.get(session, job.id)
+            job = lifecycle.get(session, job.id)
             events = history.read_after(session, job.id, 0)
         after = _snapshot(job)
         assert [event.seq for event in events] == list(range(1, job.last_seq + 1))
@@ -90,8 +92,8 @@ def test_g10_replaying_any_batch_changes_nothing(sessions: sessionmaker[Session]
     """Whatever was sent again, in whatever batches, the record is that of one clean pass."""
     stream = [event for first in (1, 4, 7, 10) for event in _events(first)]
     with transaction(sessions) as session:
-        job_id = store.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
-        store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
+        job_id = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
     recorded = 0
     for back, length in [*cuts, (len(stream), 2 * len(stream))]:
         start = max(0, recorded - back)
@@ -100,7 +102,7 @@ def test_g10_replaying_any_batch_changes_nothing(sessions: sessionmaker[Session]
             assert history.append(session, job_id, 1, batch) == max(0, start + len(batch) - recorded)
         recorded = max(recorded, start + len(batch))
     with transaction(sessions) as session:
-        job = store.get(session, job_id)
+        job = lifecycle.get(session, job_id)
         events = [event for event in history.read_after(session, job_id, 0) if event.kind != "state"]
         series = history.series(session, job_id, None)
     assert [event.child_seq for event in events] == [e.child_seq for e in stream if not isinstance(e, Checkpointed)]

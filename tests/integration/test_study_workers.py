@@ -9,11 +9,11 @@ from optuna.trial import TrialState
 from sqlalchemy import select
 
 from atft.spec.search import HpoSpec
-from jobs import store
-from jobs.queue import CONTROL, HintSender
-from jobs.session import transaction
+from jobs.broker.queue import CONTROL, HintSender
+from jobs.db.session import transaction
+from jobs.db.tables import Job
+from jobs.record import lifecycle
 from jobs.states import TERMINAL, JobKind, JobState, Reason
-from jobs.tables import Job
 from tests.integration.test_worker import TRAIN, Service, cache, service  # noqa: F401 - fixtures
 from worker.sampling import designed_point
 
@@ -28,7 +28,7 @@ def submit(service: Service, **changes: object) -> Job:  # noqa: F811
     body = {"base": BASE.model_dump(mode="json"), "space": SPACE, "sampler": {"name": "random"}, **changes}
     spec = HpoSpec.model_validate(body)
     with transaction(service.sessions) as session:
-        job = store.submit(
+        job = lifecycle.submit(
             session,
             kind=JobKind.HPO,
             spec=spec.model_dump(mode="json"),

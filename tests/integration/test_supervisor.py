@@ -12,11 +12,11 @@ from uuid import UUID
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import history
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import ArtifactRow
+from jobs.record import history
 from jobs.settings import Settings
 from jobs.states import JobState, Reason, Wanted
-from jobs.tables import ArtifactRow
 from tests.integration.supervision import FINGERPRINT, HONEST, QUICK, Bench, program
 
 

@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import history, store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Job
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
-from jobs.tables import Job
 from tests.integration.supervision import HONEST, Bench, program
 
 
@@ -26,8 +26,8 @@ def greedy(*options: str) -> tuple[str, ...]:
 
 def pending(bench: Bench, job_id: UUID) -> str:
     with transaction(bench.sessions) as session:
-        store.heartbeat_worker(session, name="w", host="h", pid=1, queue="cpu", device="cpu", busy_with=None)
-        return store.queue_position(session, store.get(session, job_id))[1] or ""
+        lifecycle.heartbeat_worker(session, name="w", host="h", pid=1, queue="cpu", device="cpu", busy_with=None)
+        return lifecycle.queue_position(session, lifecycle.get(session, job_id))[1] or ""
 
 
 @pytest.mark.parametrize("reason", [Reason.OOM_HOST, Reason.OOM_GPU])

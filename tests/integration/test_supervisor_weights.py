@@ -8,11 +8,11 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.spec.job import TrainSpec
-from jobs import store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import ArtifactRow
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
-from jobs.tables import ArtifactRow
 from tests.integration.supervision import FINGERPRINT, HONEST, Bench
 
 SHA = "ab" * 32
@@ -26,7 +26,7 @@ def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
 def begin_with(bench: Bench, source: UUID) -> UUID:
     spec = TrainSpec(dataset="d", init_from=str(source))
     with transaction(bench.sessions) as session:
-        return store.submit(
+        return lifecycle.submit(
             session, kind=JobKind.TRAIN, spec=spec.model_dump(mode="json"), spec_digest=spec.digest(), queue="cpu",
             dataset="d", dataset_fingerprint=FINGERPRINT,
         ).job.id  # fmt: skip

@@ -15,11 +15,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Log, Metrics, Progress
 from atft.spec.job import TrainSpec
-from jobs import embedded, history, store
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import Job, Metric
+from jobs.embedded import servers as embedded
+from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
-from jobs.tables import Job, Metric
 from worker.buffer import Buffer
 from worker.recorder import Recorder, persist
 from worker.slot import Slot
@@ -44,9 +45,9 @@ def database(servers: embedded.Embedded, template: str) -> Iterator[str]:
 @pytest.fixture
 def job(sessions: sessionmaker[Session]) -> Job:
     with transaction(sessions) as session:
-        job_id = store.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu").job.id
+        job_id = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu").job.id
     with transaction(sessions) as session:
-        job = store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=0.5)
+        job = lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=0.5)
     assert job is not None
     return job
 
@@ -80,7 +81,7 @@ def test_g12_events_wait_for_postgres_in_order(
         servers.check()
     assert wait(recorder)
     with transaction(sessions) as session:
-        assert store.expired(session, 10) == []
+        assert lifecycle.expired(session, 10) == []
         events = history.read_after(session, job.id, 0, 2000)
         assert [event.seq for event in events] == list(range(1, len(events) + 1))
         assert [event.child_seq for event in events if event.child_seq] == list(range(1, 1002))
@@ -92,7 +93,7 @@ def test_g12_events_wait_for_postgres_in_order(
 def _told(sessions: sessionmaker[Session], job_id: UUID) -> bool:
     """The job runs, and its first numbers are recorded."""
     with transaction(sessions) as session:
-        return bool(store.get(session, job_id).metrics)
+        return bool(lifecycle.get(session, job_id).metrics)
 
 
 def _begun(sessions: sessionmaker[Session], settings: Settings, epochs: int) -> tuple[UUID, threading.Thread]:
@@ -102,7 +103,7 @@ def _begun(sessions: sessionmaker[Session], settings: Settings, epochs: int) -> 
     with transaction(sessions) as session:
         options = {"spec_digest": "x", "queue": "cpu", "dataset": "d", "dataset_fingerprint": "f00d"}
         spec = TrainSpec(dataset="d").model_dump(mode="json")
-        job_id = store.submit(session, kind=JobKind.TRAIN, spec=spec, **options).job.id
+        job_id = lifecycle.submit(session, kind=JobKind.TRAIN, spec=spec, **options).job.id
     supervisor = Supervisor(
         settings=settings.model_copy(update={"lease_seconds": 0.6}),
         sessions=sessions,
@@ -130,7 +131,7 @@ def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
     servers.check()
     running.join(30)
     with transaction(sessions) as session:
-        job = store.get(session, job_id)
+        job = lifecycle.get(session, job_id)
         assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
         query = select(Metric.step).where(Metric.job_id == job_id, Metric.name == "train/loss")
         assert sorted(session.scalars(query)) == list(range(1, 11))
@@ -146,7 +147,7 @@ def test_g12_last_words_are_heard_also_when_there_is_no_room(
     servers.check()
     running.join(30)
     with transaction(sessions) as session:
-        job = store.get(session, job_id)
+        job = lifecycle.get(session, job_id)
         assert (job.state, job.attempt, job.message) == (JobState.SUCCEEDED, 1, None)
         query = select(Metric.step).where(Metric.job_id == job_id, Metric.name == "train/loss")
         assert sorted(session.scalars(query)) == list(range(1, 7))
@@ -162,16 +163,16 @@ def test_settling_waits_too(sessions: sessionmaker[Session], servers: embedded.E
             servers.check()
         return False
 
-    persist(sessions, lambda session: store.settle(session, job.id, 1, JobState.SUCCEEDED), given_up)
+    persist(sessions, lambda session: lifecycle.settle(session, job.id, 1, JobState.SUCCEEDED), given_up)
     assert len(tries) >= 3
     with transaction(sessions) as session:
-        assert store.get(session, job.id).state is JobState.SUCCEEDED
+        assert lifecycle.get(session, job.id).state is JobState.SUCCEEDED
 
 
 def test_it_can_give_up(sessions: sessionmaker[Session], servers: embedded.Embedded) -> None:
     servers.postgres.stop()
     try:
-        assert persist(sessions, lambda session: store.get(session, MISSING), lambda: True) is None
+        assert persist(sessions, lambda session: lifecycle.get(session, MISSING), lambda: True) is None
     finally:
         servers.check()
 
@@ -185,7 +186,7 @@ def test_only_the_newest_progress_waits(sessions: sessionmaker[Session], job: Jo
     assert wait(recorder)
     recorder.stop()
     with transaction(sessions) as session:
-        progress = store.get(session, job.id).progress
+        progress = lifecycle.get(session, job.id).progress
     assert progress is not None
     assert progress["ratio"] == 1.0
 

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs import store
-from jobs.session import sync_engine, sync_sessions, transaction
+from jobs.db.session import sync_engine, sync_sessions, transaction
+from jobs.db.tables import Idempotency, Job
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
-from jobs.tables import Idempotency, Job
 from worker.heartbeat import Heartbeat
 from worker.slot import Slot
 from worker.sweeper import Sweeper
@@ -42,7 +42,9 @@ class Bench:
 
     def submit(self, **options: object) -> UUID:
         with transaction(self.sessions) as session:
-            return store.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu", **options).job.id
+            return lifecycle.submit(
+                session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu", **options
+            ).job.id
 
     def age(self, job_id: UUID, seconds: float = 60) -> None:
         with transaction(self.sessions) as session:
@@ -51,11 +53,11 @@ class Bench:
 
     def claim(self, job_id: UUID, lease_seconds: float = 0.05) -> None:
         with transaction(self.sessions) as session:
-            assert store.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=lease_seconds)
+            assert lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=lease_seconds)
 
     def job(self, job_id: UUID) -> Job:
         with transaction(self.sessions) as session:
-            return store.get(session, job_id)
+            return lifecycle.get(session, job_id)
 
 
 @pytest.fixture
@@ -201,7 +203,7 @@ def test_every_study_is_asked_however_many_there_are(bench: Bench, monkeypatch: 
     monkeypatch.setattr("worker.sweeper.BATCH", 2)
     with transaction(bench.sessions) as session:
         options = {"spec": {}, "spec_digest": "x", "queue": "control"}
-        studies = sorted(store.submit(session, kind=JobKind.HPO, **options).job.id for _ in range(4))
+        studies = sorted(lifecycle.submit(session, kind=JobKind.HPO, **options).job.id for _ in range(4))
     rounds = []
     for _ in range(4):
         bench.hinted.clear()
@@ -220,7 +222,7 @@ def test_a_job_that_must_wait_is_not_hinted(bench: Bench) -> None:
     job_id = bench.submit()
     bench.claim(job_id, lease_seconds=60)
     with transaction(bench.sessions) as session:
-        store.requeue(
+        lifecycle.requeue(
             session, job_id, 1, reason=Reason.WORKER_LOST, message="m", counts_as_failure=True, delay_seconds=60
         )
     bench.age(job_id)
@@ -253,12 +255,12 @@ def test_a_heartbeat_shows_what_its_worker_does(bench: Bench) -> None:
 
     def seen() -> list[UUID | None]:
         with transaction(bench.sessions) as session:
-            return [worker.busy_with for worker in store.workers(session) if worker.name == slot.name]
+            return [worker.busy_with for worker in lifecycle.workers(session) if worker.name == slot.name]
 
     wait(lambda: seen() == [None])
     job_id = bench.submit()
     with transaction(bench.sessions) as session:
-        store.claim(session, job_id, worker=slot.name, host="h", device="cpu", lease_seconds=60)
+        lifecycle.claim(session, job_id, worker=slot.name, host="h", device="cpu", lease_seconds=60)
     wait(lambda: seen() == [job_id])
     heartbeat.stop()
     heartbeat.join(5)

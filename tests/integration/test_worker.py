@@ -20,12 +20,13 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Metrics, parse
 from atft.spec.job import TrainSpec
-from jobs import embedded, store
-from jobs.queue import HintSender
-from jobs.session import transaction
+from jobs.broker.queue import HintSender
+from jobs.db.session import transaction
+from jobs.db.tables import ArtifactRow, Job, Metric
+from jobs.embedded import servers as embedded
+from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
-from jobs.tables import ArtifactRow, Job, Metric
 
 ROOT = Path(__file__).parents[2]
 PANEL = {"num_codes": 12, "num_days": 160}
@@ -118,7 +119,7 @@ class Service:
     ) -> UUID:
         train = kind is JobKind.TRAIN
         with transaction(self.sessions) as session:
-            job = store.submit(
+            job = lifecycle.submit(
                 session,
                 kind=kind,
                 spec=spec or TRAIN.model_dump(mode="json"),
@@ -135,7 +136,7 @@ class Service:
 
     def job(self, job_id: UUID) -> Job:
         with transaction(self.sessions) as session:
-            return store.get(session, job_id)
+            return lifecycle.get(session, job_id)
 
     def until(self, happened: Callable[[], object], seconds: float = 90.0) -> None:
         deadline = time.monotonic() + seconds
@@ -178,7 +179,7 @@ def test_from_a_hint_to_a_result_that_is_proved(service: Service, undisturbed: P
     built = service.end_of(service.submit(JobKind.DATASET, {"name": "d", "planted": PANEL}))
     assert (built.state, built.dataset_fingerprint) == (JobState.SUCCEEDED, service.fingerprint)
     with transaction(service.sessions) as session:
-        dataset = store.dataset(session, "d@1")
+        dataset = lifecycle.dataset(session, "d@1")
     assert dataset.profile
     assert dataset.manifest["fingerprint"] == service.fingerprint
     job_id = service.submit()
@@ -191,7 +192,7 @@ def test_from_a_hint_to_a_result_that_is_proved(service: Service, undisturbed: P
     assert evidence["threads"]["env"]["OMP_NUM_THREADS"] == "1"
     with transaction(service.sessions) as session:
         artifacts = session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id)).all()
-        seen = {row.name: row for row in store.workers(session)}
+        seen = {row.name: row for row in lifecycle.workers(session)}
     assert {"best.safetensors", "predictions.parquet"} <= {artifact.name for artifact in artifacts}
     for artifact in artifacts:
         assert (service.settings.run_root / artifact.path).stat().st_size == artifact.size_bytes
@@ -267,7 +268,7 @@ def test_pain_05_cancel_ends_the_program_of_its_own_job_only(service: Service) -
     first, second = service.submit(), service.submit()
     service.in_the_middle(first)
     with transaction(service.sessions) as session:
-        store.want(session, first, Wanted.CANCEL, by="test")
+        lifecycle.want(session, first, Wanted.CANCEL, by="test")
     assert service.end_of(first).state is JobState.CANCELLED
     assert service.end_of(second).state is JobState.SUCCEEDED
 

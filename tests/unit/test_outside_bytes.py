@@ -27,10 +27,10 @@ from atft.spec.base import Spec
 from atft.spec.data import DatasetRef, DatasetSpec
 from atft.spec.job import TrainSpec
 from atft.spec.search import HpoSpec
-from jobs import keys
+from jobs.access import keys
 from jobs.errors import Invalid
-from jobs.lookup import read_cursor, split_ref, write_cursor
-from jobs.places import NotFound, Outside, find
+from jobs.paths import NotFound, Outside, find
+from jobs.record.queries import read_cursor, split_ref, write_cursor
 from jobs.settings import Settings
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

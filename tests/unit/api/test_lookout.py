@@ -10,7 +10,7 @@ from api.http.errors import Unavailable
 from api.http.sse import News
 from api.http.stream_batcher import Lookout
 from jobs.errors import JobNotFound
-from jobs.following import Place
+from jobs.record.tailing import Place
 from jobs.states import JobState
 
 HERE, GONE = uuid4(), uuid4()

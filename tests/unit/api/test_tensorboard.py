@@ -7,7 +7,7 @@ import struct
 from datetime import UTC, datetime
 
 from api.jobs import event_file
-from jobs.history import Point
+from jobs.record.history import Point
 
 HEADER = "1800000000000000a37f4b22090000000000448f401a0d627261696e2e4576656e743a32aba33345"
 EVENT = (

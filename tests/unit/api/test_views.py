@@ -7,8 +7,8 @@ import pytest
 
 from api.jobs.schemas import MODELS, JobView
 from api.jobs.views import job_view, status
+from jobs.db.tables import Job
 from jobs.states import JobKind, JobState, Wanted
-from jobs.tables import Job
 
 CONTRACT = {
     "id",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.keys import _checksum, is_well_formed
+from jobs.access.keys import _checksum, is_well_formed
 
 GOOD = "atft_0123abcd_" + "0f" * 20
 

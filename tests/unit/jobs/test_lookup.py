@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from jobs.errors import Invalid
-from jobs.lookup import read_cursor, write_cursor
+from jobs.record.queries import read_cursor, write_cursor
 
 
 def test_cursor_round_trip() -> None:

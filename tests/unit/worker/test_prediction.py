@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from atft.spec.prediction import PredictSpec
+from jobs.db.tables import Job
 from jobs.states import JobKind
-from jobs.tables import Job
 from worker.prediction import differences
 
 SPEC = PredictSpec.model_validate(

@@ -7,10 +7,10 @@ from uuid import UUID
 import pytest
 
 from atft.spec.job import TrainSpec
-from jobs.inheritance import Weights
+from jobs.db.tables import Job
+from jobs.record.init_from import Weights
 from jobs.settings import THREAD_VARIABLES, Settings
 from jobs.states import JobKind, Reason
-from jobs.tables import Job
 from worker.commands import control_argv, worker_argv
 from worker.memory import oom_kills
 from worker.program import Refused, checkpoint_is_gone, launch

@@ -11,13 +11,13 @@ from sqlalchemy import Executable, Interval, Uuid, bindparam, func, insert, sele
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
-from jobs import history
-from jobs.catalog import hold_dataset, lock_name
+from jobs.db.tables import Base, Idempotency, Job, Json
 from jobs.errors import IdempotencyMismatch
-from jobs.lookup import get, seconds_ago
-from jobs.quotas import hold_jobs
+from jobs.record import history
+from jobs.record.catalog import hold_dataset, lock_name
+from jobs.record.queries import get, seconds_ago
+from jobs.record.quotas import hold_jobs
 from jobs.states import JobKind
-from jobs.tables import Base, Idempotency, Job, Json
 
 DAY: Final = 86_400.0
 _COLUMNS: Final = (

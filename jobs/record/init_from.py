@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
-from jobs.catalog import artifacts
+from jobs.db.tables import Job
 from jobs.errors import ArtifactNotFound
-from jobs.lookup import get
+from jobs.record.catalog import artifacts
+from jobs.record.queries import get
 from jobs.states import JobKind
-from jobs.tables import Job
 
 SOURCES: Final = frozenset({JobKind.PRETRAIN, JobKind.TRAIN})
 _WEIGHTS: Final = "best."

@@ -28,7 +28,7 @@ from typing import IO, Final, Self
 import psycopg
 import redis
 
-from jobs.binaries import (
+from jobs.embedded.binaries import (
     STATE_ROOT,
     Account,
     EmbeddedError,
@@ -368,7 +368,3 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

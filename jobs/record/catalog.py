@@ -12,11 +12,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
+from jobs.db.tables import ArtifactRow, Dataset, Job, Json
 from jobs.errors import ArtifactNotFound, DatasetBusy, DatasetNotFound
-from jobs.history import current
-from jobs.lookup import read_cursor, split_ref, write_cursor
+from jobs.record.history import current
+from jobs.record.queries import read_cursor, split_ref, write_cursor
 from jobs.states import ACTIVE, JobKind
-from jobs.tables import ArtifactRow, Dataset, Job, Json
 
 # Those of every submit, made once: to put a statement together takes as long as to run it.
 _LOCK: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("what", type_=Text()), 0)))

@@ -9,8 +9,10 @@ from uuid import UUID
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from jobs import history
-from jobs.catalog import (
+from jobs.db.tables import Attempt, Idempotency, Job, Json, Worker
+from jobs.errors import IllegalMove, PreconditionFailed, Stale
+from jobs.record import history
+from jobs.record.catalog import (
     add_artifact,
     artifact,
     artifacts,
@@ -22,9 +24,8 @@ from jobs.catalog import (
     register_dataset,
     uses,
 )
-from jobs.errors import IllegalMove, PreconditionFailed, Stale
-from jobs.history import add_baselines, set_best, set_checkpoint, set_evidence, set_progress
-from jobs.lookup import (
+from jobs.record.history import add_baselines, set_best, set_checkpoint, set_evidence, set_progress
+from jobs.record.queries import (
     active_studies,
     expired,
     get,
@@ -39,11 +40,10 @@ from jobs.lookup import (
     waiting,
     workers,
 )
-from jobs.moves import change, first_due, lock, postpone, settled_unstarted
-from jobs.rewinding import rewind
+from jobs.record.rewind import rewind
+from jobs.record.submission import DAY, Submitted, earlier, submit
+from jobs.record.transitions import change, first_due, lock, postpone, settled_unstarted
 from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted
-from jobs.submission import DAY, Submitted, earlier, submit
-from jobs.tables import Attempt, Idempotency, Job, Json, Worker
 
 __all__ = [
     "Submitted",

@@ -18,7 +18,7 @@ import psycopg
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict
 
-from jobs.schema import VERSION_TABLE, migrate
+from jobs.db.migrate import VERSION_TABLE, migrate
 from jobs.settings import Settings
 
 FORMAT_VERSION: Final = 1

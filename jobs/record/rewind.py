@@ -7,8 +7,8 @@ from sqlalchemy import Integer, and_, cast, delete, func, insert, literal, not_,
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
-from jobs.history import best_of
-from jobs.tables import DailyMetric, Job, JobEvent, Json, Metric
+from jobs.db.tables import DailyMetric, Job, JobEvent, Json, Metric
+from jobs.record.history import best_of
 
 _FOLD: Final = r"^[a-z]+\.([0-9]{1,4})/"  # val.2/rank_ic is of the second fold
 

@@ -33,9 +33,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session, defer
 
+from jobs.db.tables import Dataset, Job, Worker
 from jobs.errors import Invalid, JobNotFound
 from jobs.states import COORDINATING, JobKind, JobState
-from jobs.tables import Dataset, Job, Worker
 
 Position = tuple[int | None, str | None]
 WORKER_SECONDS: Final = 60.0

@@ -5,9 +5,9 @@ from typing import Final
 from sqlalchemy import bindparam, func, select, text
 from sqlalchemy.orm import Session
 
-from jobs.catalog import lock_name
+from jobs.db.tables import Job
 from jobs.errors import QuotaExceeded
-from jobs.tables import Job
+from jobs.record.catalog import lock_name
 
 _AT_ONCE: Final = 64  # more submits than run at the same time in a few API processes
 _UPLOADED: Final = text("""

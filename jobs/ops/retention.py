@@ -19,10 +19,10 @@ from uuid import UUID
 from sqlalchemy import delete, func, null, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from jobs.session import transaction
+from jobs.db.session import transaction
+from jobs.db.tables import ArtifactRow, Job
 from jobs.settings import Settings
 from jobs.states import JobKind
-from jobs.tables import ArtifactRow, Job
 
 PINNED: Final = "pinned"
 LOG: Final = "log.txt"

@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import bindparam, insert, select, text
 from sqlalchemy.orm import Session
 
-from jobs.tables import AuditRow
+from jobs.db.tables import AuditRow
 
 TRIGGERS: Final = ("audit_append_only", "audit_no_truncate")
 _FOUND: Final = text("SELECT tgname FROM pg_trigger WHERE tgrelid = 'audit'::regclass AND tgenabled <> 'D'")

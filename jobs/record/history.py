@@ -26,9 +26,9 @@ from sqlalchemy.orm import Session, defer
 from sqlalchemy.sql.base import ExecutableOption
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Log, Metrics, Progress
+from jobs.db.tables import DailyMetric, Job, JobEvent, Json, Metric
 from jobs.errors import JobNotFound, Stale
 from jobs.states import JobState, Wanted
-from jobs.tables import DailyMetric, Job, JobEvent, Json, Metric
 
 Series = dict[str, dict[str, list[int] | list[float | None]]]
 

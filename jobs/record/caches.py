@@ -11,9 +11,9 @@ from uuid import uuid4
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from jobs.catalog import lock_name
+from jobs.db.tables import Dataset, Job
+from jobs.record.catalog import lock_name
 from jobs.states import ACTIVE, JobKind, JobState
-from jobs.tables import Dataset, Job
 
 TRASH: Final = ".trash-"  # how a folder begins that nobody can see any more
 UPLOAD_RETENTION: Final = timedelta(days=1)  # a failed or cancelled build can be tried again for so long

@@ -10,13 +10,13 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from jobs import history
+from jobs.db.tables import ArtifactRow, Job, Json
 from jobs.errors import IllegalMove, PreconditionFailed
-from jobs.lookup import get
-from jobs.rewinding import inherit
+from jobs.record import history
+from jobs.record.queries import get
+from jobs.record.rewind import inherit
+from jobs.record.submission import Submitted, submit
 from jobs.states import JobKind, JobState, Reason
-from jobs.submission import Submitted, submit
-from jobs.tables import ArtifactRow, Job, Json
 
 RERUN_OF: Final = "rerun_of"  # the key of `Job.params` that makes a job a rerun
 MOST_SHOWN: Final = 50

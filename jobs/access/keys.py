@@ -18,8 +18,8 @@ import uuid_utils.compat as uuid7
 from sqlalchemy import ColumnElement, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
+from jobs.db.tables import ApiKey
 from jobs.errors import Invalid, KeyNotFound
-from jobs.tables import ApiKey
 
 SCOPES: Final = ("jobs:read", "jobs:write", "datasets:write", "admin")
 QUOTAS: Final = ("jobs", "streams", "upload_bytes")

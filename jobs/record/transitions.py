@@ -7,11 +7,11 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from jobs import history
+from jobs.db.tables import Job
 from jobs.errors import IllegalMove, JobNotFound
-from jobs.lookup import is_due
+from jobs.record import history
+from jobs.record.queries import is_due
 from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted, sources_of
-from jobs.tables import Job
 
 
 def lock(session: Session, job_id: UUID) -> Job:

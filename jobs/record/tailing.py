@@ -7,8 +7,8 @@ from uuid import UUID
 from sqlalchemy import ARRAY, BigInteger, Row, Uuid, any_, column, literal, select, text
 from sqlalchemy.orm import Session
 
+from jobs.db.tables import Job, JobEvent, Json
 from jobs.states import JobState, Reason
-from jobs.tables import Job, JobEvent, Json
 
 Place = tuple[UUID, int]  # a job, and the seq after which its events are wanted
 

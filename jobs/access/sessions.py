@@ -9,8 +9,8 @@ from typing import Final
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from jobs.keys import digest
-from jobs.tables import LoginSession
+from jobs.access.keys import digest
+from jobs.db.tables import LoginSession
 
 LIFETIME: Final = timedelta(hours=12)
 

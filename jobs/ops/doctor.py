@@ -15,13 +15,14 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from jobs import audit, retention
-from jobs.places import checkpoint_folder
-from jobs.schema import connected, database_revision, head_revision
+from jobs.access import audit
+from jobs.broker.pubsub import redis_client
+from jobs.db.migrate import connected, database_revision, head_revision
+from jobs.db.tables import ArtifactRow, AuditRow, Dataset, Job
+from jobs.ops import retention
+from jobs.paths import checkpoint_folder
 from jobs.settings import Settings
 from jobs.states import JobState
-from jobs.tables import ArtifactRow, AuditRow, Dataset, Job
-from jobs.wakeups import redis_client
 
 STUCK: Final = timedelta(minutes=5)  # many sweeps
 _SHOWN: Final = 5

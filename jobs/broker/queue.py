@@ -13,8 +13,8 @@ from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from jobs.broker.pubsub import redis_client
 from jobs.settings import Settings
-from jobs.wakeups import redis_client
 
 CPU: Final = "cpu"
 GPU: Final = "gpu"

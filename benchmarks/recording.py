@@ -1,4 +1,4 @@
-"""What a worker does to the record while load.py measures: write metric events, as worker/recorder.py does, and wake
+"""What a worker does to the record while load.py measures: writes metric events, as worker/attempt/recorder.py does, and wakes
 the viewers. A program: settings from the environment, one JSON line out.
 
     python benchmarks/recording.py --jobs ID --seconds 5              # as fast as it goes

@@ -14,8 +14,8 @@ from sqlalchemy.exc import OperationalError
 from jobs.broker.queue import CONTROL, CPU, GPU
 from jobs.settings import Settings
 from worker.commands import control_argv, worker_argv
-from worker.health import SEEN_SECONDS, is_healthy
 from worker.slot import Slot
+from worker.upkeep.health import SEEN_SECONDS, is_healthy
 
 
 def main() -> None:

@@ -23,13 +23,13 @@ from jobs.broker import pubsub, queue
 from jobs.db.session import sync_engine, sync_sessions, transaction
 from jobs.record import lifecycle
 from jobs.settings import Settings
+from worker.attempt.supervisor import Supervisor
 from worker.clock import die_with_parent
-from worker.heartbeat import Heartbeat
-from worker.janitor import Janitor
-from worker.leftovers import tidy
 from worker.slot import Slot
-from worker.supervisor import Supervisor
-from worker.sweeper import Sweeper
+from worker.upkeep.heartbeat import Heartbeat
+from worker.upkeep.janitor import Janitor
+from worker.upkeep.orphans import tidy
+from worker.upkeep.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -59,7 +59,7 @@ def run_job(task: Task, _job_id: str) -> None:
 @app.task(name=queue.ADVANCE_STUDY)  # type: ignore[untyped-decorator]
 def advance_study(job_id: str) -> None:
     """One step of one study."""
-    from worker.search import advance  # noqa: PLC0415 - workers that run trials need no Optuna
+    from worker.studies.advance import advance  # noqa: PLC0415 - workers that run trials need no Optuna
 
     _hints().begun(UUID(job_id))
     with logs.about(job_id=job_id):
@@ -97,7 +97,7 @@ def _sessions() -> sessionmaker[Session]:
 
 @cache
 def _storage() -> "BaseStorage":
-    from worker.sampling import open_storage  # noqa: PLC0415 - as above
+    from worker.studies.sampling import open_storage  # noqa: PLC0415 - as above
 
     return open_storage(settings)
 

@@ -67,7 +67,7 @@ class Upload:
     @contextlib.contextmanager
     def kept_unless_refused(self) -> Iterator[None]:
         """Around the commit of the job that reads it. A commit whose answer is lost may have happened: then it stays,
-        and `worker.leftovers` takes it away later if no job needs it.
+        and `worker.upkeep.orphans` takes it away later if no job needs it.
         """
         self.kept = True
         try:

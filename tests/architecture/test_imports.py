@@ -32,7 +32,10 @@ def loaded_by(*modules: str) -> set[str]:
             ("jobs.record.lifecycle", "jobs.broker.queue", "jobs.broker.pubsub"),
             (*HEAVY, "fastapi", "atft.train", "atft.data"),
         ),
-        (("worker.supervisor", "worker.sweeper", "worker.process"), (*HEAVY, "api", "atft.train", "atft.data")),
+        (
+            ("worker.attempt.supervisor", "worker.upkeep.sweeper", "worker.attempt.child"),
+            (*HEAVY, "api", "atft.train", "atft.data"),
+        ),
         (("client.cli", "client.sdk"), (*HEAVY, "fastapi", "sqlalchemy", "jobs", "pyarrow")),
         (("atft", "atft.spec.job", "atft.spec.search", "atft.events"), (*HEAVY, "numpy", "sqlalchemy")),
         (("atft.data.cache",), ("sqlalchemy", "fastapi", "celery", "redis")),
@@ -64,7 +67,7 @@ def test_every_package_has_contracts() -> None:
 
 
 OWNERS = {
-    "optuna": {"worker/search.py", "worker/sampling.py", "worker/pictures.py", "worker/tasks.py"},
+    "optuna": {"worker/studies/advance.py", "worker/studies/sampling.py", "worker/studies/plots.py", "worker/tasks.py"},
     "lightgbm": {"atft/train/baselines.py"},
     "statsmodels": {"atft/metrics/inference.py"},
     "arch": {"atft/metrics/inference.py"},

@@ -18,8 +18,8 @@ from jobs.db.tables import Job
 from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason
-from worker.sampling import open_storage
-from worker.search import News, Step, advance
+from worker.studies.advance import News, Step, advance
+from worker.studies.sampling import open_storage
 
 METRIC = "val/rank_ic"
 SPACE = {

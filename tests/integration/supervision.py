@@ -18,9 +18,9 @@ from jobs.db.tables import Attempt, Job, Metric
 from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Wanted
+from worker.attempt.supervisor import Supervisor
+from worker.attempt.watchdog import Timing
 from worker.slot import Slot
-from worker.supervisor import Supervisor
-from worker.watch import Timing
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 FINGERPRINT = "f00d"

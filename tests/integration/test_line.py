@@ -14,7 +14,7 @@ from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from tests.integration.supervision import HONEST, Bench, program
-from worker import supervisor
+from worker.attempt import supervisor
 
 BUSY = program("crashing", "--word", "nan_loss", "--code", "1")  # quickly over
 
@@ -81,7 +81,7 @@ def test_the_next_one_is_looked_at_when_the_first_must_wait_for_memory(
 ) -> None:
     big, small = bench.submit(), bench.submit()
     need(bench, big)
-    monkeypatch.setattr("worker.memory.free_and_total", lambda: (500_000, 2_000_000))
+    monkeypatch.setattr("worker.attempt.memory.free_and_total", lambda: (500_000, 2_000_000))
     assert bench.run(small, *HONEST) is JobState.SUCCEEDED
     assert (bench.job(big).state, bench.job(big).reason) == (JobState.QUEUED, Reason.OOM_HOST)
     assert bench.run(big, *HONEST) is None
@@ -90,7 +90,7 @@ def test_the_next_one_is_looked_at_when_the_first_must_wait_for_memory(
 def test_one_wake_up_puts_off_a_bounded_number(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [bench.submit() for _ in range(supervisor.MOST_LOOKS + 2)]
     need(bench, *ids)
-    monkeypatch.setattr("worker.memory.free_and_total", lambda: (500_000, 2_000_000))
+    monkeypatch.setattr("worker.attempt.memory.free_and_total", lambda: (500_000, 2_000_000))
     assert bench.supervisor(HONEST).run() is None
     assert [bench.job(job_id).reason for job_id in ids] == [Reason.OOM_HOST] * supervisor.MOST_LOOKS + [None] * 2
 

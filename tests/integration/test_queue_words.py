@@ -10,7 +10,7 @@ import pytest
 from jobs.db.session import transaction
 from jobs.record import lifecycle
 from tests.integration.api_client import Sessions, problem, submit
-from worker.sweeper import Sweeper
+from worker.upkeep.sweeper import Sweeper
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("dataset")]
 

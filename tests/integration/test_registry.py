@@ -18,8 +18,8 @@ from jobs.record import caches, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
 from tests.integration.supervision import Bench, program
-from worker import leftovers
-from worker.program import PROGRAM
+from worker.attempt.launch import PROGRAM
+from worker.upkeep import orphans
 
 PLANTED = {"num_codes": 12, "num_days": 80, "num_features": 4}
 
@@ -132,14 +132,14 @@ def test_bad_input_leaves_nothing_but_its_upload_for_a_day(bench: Bench, text: s
     assert (job.reason, rows(bench)) == (Reason.INVALID_PARAMS, [])
     assert words in (job.message or "")
     assert left(bench) == ["uploads/u1/file.csv"]
-    old = time.time() - 2 * leftovers.YOUNG_SECONDS
+    old = time.time() - 2 * orphans.YOUNG_SECONDS
     for path in (upload, upload / "file.csv"):
         os.utime(path, (old, old))
-    leftovers.tidy(bench.settings, bench.sessions)
+    orphans.tidy(bench.settings, bench.sessions)
     assert left(bench) == ["uploads/u1/file.csv"]
     with transaction(bench.sessions) as session:
         session.execute(update(Job).values(finished_at=Job.finished_at - caches.UPLOAD_RETENTION))
-    leftovers.tidy(bench.settings, bench.sessions)
+    orphans.tidy(bench.settings, bench.sessions)
     assert left(bench) == []
 
 
@@ -185,7 +185,7 @@ def test_uploads_go_with_success_and_stay_while_another_build_reads_them(bench: 
 
 def test_tidying_keeps_what_is_young_or_needed(bench: Bench) -> None:
     roots = bench.settings.caches_root, bench.settings.uploads_root
-    old = time.time() - 2 * leftovers.YOUNG_SECONDS
+    old = time.time() - 2 * orphans.YOUNG_SECONDS
     assert bench.run(submit(bench, "d"), *program("building")) is JobState.FAILED
     job_id = submit(bench, "d", planted=PLANTED)
     assert bench.run(job_id, *program("building")) is JobState.SUCCEEDED
@@ -200,7 +200,7 @@ def test_tidying_keeps_what_is_young_or_needed(bench: Bench) -> None:
         os.utime(roots[1] / name, (old, old))
     bench.submit()
     os.utime(roots[0] / "f00d", (old, old))  # no dataset has it, but an unfinished job needs it
-    threads = [threading.Thread(target=leftovers.tidy, args=(bench.settings, bench.sessions)) for _ in range(2)]
+    threads = [threading.Thread(target=orphans.tidy, args=(bench.settings, bench.sessions)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

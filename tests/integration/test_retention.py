@@ -16,7 +16,7 @@ from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from tests.integration.api_client import Sessions
-from worker.janitor import Janitor
+from worker.upkeep.janitor import Janitor
 
 FILES = ("log.txt", "spec.json", "model.bin", "checkpoints/0001/state.pt")
 Make = Callable[..., UUID]

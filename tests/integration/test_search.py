@@ -17,8 +17,8 @@ from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Wanted
 from tests.integration.study_bench import SPACE, Bench, climbing, opened
-from worker.sampling import designed_point
-from worker.sweeper import Sweeper
+from worker.studies.sampling import designed_point
+from worker.upkeep.sweeper import Sweeper
 
 
 @pytest.fixture

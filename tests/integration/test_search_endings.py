@@ -15,7 +15,7 @@ from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
 from tests.integration.study_bench import METRIC, SPACE, Bench, Outcome, climbing, opened
-from worker.search import News
+from worker.studies.advance import News
 
 
 @pytest.fixture

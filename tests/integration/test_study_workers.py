@@ -15,7 +15,7 @@ from jobs.db.tables import Job
 from jobs.record import lifecycle
 from jobs.states import TERMINAL, JobKind, JobState, Reason
 from tests.integration.test_worker import TRAIN, Service, cache, service  # noqa: F401 - fixtures
-from worker.sampling import designed_point
+from worker.studies.sampling import designed_point
 
 BASE = TRAIN.model_copy(update={"trainer": TRAIN.trainer.model_copy(update={"max_epochs": 3})})
 SPACE = {

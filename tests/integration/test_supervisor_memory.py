@@ -88,14 +88,16 @@ def test_pain_22_what_its_like_has_needed_is_asked_for_before_it_starts(
     with transaction(bench.sessions) as session:
         session.execute(update(Job).values(evidence=memory))
     job_id = bench.submit()
-    monkeypatch.setattr("worker.memory.free_and_total", lambda: (500_000, 2_000_000))
+    monkeypatch.setattr("worker.attempt.memory.free_and_total", lambda: (500_000, 2_000_000))
     for _ in range(2):
         assert bench.run(job_id, *HONEST) is None
         with transaction(bench.sessions) as session:
             session.execute(update(Job).where(Job.id == job_id).values(not_before=None))
     job = bench.job(job_id)
     assert (job.state, job.attempt, job.reason, job.last_seq) == (JobState.QUEUED, 0, Reason.OOM_HOST, 2)  # told once
-    monkeypatch.setattr("worker.memory.free_and_total", lambda: (500_000, 900_000))  # never: its preflight shall say so
+    monkeypatch.setattr(
+        "worker.attempt.memory.free_and_total", lambda: (500_000, 900_000)
+    )  # never: its preflight shall say so
     assert bench.run(job_id, *HONEST) is JobState.SUCCEEDED
 
 

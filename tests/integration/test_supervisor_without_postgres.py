@@ -21,11 +21,11 @@ from jobs.embedded import servers as embedded
 from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
-from worker.buffer import Buffer
-from worker.recorder import Recorder, persist
+from worker.attempt.event_buffer import Buffer
+from worker.attempt.recorder import Recorder, persist
+from worker.attempt.supervisor import Supervisor
+from worker.attempt.watchdog import Timing
 from worker.slot import Slot
-from worker.supervisor import Supervisor
-from worker.watch import Timing
 
 MISSING = UUID(int=0)
 SPILL = Path("/nonexistent/never")  # these tests keep within the memory's bound
@@ -140,7 +140,7 @@ def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
 def test_g12_last_words_are_heard_also_when_there_is_no_room(
     sessions: sessionmaker[Session], settings: Settings, servers: embedded.Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.recorder.Buffer", partial(Buffer, memory_bytes=0, disk_bytes=1))
+    monkeypatch.setattr("worker.attempt.recorder.Buffer", partial(Buffer, memory_bytes=0, disk_bytes=1))
     job_id, running = _begun(sessions, settings, epochs=6)
     servers.postgres.stop()
     time.sleep(5.0)  # the program ends within about a second, its words are waited for two more

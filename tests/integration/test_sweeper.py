@@ -14,9 +14,9 @@ from jobs.db.tables import Idempotency, Job
 from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
-from worker.heartbeat import Heartbeat
 from worker.slot import Slot
-from worker.sweeper import Sweeper
+from worker.upkeep.heartbeat import Heartbeat
+from worker.upkeep.sweeper import Sweeper
 
 
 @dataclass
@@ -200,7 +200,7 @@ def test_a_lost_hint_is_sent_again_but_not_into_a_queue_that_has_some(bench: Ben
 
 
 def test_every_study_is_asked_however_many_there_are(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.sweeper.BATCH", 2)
+    monkeypatch.setattr("worker.upkeep.sweeper.BATCH", 2)
     with transaction(bench.sessions) as session:
         options = {"spec": {}, "spec_digest": "x", "queue": "control"}
         studies = sorted(lifecycle.submit(session, kind=JobKind.HPO, **options).job.id for _ in range(4))

@@ -7,8 +7,8 @@ import pytest
 from atft.events import Artifact
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
-from worker.artifacts import Missing, collect, place_cache
-from worker.settlement import failure
+from worker.attempt.artifacts import Missing, collect, place_cache
+from worker.attempt.settlement import failure
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atft.events import AnyEvent, Log, Progress
-from worker.buffer import Buffer
+from worker.attempt.event_buffer import Buffer
 
 
 def log(seq: int) -> AnyEvent:

@@ -8,7 +8,7 @@ import pytest
 from atft.spec.prediction import PredictSpec
 from jobs.db.tables import Job
 from jobs.states import JobKind
-from worker.prediction import differences
+from worker.attempt.prediction_evidence import differences
 
 SPEC = PredictSpec.model_validate(
     {"model": "m", "dataset": "d", "from_day": "2020-01-01", "to_day": "2020-01-31", "resources": {"threads": 2}}

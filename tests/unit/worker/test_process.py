@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from atft.events import AnyEvent, Finished, Started, Stopped
-from worker.process import Child, Exit, ProtocolError
+from worker.attempt.child import Child, Exit, ProtocolError
 
 Start = Callable[..., Child]
 PROGRAMS = Path(__file__).parents[2] / "programs"

@@ -11,9 +11,9 @@ from jobs.db.tables import Job
 from jobs.record.init_from import Weights
 from jobs.settings import THREAD_VARIABLES, Settings
 from jobs.states import JobKind, Reason
+from worker.attempt.launch import Refused, checkpoint_is_gone, launch
+from worker.attempt.memory import oom_kills
 from worker.commands import control_argv, worker_argv
-from worker.memory import oom_kills
-from worker.program import Refused, checkpoint_is_gone, launch
 from worker.slot import Slot
 
 SPEC = TrainSpec(dataset="d").model_dump(mode="json")

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import Trial
 
 from atft.spec.search import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, Scalar, merged_choices
-from worker.sampling import at, designed_point, open_study, parameters, pruner
+from worker.studies.sampling import at, designed_point, open_study, parameters, pruner
 
 SPACE = {
     "optimizer.lr": {"kind": "float", "low": 1e-5, "high": 1e-3, "log": True},

@@ -2,9 +2,9 @@ import pytest
 
 from atft.events import Failed, Finished, Stopped
 from jobs.states import JobState, Reason
-from worker.process import Exit
-from worker.verdict import judge
-from worker.watch import Ending, Word
+from worker.attempt.child import Exit
+from worker.attempt.outcome import judge
+from worker.attempt.watchdog import Ending, Word
 
 OK, KILLED, CRASHED = Exit(code=0), Exit(signal="SIGKILL"), Exit(code=3)
 FAILED = Failed(reason=Reason.NAN_LOSS, message="NaN on 2020-01-06")

@@ -8,7 +8,7 @@ import pytest
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.training import SchedulerSpec
-from worker.verify import differences, learning_rate
+from worker.attempt.evidence import differences, learning_rate
 
 Json = dict[str, object]
 prove = runpy.run_path(str(Path(__file__).parents[2] / "programs" / "proof.py"))["prove"]

@@ -4,7 +4,7 @@ import pytest
 
 from atft.events import Finished, Progress, Started, Stopped
 from jobs.states import Wanted
-from worker.watch import Ending, Timing, Watch
+from worker.attempt.watchdog import Ending, Timing, Watch
 
 TIMING = Timing(startup_seconds=120, stall_seconds=60, grace_seconds=12, save_grace_seconds=60)
 

@@ -18,7 +18,7 @@ from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
 from tests.unit.atft.train.test_resume import last_weights
-from worker.verify import differences
+from worker.attempt.evidence import differences
 
 Make = Callable[..., TrainSpec]
 SEEDS = (7, 3)

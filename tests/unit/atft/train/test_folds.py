@@ -16,7 +16,7 @@ from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
 from atft.train.averages import in_fold, mean_daily, mean_values
 from tests.unit.atft.train.test_resume import KillAt, Killed, StopAfter, last_weights
-from worker.verify import differences
+from worker.attempt.evidence import differences
 
 Make = Callable[..., TrainSpec]
 SHORT = {"trainer.max_epochs": 2, "trainer.max_steps_per_epoch": 3}

@@ -13,7 +13,7 @@ from atft.train.report import Reporter
 from atft.train.setup import Assembly, assemble
 from atft.train.step import Stepper
 from atft.train.telemetry import Timers
-from worker.verify import differences
+from worker.attempt.evidence import differences
 
 Make = Callable[..., TrainSpec]
 TWO = [{"name": "heads", "epochs": 1, "modules": ["heads"], "lr": 0.01}, {"name": "all", "epochs": 2}]

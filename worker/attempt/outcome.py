@@ -7,8 +7,8 @@ from typing import Final
 from atft.events import Failed, Finished, Stopped
 from jobs.db.tables import Json
 from jobs.states import JobState, Reason
-from worker.process import Exit
-from worker.watch import Ending, Word
+from worker.attempt.child import Exit
+from worker.attempt.watchdog import Ending, Word
 
 USAGE: Final = 2  # the program's exit code for arguments or a spec it does not accept
 KILLED: Final = 137  # what a container or a shell says for SIGKILL: of those, only want of memory kills unasked

@@ -14,12 +14,12 @@ from jobs.record import history, init_from, lifecycle, reruns
 from jobs.record.caches import hold_cache
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
-from worker import prediction
-from worker.artifacts import Missing, Output, collect, place_cache
-from worker.process import Exit
-from worker.program import Launch
-from worker.verdict import Verdict
-from worker.verify import differences
+from worker.attempt import prediction_evidence
+from worker.attempt.artifacts import Missing, Output, collect, place_cache
+from worker.attempt.child import Exit
+from worker.attempt.evidence import differences
+from worker.attempt.launch import Launch
+from worker.attempt.outcome import Verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +150,7 @@ def _differences(job: Job, start: Launch, evidence: Json | None) -> list[str]:
     try:
         if job.kind is JobKind.PREDICT:
             asked = PredictSpec.model_validate(job.spec)
-            return prediction.differences(asked, evidence, job=job, threads=start.threads)
+            return prediction_evidence.differences(asked, evidence, job=job, threads=start.threads)
         spec = init_from.trained_spec(job)
     except ValidationError as error:
         return [f"the job's spec no longer validates: {error}"]

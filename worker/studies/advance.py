@@ -27,9 +27,9 @@ from jobs.errors import IllegalMove
 from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
-from worker.pictures import Pictures, draw
-from worker.recorder import AWAY
-from worker.sampling import open_study, parameters
+from worker.attempt.recorder import AWAY
+from worker.studies.plots import Pictures, draw
+from worker.studies.sampling import open_study, parameters
 
 EXTREMES: Final[tuple[Literal["low", "high"], ...]] = ("low", "high")
 logger = logging.getLogger(__name__)

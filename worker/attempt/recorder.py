@@ -21,7 +21,7 @@ from jobs.db.session import transaction
 from jobs.errors import JobNotFound, Stale
 from jobs.record import history, lifecycle
 from jobs.states import JobState, Wanted
-from worker.buffer import Buffer
+from worker.attempt.event_buffer import Buffer
 
 T = TypeVar("T")
 AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)  # Postgres cannot be reached, or is going down: try again

@@ -19,7 +19,7 @@ from jobs.db.session import transaction
 from jobs.db.tables import Job
 from jobs.record import lifecycle
 from jobs.states import JobState
-from worker.recorder import AWAY
+from worker.attempt.recorder import AWAY
 
 BATCH: Final = 100
 TIDY_SECONDS: Final = 60.0

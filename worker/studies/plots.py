@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 from atft.spec.search import HpoSpec
 from jobs.db.tables import Json
 from jobs.settings import Settings
-from worker.artifacts import Output, flush_and_hash, flush_folder
-from worker.sampling import open_study, quiet
+from worker.attempt.artifacts import Output, flush_and_hash, flush_folder
+from worker.studies.sampling import open_study, quiet
 
 logger = logging.getLogger(__name__)
 

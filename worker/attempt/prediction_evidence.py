@@ -6,7 +6,7 @@ from typing import Final
 
 from atft.spec.prediction import PredictSpec
 from jobs.db.tables import Job, Json
-from worker.verify import EXTRA_OS_THREADS, Claims, Difference, Part, Threads, held_against
+from worker.attempt.evidence import EXTRA_OS_THREADS, Claims, Difference, Part, Threads, held_against
 
 OPEN: Final = frozenset({"fold", "resources.device", "resources.queue"})
 

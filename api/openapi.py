@@ -19,7 +19,7 @@ from atft.spec.job import TrainSpec
 from atft.spec.model import GraphSpec, ModelSpec
 from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec, PretrainTrainer
-from atft.spec.search import (
+from atft.spec.study import (
     CategoricalDimension,
     FloatDimension,
     HpoSpec,

@@ -86,9 +86,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.command == "inspect":
         return _inspect(options.target)
     if options.command == "bench":
-        from atft import bench  # noqa: PLC0415 - loads polars
+        from atft.bench import planted  # noqa: PLC0415 - loads polars
 
-        return bench.main(options)
+        return planted.main(options)
     spec = _read_spec(options.spec, SPECS[options.command])
     faulthandler.enable()
     if hasattr(signal, "SIGUSR1"):
@@ -219,7 +219,7 @@ def _run(
             "resumed_epoch": manifest["loop"]["folds"][-1]["epoch"],
         }
     emit(Started.model_validate({"pid": os.getpid(), **resumed}))
-    from atft.data.cache import Cache  # noqa: PLC0415 - after `started`: these load torch and take seconds
+    from atft.data.cache.reader import Cache  # noqa: PLC0415 - after `started`: these load torch and take seconds
     from atft.train.loop import train  # noqa: PLC0415
 
     cache = Cache.open(options.cache)
@@ -243,7 +243,7 @@ def _predict(
     options: argparse.Namespace, spec: PredictSpec, emit: EventStream, stop: StopFlag
 ) -> Finished | Stopped | Failed:
     emit(Started(pid=os.getpid()))
-    from atft.data.cache import Cache  # noqa: PLC0415 - as above
+    from atft.data.cache.reader import Cache  # noqa: PLC0415 - as above
     from atft.train.prediction import predict  # noqa: PLC0415
 
     return predict(
@@ -264,7 +264,7 @@ def _build(
     emit(Started(pid=os.getpid()))
     versions = {name: _version(name) for name in ("atft", "numpy", "polars", "pyarrow")}
     emit(Evidence(body={"versions": {"python": platform.python_version(), **versions}, "host": socket.gethostname()}))
-    from atft.data.build import BuildStopped, build  # noqa: PLC0415 - after `started`: this loads polars
+    from atft.data.builder.run import BuildStopped, build  # noqa: PLC0415 - after `started`: this loads polars
 
     try:
         result = build(spec, options.out, emit, stop, options.known)
@@ -287,7 +287,7 @@ def _version(package: str) -> str | None:
 
 def _inspect(target: Path) -> int:
     if target.is_dir():
-        from atft.data.cache import CacheError, read_manifest  # noqa: PLC0415
+        from atft.data.cache.reader import CacheError, read_manifest  # noqa: PLC0415
 
         try:
             body: object = read_manifest(target).model_dump(mode="json")
@@ -296,7 +296,7 @@ def _inspect(target: Path) -> int:
             return FAILED
     else:
         spec = _read_spec(target, DatasetSpec)
-        from atft.data.build import inspect  # noqa: PLC0415
+        from atft.data.builder.run import inspect  # noqa: PLC0415
         from atft.data.schema import DataError  # noqa: PLC0415
 
         try:

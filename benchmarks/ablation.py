@@ -25,14 +25,14 @@ from typing import Any, get_args
 import numpy as np
 import pyarrow.parquet as pq
 
-from atft.data.build import build
-from atft.data.cache import Cache
+from atft.data.builder.run import build
+from atft.data.cache.reader import Cache
 from atft.events import Event, Finished, Metrics
 from atft.metrics.inference import paired_difference
 from atft.metrics.rank import average_ranks, daily_rank_ic
 from atft.spec.data import DatasetSpec, PlantedMode
 from atft.spec.job import TrainSpec
-from atft.spec.search import apply
+from atft.spec.study import apply
 from atft.train.loop import train
 
 Changes = dict[str, Any]

@@ -60,7 +60,7 @@ def write_panel(path: Path, names: int, days: int, dtype: str) -> None:
 
 
 def child_build(source: Path, out: Path) -> None:
-    from atft.data.build import build  # noqa: PLC0415 - the parent needs no memory of it
+    from atft.data.builder.run import build  # noqa: PLC0415 - the parent needs no memory of it
     from atft.spec.data import DatasetSpec  # noqa: PLC0415
 
     longest, last, stages = 0.0, time.perf_counter(), {}

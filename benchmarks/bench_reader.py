@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from bench_build import FEATURES, HORIZONS, write_panel
 
-from atft.data.build import build
-from atft.data.cache import Cache
-from atft.data.graph import day_graph, graph_digest
+from atft.data.builder.run import build
+from atft.data.cache.graph import day_graph, graph_digest
+from atft.data.cache.reader import Cache
 from atft.spec.data import DatasetSpec
 from atft.spec.model import GraphSpec
 

@@ -16,7 +16,7 @@ from typing import get_args
 
 import numpy as np
 
-from atft.data.planted import filter_regime, generate, peer_sum, world_of
+from atft.data.panel.planted import filter_regime, generate, peer_sum, world_of
 from atft.metrics.rank import average_ranks
 from atft.spec.data import PlantedMode, PlantedSpec, SplitSpec
 from atft.spec.days import plan_split

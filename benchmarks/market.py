@@ -17,12 +17,12 @@ from typing import Any
 
 from ablation import BASELINES, Changes, mean, paired, series, told
 
-from atft.data.build import build
-from atft.data.cache import Cache
+from atft.data.builder.run import build
+from atft.data.cache.reader import Cache
 from atft.events import Event, Finished
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
-from atft.spec.search import apply
+from atft.spec.study import apply
 from atft.train.loop import train
 
 HORIZONS = (1, 5, 10, 20)

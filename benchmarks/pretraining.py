@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atft.data.build import build
-from atft.data.cache import Cache
+from atft.data.builder.run import build
+from atft.data.cache.reader import Cache
 from atft.events import Event, Finished, Metrics
 from atft.spec.data import DatasetSpec
 from atft.spec.job import RunSpec, TrainSpec

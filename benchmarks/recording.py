@@ -1,5 +1,5 @@
-"""What a worker does to the record while load.py measures: writes metric events, as worker/attempt/recorder.py does, and wakes
-the viewers. A program: settings from the environment, one JSON line out.
+"""A worker's writes to the record while load.py measures: metric events, as worker/attempt/recorder.py writes them,
+and wake-ups of the viewers. A program: settings from the environment, one JSON line out.
 
     python benchmarks/recording.py --jobs ID --seconds 5              # as fast as it goes
     python benchmarks/recording.py --jobs ID... --seconds 5 --rate 100   # paced, in turn over the jobs

@@ -15,7 +15,7 @@ from api.studies.schemas import BestView, StudyPlan, TrialView
 from api.training import admission
 from atft.spec.data import SplitSpec
 from atft.spec.job import TrainSpec
-from atft.spec.search import CategoricalDimension, Dimension, HpoSpec, Scalar, apply, merged_choices, put
+from atft.spec.study import CategoricalDimension, Dimension, HpoSpec, Scalar, apply, merged_choices, put
 from jobs.broker.queue import CONTROL
 from jobs.db.tables import Job, Metric
 from jobs.record import lifecycle

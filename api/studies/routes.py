@@ -22,7 +22,7 @@ from api.studies.schemas import BestView, ImportanceView, Promotion, StudyPlan, 
 from api.training import admission
 from api.training.submission import plan_or_queue, queue_run
 from atft.spec.job import TrainSpec
-from atft.spec.search import HpoSpec
+from atft.spec.study import HpoSpec
 from jobs.broker.queue import CONTROL
 from jobs.db.tables import ArtifactRow, Json
 from jobs.errors import ArtifactNotFound

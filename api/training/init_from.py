@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
 from api.http.errors import invalid
-from atft.spec.inheritance import fits, from_the_past
+from atft.spec.init_from import fits, from_the_past
 from atft.spec.job import RunSpec, TrainSpec
 from jobs.db.tables import Dataset
 from jobs.errors import NotFound

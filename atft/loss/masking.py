@@ -5,8 +5,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from atft.data.batch import Batch
-from atft.data.cache import Cache
+from atft.data.cache.batch import Batch
+from atft.data.cache.reader import Cache
 from atft.loss.objective import LossValue, NoTargets
 from atft.model.masking import Guess
 from atft.spec.pretrain import PretrainSpec

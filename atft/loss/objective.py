@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from atft.data.batch import Batch
-from atft.data.cache import Cache
+from atft.data.cache.batch import Batch
+from atft.data.cache.reader import Cache
 from atft.loss import terms
 from atft.loss.regime import day_weights
 from atft.model.network import Prediction

@@ -8,7 +8,7 @@ import bisect
 import numpy as np
 from jaxtyping import Float, Int
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 
 Daily = Float[np.ndarray, " day"]
 VOLATILITY_DAYS, CORRELATION_DAYS = 20, 60

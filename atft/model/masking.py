@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from atft.data.batch import Batch
+from atft.data.cache.batch import Batch
 from atft.model.network import Days, Encoder
 from atft.spec.model import ModelSpec
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from atft.data.batch import Batch
+from atft.data.cache.batch import Batch
 from atft.model.fan import Fan, FrequencyDropout
 from atft.model.graph import DayGraphAttention
 from atft.model.heads import HorizonHeads

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import TypeAdapter, ValidationError
 
-from atft.data.batch import Batch
+from atft.data.cache.batch import Batch
 from atft.events import DailySeries
 from atft.metrics.rank import daily_rank_ic
 from atft.spec.base import digest

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 
-from atft.data.batch import Batch
-from atft.data.cache import Cache
-from atft.data.splits import stretches
-from atft.data.windows import DayReader
+from atft.data.cache.batch import Batch
+from atft.data.cache.reader import Cache
+from atft.data.cache.splits import stretches
+from atft.data.cache.windows import DayReader
 from atft.events import DailySeries
 from atft.loss.objective import NoTargets
 from atft.metrics.portfolio import evaluate

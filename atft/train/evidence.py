@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from atft.data.cache import Cache
-from atft.data.splits import Split, stretches
+from atft.data.cache.reader import Cache
+from atft.data.cache.splits import Split, stretches
 from atft.train.optimizer import optimizer_evidence
 from atft.train.scheduler import scheduler_evidence
 from atft.train.seed import thread_environment

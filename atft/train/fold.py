@@ -9,12 +9,12 @@ import time
 from atft.events import Metrics
 from atft.spec.reason import Reason
 from atft.train import checkpoint, phases
-from atft.train.attempt import Attempt
 from atft.train.averages import in_fold
 from atft.train.evaluate import validate
 from atft.train.report import STEP_POINTS, RunError
-from atft.train.rules import ending, improves
+from atft.train.run import Attempt
 from atft.train.step import Stepper, Update
+from atft.train.stopping import ending, improves
 
 
 class FoldTraining:

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.events import Event, Failed, Finished, Stopped
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.reason import Reason
-from atft.train.attempt import Attempt
-from atft.train.conclusion import conclude
+from atft.train.finalize import conclude
 from atft.train.fold import FoldTraining
 from atft.train.preflight import preflight
 from atft.train.report import Reporter, RunError, StopRequested
+from atft.train.run import Attempt
 from atft.train.setup import assemble
 from atft.train.telemetry import SystemSampler
 

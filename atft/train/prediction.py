@@ -13,10 +13,10 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int64
 
-from atft.data.cache import Cache
-from atft.data.graph import day_graph
-from atft.data.splits import make_splits, stretches
-from atft.data.windows import DayReader
+from atft.data.cache.graph import day_graph
+from atft.data.cache.reader import Cache
+from atft.data.cache.splits import make_splits, stretches
+from atft.data.cache.windows import DayReader
 from atft.events import Artifact, Event, Failed, Finished, Stopped
 from atft.model.network import Network
 from atft.spec.prediction import PredictSpec
@@ -25,10 +25,10 @@ from atft.train.evaluate import CHUNK_FACTOR, chunks, read
 from atft.train.evidence import git_state, surroundings
 from atft.train.outputs import PARQUET, Predictions, verify_artifacts
 from atft.train.report import Reporter, RunError, StopRequested
+from atft.train.saved_run import Trained
 from atft.train.seed import limit_threads
 from atft.train.setup import choose_device, features_sha256
 from atft.train.telemetry import SystemSampler
-from atft.train.trained import Trained
 
 NAME = "predictions.parquet"
 Days = npt.NDArray[np.int64]

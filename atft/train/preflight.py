@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from atft.data.batch import Batch
+from atft.data.cache.batch import Batch
 from atft.loss.objective import LossValue, NoTargets
 from atft.memory import free_and_total
 from atft.spec.reason import Reason

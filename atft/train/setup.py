@@ -14,10 +14,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from atft.data.cache import Cache
-from atft.data.graph import DayGraph, day_graph
-from atft.data.splits import Split, make_splits
-from atft.data.windows import DayReader
+from atft.data.cache.graph import DayGraph, day_graph
+from atft.data.cache.reader import Cache
+from atft.data.cache.splits import Split, make_splits
+from atft.data.cache.windows import DayReader
 from atft.loss.masking import MaskedObjective
 from atft.loss.objective import Objective, make_objective
 from atft.model.masking import MaskedNetwork
@@ -30,7 +30,7 @@ from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
 from atft.spec.training import LossSpec
 from atft.train.allocator import keep_freed_memory
-from atft.train.inheritance import Inheritance
+from atft.train.init_from import Inheritance
 from atft.train.optimizer import make_optimizer
 from atft.train.report import Reporter, RunError
 from atft.train.scheduler import make_scheduler

@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import TypeAdapter
 
 from atft.spec.reason import Reason
-from atft.train.rules import RuleState
+from atft.train.stopping import RuleState
 
 
 @dataclass(kw_only=True, slots=True)

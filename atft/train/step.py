@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from atft.data.batch import Batch
+from atft.data.cache.batch import Batch
 from atft.loss.objective import LossValue, NoTargets
 from atft.model.masking import Guess
 from atft.spec.reason import Reason

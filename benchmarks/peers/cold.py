@@ -11,8 +11,8 @@ from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
 
-from atft.data.cache import Cache  # noqa: E402
-from atft.data.windows import DayReader  # noqa: E402
+from atft.data.cache.reader import Cache  # noqa: E402
+from atft.data.cache.windows import DayReader  # noqa: E402
 from atft.spec.data import DataSpec  # noqa: E402
 
 imported, cpu_imported = time.perf_counter(), time.process_time()

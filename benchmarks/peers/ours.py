@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from serve import WINDOW, days, serve
 
-from atft.data.cache import Cache
-from atft.data.windows import DayReader
+from atft.data.cache.reader import Cache
+from atft.data.cache.windows import DayReader
 from atft.spec.data import DataSpec
 
 SHARED_DAYS = 4

@@ -16,7 +16,7 @@ from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec
-from atft.spec.search import HpoSpec
+from atft.spec.study import HpoSpec
 
 OPENAPI = Path(__file__).parents[2] / "tests" / "architecture" / "openapi.json"
 Model = type[BaseModel]

@@ -37,8 +37,8 @@ def loaded_by(*modules: str) -> set[str]:
             (*HEAVY, "api", "atft.train", "atft.data"),
         ),
         (("client.cli", "client.sdk"), (*HEAVY, "fastapi", "sqlalchemy", "jobs", "pyarrow")),
-        (("atft", "atft.spec.job", "atft.spec.search", "atft.events"), (*HEAVY, "numpy", "sqlalchemy")),
-        (("atft.data.cache",), ("sqlalchemy", "fastapi", "celery", "redis")),
+        (("atft", "atft.spec.job", "atft.spec.study", "atft.events"), (*HEAVY, "numpy", "sqlalchemy")),
+        (("atft.data.cache.reader",), ("sqlalchemy", "fastapi", "celery", "redis")),
     ],
 )
 def test_importing_loads_nothing_it_must_not(modules: tuple[str, ...], absent: tuple[str, ...]) -> None:

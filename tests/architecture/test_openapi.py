@@ -24,7 +24,7 @@ from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec
-from atft.spec.search import HpoSpec
+from atft.spec.study import HpoSpec
 from jobs.settings import Settings
 
 SNAPSHOT = Path(__file__).with_name("openapi.json")

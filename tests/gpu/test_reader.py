@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from atft.data.build import build
-from atft.data.cache import Cache
-from atft.data.rows import device_budget
-from atft.data.windows import DayReader
+from atft.data.builder.run import build
+from atft.data.cache.reader import Cache
+from atft.data.cache.row_store import device_budget
+from atft.data.cache.windows import DayReader
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec
 
 DATA = DataSpec(window=20, horizons=(1, 5), min_names=5)

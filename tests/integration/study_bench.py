@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Metrics
-from atft.spec.search import HpoSpec, Scalar
+from atft.spec.study import HpoSpec, Scalar
 from jobs.db.session import transaction
 from jobs.db.tables import Job
 from jobs.record import history, lifecycle

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from atft.spec.search import HpoSpec, Scalar
+from atft.spec.study import HpoSpec, Scalar
 from jobs.db.session import transaction
 from jobs.db.tables import Attempt, JobEvent
 from jobs.record import history, lifecycle

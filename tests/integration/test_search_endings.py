@@ -8,7 +8,7 @@ from sqlalchemy import func, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Metrics
-from atft.spec.search import Scalar
+from atft.spec.study import Scalar
 from jobs.db.session import transaction
 from jobs.db.tables import Job
 from jobs.record import history, lifecycle

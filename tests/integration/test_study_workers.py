@@ -8,7 +8,7 @@ import psutil
 from optuna.trial import TrialState
 from sqlalchemy import select
 
-from atft.spec.search import HpoSpec
+from atft.spec.study import HpoSpec
 from jobs.broker.queue import CONTROL, HintSender
 from jobs.db.session import transaction
 from jobs.db.tables import Job

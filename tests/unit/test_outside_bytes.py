@@ -26,7 +26,7 @@ from atft import events
 from atft.spec.base import Spec
 from atft.spec.data import DatasetRef, DatasetSpec
 from atft.spec.job import TrainSpec
-from atft.spec.search import HpoSpec
+from atft.spec.study import HpoSpec
 from jobs.access import keys
 from jobs.errors import Invalid
 from jobs.paths import NotFound, Outside, find

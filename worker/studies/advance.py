@@ -20,7 +20,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, load_only, sessionmaker
 
 from atft.spec.base import digest
-from atft.spec.search import HpoSpec, Scalar
+from atft.spec.study import HpoSpec, Scalar
 from jobs.db.session import transaction
 from jobs.db.tables import Job, Json
 from jobs.errors import IllegalMove

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import optuna
 from optuna.trial import TrialState
 
-from atft.spec.search import HpoSpec
+from atft.spec.study import HpoSpec
 from jobs.db.tables import Json
 from jobs.settings import Settings
 from worker.attempt.artifacts import Output, flush_and_hash, flush_folder

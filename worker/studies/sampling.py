@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from atft.spec.search import CategoricalDimension, Dimension, FloatDimension, HpoSpec, Scalar
+from atft.spec.study import CategoricalDimension, Dimension, FloatDimension, HpoSpec, Scalar
 from jobs.settings import Settings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)

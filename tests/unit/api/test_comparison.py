@@ -16,7 +16,7 @@ from api.comparisons.schemas import Comparison
 from api.comparisons.service import BASELINE, compare, mean_by_day
 from api.http.errors import Refused
 from atft.spec.job import TrainSpec
-from atft.spec.search import put
+from atft.spec.study import put
 from jobs.states import JobState
 
 MEASURE = Measure(split="test", metric="rank_ic", horizon=5)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from atft import __main__ as program
-from atft.data import ceilings
+from atft.bench import ceilings
 
 
 def test_a_mode_with_theory_and_one_without_signal(

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from atft.spec.search import HpoSpec
+from atft.spec.study import HpoSpec
 from client import sdk, studies
 from client.cli import app
 from client.demo_sweep import METRIC, PLANTED, SHARE, SPLIT, TRIALS, all_well, conclusion, study_spec

@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.trial import Trial
 
-from atft.spec.search import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, Scalar, merged_choices
+from atft.spec.study import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, Scalar, merged_choices
 from worker.studies.sampling import at, designed_point, open_study, parameters, pruner
 
 SPACE = {

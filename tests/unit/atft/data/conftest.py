@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atft.data.build import BuildResult, build
-from atft.data.cache import Cache
+from atft.data.builder.run import BuildResult, build
+from atft.data.cache.reader import Cache
 from atft.spec.data import DatasetSpec, PlantedSpec
 
 HORIZONS = (1, 5)

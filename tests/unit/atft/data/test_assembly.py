@@ -12,13 +12,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atft.data import assembly, crosssection, survey, tables
-from atft.data import build as building
-from atft.data.build import BuildStopped, build
-from atft.data.cache import Cache
-from atft.data.crosssection import CrossSection
+from atft.data.builder import crosssection, matrix_writer
+from atft.data.builder import run as building
+from atft.data.builder.crosssection import CrossSection
+from atft.data.builder.run import BuildStopped, build
+from atft.data.cache.reader import Cache
+from atft.data.panel import survey
+from atft.data.panel.source import load
+from atft.data.read import tables
 from atft.data.schema import DataError
-from atft.data.source import load
 from atft.events import Event, Progress
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
@@ -119,13 +121,13 @@ def test_blocks_of_any_size_make_the_same_cache(
     (ready.sort(order) if order else ready).write_parquet(tmp_path / "p.parquet", row_group_size=300)
     whole = built(tmp_path / "p.parquet", tmp_path / "a", build_features=build_features)
     for module, name, value in (
-        (assembly, "READY_BYTES", 20_000),
-        (assembly, "RAW_BYTES", 11_000),
-        (assembly, "BLOCK_BYTES", 9_000),
-        (assembly, "BLOCK_ROWS", 250),
-        (assembly, "TILE_ROWS", 190),
-        (assembly, "TILE_COLUMNS", 3),
-        (assembly, "TILES", 2),
+        (matrix_writer, "READY_BYTES", 20_000),
+        (matrix_writer, "RAW_BYTES", 11_000),
+        (matrix_writer, "BLOCK_BYTES", 9_000),
+        (matrix_writer, "BLOCK_ROWS", 250),
+        (matrix_writer, "TILE_ROWS", 190),
+        (matrix_writer, "TILE_COLUMNS", 3),
+        (matrix_writer, "TILES", 2),
         (survey, "GROUP", 2),
         (survey, "COMPARED", 7),
         (tables, "BATCH_ROWS", 170),
@@ -207,7 +209,7 @@ def test_a_stop_waits_for_what_writes(
         return write(*arguments)
 
     monkeypatch.setattr(building, writer, late)
-    monkeypatch.setattr("atft.data.pace.BEAT", 0.01)
+    monkeypatch.setattr("atft.data.progress.BEAT", 0.01)
     spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
     with pytest.raises(BuildStopped):
         build(spec, tmp_path / "out" / "cache", lambda _: None, writing.is_set)
@@ -231,7 +233,7 @@ def test_a_file_that_changes_after_the_look_is_refused(ready: pl.DataFrame, tmp_
 def test_progress_tells_stage_rows_and_time_left(
     ready: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atft.data.pace.EVERY", 0.0)
+    monkeypatch.setattr("atft.data.progress.EVERY", 0.0)
     monkeypatch.setattr(tables, "BATCH_ROWS", 200)
     ready.write_parquet(tmp_path / "p")
     seen: list[Event] = []

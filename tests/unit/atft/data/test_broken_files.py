@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from atft.data import delimited, tables
-from atft.data.build import build
+from atft.data.builder.run import build
+from atft.data.read import delimited, tables
 from atft.data.schema import DataError
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atft.data.build import BuildResult, BuildStopped, build, inspect
-from atft.data.cache import Cache, CacheError
+from atft.data.builder.run import BuildResult, BuildStopped, build, inspect
+from atft.data.cache.reader import Cache, CacheError
 from atft.data.schema import DataError
 from atft.events import Event, Progress
 from atft.spec.data import DatasetSpec, SideFile

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from atft.data.build import BuildResult
-from atft.data.cache import Cache, CacheError, CacheMismatch
+from atft.data.builder.run import BuildResult
+from atft.data.cache.reader import Cache, CacheError, CacheMismatch
 from atft.data.files import sha256_of
 from atft.spec.data import PlantedSpec
 

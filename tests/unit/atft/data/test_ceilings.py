@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from atft.data import ceilings as module
-from atft.data.ceilings import ceilings, theory
+from atft.bench import ceilings as module
+from atft.bench.ceilings import ceilings, theory
 from atft.spec.data import PlantedMode, PlantedSpec
 
 HORIZONS = (1, 5, 10, 20)

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from atft.data.cache import Cache, CacheError
-from atft.data.graph import correlations, day_edges, day_graph, graph_digest
+from atft.data.cache.graph import correlations, day_edges, day_graph, graph_digest
+from atft.data.cache.reader import Cache, CacheError
 from atft.events import Event
 from atft.spec.model import GraphSpec
 

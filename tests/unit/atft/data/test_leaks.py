@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-from atft.data import leaks
-from atft.data.build import BuildResult
-from atft.data.cache import Cache
-from atft.data.leaks import Answer, daily_rank_ic, sample, suspects
-from atft.data.planted import LEAK_NAME
+from atft.data.builder.run import BuildResult
+from atft.data.cache.reader import Cache
+from atft.data.checks import leaks
+from atft.data.checks.leaks import Answer, daily_rank_ic, sample, suspects
+from atft.data.panel.planted import LEAK_NAME
 from atft.data.schema import DataError
 from atft.spec.data import PlantedSpec
 from atft.spec.reason import Reason

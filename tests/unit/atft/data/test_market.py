@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from atft.data.market import brought, derived, past_normalised, trailing
+from atft.data.features.market import brought, derived, past_normalised, trailing
 
 
 def test_past_normalisation_equals_loops_and_never_looks_ahead() -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atft.data.build import BuildResult
-from atft.data.cache import Cache
-from atft.data.checks import CHECKS
-from atft.data.features import feature_set
-from atft.data.market import DERIVED
-from atft.data.screens import LEAKS
+from atft.data.builder.run import BuildResult
+from atft.data.cache.reader import Cache
+from atft.data.checks.limits import CHECKS
+from atft.data.checks.screens import LEAKS
+from atft.data.features.compute import feature_set
+from atft.data.features.market import DERIVED
 
 Builder = Callable[..., tuple[Cache, BuildResult]]
 DOCS = Path(__file__).resolve().parents[4] / "docs"

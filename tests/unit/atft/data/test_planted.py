@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from atft.data.build import BuildResult
-from atft.data.cache import Cache
-from atft.data.ceilings import theory
-from atft.data.planted import CYCLE_DELAY, PERIOD, filter_regime, generate, kalman, peer_sum
+from atft.bench.ceilings import theory
+from atft.data.builder.run import BuildResult
+from atft.data.cache.reader import Cache
+from atft.data.panel.planted import CYCLE_DELAY, PERIOD, filter_regime, generate, kalman, peer_sum
 from atft.spec.data import PlantedMode, PlantedSpec
 
 Builder = Callable[..., tuple[Cache, BuildResult]]

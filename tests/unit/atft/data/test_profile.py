@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atft.data.checks import CHECKS, Check, Finding, judge
-from atft.data.profile import profile, summaries
+from atft.data.checks.limits import CHECKS, Check, Finding, judge
+from atft.data.checks.profile import profile, summaries
+from atft.data.panel.source import load
 from atft.data.schema import DataError
-from atft.data.source import load
 from atft.spec.data import DatasetSpec
 
 Look = Callable[[pl.DataFrame], dict[str, Any]]

@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atft.data.build import BuildResult
-from atft.data.cache import Cache
-from atft.data.graph import day_graph
+from atft.data.builder.run import BuildResult
+from atft.data.cache.graph import day_graph
+from atft.data.cache.reader import Cache
 from atft.spec.data import SideFile
 from atft.spec.model import GraphSpec
 from tests.unit.atft.data.slow_panel import FORMULAS, SlowPanel

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from atft.data.batch import Batch
-from atft.data.cache import Cache
-from atft.data.rows import device_budget, whole_windows
-from atft.data.windows import DayReader
+from atft.data.cache.batch import Batch
+from atft.data.cache.reader import Cache
+from atft.data.cache.row_store import device_budget, whole_windows
+from atft.data.cache.windows import DayReader
 from atft.spec.data import DataSpec
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def test_resident_batches_are_the_mapped_ones_bit_for_bit(cache: Cache, features
 
 
 def test_a_panel_of_many_chunks_is_copied_whole(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atft.data.rows.CHUNK_BYTES", 4000)
+    monkeypatch.setattr("atft.data.cache.row_store.CHUNK_BYTES", 4000)
     resident, shares = reader(cache), list[float]()
     resident.make_resident(DAYS, half=False, budget_bytes=PLENTY, beat=shares.append)
     assert len(shares) > 10

@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atft.data.build import BuildResult
-from atft.data.cache import Cache
-from atft.data.cells import parse_dates
-from atft.data.graph import day_graph
+from atft.data.builder.run import BuildResult
+from atft.data.cache.graph import day_graph
+from atft.data.cache.reader import Cache
+from atft.data.read.cells import parse_dates
 from atft.data.schema import DataError
 from atft.spec.data import DatasetSpec, SideFile
 from atft.spec.model import GraphSpec

@@ -8,9 +8,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from atft.data.build import inspect
+from atft.data.builder.run import inspect
+from atft.data.panel.source import load
 from atft.data.schema import TARGET_LIKE, DataError, find_roles
-from atft.data.source import load
 from atft.spec.data import DatasetSpec, SideFile
 
 Write = Callable[[pl.DataFrame, Path], object]

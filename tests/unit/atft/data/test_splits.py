@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skfolio.model_selection import WalkForward
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
+from atft.data.cache.splits import make_splits
 from atft.data.schema import DataError
-from atft.data.splits import make_splits
 from atft.spec.data import DataSpec, SplitSpec
 
 

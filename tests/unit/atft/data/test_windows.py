@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from scipy.stats import norm, rankdata
 
 import atft
-from atft.data.cache import Cache
-from atft.data.graph import day_graph
-from atft.data.labels import day_labels
+from atft.data.cache.graph import day_graph
+from atft.data.cache.labels import day_labels
+from atft.data.cache.reader import Cache
+from atft.data.cache.windows import DayReader, gather_windows
 from atft.data.schema import DataError
-from atft.data.windows import DayReader, gather_windows
 from atft.spec.data import DataSpec
 from atft.spec.model import GraphSpec
 

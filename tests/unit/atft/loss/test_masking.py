@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from atft.data.batch import Batch
+from atft.data.cache.batch import Batch
 from atft.loss.masking import info_nce, unexplained
 from atft.model.masking import Guess
 

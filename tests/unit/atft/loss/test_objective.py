@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from atft.data.batch import Batch
+from atft.data.cache.batch import Batch
 from atft.loss.objective import NoTargets, Objective
 from atft.model.network import Prediction
 from atft.spec.data import DataSpec

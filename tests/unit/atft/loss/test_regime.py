@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atft.data.build import build
-from atft.data.cache import Cache
+from atft.data.builder.run import build
+from atft.data.cache.reader import Cache
 from atft.loss.regime import balanced, day_weights, market_moves, regimes
 from atft.spec.data import DatasetSpec
 

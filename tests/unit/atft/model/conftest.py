@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from atft.data.batch import Batch
+from atft.data.cache.batch import Batch
 
 MakeBatch = Callable[..., Batch]
 

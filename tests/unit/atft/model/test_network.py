@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from atft.data.batch import Batch
+from atft.data.cache.batch import Batch
 from atft.model.network import Network
 from atft.spec.model import ModelSpec, num_parameters
 

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from atft.spec.data import SplitSpec
 from atft.spec.days import plan_split
-from atft.spec.inheritance import fits, fold_of, from_the_past, keeps_heads
+from atft.spec.init_from import fits, fold_of, from_the_past, keeps_heads
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from atft.spec.search import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, put
+from atft.spec.study import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, put
 
 BASE = {"dataset": "d"}
 

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from atft.spec.data import SplitSpec
 from atft.spec.days import plan_split
 from atft.spec.job import TrainSpec
-from atft.spec.search import HpoSpec, apply
+from atft.spec.study import HpoSpec, apply
 
 BASE = TrainSpec(dataset="prices")
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from atft.data.build import build
-from atft.data.cache import Cache
+from atft.data.builder.run import build
+from atft.data.cache.reader import Cache
 from atft.events import Event, Failed, Finished, Metrics, Stopped
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec

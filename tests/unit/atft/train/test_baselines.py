@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.events import Metrics
 from atft.spec.job import TrainSpec
 from atft.train.baselines import MAX_COLUMNS, PENALTIES, choose_lags, ridge_paths

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import rankdata, spearmanr
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.events import Checkpointed, Failed, Finished, Metrics, Stopped
 from atft.metrics.rank import uniform_ranks
 from atft.spec.ensemble import EnsembleSpec

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.events import Evidence
 from atft.spec.job import TrainSpec
 from atft.train.scheduler import make_scheduler

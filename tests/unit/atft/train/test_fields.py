@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.spec.job import TrainSpec
 
 Make = Callable[..., TrainSpec]

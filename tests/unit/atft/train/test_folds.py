@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.events import Checkpointed, DailySeries, Finished, Metrics, Progress, Stopped
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason

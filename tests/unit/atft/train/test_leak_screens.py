@@ -14,15 +14,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from atft.data import features
-from atft.data.batch import Batch
-from atft.data.build import build
-from atft.data.cache import Cache
-from atft.data.features import Feature, feature_set, with_returns
-from atft.data.graph import DayGraph, day_graph
-from atft.data.planted import LEAK_NAME, generate
+from atft.data.builder.run import build
+from atft.data.cache.batch import Batch
+from atft.data.cache.graph import DayGraph, day_graph
+from atft.data.cache.reader import Cache
+from atft.data.cache.windows import DayReader
+from atft.data.features import compute
+from atft.data.features.compute import Feature, feature_set, with_returns
+from atft.data.panel.planted import LEAK_NAME, generate
 from atft.data.schema import DataError
-from atft.data.windows import DayReader
 from atft.events import Event, Log
 from atft.metrics.portfolio import evaluate
 from atft.spec.data import DatasetSpec, PlantedSpec
@@ -158,7 +158,7 @@ def test_leak_04_later_rows_change_no_earlier_feature(closes: pl.DataFrame) -> N
                 valid=pl.lit(value=True), sector=pl.col("code").rank("dense").cast(pl.Int32) % 3,
             )  # fmt: skip
             rows = with_returns(numbered)
-            blocks = [block for _, block in features.blocks(rows, wanted)]
+            blocks = [block for _, block in compute.blocks(rows, wanted)]
             found.append(pl.concat(blocks, how="horizontal").filter(rows["day"] <= 100))
         return [c for c in found[0].columns if not found[0][c].equals(found[1][c], null_equal=True)]
 

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.events import Checkpointed, Failed, Finished, Metrics, Stopped
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason

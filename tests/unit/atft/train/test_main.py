@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from atft import __main__ as program
-from atft.data.cache import CacheMismatch
+from atft.data.cache.reader import CacheMismatch
 from atft.data.schema import DataError
 from atft.events import Artifact, Log, parse
 from atft.spec.data import PlantedSpec

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.spec.job import TrainSpec
 from atft.train import phases
 from atft.train.report import Reporter

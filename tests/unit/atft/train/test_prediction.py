@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from atft.data.build import build
-from atft.data.cache import Cache
+from atft.data.builder.run import build
+from atft.data.cache.reader import Cache
 from atft.events import Event, Evidence, Failed, Finished, Progress, Stopped
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from atft.data.batch import Batch
-from atft.data.cache import Cache
+from atft.data.cache.batch import Batch
+from atft.data.cache.reader import Cache
 from atft.events import Event, Progress
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.data.files import sha256_of
 from atft.events import Finished, Metrics, Stopped
 from atft.spec.job import TrainSpec

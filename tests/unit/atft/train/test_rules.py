@@ -1,6 +1,6 @@
 from atft.spec.reason import Reason
 from atft.spec.training import EarlyStopping, StopRule, TrainerSpec
-from atft.train.rules import RuleState, check_rule, ending, improves
+from atft.train.stopping import RuleState, check_rule, ending, improves
 
 
 def test_improves_knows_which_way_is_better() -> None:

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.spec.job import TrainSpec
 from atft.train.report import Reporter
 from atft.train.setup import Assembly, assemble, choose_device, identity

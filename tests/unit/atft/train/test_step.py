@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from atft.data.build import build
-from atft.data.cache import Cache
+from atft.data.builder.run import build
+from atft.data.cache.reader import Cache
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
 from atft.train.evaluate import predict

@@ -15,27 +15,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from atft.data import features, leaks, market
-from atft.data.assembly import Assembly, lay_out
-from atft.data.cache import CacheError, read_manifest
-from atft.data.crosssection import CLIP
-from atft.data.files import (
-    PanelArrays,
-    entry_of,
-    panel_file,
-    publish,
-    scratch_folder,
-    side_files,
-    sync,
-    write_manifest,
-)
-from atft.data.grid import Grid, fill
-from atft.data.pace import BuildStopped, Pace, background
-from atft.data.plan import Plan, make_plan
-from atft.data.profile import profile
+from atft.data.builder.crosssection import CLIP
+from atft.data.builder.matrix_writer import Assembly, lay_out
+from atft.data.builder.plan import Plan, make_plan
+from atft.data.cache.reader import CacheError, read_manifest
+from atft.data.checks import leaks
+from atft.data.checks.profile import profile
+from atft.data.checks.screens import leak_report
+from atft.data.features import compute, market
+from atft.data.files import PanelArrays, entry_of, panel_file, publish, scratch_folder, side_files, sync, write_manifest
+from atft.data.panel.calendar_grid import Grid, fill
+from atft.data.panel.source import Source, load, look, read, source_sha256
+from atft.data.progress import BuildStopped, Pace, background
 from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest
-from atft.data.screens import leak_report
-from atft.data.source import Source, load, look, read, source_sha256
 from atft.events import Event, Log, Progress
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
@@ -49,8 +41,8 @@ NORMALISATION = {
     "where the MAD is 0 the standard deviation",
     "market": f"(x - mean) / std over the last {market.WINDOW} days up to the day, clipped to ±{market.CLIP:g}; "
     f"0 with fewer than {market.MIN_DAYS} days",
-    "beta": f"slope of r on the market over {features.BETA_DAYS} days up to the day; "
-    f"1 with fewer than {features.BETA_MIN_DAYS}",
+    "beta": f"slope of r on the market over {compute.BETA_DAYS} days up to the day; "
+    f"1 with fewer than {compute.BETA_MIN_DAYS}",
 }
 
 
@@ -248,13 +240,13 @@ def _gridded(source: Source, spec: DatasetSpec) -> tuple[Grid, pl.DataFrame, npt
     """The grid, its rows with returns and beta, and forward returns, [row, horizon]."""
     grid = _grid(source, spec)
     if source.kind != "features":
-        frame = features.with_returns(grid.frame.with_columns(pl.Series("sector", grid.sector_index)))
-        return grid, frame, features.forward_returns(frame, spec.horizons)
+        frame = compute.with_returns(grid.frame.with_columns(pl.Series("sector", grid.sector_index)))
+        return grid, frame, compute.forward_returns(frame, spec.horizons)
     targets = np.empty((len(grid.day_index), len(spec.horizons)), np.float32)
     for k, h in enumerate(spec.horizons):
         targets[:, k] = grid.scatter(source.frame[f"@target_{h}d"])
     frame = grid.frame.with_columns(pl.Series("return", grid.returns).fill_nan(None))
-    return grid, features.with_beta(frame), targets
+    return grid, compute.with_beta(frame), targets
 
 
 def _manifest(source: Source, plan: Plan, spec: DatasetSpec, grid: Grid) -> Manifest:

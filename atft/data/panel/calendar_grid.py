@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from atft.data.cells import in_groups, words_of
+from atft.data.panel.source import Source
+from atft.data.read.cells import in_groups, words_of
 from atft.data.schema import PRICES, Days
-from atft.data.source import Source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

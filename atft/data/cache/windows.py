@@ -9,13 +9,13 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 
-from atft.data.batch import Batch
-from atft.data.cache import Cache
-from atft.data.graph import DayGraph
-from atft.data.labels import day_labels
-from atft.data.rows import Mapped, Resident, choose_rows, device_budget, send
+from atft.data.cache.batch import Batch
+from atft.data.cache.graph import DayGraph
+from atft.data.cache.labels import day_labels
+from atft.data.cache.reader import Cache
+from atft.data.cache.row_store import Mapped, Resident, choose_rows, device_budget, send
+from atft.data.cache.splits import stretches
 from atft.data.schema import DataError, listing
-from atft.data.splits import stretches
 from atft.spec.data import DataSpec
 from atft.spec.model import EDGE_SIZE
 

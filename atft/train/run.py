@@ -11,9 +11,9 @@ from atft.train import checkpoint, phases
 from atft.train.evidence import evidence, git_state
 from atft.train.preflight import PreflightReport
 from atft.train.report import Reporter, RunError, StopRequested
-from atft.train.rules import RuleState
 from atft.train.setup import Assembly, afresh, identity
 from atft.train.state import FoldState, RunState
+from atft.train.stopping import RuleState
 from atft.train.telemetry import SystemSampler, Timers
 
 CHECKPOINTS = "checkpoints"

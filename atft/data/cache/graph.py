@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
-from atft.data.cache import Cache, CacheError, MappedFile
+from atft.data.cache.reader import Cache, CacheError, MappedFile
 from atft.data.files import METADATA_KEY, write_arrow
 from atft.events import Event, Progress
 from atft.spec.base import digest

@@ -13,9 +13,9 @@ import safetensors.torch
 from pydantic_core import PydanticCustomError
 from torch import nn
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.data.files import sha256_of
-from atft.spec.inheritance import fits, fold_of, from_the_past, keeps_heads
+from atft.spec.init_from import fits, fold_of, from_the_past, keeps_heads
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 
 CHUNK_BYTES = 32 * 2**20  # of one copy to the device: what is pinned of the host's memory while it is filled
 RESERVE_SHARE, RESERVE_BYTES = 0.25, 2 * 2**30  # of the device's memory, kept for weights and activations

@@ -12,7 +12,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from atft.data.ceilings import WARMUP, Ceiling, Estimate, Theory, ceilings, theory
+from atft.bench.ceilings import WARMUP, Ceiling, Estimate, Theory, ceilings, theory
 from atft.data.schema import DataError
 from atft.spec.data import PlantedMode, PlantedSpec
 

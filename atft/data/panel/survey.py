@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
-from atft.data.cells import numbers_from_text, rows_of
-from atft.data.pace import Pace
-from atft.data.tables import Table
+from atft.data.progress import Pace
+from atft.data.read.cells import numbers_from_text, rows_of
+from atft.data.read.tables import Table
 
 MAX_NULL_SHARE = 0.99
 TOLD_SHARE = 0.9  # of a day's rows, at least, that a market-wide column tells

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import polars as pl
 
-from atft.data.delimited import Delimited, open_delimited
+from atft.data.read.delimited import Delimited, open_delimited
+from atft.data.read.tables import Table, is_plain, open_binary, open_folder
 from atft.data.schema import DataError
-from atft.data.tables import Table, is_plain, open_binary, open_folder
 
 
 def open_file(path: Path) -> Table | Delimited:

@@ -11,10 +11,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from atft.data import leaks
-from atft.data.grid import Grid
+from atft.data.checks import leaks
+from atft.data.panel.calendar_grid import Grid
+from atft.data.panel.source import Source
 from atft.data.schema import DataError, Days, listing
-from atft.data.source import Source
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
 

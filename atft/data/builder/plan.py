@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from atft.data import features, market
-from atft.data.formulas import Feature
-from atft.data.grid import Grid
+from atft.data.features import compute, market
+from atft.data.features.formulas import Feature
+from atft.data.panel.calendar_grid import Grid
+from atft.data.panel.source import Source
+from atft.data.panel.survey import MAX_NULL_SHARE
 from atft.data.schema import DataError, listing
-from atft.data.source import Source
-from atft.data.survey import MAX_NULL_SHARE
 from atft.spec.data import DatasetSpec
 
 
@@ -31,7 +31,7 @@ class Plan:
 
 def make_plan(source: Source, grid: Grid, spec: DatasetSpec) -> Plan:
     built = (
-        features.feature_set([r for r in ("open", "high", "low", "close", "volume", "sector") if source.has(r)])
+        compute.feature_set([r for r in ("open", "high", "low", "close", "volume", "sector") if source.has(r)])
         if source.kind == "prices" and spec.build_features
         else []
     )

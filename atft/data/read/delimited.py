@@ -12,10 +12,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from atft.data.cells import numbers_from_text, rows_of
-from atft.data.pace import Pace
+from atft.data.progress import Pace
+from atft.data.read.cells import numbers_from_text, rows_of
+from atft.data.read.tables import FREE_BYTES, MAX_EXPANSION, Reader, Table, check_names, unreadable
 from atft.data.schema import DataError, listing
-from atft.data.tables import FREE_BYTES, MAX_EXPANSION, Reader, Table, check_names, unreadable
 
 BLOCK_BYTES = 8 << 20  # of text at once; no line may be longer
 HEADER_BYTES = 1 << 20

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from jaxtyping import Float
 from scipy import special
 
-from atft.data.build import build
-from atft.data.cache import Cache
-from atft.data.planted import LEAK_NAME, PERSISTENCE, PlantedPanel, filter_regime, generate, peer_sum, world_of
+from atft.data.builder.run import build
+from atft.data.cache.reader import Cache
+from atft.data.panel.planted import LEAK_NAME, PERSISTENCE, PlantedPanel, filter_regime, generate, peer_sum, world_of
 from atft.metrics.inference import cosine_test
 from atft.metrics.rank import daily_rank_ic
 from atft.spec.data import DatasetSpec, PlantedSpec

@@ -17,7 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from atft.data.cells import (
+from atft.data.files import sha256_of
+from atft.data.panel.planted import generate, planted_sha256
+from atft.data.panel.sidefiles import read_market, read_universe
+from atft.data.panel.survey import Survey, may_be_number, survey
+from atft.data.progress import Pace, background
+from atft.data.read.cells import (
     MISSING_WORDS,
     flags,
     in_groups,
@@ -28,15 +33,10 @@ from atft.data.cells import (
     shown,
     words_of,
 )
-from atft.data.delimited import Delimited
-from atft.data.files import sha256_of
-from atft.data.opening import open_file
-from atft.data.pace import Pace, background
-from atft.data.planted import generate, planted_sha256
+from atft.data.read.delimited import Delimited
+from atft.data.read.opening import open_file
+from atft.data.read.tables import Table, files_under, folder_sha256, frame_table
 from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, plain
-from atft.data.sidefiles import read_market, read_universe
-from atft.data.survey import Survey, may_be_number, survey
-from atft.data.tables import Table, files_under, folder_sha256, frame_table
 from atft.spec.data import DatasetSpec, PlantedSpec
 
 MOSTLY_NUMBERS = 0.5  # of the cells of a column: the others look like slips

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from atft.data.rolling import corr, cov, ewm, largest, mean, smallest, std, varies
+from atft.data.features.rolling import corr, cov, ewm, largest, mean, smallest, std, varies
 
 BETA_DAYS, BETA_MIN_DAYS = 120, 20
 YEAR = 252

@@ -16,15 +16,15 @@ import polars as pl
 import pyarrow as pa
 from jaxtyping import Float32, Int
 
-from atft.data import features
-from atft.data.crosssection import CrossSection
-from atft.data.formulas import Feature
-from atft.data.grid import Grid
-from atft.data.pace import Pace
-from atft.data.profile import Summary, summaries
-from atft.data.source import Source
-from atft.data.survey import float_type, floats
-from atft.data.tables import Table
+from atft.data.builder.crosssection import CrossSection
+from atft.data.checks.profile import Summary, summaries
+from atft.data.features import compute
+from atft.data.features.formulas import Feature
+from atft.data.panel.calendar_grid import Grid
+from atft.data.panel.source import Source
+from atft.data.panel.survey import float_type, floats
+from atft.data.progress import Pace
+from atft.data.read.tables import Table
 
 POLARS_COLUMNS = 16  # that it needs for one feature
 READY_BYTES = 1 << 30  # at most, of normalised columns that wait to be written
@@ -134,9 +134,9 @@ class Assembly:
 
     def compute(self, frame: pl.DataFrame, built: Sequence[Feature]) -> None:
         """The built features of `frame`, which is in the grid's order."""
-        size = min(features.BLOCK, max(1, RAW_BYTES // (POLARS_COLUMNS * 8 * self.num_rows)))
+        size = min(compute.BLOCK, max(1, RAW_BYTES // (POLARS_COLUMNS * 8 * self.num_rows)))
         for start in range(0, len(built), size):
-            blocks = features.blocks(frame, built[start : start + size])
+            blocks = compute.blocks(frame, built[start : start + size])
             for _, block in self._pace.during(partial(list[tuple[int, pl.DataFrame]], blocks)):
                 self.summaries |= self._pace.during(partial(summaries, block))
                 columns = [c.cast(pl.Float64).fill_null(float("nan")).to_numpy() for c in block.iter_columns()]

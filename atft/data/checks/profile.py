@@ -10,19 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from atft.data.checks import (
-    FEW_NAMES,
-    GAP_DAYS,
-    JUMP,
-    LAST_DAYS,
-    LONG_ENOUGH,
-    SLACK,
-    THIN_SHARE,
-    Finding,
-    judge,
-)
+from atft.data.checks.limits import FEW_NAMES, GAP_DAYS, JUMP, LAST_DAYS, LONG_ENOUGH, SLACK, THIN_SHARE, Finding, judge
+from atft.data.panel.source import Source
 from atft.data.schema import PRICES, Days
-from atft.data.source import Source
 
 SHOWN = 5  # rows named for each check
 MAX_POINTS, MAX_PERIODS, GROUPS = 200, 120, 10  # of what the page draws

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic_core import PydanticCustomError
 
-from atft.data.cache import Cache
+from atft.data.cache.reader import Cache
 from atft.data.schema import DataError
 from atft.spec.data import DataSpec, SplitSpec
 from atft.spec.days import Stretches, plan_split

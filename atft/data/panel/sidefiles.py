@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from atft.data.cells import numbers, numbers_from_text, parse_dates, rows_of
-from atft.data.opening import read_table
+from atft.data.read.cells import numbers, numbers_from_text, parse_dates, rows_of
+from atft.data.read.opening import read_table
 from atft.data.schema import DataError, Days, listing, plain
 from atft.spec.data import SideFile
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from atft.data.formulas import (
+from atft.data.features.formulas import (
     BETA_DAYS,
     BETA_MIN_DAYS,
     MIN_SECTOR_NAMES,

@@ -12,7 +12,6 @@ from atft.metrics.rank import uniform_ranks
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
 from atft.train import checkpoint
-from atft.train.attempt import Attempt
 from atft.train.averages import Values, in_fold, mean_daily, mean_values
 from atft.train.evaluate import (
     ORACLE_SHARE,
@@ -26,6 +25,7 @@ from atft.train.evaluate import (
 )
 from atft.train.outputs import Predictions, Series, prediction_table, write
 from atft.train.report import RunError
+from atft.train.run import Attempt
 from atft.train.setup import Assembly, network_of, objective_of
 from atft.train.state import FoldState
 

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from atft.metrics.inference import cosine_test
-from client.demo import service
-from client.demo_sweep import succeeded
-from client.sdk import Client, LiveJob
+from client.demo.prices import service
+from client.demo.study import succeeded
+from client.sdk.sync import Client, LiveJob
 
 HORIZONS = (1, 5, 10, 20)
 TRIALS_SPACE = {

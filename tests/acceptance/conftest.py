@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from client.sdk import Client
+from client.sdk.sync import Client
 
 NAMES = ("ATFT_DATABASE_URL", "ATFT_REDIS_URL", "ATFT_DATA_ROOT", "ATFT_RUN_ROOT", "ATFT_ADMIN_KEY", "ATFT_URL")
 PANEL = {"num_codes": 40, "num_days": 200, "num_features": 6, "signal": 0.3, "mode": "full", "seed": 1}

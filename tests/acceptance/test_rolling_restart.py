@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from client.sdk import Client
+from client.sdk.sync import Client
 from tests.acceptance.conftest import TRAIN, Up, wait_for
 
 pytestmark = pytest.mark.usefixtures("panel")

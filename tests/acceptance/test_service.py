@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from client.sdk import Client, Refused
-from client.views import Job, Metrics
+from client.sdk.models import Job, Metrics
+from client.sdk.sync import Client, Refused
 from tests.acceptance.conftest import TRAIN, Up, wait_for
 
 pytestmark = pytest.mark.usefixtures("panel")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from client.demo_sweep import Json, sweep
-from client.sdk import Client
+from client.demo.study import Json, sweep
+from client.sdk.sync import Client
 from tests.acceptance.conftest import Up
 
 PANEL: Json = {"num_codes": 20, "num_days": 160, "num_features": 6, "signal": 0.5, "mode": "full", "seed": 1}

@@ -10,7 +10,7 @@ import uvicorn
 from playwright.sync_api import Browser, expect
 
 from api.app import create_app
-from client.sdk import Client
+from client.sdk.sync import Client
 from jobs.settings import Settings
 from tests.integration.api_client import SPEC, Sessions, register
 from tests.integration.test_api_compare import end

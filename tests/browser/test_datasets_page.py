@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from client.sdk import Client
+from client.sdk.sync import Client
 from tests.acceptance.conftest import Up
 
 pytestmark = pytest.mark.browser

@@ -4,7 +4,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Request, expect
 
-from client.sdk import Client
+from client.sdk.sync import Client
 from tests.acceptance.conftest import TRAIN, Up
 
 pytestmark = pytest.mark.browser

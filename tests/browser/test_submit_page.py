@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from client.sdk import Client
+from client.sdk.sync import Client
 from tests.acceptance.conftest import TRAIN, Up, wait_for
 
 pytestmark = pytest.mark.browser

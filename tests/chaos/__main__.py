@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from client.sdk import ServiceError
+from client.sdk.sync import ServiceError
 from tests.chaos import consistency
 from tests.chaos.killer import DISK_BYTES, Killer
 from tests.chaos.service import Service, up

@@ -21,8 +21,8 @@ from typing import Any
 
 import psutil
 
-from client.sdk import Client, ServiceError
-from client.views import Job
+from client.sdk.models import Job
+from client.sdk.sync import Client, ServiceError
 from tests.chaos.service import Service, up
 from tests.chaos.workload import PANEL, TRAIN
 

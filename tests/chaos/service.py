@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from client.sdk import Client
+from client.sdk.sync import Client
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("ATFT_DATABASE_URL", "ATFT_REDIS_URL", "ATFT_DATA_ROOT", "ATFT_RUN_ROOT", "ATFT_ADMIN_KEY", "ATFT_URL")

@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from client.sdk import Client, Refused, ServiceError
-from client.views import TERMINAL, Job
+from client.sdk.models import TERMINAL, Job
+from client.sdk.sync import Client, Refused, ServiceError
 from tests.chaos.service import Service
 
 Json = dict[str, Any]

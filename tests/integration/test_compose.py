@@ -18,7 +18,7 @@ import psycopg
 import pytest
 import redis
 
-from client.sdk import Client
+from client.sdk.sync import Client
 from jobs.embedded import servers as embedded
 from jobs.embedded.binaries import valkey_program
 from tests.compose import BIN, services

@@ -15,7 +15,7 @@ from uuid import UUID
 import httpx
 
 from benchmarks.bench_page import Service, running
-from client.sdk import Client
+from client.sdk.sync import Client
 from tests.integration.api_client import register, run
 
 HERE = Path(__file__).resolve().parent

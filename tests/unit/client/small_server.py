@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from client.sdk import Client
+from client.sdk.sync import Client
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from client import calls
-from client.aio import AsyncClient, AsyncJob
-from client.sdk import Client, LiveJob, Refused, Unreachable
-from client.views import Comparison, Metrics
+from client.sdk import operations
+from client.sdk.asynchronous import AsyncClient, AsyncJob
+from client.sdk.models import Comparison, Metrics
+from client.sdk.sync import Client, LiveJob, Refused, Unreachable
 from tests.unit.client.small_server import Handler, serving
 
 JOB = {"id": "a", "kind": "train", "state": "queued"}
@@ -17,7 +17,7 @@ JOB = {"id": "a", "kind": "train", "state": "queued"}
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(operations, "LONGEST_PAUSE_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize(("sync", "twin"), [(Client, AsyncClient), (LiveJob, AsyncJob)])

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
-from client import calls, display, terminal
-from client.cli import PROGRAMS, app
-from client.display import job_lines, jobs_table, metrics_table, number
-from client.views import Event, Job
+from client.cli import display, terminal
+from client.cli.app import PROGRAMS, app
+from client.cli.display import job_lines, jobs_table, metrics_table, number
+from client.sdk import operations
+from client.sdk.models import Event, Job
 from tests.unit.client.small_server import Handler, serving
 
 runner = CliRunner()
@@ -21,7 +22,7 @@ runner = CliRunner()
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(operations, "LONGEST_PAUSE_SECONDS", 0.01)
 
 
 def test_no_service_is_3() -> None:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from typer.testing import CliRunner
 
-from client.cli import app
+from client.cli.app import app
 
 JOBS = [
     {"id": "j1", "name": "[adamw]", "mean": 0.0312, "std": 0.11, "ic_t": 2.1, "num_days": 250, "state": "succeeded"},

@@ -7,7 +7,7 @@ import pytest
 
 from atft.spec.days import count, plan_split
 from atft.spec.job import TrainSpec
-from client.demo import job_spec, packaged_prices, standard_error, verdict
+from client.demo.prices import job_spec, packaged_prices, standard_error, verdict
 
 
 @pytest.mark.parametrize(("num_days", "num_codes"), [(8313, 20), (2000, 500), (300, 10), (120, 40)])

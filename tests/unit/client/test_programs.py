@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client.programs import MOST_FAILURES, GaveUp, Program
+from client.local.processes import MOST_FAILURES, GaveUp, Program
 
 SLEEP = ("sleep", "60")
 
@@ -149,7 +149,7 @@ def test_it_dies_with_a_keeper_that_is_killed(tmp_path: Path) -> None:
     keeper = f"""
 import time
 from pathlib import Path
-from client.programs import Program
+from client.local.processes import Program
 thing = Program("thing", ("sleep", "62"), Path({str(tmp_path)!r}) / "thing.log")
 thing.start()
 print(thing.process.pid, flush=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from client import calls as operations
-from client.sdk import Broken, Client, Refused, Unreachable
+from client.sdk import operations
+from client.sdk.sync import Broken, Client, Refused, Unreachable
 from tests.unit.client.small_server import Handler, serving
 
 JOB = {"id": "a", "kind": "train", "state": "queued", "something_new": 1}

@@ -10,10 +10,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from atft.spec.study import HpoSpec
-from client import sdk, studies
-from client.cli import app
-from client.demo_sweep import METRIC, PLANTED, SHARE, SPLIT, TRIALS, all_well, conclusion, study_spec
-from client.views import BestTrial, Comparison, Job, Metrics, Trial
+from client.cli import study_display
+from client.cli.app import app
+from client.demo.study import METRIC, PLANTED, SHARE, SPLIT, TRIALS, all_well, conclusion, study_spec
+from client.sdk import sync
+from client.sdk.models import BestTrial, Comparison, Job, Metrics, Trial
 from tests.unit.client.small_server import Handler, serving
 
 PARAMS = {"optimizer.lr": 0.001, "model.hidden_size": 8}
@@ -43,16 +44,16 @@ def answer(request: Handler) -> None:
 
 
 @pytest.fixture
-def service() -> Iterator[sdk.Client]:
+def service() -> Iterator[sync.Client]:
     with serving(answer) as client:
         yield client
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_a_study_is_shown_trial_by_trial(service: sdk.Client, terminal: bool) -> None:
+def test_a_study_is_shown_trial_by_trial(service: sync.Client, terminal: bool) -> None:
     text = io.StringIO()
     console = Console(file=text, width=200, force_terminal=terminal, color_system=None)
-    assert studies.watch_study(service, "s", console).state == "succeeded"
+    assert study_display.watch_study(service, "s", console).state == "succeeded"
     shown = text.getvalue()
     for words in ("0.0800", "pruned", "failed (nan_loss)", "3/3", "(trial 0)"):
         assert words in shown
@@ -64,13 +65,13 @@ def test_a_study_is_shown_trial_by_trial(service: sdk.Client, terminal: bool) ->
 
 def test_a_trial_without_a_value_is_never_the_best() -> None:
     trials = [Trial.model_validate(one) for one in (FAILED, PRUNED, SUCCEEDED | {"number": 3, "value": -0.5})]
-    best = studies.best_of(Job.model_validate(STUDY), trials)
+    best = study_display.best_of(Job.model_validate(STUDY), trials)
     assert best is not None
     assert best.number == 3
-    assert studies.best_of(Job.model_validate(STUDY), trials[:2]) is None
+    assert study_display.best_of(Job.model_validate(STUDY), trials[:2]) is None
 
 
-def test_the_commands_on_studies(service: sdk.Client) -> None:
+def test_the_commands_on_studies(service: sync.Client) -> None:
     def atft(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["--url", service.url, *arguments])
         assert result.exit_code == 0, result.output

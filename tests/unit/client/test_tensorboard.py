@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from client import calls
-from client.cli import app
-from client.sdk import Refused
+from client.cli.app import app
+from client.sdk import operations
+from client.sdk.sync import Refused
 from tests.unit.client.small_server import Handler, serving
 
 runner = CliRunner()
@@ -50,7 +50,7 @@ def test_one_folder_a_job_and_a_trial(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_refused_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(operations, "LONGEST_PAUSE_SECONDS", 0.01)
     file = tmp_path / "model"
     file.write_bytes(b"old")
     with serving(lambda request: request.say(404, {"title": "gone"})) as client, pytest.raises(Refused):

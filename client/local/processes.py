@@ -1,7 +1,7 @@
 """One program that `atft up` keeps alive: in its own session, logged to a file, restarted with growing pauses, stopped.
 
-It knows nothing of the service. The loop that watches belongs to `client.up`; the thread that starts a program must
-outlive it, because on Linux the kernel ends a program when the thread that started it is gone.
+It knows nothing of the service. The loop that watches belongs to `client.local.up`; the thread that starts a program
+must outlive it, because on Linux the kernel ends a program when the thread that started it is gone.
 """
 
 import ctypes

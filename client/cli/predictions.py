@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from client import display
-from client.terminal import AsJson, connected, err, finish, follow, print_json, view, warn
+from client.cli import display
+from client.cli.terminal import AsJson, connected, err, finish, follow, print_json, view, warn
 
 app = typer.Typer()
 ARTIFACT = "predictions.parquet"

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from client.sdk import Client, LiveJob
-from client.views import Comparison, Event, Job, Value
+from client.sdk.models import Comparison, Event, Job, Value
+from client.sdk.sync import Client, LiveJob
 
 FOLD: Final = re.compile(r"\.(\d+)/")  # of one of several folds or members
 COLOURS: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "pruned": "yellow", "running": "cyan"}

@@ -1,5 +1,5 @@
-"""The service from Python, typed and synchronous; `client.aio` is its asynchronous twin. Tries again what may be tried
-again, a bounded number of times. The errors are those of `client.calls`.
+"""The synchronous, typed client of the service; `client.sdk.asynchronous` is its asynchronous twin. Retries what may be
+retried, a bounded number of times. The errors are those of `client.sdk.operations`.
 """
 
 import time
@@ -12,10 +12,10 @@ from typing import Literal, Self, TypeVar
 import httpx
 from pydantic import JsonValue, PrivateAttr
 
-from client import calls
-from client.calls import Broken, Call, Json, Refused, Sent, ServiceError, Unreachable
-from client.sending import whole
-from client.views import BestTrial, Comparison, Event, Importance, Job, JobPage, Metrics, Trial
+from client.sdk import operations
+from client.sdk.files import whole
+from client.sdk.models import BestTrial, Comparison, Event, Importance, Job, JobPage, Metrics, Trial
+from client.sdk.operations import Broken, Call, Json, Refused, Sent, ServiceError, Unreachable
 
 __all__ = ["Broken", "Client", "LiveJob", "Refused", "ServiceError", "Unreachable"]
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Client:
 
     def submit(self, kind: str, spec: Json, *, idempotency_key: str | None = None) -> "LiveJob":
         """`POST /jobs/{kind}`; a call that is repeated with the caller's own key and the same spec is one job."""
-        return self._live(calls.submit(kind, spec, idempotency_key))
+        return self._live(operations.submit(kind, spec, idempotency_key))
 
     def train(self, spec: Json, *, idempotency_key: str | None = None) -> "LiveJob":
         return self.submit("train", spec, idempotency_key=idempotency_key)
@@ -66,27 +66,27 @@ class Client:
 
     def plan(self, kind: str, spec: Json) -> dict[str, JsonValue]:
         """What a job would be. Nothing is stored."""
-        return self._do(calls.plan(kind, spec))
+        return self._do(operations.plan(kind, spec))
 
     def job(self, job_id: str) -> "LiveJob":
-        return self._live(calls.job(job_id))
+        return self._live(operations.job(job_id))
 
     def jobs(self, *, limit: int = 50, cursor: str | None = None, **filters: str | None) -> JobPage:
-        return self._do(calls.jobs(limit, cursor, filters))
+        return self._do(operations.jobs(limit, cursor, filters))
 
     def cancel(self, job_id: str) -> "LiveJob":
-        return self._live(calls.move(job_id, "cancel"))
+        return self._live(operations.move(job_id, "cancel"))
 
     def pause(self, job_id: str) -> "LiveJob":
         """Saves a checkpoint and frees the device."""
-        return self._live(calls.move(job_id, "pause"))
+        return self._live(operations.move(job_id, "pause"))
 
     def resume(self, job_id: str) -> "LiveJob":
-        return self._live(calls.move(job_id, "resume"))
+        return self._live(operations.move(job_id, "resume"))
 
     def again(self, job_id: str, how: Literal["retry", "rerun"], *, idempotency_key: str | None = None) -> "LiveJob":
         """A new job: `retry` goes on where a failed or cancelled one ended, `rerun` repeats a succeeded one."""
-        return self._live(calls.again(job_id, how, idempotency_key))
+        return self._live(operations.again(job_id, how, idempotency_key))
 
     def wait(self, job_id: str, timeout_seconds: float | None = None) -> "LiveJob":
         """Until a terminal state. Raises TimeoutError."""
@@ -99,22 +99,22 @@ class Client:
 
     def metrics(self, job_id: str, names: Sequence[str] = (), max_points: int | None = None) -> Metrics:
         """Series whose name starts with one of `names`; all without any."""
-        return self._do(calls.metrics(job_id, names, max_points))
+        return self._do(operations.metrics(job_id, names, max_points))
 
     def evidence(self, job_id: str) -> dict[str, JsonValue]:
-        return self._do(calls.evidence(job_id))
+        return self._do(operations.evidence(job_id))
 
     def artifacts(self, job_id: str) -> list[dict[str, JsonValue]]:
         """A job's whole files: name, size, SHA-256, link."""
-        return self._do(calls.artifacts(job_id))
+        return self._do(operations.artifacts(job_id))
 
     def download(self, link: str, file: Path) -> Path:
         """Write what `link` answers (an artifact's, or `/jobs/ID/tensorboard`) to `file`, which is there only whole."""
         try:
-            with whole(file) as out, self._http.stream("GET", link, timeout=calls.STREAM_TIMEOUT) as answer:
+            with whole(file) as out, self._http.stream("GET", link, timeout=operations.STREAM_TIMEOUT) as answer:
                 if answer.is_error:
                     answer.read()
-                calls.checked(answer)
+                operations.checked(answer)
                 for piece in answer.iter_bytes():
                     out.write(piece)
         except httpx.TransportError as error:
@@ -125,30 +125,30 @@ class Client:
         self, job_ids: Sequence[str], *, metric: str | None = None, baselines: Sequence[str] = ()
     ) -> Comparison:
         """Jobs side by side with a paired test; without a metric, by the service's default, which is on test days."""
-        return self._do(calls.compare(job_ids, metric, baselines))
+        return self._do(operations.compare(job_ids, metric, baselines))
 
     # -- studies
 
     def trials(self, job_id: str) -> list[Trial]:
         """Of a study, by number."""
-        return self._do(calls.trials(job_id)).items
+        return self._do(operations.trials(job_id)).items
 
     def best(self, job_id: str) -> BestTrial:
         """Of a study so far. Raises Refused (404) while no trial has a value."""
-        return self._do(calls.best(job_id))
+        return self._do(operations.best(job_id))
 
     def importance(self, job_id: str) -> Importance:
         """Of an ended study's parameters. Raises Refused (404) before its end."""
-        return self._do(calls.importance(job_id))
+        return self._do(operations.importance(job_id))
 
     def promote(self, job_id: str, changes: Json | None = None, *, idempotency_key: str | None = None) -> "LiveJob":
         """A study's best trial, or the job itself, in full; `changes` are such as `{"trainer.max_epochs": 9}`."""
-        return self._live(calls.promote(job_id, changes, idempotency_key))
+        return self._live(operations.promote(job_id, changes, idempotency_key))
 
     # -- logs and events
 
     def logs(self, job_id: str) -> str:
-        return self._do(calls.logs(job_id))
+        return self._do(operations.logs(job_id))
 
     def follow_logs(self, job_id: str) -> Iterator[str]:
         """Pieces of the log as they are written; ends with the job."""
@@ -157,7 +157,7 @@ class Client:
             with self._http.stream("GET", f"/jobs/{job_id}/logs", params={"follow": "true"}, timeout=timeout) as answer:
                 if answer.is_error:
                     answer.read()
-                calls.checked(answer)
+                operations.checked(answer)
                 yield from answer.iter_text()
         except httpx.TransportError as error:
             raise Unreachable(f"{self.url}: {error}") from error
@@ -172,14 +172,14 @@ class Client:
             try:
                 headers = {"Last-Event-ID": str(after)}
                 with self._http.stream(
-                    "GET", f"/jobs/{job_id}/events", headers=headers, timeout=calls.STREAM_TIMEOUT
+                    "GET", f"/jobs/{job_id}/events", headers=headers, timeout=operations.STREAM_TIMEOUT
                 ) as answer:
                     if answer.status_code == httpx.codes.NO_CONTENT:  # nothing after `after`, and nothing will come
                         return
                     if answer.is_error:
                         answer.read()
-                    calls.checked(answer)
-                    frames = calls.Frames()
+                    operations.checked(answer)
+                    frames = operations.Frames()
                     for line in answer.iter_lines():
                         if (event := frames.feed(line)) is None:
                             continue
@@ -192,9 +192,9 @@ class Client:
             except (httpx.TransportError, Unreachable) as error:
                 problem = str(error)
             failures += 1
-            if failures > calls.TRIES:
+            if failures > operations.TRIES:
                 raise Unreachable(f"{self.url}: {problem}")
-            time.sleep(calls.pause_seconds(failures))
+            time.sleep(operations.pause_seconds(failures))
 
     # -- datasets
 
@@ -213,8 +213,8 @@ class Client:
         """
         with ExitStack() as stack:
             files = {"file": file, "universe": universe, "market": market}
-            request = calls.dataset_request(spec, files, sent, stack)
-            return self._live(calls.add_dataset(request, idempotency_key))
+            request = operations.dataset_request(spec, files, sent, stack)
+            return self._live(operations.add_dataset(request, idempotency_key))
 
     def plan_dataset(
         self,
@@ -228,28 +228,28 @@ class Client:
         """What registering would build. Nothing is stored."""
         with ExitStack() as stack:
             files = {"file": file, "universe": universe, "market": market}
-            return self._do(calls.plan_dataset(calls.dataset_request(spec, files, sent, stack)))
+            return self._do(operations.plan_dataset(operations.dataset_request(spec, files, sent, stack)))
 
     def delete_dataset(self, ref: str) -> None:
         """A dataset, or one version of it (`name@version`). Raises Refused (409) while unfinished jobs need it."""
-        self._do(calls.delete_dataset(ref))
+        self._do(operations.delete_dataset(ref))
 
     def datasets(self) -> list[dict[str, JsonValue]]:
         """All of them, each in its newest version."""
-        page = self._do(calls.datasets(None))
+        page = self._do(operations.datasets(None))
         found = page.items
         while page.next_cursor is not None:
-            page = self._do(calls.datasets(page.next_cursor))
+            page = self._do(operations.datasets(page.next_cursor))
             found = found + page.items
         return found
 
     def dataset(self, name: str) -> dict[str, JsonValue]:
-        return self._do(calls.dataset(name))
+        return self._do(operations.dataset(name))
 
     # -- the service
 
     def workers(self) -> list[dict[str, JsonValue]]:
-        return self._do(calls.workers())
+        return self._do(operations.workers())
 
     def ready(self) -> bool:
         """One try: `/readyz` says yes."""
@@ -269,13 +269,13 @@ class Client:
             problem: ServiceError
             try:
                 answer = self._http.request(call.method, call.path, **call.request)  # type: ignore[arg-type]  # httpx's keyword arguments
-                return call.read(calls.checked(answer))
+                return call.read(operations.checked(answer))
             except httpx.TransportError as error:
                 problem = Unreachable(f"{self.url}: {error or type(error).__name__}")
             except Unreachable as error:
                 problem = error
             if attempt < call.tries:
-                time.sleep(calls.pause_seconds(attempt, answer))
+                time.sleep(operations.pause_seconds(attempt, answer))
         raise problem
 
 

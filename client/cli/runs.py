@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from client.terminal import AsJson, SpecFile, connected, follow, print_json, read
+from client.cli.terminal import AsJson, SpecFile, connected, follow, print_json, read
 
 app = typer.Typer()
 Wait = Annotated[bool, typer.Option(help="Show the job until its end.")]

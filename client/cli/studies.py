@@ -6,8 +6,21 @@ from typing import Annotated
 import typer
 from pydantic import JsonValue
 
-from client import display, studies
-from client.terminal import AsJson, JobId, SpecFile, connected, end, err, finish, follow, out, print_json, read, view
+from client.cli import display, study_display
+from client.cli.terminal import (
+    AsJson,
+    JobId,
+    SpecFile,
+    connected,
+    end,
+    err,
+    finish,
+    follow,
+    out,
+    print_json,
+    read,
+    view,
+)
 
 app = typer.Typer()
 
@@ -23,7 +36,7 @@ def hpo(
     """Submit a study, a search for the best settings; prints its id."""
     with connected(context) as service:
         job = service.hpo(read(file), idempotency_key=key)
-        follow(service, job, wait=wait, as_json=as_json, watch=studies.watch_study)
+        follow(service, job, wait=wait, as_json=as_json, watch=study_display.watch_study)
 
 
 @app.command()
@@ -31,11 +44,11 @@ def trials(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> No
     """A study's trials: parameters, state, value."""
     with connected(context) as service:
         found = service.trials(job_id)
-        best = studies.best_of(service.job(job_id), found)
+        best = study_display.best_of(service.job(job_id), found)
     if as_json:
         print_json([trial.model_dump(mode="json") for trial in found])
     else:
-        out.print(studies.trials_table(found, best))
+        out.print(study_display.trials_table(found, best))
 
 
 @app.command()
@@ -43,7 +56,7 @@ def best(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None
     """A study's best trial so far; --json has its whole training spec."""
     with connected(context) as service:
         found = service.best(job_id)
-    print_json(found.model_dump(mode="json")) if as_json else out.print(studies.best_table(found))
+    print_json(found.model_dump(mode="json")) if as_json else out.print(study_display.best_table(found))
 
 
 @app.command()
@@ -51,7 +64,7 @@ def importance(context: typer.Context, job_id: JobId, as_json: AsJson = False) -
     """How much each parameter of an ended study matters."""
     with connected(context) as service:
         found = service.importance(job_id)
-    print_json(found.model_dump(mode="json")) if as_json else out.print(studies.importance_table(found))
+    print_json(found.model_dump(mode="json")) if as_json else out.print(study_display.importance_table(found))
 
 
 @app.command()

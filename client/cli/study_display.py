@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from client.display import COLOURS, number
-from client.sdk import Client, LiveJob
-from client.views import TERMINAL, BestTrial, Importance, Job, Trial
+from client.cli.display import COLOURS, number
+from client.sdk.models import TERMINAL, BestTrial, Importance, Job, Trial
+from client.sdk.sync import Client, LiveJob
 
 POLL_SECONDS: Final = 1.0
 FRAME_LINES: Final = 6  # of the live picture, beside its trials

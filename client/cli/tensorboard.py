@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from client.sdk import Client
-from client.terminal import AsJson, connected, end, err, print_json
+from client.cli.terminal import AsJson, connected, end, err, print_json
+from client.sdk.sync import Client
 
 app = typer.Typer()
 

@@ -17,8 +17,8 @@ from typing import Generic, Literal, TypeVar
 import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from client.sending import Counter, Watched, as_object
-from client.views import BestTrial, Comparison, DatasetPage, Event, Importance, Job, JobPage, Metrics, Trials
+from client.sdk.files import Counter, Watched, as_object
+from client.sdk.models import BestTrial, Comparison, DatasetPage, Event, Importance, Job, JobPage, Metrics, Trials
 
 Json = Mapping[str, object]
 Sent = Callable[[int, int], object]  # hears how many bytes of how many have gone out

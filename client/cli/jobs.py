@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from client import display
-from client.terminal import AsJson, JobId, connected, err, follow, print_json, view
-from client.views import Job
+from client.cli import display
+from client.cli.terminal import AsJson, JobId, connected, err, follow, print_json, view
+from client.sdk.models import Job
 
 app = typer.Typer()
 Wait = Annotated[bool, typer.Option(help="Show the new job until its end.")]

@@ -14,9 +14,9 @@ import yaml
 from pydantic import JsonValue
 from rich.console import Console
 
-from client import display
-from client.sdk import Client, LiveJob, Refused, ServiceError, Unreachable
-from client.views import Job
+from client.cli import display
+from client.sdk.models import Job
+from client.sdk.sync import Client, LiveJob, Refused, ServiceError, Unreachable
 
 out = display.console()
 err = display.console(stderr=True)

@@ -9,9 +9,9 @@ from typing import Final
 from pydantic import JsonValue
 from rich.console import Console
 
-from client import display, studies
-from client.sdk import Client, LiveJob
-from client.views import BestTrial, Comparison, Job, Metrics, Trial, Value
+from client.cli import display, study_display
+from client.sdk.models import BestTrial, Comparison, Job, Metrics, Trial, Value
+from client.sdk.sync import Client, LiveJob
 
 Json = dict[str, JsonValue]
 PLANTED: Final[Json] = {
@@ -83,7 +83,7 @@ def sweep(
     reference = f"{name}@{dataset['version']}"
     job = client.hpo(study_spec(reference, panel, split, num_trials, queue))
     console.print(f"study {job.id}, {num_trials} trials …", highlight=False)
-    job = succeeded(studies.watch_study(client, job.id, console))
+    job = succeeded(study_display.watch_study(client, job.id, console))
     trials, best = client.trials(job.id), client.best(job.id)
     counts = Counter(str(trial.state) for trial in trials)
     _say_best(client, job, best, counts, console)
@@ -151,7 +151,7 @@ def conclusion(found: Comparison, shares: Mapping[str, Value], best: BestTrial, 
 def _say_best(client: Client, job: Job, best: BestTrial, counts: Mapping[str, int], console: Console) -> None:
     ended = ", ".join(f"{count} {state}" for state, count in sorted(counts.items(), reverse=True))
     console.print(f"  {ended}; best {display.number(best.value)} is trial {best.number}:", highlight=False)
-    console.print(studies.best_table(best), highlight=False)
+    console.print(study_display.best_table(best), highlight=False)
     found = client.importance(job.id)
     if found.importance is not None:
         shares = sorted(found.importance.items(), key=lambda item: -item[1])

@@ -23,7 +23,7 @@ from typing import IO, Final
 import httpx
 import pynvml
 
-from client.programs import LOG_BYTES, GaveUp, Program
+from client.local.processes import LOG_BYTES, GaveUp, Program
 
 READY_SECONDS: Final = 90.0
 SERVERS_SECONDS: Final = 60.0

@@ -1,5 +1,5 @@
 """`make demo`: real prices through the whole service, as a user would send them, and the metrics that come back; then a
-study and a comparison (`client/demo_sweep.py`).
+study and a comparison (`client/demo/study.py`).
 
 Starts its own service under `--var` (or uses the one at ATFT_URL) and stops it at the end. Exit code 0 only when the
 job succeeded, every horizon has a finite test metric, and every trial of the study succeeded or was pruned.
@@ -28,11 +28,11 @@ from pydantic import JsonValue
 from rich.console import Console
 
 from atft.spec.base import digest
-from client import display
-from client.demo_sweep import TRIALS, DemoError, Json, succeeded, sweep
-from client.programs import Program
-from client.sdk import Client, ServiceError
-from client.views import Metrics, Value
+from client.cli import display
+from client.demo.study import TRIALS, DemoError, Json, succeeded, sweep
+from client.local.processes import Program
+from client.sdk.models import Metrics, Value
+from client.sdk.sync import Client, ServiceError
 
 HORIZONS: Final = (1, 5, 10, 20)
 EMBARGO_DAYS: Final = 21
@@ -260,7 +260,3 @@ def main(
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    typer.run(main)

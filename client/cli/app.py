@@ -8,17 +8,8 @@ from typing import Annotated
 
 import typer
 
-from client import (
-    dataset_commands,
-    display,
-    move_commands,
-    prediction_commands,
-    run_commands,
-    studies,
-    study_commands,
-    tensorboard_command,
-)
-from client.terminal import (
+from client.cli import datasets, display, jobs, predictions, runs, studies, study_display, tensorboard
+from client.cli.terminal import (
     AsJson,
     IsJson,
     JobId,
@@ -34,18 +25,18 @@ from client.terminal import (
     read,
     view,
 )
-from client.up import Plan
-from client.up import up as run_up
+from client.local.up import Plan
+from client.local.up import up as run_up
 
 app = typer.Typer(
     help="Training jobs on stock panels that can be trusted.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-app.add_typer(dataset_commands.app, name="datasets")
-app.add_typer(move_commands.app)
-app.add_typer(run_commands.app)
-app.add_typer(prediction_commands.app)
-app.add_typer(study_commands.app)
-app.add_typer(tensorboard_command.app)
+app.add_typer(datasets.app, name="datasets")
+app.add_typer(jobs.app)
+app.add_typer(runs.app)
+app.add_typer(predictions.app)
+app.add_typer(studies.app)
+app.add_typer(tensorboard.app)
 
 
 @app.callback()
@@ -151,7 +142,11 @@ def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
     """Show a job's progress, or a study's trials, until its end; the exit code tells how it ended."""
     with connected(context) as service:
         job = service.job(job_id)
-        job = studies.watch_study(service, job_id, err) if job.kind == "hpo" else display.watch(service, job_id, err)
+        job = (
+            study_display.watch_study(service, job_id, err)
+            if job.kind == "hpo"
+            else display.watch(service, job_id, err)
+        )
     if as_json:
         print_json(view(job))
     finish(job)
@@ -256,7 +251,3 @@ for _module in PROGRAMS:
 
 def main() -> None:
     app()
-
-
-if __name__ == "__main__":
-    main()

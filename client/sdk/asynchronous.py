@@ -11,10 +11,10 @@ from typing import Literal, Self, TypeVar
 import httpx
 from pydantic import JsonValue, PrivateAttr
 
-from client import calls
-from client.calls import Call, Json, Sent, ServiceError, Unreachable
-from client.sending import whole
-from client.views import BestTrial, Comparison, Event, Importance, Job, JobPage, Metrics, Trial
+from client.sdk import operations
+from client.sdk.files import whole
+from client.sdk.models import BestTrial, Comparison, Event, Importance, Job, JobPage, Metrics, Trial
+from client.sdk.operations import Call, Json, Sent, ServiceError, Unreachable
 
 __all__ = ["AsyncClient", "AsyncJob"]
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class AsyncClient:
 
     async def submit(self, kind: str, spec: Json, *, idempotency_key: str | None = None) -> "AsyncJob":
         """`POST /jobs/{kind}`; a call that is repeated with the caller's own key and the same spec is one job."""
-        return await self._live(calls.submit(kind, spec, idempotency_key))
+        return await self._live(operations.submit(kind, spec, idempotency_key))
 
     async def train(self, spec: Json, *, idempotency_key: str | None = None) -> "AsyncJob":
         return await self.submit("train", spec, idempotency_key=idempotency_key)
@@ -67,29 +67,29 @@ class AsyncClient:
 
     async def plan(self, kind: str, spec: Json) -> dict[str, JsonValue]:
         """What a job would be. Nothing is stored."""
-        return await self._do(calls.plan(kind, spec))
+        return await self._do(operations.plan(kind, spec))
 
     async def job(self, job_id: str) -> "AsyncJob":
-        return await self._live(calls.job(job_id))
+        return await self._live(operations.job(job_id))
 
     async def jobs(self, *, limit: int = 50, cursor: str | None = None, **filters: str | None) -> JobPage:
-        return await self._do(calls.jobs(limit, cursor, filters))
+        return await self._do(operations.jobs(limit, cursor, filters))
 
     async def cancel(self, job_id: str) -> "AsyncJob":
-        return await self._live(calls.move(job_id, "cancel"))
+        return await self._live(operations.move(job_id, "cancel"))
 
     async def pause(self, job_id: str) -> "AsyncJob":
         """Saves a checkpoint and frees the device."""
-        return await self._live(calls.move(job_id, "pause"))
+        return await self._live(operations.move(job_id, "pause"))
 
     async def resume(self, job_id: str) -> "AsyncJob":
-        return await self._live(calls.move(job_id, "resume"))
+        return await self._live(operations.move(job_id, "resume"))
 
     async def again(
         self, job_id: str, how: Literal["retry", "rerun"], *, idempotency_key: str | None = None
     ) -> "AsyncJob":
         """A new job: `retry` goes on where a failed or cancelled one ended, `rerun` repeats a succeeded one."""
-        return await self._live(calls.again(job_id, how, idempotency_key))
+        return await self._live(operations.again(job_id, how, idempotency_key))
 
     async def wait(self, job_id: str, timeout_seconds: float | None = None) -> "AsyncJob":
         """Until a terminal state. Raises TimeoutError."""
@@ -102,23 +102,23 @@ class AsyncClient:
 
     async def metrics(self, job_id: str, names: Sequence[str] = (), max_points: int | None = None) -> Metrics:
         """Series whose name starts with one of `names`; all without any."""
-        return await self._do(calls.metrics(job_id, names, max_points))
+        return await self._do(operations.metrics(job_id, names, max_points))
 
     async def evidence(self, job_id: str) -> dict[str, JsonValue]:
-        return await self._do(calls.evidence(job_id))
+        return await self._do(operations.evidence(job_id))
 
     async def artifacts(self, job_id: str) -> list[dict[str, JsonValue]]:
         """A job's whole files: name, size, SHA-256, link."""
-        return await self._do(calls.artifacts(job_id))
+        return await self._do(operations.artifacts(job_id))
 
     async def download(self, link: str, file: Path) -> Path:
         """Write what `link` answers (an artifact's, or `/jobs/ID/tensorboard`) to `file`, which is there only whole."""
         try:
             with whole(file) as out:
-                async with self._http.stream("GET", link, timeout=calls.STREAM_TIMEOUT) as answer:
+                async with self._http.stream("GET", link, timeout=operations.STREAM_TIMEOUT) as answer:
                     if answer.is_error:
                         await answer.aread()
-                    calls.checked(answer)
+                    operations.checked(answer)
                     async for piece in answer.aiter_bytes():
                         out.write(piece)
         except httpx.TransportError as error:
@@ -129,32 +129,32 @@ class AsyncClient:
         self, job_ids: Sequence[str], *, metric: str | None = None, baselines: Sequence[str] = ()
     ) -> Comparison:
         """Jobs side by side with a paired test; without a metric, by the service's default, which is on test days."""
-        return await self._do(calls.compare(job_ids, metric, baselines))
+        return await self._do(operations.compare(job_ids, metric, baselines))
 
     # -- studies
 
     async def trials(self, job_id: str) -> list[Trial]:
         """Of a study, by number."""
-        return (await self._do(calls.trials(job_id))).items
+        return (await self._do(operations.trials(job_id))).items
 
     async def best(self, job_id: str) -> BestTrial:
         """Of a study so far. Raises Refused (404) while no trial has a value."""
-        return await self._do(calls.best(job_id))
+        return await self._do(operations.best(job_id))
 
     async def importance(self, job_id: str) -> Importance:
         """Of an ended study's parameters. Raises Refused (404) before its end."""
-        return await self._do(calls.importance(job_id))
+        return await self._do(operations.importance(job_id))
 
     async def promote(
         self, job_id: str, changes: Json | None = None, *, idempotency_key: str | None = None
     ) -> "AsyncJob":
         """A study's best trial, or the job itself, in full; `changes` are such as `{"trainer.max_epochs": 9}`."""
-        return await self._live(calls.promote(job_id, changes, idempotency_key))
+        return await self._live(operations.promote(job_id, changes, idempotency_key))
 
     # -- logs and events
 
     async def logs(self, job_id: str) -> str:
-        return await self._do(calls.logs(job_id))
+        return await self._do(operations.logs(job_id))
 
     async def follow_logs(self, job_id: str) -> AsyncIterator[str]:
         """Pieces of the log as they are written; ends with the job."""
@@ -165,7 +165,7 @@ class AsyncClient:
             ) as answer:
                 if answer.is_error:
                     await answer.aread()
-                calls.checked(answer)
+                operations.checked(answer)
                 async for piece in answer.aiter_text():
                     yield piece
         except httpx.TransportError as error:
@@ -181,14 +181,14 @@ class AsyncClient:
             try:
                 headers = {"Last-Event-ID": str(after)}
                 async with self._http.stream(
-                    "GET", f"/jobs/{job_id}/events", headers=headers, timeout=calls.STREAM_TIMEOUT
+                    "GET", f"/jobs/{job_id}/events", headers=headers, timeout=operations.STREAM_TIMEOUT
                 ) as answer:
                     if answer.status_code == httpx.codes.NO_CONTENT:  # nothing after `after`, and nothing will come
                         return
                     if answer.is_error:
                         await answer.aread()
-                    calls.checked(answer)
-                    frames = calls.Frames()
+                    operations.checked(answer)
+                    frames = operations.Frames()
                     async for line in answer.aiter_lines():
                         if (event := frames.feed(line)) is None:
                             continue
@@ -201,9 +201,9 @@ class AsyncClient:
             except (httpx.TransportError, Unreachable) as error:
                 problem = str(error)
             failures += 1
-            if failures > calls.TRIES:
+            if failures > operations.TRIES:
                 raise Unreachable(f"{self.url}: {problem}")
-            await asyncio.sleep(calls.pause_seconds(failures))
+            await asyncio.sleep(operations.pause_seconds(failures))
 
     # -- datasets
 
@@ -222,8 +222,8 @@ class AsyncClient:
         """
         with ExitStack() as stack:
             files = {"file": file, "universe": universe, "market": market}
-            request = calls.dataset_request(spec, files, sent, stack)
-            return await self._live(calls.add_dataset(request, idempotency_key))
+            request = operations.dataset_request(spec, files, sent, stack)
+            return await self._live(operations.add_dataset(request, idempotency_key))
 
     async def plan_dataset(
         self,
@@ -237,28 +237,28 @@ class AsyncClient:
         """What registering would build. Nothing is stored."""
         with ExitStack() as stack:
             files = {"file": file, "universe": universe, "market": market}
-            return await self._do(calls.plan_dataset(calls.dataset_request(spec, files, sent, stack)))
+            return await self._do(operations.plan_dataset(operations.dataset_request(spec, files, sent, stack)))
 
     async def delete_dataset(self, ref: str) -> None:
         """A dataset, or one version of it (`name@version`). Raises Refused (409) while unfinished jobs need it."""
-        await self._do(calls.delete_dataset(ref))
+        await self._do(operations.delete_dataset(ref))
 
     async def datasets(self) -> list[dict[str, JsonValue]]:
         """All of them, each in its newest version."""
-        page = await self._do(calls.datasets(None))
+        page = await self._do(operations.datasets(None))
         found = page.items
         while page.next_cursor is not None:
-            page = await self._do(calls.datasets(page.next_cursor))
+            page = await self._do(operations.datasets(page.next_cursor))
             found = found + page.items
         return found
 
     async def dataset(self, name: str) -> dict[str, JsonValue]:
-        return await self._do(calls.dataset(name))
+        return await self._do(operations.dataset(name))
 
     # -- the service
 
     async def workers(self) -> list[dict[str, JsonValue]]:
-        return await self._do(calls.workers())
+        return await self._do(operations.workers())
 
     async def ready(self) -> bool:
         """One try: `/readyz` says yes."""
@@ -278,13 +278,13 @@ class AsyncClient:
             problem: ServiceError
             try:
                 answer = await self._http.request(call.method, call.path, **call.request)  # type: ignore[arg-type]  # httpx's keyword arguments
-                return call.read(calls.checked(answer))
+                return call.read(operations.checked(answer))
             except httpx.TransportError as error:
                 problem = Unreachable(f"{self.url}: {error or type(error).__name__}")
             except Unreachable as error:
                 problem = error
             if attempt < call.tries:
-                await asyncio.sleep(calls.pause_seconds(attempt, answer))
+                await asyncio.sleep(operations.pause_seconds(attempt, answer))
         raise problem
 
 

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from client import display
-from client.terminal import AsJson, connected, end, err, finish, out, print_json, read, warn
+from client.cli import display
+from client.cli.terminal import AsJson, connected, end, err, finish, out, print_json, read, warn
 
 app = typer.Typer(help="Register panels and look at them.", no_args_is_help=True)
 Ref = Annotated[str, typer.Argument(metavar="NAME", help="A dataset, or one version of it: NAME@VERSION.")]

@@ -27,8 +27,8 @@ from jobs.embedded import servers as embedded
 from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind
-from tests.integration.api_client import SPEC, register, run
-from tests.integration.test_api_server import serving
+from tests.integration.api.application import SPEC, register, run
+from tests.integration.api.test_server import serving
 
 # Not `positive_data_acceptance`: a spec may be valid and its dataset unknown. Not `unsupported_method`: it wants a
 # 405 for GET /jobs/train, which asks for a job of that id, and there is none.

@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, expect
 from api.app import create_app
 from client.sdk.sync import Client
 from jobs.settings import Settings
-from tests.integration.api_client import SPEC, Sessions, register
-from tests.integration.test_api_compare import end
+from tests.integration.api.application import SPEC, Sessions, register
+from tests.integration.api.test_comparisons import end
 
 pytestmark = pytest.mark.browser
 

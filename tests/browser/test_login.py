@@ -7,8 +7,8 @@ from jobs.db.session import transaction
 from jobs.record import lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind
-from tests.integration.api_client import SPEC, Sessions, register
-from tests.integration.test_api_server import serving
+from tests.integration.api.application import SPEC, Sessions, register
+from tests.integration.api.test_server import serving
 
 pytestmark = pytest.mark.browser
 ADMIN = "the-operators-own-admin-key"

@@ -7,7 +7,7 @@ import pytest
 
 from jobs.db.tables import Dataset
 from jobs.settings import Settings
-from tests.integration.api_client import Sessions, register, serving
+from tests.integration.api.application import Sessions, register, serving
 
 
 @pytest.fixture

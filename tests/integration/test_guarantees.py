@@ -1,5 +1,5 @@
-"""G1, G3 and G11 on real processes. The others: G2, G9 test_api*, G4, G7 test_worker, G5, G10 test_store_properties,
-G6 test_supervisor_stops, G8 test_supervisor_memory, G12 test_supervisor_without_postgres; all at once: tests/chaos.
+"""G1, G3 and G11 on real processes. The others: G2, G9 api, G4, G7 worker/test_processes, G5, G10 jobs/test_lifecycle_properties,
+G6 worker/test_supervisor_stops, G8 test_supervisor_memory, G12 test_supervisor_without_postgres; all at once: tests/chaos.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ from jobs.embedded import servers as embedded
 from jobs.record import history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobState
-from tests.integration.api_client import SPEC, register, serving
-from tests.integration.supervision import HONEST, Bench
-from tests.integration.test_worker import Service, cache, service  # noqa: F401 - fixtures
+from tests.integration.api.application import SPEC, register, serving
+from tests.integration.worker.supervision import HONEST, Bench
+from tests.integration.worker.test_processes import Service, cache, service  # noqa: F401 - fixtures
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
 async def test_g1_an_accepted_job_runs_without_its_hint(
     settings: Settings, sessions: sessionmaker[Session], servers: embedded.Embedded, broker: str
 ) -> None:
-    """What the sweep does next is G1 of test_worker: the row alone makes it send the hint."""
+    """What the sweep does next is G1 of test_processes: the row alone makes it send the hint."""
     register(sessions)
     if broker == "away":
         servers.valkey.stop()

@@ -16,7 +16,7 @@ import httpx
 
 from benchmarks.bench_page import Service, running
 from client.sdk.sync import Client
-from tests.integration.api_client import register, run
+from tests.integration.api.application import register, run
 
 HERE = Path(__file__).resolve().parent
 ENV = HERE.parents[1] / "var" / "outside"

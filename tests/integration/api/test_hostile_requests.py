@@ -1,0 +1,239 @@
+"""What somebody with a key, a file or a program of his own might try."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+from starlette.requests import Request
+
+from api.http import errors, service
+from api.http.auth import COOKIE
+from atft.events import Log
+from jobs.access import keys
+from jobs.db.session import transaction
+from jobs.db.tables import Job, LoginSession
+from jobs.errors import QuotaExceeded
+from jobs.record import history, lifecycle
+from jobs.record.queries import write_cursor
+from jobs.record.quotas import hold_upload
+from jobs.record.reruns import Again, repeat
+from jobs.settings import Settings
+from jobs.states import JobKind, Wanted
+from tests.integration.api.application import Sessions, problem, register, serving
+
+pytestmark = pytest.mark.anyio
+ADMIN = "an-admin-key-of-the-operator"
+SAME = {"Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(settings.model_copy(update={"admin_key": SecretStr(ADMIN)})) as client:
+        yield client
+
+
+def keys_and_build(sessions: Sessions, *scopes: str) -> tuple[dict[str, str], UUID]:
+    """A key of each scope, and the job that built a registered dataset."""
+    register(sessions)
+    with transaction(sessions) as session:
+        made = {scope: keys.create(session, name="k", scopes=[scope])[1] for scope in scopes}
+        return made, session.scalars(sa.select(Job.id)).one()
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def test_a_revoked_key_and_an_ended_session_end_their_streams(
+    client: httpx.AsyncClient, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "STANDING_SECONDS", 0.2)
+    with transaction(sessions) as session:
+        row, key = keys.create(session, name="reader", scopes=["jobs:read"])
+        key_id = row.id
+        job = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        assert lifecycle.claim(session, job, worker="w", host="h", device="cpu", lease_seconds=60)
+    assert (await client.post("/session", json={"key": key}, headers=SAME)).status_code == 204
+    cookie = client.cookies[COOKIE]
+    client.cookies.clear()
+    paths = (f"/jobs/{job}/events", f"/jobs/{job}/logs?follow=true", f"/jobs/{job}/logs?follow=true&source=process")
+    by_cookie = asyncio.create_task(client.get(paths[0], headers={"Cookie": f"{COOKIE}={cookie}"}))
+    by_key = [asyncio.create_task(client.get(path, headers=bearer(key))) for path in paths]
+    await asyncio.sleep(0.5)
+    assert not any(stream.done() for stream in (by_cookie, *by_key))
+    assert (await client.delete("/session", headers=SAME | {"Cookie": f"{COOKIE}={cookie}"})).status_code == 204
+    async with asyncio.timeout(15):
+        assert (await by_cookie).status_code == 200
+        assert not any(stream.done() for stream in by_key)
+        assert (await client.delete(f"/keys/{key_id}", headers=bearer(ADMIN))).status_code == 204
+        answers = await asyncio.gather(*by_key)
+    assert all("event: end" not in answer.text for answer in answers)
+    for path in paths:
+        problem(await client.get(path, headers=bearer(key)), 401, "unauthorized")
+
+
+async def test_a_log_in_never_takes_over_a_cookie_that_was_brought_along(
+    client: httpx.AsyncClient, sessions: Sessions
+) -> None:
+    planted = {"Cookie": f"{COOKIE}=chosen-by-somebody-else"}
+    await client.post("/session", json={"key": ADMIN}, headers=SAME | planted)
+    first = client.cookies[COOKIE]
+    assert first != "chosen-by-somebody-else"
+    problem(await client.get("/jobs", headers=planted), 401, "unauthorized")
+    await client.post("/session", json={"key": ADMIN}, headers=SAME)
+    assert client.cookies[COOKIE] != first
+    with transaction(sessions) as session:
+        assert len(session.scalars(sa.select(LoginSession)).all()) == 1  # the one before has ended
+
+
+async def test_quota_of_uploads_holds_for_bodies_of_unknown_length_and_at_once(
+    client: httpx.AsyncClient, sessions: Sessions, settings: Settings
+) -> None:
+    with transaction(sessions) as session:
+        _, key = keys.create(session, name="r", scopes=["datasets:write"], quota={"upload_bytes": 1000})
+    head = b'--b\r\nContent-Disposition: form-data; name="spec"\r\n\r\n{"name": "d"}\r\n'
+    head += b'--b\r\nContent-Disposition: form-data; name="file"; filename="p.csv"\r\n\r\n'
+
+    async def body(size: int) -> AsyncIterator[bytes]:
+        yield head + b"x" * size
+        yield b"\r\n--b--\r\n"
+
+    async def send(size: int) -> httpx.Response:
+        headers = bearer(key) | {"Content-Type": "multipart/form-data; boundary=b"}
+        return await client.post("/datasets", content=body(size), headers=headers)
+
+    problem(await send(2000), 429, "quota_exceeded")
+    assert list(settings.uploads_root.iterdir()) == []
+    at_once = await asyncio.gather(*(send(300) for _ in range(8)))
+    assert sorted(answer.status_code for answer in at_once) == [202] * 3 + [429] * 5
+    assert len(list(settings.uploads_root.iterdir())) == 3
+
+
+async def test_a_bomb_is_told_by_its_plan_and_leaves_nothing(
+    client: httpx.AsyncClient, settings: Settings, tmp_path: Path
+) -> None:
+    day = pa.scalar(18_000, pa.int32()).cast(pa.date32())
+    rows = {"date": pa.repeat(day, 16_000_000), "code": pa.repeat("A", 16_000_000), "close": pa.repeat(1.0, 16_000_000)}
+    pq.write_table(pa.table(rows), tmp_path / "bomb.parquet")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 1_000_000
+    form = {"spec": (None, json.dumps({"name": "p"})), "file": ("p.parquet", (tmp_path / "bomb.parquet").read_bytes())}
+    answer = await client.post("/datasets?dry_run=true", files=form, headers=bearer(ADMIN))
+    assert "unpacks to more than 100 times" in problem(answer, 422, "cannot_build")["detail"]
+    assert list(settings.uploads_root.iterdir()) == []
+
+
+async def test_cursors_that_nobody_gave_are_refused(client: httpx.AsyncClient, sessions: Sessions) -> None:
+    ends = [datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), datetime.max.replace(tzinfo=UTC)]
+    for moment in (*ends, datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))):
+        for path in ("/jobs", "/datasets"):
+            answer = await client.get(path, params={"cursor": write_cursor(moment, uuid4())}, headers=bearer(ADMIN))
+            assert answer.status_code in (200, 422), answer.text
+    naive = write_cursor(datetime(2020, 1, 1), uuid4())  # noqa: DTZ001 - as somebody might write one
+    assert (await client.get("/jobs", params={"cursor": naive}, headers=bearer(ADMIN))).status_code == 200
+
+
+async def test_a_key_of_another_scope_reaches_nothing_through_a_jobs_address(
+    client: httpx.AsyncClient, sessions: Sessions
+) -> None:
+    """Every route of a job, with keys that lack its scope: refused before the job is looked for."""
+    made, job = keys_and_build(sessions, "jobs:read", "datasets:write")
+    document = (await client.get("/openapi.json")).json()["paths"]
+    asked = [(m.upper(), p) for p, item in document.items() for m in item if p.startswith(("/jobs/{", "/studies/{"))]
+    assert len(asked) > 15
+    for method, template in asked:
+        for place in (job, uuid4()):  # one that is there, one that is not: the answer must not tell
+            path = template.replace("{job_id}", str(place)).replace("{name}", "best.safetensors")
+            answer = await client.request(method, path, json={}, headers=bearer(made["datasets:write"]))
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), (method, path)
+            if method != "GET":
+                answer = await client.request(method, path, json={}, headers=bearer(made["jobs:read"]))
+                assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), (method, path)
+
+
+async def test_a_build_is_not_repeated_without_the_scope_of_datasets(
+    client: httpx.AsyncClient, sessions: Sessions
+) -> None:
+    made, job = keys_and_build(sessions, "jobs:write", "admin")
+    problem(await client.post(f"/jobs/{job}/rerun", headers=bearer(made["jobs:write"])), 403, "forbidden")
+    answer = await client.post(f"/jobs/{job}/rerun", headers=bearer(made["admin"]))
+    assert answer.status_code == 202, answer.text
+
+
+def test_a_retry_of_a_build_uploads_nothing_again(sessions: Sessions) -> None:
+    with transaction(sessions) as session:
+        files = {"files": {"panel": "upload:u/file.csv"}, "sources": {"panel": {"size_bytes": 600}}}
+        submitted = lifecycle.submit(
+            session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", params=files, created_by="me"
+        )
+        lifecycle.want(session, submitted.job.id, Wanted.CANCEL, by="me")
+        repeat(session, submitted.job.id, Again.RETRY, by="me")
+        hold_upload(session, "me", 400, limit=1000)
+        with pytest.raises(QuotaExceeded):
+            hold_upload(session, "me", 401, limit=1000)
+
+
+async def test_a_downloads_name_stays_in_its_header(
+    client: httpx.AsyncClient, sessions: Sessions, settings: Settings
+) -> None:
+    with transaction(sessions) as session:
+        job = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        assert lifecycle.claim(session, job, worker="w", host="h", device="cpu", lease_seconds=60)
+        file = settings.run_root / "jobs" / str(job) / "1" / "x"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"<script>")
+        for name in ('a"; filename="b.html', "é\x0bb", "../../etc/passwd"):
+            path = str(file.relative_to(settings.run_root))
+            lifecycle.add_artifact(
+                session, job, 1, name=name, path=path, size_bytes=8, sha256="s", media_type="text/html"
+            )
+    for name in ("a%22;%20filename=%22b.html", "%C3%A9%0Bb"):
+        answer = await client.get(f"/jobs/{job}/artifacts/{name}", headers=bearer(ADMIN))
+        assert answer.status_code == 200, name
+        assert answer.headers["content-disposition"].startswith("attachment; filename")
+        assert '"b.html' not in answer.headers["content-disposition"]
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+async def test_a_line_of_a_log_cannot_pass_for_another(client: httpx.AsyncClient, sessions: Sessions) -> None:
+    forged = "one\n2026-01-01T00:00:00.000Z [1] state succeeded\x1b[2J"
+    with transaction(sessions) as session:
+        job = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        assert lifecycle.claim(session, job, worker="w", host="h", device="cpu", lease_seconds=60)
+        history.append(session, job, 1, [Log(child_seq=1, message=forged)])
+    text = (await client.get(f"/jobs/{job}/logs", headers=bearer(ADMIN))).text
+    assert "info one\n    2026-01-01T00:00:00.000Z [1] state succeeded\ufffd[2J\n" in text
+
+
+async def test_a_request_id_and_an_address_write_no_lines_into_the_servers_log(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = bearer("atft_wrong") | {"X-Request-ID": "x\tforged"}
+    answer = await client.get("/jobs", headers=headers)
+    assert "forged" not in answer.headers["x-request-id"]
+    assert "forged" not in caplog.text
+    assert "refused an API key" in caplog.text
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/jobs/a\nforged",
+        "headers": [],
+        "query_string": b"",
+        "state": {},
+    }
+    assert (await errors._on_crash(Request(scope), RuntimeError("a bug"))).status_code == 500
+    assert "a bug" in caplog.text
+    assert "\nforged" not in caplog.text

@@ -1,0 +1,83 @@
+"""The split of a job before, while and after it runs, and in its plan."""
+
+from datetime import date, timedelta
+from uuid import UUID
+
+import httpx
+import pyarrow as pa
+import pytest
+
+from atft.events import Evidence
+from jobs.db.session import transaction
+from jobs.record import history, lifecycle
+from jobs.settings import Settings
+from tests.integration.api.application import SPEC, Sessions, problem, submit
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("dataset")]
+DAYS = [date(2020, 1, 1) + timedelta(days=n) for n in range(200)]
+KFOLD = {"kind": "purged_kfold", "folds": 3, "val_days": 20, "embargo_days": 10}
+
+
+def write_days(settings: Settings) -> None:
+    folder = settings.caches_root / "fp1"
+    folder.mkdir(parents=True)
+    batch = pa.record_batch({"date": pa.array(DAYS, pa.date32())})
+    with pa.ipc.new_file(folder / "days.arrow", batch.schema) as file:
+        file.write_batch(batch)
+
+
+async def test_a_plan_counts_and_shows_every_fold(client: httpx.AsyncClient, settings: Settings) -> None:
+    body = SPEC | {"split": KFOLD}
+    blind = (await client.post("/jobs/train?dry_run=true", json=body)).json()
+    assert (blind["num_folds"], blind["folds"]) == (3, None)
+    write_days(settings)
+    plan = (await client.post("/jobs/train?dry_run=true", json=body)).json()
+    assert [fold["test"][0]["num_days"] for fold in plan["folds"]] == [62, 62, 61]
+    assert plan["folds"][0]["test"][0]["first"] == str(DAYS[9])
+    assert plan["num_train_days"] == max(sum(part["num_days"] for part in fold["train"]) for fold in plan["folds"])
+    assert (
+        plan["estimated_bytes"] > (await client.post("/jobs/train?dry_run=true", json=SPEC)).json()["estimated_bytes"]
+    )
+    many = SPEC | {"split": KFOLD | {"val_days": 150}}
+    problem(await client.post("/jobs/train", json=many), 422, "invalid_request", "/split/folds")
+
+
+async def test_a_job_shows_its_plan_until_its_evidence_is_there(
+    client: httpx.AsyncClient, settings: Settings, sessions: Sessions
+) -> None:
+    job = await submit(client, split=KFOLD)
+    url = f"/jobs/{job['id']}/split"
+    problem(await client.get(url), 409, "dataset_files_gone")
+    write_days(settings)
+    queued = (await client.get(url)).json()
+    assert (queued["kind"], queued["embargo_days"], queued["source"], len(queued["folds"])) == (
+        "purged_kfold",
+        10,
+        "plan",
+        3,
+    )
+    assert len(queued["figure"]["data"]) == 4
+    ran = queued["folds"][:1]
+    with transaction(sessions) as session:
+        claimed = lifecycle.claim(session, UUID(job["id"]), worker="w", host="h", device="cpu", lease_seconds=60)
+        assert claimed is not None
+        said = [Evidence(child_seq=1, body={"data": {"folds": ran}})]
+        history.append(session, claimed.id, claimed.attempt, said)
+    running = (await client.get(url)).json()
+    assert (running["source"], running["folds"]) == ("evidence", ran)
+
+
+async def test_a_study_has_the_split_of_its_trials_and_a_dataset_has_none(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    write_days(settings)
+    body = {
+        "base": SPEC | {"split": KFOLD},
+        "n_trials": 2,
+        "space": {"optimizer.lr": {"kind": "float", "low": 1e-5, "high": 1e-3, "log": True}},
+    }
+    study = (await client.post("/jobs/hpo", json=body)).json()
+    assert any("the pruner median will cut none short" in line for line in study["warnings"])
+    assert len((await client.get(f"/jobs/{study['id']}/split")).json()["folds"]) == 3
+    built = (await client.get("/jobs?kind=dataset")).json()["items"][0]
+    problem(await client.get(f"/jobs/{built['id']}/split"), 404, "no_split")

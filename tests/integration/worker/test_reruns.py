@@ -1,0 +1,181 @@
+"""Retry and rerun: over HTTP what may be asked, and with children what comes of it."""
+
+import asyncio
+import json
+import os
+import signal
+from uuid import UUID
+
+import httpx
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from jobs.db.session import transaction
+from jobs.db.tables import Dataset, Job
+from jobs.errors import IllegalMove
+from jobs.record import history
+from jobs.record.reruns import Again, repeat
+from jobs.settings import Settings
+from jobs.states import JobState, Reason, Wanted
+from tests.integration.api.application import Sessions, problem, run, submit
+from tests.integration.worker.supervision import HONEST, Bench, program
+
+
+@pytest.fixture
+def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
+    return Bench(settings, sessions)
+
+
+def again(bench: Bench, job_id: UUID, how: Again) -> Job:
+    with transaction(bench.sessions) as session:
+        return repeat(session, job_id, how, by="test").job
+
+
+def said(bench: Bench, job_id: UUID) -> list[str]:
+    with transaction(bench.sessions) as session:
+        return [event.body["message"] for event in history.read_after(session, job_id, 0) if event.kind == "log"]
+
+
+@pytest.mark.anyio
+class TestAsked:
+    @pytest.mark.parametrize(("state", "how"), [(JobState.CANCELLED, "retry"), (JobState.SUCCEEDED, "rerun")])
+    async def test_a_new_job_of_the_same_spec(
+        self, client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions, state: JobState, how: str
+    ) -> None:
+        source = await submit(client)
+        run(sessions, UUID(source["id"]), state)
+        answer = await client.post(f"/jobs/{source['id']}/{how}")
+        assert answer.status_code == 202, answer.text
+        made = answer.json()
+        assert answer.headers["location"] == f"/jobs/{made['id']}"
+        assert made["id"] != source["id"]
+        assert (made["source_job_id"], made["state"], made["attempt"]) == (source["id"], "queued", 0)
+        same = (
+            "kind",
+            "spec",
+            "spec_digest",
+            "name",
+            "tags",
+            "queue",
+            "dataset",
+            "dataset_fingerprint",
+            "max_attempts",
+        )
+        assert {name: made[name] for name in same} == {name: source[name] for name in same}
+        other = {"retry": "rerun", "rerun": "retry"}[how]
+        problem(await client.post(f"/jobs/{source['id']}/{other}"), 409, "illegal_move")
+
+    async def test_g2_one_key_is_one_new_job(
+        self, client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions
+    ) -> None:
+        source = await submit(client)
+        run(sessions, UUID(source["id"]))
+        url, headers = f"/jobs/{source['id']}/rerun", {"Idempotency-Key": "k"}
+        answers = await asyncio.gather(*(client.post(url, headers=headers) for _ in range(20)))
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        assert (await client.post(url)).json()["id"] != answers[0].json()["id"]
+        other = await submit(client)
+        run(sessions, UUID(other["id"]))
+        problem(await client.post(f"/jobs/{other['id']}/rerun", headers=headers), 422, "idempotency_mismatch")
+
+    async def test_if_match_and_states(self, client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions) -> None:
+        source = await submit(client)
+        url = f"/jobs/{source['id']}"
+        problem(await client.post(f"{url}/retry"), 409, "illegal_move")
+        run(sessions, UUID(source["id"]), JobState.FAILED)
+        problem(await client.post(f"{url}/retry", headers={"If-Match": '"1"'}), 412, "precondition_failed")
+        now = (await client.get(url)).headers["etag"]
+        asked = {"If-Match": now, "Idempotency-Key": "k"}
+        made = await client.post(f"{url}/retry", headers=asked)
+        assert made.status_code == 202
+        with transaction(sessions) as session:
+            history.add_event(session, UUID(source["id"]), "log", {"level": "info", "message": "changed since"}, 1)
+        problem(await client.post(f"{url}/retry", headers={"If-Match": now}), 412, "precondition_failed")
+        assert (await client.post(f"{url}/retry", headers=asked)).json()["id"] == made.json()["id"]
+        problem(await client.post("/jobs/019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21/retry"), 404, "job_not_found")
+
+
+class TestRetry:
+    def test_it_goes_on_from_the_last_checkpoint_with_the_points_before_it(self, bench: Bench) -> None:
+        argv = (*HONEST, "--epochs", "4", "--epoch-seconds", "0.4")
+        source = bench.submit(max_attempts=1)
+        running = bench.start(*argv)
+        bench.until(lambda: (bench.job(source).checkpoint or {}).get("epoch", 0) >= 2)
+        os.kill(bench.child_of(source), signal.SIGKILL)
+        assert running.end() is JobState.FAILED
+        before = bench.job(source)
+        assert before.checkpoint is not None
+        retried = again(bench, source, Again.RETRY)
+        assert retried.checkpoint == before.checkpoint | {"path": f"../{source}/{before.checkpoint['path']}"}
+        assert bench.points(retried.id) == [
+            point for point in bench.points(source) if point[1] <= retried.checkpoint["epoch"]
+        ]
+        assert retried.metrics["train/loss"] == 0.5 ** retried.checkpoint["epoch"]
+        between = again(bench, source, Again.RETRY).id
+        bench.want(between, Wanted.CANCEL)  # before it has a checkpoint of its own
+        third = again(bench, between, Again.RETRY)
+        assert third.checkpoint == retried.checkpoint
+        bench.want(third.id, Wanted.CANCEL)
+        assert bench.run(retried.id, *argv) is JobState.SUCCEEDED
+        resumed = bench.attempt(retried.id, 1).resumed_from
+        assert resumed is not None
+        assert resumed["epoch"] >= 2
+        assert "training from epoch 0" not in (bench.folder(retried.id) / "log.txt").read_text()
+        assert [value for name, _, value in bench.points(retried.id) if name == "train/loss"] == [
+            0.5,
+            0.25,
+            0.125,
+            0.0625,
+        ]
+        assert bench.job(source).state is JobState.FAILED
+        assert said(bench, retried.id)[0].startswith(f"retry of job {source}, from its checkpoint of epoch")
+
+    def test_a_cancelled_job_without_a_checkpoint_starts_over(self, bench: Bench) -> None:
+        source = bench.submit()
+        bench.want(source, Wanted.CANCEL)
+        retried = again(bench, source, Again.RETRY)
+        assert bench.run(retried.id, *HONEST) is JobState.SUCCEEDED
+
+    def test_pain_08_a_spent_time_budget_is_not_tried_again(self, bench: Bench) -> None:
+        source = bench.submit(timeout_seconds=0.3)
+        assert bench.run(source, *program("obedient", "--epoch-seconds", "60")) is JobState.FAILED
+        assert bench.job(source).reason is Reason.TIMEOUT_EXEC
+        with pytest.raises(IllegalMove, match="timeout_seconds"):
+            again(bench, source, Again.RETRY)
+
+
+class TestRerun:
+    def test_the_same_again_is_told_to_be_the_same(self, bench: Bench) -> None:
+        source = bench.submit()
+        assert bench.run(source, *HONEST) is JobState.SUCCEEDED
+        rerun = again(bench, source, Again.RERUN)
+        assert rerun.checkpoint is None
+        assert bench.points(rerun.id) == []
+        assert bench.run(rerun.id, *HONEST) is JobState.SUCCEEDED
+        job = bench.job(rerun.id)
+        assert job.evidence is not None
+        assert job.evidence["drift"]["equal"]
+        assert job.evidence["drift"]["points"] == 9
+        assert "no drift, 9 of 9 points" in (job.message or "")
+
+    def test_drift_is_told_by_metric_and_size(self, bench: Bench) -> None:
+        source = bench.submit()
+        assert bench.run(source, *HONEST) is JobState.SUCCEEDED
+        rerun = again(bench, source, Again.RERUN)
+        lie = json.dumps({"versions": {"torch": "0.0"}})
+        assert bench.run(rerun.id, *HONEST, "--drift", "0.25", "--lie", lie) is JobState.SUCCEEDED
+        job = bench.job(rerun.id)
+        assert job.evidence is not None
+        found = job.evidence["drift"]
+        assert not found["equal"]
+        assert (found["different_metrics"], found["different_points"], found["points"]) == (1, 3, 9)
+        [metric] = found["metrics"]
+        assert metric | {"source": 0, "rerun": 0} == {
+            "name": "train/loss", "points": 3, "different_points": 3, "first_step": 1, "largest_difference": 0.25,
+            "source": 0, "rerun": 0,
+        }  # fmt: skip
+        assert found["environment"] == {"version of torch": [None, "0.0"]}
+        assert "train/loss most, by 0.25" in (job.message or "")
+        with transaction(bench.sessions) as session:
+            last = history.read_after(session, rerun.id, 0)[-1]
+        assert (last.kind, last.body["message"]) == ("state", job.message)

@@ -1,0 +1,210 @@
+"""What every kind of child promises, tried with programs that behave and programs that do not."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from atft.events import AnyEvent, Finished, Started, Stopped
+from worker.attempt.child import Child, Exit, ProtocolError
+
+Start = Callable[..., Child]
+PROGRAMS = Path(__file__).parents[3] / "programs"
+
+
+def hear(child: Child, until: Callable[[AnyEvent], bool], seconds: float = 10.0) -> list[AnyEvent]:
+    heard: list[AnyEvent] = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not child.silent:
+        events = child.events(0.1)
+        heard += events
+        if any(until(event) for event in events):
+            return heard
+    return heard
+
+
+def to_the_end(child: Child) -> list[AnyEvent]:
+    return hear(child, lambda _: False)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+class ChildContract:
+    """Subclasses give a fixture `start(program, *arguments, **options)`; its --out and log.txt are in `folder`."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return tmp_path
+
+    def test_a_good_child_tells_all_and_exits_with_0(self, start: Start) -> None:
+        child = start("obedient", "--epochs", "2", "--epoch-seconds", "0.01")
+        events = to_the_end(child)
+        assert isinstance(events[0], Started)
+        assert events[0].pid == child.pid
+        assert isinstance(events[-1], Finished)
+        assert [event.child_seq for event in events] == list(range(1, len(events) + 1))
+        assert child.wait(5) == Exit(code=0)
+
+    def test_it_leads_its_own_group_and_session(self, start: Start) -> None:
+        child = start("silent")
+        assert os.getpgid(child.pid) == child.pid == os.getsid(child.pid)
+
+    def test_asked_to_stop_it_saves_and_says_so(self, start: Start) -> None:
+        child = start("obedient", "--epoch-seconds", "60")
+        hear(child, lambda event: event.type == "progress")
+        child.ask_to_stop()
+        last = to_the_end(child)[-1]
+        assert isinstance(last, Stopped)
+        assert last.checkpoint == "checkpoints/epoch-0"
+        assert child.wait(5) == Exit(code=0)
+
+    def test_a_crash_is_seen_with_its_code(self, start: Start) -> None:
+        child = start("crashing", "--code", "7")
+        assert [event.type for event in to_the_end(child)] == ["started", "progress"]
+        assert child.wait(5) == Exit(code=7)
+        child.close()
+        assert "last words on stderr" in child.log_tail()
+
+    def test_a_signal_is_named(self, start: Start) -> None:
+        child = start("crashing", "--signal", "SIGSEGV")
+        to_the_end(child)
+        assert child.wait(5) == Exit(signal="SIGSEGV")
+
+    def test_a_silent_child_times_out_and_dumps_its_stacks(self, start: Start, folder: Path) -> None:
+        child = start("silent")
+        hear(child, lambda event: event.type == "progress")
+        began = time.monotonic()
+        assert child.events(0.1) == []
+        assert time.monotonic() - began < 2
+        assert child.wait(0.05) is None
+        assert not child.silent
+        child.dump_stacks()
+        deadline = time.monotonic() + 5
+        while "hang" not in child.log_tail() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert "in hang" in (folder / "log.txt").read_text()
+
+    def test_pain_05_a_kill_ends_the_whole_group_and_only_it(self, start: Start, folder: Path) -> None:
+        other = start("silent")
+        child = start("stubborn")
+        hear(child, lambda event: event.type == "progress")
+        grandchild = int((folder / "grandchild").read_text())
+        child.ask_to_stop()
+        assert child.wait(0.2) is None
+        assert alive(grandchild)
+        child.kill()
+        assert child.wait(5) == Exit(signal="SIGKILL")
+        assert child.group_gone(5)
+        assert not alive(grandchild)
+        assert not other.exited()
+
+    def test_what_a_finished_child_leaves_behind_is_killed(self, start: Start, folder: Path) -> None:
+        child = start("forking")
+        assert hear(child, lambda event: event.type == "finished")[-1].type == "finished"
+        assert child.wait(5) == Exit(code=0)
+        assert child.group_gone(5)
+        assert not alive(int((folder / "grandchild").read_text()))
+
+    @pytest.mark.parametrize(
+        "line", ["loss: 0.3", "{}", '{"type": "started"}', '{"type":"log","child_seq":2,"message":1}']
+    )
+    def test_a_line_that_is_no_event_is_an_error_that_shows_it(self, start: Start, line: str) -> None:
+        child = start("garbage", "--line", line)
+        with pytest.raises(ProtocolError) as caught:
+            hear(child, lambda event: event.type == "finished")
+        assert line in str(caught.value)
+
+    def test_a_repeated_number_is_an_error(self, start: Start) -> None:
+        child = start("garbage", "--repeat")
+        with pytest.raises(ProtocolError, match="child_seq 1 after 1"):
+            to_the_end(child)
+
+    def test_a_line_without_end_is_an_error(self, start: Start) -> None:
+        child = start("garbage", "--long")
+        with pytest.raises(ProtocolError, match="more than"):
+            to_the_end(child)
+
+    def test_renewals_reach_a_child_that_reads_them(self, start: Start, folder: Path) -> None:
+        child = start("obedient", "--epoch-seconds", "60")
+        hear(child, lambda event: event.type == "progress")
+        child.renew()
+        deadline = time.monotonic() + 5
+        while not (folder / "renewals").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert (folder / "renewals").exists()
+
+    def test_renewals_never_block(self, start: Start) -> None:
+        child = start("silent")
+        began = time.monotonic()
+        for _ in range(100_000):
+            child.renew()
+        assert time.monotonic() - began < 5
+        child.kill()
+        child.wait(5)
+        child.renew()
+
+    def test_the_log_is_bounded_and_keeps_its_end(self, start: Start, folder: Path) -> None:
+        child = start("chatty", "--bytes", "500000", max_log_bytes=10_000)
+        to_the_end(child)
+        child.close()
+        log = (folder / "log.txt").read_text()
+        assert len(log) < 10_000 + 65_536 + 200
+        assert "log truncated" in log
+        assert log.endswith("the very last line\n")
+
+    def test_pain_07_output_is_on_disk_while_it_runs(self, start: Start, folder: Path) -> None:
+        child = start("obedient", "--epoch-seconds", "60")
+        hear(child, lambda event: event.type == "progress")
+        deadline = time.monotonic() + 5
+        while not (folder / "log.txt").read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not child.exited()
+        assert "training from epoch 0" in (folder / "log.txt").read_text()
+
+    def test_closing_a_running_child_kills_it(self, start: Start) -> None:
+        child = start("mute")
+        assert child.close() == Exit(signal="SIGKILL")
+        assert child.events(0.0) == []
+
+
+class TestChild(ChildContract):
+    @pytest.fixture
+    def start(self, folder: Path) -> Iterator[Start]:
+        with ExitStack() as children:
+
+            def start(program: str, *arguments: str, **options: int) -> Child:
+                argv = [sys.executable, "-SE", str(PROGRAMS / f"{program}.py"), "--out", str(folder), *arguments]
+                child = Child(argv, environment={"OMP_NUM_THREADS": "1"}, cwd=folder, log=folder / "log.txt", **options)
+                children.callback(child.close)
+                return child
+
+            yield start
+
+    def test_a_program_that_is_not_there_leaves_no_descriptor(self, folder: Path) -> None:
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        with pytest.raises(FileNotFoundError):
+            Child(["/no/such/program"], environment={}, cwd=folder, log=folder / "log.txt")
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    def test_pain_02_the_environment_is_exactly_what_was_given(self, start: Start) -> None:
+        child = start("mute")
+        assert Path(f"/proc/{child.pid}/environ").read_bytes() == b"OMP_NUM_THREADS=1\0"
+
+
+def test_a_child_is_refused_more_memory_than_it_may_have(tmp_path: Path) -> None:
+    code = "import sys\ntry:\n    bytearray(1 << 30)\nexcept MemoryError:\n    sys.exit(7)"
+    argv = (sys.executable, "-SE", "-c", code)
+    child = Child(argv, environment={}, cwd=tmp_path, log=tmp_path / "log.txt", memory_bytes=256 << 20)
+    try:
+        assert child.wait(20) == Exit(code=7)
+    finally:
+        child.close()

@@ -1,0 +1,199 @@
+import json
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+from uuid import UUID
+
+import pytest
+
+from atft.spec.job import TrainSpec
+from jobs.db.tables import Job
+from jobs.record.init_from import Weights
+from jobs.settings import THREAD_VARIABLES, Settings
+from jobs.states import JobKind, Reason
+from worker.attempt.launch import Refused, checkpoint_is_gone, launch
+from worker.attempt.memory import oom_kills
+from worker.commands import control_argv, worker_argv
+from worker.slot import Slot
+
+SPEC = TrainSpec(dataset="d").model_dump(mode="json")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = Settings(run_root=tmp_path / "runs", data_root=tmp_path / "data", lease_seconds=30)
+    (settings.caches_root / "f00d").mkdir(parents=True)
+    settings.data_root.mkdir()
+    return settings
+
+
+def job(**changes: object) -> Job:
+    values = {
+        "id": UUID(int=7),
+        "attempt": 2,
+        "kind": JobKind.TRAIN,
+        "spec": SPEC,
+        "overrides": {},
+        "dataset": "d",
+        "dataset_fingerprint": "f00d",
+    }
+    return Job(**(values | changes))
+
+
+def test_a_training_run(settings: Settings) -> None:
+    checkpoint = {"path": "1/checkpoints/000003", "step": 30, "epoch": 3, "sha256": "x"}
+    start = launch(settings, job(checkpoint=checkpoint), cuda_device="1")
+    folder = settings.jobs_root.resolve() / str(UUID(int=7)) / "2"
+    assert start.folder == folder
+    assert json.loads((folder / "spec.json").read_text()) == SPEC
+    assert start.argv == (
+        sys.executable, "-P", "-m", "atft", "run", f"{folder}/spec.json",
+        "--cache", f"{settings.caches_root.resolve()}/f00d",
+        "--out", str(folder), "--resume", f"{folder.parent}/1/checkpoints/000003", "--lease-seconds", "30.0",
+    )  # fmt: skip
+    assert start.environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert checkpoint_is_gone(settings, job(checkpoint=checkpoint))
+    (folder.parent / "1" / "checkpoints" / "000003").mkdir(parents=True)
+    assert not checkpoint_is_gone(settings, job(checkpoint=checkpoint))
+
+
+def test_a_pretraining_and_what_begins_with_it(settings: Settings) -> None:
+    start = launch(settings, job(kind=JobKind.PRETRAIN), cuda_device=None)
+    assert start.argv[4] == "pretrain"
+    assert start.weights is None
+    weights = Weights(folder=PurePosixPath("jobs/abc/1"), sha256={"best.safetensors": "ab12"})
+    start = launch(settings, job(), cuda_device=None, weights=weights)
+    assert start.argv[start.argv.index("--init-from") + 1] == f"{settings.run_root.resolve()}/jobs/abc/1"
+    assert start.weights is weights
+
+
+def test_an_ensemble_runs_with_what_its_base_asks_for(settings: Settings) -> None:
+    base = {"resources": {"threads": 2, "device": "cpu"}, "trainer": {"timeout_seconds": 60}}
+    start = launch(settings, job(kind=JobKind.ENSEMBLE, spec={"base": base, "seeds": [0, 1]}), cuda_device="1")
+    assert start.argv[4] == "ensemble"
+    assert (start.threads, start.timeout_seconds) == (2, 60)
+    assert start.environment["CUDA_VISIBLE_DEVICES"] != "1"
+
+
+def test_a_prediction(settings: Settings) -> None:
+    spec = {"model": "m", "dataset": "d", "from_day": "2020-01-01", "to_day": "2020-02-01", "resources": {"threads": 2}}
+    params = {"model": {"folder": "jobs/m/1", "sha256": "ab"}}
+    prediction = job(kind=JobKind.PREDICT, spec=spec, params=params, overrides={"micro_batch_days": 3})
+    with pytest.raises(Refused, match="train the model again"):
+        launch(settings, prediction, cuda_device=None)
+    (settings.run_root / "jobs" / "m" / "1").mkdir(parents=True)
+    start = launch(settings, prediction, cuda_device=None)
+    assert start.threads == 2
+    assert start.argv[4:] == (
+        "predict", f"{start.folder}/spec.json", "--cache", f"{settings.caches_root.resolve()}/f00d",
+        "--out", str(start.folder), "--most-days", "3",
+        "--model", f"{settings.run_root.resolve()}/jobs/m/1", "--weights-sha256", "ab", "--lease-seconds", "30.0",
+    )  # fmt: skip
+
+
+def test_what_reads_a_users_file_may_not_take_all_memory(settings: Settings) -> None:
+    build = launch(settings, job(kind=JobKind.DATASET, spec={"name": "d", "planted": {}}), cuda_device=None)
+    assert build.memory_bytes is not None
+    assert build.memory_bytes >= 4 << 30
+    assert launch(settings, job(), cuda_device=None).memory_bytes is None
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_pain_01_every_thread_limit_is_set(settings: Settings, threads: int) -> None:
+    spec = TrainSpec.model_validate({"dataset": "d", "resources": {"threads": threads}}).model_dump(mode="json")
+    start = launch(settings, job(spec=spec), cuda_device=None)
+    assert {start.environment[name] for name in THREAD_VARIABLES} == {str(threads)}
+    assert start.threads == threads
+
+
+def test_pain_02_the_limits_are_no_option(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "128")
+    monkeypatch.setenv("ATFT_DATABASE_URL", "postgresql://secret")
+    start = launch(settings, job(), cuda_device=None)
+    assert start.environment["OMP_NUM_THREADS"] == "1"
+    assert "secret" not in " ".join(start.environment.values())
+
+
+def test_a_cpu_run_sees_no_gpu(settings: Settings) -> None:
+    spec = TrainSpec.model_validate({"dataset": "d", "resources": {"device": "cpu"}}).model_dump(mode="json")
+    assert launch(settings, job(spec=spec), cuda_device="0").environment["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_dataset_gets_absolute_paths(settings: Settings) -> None:
+    (settings.uploads_root / "u1").mkdir(parents=True)
+    (settings.uploads_root / "u1" / "file.csv").write_text("x")
+    (settings.data_root / "members.csv").write_text("x")
+    spec = {"name": "d", "universe": {"file": "members.csv", "columns": {"code": "c"}}}
+    files = {"panel": "upload:u1/file.csv", "universe": "data:members.csv"}
+    start = launch(settings, job(kind=JobKind.DATASET, spec=spec, params={"files": files}), cuda_device="0")
+    told = json.loads((start.folder / "spec.json").read_text())
+    assert told["path"] == str(settings.uploads_root.resolve() / "u1" / "file.csv")
+    assert told["universe"] == {"file": str(settings.data_root.resolve() / "members.csv"), "columns": {"code": "c"}}
+    assert start.environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert start.argv[4:6] == ("build", f"{start.folder}/spec.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dataset_fingerprint": "gone"}, Reason.DATA_CHANGED),
+        ({"dataset_fingerprint": None}, Reason.DATA_CHANGED),
+        ({"kind": JobKind.HPO}, Reason.INTERNAL),
+        ({"kind": JobKind.DATASET, "spec": {"name": "d"}}, Reason.INVALID_PARAMS),
+        (
+            {"kind": JobKind.DATASET, "spec": {"name": "d"}, "params": {"files": {"panel": "data:../x"}}},
+            Reason.INVALID_PARAMS,
+        ),
+        (
+            {"kind": JobKind.DATASET, "spec": {"name": "d"}, "params": {"files": {"panel": "data:/etc/passwd"}}},
+            Reason.INVALID_PARAMS,
+        ),
+        ({"kind": JobKind.DATASET, "spec": {"name": "d"}, "params": {"files": {"panel": "http://x"}}}, Reason.INTERNAL),
+    ],
+)
+def test_what_cannot_start_says_why(settings: Settings, changes: dict[str, object], reason: Reason) -> None:
+    with pytest.raises(Refused) as refused:
+        launch(settings, job(**changes), cuda_device=None)
+    assert refused.value.reason is reason
+
+
+def test_a_slot_is_its_name() -> None:
+    slot = Slot.parse("gpu-1@host-2.example")
+    assert slot == Slot("gpu", 1, "host-2.example")
+    assert (slot.name, slot.device, slot.cuda_device) == ("gpu-1@host-2.example", "cuda:1", "1")
+    assert (Slot("cpu", 0, "h").device, Slot("cpu", 0, "h").cuda_device) == ("cpu", None)
+    for name in ("celery@host", "gpu-x@h", "gpu-1"):
+        with pytest.raises(ValueError, match="python -m worker"):
+            Slot.parse(name)
+
+
+def test_the_command_lines() -> None:
+    argv = worker_argv(Slot("gpu", 1, "h"))
+    assert argv[3:12] == ["-A", "worker.tasks", "worker", "-Q", "gpu", "-c", "1", "-n", "gpu-1@h"]
+    assert "-B" not in argv
+    assert "-B" in control_argv(Slot("control", 0, "h"))
+
+
+def test_the_kernels_counter_can_be_read() -> None:
+    assert oom_kills() >= 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [({}, "ATFT_DATABASE_URL"), ({"ATFT_DATABASE_URL": "postgresql://x"}, "ATFT_REDIS_URL")],
+)
+def test_a_worker_without_its_servers_addresses_says_so(
+    environment: dict[str, str], named: str, tmp_path: Path
+) -> None:
+    root = str(Path(__file__).parents[4])
+    done = subprocess.run(
+        [sys.executable, "-m", "worker"],
+        env=environment | {"PYTHONPATH": root},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert named in done.stderr

@@ -1,5 +1,5 @@
-"""G1, G3 and G11 on real processes. The others: G2, G9 api, G4, G7 worker/test_processes, G5, G10 jobs/test_lifecycle_properties,
-G6 worker/test_supervisor_stops, G8 test_supervisor_memory, G12 test_supervisor_without_postgres; all at once: tests/chaos.
+"""G1, G3 and G11 on real processes. The others: G2 and G9 in api, G4 and G7 in worker/test_processes, G5 and G10 in
+jobs/test_lifecycle_properties, G6, G8 and G12 in worker/test_supervisor_*; all at once: tests/chaos.
 """
 
 import hashlib

@@ -38,7 +38,7 @@ from jobs.db.migrate import migrate
 from jobs.db.session import sync_engine, sync_sessions, transaction
 from jobs.db.tables import Job, Metric
 from jobs.embedded import servers as embedded
-from jobs.record import history, lifecycle
+from jobs.record import history, lifecycle, submission
 from jobs.settings import Settings
 from jobs.states import JobKind
 
@@ -108,7 +108,7 @@ def ready(url: str) -> bool:
 
 def begin(session: Session, name: str) -> UUID:
     spec = {"dataset": "panel", "trainer": {"max_epochs": 500}}
-    job = lifecycle.submit(session, kind=JobKind.TRAIN, spec=spec, spec_digest="d", queue="cpu", name=name).job
+    job = submission.submit(session, kind=JobKind.TRAIN, spec=spec, spec_digest="d", queue="cpu", name=name).job
     assert lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=3600) is not None
     return job.id
 

@@ -14,7 +14,7 @@ from traffic import connect, request
 from atft.spec.job import TrainSpec
 from jobs.access import keys
 from jobs.db.session import sync_engine, sync_sessions, transaction
-from jobs.record import lifecycle
+from jobs.record import catalog, lifecycle, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
 
@@ -46,11 +46,11 @@ def seed_ours(settings: Settings) -> tuple[str, list[str], list[str]]:
         _, key = keys.create(
             session, name="load", scopes=["jobs:read", "jobs:write"], quota={"jobs": 10_000_000, "streams": 2_000}
         )
-        build = lifecycle.submit(
+        build = submission.submit(
             session, kind=JobKind.DATASET, spec={}, spec_digest="", queue="cpu", dataset="bench"
         ).job
         lifecycle.claim(session, build.id, worker="w", host="h", device="cpu", lease_seconds=60)
-        lifecycle.register_dataset(
+        catalog.register_dataset(
             session, build, name="bench", fingerprint="f" * 16, spec={"name": "bench"}, manifest=manifest,
             profile={"names_per_day": {"median": names}}, leak_report={}, path="caches/f", size_bytes=1,
         )  # fmt: skip
@@ -59,7 +59,7 @@ def seed_ours(settings: Settings) -> tuple[str, list[str], list[str]]:
         ids = {}
         for what, count in (("finished", RUNS), ("running", STREAM_JOBS), ("queued", QUEUED)):
             ids[what] = [
-                lifecycle.submit(
+                submission.submit(
                     session, kind=JobKind.TRAIN, spec=spec, spec_digest="d", queue="cpu", name=f"{what} {i}",
                     dataset="bench", dataset_fingerprint="f" * 16,
                 ).job.id

@@ -24,7 +24,7 @@ from jobs.access import keys
 from jobs.db.migrate import migrate
 from jobs.db.session import sync_engine, sync_sessions, transaction
 from jobs.embedded import servers as embedded
-from jobs.record import lifecycle
+from jobs.record import submission
 from jobs.settings import Settings
 from jobs.states import JobKind
 from tests.integration.api.application import SPEC, register, run
@@ -70,7 +70,7 @@ def fuzz(
     with transaction(sessions) as session:
         body = spec.model_dump(mode="json")
         digest = spec.digest()
-        made = lifecycle.submit(
+        made = submission.submit(
             session, kind=JobKind.TRAIN, spec=body, spec_digest=digest, queue="cpu", dataset="small"
         )
         job: UUID = made.job.id

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs import logs
 from jobs.broker import pubsub, queue
 from jobs.db.session import sync_engine, sync_sessions, transaction
-from jobs.record import lifecycle
+from jobs.record import queries
 from jobs.settings import Settings
 from worker.attempt.supervisor import Supervisor
 from worker.clock import die_with_parent
@@ -83,7 +83,7 @@ def ping(name: str | None = None) -> None:
         logger.debug("queue %s is consumed", name)
         return
     with transaction(_sessions()) as session:
-        watched = lifecycle.live_queues(session)
+        watched = queries.live_queues(session)
     for other in sorted(watched - {queue.CONTROL}):
         if _drained(other):
             _hints().ping(other)

@@ -16,7 +16,7 @@ from api.http.auth import Reader
 from api.http.deps import ServiceDep, problems
 from api.jobs.schemas import Series
 from jobs.db.tables import Job
-from jobs.record import history, lifecycle
+from jobs.record import history, queries
 from jobs.states import JobKind, JobState
 
 router = APIRouter(tags=["results"])
@@ -86,7 +86,7 @@ def _compare(gathered: _Gathered, measure: Measure) -> Comparison:
 def _key(session: Session, job_ids: Sequence[UUID], measure: Measure, baselines: Sequence[str]) -> Key:
     """A job's version grows with all that a comparison shows of it. Raises JobNotFound; Refused (422) for a job without
     daily values."""
-    jobs = [lifecycle.get(session, job_id) for job_id in job_ids]
+    jobs = [queries.get(session, job_id) for job_id in job_ids]
     for job in jobs:
         if job.kind not in COMPARABLE:
             instead = "; give its trials, or the job its best one was promoted to" if job.kind is JobKind.HPO else ""
@@ -100,7 +100,7 @@ def _key(session: Session, job_ids: Sequence[UUID], measure: Measure, baselines:
 
 
 def _gather(session: Session, job_ids: Sequence[UUID], measure: Measure, wanted: Sequence[str]) -> _Gathered:
-    jobs = [lifecycle.get(session, job_id) for job_id in job_ids]
+    jobs = [queries.get(session, job_id) for job_id in job_ids]
     names = [job.name for job in jobs]
     sides = [_side(session, job, measure, unique=names.count(job.name) == 1) for job in jobs]
     baselines: dict[str, Daily] = {}

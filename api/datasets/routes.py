@@ -28,7 +28,7 @@ from api.training import admission
 from atft.spec.data import DatasetRef, DatasetSpec
 from jobs.broker.queue import CPU
 from jobs.db.tables import Json
-from jobs.record import lifecycle
+from jobs.record import catalog, queries
 from jobs.record.caches import discard_cache
 from jobs.states import JobKind
 
@@ -223,10 +223,10 @@ async def _accept(
     dry_run: bool,
     asked: Identity | None,
 ) -> SubmittedView | Response:
-    warnings = admission.unwatched(CPU, await service.database.read(lifecycle.live_queues))
+    warnings = admission.unwatched(CPU, await service.database.read(queries.live_queues))
     if dry_run:
         inspection = await inspect(service.settings, _with_paths(service, spec, files))
-        same = await service.database.read(lifecycle.of_content, str(inspection.get("fingerprint")))
+        same = await service.database.read(catalog.of_content, str(inspection.get("fingerprint")))
         plan = DatasetPlan(
             spec=spec.model_dump(mode="json"),
             spec_digest=spec.digest(),
@@ -273,7 +273,7 @@ async def list_datasets(
     service: ServiceDep, response: Response, _: Reader, cursor: Cursor = None, limit: Limit = 50
 ) -> DatasetPage:
     """Each dataset in its newest version, newest first."""
-    rows, next_cursor = await service.database.read(lifecycle.datasets, cursor=cursor, limit=limit)
+    rows, next_cursor = await service.database.read(catalog.datasets, cursor=cursor, limit=limit)
     if next_cursor is not None:
         response.headers["Link"] = f'</datasets?limit={limit}&cursor={next_cursor}>; rel="next"'
     return DatasetPage(items=[dataset_summary(row) for row in rows], next_cursor=next_cursor)
@@ -286,9 +286,9 @@ async def get_dataset(name: Ref, service: ServiceDep, _: Reader) -> DatasetView:
     """
 
     def read(session: Session) -> DatasetView:
-        row = lifecycle.dataset(session, name)
-        versions = lifecycle.dataset_versions(session, row.name)
-        return dataset_view(row, versions, lifecycle.uses(session, [version for version, _ in versions]))
+        row = catalog.dataset(session, name)
+        versions = catalog.dataset_versions(session, row.name)
+        return dataset_view(row, versions, catalog.uses(session, [version for version, _ in versions]))
 
     return await service.database.read(read)
 
@@ -300,7 +300,7 @@ async def delete_dataset(name: Ref, service: ServiceDep, _: DatasetWriter) -> Re
     """Delete every version, or the one of `name@version`, and its cache. 409 while unfinished jobs need it; finished
     jobs keep their results.
     """
-    for row in await service.database.write(lifecycle.delete_dataset, name):
+    for row in await service.database.write(catalog.delete_dataset, name):
         folder = service.settings.caches_root / row.fingerprint
         discarded = await service.database.write(discard_cache, folder)
         if discarded is not None:

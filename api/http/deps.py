@@ -13,7 +13,7 @@ from api.http.errors import MEDIA_TYPE, Refused
 from api.http.service import Service
 from api.jobs.schemas import SubmittedView
 from jobs.db.tables import Job
-from jobs.record import lifecycle
+from jobs.record import queries
 from jobs.record.queries import Position
 
 MAX_INTEGER: Final = 2**63 - 1
@@ -68,11 +68,11 @@ IdempotencyKey = Annotated[
 
 
 def with_position(session: Session, job: Job) -> tuple[Job, Position]:
-    return job, lifecycle.queue_position(session, job)
+    return job, queries.queue_position(session, job)
 
 
 def find_job(session: Session, job_id: UUID) -> tuple[Job, Position]:
-    return with_position(session, lifecycle.get(session, job_id))
+    return with_position(session, queries.get(session, job_id))
 
 
 _PROBLEMS: Final = {

@@ -18,7 +18,7 @@ from api.jobs import export
 from api.jobs.schemas import Artifacts, MetricsView
 from api.jobs.views import artifact_view, etag
 from jobs.db.tables import ArtifactRow, Job
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, queries
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 _RANGE: Final = r"\s*(\d{1,18}-\d{0,18}|-\d{1,18})\s*"
@@ -29,7 +29,7 @@ MetricName = Annotated[str, Query(min_length=1, max_length=100)]
 def _series(
     session: Session, job_id: JobId, names: list[str] | None, after_step: int, max_points: int
 ) -> tuple[Job, history.Series]:
-    job = lifecycle.get(session, job_id)
+    job = queries.get(session, job_id)
     return job, history.series(session, job_id, names, after_step, max_points)
 
 
@@ -91,14 +91,14 @@ async def get_metrics(
 async def get_evidence(job_id: JobId, response: Response, service: ServiceDep, _: Reader) -> dict[str, JsonValue]:
     """The requested and the resolved spec, and what was observed: optimizer class and state keys, learning rate by
     epoch, threads, days, modules with their gradients, versions. Empty until the first step has run."""
-    job = await service.database.read(lifecycle.get, job_id)
+    job = await service.database.read(queries.get, job_id)
     response.headers["ETag"] = etag(job)
     return job.evidence or {}
 
 
 def _artifacts(session: Session, job_id: JobId) -> list[ArtifactRow]:
-    lifecycle.get(session, job_id)
-    return lifecycle.artifacts(session, job_id)
+    queries.get(session, job_id)
+    return catalog.artifacts(session, job_id)
 
 
 @router.get("/artifacts", summary="List a job's files", responses=problems(404))
@@ -109,8 +109,8 @@ async def list_artifacts(job_id: JobId, service: ServiceDep, _: Reader) -> Artif
 
 
 def _artifact(session: Session, job_id: JobId, name: str) -> ArtifactRow:
-    lifecycle.get(session, job_id)
-    return lifecycle.artifact(session, job_id, name)
+    queries.get(session, job_id)
+    return catalog.artifact(session, job_id, name)
 
 
 _FILE: dict[int | str, dict[str, Any]] = {

@@ -34,7 +34,7 @@ from api.training.submission import submit_run
 from atft.spec.data import DatasetRef
 from atft.spec.job import TrainSpec
 from jobs.db.tables import Job
-from jobs.record import lifecycle, reruns
+from jobs.record import lifecycle, queries, reruns
 from jobs.record.queries import Position
 from jobs.record.reruns import Again
 from jobs.states import COORDINATING, JobKind, JobState, Wanted
@@ -75,10 +75,10 @@ def _page(
     cursor: str | None,
     limit: int,
 ) -> tuple[list[tuple[Job, Position]], str | None]:
-    jobs, next_cursor = lifecycle.page(
+    jobs, next_cursor = queries.page(
         session, state=state, kind=kind, parent_id=parent_id, dataset=dataset, tag=tag, q=q, cursor=cursor, limit=limit
     )
-    return list(zip(jobs, lifecycle.queue_positions(session, jobs), strict=True)), next_cursor
+    return list(zip(jobs, queries.queue_positions(session, jobs), strict=True)), next_cursor
 
 
 @router.get("", summary="List jobs", responses=problems())
@@ -207,7 +207,7 @@ async def set_priority(
     def move(session: Session) -> tuple[list[Job], Position]:
         version = expected_version(if_match)
         changed = lifecycle.set_priority(session, job_id, wish.priority, by=who.name, expected_version=version)
-        return changed, lifecycle.queue_position(session, changed[0])
+        return changed, queries.queue_position(session, changed[0])
 
     changed, position = await service.database.write(move)
     await service.wake(job_id)
@@ -228,7 +228,7 @@ async def _again(
     asked = identity(key, JobKind.TRAIN, {how: str(job_id)})
 
     def write(session: Session) -> tuple[Job, bool, Position]:
-        if lifecycle.get(session, job_id).kind is JobKind.DATASET:
+        if queries.get(session, job_id).kind is JobKind.DATASET:
             check_scope(who, "datasets:write")
         version = expected_version(if_match)
         made = reruns.repeat(

@@ -18,7 +18,7 @@ from api.jobs.views import submitted_view
 from atft.spec.base import Spec
 from jobs.db.tables import Job, Json
 from jobs.errors import JobsError
-from jobs.record import lifecycle
+from jobs.record import submission
 from jobs.record.queries import Position
 from jobs.record.quotas import hold_upload
 from jobs.states import JobKind
@@ -69,7 +69,7 @@ async def once(
 
 
 def _made(session: Session, principal: str, asked: Identity) -> tuple[Job, Position] | None:
-    job = lifecycle.earlier(session, principal, *asked)
+    job = submission.earlier(session, principal, *asked)
     return None if job is None else with_position(session, job)
 
 
@@ -96,7 +96,7 @@ async def submit(
     await service.check_disk()
 
     def write(session: Session) -> tuple[Job, bool, Position]:
-        submitted = lifecycle.submit(
+        submitted = submission.submit(
             session,
             kind=kind,
             spec=body,

@@ -11,7 +11,7 @@ from api.http.auth import Reader
 from api.http.deps import JobId, ServiceDep, problems
 from api.http.service import Service
 from api.jobs import event_file
-from jobs.record import history, lifecycle
+from jobs.record import history, queries
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 BATCH: Final = 20_000
@@ -35,7 +35,7 @@ async def get_tensorboard(job_id: JobId, request: Request, service: ServiceDep, 
     Put it in a folder of its own under TensorBoard's `--logdir`. An undefined value is NaN. `atft tensorboard` does
     this for several jobs, or for all trials of a study.
     """
-    job = await service.database.read(lifecycle.get, job_id)
+    job = await service.database.read(queries.get, job_id)
     made = job.created_at.timestamp()
     headers = {
         "Content-Disposition": f'attachment; filename="events.out.tfevents.{made:.0f}.{job_id}"',

@@ -20,7 +20,7 @@ from atft.spec.model import num_parameters
 from atft.spec.prediction import PredictSpec
 from jobs.db.tables import ArtifactRow, Dataset, Job, Json
 from jobs.errors import ArtifactNotFound, JobNotFound
-from jobs.record import lifecycle
+from jobs.record import catalog, queries
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
 
@@ -63,7 +63,7 @@ def admit(session: Session, settings: Settings, spec: PredictSpec) -> AdmittedPr
     dataset = find_dataset(session, spec.dataset)
     features: tuple[str, ...] = tuple((model.evidence or {})["resolved"]["data"]["features"])
     _fits(session, model, trained, features, dataset)
-    live = lifecycle.live_queues(session)
+    live = queries.live_queues(session)
     queue = choose_queue(spec.resources.queue, spec.resources.device, live)
     all_days = trading_days(settings, dataset.fingerprint)
     days = None if all_days is None else _asked(all_days, spec)
@@ -90,7 +90,7 @@ def admit(session: Session, settings: Settings, spec: PredictSpec) -> AdmittedPr
 
 def _model(session: Session, ref: str) -> tuple[Job, TrainSpec]:
     try:
-        model = lifecycle.get(session, UUID(ref))
+        model = queries.get(session, UUID(ref))
     except (ValueError, JobNotFound) as error:
         raise invalid(
             "/model", f"{ref!r} is no job: give the id of a training job or trial", "unknown_model"
@@ -114,7 +114,7 @@ def _weights(session: Session, model: Job, trained: TrainSpec, fold: int | None)
     if fold is not None and fold > folds:
         raise invalid("/fold", f"job {model.id} has {folds} fold{'s' * (folds > 1)}: there is no fold {fold}")
     try:
-        return lifecycle.artifact(session, model.id, "best.safetensors" if folds == 1 else f"best.{fold}.safetensors")
+        return catalog.artifact(session, model.id, "best.safetensors" if folds == 1 else f"best.{fold}.safetensors")
     except ArtifactNotFound as error:
         message = f"the weights of job {model.id} are not kept any more: train it again (a trial: promote it)"
         raise invalid("/model", message, "no_model") from error

@@ -13,7 +13,7 @@ from api.http.path_guard import under
 from api.http.service import Lost, Service, Standing
 from api.http.sse import Line, wait
 from jobs.db.tables import JobEvent
-from jobs.record import history, lifecycle
+from jobs.record import history, queries
 from jobs.states import TERMINAL
 
 WAIT_SECONDS: Final = 1.0
@@ -88,7 +88,7 @@ async def process(
 async def _is_over(service: Service, standing: Standing, job_id: UUID, attempt: int) -> bool:
     try:
         await standing.check()
-        job = await service.database.read(lifecycle.get, job_id)
+        job = await service.database.read(queries.get, job_id)
     except Unavailable:
         return False
     return job.state in TERMINAL or job.attempt > attempt

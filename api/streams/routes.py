@@ -17,7 +17,7 @@ from api.http.errors import Refused
 from api.http.service import Lost, Service
 from api.http.sse import Cursor, News, events, wait
 from api.streams import logs
-from jobs.record import lifecycle
+from jobs.record import queries
 from jobs.states import TERMINAL
 
 router = APIRouter(tags=["events"])
@@ -56,12 +56,12 @@ def _seq(text: str, whole: str) -> int:
 
 
 def _ended(session: Session, after: Mapping[UUID, int]) -> bool:
-    jobs = [(lifecycle.get(session, job_id), seq) for job_id, seq in after.items()]
+    jobs = [(queries.get(session, job_id), seq) for job_id, seq in after.items()]
     return all(job.state in TERMINAL and seq >= job.last_seq for job, seq in jobs)
 
 
 def _newest(session: Session, jobs: Sequence[UUID]) -> dict[UUID, int]:
-    return {job_id: lifecycle.get(session, job_id).last_seq for job_id in jobs}
+    return {job_id: queries.get(session, job_id).last_seq for job_id in jobs}
 
 
 async def _stream(service: Service, who: Principal, request: Request, cursor: Cursor) -> Response:
@@ -177,7 +177,7 @@ async def get_logs(
     tail: Annotated[int | None, Query(ge=1, le=10_000, description="for source=record; only its last lines")] = None,
 ) -> Response:
     """The log as text. With `follow=true` it streams and ends with the job."""
-    job = await service.database.read(lifecycle.get, job_id)
+    job = await service.database.read(queries.get, job_id)
     if request.state.method == "HEAD":
         return PlainTextResponse("")
     if follow:

@@ -18,7 +18,7 @@ from atft.spec.job import TrainSpec
 from atft.spec.study import CategoricalDimension, Dimension, HpoSpec, Scalar, apply, merged_choices, put
 from jobs.broker.queue import CONTROL
 from jobs.db.tables import Job, Metric
-from jobs.record import lifecycle
+from jobs.record import queries
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
 
@@ -57,7 +57,7 @@ def admit(session: Session, spec: HpoSpec) -> AdmittedStudy:
             f"a trial of {folds} folds has a value only at its end: the pruner {pruner} will cut none short"
         )
     warnings += chosen_on_test_days(spec.base, spec.base.split)
-    warnings += [*base.warnings, *admission.unwatched(CONTROL, lifecycle.live_queues(session))]
+    warnings += [*base.warnings, *admission.unwatched(CONTROL, queries.live_queues(session))]
     return AdmittedStudy(spec=spec, base=base, warnings=warnings)
 
 
@@ -130,7 +130,7 @@ def plan(session: Session, settings: Settings, study: AdmittedStudy) -> StudyPla
 
 def study(session: Session, job_id: UUID) -> tuple[Job, HpoSpec]:
     """Raises JobNotFound, Refused (404) for a job that is no study."""
-    job = lifecycle.get(session, job_id)
+    job = queries.get(session, job_id)
     if job.kind is not JobKind.HPO:
         raise Refused(404, "not_a_study", f"job {job_id} is of kind {job.kind}: only an hpo job has trials")
     return job, HpoSpec.model_validate(job.spec)
@@ -173,7 +173,7 @@ def best(session: Session, job_id: UUID) -> BestView:
     if job.best is None:
         message = f"no trial of study {job_id} has a value of {spec.objective.metric} yet"
         raise Refused(404, "no_best_trial", message)
-    trial = lifecycle.get(session, UUID(job.best["job_id"]))
+    trial = queries.get(session, UUID(job.best["job_id"]))
     return BestView(
         number=job.best["trial"],
         job_id=trial.id,
@@ -193,7 +193,7 @@ def promoted(session: Session, job_id: UUID, changes: Mapping[str, Any]) -> tupl
     The parameters and the objective are the trial's; test days and baselines are the full job's. Raises JobNotFound,
     Refused naming the change that is wrong.
     """
-    job = lifecycle.get(session, job_id)
+    job = queries.get(session, job_id)
     match job.kind:
         case JobKind.HPO:
             found = best(session, job_id)

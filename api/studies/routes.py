@@ -26,7 +26,7 @@ from atft.spec.study import HpoSpec
 from jobs.broker.queue import CONTROL
 from jobs.db.tables import ArtifactRow, Json
 from jobs.errors import ArtifactNotFound
-from jobs.record import lifecycle
+from jobs.record import catalog
 from jobs.states import TERMINAL, JobKind
 
 router = APIRouter(prefix="/jobs", tags=["studies"])
@@ -93,7 +93,7 @@ async def get_best(job_id: JobId, service: ServiceDep, _: Reader) -> BestView:
 def _importance(session: Session, job_id: UUID) -> ArtifactRow:
     job, _ = studies.study(session, job_id)
     try:
-        return lifecycle.artifact(session, job_id, "importance.json")
+        return catalog.artifact(session, job_id, "importance.json")
     except ArtifactNotFound as error:
         when = "it ended without a trial" if job.state in TERMINAL else "it is made when the study ends"
         raise Refused(404, "no_importance", f"study {job_id} has no parameter importance: {when}") from error

@@ -18,7 +18,7 @@ from api.http.service import Service
 from api.jobs.schemas import Check, Health
 from jobs.db.migrate import database_revision, head_revision
 from jobs.db.tables import Job
-from jobs.record import lifecycle
+from jobs.record import queries
 from jobs.settings import free_bytes
 from jobs.states import JobKind, JobState
 
@@ -69,7 +69,7 @@ async def _check_broker(service: Service) -> Check:
 
 
 async def _check_workers(service: Service) -> Check:
-    live = await service.database.read(lifecycle.live_queues)
+    live = await service.database.read(queries.live_queues)
     return Check(
         ok=bool(live),
         detail=f"live workers on {', '.join(sorted(live))}" if live else "no worker was seen within a minute",
@@ -127,8 +127,8 @@ def _figures(session: Session) -> tuple[dict[tuple[JobKind, JobState], int], dic
         sa.select(Job.queue, sa.func.count()).where(Job.state == JobState.QUEUED).group_by(Job.queue)
     )
     depth = {queue: number for queue, number in queued}  # noqa: C416 - a Row is not a tuple for the type checker
-    live = lifecycle.live_queues(session)
-    workers = {queue: sum(row.queue == queue for row in lifecycle.workers(session)) for queue in live}
+    live = queries.live_queues(session)
+    workers = {queue: sum(row.queue == queue for row in queries.workers(session)) for queue in live}
     return jobs, depth, workers
 
 

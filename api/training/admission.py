@@ -25,7 +25,7 @@ from atft.spec.pretrain import PretrainSpec
 from jobs.broker.queue import CPU, GPU
 from jobs.db.tables import Dataset, Job
 from jobs.errors import DatasetNotFound
-from jobs.record import lifecycle
+from jobs.record import catalog, queries
 from jobs.settings import Settings
 from jobs.states import ACTIVE, JobKind, JobState
 
@@ -73,7 +73,7 @@ def _at_pointer(check: Callable[[], Result]) -> Result:
 def find_dataset(session: Session, ref: str) -> Dataset:
     """The version that `ref` names. Raises Refused (422) at /dataset."""
     try:
-        return lifecycle.dataset(session, ref)
+        return catalog.dataset(session, ref)
     except DatasetNotFound as error:
         building = (
             sa.select(Job.id)
@@ -137,7 +137,7 @@ def admit(session: Session, spec: RunSpec | EnsembleSpec) -> Admitted:
             f"contrast_weight compares successive days, and a step of {spec.trainer.batch_size} samples has one day of "
             f"{names} stocks: give at least {_SUCCESSIVE * names}",
         )
-    live = lifecycle.live_queues(session)
+    live = queries.live_queues(session)
     queue = choose_queue(spec.resources.queue, spec.resources.device, live)
     return Admitted(
         dataset_name=dataset.name,

@@ -15,7 +15,7 @@ from api.training.split import figure, observed, planned, trading_days
 from atft.spec.data import DataSpec, SplitSpec
 from atft.spec.days import plan_split
 from jobs.db.tables import Job
-from jobs.record import lifecycle
+from jobs.record import queries
 from jobs.settings import Settings
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
@@ -30,7 +30,7 @@ async def get_split(job_id: JobId, response: Response, service: ServiceDep, _: R
 
     Of a job that has begun, by its evidence; before that, and of a study, by its spec and its dataset's calendar.
     """
-    job = await service.database.read(lifecycle.get, job_id)
+    job = await service.database.read(queries.get, job_id)
     response.headers["ETag"] = etag(job)
     return await asyncio.to_thread(_view, job, service.settings)
 

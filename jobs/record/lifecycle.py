@@ -12,83 +12,15 @@ from sqlalchemy.orm import Session
 from jobs.db.tables import Attempt, Idempotency, Job, Json, Worker
 from jobs.errors import IllegalMove, PreconditionFailed, Stale
 from jobs.record import history
-from jobs.record.catalog import (
-    add_artifact,
-    artifact,
-    artifacts,
-    dataset,
-    dataset_versions,
-    datasets,
-    delete_dataset,
-    of_content,
-    register_dataset,
-    uses,
-)
-from jobs.record.history import add_baselines, set_best, set_checkpoint, set_evidence, set_progress
 from jobs.record.queries import (
-    active_studies,
-    expired,
     get,
-    heartbeat_worker,
     is_due,
-    live_queues,
-    memory_needed,
-    page,
-    queue_position,
-    queue_positions,
     seconds_ago,
-    waiting,
-    workers,
 )
 from jobs.record.rewind import rewind
-from jobs.record.submission import DAY, Submitted, earlier, submit
-from jobs.record.transitions import change, first_due, lock, postpone, settled_unstarted
+from jobs.record.submission import DAY
+from jobs.record.transitions import change, lock, settled_unstarted
 from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted
-
-__all__ = [
-    "Submitted",
-    "active_studies",
-    "add_artifact",
-    "add_baselines",
-    "artifact",
-    "artifacts",
-    "begin_study",
-    "claim",
-    "dataset",
-    "dataset_versions",
-    "datasets",
-    "delete_dataset",
-    "earlier",
-    "expire",
-    "expire_queued",
-    "expired",
-    "first_due",
-    "forget",
-    "get",
-    "heartbeat_worker",
-    "live_queues",
-    "memory_needed",
-    "of_content",
-    "page",
-    "postpone",
-    "queue_position",
-    "queue_positions",
-    "refuse",
-    "register_dataset",
-    "renew",
-    "requeue",
-    "set_best",
-    "set_checkpoint",
-    "set_evidence",
-    "set_priority",
-    "set_progress",
-    "settle",
-    "submit",
-    "uses",
-    "waiting",
-    "want",
-    "workers",
-]
 
 
 def claim(

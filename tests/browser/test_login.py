@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from jobs.db.session import transaction
-from jobs.record import lifecycle
+from jobs.record import submission
 from jobs.settings import Settings
 from jobs.states import JobKind
 from tests.integration.api.application import SPEC, Sessions, register
@@ -17,7 +17,7 @@ ADMIN = "the-operators-own-admin-key"
 def test_a_person_logs_in_acts_and_logs_out(browser: Browser, settings: Settings, sessions: Sessions) -> None:
     register(sessions)
     with transaction(sessions) as session:
-        job = lifecycle.submit(session, kind=JobKind.TRAIN, spec=SPEC, spec_digest="d", queue="cpu", name="mine").job
+        job = submission.submit(session, kind=JobKind.TRAIN, spec=SPEC, spec_digest="d", queue="cpu", name="mine").job
     with serving(settings, ATFT_ADMIN_KEY=ADMIN) as server:
         page = browser.new_page(base_url=server.url)
         page.goto("/")

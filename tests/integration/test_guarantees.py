@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.db.session import transaction
 from jobs.db.tables import ArtifactRow, Metric
 from jobs.embedded import servers as embedded
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, queries
 from jobs.settings import Settings
 from jobs.states import JobState
 from tests.integration.api.application import SPEC, register, serving
@@ -50,7 +50,7 @@ async def test_g1_an_accepted_job_runs_without_its_hint(
     with redis.Redis.from_url(servers.redis_url) as client:
         client.flushall()
     with transaction(sessions) as session:
-        waiting = lifecycle.waiting(session, "cpu", 0.0, 10)
+        waiting = queries.waiting(session, "cpu", 0.0, 10)
     assert [str(job.id) for job in waiting] == [answer.json()["id"]]
 
 
@@ -91,7 +91,7 @@ def test_g3_a_frozen_supervisor_writes_nothing_once_another_has_the_job(service:
 
 def listed(bench: Bench, job_id: UUID) -> list[ArtifactRow]:
     with transaction(bench.sessions) as session:
-        return lifecycle.artifacts(session, job_id)
+        return catalog.artifacts(session, job_id)
 
 
 def test_g11_a_file_that_was_being_written_at_a_kill_is_never_listed(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from atft.memory import free_and_total, own_group
-from jobs.record import lifecycle
+from jobs.record import queries, transitions
 from jobs.states import Reason
 
 WAIT_SECONDS: Final = 15.0
@@ -17,12 +17,12 @@ def postponed(session: Session, job_id: UUID) -> bool:
     """Put the job off when it takes more memory than is free here now; one that could never fit is let through, for its
     own preflight to refuse it.
     """
-    needed = lifecycle.memory_needed(session, job_id)
+    needed = queries.memory_needed(session, job_id)
     free, total = free_and_total()
     if needed is None or not free < needed <= total:
         return False
     message = f"waits for memory: it needs about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-    return lifecycle.postpone(session, job_id, WAIT_SECONDS, Reason.OOM_HOST, message)
+    return transitions.postpone(session, job_id, WAIT_SECONDS, Reason.OOM_HOST, message)
 
 
 def oom_kills() -> int:

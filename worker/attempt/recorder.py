@@ -19,7 +19,7 @@ from atft.events import AnyEvent, Checkpointed, Failed, Finished, Metrics, Stopp
 from jobs import logs
 from jobs.db.session import transaction
 from jobs.errors import JobNotFound, Stale
-from jobs.record import history, lifecycle
+from jobs.record import history, lifecycle, queries
 from jobs.states import JobState, Wanted
 from worker.attempt.event_buffer import Buffer
 
@@ -135,7 +135,7 @@ class Recorder(threading.Thread):
                 self._epoch_told()
 
     def _look(self, session: Session) -> None:
-        job = lifecycle.get(session, self._job_id)
+        job = queries.get(session, self._job_id)
         if job.attempt != self._attempt or job.state is not JobState.RUNNING:
             raise Stale
         self.wanted = job.wanted

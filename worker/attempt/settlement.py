@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from atft.events import Finished
 from atft.spec.prediction import PredictSpec
 from jobs.db.tables import Job, Json
-from jobs.record import history, init_from, lifecycle, reruns
+from jobs.record import catalog, history, init_from, lifecycle, reruns
 from jobs.record.caches import hold_cache
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
@@ -51,7 +51,7 @@ class Settlement:
             message = "its cache is not there any more: it is built again"
             verdict = Verdict(to=JobState.QUEUED, reason=Reason.DATA_CHANGED, message=message, counts=True)
         for output in self.outputs:
-            lifecycle.add_artifact(
+            catalog.add_artifact(
                 session,
                 job.id,
                 job.attempt,
@@ -62,7 +62,7 @@ class Settlement:
                 media_type=output.media_type,
             )
         if self.built is not None and verdict.to is JobState.SUCCEEDED:
-            lifecycle.register_dataset(
+            catalog.register_dataset(
                 session,
                 job,
                 name=job.spec["name"],
@@ -109,7 +109,7 @@ class Settlement:
         found = reruns.drift(session, now, fingerprint=fingerprint)
         if found is None:
             return self.verdict.message
-        lifecycle.set_evidence(session, job.id, job.attempt, (now.evidence or {}) | {"drift": found})
+        history.set_evidence(session, job.id, job.attempt, (now.evidence or {}) | {"drift": found})
         return reruns.summary(found)
 
 

@@ -21,7 +21,7 @@ from jobs.broker.queue import CONTROL
 from jobs.db.session import transaction
 from jobs.db.tables import Job, Json
 from jobs.errors import NotFound, Stale
-from jobs.record import history, init_from, lifecycle
+from jobs.record import history, init_from, lifecycle, transitions
 from jobs.record.rewind import rewind
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
@@ -66,7 +66,7 @@ class Supervisor:
             if self.draining():
                 return None
             with transaction(self.sessions) as session:
-                first = lifecycle.first_due(session, self.slot.queue)
+                first = transitions.first_due(session, self.slot.queue)
                 if first is None:
                     return None
                 job = None if postponed(session, first.id) else self._claim(session, first.id)

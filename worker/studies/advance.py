@@ -24,7 +24,7 @@ from atft.spec.study import HpoSpec, Scalar
 from jobs.db.session import transaction
 from jobs.db.tables import Job, Json
 from jobs.errors import IllegalMove
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, lifecycle, submission
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
 from worker.attempt.recorder import AWAY
@@ -186,7 +186,7 @@ class Step:
         tags: Mapping[str, str] | None = None,
     ) -> Job:
         resources = self.spec.base.resources
-        child = lifecycle.submit(
+        child = submission.submit(
             self.session,
             kind=kind,
             spec=body,
@@ -320,7 +320,7 @@ class Step:
             return True
         pictures = self.pictures or Pictures()
         for output in pictures.outputs:
-            lifecycle.add_artifact(
+            catalog.add_artifact(
                 self.session,
                 self.job.id,
                 self.job.attempt,
@@ -347,7 +347,7 @@ class Step:
             "ratio": done / self.num_trials, "eta_seconds": None, "samples_per_second": None, "trials": counts,
         }  # fmt: skip
         if progress != self.job.progress:
-            lifecycle.set_progress(self.session, self.job.id, self.job.attempt, progress)
+            history.set_progress(self.session, self.job.id, self.job.attempt, progress)
         values = self._values()
         if not values:
             return
@@ -356,7 +356,7 @@ class Step:
         body = child.best or {}
         best: Json = body | {"trial": number, "job_id": str(child.id), "params": child.params}
         if best != self.job.best:
-            lifecycle.set_best(self.session, self.job.id, self.job.attempt, best)
+            history.set_best(self.session, self.job.id, self.job.attempt, best)
 
 
 def _seconds_of(session: Session, job: Job) -> float:

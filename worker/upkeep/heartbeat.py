@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.record import lifecycle
+from jobs.record import queries
 from jobs.states import JobState
 from worker.attempt.recorder import AWAY
 from worker.slot import Slot
@@ -41,7 +41,7 @@ class Heartbeat(threading.Thread):
     def _beat(self) -> None:
         claimed = select(Job.id).where(Job.worker == self._slot.name, Job.state == JobState.RUNNING).limit(1)
         with transaction(self._sessions) as session:
-            lifecycle.heartbeat_worker(
+            queries.heartbeat_worker(
                 session,
                 name=self._slot.name,
                 host=self._slot.host,

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.broker.queue import CONTROL, CPU, GPU
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.record import lifecycle
+from jobs.record import lifecycle, queries
 from jobs.states import JobState
 from worker.attempt.recorder import AWAY
 
@@ -114,14 +114,14 @@ class Sweeper:
     def _expire_leases(self) -> None:
         asked = self.now()
         with transaction(self.sessions) as session:
-            lost = [(job.id, job.attempt) for job in lifecycle.expired(session, BATCH)]
+            lost = [(job.id, job.attempt) for job in queries.expired(session, BATCH)]
             self._compare_clocks(session)
         if self._seen_seconds(asked) <= self.lease_seconds:
             return
         for job_id, attempt in lost:
             with transaction(self.sessions) as session:
                 state = lifecycle.expire(session, job_id, attempt)
-                job: Job = lifecycle.get(session, job_id)
+                job: Job = queries.get(session, job_id)
             if state is None:
                 continue
             logger.warning("job %s, attempt %d: its worker %s is lost; %s", job_id, attempt, job.worker, state)
@@ -131,7 +131,7 @@ class Sweeper:
 
     def _send_hints(self, queue: str) -> None:
         with transaction(self.sessions) as session:
-            waiting = lifecycle.waiting(session, queue, HINT_SECONDS, BATCH)
+            waiting = queries.waiting(session, queue, HINT_SECONDS, BATCH)
         if waiting and self.drained(queue):
             for job in waiting:
                 self.hint(queue, job.id, job.priority)
@@ -141,7 +141,7 @@ class Sweeper:
         if not self.drained(CONTROL):
             return
         with transaction(self.sessions) as session:
-            studies = lifecycle.active_studies(session, BATCH, self._asked) or lifecycle.active_studies(session, BATCH)
+            studies = queries.active_studies(session, BATCH, self._asked) or queries.active_studies(session, BATCH)
         for study in studies:
             self.hint(CONTROL, study.id, study.priority)
         self._asked = studies[-1].id if len(studies) == BATCH else None

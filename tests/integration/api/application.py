@@ -10,7 +10,7 @@ from api.app import create_app
 from atft.events import AnyEvent, DailySeries, Evidence, Log, Metrics, Progress
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, lifecycle, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 
@@ -56,13 +56,13 @@ def register(sessions: Sessions) -> Dataset:
         "calendar": {"first_day": "2020-01-01", "last_day": "2020-10-06", "num_days": 200},
     }
     with transaction(sessions) as session:
-        job = lifecycle.submit(
+        job = submission.submit(
             session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset="small"
         ).job
         claimed = lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
         profile = {"names_per_day": {"median": 20.0}}
-        found = lifecycle.register_dataset(
+        found = catalog.register_dataset(
             session,
             job,
             name="small",

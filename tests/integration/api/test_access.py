@@ -15,7 +15,7 @@ from api.http.auth import COOKIE
 from jobs.access import audit, keys
 from jobs.db.session import transaction
 from jobs.db.tables import ApiKey, AuditRow, Dataset, LoginSession
-from jobs.record import lifecycle
+from jobs.record import submission
 from jobs.settings import Settings
 from jobs.states import JobKind
 from tests.integration.api.application import SPEC, Sessions, problem, serving, submit
@@ -202,7 +202,7 @@ async def test_quota_of_uploads(client: httpx.AsyncClient, sessions: Sessions, s
     form = {"file": ("p.csv", b"date,code,close\n" * 50), "spec": (None, b'{"name": "mine"}')}
     assert (await client.post("/datasets", files=form, headers=mine)).status_code == 202
     with transaction(sessions) as session:  # as a job of an earlier upload has it
-        lifecycle.submit(
+        submission.submit(
             session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", created_by=f"key:{made['id']}",
             params={"sources": {"panel": {"size_bytes": 1400}}},
         )  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 from atft.events import DailySeries, Evidence, Metrics
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset
-from jobs.record import history, lifecycle
+from jobs.record import history, lifecycle, submission
 from jobs.states import JobKind, JobState, Reason
 from tests.integration.api.application import Sessions, problem, submit
 
@@ -177,7 +177,7 @@ async def test_fifty_jobs_are_answered(client: httpx.AsyncClient, sessions: Sess
     for number in range(50):
         lr = 1e-4 * (number + 1)
         with transaction(sessions) as session:
-            made = lifecycle.submit(
+            made = submission.submit(
                 session, kind=JobKind.TRAIN, spec=spec | {"optimizer": spec["optimizer"] | {"lr": lr}},
                 spec_digest="d", queue="cpu", dataset="small", dataset_fingerprint="fp1",
             )  # fmt: skip

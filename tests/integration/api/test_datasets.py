@@ -18,7 +18,7 @@ from api.http.database import Database
 from api.http.errors import Unavailable
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.record import lifecycle
+from jobs.record import catalog, history, lifecycle, queries
 from jobs.settings import Settings
 from jobs.states import JobState
 
@@ -42,7 +42,7 @@ def row(sessions: Sessions, answer: httpx.Response) -> Job:
     assert answer.status_code == 202, answer.text
     assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
     with transaction(sessions) as session:
-        return lifecycle.get(session, UUID(answer.json()["id"]))
+        return queries.get(session, UUID(answer.json()["id"]))
 
 
 def refused(answer: httpx.Response, status: int, code: str, pointer: str | None = None) -> str:
@@ -280,8 +280,8 @@ async def register(client: httpx.AsyncClient, sessions: Sessions, name: str, fin
     with transaction(sessions) as session:
         claimed = lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
-        lifecycle.set_evidence(session, job.id, 1, {"versions": {"atft": "9.9"}})
-        lifecycle.register_dataset(
+        history.set_evidence(session, job.id, 1, {"versions": {"atft": "9.9"}})
+        catalog.register_dataset(
             session,
             claimed,
             name=name,

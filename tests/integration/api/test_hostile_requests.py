@@ -22,7 +22,7 @@ from jobs.access import keys
 from jobs.db.session import transaction
 from jobs.db.tables import Job, LoginSession
 from jobs.errors import QuotaExceeded
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, lifecycle, submission
 from jobs.record.queries import write_cursor
 from jobs.record.quotas import hold_upload
 from jobs.record.reruns import Again, repeat
@@ -65,7 +65,7 @@ async def test_a_revoked_key_and_an_ended_session_end_their_streams(
     with transaction(sessions) as session:
         row, key = keys.create(session, name="reader", scopes=["jobs:read"])
         key_id = row.id
-        job = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        job = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
         assert lifecycle.claim(session, job, worker="w", host="h", device="cpu", lease_seconds=60)
     assert (await client.post("/session", json={"key": key}, headers=SAME)).status_code == 204
     cookie = client.cookies[COOKIE]
@@ -176,7 +176,7 @@ async def test_a_build_is_not_repeated_without_the_scope_of_datasets(
 def test_a_retry_of_a_build_uploads_nothing_again(sessions: Sessions) -> None:
     with transaction(sessions) as session:
         files = {"files": {"panel": "upload:u/file.csv"}, "sources": {"panel": {"size_bytes": 600}}}
-        submitted = lifecycle.submit(
+        submitted = submission.submit(
             session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", params=files, created_by="me"
         )
         lifecycle.want(session, submitted.job.id, Wanted.CANCEL, by="me")
@@ -190,14 +190,14 @@ async def test_a_downloads_name_stays_in_its_header(
     client: httpx.AsyncClient, sessions: Sessions, settings: Settings
 ) -> None:
     with transaction(sessions) as session:
-        job = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        job = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
         assert lifecycle.claim(session, job, worker="w", host="h", device="cpu", lease_seconds=60)
         file = settings.run_root / "jobs" / str(job) / "1" / "x"
         file.parent.mkdir(parents=True)
         file.write_bytes(b"<script>")
         for name in ('a"; filename="b.html', "é\x0bb", "../../etc/passwd"):
             path = str(file.relative_to(settings.run_root))
-            lifecycle.add_artifact(
+            catalog.add_artifact(
                 session, job, 1, name=name, path=path, size_bytes=8, sha256="s", media_type="text/html"
             )
     for name in ("a%22;%20filename=%22b.html", "%C3%A9%0Bb"):
@@ -211,7 +211,7 @@ async def test_a_downloads_name_stays_in_its_header(
 async def test_a_line_of_a_log_cannot_pass_for_another(client: httpx.AsyncClient, sessions: Sessions) -> None:
     forged = "one\n2026-01-01T00:00:00.000Z [1] state succeeded\x1b[2J"
     with transaction(sessions) as session:
-        job = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        job = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
         assert lifecycle.claim(session, job, worker="w", host="h", device="cpu", lease_seconds=60)
         history.append(session, job, 1, [Log(child_seq=1, message=forged)])
     text = (await client.get(f"/jobs/{job}/logs", headers=bearer(ADMIN))).text

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset
-from jobs.record import lifecycle
+from jobs.record import queries
 from tests.integration.api.application import SPEC, Sessions, problem, run, submit
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +37,7 @@ async def test_queue_auto_follows_the_live_workers(
     client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions
 ) -> None:
     with transaction(sessions) as session:
-        lifecycle.heartbeat_worker(session, name="g", host="h", pid=1, queue="gpu", device="cuda:0", busy_with=None)
+        queries.heartbeat_worker(session, name="g", host="h", pid=1, queue="gpu", device="cuda:0", busy_with=None)
     body = await submit(client)
     assert (body["queue"], body["warnings"]) == ("gpu", [])
     assert (await submit(client, resources={"device": "cpu"}))["queue"] == "cpu"

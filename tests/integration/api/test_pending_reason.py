@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from jobs.db.session import transaction
-from jobs.record import lifecycle
+from jobs.record import queries
 from tests.integration.api.application import Sessions, problem, submit
 from worker.upkeep.sweeper import Sweeper
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("dataset")]
 
 def worker(sessions: Sessions, queue: str) -> None:
     with transaction(sessions) as session:
-        lifecycle.heartbeat_worker(session, name=queue, host="h", pid=1, queue=queue, device=queue, busy_with=None)
+        queries.heartbeat_worker(session, name=queue, host="h", pid=1, queue=queue, device=queue, busy_with=None)
 
 
 async def words(client: httpx.AsyncClient, job: dict[str, Any]) -> tuple[int | None, str | None]:

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from atft.events import Evidence
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset, Job
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
 from tests.integration.api.application import Sessions, problem, submit
@@ -49,7 +49,7 @@ def trained(sessions: Sessions, job: dict[str, Any], names: tuple[str, ...] = ("
         assert claimed is not None
         history.append(session, identity, 1, [Evidence(child_seq=1, body=evidence)])
         for name in names:
-            lifecycle.add_artifact(
+            catalog.add_artifact(
                 session, identity, 1, name=name, path=f"jobs/{identity}/1/{name}", size_bytes=1,
                 sha256=f"sha of {name}", media_type="x",
             )  # fmt: skip
@@ -71,7 +71,7 @@ async def test_a_prediction_is_a_job_made_from_its_model(client: httpx.AsyncClie
     assert (job["kind"], job["source_job_id"], job["dataset"], job["queue"]) == ("predict", model, "small", "cpu")
     assert job["warnings"] == ["no live worker watches queue cpu: the job waits until one starts"]
     with transaction(sessions) as session:
-        params = lifecycle.get(session, UUID(job["id"])).params
+        params = queries.get(session, UUID(job["id"])).params
     digest = (await client.get(f"/jobs/{model}")).json()["spec_digest"]
     weights = {"weights": "best.safetensors", "sha256": "sha of best.safetensors", "spec_digest": digest}
     assert params == {"model": {"folder": f"jobs/{model}/1", "features_sha256": "ff", **weights}}
@@ -152,11 +152,11 @@ async def test_a_dataset_of_another_kind_is_refused(
     model = trained(sessions, await submit(client))
     for name, (manifest, code, said) in OTHERS.items():
         with transaction(sessions) as session:
-            job = lifecycle.submit(
+            job = submission.submit(
                 session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset=name
             ).job
             lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
-            lifecycle.register_dataset(
+            catalog.register_dataset(
                 session, job, name=name, fingerprint=name, spec={}, manifest=dataset.manifest | manifest, profile={},
                 leak_report={}, path=f"caches/{name}", size_bytes=1,
             )  # fmt: skip

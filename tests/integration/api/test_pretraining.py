@@ -9,7 +9,7 @@ import pytest
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset
 from jobs.errors import ArtifactNotFound
-from jobs.record import init_from, lifecycle
+from jobs.record import catalog, init_from, lifecycle
 from jobs.states import JobState
 from tests.integration.api.application import SPEC, Sessions, problem, run
 
@@ -29,7 +29,7 @@ def succeed(sessions: Sessions, job_id: str) -> None:
     run(sessions, UUID(job_id), to=None)
     with transaction(sessions) as session:
         path = f"jobs/{job_id}/1/best.safetensors"
-        lifecycle.add_artifact(
+        catalog.add_artifact(
             session, UUID(job_id), 1, name="best.safetensors", path=path, size_bytes=1, sha256=SHA, media_type="x"
         )
         lifecycle.settle(session, UUID(job_id), 1, JobState.SUCCEEDED)

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from atft.events import Log, Progress
 from jobs.broker.pubsub import publish, redis_client
 from jobs.db.session import transaction
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, lifecycle, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
 
@@ -90,7 +90,7 @@ def server(settings: Settings) -> Iterator[Server]:
 @pytest.fixture
 def job_id(sessions: Sessions) -> UUID:
     with transaction(sessions) as session:
-        found = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        found = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
         assert lifecycle.claim(session, found, worker="w", host="h", device="cpu", lease_seconds=60)
     return found
 
@@ -180,7 +180,7 @@ def test_stream_is_woken_at_once_and_polls_without_redis(
 
 def test_several_jobs_in_one_stream(server: Server, sessions: Sessions, job_id: UUID) -> None:
     with transaction(sessions) as session:
-        other = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        other = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
         lifecycle.claim(session, other, worker="w", host="h", device="cpu", lease_seconds=60)
     say(sessions, job_id, 1, 3)
     for one in (job_id, other):
@@ -229,7 +229,7 @@ def test_artifacts_by_range(server: Server, settings: Settings, sessions: Sessio
             ("gone", "jobs/gone"),
             ("out", "../secret"),
         ):
-            lifecycle.add_artifact(
+            catalog.add_artifact(
                 session,
                 job_id,
                 1,

@@ -9,7 +9,7 @@ import pytest
 from api.studies import admission as studies
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset
-from jobs.record import lifecycle
+from jobs.record import lifecycle, queries
 from jobs.settings import Settings
 from jobs.states import JobState, Wanted
 from tests.integration.api.application import SPEC, Sessions, problem
@@ -190,7 +190,7 @@ async def test_promote_trains_the_best_in_full(
     keyed = {"headers": {"Idempotency-Key": "k"}}
     once = (await client.post(url, json=changes, **keyed)).json()
     with transaction(sessions) as session:  # another trial is the best one now
-        found = lifecycle.get(session, UUID(study))
+        found = queries.get(session, UUID(study))
         other = next(trial for trial in studies.trials(session, UUID(study)) if str(trial.job_id) != best["job_id"])
         found.best = {**(found.best or {}), "job_id": str(other.job_id)}
     assert (await client.post(url, json=changes, **keyed)).json()["id"] == once["id"]

@@ -19,7 +19,7 @@ from jobs.db.tables import AuditRow, Base, Job, JobEvent
 from jobs.embedded.servers import Embedded
 from jobs.ops import doctor
 from jobs.ops.backup import BackupError, backup, restore
-from jobs.record import lifecycle
+from jobs.record import catalog, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobState
 from tests.integration.api.application import SPEC, Sessions, register, run, serving, submit
@@ -82,7 +82,7 @@ async def fill(settings: Settings, sessions: Sessions) -> list[str]:
         folder.mkdir(parents=True)
         (folder / "model.bin").write_bytes(bytes(range(256)) * 100)
         with transaction(sessions) as session:
-            lifecycle.add_artifact(
+            catalog.add_artifact(
                 session, UUID(job_id), 1, name="model.bin", path=f"jobs/{job_id}/1/model.bin", size_bytes=25_600,
                 sha256="00", media_type="application/octet-stream",
             )  # fmt: skip

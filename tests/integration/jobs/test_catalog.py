@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset
 from jobs.errors import DatasetBusy, DatasetNotFound
-from jobs.record import lifecycle
+from jobs.record import catalog, lifecycle, queries, submission
 from jobs.states import JobKind, Wanted
 
 Sessions = sessionmaker[Session]
@@ -18,20 +18,20 @@ Sessions = sessionmaker[Session]
 
 def register(sessions: Sessions, name: str, fingerprint: str) -> Dataset:
     with transaction(sessions) as session:
-        job = lifecycle.submit(session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu").job
+        job = submission.submit(session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu").job
     with transaction(sessions) as session:
         content: dict[str, Any] = {"spec": {}, "manifest": {"num_days": 5}, "profile": {}, "leak_report": {}}
-        row = lifecycle.register_dataset(
+        row = catalog.register_dataset(
             session, job, name=name, fingerprint=fingerprint, path=f"caches/{fingerprint}", size_bytes=9, **content
         )
         lifecycle.want(session, job.id, Wanted.CANCEL, by="test")
-        assert lifecycle.get(session, job.id).dataset_fingerprint == fingerprint
+        assert queries.get(session, job.id).dataset_fingerprint == fingerprint
         return row
 
 
 def submit(sessions: Sessions, dataset: str, fingerprint: str) -> UUID:
     with transaction(sessions) as session:
-        return lifecycle.submit(
+        return submission.submit(
             session,
             kind=JobKind.TRAIN,
             spec={},
@@ -50,20 +50,20 @@ def test_same_content_is_the_same_version(sessions: Sessions) -> None:
     )
     assert (first.id, first.version, second.version) == (again.id, 1, 2)
     with transaction(sessions) as session:
-        assert lifecycle.dataset(session, "us").fingerprint == "f2"
-        assert lifecycle.dataset(session, "us@1").fingerprint == "f1"
-        assert [row.version for row, _ in lifecycle.dataset_versions(session, "us")] == [2, 1]
+        assert catalog.dataset(session, "us").fingerprint == "f2"
+        assert catalog.dataset(session, "us@1").fingerprint == "f1"
+        assert [row.version for row, _ in catalog.dataset_versions(session, "us")] == [2, 1]
         for ref in ("eu", "us@3", "us@x", "us@", "us@99999999999999999999"):
             with pytest.raises(DatasetNotFound):
-                lifecycle.dataset(session, ref)
+                catalog.dataset(session, ref)
 
 
 def test_listing_shows_the_newest_version_of_each_name(sessions: Sessions) -> None:
     for name, fingerprint in (("a", "1"), ("b", "2"), ("a", "3"), ("c", "4")):
         register(sessions, name, fingerprint)
     with transaction(sessions) as session:
-        first, cursor = lifecycle.datasets(session, limit=2)
-        rest, end = lifecycle.datasets(session, cursor=cursor, limit=2)
+        first, cursor = catalog.datasets(session, limit=2)
+        rest, end = catalog.datasets(session, cursor=cursor, limit=2)
     assert [(row.name, row.version) for row in first + rest] == [("c", 1), ("a", 2), ("b", 1)]
     assert end is None
 
@@ -74,17 +74,17 @@ def test_deleting_waits_for_the_jobs_that_need_it(sessions: Sessions) -> None:
     register(sessions, "us", "f2")
     job_id = submit(sessions, "us@1", "f1")
     with transaction(sessions) as session, pytest.raises(DatasetBusy, match=str(job_id)):
-        lifecycle.delete_dataset(session, "us")
+        catalog.delete_dataset(session, "us")
     with transaction(sessions) as session:
         lifecycle.want(session, job_id, Wanted.CANCEL, by="test")
     with transaction(sessions) as session:
-        assert sorted(row.path for row in lifecycle.delete_dataset(session, "us")) == ["caches/f1", "caches/f2"]
+        assert sorted(row.path for row in catalog.delete_dataset(session, "us")) == ["caches/f1", "caches/f2"]
     with transaction(sessions) as session:
         with pytest.raises(DatasetNotFound):
-            lifecycle.dataset(session, "us")
+            catalog.dataset(session, "us")
         with pytest.raises(DatasetNotFound):
-            lifecycle.delete_dataset(session, "us")
-        assert lifecycle.dataset(session, "copy").version == 1
+            catalog.delete_dataset(session, "us")
+        assert catalog.dataset(session, "copy").version == 1
     with pytest.raises(DatasetNotFound, match="was deleted"):
         submit(sessions, "us", "f2")
     assert register(sessions, "us", "f2").version == 3
@@ -110,7 +110,7 @@ def test_submit_and_delete_at_once_do_not_both_win(sessions: Sessions) -> None:
         barrier.wait()
         try:
             with transaction(sessions) as session:
-                lifecycle.delete_dataset(session, name)
+                catalog.delete_dataset(session, name)
             won.append("delete")
         except DatasetBusy:
             pass

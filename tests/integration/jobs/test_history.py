@@ -12,7 +12,7 @@ from atft.events import AnyEvent, Checkpointed, DailySeries, Evidence, Log, Metr
 from jobs.db.session import transaction
 from jobs.db.tables import Job
 from jobs.errors import JobNotFound, Stale
-from jobs.record import history, lifecycle
+from jobs.record import history, lifecycle, queries, submission
 from jobs.states import JobKind, JobState, Reason
 
 Sessions = sessionmaker[Session]
@@ -22,7 +22,7 @@ SPEC = {"trainer": {"objective": "val/rank_ic"}}
 @pytest.fixture
 def running(sessions: Sessions) -> UUID:
     with transaction(sessions) as session:
-        job = lifecycle.submit(session, kind=JobKind.TRAIN, spec=SPEC, spec_digest="d", queue="cpu").job
+        job = submission.submit(session, kind=JobKind.TRAIN, spec=SPEC, spec_digest="d", queue="cpu").job
         lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
     return job.id
 
@@ -34,12 +34,12 @@ def append(sessions: Sessions, job_id: UUID, *events: AnyEvent, attempt: int = 1
 
 def get(sessions: Sessions, job_id: UUID) -> Job:
     with transaction(sessions) as session:
-        return lifecycle.get(session, job_id)
+        return queries.get(session, job_id)
 
 
 def next_attempt(sessions: Sessions, job_id: UUID) -> Job:
     with transaction(sessions) as session:
-        attempt = lifecycle.get(session, job_id).attempt
+        attempt = queries.get(session, job_id).attempt
         lifecycle.requeue(session, job_id, attempt, reason=Reason.WORKER_LOST, message="m", counts_as_failure=False)
         job = lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
         assert job is not None
@@ -272,4 +272,4 @@ def test_nul_that_a_dying_program_printed_is_kept_as_a_mark(sessions: Sessions, 
     with transaction(sessions) as session:
         lifecycle.settle(session, running, 1, JobState.FAILED, reason=Reason.INTERNAL, message="c\0d", log_tail="e\0f")
         assert history.read_after(session, running, 2)[0].body["message"] == "a\ufffdb"
-        assert lifecycle.get(session, running).message == "c\ufffdd"
+        assert queries.get(session, running).message == "c\ufffdd"

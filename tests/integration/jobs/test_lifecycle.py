@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.db.session import transaction
 from jobs.db.tables import Attempt, Idempotency, Job, JobEvent
 from jobs.errors import IdempotencyMismatch, IllegalMove, JobNotFound, PreconditionFailed, Stale
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, lifecycle, queries, submission
 from jobs.states import NEXT, TERMINAL, JobKind, JobState, Reason, Wanted
 
 Sessions = sessionmaker[Session]
@@ -22,7 +22,7 @@ Sessions = sessionmaker[Session]
 def submit(sessions: Sessions, **values: Any) -> UUID:
     fields: dict[str, Any] = {"kind": JobKind.TRAIN, "spec": {"seed": 0}, "spec_digest": "d", "queue": "cpu"} | values
     with transaction(sessions) as session:
-        return lifecycle.submit(session, **fields).job.id
+        return submission.submit(session, **fields).job.id
 
 
 def claim(sessions: Sessions, job_id: UUID, lease_seconds: float = 30.0) -> Job | None:
@@ -47,7 +47,7 @@ def test_times_are_in_order_also_when_a_transaction_began_before_another(session
         job_id = submit(sessions)
         claim(sessions, job_id)
         lifecycle.settle(early, job_id, 1, JobState.SUCCEEDED)
-    job = do(sessions, lifecycle.get, job_id)
+    job = do(sessions, queries.get, job_id)
     with transaction(sessions) as session:
         attempt = session.get_one(Attempt, (job_id, 1))
     assert began < job.created_at <= job.started_at <= attempt.started_at <= attempt.ended_at <= job.finished_at
@@ -57,7 +57,7 @@ def test_a_queue_timeout_counts_from_the_submit_and_an_attempt_from_its_claim(se
     with transaction(sessions) as session:
         session.execute(sa.select(sa.func.now()))
         time.sleep(0.3)
-        job = lifecycle.submit(
+        job = submission.submit(
             session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu", queue_timeout_seconds=60
         ).job
         waits = (job.queue_deadline - job.created_at).total_seconds()  # type: ignore[operator]
@@ -71,7 +71,7 @@ def test_a_queue_timeout_counts_from_the_submit_and_an_attempt_from_its_claim(se
 
 def test_submitted_job_is_queued_with_one_event(sessions: Sessions) -> None:
     job_id = submit(sessions, tags={"team": "a"}, queue_timeout_seconds=60.0)
-    job = do(sessions, lifecycle.get, job_id)
+    job = do(sessions, queries.get, job_id)
     assert (job.state, job.wanted, job.attempt, job.version, job.last_seq) == (JobState.QUEUED, Wanted.RUN, 0, 1, 1)
     assert job.created_at.tzinfo is not None
     assert job_id.version == 7
@@ -83,7 +83,7 @@ def test_submitted_job_is_queued_with_one_event(sessions: Sessions) -> None:
 
 
 def test_unknown_job_is_not_found(sessions: Sessions) -> None:
-    for function, arguments in ((lifecycle.get, ()), (lifecycle.want, (Wanted.CANCEL,))):
+    for function, arguments in ((queries.get, ()), (lifecycle.want, (Wanted.CANCEL,))):
         with pytest.raises(JobNotFound):
             do(sessions, function, uuid4(), *arguments, **({"by": "me"} if arguments else {}))
 
@@ -129,21 +129,21 @@ def test_guarantee_3_only_the_current_attempt_writes(sessions: Sessions) -> None
     second = claim(sessions, job_id)
     assert second is not None
     assert second.attempt == 2
-    before = do(sessions, lifecycle.get, job_id)
+    before = do(sessions, queries.get, job_id)
     writes: list[Callable[[Session], object]] = [
         lambda s: lifecycle.settle(s, job_id, 1, JobState.SUCCEEDED),
         lambda s: lifecycle.requeue(s, job_id, 1, reason=Reason.INTERNAL, message="m", counts_as_failure=True),
-        lambda s: lifecycle.set_progress(s, job_id, 1, {"ratio": 1}),
-        lambda s: lifecycle.set_checkpoint(s, job_id, 1, {}),
+        lambda s: history.set_progress(s, job_id, 1, {"ratio": 1}),
+        lambda s: history.set_checkpoint(s, job_id, 1, {}),
         lambda s: history.append(s, job_id, 1, []),
-        lambda s: lifecycle.add_artifact(s, job_id, 1, name="a", path="a", size_bytes=1, sha256="s", media_type="t"),
+        lambda s: catalog.add_artifact(s, job_id, 1, name="a", path="a", size_bytes=1, sha256="s", media_type="t"),
     ]
     for write in writes:
         with pytest.raises(Stale):
             do(sessions, write)
     assert do(sessions, lifecycle.renew, job_id, 1, 30.0) is None
     assert do(sessions, lifecycle.expire, job_id, 1) is None
-    after = do(sessions, lifecycle.get, job_id)
+    after = do(sessions, queries.get, job_id)
     assert (after.version, after.last_seq, after.state) == (before.version, before.last_seq, JobState.RUNNING)
 
 
@@ -162,7 +162,7 @@ def test_settle_twice_with_the_same_end_is_one_end(sessions: Sessions) -> None:
             exit_code=1,
             log_tail="…",
         )
-    job = do(sessions, lifecycle.get, job_id)
+    job = do(sessions, queries.get, job_id)
     assert (job.state, job.reason, job.message, job.lease_until) == (JobState.FAILED, Reason.OOM_GPU, "too big", None)
     assert job.finished_at is not None
     assert states(sessions, job_id) == ["queued", "running", "failed"]
@@ -186,7 +186,7 @@ def test_requeued_job_waits_its_delay_and_keeps_its_evidence(sessions: Sessions)
     assert do(sessions, lifecycle.requeue, job_id, 1, **arguments, signal="SIGTERM") is JobState.QUEUED
     assert do(sessions, lifecycle.requeue, job_id, 1, **arguments) is JobState.QUEUED  # told twice: no second event
     assert claim(sessions, job_id) is None
-    job = do(sessions, lifecycle.get, job_id)
+    job = do(sessions, queries.get, job_id)
     assert (job.failures, job.reason, job.worker) == (0, Reason.DRAINED, None)
     time.sleep(0.2)
     again = claim(sessions, job_id)
@@ -210,7 +210,7 @@ def test_guarantee_8_a_job_that_always_dies_is_tried_max_attempts_times(sessions
             counts_as_failure=True,
         )
     assert state is JobState.FAILED
-    job = do(sessions, lifecycle.get, job_id)
+    job = do(sessions, queries.get, job_id)
     assert (job.attempt, job.failures, job.reason) == (3, 3, Reason.OOM_HOST)
     assert "3 of 3" in job.message
     assert claim(sessions, job_id) is None
@@ -220,9 +220,9 @@ def test_lease_renewed_late_is_not_expired(sessions: Sessions) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id, lease_seconds=0.01)
     time.sleep(0.05)
-    assert [job.id for job in do(sessions, lifecycle.expired, 10)] == [job_id]
+    assert [job.id for job in do(sessions, queries.expired, 10)] == [job_id]
     assert do(sessions, lifecycle.renew, job_id, 1, 30.0) is Wanted.RUN
-    assert do(sessions, lifecycle.expired, 10) == []
+    assert do(sessions, queries.expired, 10) == []
     assert do(sessions, lifecycle.expire, job_id, 1) is None
 
 
@@ -233,7 +233,7 @@ def test_two_sweepers_expire_once(sessions: Sessions) -> None:
     with ThreadPoolExecutor(4) as pool:
         ends = list(pool.map(lambda _: do(sessions, lifecycle.expire, job_id, 1), range(4)))
     assert sorted(ends, key=str) == [None, None, None, JobState.QUEUED]
-    job = do(sessions, lifecycle.get, job_id)
+    job = do(sessions, queries.get, job_id)
     assert (job.failures, job.reason) == (1, Reason.WORKER_LOST)
 
 
@@ -275,7 +275,7 @@ def test_claim_of_a_job_wanted_cancelled_cancels_it(sessions: Sessions) -> None:
     job_id = submit(sessions)
     do(sessions, lambda session: session.execute(sa.update(Job).values(wanted=Wanted.CANCEL)))
     assert claim(sessions, job_id) is None
-    assert do(sessions, lifecycle.get, job_id).state is JobState.CANCELLED
+    assert do(sessions, queries.get, job_id).state is JobState.CANCELLED
 
 
 def test_pause_and_resume(sessions: Sessions) -> None:
@@ -301,7 +301,7 @@ def test_change_of_mind_while_pausing_wins(sessions: Sessions, change: Wanted, s
     do(sessions, lifecycle.want, job_id, Wanted.PAUSE, by="me")
     do(sessions, lifecycle.want, job_id, change, by="me")
     do(sessions, lifecycle.settle, job_id, 1, JobState.PAUSED)
-    assert do(sessions, lifecycle.get, job_id).state is state
+    assert do(sessions, queries.get, job_id).state is state
 
 
 def test_if_match(sessions: Sessions) -> None:
@@ -318,7 +318,7 @@ def test_queue_timeout(sessions: Sessions) -> None:
     assert claim(sessions, claimed) is None
     assert do(sessions, lifecycle.expire_queued, 10) == [late]
     for job_id in (late, claimed):
-        job = do(sessions, lifecycle.get, job_id)
+        job = do(sessions, queries.get, job_id)
         assert (job.state, job.reason) == (JobState.FAILED, Reason.TIMEOUT_QUEUE)
     assert claim(sessions, patient) is not None
 
@@ -369,4 +369,4 @@ def test_job_does_not_begin_in_another_state(sessions: Sessions) -> None:
     )
     with pytest.raises(sa.exc.IntegrityError, match="starts queued"):
         do(sessions, lambda session: session.execute(copy, {"id": uuid4()}))
-    assert do(sessions, lifecycle.get, job_id).state is JobState.QUEUED
+    assert do(sessions, queries.get, job_id).state is JobState.QUEUED

@@ -11,7 +11,7 @@ from atft.events import Checkpointed, Log, Metrics
 from jobs.db.session import transaction
 from jobs.db.tables import Job
 from jobs.errors import IllegalMove, Stale
-from jobs.record import history, lifecycle
+from jobs.record import history, lifecycle, queries, submission
 from jobs.states import NEXT, TERMINAL, JobKind, JobState, Reason, Wanted
 
 ATTEMPTS = st.integers(0, 3)
@@ -61,7 +61,7 @@ def test_g5_terminal_is_final_and_history_has_no_gap(
     sessions: sessionmaker[Session], commands: list[tuple[Any, ...]]
 ) -> None:
     with transaction(sessions) as session:
-        job = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu", max_attempts=2).job
+        job = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu", max_attempts=2).job
     for command in commands:
         before = _snapshot(job)
         try:
@@ -70,7 +70,7 @@ def test_g5_terminal_is_final_and_history_has_no_gap(
         except (IllegalMove, Stale):
             pass
         with transaction(sessions) as session:
-            job = lifecycle.get(session, job.id)
+            job = queries.get(session, job.id)
             events = history.read_after(session, job.id, 0)
         after = _snapshot(job)
         assert [event.seq for event in events] == list(range(1, job.last_seq + 1))
@@ -92,7 +92,7 @@ def test_g10_replaying_any_batch_changes_nothing(sessions: sessionmaker[Session]
     """Whatever was sent again, in whatever batches, the record is that of one clean pass."""
     stream = [event for first in (1, 4, 7, 10) for event in _events(first)]
     with transaction(sessions) as session:
-        job_id = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        job_id = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
         lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
     recorded = 0
     for back, length in [*cuts, (len(stream), 2 * len(stream))]:
@@ -102,7 +102,7 @@ def test_g10_replaying_any_batch_changes_nothing(sessions: sessionmaker[Session]
             assert history.append(session, job_id, 1, batch) == max(0, start + len(batch) - recorded)
         recorded = max(recorded, start + len(batch))
     with transaction(sessions) as session:
-        job = lifecycle.get(session, job_id)
+        job = queries.get(session, job_id)
         events = [event for event in history.read_after(session, job_id, 0) if event.kind != "state"]
         series = history.series(session, job_id, None)
     assert [event.child_seq for event in events] == [e.child_seq for e in stream if not isinstance(e, Checkpointed)]

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.db.session import async_engine, async_sessions, async_transaction, transaction
 from jobs.db.tables import Job
 from jobs.errors import ArtifactNotFound, Invalid
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Wanted
 
@@ -24,7 +24,7 @@ Sessions = sessionmaker[Session]
 def submit(sessions: Sessions, **values: Any) -> UUID:
     fields: dict[str, Any] = {"kind": JobKind.TRAIN, "spec": {"seed": 0}, "spec_digest": "d", "queue": "cpu"} | values
     with transaction(sessions) as session:
-        return lifecycle.submit(session, **fields).job.id
+        return submission.submit(session, **fields).job.id
 
 
 def claim(sessions: Sessions, job_id: UUID, lease_seconds: float = 30.0) -> Job | None:
@@ -42,7 +42,7 @@ def test_pages_are_stable_while_jobs_arrive(sessions: Sessions) -> None:
     seen: list[UUID] = []
     cursor = None
     for _ in range(4):
-        jobs, cursor = do(sessions, lifecycle.page, cursor=cursor, limit=2)
+        jobs, cursor = do(sessions, queries.page, cursor=cursor, limit=2)
         seen += [job.id for job in jobs]
         submit(sessions, name="new")
     assert seen == old[::-1]
@@ -57,7 +57,7 @@ def test_page_filters(sessions: Sessions) -> None:
     do(sessions, lifecycle.settle, other, 1, JobState.SUCCEEDED)
 
     def found(**values: Any) -> list[UUID]:
-        jobs, _ = do(sessions, lifecycle.page, **values)
+        jobs, _ = do(sessions, queries.page, **values)
         return [job.id for job in jobs]
 
     assert found() == [other, child, parent]
@@ -79,32 +79,32 @@ def test_waiting_rows_and_positions(sessions: Sessions) -> None:
     later, first = submit(sessions, priority=9), submit(sessions, priority=0)
     submit(sessions, queue="gpu")
     time.sleep(0.02)
-    assert [job.id for job in do(sessions, lifecycle.waiting, "cpu", 0.01, 10)] == [first, later]
-    assert do(sessions, lifecycle.waiting, "cpu", 60.0, 10) == []
-    job = do(sessions, lifecycle.get, later)
-    assert do(sessions, lifecycle.queue_position, job) == (1, "0 live workers on queue cpu")
+    assert [job.id for job in do(sessions, queries.waiting, "cpu", 0.01, 10)] == [first, later]
+    assert do(sessions, queries.waiting, "cpu", 60.0, 10) == []
+    job = do(sessions, queries.get, later)
+    assert do(sessions, queries.queue_position, job) == (1, "0 live workers on queue cpu")
     heartbeat = {"name": "h/cpu/0", "host": "h", "pid": 1, "queue": "cpu", "device": "cpu", "busy_with": None}
-    do(sessions, lifecycle.heartbeat_worker, **heartbeat)
-    assert do(sessions, lifecycle.live_queues) == {"cpu"}
-    assert do(sessions, lifecycle.queue_position, job) == (1, "1 ahead")
-    assert do(sessions, lifecycle.queue_position, do(sessions, lifecycle.get, first)) == (0, "next on queue cpu")
+    do(sessions, queries.heartbeat_worker, **heartbeat)
+    assert do(sessions, queries.live_queues) == {"cpu"}
+    assert do(sessions, queries.queue_position, job) == (1, "1 ahead")
+    assert do(sessions, queries.queue_position, do(sessions, queries.get, first)) == (0, "next on queue cpu")
     claim(sessions, first)
-    assert do(sessions, lifecycle.queue_position, do(sessions, lifecycle.get, first)) == (None, None)
+    assert do(sessions, queries.queue_position, do(sessions, queries.get, first)) == (None, None)
 
 
 def test_worker_heartbeats(sessions: Sessions) -> None:
     heartbeat = {"name": "h/cpu/0", "host": "h", "pid": 1, "queue": "cpu", "device": "cpu", "busy_with": None}
-    do(sessions, lifecycle.heartbeat_worker, **heartbeat)
-    (first,) = do(sessions, lifecycle.workers)
+    do(sessions, queries.heartbeat_worker, **heartbeat)
+    (first,) = do(sessions, queries.workers)
     job_id = submit(sessions)
-    do(sessions, lifecycle.heartbeat_worker, **heartbeat | {"busy_with": job_id})
-    (second,) = do(sessions, lifecycle.workers)
+    do(sessions, queries.heartbeat_worker, **heartbeat | {"busy_with": job_id})
+    (second,) = do(sessions, queries.workers)
     assert (second.started_at, second.busy_with) == (first.started_at, job_id)
     assert second.last_seen > first.last_seen
-    do(sessions, lifecycle.heartbeat_worker, **heartbeat | {"pid": 2})
-    (restarted,) = do(sessions, lifecycle.workers)
+    do(sessions, queries.heartbeat_worker, **heartbeat | {"pid": 2})
+    (restarted,) = do(sessions, queries.workers)
     assert restarted.started_at > first.started_at
-    assert do(sessions, lifecycle.live_queues, 0.0) == set()
+    assert do(sessions, queries.live_queues, 0.0) == set()
 
 
 def test_artifacts(sessions: Sessions) -> None:
@@ -116,12 +116,12 @@ def test_artifacts(sessions: Sessions) -> None:
         "size_bytes": 3,
         "media_type": "application/octet-stream",
     }
-    do(sessions, lifecycle.add_artifact, job_id, 1, **row, sha256="a")
-    do(sessions, lifecycle.add_artifact, job_id, 1, **row, sha256="b")
-    assert [found.sha256 for found in do(sessions, lifecycle.artifacts, job_id)] == ["b"]
-    assert do(sessions, lifecycle.artifact, job_id, "model.safetensors").size_bytes == 3
+    do(sessions, catalog.add_artifact, job_id, 1, **row, sha256="a")
+    do(sessions, catalog.add_artifact, job_id, 1, **row, sha256="b")
+    assert [found.sha256 for found in do(sessions, catalog.artifacts, job_id)] == ["b"]
+    assert do(sessions, catalog.artifact, job_id, "model.safetensors").size_bytes == 3
     with pytest.raises(ArtifactNotFound):
-        do(sessions, lifecycle.artifact, job_id, "other")
+        do(sessions, catalog.artifact, job_id, "other")
 
 
 def test_who_was_frozen_in_a_transaction_has_lost_the_connection_and_tries_again(sessions: Sessions) -> None:
@@ -137,7 +137,7 @@ async def _through_asyncpg(settings: Settings) -> None:
     sessions = async_sessions(engine)
     async with async_transaction(sessions) as session:
         made = await session.run_sync(
-            lambda s: lifecycle.submit(
+            lambda s: submission.submit(
                 s,
                 kind=JobKind.TRAIN,
                 spec={},
@@ -148,15 +148,15 @@ async def _through_asyncpg(settings: Settings) -> None:
                 idempotency=("k", "s"),
             )
         )
-        assert (await session.run_sync(lifecycle.get, made.job.id)).id == made.job.id
+        assert (await session.run_sync(queries.get, made.job.id)).id == made.job.id
     async with async_transaction(sessions) as session:
-        jobs, _ = await session.run_sync(lambda s: lifecycle.page(s, tag="a=b", q=str(made.job.id)[:8], limit=1))
+        jobs, _ = await session.run_sync(lambda s: queries.page(s, tag="a=b", q=str(made.job.id)[:8], limit=1))
         assert [job.id for job in jobs] == [made.job.id]
-        assert await session.run_sync(lifecycle.queue_position, jobs[0]) == (0, "0 live workers on queue cpu")
+        assert await session.run_sync(queries.queue_position, jobs[0]) == (0, "0 live workers on queue cpu")
         assert await session.run_sync(history.series, made.job.id, ["val/"], 0, 100) == {}
         assert await session.run_sync(history.daily, made.job.id, "rank_ic", "test", 5) == []
-        assert await session.run_sync(lifecycle.datasets) == ([], None)
-        assert await session.run_sync(lifecycle.workers) == []
+        assert await session.run_sync(catalog.datasets) == ([], None)
+        assert await session.run_sync(queries.workers) == []
         job = await session.run_sync(
             lambda s: lifecycle.want(s, made.job.id, Wanted.CANCEL, by="me", expected_version=1)
         )
@@ -172,9 +172,9 @@ def test_api_driver_runs_the_same_functions(settings: Settings) -> None:
 def test_an_attempt_in_smaller_pieces_needs_less_memory(sessions: Sessions) -> None:
     job_id = submit(sessions)
     with transaction(sessions) as session:
-        job = lifecycle.get(session, job_id)
+        job = queries.get(session, job_id)
         job.evidence = {"micro_batch_days": 8, "memory": {"needed_bytes": 1000}}
-    assert do(sessions, lifecycle.memory_needed, job_id) == 1000
+    assert do(sessions, queries.memory_needed, job_id) == 1000
     with transaction(sessions) as session:
-        lifecycle.get(session, job_id).overrides = {"micro_batch_days": 4}
-    assert do(sessions, lifecycle.memory_needed, job_id) == 500
+        queries.get(session, job_id).overrides = {"micro_batch_days": 4}
+    assert do(sessions, queries.memory_needed, job_id) == 500

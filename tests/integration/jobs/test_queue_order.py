@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.record import lifecycle
+from jobs.record import lifecycle, submission, transitions
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from tests.integration.worker.supervision import HONEST, Bench, program
@@ -55,7 +55,7 @@ def test_a_job_that_waited_for_its_next_try_keeps_its_place_among_those_with_hin
 def test_another_queue_and_a_study_are_not_taken(bench: Bench) -> None:
     with transaction(bench.sessions) as session:
         for kind, queue in ((JobKind.TRAIN, "gpu"), (JobKind.HPO, "cpu")):
-            lifecycle.submit(session, kind=kind, spec={}, spec_digest="x", queue=queue)
+            submission.submit(session, kind=kind, spec={}, spec_digest="x", queue=queue)
     assert order(bench) == []
 
 
@@ -64,7 +64,7 @@ def test_workers_that_wake_up_together_take_different_jobs(bench: Bench) -> None
 
     def take(index: int) -> UUID | None:
         with transaction(bench.sessions) as session:
-            first = lifecycle.first_due(session, "cpu")
+            first = transitions.first_due(session, "cpu")
             if first is None:
                 return None
             worker = f"cpu-{index}@h"

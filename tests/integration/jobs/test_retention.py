@@ -12,7 +12,7 @@ from atft.events import Checkpointed
 from jobs.db.session import transaction
 from jobs.db.tables import Job, JobEvent
 from jobs.ops import doctor, retention
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from tests.integration.api.application import Sessions
@@ -35,7 +35,7 @@ def make(settings: Settings, sessions: Sessions) -> Make:
         source_job_id: UUID | None = None,
     ) -> UUID:
         with transaction(sessions) as session:
-            job_id = lifecycle.submit(
+            job_id = submission.submit(
                 session, kind=kind, spec={}, spec_digest="d", queue="cpu", tags=tags, parent_id=parent_id,
                 source_job_id=source_job_id,
             ).job.id  # fmt: skip
@@ -51,7 +51,7 @@ def make(settings: Settings, sessions: Sessions) -> Make:
             saved = Checkpointed(child_seq=1, path="2/checkpoints/0001", step=1, epoch=1, sha256="0")
             history.append(session, job_id, 2, [saved])
             path = f"jobs/{job_id}/2/model.bin"
-            lifecycle.add_artifact(
+            catalog.add_artifact(
                 session, job_id, 2, name="model.bin", path=path, size_bytes=100, sha256="0", media_type="a/b"
             )
             if to is not None:
@@ -78,7 +78,7 @@ def everything() -> set[str]:
 
 def checkpoint(sessions: Sessions, job_id: UUID) -> object:
     with transaction(sessions) as session:
-        return lifecycle.get(session, job_id).checkpoint
+        return queries.get(session, job_id).checkpoint
 
 
 def test_rules_by_age(settings: Settings, sessions: Sessions, make: Make) -> None:
@@ -97,7 +97,7 @@ def test_rules_by_age(settings: Settings, sessions: Sessions, make: Make) -> Non
     assert checkpoint(sessions, weeks) is None  # a retry starts over, and says nothing of a checkpoint that is gone
     assert remove(sessions, settings) == []
     with transaction(sessions) as session:
-        assert [row.name for row in lifecycle.artifacts(session, old)] == ["model.bin"]
+        assert [row.name for row in catalog.artifacts(session, old)] == ["model.bin"]
 
 
 def test_what_is_needed_stays(settings: Settings, sessions: Sessions, make: Make) -> None:
@@ -122,12 +122,12 @@ def test_what_is_needed_stays(settings: Settings, sessions: Sessions, make: Make
 @pytest.mark.parametrize("over", [True, False])
 def test_of_a_studys_trials_the_best_stays(settings: Settings, sessions: Sessions, make: Make, over: bool) -> None:
     with transaction(sessions) as session:
-        study = lifecycle.submit(session, kind=JobKind.HPO, spec={}, spec_digest="d", queue="control").job.id
+        study = submission.submit(session, kind=JobKind.HPO, spec={}, spec_digest="d", queue="control").job.id
         assert lifecycle.begin_study(session, study) is not None
     best, other, promoted = (make(kind=JobKind.TRIAL, parent_id=study) for _ in range(3))
     make(source_job_id=promoted, days=0)
     with transaction(sessions) as session:
-        lifecycle.set_best(session, study, 1, {"job_id": str(best)})
+        history.set_best(session, study, 1, {"job_id": str(best)})
         if over:
             lifecycle.settle(session, study, 1, JobState.SUCCEEDED)
     remove(sessions, settings)
@@ -135,7 +135,7 @@ def test_of_a_studys_trials_the_best_stays(settings: Settings, sessions: Session
         assert left(settings, job) == {"2/model.bin"}
     assert left(settings, other) == (set() if over else {"2/model.bin"})
     with transaction(sessions) as session:
-        assert [row.name for row in lifecycle.artifacts(session, other)] == ([] if over else ["model.bin"])
+        assert [row.name for row in catalog.artifacts(session, other)] == ([] if over else ["model.bin"])
 
 
 def test_pain_41_running_jobs_are_warned_of_a_full_disk_once(
@@ -176,7 +176,7 @@ def test_doctor_tells_what_does_not_agree(settings: Settings, sessions: Sessions
 
     job = make()
     with transaction(sessions) as session:  # a retry that nobody has begun has no folder of its own
-        retry = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job
+        retry = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job
         retry.checkpoint = {"path": f"../{job}/2/checkpoints/0001", "step": 1, "epoch": 1, "sha256": "0"}
     assert all(check.ok for check in said().values())
     assert str(job) in said()["retention"].detail

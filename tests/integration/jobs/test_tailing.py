@@ -13,7 +13,7 @@ from api.http.database import Database
 from api.http.sse import BATCH, look
 from atft.events import Log
 from jobs.db.session import async_engine, async_sessions, transaction
-from jobs.record import history, lifecycle, tailing
+from jobs.record import history, lifecycle, queries, submission, tailing
 from jobs.settings import Settings
 from jobs.states import JobKind
 
@@ -23,7 +23,7 @@ LAST = 81  # queued, running, and 79 lines
 
 def make(session: Session, **values: Any) -> UUID:
     fields: dict[str, Any] = {"kind": JobKind.TRAIN, "spec": {}, "spec_digest": "d", "queue": "cpu"} | values
-    return lifecycle.submit(session, **fields).job.id
+    return submission.submit(session, **fields).job.id
 
 
 def test_the_events_of_many_places_in_one_look(sessions: Sessions) -> None:
@@ -56,15 +56,15 @@ def test_the_positions_of_a_page_are_those_of_each_job(sessions: Sessions) -> No
         session.execute(text("UPDATE jobs SET not_before = now() + interval '1 hour' WHERE id = :id"), {"id": later})
         lifecycle.claim(session, ids[0], worker="w", host="h", device="cpu", lease_seconds=60)
         heartbeat: dict[str, Any] = {"name": "n", "host": "h", "pid": 1, "device": "cpu", "busy_with": None}
-        lifecycle.heartbeat_worker(session, queue="cpu", **heartbeat)
+        queries.heartbeat_worker(session, queue="cpu", **heartbeat)
     with transaction(sessions) as session:
-        jobs = [lifecycle.get(session, job_id) for job_id in ids]
-        of_each = [lifecycle.queue_position(session, job) for job in jobs]
+        jobs = [queries.get(session, job_id) for job_id in ids]
+        of_each = [queries.queue_position(session, job) for job in jobs]
         assert [position for position, _ in of_each] == [None, 1, 0, 0, 1, 3, 0, 2]
         assert "tries again in" in str(of_each[2][1])
-        assert [p for p, _ in lifecycle.queue_positions(session, jobs)] == [p for p, _ in of_each]
-        assert lifecycle.queue_positions(session, jobs[3:]) == of_each[3:]
-        assert lifecycle.queue_positions(session, jobs[:1]) == [(None, None)]
+        assert [p for p, _ in queries.queue_positions(session, jobs)] == [p for p, _ in of_each]
+        assert queries.queue_positions(session, jobs[3:]) == of_each[3:]
+        assert queries.queue_positions(session, jobs[:1]) == [(None, None)]
 
 
 def test_what_only_reads_cannot_write_and_outlives_a_lost_connection(settings: Settings, sessions: Sessions) -> None:
@@ -72,16 +72,16 @@ def test_what_only_reads_cannot_write_and_outlives_a_lost_connection(settings: S
         writing, reading = async_engine(settings), async_engine(settings, read_only=True)
         database = Database(async_sessions(writing), async_sessions(reading))
         try:
-            assert await database.read(lifecycle.workers) == []
+            assert await database.read(queries.workers) == []
             with pytest.raises(DBAPIError, match="read-only"):
                 await database.read(make)
             made = await database.write(make)
-            assert (await database.read(lifecycle.get, made)).id == made
+            assert (await database.read(queries.get, made)).id == made
             with transaction(sessions) as session:
                 others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
                 session.execute(text(f"{others} AND datname = current_database() AND application_name = 'atft'"))
             await asyncio.sleep(0.05)  # the driver hears of it
-            assert (await database.read(lifecycle.get, made)).id == made
+            assert (await database.read(queries.get, made)).id == made
             assert await database.write(make) != made
         finally:
             await writing.dispose()

@@ -15,7 +15,7 @@ from atft.events import Metrics
 from atft.spec.study import HpoSpec, Scalar
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.record import history, lifecycle
+from jobs.record import history, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason
 from worker.studies.advance import News, Step, advance
@@ -46,7 +46,7 @@ class Bench:
     def submit(self, **spec: object) -> UUID:
         body = HpoSpec.model_validate({"base": {"dataset": "d"}, "space": SPACE, "sampler": {"name": "random"}, **spec})
         with transaction(self.sessions) as session:
-            return lifecycle.submit(
+            return submission.submit(
                 session,
                 kind=JobKind.HPO,
                 spec=body.model_dump(mode="json"),
@@ -69,7 +69,7 @@ class Bench:
 
     def job(self, job_id: UUID) -> Job:
         with transaction(self.sessions) as session:
-            return lifecycle.get(session, job_id)
+            return queries.get(session, job_id)
 
     def children(self, study: UUID, kind: JobKind = JobKind.TRIAL, *, alive: bool = False) -> list[Job]:
         query = select(Job).where(Job.parent_id == study, Job.kind == kind).order_by(Job.trial_number)

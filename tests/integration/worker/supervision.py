@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from atft.spec.job import TrainSpec
 from jobs.db.session import transaction
 from jobs.db.tables import Attempt, Job, Metric
-from jobs.record import lifecycle
+from jobs.record import lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Wanted
 from worker.attempt.supervisor import Supervisor
@@ -60,7 +60,7 @@ class Bench:
     def submit(self, *, max_attempts: int = 3, **trainer: object) -> UUID:
         spec = TrainSpec.model_validate({"dataset": "d", "trainer": trainer})
         with transaction(self.sessions) as session:
-            return lifecycle.submit(
+            return submission.submit(
                 session,
                 kind=JobKind.TRAIN,
                 spec=spec.model_dump(mode="json"),
@@ -96,7 +96,7 @@ class Bench:
 
     def job(self, job_id: UUID) -> Job:
         with transaction(self.sessions) as session:
-            return lifecycle.get(session, job_id)
+            return queries.get(session, job_id)
 
     def want(self, job_id: UUID, wanted: Wanted) -> None:
         with transaction(self.sessions) as session:

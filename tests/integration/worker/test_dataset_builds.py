@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset, Job
-from jobs.record import caches, lifecycle
+from jobs.record import caches, catalog, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
 from tests.integration.worker.supervision import Bench, program
@@ -32,7 +32,7 @@ def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
 def submit(bench: Bench, name: str, files: dict[str, str] | None = None, **spec: object) -> UUID:
     with transaction(bench.sessions) as session:
         body = {"name": name, "horizons": [1], **spec}
-        return lifecycle.submit(
+        return submission.submit(
             session, kind=JobKind.DATASET, spec=body, spec_digest="x", queue="cpu", dataset=name,
             params={"files": files or {}},
         ).job.id  # fmt: skip
@@ -53,7 +53,7 @@ def left(bench: Bench) -> list[str]:
 
 def delete(bench: Bench, ref: str) -> None:
     with transaction(bench.sessions) as session:
-        deleted = lifecycle.delete_dataset(session, ref)
+        deleted = catalog.delete_dataset(session, ref)
     for row in deleted:
         with transaction(bench.sessions) as session:
             discarded = caches.discard_cache(session, bench.settings.caches_root / row.fingerprint)
@@ -73,7 +73,7 @@ def test_the_same_content_is_built_once(bench: Bench) -> None:
     assert (cache / "panel.arrow").stat().st_ino == before
     with transaction(bench.sessions) as session:
         reports = session.scalars(select(Dataset.profile)).all()
-        versions = lifecycle.get(session, again).evidence
+        versions = queries.get(session, again).evidence
     assert reports[0] == reports[1]
     assert versions is not None
     assert versions["versions"]["polars"]
@@ -109,7 +109,7 @@ def test_deleting_and_adopting_at_once_leave_no_row_without_a_cache(bench: Bench
         assert rows(bench) == []
         assert not place.exists()
         with transaction(bench.sessions) as session:
-            for job in lifecycle.page(session, state=JobState.QUEUED)[0]:
+            for job in queries.page(session, state=JobState.QUEUED)[0]:
                 lifecycle.want(session, job.id, Wanted.CANCEL, by="test")
 
 
@@ -213,17 +213,17 @@ def test_lineage(bench: Bench) -> None:
     assert bench.run(submit(bench, "d", planted=PLANTED), *program("building")) is JobState.SUCCEEDED
     with transaction(bench.sessions) as session:
         jobs = [
-            lifecycle.submit(
+            submission.submit(
                 session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu", dataset=name,
                 dataset_fingerprint="beef",
             ).job.id
             for name in ("d", "d", "other")
         ]  # fmt: skip
         lifecycle.want(session, jobs[0], Wanted.CANCEL, by="test")
-        [row] = [row for row, _ in lifecycle.dataset_versions(session, "d")]
-        assert lifecycle.uses(session, [row]) == {row.id: (2, 1)}
-        assert {job.id for job in lifecycle.page(session, dataset="d@1", kind=JobKind.TRAIN)[0]} == set(jobs[:2])
-        assert lifecycle.page(session, dataset="d@2")[0] == []
+        [row] = [row for row, _ in catalog.dataset_versions(session, "d")]
+        assert catalog.uses(session, [row]) == {row.id: (2, 1)}
+        assert {job.id for job in queries.page(session, dataset="d@1", kind=JobKind.TRAIN)[0]} == set(jobs[:2])
+        assert queries.page(session, dataset="d@2")[0] == []
         lifecycle.want(session, jobs[1], Wanted.CANCEL, by="test")
-        lifecycle.delete_dataset(session, "d@1")
-        assert len(lifecycle.page(session, dataset="d@1")[0]) == 3  # the build and both jobs, after the deletion too
+        catalog.delete_dataset(session, "d@1")
+        assert len(queries.page(session, dataset="d@1")[0]) == 3  # the build and both jobs, after the deletion too

@@ -24,7 +24,7 @@ from jobs.broker.queue import HintSender
 from jobs.db.session import transaction
 from jobs.db.tables import ArtifactRow, Job, Metric
 from jobs.embedded import servers as embedded
-from jobs.record import lifecycle
+from jobs.record import catalog, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
 
@@ -119,7 +119,7 @@ class Service:
     ) -> UUID:
         train = kind is JobKind.TRAIN
         with transaction(self.sessions) as session:
-            job = lifecycle.submit(
+            job = submission.submit(
                 session,
                 kind=kind,
                 spec=spec or TRAIN.model_dump(mode="json"),
@@ -136,7 +136,7 @@ class Service:
 
     def job(self, job_id: UUID) -> Job:
         with transaction(self.sessions) as session:
-            return lifecycle.get(session, job_id)
+            return queries.get(session, job_id)
 
     def until(self, happened: Callable[[], object], seconds: float = 90.0) -> None:
         deadline = time.monotonic() + seconds
@@ -179,7 +179,7 @@ def test_from_a_hint_to_a_result_that_is_proved(service: Service, undisturbed: P
     built = service.end_of(service.submit(JobKind.DATASET, {"name": "d", "planted": PANEL}))
     assert (built.state, built.dataset_fingerprint) == (JobState.SUCCEEDED, service.fingerprint)
     with transaction(service.sessions) as session:
-        dataset = lifecycle.dataset(session, "d@1")
+        dataset = catalog.dataset(session, "d@1")
     assert dataset.profile
     assert dataset.manifest["fingerprint"] == service.fingerprint
     job_id = service.submit()
@@ -192,7 +192,7 @@ def test_from_a_hint_to_a_result_that_is_proved(service: Service, undisturbed: P
     assert evidence["threads"]["env"]["OMP_NUM_THREADS"] == "1"
     with transaction(service.sessions) as session:
         artifacts = session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id)).all()
-        seen = {row.name: row for row in lifecycle.workers(session)}
+        seen = {row.name: row for row in queries.workers(session)}
     assert {"best.safetensors", "predictions.parquet"} <= {artifact.name for artifact in artifacts}
     for artifact in artifacts:
         assert (service.settings.run_root / artifact.path).stat().st_size == artifact.size_bytes

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from atft.spec.study import HpoSpec, Scalar
 from jobs.db.session import transaction
 from jobs.db.tables import Attempt, JobEvent
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, lifecycle, queries
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Wanted
 from tests.integration.worker.study_bench import SPACE, Bench, climbing, opened
@@ -45,7 +45,7 @@ def test_pain_37_a_study_ends_with_every_number_its_trials_own(bench: Bench) -> 
     assert job.progress is not None
     assert (job.progress["step"], job.progress["steps"], job.progress["ratio"]) == (6, 6, 1.0)
     with transaction(bench.sessions) as session:
-        files = {row.name: bench.settings.run_root / row.path for row in lifecycle.artifacts(session, study)}
+        files = {row.name: bench.settings.run_root / row.path for row in catalog.artifacts(session, study)}
         logs = [e.body["message"] for e in history.read_after(session, study, 0) if e.kind == "log"]
     assert set(files) == {
         f"{n}.json"
@@ -142,10 +142,10 @@ def test_a_study_is_never_claimed_nor_does_it_expire(bench: Bench) -> None:
     assert not bench.claim(bench.job(study))
     bench.advance(study)
     with transaction(bench.sessions) as session:
-        assert lifecycle.expired(session, 10) == []
+        assert queries.expired(session, 10) == []
         assert session.get_one(Attempt, (study, 1)).worker == "control"
-        assert [job.id for job in lifecycle.active_studies(session, 10)] == [study]
-        assert [job.kind for job in lifecycle.waiting(session, "cpu", -1, 10)] == [JobKind.PREFLIGHT] * 2
+        assert [job.id for job in queries.active_studies(session, 10)] == [study]
+        assert [job.kind for job in queries.waiting(session, "cpu", -1, 10)] == [JobKind.PREFLIGHT] * 2
 
 
 def test_the_sweep_asks_active_studies_again_and_again(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from atft.events import Metrics
 from atft.spec.study import Scalar
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.record import history, lifecycle
+from jobs.record import catalog, history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
 from tests.integration.worker.study_bench import METRIC, SPACE, Bench, Outcome, climbing, opened
@@ -137,7 +137,7 @@ def test_a_disk_that_takes_no_pictures_does_not_keep_the_study_from_ending(bench
     (bench.settings.jobs_root / str(study)).write_text("no folder can be made here")
     assert bench.work(study).state is JobState.SUCCEEDED
     with transaction(bench.sessions) as session:
-        assert lifecycle.artifacts(session, study) == []
+        assert catalog.artifacts(session, study) == []
         said = [e.body for e in history.read_after(session, study, 0) if e.kind == "log"]
     assert said[-1]["level"] == "warning"
     assert said[-1]["message"].startswith("0 of 6 pictures were written: ")

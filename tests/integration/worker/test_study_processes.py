@@ -12,7 +12,7 @@ from atft.spec.study import HpoSpec
 from jobs.broker.queue import CONTROL, HintSender
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.record import lifecycle
+from jobs.record import submission
 from jobs.states import TERMINAL, JobKind, JobState, Reason
 from tests.integration.worker.test_processes import TRAIN, Service, cache, service  # noqa: F401 - fixtures
 from worker.studies.sampling import designed_point
@@ -28,7 +28,7 @@ def submit(service: Service, **changes: object) -> Job:  # noqa: F811
     body = {"base": BASE.model_dump(mode="json"), "space": SPACE, "sampler": {"name": "random"}, **changes}
     spec = HpoSpec.model_validate(body)
     with transaction(service.sessions) as session:
-        job = lifecycle.submit(
+        job = submission.submit(
             session,
             kind=JobKind.HPO,
             spec=spec.model_dump(mode="json"),

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.record import history, lifecycle
+from jobs.record import history, queries
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
 from tests.integration.worker.supervision import HONEST, Bench, program
@@ -26,8 +26,8 @@ def greedy(*options: str) -> tuple[str, ...]:
 
 def pending(bench: Bench, job_id: UUID) -> str:
     with transaction(bench.sessions) as session:
-        lifecycle.heartbeat_worker(session, name="w", host="h", pid=1, queue="cpu", device="cpu", busy_with=None)
-        return lifecycle.queue_position(session, lifecycle.get(session, job_id))[1] or ""
+        queries.heartbeat_worker(session, name="w", host="h", pid=1, queue="cpu", device="cpu", busy_with=None)
+        return queries.queue_position(session, queries.get(session, job_id))[1] or ""
 
 
 @pytest.mark.parametrize("reason", [Reason.OOM_HOST, Reason.OOM_GPU])

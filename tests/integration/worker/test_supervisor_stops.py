@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset, JobEvent, Metric
-from jobs.record import lifecycle
+from jobs.record import lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
 from tests.integration.worker.supervision import HONEST, Bench, alive, program
@@ -87,7 +87,7 @@ class TestFencing:
         child = bench.child_of(job_id)
         bench.until(lambda: bench.job(job_id).progress)
         with transaction(bench.sessions) as session:
-            job = lifecycle.get(session, job_id)
+            job = queries.get(session, job_id)
             lifecycle.requeue(session, job_id, 1, reason=Reason.WORKER_LOST, message="lost", counts_as_failure=True)
             assert job.attempt == 1
         assert running.end() is None
@@ -107,7 +107,7 @@ class TestFencing:
         bench.until(lambda: bench.job(job_id).progress)
         time.sleep(1.5)
         with transaction(bench.sessions) as session:
-            assert lifecycle.expired(session, 10) == []
+            assert queries.expired(session, 10) == []
         assert len((bench.folder(job_id) / "renewals").read_text().splitlines()) >= 4
         bench.want(job_id, Wanted.CANCEL)
         running.end()
@@ -117,7 +117,7 @@ class TestDatasets:
     def submit(self, bench: Bench, spec: dict[str, object], files: dict[str, str] | None = None) -> UUID:
         with transaction(bench.sessions) as session:
             params = {"files": files} if files else None
-            return lifecycle.submit(
+            return submission.submit(
                 session, kind=JobKind.DATASET, spec=spec, spec_digest="x", queue="cpu", params=params
             ).job.id
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from atft.spec.job import TrainSpec
 from jobs.db.session import transaction
 from jobs.db.tables import ArtifactRow
-from jobs.record import lifecycle
+from jobs.record import submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
 from tests.integration.worker.supervision import FINGERPRINT, HONEST, Bench
@@ -26,7 +26,7 @@ def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
 def begin_with(bench: Bench, source: UUID) -> UUID:
     spec = TrainSpec(dataset="d", init_from=str(source))
     with transaction(bench.sessions) as session:
-        return lifecycle.submit(
+        return submission.submit(
             session, kind=JobKind.TRAIN, spec=spec.model_dump(mode="json"), spec_digest=spec.digest(), queue="cpu",
             dataset="d", dataset_fingerprint=FINGERPRINT,
         ).job.id  # fmt: skip

@@ -18,7 +18,7 @@ from atft.spec.job import TrainSpec
 from jobs.db.session import transaction
 from jobs.db.tables import Job, Metric
 from jobs.embedded import servers as embedded
-from jobs.record import history, lifecycle
+from jobs.record import history, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
 from worker.attempt.event_buffer import Buffer
@@ -45,7 +45,7 @@ def database(servers: embedded.Embedded, template: str) -> Iterator[str]:
 @pytest.fixture
 def job(sessions: sessionmaker[Session]) -> Job:
     with transaction(sessions) as session:
-        job_id = lifecycle.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu").job.id
+        job_id = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu").job.id
     with transaction(sessions) as session:
         job = lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=0.5)
     assert job is not None
@@ -81,7 +81,7 @@ def test_g12_events_wait_for_postgres_in_order(
         servers.check()
     assert wait(recorder)
     with transaction(sessions) as session:
-        assert lifecycle.expired(session, 10) == []
+        assert queries.expired(session, 10) == []
         events = history.read_after(session, job.id, 0, 2000)
         assert [event.seq for event in events] == list(range(1, len(events) + 1))
         assert [event.child_seq for event in events if event.child_seq] == list(range(1, 1002))
@@ -93,7 +93,7 @@ def test_g12_events_wait_for_postgres_in_order(
 def _told(sessions: sessionmaker[Session], job_id: UUID) -> bool:
     """The job runs, and its first numbers are recorded."""
     with transaction(sessions) as session:
-        return bool(lifecycle.get(session, job_id).metrics)
+        return bool(queries.get(session, job_id).metrics)
 
 
 def _begun(sessions: sessionmaker[Session], settings: Settings, epochs: int) -> tuple[UUID, threading.Thread]:
@@ -103,7 +103,7 @@ def _begun(sessions: sessionmaker[Session], settings: Settings, epochs: int) -> 
     with transaction(sessions) as session:
         options = {"spec_digest": "x", "queue": "cpu", "dataset": "d", "dataset_fingerprint": "f00d"}
         spec = TrainSpec(dataset="d").model_dump(mode="json")
-        job_id = lifecycle.submit(session, kind=JobKind.TRAIN, spec=spec, **options).job.id
+        job_id = submission.submit(session, kind=JobKind.TRAIN, spec=spec, **options).job.id
     supervisor = Supervisor(
         settings=settings.model_copy(update={"lease_seconds": 0.6}),
         sessions=sessions,
@@ -131,7 +131,7 @@ def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
     servers.check()
     running.join(30)
     with transaction(sessions) as session:
-        job = lifecycle.get(session, job_id)
+        job = queries.get(session, job_id)
         assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
         query = select(Metric.step).where(Metric.job_id == job_id, Metric.name == "train/loss")
         assert sorted(session.scalars(query)) == list(range(1, 11))
@@ -147,7 +147,7 @@ def test_g12_last_words_are_heard_also_when_there_is_no_room(
     servers.check()
     running.join(30)
     with transaction(sessions) as session:
-        job = lifecycle.get(session, job_id)
+        job = queries.get(session, job_id)
         assert (job.state, job.attempt, job.message) == (JobState.SUCCEEDED, 1, None)
         query = select(Metric.step).where(Metric.job_id == job_id, Metric.name == "train/loss")
         assert sorted(session.scalars(query)) == list(range(1, 7))
@@ -166,13 +166,13 @@ def test_settling_waits_too(sessions: sessionmaker[Session], servers: embedded.E
     persist(sessions, lambda session: lifecycle.settle(session, job.id, 1, JobState.SUCCEEDED), given_up)
     assert len(tries) >= 3
     with transaction(sessions) as session:
-        assert lifecycle.get(session, job.id).state is JobState.SUCCEEDED
+        assert queries.get(session, job.id).state is JobState.SUCCEEDED
 
 
 def test_it_can_give_up(sessions: sessionmaker[Session], servers: embedded.Embedded) -> None:
     servers.postgres.stop()
     try:
-        assert persist(sessions, lambda session: lifecycle.get(session, MISSING), lambda: True) is None
+        assert persist(sessions, lambda session: queries.get(session, MISSING), lambda: True) is None
     finally:
         servers.check()
 
@@ -186,7 +186,7 @@ def test_only_the_newest_progress_waits(sessions: sessionmaker[Session], job: Jo
     assert wait(recorder)
     recorder.stop()
     with transaction(sessions) as session:
-        progress = lifecycle.get(session, job.id).progress
+        progress = queries.get(session, job.id).progress
     assert progress is not None
     assert progress["ratio"] == 1.0
 

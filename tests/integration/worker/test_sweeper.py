@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db.session import sync_engine, sync_sessions, transaction
 from jobs.db.tables import Idempotency, Job
-from jobs.record import lifecycle
+from jobs.record import lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from worker.slot import Slot
@@ -42,7 +42,7 @@ class Bench:
 
     def submit(self, **options: object) -> UUID:
         with transaction(self.sessions) as session:
-            return lifecycle.submit(
+            return submission.submit(
                 session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu", **options
             ).job.id
 
@@ -57,7 +57,7 @@ class Bench:
 
     def job(self, job_id: UUID) -> Job:
         with transaction(self.sessions) as session:
-            return lifecycle.get(session, job_id)
+            return queries.get(session, job_id)
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_every_study_is_asked_however_many_there_are(bench: Bench, monkeypatch: 
     monkeypatch.setattr("worker.upkeep.sweeper.BATCH", 2)
     with transaction(bench.sessions) as session:
         options = {"spec": {}, "spec_digest": "x", "queue": "control"}
-        studies = sorted(lifecycle.submit(session, kind=JobKind.HPO, **options).job.id for _ in range(4))
+        studies = sorted(submission.submit(session, kind=JobKind.HPO, **options).job.id for _ in range(4))
     rounds = []
     for _ in range(4):
         bench.hinted.clear()
@@ -255,7 +255,7 @@ def test_a_heartbeat_shows_what_its_worker_does(bench: Bench) -> None:
 
     def seen() -> list[UUID | None]:
         with transaction(bench.sessions) as session:
-            return [worker.busy_with for worker in lifecycle.workers(session) if worker.name == slot.name]
+            return [worker.busy_with for worker in queries.workers(session) if worker.name == slot.name]
 
     wait(lambda: seen() == [None])
     job_id = bench.submit()

@@ -31,8 +31,7 @@ from api.predictions import routes as predictions
 from api.streams import routes as streams
 from api.studies import routes as studies
 from api.system import health, workers
-from api.training import ensembles, pretraining
-from api.training import routes as splits
+from api.training import routes as training
 from api.web import pages
 from jobs import logs
 from jobs.broker.pubsub import Wakeups, async_redis_client
@@ -40,8 +39,8 @@ from jobs.db.session import async_engine, async_sessions
 from jobs.settings import Settings
 
 ROUTERS: Final = (
-    datasets.router, jobs.router, ensembles.router, pretraining.router, predictions.router, studies.router,
-    results.router, tensorboard.router, splits.router, comparisons.router,
+    datasets.router, training.router, jobs.router, predictions.router, studies.router,
+    results.router, tensorboard.router, comparisons.router,
     streams.router, workers.router, access.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16

@@ -9,10 +9,12 @@ from api.access.schemas import KEY_MODELS, NewKey, Quota, ShownKey
 from api.comparisons.schemas import COMPARISON_MODELS
 from api.datasets.schemas import DATASET_MODELS
 from api.http import examples
-from api.jobs.schemas import MODELS
+from api.http.schemas import HTTP_MODELS
+from api.jobs.schemas import JOB_MODELS
 from api.predictions.schemas import PREDICT, PREDICTION_MODELS
 from api.studies.schemas import STUDY_MODELS, Promotion
-from api.training.schemas import SPLIT_MODELS
+from api.system.schemas import SYSTEM_MODELS
+from api.training.schemas import TRAINING_MODELS
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
@@ -109,11 +111,13 @@ def document(app: FastAPI) -> dict[str, Any]:
     )
     components = found["components"]["schemas"]
     views = (
-        *MODELS,
+        *HTTP_MODELS,
+        *JOB_MODELS,
+        *SYSTEM_MODELS,
         *COMPARISON_MODELS,
         *STUDY_MODELS,
         *DATASET_MODELS,
-        *SPLIT_MODELS,
+        *TRAINING_MODELS,
         *KEY_MODELS,
         *PREDICTION_MODELS,
     )

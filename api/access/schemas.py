@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 
 from api.http import examples
-from api.jobs.schemas import Page, Time, View, _example
+from api.http.schemas import Page, Time, View, example
 from jobs.db.tables import ApiKey, AuditRow
 
 Scope = Literal["jobs:read", "jobs:write", "datasets:write", "admin"]
@@ -37,7 +37,7 @@ class NewKey(BaseModel):
 class KeyView(View):
     """A key as the record knows it: its SHA-256 only, which is not shown either."""
 
-    model_config = _example(examples.KEY)
+    model_config = example(examples.KEY)
 
     id: UUID
     name: str
@@ -53,7 +53,7 @@ class KeyView(View):
 class MadeKey(KeyView):
     """The answer that shows the key, once."""
 
-    model_config = _example(examples.KEY | {"key": "atft_0123abcd_…"})
+    model_config = example(examples.KEY | {"key": "atft_0123abcd_…"})
 
     key: str = Field(description="keep it now: nobody can read it again")
 
@@ -61,7 +61,7 @@ class MadeKey(KeyView):
 class Keys(View):
     """Newest first, revoked ones too."""
 
-    model_config = _example({"items": [examples.KEY]})
+    model_config = example({"items": [examples.KEY]})
 
     items: list[KeyView]
 
@@ -77,7 +77,7 @@ class ShownKey(BaseModel):
 class AuditView(View):
     """One change that somebody asked for and that was made."""
 
-    model_config = _example(examples.AUDIT)
+    model_config = example(examples.AUDIT)
 
     id: int
     time: Time
@@ -89,7 +89,7 @@ class AuditView(View):
 
 
 class AuditPage(Page[AuditView]):
-    model_config = _example({"items": [examples.AUDIT], "next_cursor": None})
+    model_config = example({"items": [examples.AUDIT], "next_cursor": None})
 
 
 KEY_MODELS: Final = (KeyView, MadeKey, Keys, AuditView, AuditPage)

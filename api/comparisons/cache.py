@@ -1,26 +1,25 @@
-"""The answers given last, by what they were made from."""
+"""Comparisons computed last. A key holds the version of every job in it, so that an entry is never out of date."""
 
-from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Annotated, Final, TypeAlias
+from uuid import UUID
 
-Answer = TypeVar("Answer")
+from cachetools import LRUCache
+from fastapi import Depends, Request
+
+from api.comparisons.schemas import Comparison
+
+SIZE: Final = 64
+Key: TypeAlias = tuple[tuple[tuple[UUID, int], ...], str, tuple[str, ...]]  # jobs and versions, metric, baselines
+Cache: TypeAlias = LRUCache[Key, Comparison]
 
 
-class Recent(Generic[Answer]):
-    """At most `size` answers; the one asked for longest ago goes first."""
+async def cache(request: Request) -> Cache:
+    """The application's cache of comparisons, made at first use."""
+    state = request.app.state
+    if not hasattr(state, "comparisons"):
+        state.comparisons = LRUCache(SIZE)
+    found: Cache = state.comparisons
+    return found
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._answers: OrderedDict[Hashable, Answer] = OrderedDict()
 
-    def get(self, key: Hashable) -> Answer | None:
-        if key in self._answers:
-            self._answers.move_to_end(key)
-        return self._answers.get(key)
-
-    def put(self, key: Hashable, answer: Answer) -> None:
-        self._answers[key] = answer
-        self._answers.move_to_end(key)
-        while len(self._answers) > self._size:
-            self._answers.popitem(last=False)
+CacheDep = Annotated[Cache, Depends(cache)]

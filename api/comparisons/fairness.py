@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from api.http.errors import Refused
-from api.jobs.schemas import FieldError
+from api.http.schemas import FieldError
 from jobs.states import JobState
 
 Daily = Mapping[date, float | None]

@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
+from api.comparisons.cache import CacheDep, Key
 from api.comparisons.fairness import DEFAULT_METRIC, SPLITS, Daily, Measure, Side, read_measure, refused
 from api.comparisons.schemas import Comparison
 from api.comparisons.service import compare, mean_by_day
@@ -23,7 +24,6 @@ router = APIRouter(tags=["results"])
 MAX_JOBS: Final = 50
 MAX_POINTS: Final = 1000
 COMPARABLE: Final = frozenset({JobKind.TRAIN, JobKind.TRIAL, JobKind.ENSEMBLE})
-Key = tuple[tuple[tuple[UUID, int], ...], str, tuple[str, ...]]
 _Gathered = tuple[list[Side], dict[str, Daily], dict[UUID, Series]]
 JobIds = Annotated[
     list[UUID],
@@ -44,6 +44,7 @@ Baselines = Annotated[
 @router.get("/compare", summary="Compare jobs", responses=problems(404))
 async def compare_jobs(
     service: ServiceDep,
+    cache: CacheDep,
     _: Reader,
     jobs: JobIds,
     metric: Annotated[
@@ -70,11 +71,11 @@ async def compare_jobs(
     if len(jobs) + len(wanted) < 2:
         raise refused("job", "a comparison needs two sides: give another job, or a baseline")
     key = await service.database.read(_key, jobs, measure, wanted)
-    found = service.comparisons.get(key)
+    found = cache.get(key)
     if found is None:
         gathered = await service.database.read(_gather, jobs, measure, wanted)
         found = await asyncio.to_thread(_compare, gathered, measure)
-        service.comparisons.put(key, found)
+        cache[key] = found
     return found
 
 

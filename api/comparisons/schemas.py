@@ -6,7 +6,8 @@ from uuid import UUID
 from pydantic import ConfigDict, Field, JsonValue
 
 from api.http import examples
-from api.jobs.schemas import Series, View
+from api.http.schemas import View
+from api.jobs.schemas import Series
 from jobs.states import JobState
 
 

@@ -2,23 +2,19 @@
 from.
 """
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from api.http import examples
-from api.jobs.schemas import Page, Time, View
-
-
-def _example(value: dict[str, Any]) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [value]})
+from api.http.schemas import Page, Time, View, example
 
 
 class DatasetPlan(View):
     """What a dataset would be: the answer of `python -m atft inspect`. Nothing is stored."""
 
-    model_config = _example(examples.DATASET_PLAN)
+    model_config = example(examples.DATASET_PLAN)
 
     spec: dict[str, JsonValue]
     spec_digest: str
@@ -30,7 +26,7 @@ class DatasetPlan(View):
 class DatasetSummary(View):
     """One version of a dataset; in lists the newest."""
 
-    model_config = _example(examples.DATASET_SUMMARY)
+    model_config = example(examples.DATASET_SUMMARY)
 
     name: str
     version: int
@@ -52,7 +48,7 @@ class DatasetSummary(View):
 class OriginFile(View):
     """One file that a version was made from."""
 
-    model_config = _example(examples.ORIGIN_FILE)
+    model_config = example(examples.ORIGIN_FILE)
 
     role: Literal["panel", "universe", "market"]
     name: str | None = Field(description="as its sender named it, or its path under the data root")
@@ -63,7 +59,7 @@ class OriginFile(View):
 class Origin(View):
     """Where a version comes from."""
 
-    model_config = _example(examples.ORIGIN)
+    model_config = example(examples.ORIGIN)
 
     kind: Literal["upload", "path", "planted"]
     files: list[OriginFile]
@@ -76,7 +72,7 @@ class Origin(View):
 class DatasetVersion(View):
     """One version: where it comes from, and how many jobs were submitted on it."""
 
-    model_config = _example(examples.DATASET_VERSION)
+    model_config = example(examples.DATASET_VERSION)
 
     version: int
     fingerprint: str
@@ -93,7 +89,7 @@ class DatasetVersion(View):
 class DatasetView(DatasetSummary):
     """One dataset with what was found in it."""
 
-    model_config = _example(examples.DATASET)
+    model_config = example(examples.DATASET)
 
     columns: list[str] = Field(description="feature names in the order in which the network reads them")
     market_columns: list[str]
@@ -108,7 +104,7 @@ class DatasetView(DatasetSummary):
 class DatasetPage(Page[DatasetSummary]):
     """All datasets by name."""
 
-    model_config = _example({"items": [examples.DATASET_SUMMARY], "next_cursor": None})
+    model_config = example({"items": [examples.DATASET_SUMMARY], "next_cursor": None})
 
 
 DATASET_MODELS: Final = (

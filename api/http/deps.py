@@ -5,13 +5,11 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import Depends, Header, Path, Query, Request
-from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from api.http import examples
 from api.http.errors import MEDIA_TYPE, Refused
 from api.http.service import Service
-from api.jobs.schemas import SubmittedView
 from jobs.db.tables import Job
 from jobs.record import queries
 from jobs.record.queries import Position
@@ -122,20 +120,6 @@ _PROBLEMS: Final = {
     ),
     507: ("The disk is full.", "disk_full", "the server has no room for this upload; nothing was kept"),
 }
-
-
-def submits(plan: type[BaseModel], then: str = "The job, queued. `Location` is its address.") -> dict[str, Any]:
-    """How a route is declared that takes a spec as JSON and answers with its job, or with `dry_run=true` its plan."""
-    return {
-        "status_code": 202,
-        "response_model": SubmittedView,
-        "dependencies": [Depends(json_body)],
-        "response_description": then,
-        "responses": {
-            **problems(413, 415),
-            200: {"model": plan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
-        },
-    }
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

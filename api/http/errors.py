@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from api.jobs.schemas import FieldError, Problem
+from api.http.schemas import FieldError, Problem
 from jobs import errors as domain
 
 log = logging.getLogger("api")

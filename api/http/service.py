@@ -13,8 +13,6 @@ from uuid import UUID
 from fastapi import Request
 from redis.asyncio import Redis
 
-from api.comparisons.cache import Recent
-from api.comparisons.schemas import Comparison
 from api.http.auth import Principal
 from api.http.database import Database
 from api.http.errors import Refused
@@ -33,7 +31,6 @@ HINT_SECONDS: Final = 2.0
 _MAX_PENDING_HINTS: Final = 64
 MAX_STREAMS: Final = 2000
 STANDING_SECONDS: Final = 5.0
-_COMPARISONS: Final = 64
 _DISK_SECONDS: Final = 1.0
 
 
@@ -79,7 +76,6 @@ class Service:
         self._streams = 0
         self._disk: tuple[float, int] | None = None
         self.lookout = Lookout(lambda places: database.read(look, places))
-        self.comparisons: Recent[Comparison] = Recent(_COMPARISONS)
 
     async def announce(self, job: Job) -> None:
         """Tell the broker of a committed job. Bounded: a hint that is not sent is sent again by the sweep."""

@@ -8,12 +8,10 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from api.http import examples
 from api.http.auth import Principal, Reader, Submitter, check_scope
 from api.http.database import AUDITED
 from api.http.deps import (
     Cursor,
-    DryRun,
     IdempotencyKey,
     IfMatch,
     JobId,
@@ -23,16 +21,12 @@ from api.http.deps import (
     find_job,
     json_body,
     problems,
-    submits,
     with_position,
 )
-from api.jobs.schemas import JobPage, JobView, Plan, SubmittedView
+from api.jobs.schemas import JobPage, JobView, Priority, SubmittedView
 from api.jobs.submission import identity, once
 from api.jobs.views import etag, job_view, submitted_view
-from api.studies.schemas import Priority
-from api.training.submission import submit_run
 from atft.spec.data import DatasetRef
-from atft.spec.job import TrainSpec
 from jobs.db.tables import Job
 from jobs.record import lifecycle, queries, reruns
 from jobs.record.queries import Position
@@ -40,28 +34,6 @@ from jobs.record.reruns import Again
 from jobs.states import COORDINATING, JobKind, JobState, Wanted
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-
-TRAIN_EXAMPLES = {
-    "smallest": {"summary": "Only the dataset: every other setting has a default", "value": examples.TRAIN_SMALLEST},
-    "small": {"summary": "A small run with AdaBelief and warm restarts", "value": examples.TRAIN},
-}
-
-
-@router.post("/train", summary="Submit a training job", **submits(Plan))
-async def submit_train(
-    spec: Annotated[TrainSpec, Body(openapi_examples=TRAIN_EXAMPLES)],
-    response: Response,
-    service: ServiceDep,
-    who: Submitter,
-    dry_run: DryRun = False,
-    idempotency_key: IdempotencyKey = None,
-) -> SubmittedView | Response:
-    """Queue a training of the ATFT-GAT-FAN network on a registered dataset.
-
-    The spec is checked against the dataset before anything is stored: its features, its horizons, and that its days are
-    enough for the window and the split. A 202 means that the job will run, whatever happens to this server or to Redis.
-    """
-    return await submit_run(service, who, spec, JobKind.TRAIN, dry_run=dry_run, key=idempotency_key, answer=response)
 
 
 def _page(

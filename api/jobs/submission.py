@@ -3,14 +3,16 @@
 import hashlib
 import json
 from collections.abc import Awaitable, Mapping
+from typing import Any
 from uuid import UUID
 
-from fastapi import Response
+from fastapi import Depends, Response
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from api.http.auth import Principal
 from api.http.database import AUDITED
-from api.http.deps import with_position
+from api.http.deps import json_body, problems, with_position
 from api.http.errors import Refused, Unavailable, invalid
 from api.http.service import Service
 from api.jobs.schemas import SubmittedView
@@ -24,6 +26,20 @@ from jobs.record.quotas import hold_upload
 from jobs.states import JobKind
 
 Identity = tuple[str, str]  # an Idempotency-Key, and the SHA-256 of what was asked with it
+
+
+def submits(plan: type[BaseModel], then: str = "The job, queued. `Location` is its address.") -> dict[str, Any]:
+    """How a route is declared that takes a spec as JSON and answers with its job, or with `dry_run=true` its plan."""
+    return {
+        "status_code": 202,
+        "response_model": SubmittedView,
+        "dependencies": [Depends(json_body)],
+        "response_description": then,
+        "responses": {
+            **problems(413, 415),
+            200: {"model": plan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
+        },
+    }
 
 
 def refuse_nul(value: object, pointer: str = "") -> None:

@@ -1,6 +1,5 @@
 """Rows of the record as clients see them."""
 
-from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any, Final
 from urllib.parse import quote
@@ -8,12 +7,11 @@ from uuid import UUID
 
 from fastapi import Response
 
-from api.jobs.schemas import ArtifactView, JobView, Links, ProgressView, SubmittedView, WorkerView
-from jobs.db.tables import ArtifactRow, Job, Worker
+from api.jobs.schemas import ArtifactView, JobView, Links, ProgressView, SubmittedView
+from jobs.db.tables import ArtifactRow, Job
 from jobs.record.queries import Position
 from jobs.states import TERMINAL, JobState, Wanted
 
-WORKER_LIVE_SECONDS: Final = 60.0
 _WISHES: Final = {Wanted.CANCEL: "cancelling", Wanted.PAUSE: "pausing", Wanted.PRUNE: "pruning"}
 
 
@@ -83,18 +81,4 @@ def artifact_view(row: ArtifactRow) -> ArtifactView:
         attempt=row.attempt,
         created_at=row.created_at,
         link=f"/jobs/{row.job_id}/artifacts/{quote(row.name)}",
-    )
-
-
-def worker_view(row: Worker, now: datetime | None = None) -> WorkerView:
-    live = (now or datetime.now(UTC)) - row.last_seen < timedelta(seconds=WORKER_LIVE_SECONDS)
-    return WorkerView(
-        name=row.name,
-        host=row.host,
-        queue=row.queue,
-        device=row.device,
-        busy_with=row.busy_with,
-        started_at=row.started_at,
-        last_seen=row.last_seen,
-        live=live,
     )

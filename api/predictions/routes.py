@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Response
 
 from api.http.auth import Submitter
-from api.http.deps import DryRun, IdempotencyKey, ServiceDep, submits
+from api.http.deps import DryRun, IdempotencyKey, ServiceDep
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import Identity
+from api.jobs.submission import Identity, submits
 from api.predictions import admission
 from api.predictions.schemas import PREDICT, PREDICT_FOLD, PredictPlan
 from api.training.submission import plan_or_queue, queue_run

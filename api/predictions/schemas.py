@@ -6,7 +6,7 @@ from typing import Final
 from pydantic import ConfigDict, Field, JsonValue
 
 from api.http import examples
-from api.jobs.schemas import View
+from api.http.schemas import View
 
 PREDICT: Final[examples.Example] = {
     "model": examples.JOB_ID,

@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 
 from api.http import examples
 from api.http.auth import Reader, Submitter
-from api.http.deps import DryRun, IdempotencyKey, JobId, ServiceDep, json_body, problems, submits
+from api.http.deps import DryRun, IdempotencyKey, JobId, ServiceDep, json_body, problems
 from api.http.errors import Refused, invalid
 from api.http.path_guard import under
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import Identity, identity, once, refuse_nul, submit
+from api.jobs.submission import Identity, identity, once, refuse_nul, submit, submits
 from api.jobs.views import submitted_view
 from api.studies import admission as studies
 from api.studies.schemas import BestView, ImportanceView, Promotion, StudyPlan, Trials

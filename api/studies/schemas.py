@@ -6,18 +6,15 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from api.http import examples
-from api.jobs.schemas import Metrics, Plan, Time, View
+from api.http.schemas import Metrics, Time, View, example
+from api.training.schemas import Plan
 from jobs.states import JobState, Reason
-
-
-def _example(value: dict[str, Any]) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [value]})
 
 
 class StudyPlan(View):
     """What a study would be. Nothing is stored."""
 
-    model_config = _example(examples.STUDY_PLAN)
+    model_config = example(examples.STUDY_PLAN)
 
     spec: dict[str, JsonValue] = Field(description="resolved: every default filled in, equal choices merged")
     spec_digest: str
@@ -32,7 +29,7 @@ class StudyPlan(View):
 class TrialView(View):
     """One trial. Only a succeeded trial has a value: a failed one is never a number."""
 
-    model_config = _example(examples.TRIAL)
+    model_config = example(examples.TRIAL)
 
     number: int
     job_id: UUID
@@ -50,7 +47,7 @@ class TrialView(View):
 class Trials(View):
     """All trials of a study, by number."""
 
-    model_config = _example({"items": [examples.TRIAL]})
+    model_config = example({"items": [examples.TRIAL]})
 
     items: list[TrialView]
 
@@ -58,7 +55,7 @@ class Trials(View):
 class BestView(View):
     """The best trial so far."""
 
-    model_config = _example(examples.BEST)
+    model_config = example(examples.BEST)
 
     number: int
     job_id: UUID
@@ -73,7 +70,7 @@ class BestView(View):
 class ImportanceView(View):
     """How much each parameter explains of the differences between complete trials (PED-ANOVA); shares add up to 1."""
 
-    model_config = _example(examples.IMPORTANCE)
+    model_config = example(examples.IMPORTANCE)
 
     importance: dict[str, float] | None = Field(description="null when nothing can be said: `why` says why")
     num_trials: int
@@ -94,12 +91,4 @@ class Promotion(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Priority(View):
-    """A job's place in its queue."""
-
-    model_config = _example({"priority": 2})
-
-    priority: int = Field(ge=0, le=9, description="0 runs first, 9 last")
-
-
-STUDY_MODELS: Final = (StudyPlan, TrialView, Trials, BestView, ImportanceView, Priority)
+STUDY_MODELS: Final = (StudyPlan, TrialView, Trials, BestView, ImportanceView)

@@ -15,7 +15,7 @@ from api.http.auth import Reader
 from api.http.deps import ServiceDep, problems
 from api.http.errors import Unavailable
 from api.http.service import Service
-from api.jobs.schemas import Check, Health
+from api.system.schemas import Check, Health
 from jobs.db.migrate import database_revision, head_revision
 from jobs.db.tables import Job
 from jobs.record import queries

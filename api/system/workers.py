@@ -1,14 +1,18 @@
-"""Who is there to work."""
+"""The route that lists worker processes."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from fastapi import APIRouter
 
 from api.http.auth import Reader
 from api.http.deps import ServiceDep, problems
-from api.jobs.schemas import Workers
-from api.jobs.views import worker_view
+from api.system.schemas import Workers, WorkerView
+from jobs.db.tables import Worker
 from jobs.record import queries
 
 router = APIRouter(tags=["service"])
+LIVE_SECONDS: Final = 60.0
 
 
 @router.get("/workers", summary="List workers", responses=problems())
@@ -16,3 +20,17 @@ async def list_workers(service: ServiceDep, _: Reader) -> Workers:
     """Worker processes by their own heartbeat: host, queue, device, and the job that each is busy with."""
     rows = await service.database.read(queries.workers)
     return Workers(items=[worker_view(row) for row in rows])
+
+
+def worker_view(row: Worker, now: datetime | None = None) -> WorkerView:
+    live = (now or datetime.now(UTC)) - row.last_seen < timedelta(seconds=LIVE_SECONDS)
+    return WorkerView(
+        name=row.name,
+        host=row.host,
+        queue=row.queue,
+        device=row.device,
+        busy_with=row.busy_with,
+        started_at=row.started_at,
+        last_seen=row.last_seen,
+        live=live,
+    )

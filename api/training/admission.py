@@ -15,8 +15,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from api.http.errors import Refused, invalid
-from api.jobs.schemas import Plan
 from api.training import init_from
+from api.training.schemas import Plan
 from api.training.split import planned, trading_days
 from atft.spec.days import Fold, SplitPlan, count, plan_split
 from atft.spec.ensemble import EnsembleSpec

@@ -1,29 +1,103 @@
-"""The days a job trains, validates and tests on."""
+"""Submitting trainings, ensembles and pretrainings; and the days that a job trains, validates and tests on."""
 
 import asyncio
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Body, Response
 from pydantic import TypeAdapter, ValidationError
 
-from api.http.auth import Reader
-from api.http.deps import JobId, ServiceDep, problems
+from api.http import examples
+from api.http.auth import Reader, Submitter
+from api.http.deps import DryRun, IdempotencyKey, JobId, ServiceDep, problems
 from api.http.errors import Refused
+from api.jobs.schemas import SubmittedView
+from api.jobs.submission import submits
 from api.jobs.views import etag
-from api.training.schemas import SplitView
+from api.training.schemas import Plan, SplitView
 from api.training.split import figure, observed, planned, trading_days
+from api.training.submission import submit_run
 from atft.spec.data import DataSpec, SplitSpec
 from atft.spec.days import plan_split
+from atft.spec.ensemble import EnsembleSpec
+from atft.spec.job import TrainSpec
+from atft.spec.pretrain import PretrainSpec
 from jobs.db.tables import Job
 from jobs.record import queries
 from jobs.settings import Settings
+from jobs.states import JobKind
 
-router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
+router = APIRouter(prefix="/jobs")
 _SPLIT: Final = TypeAdapter(SplitSpec)
 _DATA: Final = TypeAdapter(DataSpec)
 
 
-@router.get("/split", summary="A job's split, with its picture", responses=problems(404, 409))
+TRAIN_EXAMPLES = {
+    "smallest": {"summary": "Only the dataset: every other setting has a default", "value": examples.TRAIN_SMALLEST},
+    "small": {"summary": "A small run with AdaBelief and warm restarts", "value": examples.TRAIN},
+}
+ENSEMBLE_EXAMPLES = {"five": {"summary": "A small run with five seeds", "value": examples.ENSEMBLE}}
+PRETRAIN_EXAMPLES = {
+    "smallest": {"summary": "Only the dataset: masked prediction", "value": examples.TRAIN_SMALLEST},
+    "contrast": {"summary": "A small network, masked prediction and contrast", "value": examples.PRETRAIN},
+}
+
+
+@router.post("/train", tags=["jobs"], summary="Submit a training job", **submits(Plan))
+async def submit_train(
+    spec: Annotated[TrainSpec, Body(openapi_examples=TRAIN_EXAMPLES)],
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    dry_run: DryRun = False,
+    idempotency_key: IdempotencyKey = None,
+) -> SubmittedView | Response:
+    """Queue a training of the ATFT-GAT-FAN network on a registered dataset.
+
+    The spec is checked against the dataset before anything is stored: its features, its horizons, and that its days are
+    enough for the window and the split. A 202 means that the job will run, whatever happens to this server or to Redis.
+    """
+    return await submit_run(service, who, spec, JobKind.TRAIN, dry_run=dry_run, key=idempotency_key, answer=response)
+
+
+@router.post("/ensemble", tags=["jobs"], summary="Submit a seed ensemble", **submits(Plan))
+async def submit_ensemble(
+    spec: Annotated[EnsembleSpec, Body(openapi_examples=ENSEMBLE_EXAMPLES)],
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    dry_run: DryRun = False,
+    idempotency_key: IdempotencyKey = None,
+) -> SubmittedView | Response:
+    """Queue one training for each seed, one after another, and average their scores by rank.
+
+    Each member is the training of its seed alone, with its own best epoch, weights and evidence, and `val.1/…`,
+    `test.1/…` for numbers. `val/…`, `test/…`, daily series and predictions.parquet are those of the average; a member
+    that fails makes the job fail.
+    """
+    return await submit_run(service, who, spec, JobKind.ENSEMBLE, dry_run=dry_run, key=idempotency_key, answer=response)
+
+
+@router.post("/pretrain", tags=["jobs"], summary="Submit a pretraining job", **submits(Plan))
+async def submit_pretrain(
+    spec: Annotated[PretrainSpec, Body(openapi_examples=PRETRAIN_EXAMPLES)],
+    response: Response,
+    service: ServiceDep,
+    who: Submitter,
+    dry_run: DryRun = False,
+    idempotency_key: IdempotencyKey = None,
+) -> SubmittedView | Response:
+    """Queue a pretraining of the network's encoder: on training days, without labels; validation days choose the epoch
+    and test days have no part in it.
+
+    A later `POST /jobs/train` names the job in `init_from` and begins with its weights, where network, features, data
+    and days allow it.
+    """
+    return await submit_run(service, who, spec, JobKind.PRETRAIN, dry_run=dry_run, key=idempotency_key, answer=response)
+
+
+@router.get(
+    "/{job_id}/split", tags=["results"], summary="A job's split, with its picture", responses=problems(404, 409)
+)
 async def get_split(job_id: JobId, response: Response, service: ServiceDep, _: Reader) -> SplitView:
     """The first and last trading day and the number of days of every stretch that a fold trains, validates or tests on,
     and of the gaps between; `figure` is the same as a picture, in Plotly's JSON.

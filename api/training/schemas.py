@@ -1,17 +1,71 @@
-"""What `GET /jobs/{id}/split` answers."""
+"""Response models of trainings: the plan of a dry run, and the days of a split."""
 
+from datetime import date
 from typing import Any, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field, JsonValue
 
 from api.http import examples
-from api.jobs.schemas import FoldDays, View
+from api.http.schemas import View, example
+
+
+class Stretch(View):
+    """Consecutive trading days."""
+
+    model_config = example(examples.STRETCH)
+
+    first: date
+    last: date
+    num_days: int
+
+
+class FoldDays(View):
+    """The trading days of one training with its evaluation; `purged` ones lie in the gaps and belong to nobody."""
+
+    model_config = example(examples.FOLD_DAYS)
+
+    train: list[Stretch]
+    val: list[Stretch]
+    test: list[Stretch]
+    purged: list[Stretch]
+
+
+class Plan(View):
+    """What a training job would be. Nothing is stored."""
+
+    model_config = example(examples.PLAN)
+
+    spec: dict[str, JsonValue] = Field(description="resolved: every default filled in")
+    spec_digest: str
+    warnings: list[str]
+    dataset_fingerprint: str
+    num_parameters: int = Field(description="trainable numbers of the network")
+    num_folds: int = Field(description="models it trains, one after another; the numbers below are of the largest fold")
+    num_members: int = Field(description="seeds of an ensemble, each trained on every fold; 1 for any other job")
+    epochs: int = Field(description="of each fold, at most")
+    days_per_step: int = Field(description="whole trading days a step: max(1, round(batch_size / median stocks a day))")
+    steps_per_epoch: int
+    samples_per_epoch: int = Field(description="about: training days × median stocks a day")
+    num_train_days: int
+    num_val_days: int
+    num_test_days: int
+    folds: list[FoldDays] | None = Field(description="null when the dataset's files cannot be read")
+    estimated_seconds: float | None = Field(
+        description="of all folds and members, by finished jobs with this model and window on this queue; "
+        "null until there are any"
+    )
+    estimated_bytes: int = Field(
+        description="disk: three checkpoints of weights and two moments in float32, and the best weights of each fold "
+        "or member"
+    )
+    queue: str
+    queue_position: int
 
 
 class SplitView(View):
     """The trading days of each fold, and their picture."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [examples.SPLIT]})
+    model_config = example(examples.SPLIT)
 
     kind: Literal["walk_forward", "purged_kfold", "cpcv"]
     embargo_days: int = Field(description="trading days between training, validation and test days")
@@ -22,4 +76,4 @@ class SplitView(View):
     figure: dict[str, Any] = Field(description="the same as a Plotly figure in JSON")
 
 
-SPLIT_MODELS: Final = (SplitView,)
+TRAINING_MODELS: Final = (Stretch, FoldDays, Plan, SplitView)

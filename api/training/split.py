@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import JsonValue, TypeAdapter
 
 from api.http.path_guard import under
-from api.jobs.schemas import FoldDays, Stretch
+from api.training.schemas import FoldDays, Stretch
 from atft.spec.days import SplitPlan, Stretches
 from jobs.settings import Settings
 

@@ -15,10 +15,12 @@ from api.access.schemas import KEY_MODELS, NewKey
 from api.app import create_app
 from api.comparisons.schemas import COMPARISON_MODELS
 from api.datasets.schemas import DATASET_MODELS
-from api.jobs.schemas import MODELS
+from api.http.schemas import HTTP_MODELS
+from api.jobs.schemas import JOB_MODELS
 from api.predictions.schemas import PREDICTION_MODELS
 from api.studies.schemas import STUDY_MODELS, Promotion
-from api.training.schemas import SPLIT_MODELS
+from api.system.schemas import SYSTEM_MODELS
+from api.training.schemas import TRAINING_MODELS
 from atft.spec.data import DatasetSpec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
@@ -111,7 +113,16 @@ def test_every_component_has_an_example(openapi: dict[str, Any]) -> None:
 
 def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None:
     asked = (TrainSpec, EnsembleSpec, PretrainSpec, HpoSpec, PredictSpec, DatasetSpec, Promotion, NewKey)
-    answered = (*MODELS, *COMPARISON_MODELS, *STUDY_MODELS, *DATASET_MODELS, *SPLIT_MODELS, *KEY_MODELS)
+    answered = (
+        *HTTP_MODELS,
+        *JOB_MODELS,
+        *SYSTEM_MODELS,
+        *COMPARISON_MODELS,
+        *STUDY_MODELS,
+        *DATASET_MODELS,
+        *TRAINING_MODELS,
+        *KEY_MODELS,
+    )
     answered += PREDICTION_MODELS
     models = {model.__name__: model for model in (*answered, *asked)}
     for where, operation in operations(openapi):

@@ -8,11 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import AnyEvent, Checkpointed, Failed, Finished, Metrics, Stopped
@@ -22,13 +20,10 @@ from jobs.errors import JobNotFound, Stale
 from jobs.record import history, lifecycle, queries
 from jobs.states import JobState, Wanted
 from worker.attempt.event_buffer import Buffer
+from worker.persistence import AWAY, MAX_BACKOFF_SECONDS, TICK_SECONDS
 
-T = TypeVar("T")
-AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)  # Postgres cannot be reached, or is going down: try again
 URGENT: Final = (Checkpointed, Finished, Stopped, Failed)  # a checkpoint is soon replaced on disk, an end is waited for
 MAX_BATCH: Final = 500
-TICK_SECONDS: Final = 0.25
-MAX_BACKOFF_SECONDS: Final = 2.0
 logger = logging.getLogger(__name__)
 
 
@@ -158,18 +153,3 @@ class Recorder(threading.Thread):
 
 def _of_epoch(event: Metrics) -> bool:
     return event.source is None and not all(name.startswith("step/") for name in event.values)
-
-
-def persist(sessions: sessionmaker[Session], write: Callable[[Session], T], give_up: Callable[[], bool]) -> T | None:
-    """Run `write` in a transaction, again and again while Postgres is away; None when `give_up` says so first."""
-    failures = 0
-    while True:
-        try:
-            with transaction(sessions) as session:
-                return write(session)
-        except AWAY as error:
-            logger.warning("Postgres is away, trying again: %s", error)
-            if give_up():
-                return None
-            time.sleep(min(TICK_SECONDS * 2**failures, MAX_BACKOFF_SECONDS))
-            failures = min(failures + 1, 8)

@@ -26,14 +26,15 @@ from jobs.record.rewind import rewind
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from worker.attempt.child import Child, ProtocolError
+from worker.attempt.cleanup import remove_scratch, remove_uploads
 from worker.attempt.launch import PROGRAM, Launch, Refused, attempt_folder, checkpoint_is_gone, launch, scratch
 from worker.attempt.memory import oom_kills, postponed
 from worker.attempt.outcome import Verdict, judge
-from worker.attempt.recorder import Recorder, persist
+from worker.attempt.recorder import Recorder
 from worker.attempt.settlement import Settlement, accept, failure
 from worker.attempt.watchdog import Ending, Timing, Watch
+from worker.persistence import persist
 from worker.slot import Slot
-from worker.upkeep.orphans import remove_scratch, remove_uploads
 
 GROUP_SECONDS: Final = 30.0  # a SIGKILLed group that is still there then hangs in the kernel
 MOST_LOOKS: Final = 8  # rows that one wake-up puts off or settles before it gives up

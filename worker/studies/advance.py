@@ -27,7 +27,7 @@ from jobs.errors import IllegalMove
 from jobs.record import catalog, history, lifecycle, submission
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
-from worker.attempt.recorder import AWAY
+from worker.persistence import AWAY
 from worker.studies.plots import Pictures, draw
 from worker.studies.sampling import open_study, parameters
 

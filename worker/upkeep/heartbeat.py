@@ -12,7 +12,7 @@ from jobs.db.session import transaction
 from jobs.db.tables import Job
 from jobs.record import queries
 from jobs.states import JobState
-from worker.attempt.recorder import AWAY
+from worker.persistence import AWAY
 from worker.slot import Slot
 
 HEARTBEAT_SECONDS: Final = 5.0

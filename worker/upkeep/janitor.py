@@ -18,7 +18,7 @@ from jobs.ops import retention
 from jobs.record import history
 from jobs.settings import Settings, free_bytes
 from jobs.states import COORDINATING, JobState
-from worker.attempt.recorder import AWAY
+from worker.persistence import AWAY
 
 EVERY_SECONDS: Final = 3600.0
 LATE_SECONDS: Final = 60.0  # how often while the disk is full

@@ -19,7 +19,7 @@ from jobs.db.session import transaction
 from jobs.db.tables import Job
 from jobs.record import lifecycle, queries
 from jobs.states import JobState
-from worker.attempt.recorder import AWAY
+from worker.persistence import AWAY
 
 BATCH: Final = 100
 TIDY_SECONDS: Final = 60.0

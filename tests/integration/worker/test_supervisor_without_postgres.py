@@ -22,9 +22,10 @@ from jobs.record import history, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
 from worker.attempt.event_buffer import Buffer
-from worker.attempt.recorder import Recorder, persist
+from worker.attempt.recorder import Recorder
 from worker.attempt.supervisor import Supervisor
 from worker.attempt.watchdog import Timing
+from worker.persistence import persist
 from worker.slot import Slot
 
 MISSING = UUID(int=0)

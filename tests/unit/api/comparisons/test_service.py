@@ -10,7 +10,6 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from api.comparisons.cache import Recent
 from api.comparisons.fairness import Measure, Side, differences, read_measure
 from api.comparisons.schemas import Comparison
 from api.comparisons.service import BASELINE, compare, mean_by_day
@@ -269,15 +268,6 @@ def test_a_metric_that_cannot_be_paired_is_refused_with_those_that_can(text: str
 def test_measures_are_read_and_written() -> None:
     for text in ("test/rank_ic@5d", "val/long_short", "test/ic@20d"):
         assert str(read_measure(text)) == text
-
-
-def test_only_the_last_answers_are_remembered() -> None:
-    recent: Recent[int] = Recent(2)
-    recent.put("a", 1)
-    recent.put("b", 2)
-    assert recent.get("a") == 1
-    recent.put("c", 3)
-    assert (recent.get("a"), recent.get("b"), recent.get("c")) == (1, None, 3)
 
 
 def test_the_number_of_members_is_a_setting_and_their_seeds_are_none() -> None:

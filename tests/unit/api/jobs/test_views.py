@@ -5,8 +5,11 @@ from uuid import uuid4
 
 import pytest
 
-from api.jobs.schemas import MODELS, JobView
+from api.http.schemas import HTTP_MODELS
+from api.jobs.schemas import JOB_MODELS, JobView
 from api.jobs.views import job_view, status
+from api.system.schemas import SYSTEM_MODELS
+from api.training.schemas import TRAINING_MODELS
 from jobs.db.tables import Job
 from jobs.states import JobKind, JobState, Wanted
 
@@ -71,7 +74,9 @@ def job(state: JobState = JobState.RUNNING, wanted: Wanted = Wanted.RUN, attempt
     )
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+@pytest.mark.parametrize(
+    "model", [*HTTP_MODELS, *JOB_MODELS, *SYSTEM_MODELS, *TRAINING_MODELS], ids=lambda model: model.__name__
+)
 def test_example_is_an_instance_of_its_model(model: type[JobView]) -> None:
     examples = model.model_json_schema()["examples"]
     assert examples

@@ -7,7 +7,7 @@ import plotly.graph_objects
 import pyarrow as pa
 import pytest
 
-from api.jobs.schemas import FoldDays
+from api.training.schemas import FoldDays
 from api.training.split import figure, observed, planned, trading_days
 from atft.spec.data import SplitSpec
 from atft.spec.days import plan_split

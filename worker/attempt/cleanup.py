@@ -1,0 +1,47 @@
+"""Removing what an attempt has left in its folders: half-built caches, and uploads that a build no longer needs."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from jobs.db.tables import Job
+from jobs.record import caches
+from jobs.settings import Settings
+from jobs.states import JobKind
+
+logger = logging.getLogger(__name__)
+
+
+def remove_scratch(settings: Settings, job: Job, *, before: int | None = None) -> None:
+    """Half-built caches of a build's attempts, of those `before` a running one; log and spec stay."""
+    if job.kind is not JobKind.DATASET:
+        return
+    for folder in entries(settings.jobs_root / str(job.id)):
+        if before is not None and not (folder.name.isdecimal() and int(folder.name) < before):
+            continue
+        for entry in entries(folder):
+            if entry.name == "cache" or entry.name.startswith("."):
+                remove(entry)
+
+
+def remove_uploads(settings: Settings, session: Session, job: Job) -> None:
+    """The uploads of a build that has succeeded, unless another one reads them too."""
+    for name in caches.uploads_of(job) - caches.needed_uploads(caches.recent_builds(session)):
+        remove(settings.uploads_root / name)
+
+
+def entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def remove(path: Path) -> None:
+    logger.info("removing %s", path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from typing import get_args
 
 import numpy as np
 
-from atft.data.panel.planted import filter_regime, generate, peer_sum, world_of
+from atft.data.panel.planted import filter_regime, generate, panel_parameters, peer_sum
 from atft.metrics.rank import average_ranks
 from atft.spec.data import PlantedMode, PlantedSpec, SplitSpec
 from atft.spec.days import plan_split
@@ -59,7 +59,7 @@ def main() -> None:
 
 def learned(spec: PlantedSpec) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     panel = generate(spec, HORIZONS)
-    world = world_of(spec)
+    parameters = panel_parameters(spec)
     log_close = np.full((spec.num_days, spec.num_codes), np.nan)
     log_close[panel.day_index, panel.code_index] = np.log(panel.close)
     features = np.zeros((spec.num_days, spec.num_codes, spec.num_features))
@@ -71,8 +71,8 @@ def learned(spec: PlantedSpec) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     oracle = panel.oracle["observed"].astype(np.float64)
     [fold] = plan_split(spec.num_days, WINDOW, max(HORIZONS), SPLIT).folds
     train, test = ([day for days in stretches for day in days] for stretches in (fold.train, fold.test))
-    belief = filter_regime(panel.market["regime_hint"]) - 0.5 if world.regimes else None
-    for name, design in designs(panel.feature_names, features, world.group, world.sign, belief):
+    belief = filter_regime(panel.market["regime_hint"]) - 0.5 if parameters.regimes else None
+    for name, design in designs(panel.feature_names, features, parameters.group, parameters.sign, belief):
         square, product, ideal = sums(design, train, known, forward, oracle)
         values, vectors = np.linalg.eigh(square)
         turned = vectors.T @ product

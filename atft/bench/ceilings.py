@@ -15,7 +15,15 @@ from scipy import special
 
 from atft.data.builder.run import build
 from atft.data.cache.reader import Cache
-from atft.data.panel.planted import LEAK_NAME, PERSISTENCE, PlantedPanel, filter_regime, generate, peer_sum, world_of
+from atft.data.panel.planted import (
+    LEAK_NAME,
+    PERSISTENCE,
+    PlantedPanel,
+    filter_regime,
+    generate,
+    panel_parameters,
+    peer_sum,
+)
 from atft.metrics.inference import cosine_test
 from atft.metrics.rank import daily_rank_ic
 from atft.spec.data import DatasetSpec, PlantedSpec
@@ -158,14 +166,14 @@ def _designs(
     spec: PlantedSpec, panel: PlantedPanel, days: Sequence[int]
 ) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
     """(day, [codes, channels × lags (× 2 with regimes)])."""
-    world, channels = world_of(spec), []
+    parameters, channels = panel_parameters(spec), []
     for j, name in enumerate(panel.feature_names):
         if name.startswith(INFORMATIVE):
             seen = np.zeros((spec.num_days, spec.num_codes))
             seen[panel.day_index, panel.code_index] = panel.features[:, j]
-            channels.append(peer_sum(seen, world.group, world.sign) if name == "shock" else seen)
+            channels.append(peer_sum(seen, parameters.group, parameters.sign) if name == "shock" else seen)
     history = np.stack(channels)
-    belief = filter_regime(panel.market["regime_hint"]) if world.regimes else None
+    belief = filter_regime(panel.market["regime_hint"]) if parameters.regimes else None
     for t in days:
         x = history[:, t - LAGS + 1 : t + 1].transpose(2, 0, 1).reshape(spec.num_codes, -1)
         yield t, x if belief is None else np.concatenate([x, (belief[t] - 0.5) * x], axis=1)

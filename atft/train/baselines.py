@@ -198,7 +198,7 @@ def _accumulate(assembly: Assembly, lags: tuple[int, ...], beat: Callable[[int, 
     sums for ridge on within-day deviations, and the rows for the trees.
     """
     train, reader = assembly.split.train, assembly.reader
-    available = len(train) * max(1, reader.median_names)
+    available = len(train) * max(1, reader.median_stocks_per_day)
     stride = -(-available // MAX_RIDGE_ROWS)
     days = train[::stride]
     tree_stride = -(-available // (stride * MAX_TREE_ROWS))

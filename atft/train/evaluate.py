@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 
 from atft.data.cache.batch import Batch
 from atft.data.cache.reader import Cache
-from atft.data.cache.splits import stretches
+from atft.data.cache.splits import consecutive_runs
 from atft.data.cache.windows import DayReader
 from atft.events import DailySeries
 from atft.loss.objective import NoTargets
@@ -51,13 +51,13 @@ class Judged:
 
 def read(reader: DayReader, days: Int64[np.ndarray, " day"]) -> Batch | None:
     """The samples of consecutive days; None when not one stock has a full window on any of them."""
-    return reader.batch(days) if any(reader.names_of(int(day)) for day in days) else None
+    return reader.batch(days) if any(reader.num_stocks(int(day)) for day in days) else None
 
 
 def chunks(days: Int64[np.ndarray, " day"], size: int) -> Iterator[tuple[int, Int64[np.ndarray, " few"]]]:
     """`days` in order, at most `size` consecutive ones at a time, each with the place of its first among `days`."""
     place = 0
-    for stretch in stretches(days):
+    for stretch in consecutive_runs(days):
         for start in range(0, len(stretch), size):
             yield place + start, stretch[start : start + size]
         place += len(stretch)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from atft.data.cache.reader import Cache
-from atft.data.cache.splits import Split, stretches
+from atft.data.cache.splits import Split, consecutive_runs
 from atft.train.optimizer import optimizer_evidence
 from atft.train.scheduler import scheduler_evidence
 from atft.train.seed import thread_environment
@@ -135,8 +135,8 @@ def _data(assembly: Assembly) -> dict[str, object]:
         "num_features": assembly.reader.num_features,
         "features_sha256": features_sha256(assembly.reader.feature_names),
         "allowed_leaks": cache.manifest.build_spec.get("allow_leaks", []),
-        "reader": assembly.reader.values.kind,
-        "reader_dtype": str(assembly.reader.values.dtype).removeprefix("torch."),
+        "reader": assembly.reader.row_store.kind,
+        "reader_dtype": str(assembly.reader.row_store.dtype).removeprefix("torch."),
         "horizons": list(assembly.spec.data.horizons),
         **{
             f"{role}_days": [
@@ -153,7 +153,7 @@ def _days(cache: Cache, split: Split) -> dict[str, object]:
     """Stretches of consecutive trading days; with the lists of all days they give each day of the fold."""
 
     def told(days: npt.NDArray[np.int64]) -> list[dict[str, object]]:
-        parts = [part for part in stretches(days) if len(part)]
+        parts = [part for part in consecutive_runs(days) if len(part)]
         return [
             {"first": str(cache.days[part[0]]), "last": str(cache.days[part[-1]]), "num_days": len(part)}
             for part in parts

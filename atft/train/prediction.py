@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 
 from atft.data.cache.graph import day_graph
 from atft.data.cache.reader import Cache
-from atft.data.cache.splits import make_splits, stretches
+from atft.data.cache.splits import consecutive_runs, make_splits
 from atft.data.cache.windows import DayReader
 from atft.events import Artifact, Event, Failed, Finished, Stopped
 from atft.model.network import Network
@@ -120,7 +120,12 @@ class _Prediction:
         cuts: set[int] = set()
         if own:
             split = make_splits(self.cache, self.trained.spec.data, self.trained.spec.split)[self.trained.fold]
-            cuts = {end for part in (split.val, split.test) for run in stretches(part) for end in (run[0], run[-1] + 1)}
+            cuts = {
+                end
+                for part in (split.val, split.test)
+                for run in consecutive_runs(part)
+                for end in (run[0], run[-1] + 1)
+            }
         for part in np.split(np.arange(len(self.cache.days)), sorted(cuts)):
             if len(part):
                 yield from (piece for _, piece in chunks(part, size))

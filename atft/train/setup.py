@@ -167,7 +167,7 @@ def assemble(asked: RunSpec | EnsembleSpec, cache: Cache, reporter: Reporter, so
     )
     used = [part for split in splits for part in (split.train, split.val, split.test)[: 2 if pretrains else 3]]
     days = np.unique(np.concatenate(used))
-    reader.make_resident(days, half=wants_half, beat=lambda _: reporter.progress("build"))
+    reader.make_resident(days, allow_bfloat16=wants_half, on_progress=lambda _: reporter.progress("build"))
     inheritance = None
     if isinstance(spec, TrainSpec) and (source is not None or spec.init_from is not None):
         inheritance = Inheritance(spec, cache, reader.feature_names, source)

@@ -21,7 +21,7 @@ def batches(form: str, folder: str, device: torch.device) -> Iterator[tuple[int,
     reader = DayReader(Cache.open(Path(folder)), DataSpec(window=WINDOW), None, device)
     num_days = len(reader.cache.days)
     if device.type == "cuda":
-        reader.make_resident(np.arange(num_days), half=False)
+        reader.make_resident(np.arange(num_days), allow_bfloat16=False)
     else:  # the peers' panel was copied into memory before the clock; ours is mapped, and each page seen once
         float(reader.cache.features[:, 0].sum())
     block = reader.windows(np.array([WINDOW]))

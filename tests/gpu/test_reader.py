@@ -32,8 +32,8 @@ def device() -> torch.device:
 def test_resident_on_the_device_equals_the_map_on_the_host(cache: Cache, device: torch.device) -> None:
     mapped = DayReader(cache, DATA, None, torch.device("cpu"))
     resident = DayReader(cache, DATA, None, device)
-    resident.make_resident(DAYS, half=False)
-    assert (resident.values.kind, resident.values.dtype) == ("resident", torch.float32)
+    resident.make_resident(DAYS, allow_bfloat16=False)
+    assert (resident.row_store.kind, resident.row_store.dtype) == ("resident", torch.float32)
     for days in (DAYS[:1], DAYS[10:14]):
         want, got = mapped.batch(days), resident.batch(days)
         assert got.x.device == device
@@ -43,7 +43,7 @@ def test_resident_on_the_device_equals_the_map_on_the_host(cache: Cache, device:
 
 def test_a_batch_does_not_wait_for_the_device(cache: Cache, device: torch.device) -> None:
     resident = DayReader(cache, DATA, None, device)
-    resident.make_resident(DAYS, half=False)
+    resident.make_resident(DAYS, allow_bfloat16=False)
     resident.batch(DAYS[:4])
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -57,9 +57,9 @@ def test_a_batch_does_not_wait_for_the_device(cache: Cache, device: torch.device
 def test_bfloat16_and_the_mapped_fallback(cache: Cache, device: torch.device) -> None:
     half, none = (DayReader(cache, DATA, None, device) for _ in range(2))
     bytes_half = len(cache.day_index) * half.num_features * 2
-    half.make_resident(DAYS, half=True, budget_bytes=bytes_half)
-    none.make_resident(DAYS, half=True, budget_bytes=1000)
-    assert (half.values.dtype, none.values.kind) == (torch.bfloat16, "mapped")
+    half.make_resident(DAYS, allow_bfloat16=True, budget_bytes=bytes_half)
+    none.make_resident(DAYS, allow_bfloat16=True, budget_bytes=1000)
+    assert (half.row_store.dtype, none.row_store.kind) == (torch.bfloat16, "mapped")
     torch.testing.assert_close(half.batch(DAYS[:2]).x, none.batch(DAYS[:2]).x, rtol=2**-8, atol=0)
 
 

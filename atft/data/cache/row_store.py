@@ -19,7 +19,7 @@ CHUNK_BYTES = 32 * 2**20  # of one copy to the device: what is pinned of the hos
 RESERVE_SHARE, RESERVE_BYTES = 0.25, 2 * 2**30  # of the device's memory, kept for weights and activations
 
 
-class Mapped:  # `dtype` here and below: how values are stored; they come as float32
+class MappedRows:  # `dtype` here and below: how values are stored; they come as float32
     """Selected stock features and market columns of the cache, gathered on the host and sent."""
 
     kind: Literal["mapped"] = "mapped"
@@ -60,20 +60,20 @@ class Mapped:  # `dtype` here and below: how values are stored; they come as flo
         return self(rows.reshape(-1)).view(len(ends), window, self.width)
 
 
-class Resident:
+class ResidentRows:
     """A copy on the device of those panel rows that will be needed: [needed, feature] in `dtype`."""
 
     kind: Literal["resident"] = "resident"
 
     def __init__(
         self,
-        mapped: Mapped,
+        mapped: MappedRows,
         needed: Int[np.ndarray, " row"],
         num_rows: int,
         dtype: torch.dtype,
-        beat: Callable[[float], None],
+        on_progress: Callable[[float], None],
     ) -> None:
-        """`needed`: distinct panel rows of a panel of `num_rows`. `beat(share copied)` is called while it copies.
+        """Copies the distinct rows `needed` of a panel of `num_rows`, calling `on_progress(share copied)` meanwhile.
 
         Raises torch.OutOfMemoryError when the device is too full.
         """
@@ -85,7 +85,7 @@ class Resident:
         for start in range(0, len(needed), chunk):
             part = send(mapped.values(needed[start : start + chunk]), mapped.device)
             self._panel[start : start + len(part)] = part
-            beat((start + len(part)) / len(needed))
+            on_progress((start + len(part)) / len(needed))
 
     def __call__(self, rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row feature"]:
         """Raises IndexError for a row that was not copied: nothing is read from where it does not lie."""
@@ -106,21 +106,21 @@ class Resident:
         return send(place, self._device)
 
 
-def choose_rows(
-    mapped: Mapped,
+def choose_row_store(
+    mapped: MappedRows,
     needed: Int[np.ndarray, " row"],
     num_rows: int,
     *,
     budget_bytes: int,
-    half: bool,
-    beat: Callable[[float], None],
-) -> Mapped | Resident:
-    """Resident in float32 where that fits into `budget_bytes`; with `half` (a run in bfloat16) else in bfloat16;
-    else mapped.
+    allow_bfloat16: bool,
+    on_progress: Callable[[float], None],
+) -> MappedRows | ResidentRows:
+    """Resident rows in float32 if that fits into `budget_bytes`; else, with `allow_bfloat16`, resident in bfloat16 if
+    that fits; else mapped rows.
     """
-    for dtype in (torch.float32, torch.bfloat16) if half else (torch.float32,):
+    for dtype in (torch.float32, torch.bfloat16) if allow_bfloat16 else (torch.float32,):
         if len(needed) * mapped.width * dtype.itemsize <= budget_bytes:
-            return Resident(mapped, needed, num_rows, dtype, beat)
+            return ResidentRows(mapped, needed, num_rows, dtype, on_progress)
     return mapped
 
 

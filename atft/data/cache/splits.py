@@ -50,6 +50,6 @@ def _numbers(stretches: Stretches) -> npt.NDArray[np.int64]:
     return np.array([day for days in stretches for day in days], dtype=np.int64)
 
 
-def stretches(days: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+def consecutive_runs(days: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
     """Increasing day numbers, cut wherever they do not follow one another."""
     return np.split(days, np.flatnonzero(np.diff(days) != 1) + 1)

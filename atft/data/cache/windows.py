@@ -13,8 +13,8 @@ from atft.data.cache.batch import Batch
 from atft.data.cache.graph import DayGraph
 from atft.data.cache.labels import day_labels
 from atft.data.cache.reader import Cache
-from atft.data.cache.row_store import Mapped, Resident, choose_rows, device_budget, send
-from atft.data.cache.splits import stretches
+from atft.data.cache.row_store import MappedRows, ResidentRows, choose_row_store, device_budget, send
+from atft.data.cache.splits import consecutive_runs
 from atft.data.schema import DataError, listing
 from atft.spec.data import DataSpec
 from atft.spec.model import EDGE_SIZE
@@ -31,8 +31,8 @@ class DayReader:
         columns, market = _select(cache, data)
         self.feature_names = (*(cache.feature_names[j] for j in columns), *(cache.market_names[j] for j in market))
         self.num_features = len(self.feature_names)
-        self._mapped = Mapped(cache, columns, market, device)
-        self.values: Mapped | Resident = self._mapped
+        self._mapped = MappedRows(cache, columns, market, device)
+        self.row_store: MappedRows | ResidentRows = self._mapped
         missing = [h for h in data.horizons if h not in cache.horizons]
         if missing:
             raise DataError(f"the dataset has no targets for horizons {missing}; it has {list(cache.horizons)}")
@@ -49,10 +49,10 @@ class DayReader:
                 f"no stock has {data.window} trading days in a row: the window is longer than every listed span; "
                 "use a shorter data.window"
             )
-        self.median_names = int(np.median(counts[counts > 0]))
+        self.median_stocks_per_day = int(np.median(counts[counts > 0]))
         self._labels: dict[int, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = {}
 
-    def names_of(self, day: int) -> int:
+    def num_stocks(self, day: int) -> int:
         """Number of samples of day number `day`."""
         return int(self._offsets[day + 1] - self._offsets[day])
 
@@ -60,26 +60,31 @@ class DayReader:
         self,
         days: Int[np.ndarray, " day"],
         *,
-        half: bool,
+        allow_bfloat16: bool,
         budget_bytes: int | None = None,
-        beat: Callable[[float], None] = lambda _: None,
+        on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Copy the windows' rows of `days` to the device if they fit into `budget_bytes` (null: what the device has to
-        spare); only those days can be read then. `values.kind` and `values.dtype` say what came of it.
+        """Copy the windows of `days` to the device if they fit into `budget_bytes` (None: `device_budget`); afterwards
+        only these days can be read. `row_store.kind` and `row_store.dtype` hold the choice.
 
-        `half`: bfloat16 will do where float32 does not fit. `beat(share copied)` is called while it copies.
+        `allow_bfloat16`: store bfloat16 if float32 does not fit. `on_progress(share copied)` is called while copying.
         """
         budget = device_budget(self.device) if budget_bytes is None else budget_bytes
         if budget <= 0:
             return
         ends = np.concatenate([self._rows[self._offsets[d] : self._offsets[d + 1]] for d in np.unique(days)])
         needed, _ = gather_windows(ends, self.data.window)
-        self.values = choose_rows(
-            self._mapped, needed, len(self.cache.day_index), budget_bytes=budget, half=half, beat=beat
+        self.row_store = choose_row_store(
+            self._mapped,
+            needed,
+            len(self.cache.day_index),
+            budget_bytes=budget,
+            allow_bfloat16=allow_bfloat16,
+            on_progress=on_progress,
         )
 
     def days_per_step(self, batch_size: int) -> int:
-        return max(1, round(batch_size / self.median_names))
+        return max(1, round(batch_size / self.median_stocks_per_day))
 
     def runs(
         self, days: npt.NDArray[np.int64], days_per_step: int, seed: int, epoch: int
@@ -89,7 +94,7 @@ class DayReader:
         """
         rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
         cuts: list[npt.NDArray[np.int64]] = []
-        for stretch in stretches(days):
+        for stretch in consecutive_runs(days):
             offset = int(rng.integers(1, days_per_step + 1))
             cuts += [part for part in np.split(stretch, range(offset, len(stretch), days_per_step)) if len(part)]
         filled = [cut for cut in cuts if self._offsets[cut[-1] + 1] > self._offsets[cut[0]]]
@@ -97,7 +102,9 @@ class DayReader:
 
     def windows(self, days: Int[np.ndarray, " days"]) -> Float[torch.Tensor, "stock window feature"]:
         """The window of each sample of consecutive days, each apart: for whoever cannot share rows as `batch` does."""
-        return self.values.windows(self._rows[self._offsets[days[0]] : self._offsets[days[-1] + 1]], self.data.window)
+        return self.row_store.windows(
+            self._rows[self._offsets[days[0]] : self._offsets[days[-1] + 1]], self.data.window
+        )
 
     def batch(self, days: Int[np.ndarray, " days"]) -> Batch:
         """The samples of consecutive day numbers. Raises DataError when the days hold no sample at all."""
@@ -116,7 +123,7 @@ class DayReader:
         edges, attributes = self._edges(days, rows, counts)
         ranked = self.cache.in_universe[rows]  # samples are valid
         return Batch(
-            x=self.values(union),
+            x=self.row_store(union),
             windows=windows,
             targets=send(self.cache.targets[rows][:, self._horizons], self.device),
             labels=send(np.concatenate([x[0] for x in labelled]), self.device),

@@ -61,7 +61,7 @@ class PlantedPanel:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class World:
+class PanelParameters:
     """Parameters of one panel; sizes K signals, T days, C codes."""
 
     kappa: float
@@ -81,21 +81,27 @@ def generate(spec: PlantedSpec, horizons: Sequence[int]) -> PlantedPanel:
     """The panel of `spec`, equal bit for bit for equal specs, with both oracles for `horizons`."""
     rng = _generator(spec)
     T, C = spec.num_days, spec.num_codes
-    world = _world(spec, rng)
+    parameters = _draw_parameters(spec, rng)
     total = T + 2  # states start two days early: index t+2 is day t, and the return of day t is driven by index t
-    signals = np.stack([ar1(rng, r, total, C) for r in world.rho]) if len(world.rho) else np.zeros((0, total, C))
+    signals = (
+        np.stack([ar1(rng, r, total, C) for r in parameters.rho]) if len(parameters.rho) else np.zeros((0, total, C))
+    )
     phase = rng.uniform(0, 2 * np.pi, C)
     shocks = ar1(rng, SHOCK_PERSISTENCE, total, C)
-    regime = _regimes(rng, total) if world.regimes else np.zeros(total, np.int64)
-    log_vol = VOL_SPREAD * ar1(rng, VOL_PERSISTENCE, total, 1)[:, 0] if world.volatile else np.zeros(total)
-    nu = np.exp(log_vol - (VOL_SPREAD**2 / 2 if world.volatile else 0.0))
+    regime = _regimes(rng, total) if parameters.regimes else np.zeros(total, np.int64)
+    log_vol = VOL_SPREAD * ar1(rng, VOL_PERSISTENCE, total, 1)[:, 0] if parameters.volatile else np.zeros(total)
+    nu = np.exp(log_vol - (VOL_SPREAD**2 / 2 if parameters.volatile else 0.0))
     angle = 2 * np.pi / PERIOD * (np.arange(total)[:, None] - 2) + phase
     cycle = np.sqrt(2) * np.cos(angle)
-    neighbours = peer_sum(shocks, world.group, world.sign)
-    mix = np.einsum("tk,ktc->tc", world.loadings[regime], signals) + world.b * cycle + world.g * neighbours
+    neighbours = peer_sum(shocks, parameters.group, parameters.sign)
+    mix = (
+        np.einsum("tk,ktc->tc", parameters.loadings[regime], signals) + parameters.b * cycle + parameters.g * neighbours
+    )
     noise = rng.standard_t(4, (T, C)) / np.sqrt(2)
-    log_returns = world.sigma * nu[:T, None] * (world.kappa * mix[:T] + noise) + _common(spec, world, rng)
-    seen = signals[:, 2:] + SIGNAL_NOISE * rng.standard_normal((len(world.rho), T, C))
+    log_returns = parameters.sigma * nu[:T, None] * (parameters.kappa * mix[:T] + noise) + _common(
+        spec, parameters, rng
+    )
+    seen = signals[:, 2:] + SIGNAL_NOISE * rng.standard_normal((len(parameters.rho), T, C))
     seen_cycle = np.sqrt(2) * np.cos(angle[2:] - 2 * np.pi / PERIOD * CYCLE_DELAY) + CYCLE_NOISE * rng.standard_normal(
         (T, C)
     )
@@ -108,36 +114,36 @@ def generate(spec: PlantedSpec, horizons: Sequence[int]) -> PlantedPanel:
     observed = (np.arange(T)[:, None] >= first) & (np.arange(T)[:, None] <= last) & ~halted
     true = _forward(
         horizons,
-        world,
+        parameters,
         signals[:, 2:],
         angle[2:],
         np.ones(1),
         neighbours[2:],
         regime[2:].astype(np.float64),
         log_vol[2:],
-        world.sigma,
+        parameters.sigma,
     )
-    estimate = [kalman(seen[k], observed, world.rho[k], SIGNAL_NOISE**2) for k in range(len(world.rho))]
-    cosine, sine = kalman_cycle(seen_cycle, observed) if world.b else (np.zeros((T, C)), np.zeros((T, C)))
+    estimate = [kalman(seen[k], observed, parameters.rho[k], SIGNAL_NOISE**2) for k in range(len(parameters.rho))]
+    cosine, sine = kalman_cycle(seen_cycle, observed) if parameters.b else (np.zeros((T, C)), np.zeros((T, C)))
     peers = (
-        peer_sum(kalman(seen_shock, observed, SHOCK_PERSISTENCE, SHOCK_NOISE**2), world.group, world.sign)
-        if world.g
+        peer_sum(kalman(seen_shock, observed, SHOCK_PERSISTENCE, SHOCK_NOISE**2), parameters.group, parameters.sign)
+        if parameters.g
         else np.zeros((T, C))
     )
-    belief = filter_regime(hint) if world.regimes else np.zeros(T)
+    belief = filter_regime(hint) if parameters.regimes else np.zeros(T)
     amplitude = np.hypot(cosine, sine) / np.sqrt(2)
     seen_score = _forward(
         horizons,
-        world,
+        parameters,
         np.stack(estimate) if estimate else np.zeros((0, T, C)),
         np.arctan2(sine, cosine),
         amplitude,
         peers,
         belief,
         None,
-        np.full(C, world.mean_sigma),
+        np.full(C, parameters.mean_sigma),
     )
-    names, columns = _features(spec, world, rng, seen, seen_cycle, seen_shock, log_returns)
+    names, columns = _features(spec, parameters, rng, seen, seen_cycle, seen_shock, log_returns)
     code_index, day_index = np.nonzero(observed.T)
     close = np.exp(np.log(rng.uniform(10, 200, C)) + np.cumsum(log_returns, axis=0))
     num_sectors = int(np.clip(C // 10, 2, 11))
@@ -151,7 +157,7 @@ def generate(spec: PlantedSpec, horizons: Sequence[int]) -> PlantedPanel:
         close=close[day_index, code_index],
         features=np.stack([c[day_index, code_index] for c in columns], axis=1),
         feature_names=names,
-        market={"regime_hint": hint} if world.regimes else {},
+        market={"regime_hint": hint} if parameters.regimes else {},
         oracle={"true": true, "observed": seen_score},
         sha256=planted_sha256(spec),
     )
@@ -162,9 +168,9 @@ def planted_sha256(spec: PlantedSpec) -> str:
     return hashlib.sha256(f"planted {PLANTED_VERSION} {spec.model_dump_json()}".encode()).hexdigest()
 
 
-def world_of(spec: PlantedSpec) -> World:
+def panel_parameters(spec: PlantedSpec) -> PanelParameters:
     """The parameters of `generate(spec, …)`, for those who judge it."""
-    return _world(spec, _generator(spec))
+    return _draw_parameters(spec, _generator(spec))
 
 
 def _generator(spec: PlantedSpec) -> np.random.Generator:
@@ -243,7 +249,7 @@ def filter_regime(hint: Float[np.ndarray, " day"]) -> Float[np.ndarray, " day"]:
 
 def _forward(
     horizons: Sequence[int],
-    world: World,
+    parameters: PanelParameters,
     signals: npt.NDArray[np.float64],
     angle: Matrix,
     amplitude: npt.NDArray[np.float64],
@@ -260,24 +266,24 @@ def _forward(
     out = np.empty((T, C, len(horizons)), np.float32)
     total = np.zeros((T, C))
     for j in range(max(horizons)):
-        later = 0.5 + (belief - 0.5) * (2 * REGIME_STAY - 1) ** j if world.regimes else belief
-        loadings = (1 - later)[:, None] * world.loadings[0] + later[:, None] * world.loadings[1]
-        step = np.einsum("tk,ktc->tc", loadings * world.rho**j, signals)
-        if world.b:
-            step += world.b * np.sqrt(2) * amplitude * np.cos(angle + 2 * np.pi / PERIOD * j)
-        if world.g:
-            step += world.g * SHOCK_PERSISTENCE**j * peers
-        if log_vol is not None and world.volatile:
+        later = 0.5 + (belief - 0.5) * (2 * REGIME_STAY - 1) ** j if parameters.regimes else belief
+        loadings = (1 - later)[:, None] * parameters.loadings[0] + later[:, None] * parameters.loadings[1]
+        step = np.einsum("tk,ktc->tc", loadings * parameters.rho**j, signals)
+        if parameters.b:
+            step += parameters.b * np.sqrt(2) * amplitude * np.cos(angle + 2 * np.pi / PERIOD * j)
+        if parameters.g:
+            step += parameters.g * SHOCK_PERSISTENCE**j * peers
+        if log_vol is not None and parameters.volatile:
             fade = VOL_PERSISTENCE**j
             step *= np.exp(fade * log_vol - VOL_SPREAD**2 * fade**2 / 2)[:, None]
         total += step
         if j + 1 in horizons:
             score = np.where(np.abs(total) < 1e-9, 0.0, total)  # a full cycle sums to 0: rounding must not rank stocks
-            out[:, :, list(horizons).index(j + 1)] = world.kappa * sigma * score
+            out[:, :, list(horizons).index(j + 1)] = parameters.kappa * sigma * score
     return out
 
 
-def _world(spec: PlantedSpec, rng: np.random.Generator) -> World:
+def _draw_parameters(spec: PlantedSpec, rng: np.random.Generator) -> PanelParameters:
     C, mode = spec.num_codes, spec.mode
     mixed = mode in ("full", "null", "leak")
     taken = (2 if mixed else 0) + (mode == "leak")
@@ -291,7 +297,7 @@ def _world(spec: PlantedSpec, rng: np.random.Generator) -> World:
     daily = THEORY_DAILY if mode == "theory" else DAILY
     b = {"cycle_only": 1.0}.get(mode, np.sqrt(0.2) if mixed else 0.0)
     g = {"graph_only": 1.0}.get(mode, np.sqrt(0.2) if mixed else 0.0)
-    return World(
+    return PanelParameters(
         kappa=0.0 if mode == "null" else spec.signal,
         rho=np.array(PERSISTENCE[:num_signals]),
         loadings=loadings,
@@ -306,7 +312,7 @@ def _world(spec: PlantedSpec, rng: np.random.Generator) -> World:
     )
 
 
-def _common(spec: PlantedSpec, world: World, rng: np.random.Generator) -> Matrix:
+def _common(spec: PlantedSpec, parameters: PanelParameters, rng: np.random.Generator) -> Matrix:
     """Market, sector and peer-group parts of the log returns, [T, C]; 0 in mode `theory`."""
     T, C = spec.num_days, spec.num_codes
     if spec.mode == "theory":
@@ -316,9 +322,12 @@ def _common(spec: PlantedSpec, world: World, rng: np.random.Generator) -> Matrix
     market = beta * MARKET_STD * rng.standard_normal((T, 1))
     sector = SECTOR_STD * rng.standard_normal((T, num_sectors))[:, np.arange(C) % num_sectors]
     peers = (
-        PEER_LOADING * world.sigma * world.sign * rng.standard_normal((T, int(world.group.max()) + 1))[:, world.group]
+        PEER_LOADING
+        * parameters.sigma
+        * parameters.sign
+        * rng.standard_normal((T, int(parameters.group.max()) + 1))[:, parameters.group]
     )
-    return np.asarray(market + sector + (peers if world.g else 0.0), dtype=np.float64)
+    return np.asarray(market + sector + (peers if parameters.g else 0.0), dtype=np.float64)
 
 
 def _regimes(rng: np.random.Generator, days: int) -> npt.NDArray[np.int64]:
@@ -346,17 +355,17 @@ def _listings(
 
 def _features(
     spec: PlantedSpec,
-    world: World,
+    parameters: PanelParameters,
     rng: np.random.Generator,
     seen: npt.NDArray[np.float64],
     seen_cycle: Matrix,
     seen_shock: Matrix,
     log_returns: Matrix,
 ) -> tuple[tuple[str, ...], list[Matrix]]:
-    columns = {f"signal_{k + 1}": seen[k] for k in range(len(world.rho))}
-    if world.b:
+    columns = {f"signal_{k + 1}": seen[k] for k in range(len(parameters.rho))}
+    if parameters.b:
         columns["cycle"] = seen_cycle
-    if world.g:
+    if parameters.g:
         columns["shock"] = seen_shock
     if spec.mode == "leak":
         columns[LEAK_NAME] = _leak(log_returns, rng)

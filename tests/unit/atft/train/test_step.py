@@ -169,7 +169,7 @@ def test_a_resident_panel_trains_and_predicts_what_the_map_does(make_spec: Make,
         assembly = fresh(make_spec, cache)
         split = assembly.split
         assembly.reader.make_resident(
-            np.concatenate([split.train, split.val, split.test]), half=False, budget_bytes=budget
+            np.concatenate([split.train, split.val, split.test]), allow_bfloat16=False, budget_bytes=budget
         )
         done = update(assembly, [split.train[:6]], 6)
         parts = [
@@ -183,7 +183,7 @@ def test_a_resident_panel_trains_and_predicts_what_the_map_does(make_spec: Make,
             )[0].scores
             for days in (split.val, split.test)
         ]
-        found.append((assembly.reader.values.kind, done.loss_sum, np.concatenate(parts)))
+        found.append((assembly.reader.row_store.kind, done.loss_sum, np.concatenate(parts)))
     (one, loss, scores), (other, again, same) = found
     assert (one, other) == ("mapped", "resident")
     assert loss == again

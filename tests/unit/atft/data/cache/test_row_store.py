@@ -35,8 +35,12 @@ def assert_equal(a: Batch, b: Batch) -> None:
 def test_resident_batches_are_the_mapped_ones_bit_for_bit(cache: Cache, features: tuple[str, ...] | None) -> None:
     mapped, resident = reader(cache, features=features), reader(cache, features=features)
     shares: list[float] = []
-    resident.make_resident(DAYS, half=False, budget_bytes=PLENTY, beat=shares.append)
-    assert (mapped.values.kind, resident.values.kind, resident.values.dtype) == ("mapped", "resident", torch.float32)
+    resident.make_resident(DAYS, allow_bfloat16=False, budget_bytes=PLENTY, on_progress=shares.append)
+    assert (mapped.row_store.kind, resident.row_store.kind, resident.row_store.dtype) == (
+        "mapped",
+        "resident",
+        torch.float32,
+    )
     assert shares[-1] == 1.0
     for days in (DAYS[:1], DAYS[5:9], DAYS[-3:]):
         assert_equal(resident.batch(days), mapped.batch(days))
@@ -45,7 +49,7 @@ def test_resident_batches_are_the_mapped_ones_bit_for_bit(cache: Cache, features
 def test_a_panel_of_many_chunks_is_copied_whole(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atft.data.cache.row_store.CHUNK_BYTES", 4000)
     resident, shares = reader(cache), list[float]()
-    resident.make_resident(DAYS, half=False, budget_bytes=PLENTY, beat=shares.append)
+    resident.make_resident(DAYS, allow_bfloat16=False, budget_bytes=PLENTY, on_progress=shares.append)
     assert len(shares) > 10
     assert shares == sorted(shares)
     assert_equal(resident.batch(DAYS), reader(cache).batch(DAYS))
@@ -55,8 +59,8 @@ def test_bfloat16_is_within_its_rounding_and_comes_as_float32(cache: Cache) -> N
     mapped, resident = reader(cache), reader(cache)
     rows = len(np.unique(np.concatenate([mapped.batch(DAYS).rows - k for k in range(20)])))
     whole = rows * mapped.num_features * 4
-    resident.make_resident(DAYS, half=True, budget_bytes=whole - 1)
-    assert (resident.values.kind, resident.values.dtype) == ("resident", torch.bfloat16)
+    resident.make_resident(DAYS, allow_bfloat16=True, budget_bytes=whole - 1)
+    assert (resident.row_store.kind, resident.row_store.dtype) == ("resident", torch.bfloat16)
     want, got = mapped.batch(DAYS[:4]).x, resident.batch(DAYS[:4]).x
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, rtol=2**-8, atol=0)
@@ -75,21 +79,21 @@ def test_the_budget_decides_to_the_byte(cache: Cache) -> None:
         (0, True, "mapped", torch.float32),
     ):
         read = reader(cache)
-        read.make_resident(DAYS, half=half, budget_bytes=budget)
-        assert (read.values.kind, read.values.dtype) == (kind, dtype), budget
+        read.make_resident(DAYS, allow_bfloat16=half, budget_bytes=budget)
+        assert (read.row_store.kind, read.row_store.dtype) == (kind, dtype), budget
         assert read.batch(DAYS[:2]).x.shape == mapped.batch(DAYS[:2]).x.shape
 
 
 def test_the_cpu_keeps_the_map(cache: Cache) -> None:
     assert device_budget(CPU) == 0
     read = reader(cache)
-    read.make_resident(DAYS, half=True)
-    assert read.values.kind == "mapped"
+    read.make_resident(DAYS, allow_bfloat16=True)
+    assert read.row_store.kind == "mapped"
 
 
 def test_days_that_were_not_copied_are_refused(cache: Cache) -> None:
     read = reader(cache)
-    read.make_resident(DAYS, half=False, budget_bytes=PLENTY)
+    read.make_resident(DAYS, allow_bfloat16=False, budget_bytes=PLENTY)
     with pytest.raises(IndexError, match="is not resident"):
         read.batch(np.array([70]))
 
@@ -101,7 +105,7 @@ def test_whole_windows_are_the_gathered_ones(cache: Cache) -> None:
     np.testing.assert_array_equal(got, batch.x[batch.windows].numpy())
     for columns in (names, names[:2], None):  # the whole row in one piece, chosen columns, market columns too
         mapped, resident = reader(cache, features=columns), reader(cache, features=columns)
-        resident.make_resident(DAYS, half=False, budget_bytes=PLENTY)
+        resident.make_resident(DAYS, allow_bfloat16=False, budget_bytes=PLENTY)
         batch = mapped.batch(DAYS[:5])
         for read in (mapped, resident):
             assert torch.equal(read.windows(DAYS[:5]), batch.x[batch.windows])

@@ -165,7 +165,7 @@ def test_runs_change_with_the_epoch(planted: Cache) -> None:
 
 def test_days_per_step(cache: Cache) -> None:
     read = reader(cache)
-    assert read.median_names == 13
+    assert read.median_stocks_per_day == 13
     assert [read.days_per_step(b) for b in (1, 13, 30, 4096)] == [1, 1, 2, 315]
 
 

@@ -59,7 +59,7 @@ TAGS: Final = [
     {"name": "access", "description": "API keys, the page's session, the audit log."},
     {"name": "service", "description": "Workers, health, Prometheus figures."},
 ]
-_SPECS: Final = {
+_SPEC_EXAMPLES: Final = {
     spec.__name__: spec().model_dump(mode="json")
     for spec in (
         DataSpec,
@@ -101,7 +101,7 @@ _SPECS: Final = {
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    found = get_openapi(
+    body = get_openapi(
         title=app.title,
         version=app.version,
         openapi_version="3.1.0",
@@ -109,7 +109,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
         tags=TAGS,
     )
-    components = found["components"]["schemas"]
+    components = body["components"]["schemas"]
     views = (
         *HTTP_MODELS,
         *JOB_MODELS,
@@ -134,7 +134,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         )  # FastAPI drops their nulls, which are meant
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
-    for name, example in _SPECS.items():
+    for name, example in _SPEC_EXAMPLES.items():
         if name in components:
             components[name]["examples"] = [example]
     for schema in components.values():
@@ -143,20 +143,20 @@ def document(app: FastAPI) -> dict[str, Any]:
                 del field[
                     "default"
                 ]  # client generators refuse it; the default of the section that holds it says the same
-    for path in found["paths"].values():
+    for path in body["paths"].values():
         for operation in path.values():
             if (
                 operation["responses"].get("422", {}).get("description") == "Validation Error"
             ):  # the framework's, not ours
                 del operation["responses"]["422"]
-            for answer in operation["responses"].values():
-                _add_example(answer, components)
-    return found
+            for response in operation["responses"].values():
+                _add_example(response, components)
+    return body
 
 
-def _add_example(answer: dict[str, Any], components: dict[str, Any]) -> None:
+def _add_example(response: dict[str, Any], components: dict[str, Any]) -> None:
     """The model's own example stands at each answer that has none."""
-    for media in answer.get("content", {}).values():
+    for media in response.get("content", {}).values():
         name = media.get("schema", {}).get("$ref", "").rpartition("/")[2]
         if "example" not in media and components.get(name, {}).get("examples"):
             media["example"] = components[name]["examples"][0]

@@ -25,7 +25,7 @@ _NOT_SETTINGS: Final = (
     *_LABELS, "dataset", "split", "seed", "resources", "baselines",
     "trainer.checkpoint_every_seconds", "trainer.timeout_seconds",
 )  # fmt: skip
-_RULERS: Final = {"data.min_names": METRICS, "evaluation.quantile": ("long_short",)}
+_MEASUREMENT_SETTINGS: Final = {"data.min_names": METRICS, "evaluation.quantile": ("long_short",)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,22 +40,22 @@ class Measure:
         return f"{self.split}/{self.metric}" + ("" if self.horizon is None else f"@{self.horizon}d")
 
 
-def refused(parameter: str, detail: str) -> Refused:
+def invalid_query(parameter: str, detail: str) -> Refused:
     """422 for one query parameter."""
     error = FieldError(detail=detail, code="invalid_request", parameter=parameter, location="query")
     return Refused(422, "invalid_request", f"{parameter}: {detail}", errors=[error])
 
 
-def read_measure(text: str) -> Measure:
+def parse_measure(text: str) -> Measure:
     """Raises Refused (422), which names the metrics that can be compared."""
     found = _MEASURE.fullmatch(text)
     if found is None:
-        raise refused("metric", "a metric is SPLIT/NAME or SPLIT/NAME@HORIZONd, such as test/rank_ic@5d")
+        raise invalid_query("metric", "a metric is SPLIT/NAME or SPLIT/NAME@HORIZONd, such as test/rank_ic@5d")
     split, metric, horizon = found.groups()
     if split not in ("val", "test"):
-        raise refused("metric", f"only val/ and test/ values are kept day by day, not {split}/")
+        raise invalid_query("metric", f"only val/ and test/ values are kept day by day, not {split}/")
     if metric not in METRICS:
-        raise refused(
+        raise invalid_query(
             "metric",
             f"{metric} is not kept day by day, so it cannot be paired; rank_ic, ic and long_short can "
             "(long_short is the daily return behind sharpe, spread and drawdown)",
@@ -83,16 +83,18 @@ class Side:
 
 def differences(specs: Sequence[Mapping[str, JsonValue]]) -> dict[str, list[JsonValue]]:
     """Dotted field → its value in each spec, where not all are equal; labels are left out."""
-    return {field: values for field, values in sorted(_apart("", specs).items()) if not _is_under(field, _LABELS)}
+    return {
+        field: values for field, values in sorted(_differing_fields("", specs).items()) if not _is_under(field, _LABELS)
+    }
 
 
-def _apart(prefix: str, nodes: Sequence[Mapping[str, JsonValue]]) -> dict[str, list[JsonValue]]:
+def _differing_fields(prefix: str, nodes: Sequence[Mapping[str, JsonValue]]) -> dict[str, list[JsonValue]]:
     found: dict[str, list[JsonValue]] = {}
     for key in dict.fromkeys(key for node in nodes for key in node):
         values = [node.get(key) for node in nodes]
         inner = [value for value in values if isinstance(value, dict)]
         if len(inner) == len(values):
-            found |= _apart(f"{prefix}{key}.", inner)
+            found |= _differing_fields(f"{prefix}{key}.", inner)
         elif any(value != values[0] for value in values):
             found[f"{prefix}{key}"] = values
     return found
@@ -102,44 +104,46 @@ def _is_under(field: str, roots: Sequence[str]) -> bool:
     return any(field == root or field.startswith(f"{root}.") for root in roots)
 
 
-def settings_apart(different: Mapping[str, object]) -> list[str]:
+def differing_settings(differing: Mapping[str, object]) -> list[str]:
     """Of the differing fields those that are settings: what a person changes to change the result."""
-    return [field for field in different if not _is_under(field, _NOT_SETTINGS)]
+    return [field for field in differing if not _is_under(field, _NOT_SETTINGS)]
 
 
-def unfair_because(sides: Sequence[Side], different: Mapping[str, Sequence[JsonValue]], measure: Measure) -> list[str]:
+def unfairness_reasons(
+    sides: Sequence[Side], differing: Mapping[str, Sequence[JsonValue]], measure: Measure
+) -> list[str]:
     """Every reason, in words; none when the comparison is fair. One job alone is judged beside a baseline."""
     reasons = [
         f"{side.label} is {side.state}: only a succeeded job has numbers to compare"
         for side in sides
         if side.state is not JobState.SUCCEEDED
     ]
-    reasons += _data(sides)
+    reasons += _data_reasons(sides)
     if len(sides) > 1:
-        reasons += _settings(different)
+        reasons += _setting_reasons(differing)
         reasons += [
             f"{field} differs: it changes how {measure.metric} is measured, not only the model"
-            for field, metrics in _RULERS.items()
-            if field in different and measure.metric in metrics
+            for field, metrics in _MEASUREMENT_SETTINGS.items()
+            if field in differing and measure.metric in metrics
         ]
     if measure.split == "val":
         reasons.append("the jobs were selected on these validation days, so that their values there are too good")
-    return reasons + _series(sides, measure)
+    return reasons + _series_reasons(sides, measure)
 
 
-def _data(sides: Sequence[Side]) -> list[str]:
+def _data_reasons(sides: Sequence[Side]) -> list[str]:
     reasons = []
     if len({side.fingerprint for side in sides}) > 1:
         listed = ", ".join(f"{side.fingerprint or 'unknown'} ({side.label})" for side in sides)
         reasons.append(f"the data differ: fingerprints {listed}")
-    ran = [side for side in sides if side.state is JobState.SUCCEEDED]
-    reasons += [f"{side.label} left no evidence of its days" for side in ran if not side.days]
-    known = [(side, side.days) for side in ran if side.days]
-    for split, word in SPLITS.items():
+    succeeded = [side for side in sides if side.state is JobState.SUCCEEDED]
+    reasons += [f"{side.label} left no evidence of its days" for side in succeeded if not side.days]
+    known = [(side, side.days) for side in succeeded if side.days]
+    for split, title in SPLITS.items():
         spans = {side.label: tuple(days.get(split, ())) for side, days in known}
         if len(set(spans.values())) > 1:
             listed = ", ".join(f"{_span(days)} ({label})" for label, days in spans.items())
-            reasons.append(f"the {word} days differ: {listed}")
+            reasons.append(f"the {title} days differ: {listed}")
     if known and any(side.folds != known[0][0].folds for side, _ in known):
         listed = ", ".join(f"{max(1, len(side.folds))} ({side.label})" for side, _ in known)
         reasons.append(f"the days are not cut into the same folds: {listed}")
@@ -150,39 +154,41 @@ def _span(days: Sequence[str]) -> str:
     return f"{len(days)} days {days[0]} to {days[-1]}" if days else "none"
 
 
-def _settings(different: Mapping[str, Sequence[JsonValue]]) -> list[str]:
-    reasons, apart = [], settings_apart(different)
-    seeds = None if _one_policy(different.get("seed", ())) else different.get("seed")
+def _setting_reasons(differing: Mapping[str, Sequence[JsonValue]]) -> list[str]:
+    reasons, settings = [], differing_settings(differing)
+    seeds = None if _nested_seeds(differing.get("seed", ())) else differing.get("seed")
     listed = ", ".join(map(str, seeds or ()))
-    if not apart and seeds:
+    if not settings and seeds:
         reasons.append(
             f"the jobs differ in their seed only ({listed}): a seed is not a setting, so this is a repetition; "
             "it shows how far chance alone sets runs apart"
         )
-    elif not apart:
+    elif not settings:
         reasons.append("the jobs have the same settings: there is no setting whose effect could be seen")
     elif seeds:
-        reasons.append(f"the seeds differ ({listed}): the effect of {apart[0]} cannot be told from that of the seed")
-    if len(apart) > 1:
-        reasons.append(f"{len(apart)} settings differ ({', '.join(apart)}): an effect cannot be traced to one of them")
+        reasons.append(f"the seeds differ ({listed}): the effect of {settings[0]} cannot be told from that of the seed")
+    if len(settings) > 1:
+        reasons.append(
+            f"{len(settings)} settings differ ({', '.join(settings)}): an effect cannot be traced to one of them"
+        )
     return reasons
 
 
-def _one_policy(seeds: Sequence[JsonValue]) -> bool:
+def _nested_seeds(seeds: Sequence[JsonValue]) -> bool:
     """Whether what has more members has those of the others too; a training's seed is that of its only one."""
     members = sorted((set(one) if isinstance(one, list) else {one} for one in seeds), key=len)
     return all(fewer <= more for fewer, more in pairwise(members))
 
 
-def _series(sides: Sequence[Side], measure: Measure) -> list[str]:
-    ran = [side for side in sides if side.state is JobState.SUCCEEDED]
+def _series_reasons(sides: Sequence[Side], measure: Measure) -> list[str]:
+    succeeded = [side for side in sides if side.state is JobState.SUCCEEDED]
     reasons = []
-    for side in ran:
+    for side in succeeded:
         if not side.daily:
             reasons.append(f"{side.label} has no daily values of {measure}")
         elif all(value is None for value in side.daily.values()):
             reasons.append(f"{measure} is undefined on every day of {side.label}")
-    covered = [set(side.daily) for side in ran if side.daily]
+    covered = [set(side.daily) for side in succeeded if side.daily]
     if len({frozenset(days) for days in covered}) > 1:
         counts = " and ".join(str(len(days)) for days in covered)
         common = len(set.intersection(*covered))

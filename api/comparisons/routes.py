@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from api.comparisons.cache import CacheDep, Key
-from api.comparisons.fairness import DEFAULT_METRIC, SPLITS, Daily, Measure, Side, read_measure, refused
+from api.comparisons.fairness import DEFAULT_METRIC, SPLITS, Daily, Measure, Side, invalid_query, parse_measure
 from api.comparisons.schemas import Comparison
 from api.comparisons.service import compare, mean_by_day
 from api.http import examples
@@ -24,7 +24,7 @@ router = APIRouter(tags=["results"])
 MAX_JOBS: Final = 50
 MAX_POINTS: Final = 1000
 COMPARABLE: Final = frozenset({JobKind.TRAIN, JobKind.TRIAL, JobKind.ENSEMBLE})
-_Gathered = tuple[list[Side], dict[str, Daily], dict[UUID, Series]]
+_Inputs = tuple[list[Side], dict[str, Daily], dict[UUID, Series]]
 JobIds = Annotated[
     list[UUID],
     Query(
@@ -63,56 +63,58 @@ async def compare_jobs(
     size holds for overlapping labels. `verdict` puts it in words. With three sides and more, the model confidence set
     holds those that cannot be told from the best, all comparisons at once.
     """
-    measure, wanted = read_measure(metric), list(baselines or ())
-    for parameter, given in (("job", list(map(str, jobs))), ("baseline", wanted)):
-        twice = sorted({one for one in given if given.count(one) > 1})
-        if twice:
-            raise refused(parameter, f"give each once: {', '.join(twice)} is there more than once")
-    if len(jobs) + len(wanted) < 2:
-        raise refused("job", "a comparison needs two sides: give another job, or a baseline")
-    key = await service.database.read(_key, jobs, measure, wanted)
+    measure, baseline_names = parse_measure(metric), list(baselines or ())
+    for parameter, given in (("job", list(map(str, jobs))), ("baseline", baseline_names)):
+        repeated = sorted({one for one in given if given.count(one) > 1})
+        if repeated:
+            raise invalid_query(parameter, f"give each once: {', '.join(repeated)} is there more than once")
+    if len(jobs) + len(baseline_names) < 2:
+        raise invalid_query("job", "a comparison needs two sides: give another job, or a baseline")
+    key = await service.database.read(_cache_key, jobs, measure, baseline_names)
     found = cache.get(key)
     if found is None:
-        gathered = await service.database.read(_gather, jobs, measure, wanted)
-        found = await asyncio.to_thread(_compare, gathered, measure)
+        inputs = await service.database.read(_load_inputs, jobs, measure, baseline_names)
+        found = await asyncio.to_thread(_compare, inputs, measure)
         cache[key] = found
     return found
 
 
-def _compare(gathered: _Gathered, measure: Measure) -> Comparison:
-    sides, baselines, curves = gathered
+def _compare(inputs: _Inputs, measure: Measure) -> Comparison:
+    sides, baselines, curves = inputs
     return compare(sides, baselines, measure, curves)
 
 
-def _key(session: Session, job_ids: Sequence[UUID], measure: Measure, baselines: Sequence[str]) -> Key:
+def _cache_key(session: Session, job_ids: Sequence[UUID], measure: Measure, baselines: Sequence[str]) -> Key:
     """A job's version grows with all that a comparison shows of it. Raises JobNotFound; Refused (422) for a job without
     daily values."""
     jobs = [queries.get(session, job_id) for job_id in job_ids]
     for job in jobs:
         if job.kind not in COMPARABLE:
             instead = "; give its trials, or the job its best one was promoted to" if job.kind is JobKind.HPO else ""
-            raise refused(
+            raise invalid_query(
                 "job", f"{job.id} is of kind {job.kind}: training jobs, trials and ensembles are compared{instead}"
             )
-    known = sorted({horizon for job in jobs for horizon in _horizons(job)})
-    if measure.horizon is not None and measure.horizon not in known:
-        raise refused("metric", f"none of the jobs has the horizon {measure.horizon}; they have {known}")
+    horizons = sorted({horizon for job in jobs for horizon in _horizons(job)})
+    if measure.horizon is not None and measure.horizon not in horizons:
+        raise invalid_query("metric", f"none of the jobs has the horizon {measure.horizon}; they have {horizons}")
     return tuple((job.id, job.version) for job in jobs), str(measure), tuple(baselines)
 
 
-def _gather(session: Session, job_ids: Sequence[UUID], measure: Measure, wanted: Sequence[str]) -> _Gathered:
+def _load_inputs(session: Session, job_ids: Sequence[UUID], measure: Measure, baseline_names: Sequence[str]) -> _Inputs:
     jobs = [queries.get(session, job_id) for job_id in job_ids]
     names = [job.name for job in jobs]
     sides = [_side(session, job, measure, unique=names.count(job.name) == 1) for job in jobs]
     baselines: dict[str, Daily] = {}
-    for name in wanted:
+    for name in baseline_names:
         owner = next((job for job in jobs if job.state is JobState.SUCCEEDED and name in job.baselines), None)
         if owner is None:
             stored = sorted({stored for job in jobs if job.state is JobState.SUCCEEDED for stored in job.baselines})
-            raise refused("baseline", f"no succeeded job here has a baseline {name!r}; they have {stored or 'none'}")
+            raise invalid_query(
+                "baseline", f"no succeeded job here has a baseline {name!r}; they have {stored or 'none'}"
+            )
         baselines[name] = _daily(session, owner, measure, name)
         if not baselines[name]:
-            raise refused("baseline", f"baseline {name!r} has no daily values of {measure}")
+            raise invalid_query("baseline", f"baseline {name!r} has no daily values of {measure}")
     return sides, baselines, _curves(session, jobs, measure)
 
 

@@ -12,13 +12,13 @@ from uuid import UUID
 
 import numpy as np
 
-from api.comparisons.fairness import Daily, Measure, Side, differences, unfair_because
+from api.comparisons.fairness import Daily, Measure, Side, differences, unfairness_reasons
 from api.comparisons.schemas import ComparedJob, ComparedPair, Comparison
 from api.jobs.schemas import Series
 from jobs.states import JobState
 
-ALL_PAIRS: Final = 10
-SET_SIDES: Final = 3
+MAX_SIDES_ALL_PAIRS: Final = 10
+MIN_SET_SIDES: Final = 3
 BASELINE: Final = "baseline:"
 
 
@@ -36,29 +36,30 @@ def compare(
 ) -> Comparison:
     """Takes a moment (at most some seconds, for 50 jobs): not for the event loop."""
     horizon = measure.horizon or max((h for side in sides for h in side.horizons), default=1)
-    different = differences([side.spec for side in sides])
-    reasons = unfair_because(sides, different, measure)
-    jobs = [_compared(side.id, side.name, side.state, side.daily, horizon) for side in sides]
-    jobs += [_compared(BASELINE + name, name, None, daily, horizon) for name, daily in baselines.items()]
+    differing = differences([side.spec for side in sides])
+    reasons = unfairness_reasons(sides, differing, measure)
+    jobs = [_compared_job(side.id, side.name, side.state, side.daily, horizon) for side in sides]
+    jobs += [_compared_job(BASELINE + name, name, None, daily, horizon) for name, daily in baselines.items()]
     values = [side.daily for side in sides] + list(baselines.values())
     labels = [side.label for side in sides] + list(baselines)
-    every = len(jobs) <= ALL_PAIRS
-    pairs = combinations(range(len(jobs)), 2) if every else ((0, other) for other in range(1, len(jobs)))
+    all_pairs = len(jobs) <= MAX_SIDES_ALL_PAIRS
+    pairs = combinations(range(len(jobs)), 2) if all_pairs else ((0, other) for other in range(1, len(jobs)))
     return Comparison(
         metric=str(measure),
         jobs=jobs,
-        differences=different,
+        differences=differing,
         fair=not reasons,
         unfair_because=reasons,
         pairs=[
-            _pair((jobs[a].id, jobs[b].id), (labels[a], labels[b]), values[a], values[b], horizon) for a, b in pairs
+            _compared_pair((jobs[a].id, jobs[b].id), (labels[a], labels[b]), values[a], values[b], horizon)
+            for a, b in pairs
         ],
         model_confidence_set=_confidence_set([job.id for job in jobs], values, horizon),
         curves=dict(curves),
     )
 
 
-def _compared(side_id: str, name: str | None, state: JobState | None, daily: Daily, horizon: int) -> ComparedJob:
+def _compared_job(side_id: str, name: str | None, state: JobState | None, daily: Daily, horizon: int) -> ComparedJob:
     from atft.metrics import inference, rank  # noqa: PLC0415
 
     series = np.array([math.nan if daily[day] is None else daily[day] for day in sorted(daily)], dtype=np.float64)
@@ -69,7 +70,7 @@ def _compared(side_id: str, name: str | None, state: JobState | None, daily: Dai
     )
 
 
-def _pair(ids: tuple[str, str], labels: tuple[str, str], a: Daily, b: Daily, horizon: int) -> ComparedPair:
+def _compared_pair(ids: tuple[str, str], labels: tuple[str, str], a: Daily, b: Daily, horizon: int) -> ComparedPair:
     from atft.metrics.inference import paired_difference  # noqa: PLC0415
 
     days = sorted({*a, *b})
@@ -94,7 +95,7 @@ def _confidence_set(ids: Sequence[str], values: Sequence[Daily], horizon: int) -
     """Of the days on which every side is defined; null below three sides."""
     from atft.metrics.inference import model_confidence_set  # noqa: PLC0415
 
-    if len(ids) < SET_SIDES:
+    if len(ids) < MIN_SET_SIDES:
         return None
     rows = [[daily.get(day) for daily in values] for day in sorted(set[date].intersection(*map(set, values)))]
     table = np.array([row for row in rows if None not in row], dtype=np.float64).reshape(-1, len(ids))

@@ -18,44 +18,44 @@ from jobs.settings import Settings
 
 LIMIT_SECONDS: Final = 120.0
 LIMIT_BYTES: Final = 4 << 30  # of memory of its own; mapped files do not count
-_TURN_SECONDS: Final = 30.0
+_SLOT_WAIT_SECONDS: Final = 30.0
 _MAX_OUTPUT_BYTES: Final = 4_000_000
-_turns = asyncio.Semaphore(2)
+_slots = asyncio.Semaphore(2)
 
 
 async def inspect(settings: Settings, spec: Json) -> Json:
     """`spec` holds absolute paths. Raises Refused: 422 with the program's own words, 503 when it takes too long."""
-    async with _turn():
+    async with _inspection_slot():
         with tempfile.TemporaryDirectory(prefix="atft-inspect-") as folder:
             file = Path(folder) / "spec.json"
             await asyncio.to_thread(file.write_text, json.dumps(spec), "utf-8")
             code, out, err = await _run(settings, [sys.executable, "-m", "atft", "inspect", str(file)])
     if code == 0:
-        answer: Json = json.loads(out)
-        return answer
+        report: Json = json.loads(out)
+        return report
     if code == -signal.SIGABRT or b"MemoryError" in err:
         detail = (
             f"looking at this needs more than {LIMIT_BYTES >> 20:,} MiB of memory; register it: a build may take more"
         )
         raise Refused(422, "inspection_too_large", detail)
-    words = _last_words(err) or _last_words(out) or f"the inspection ended with code {code}"
+    message = _last_line(err) or _last_line(out) or f"the inspection ended with code {code}"
     for root in (settings.data_root, settings.uploads_root):  # where our folders lie is nobody's business
-        words = words.replace(f"{root.resolve()}/", "")
-    raise Refused(422, "cannot_build", words)
+        message = message.replace(f"{root.resolve()}/", "")
+    raise Refused(422, "cannot_build", message)
 
 
 @contextlib.asynccontextmanager
-async def _turn() -> AsyncIterator[None]:
+async def _inspection_slot() -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(_TURN_SECONDS):
-            await _turns.acquire()
+        async with asyncio.timeout(_SLOT_WAIT_SECONDS):
+            await _slots.acquire()
     except TimeoutError as error:
         detail = "other inspections are running: try again in a moment"
         raise Refused(503, "inspection_busy", detail, headers={"Retry-After": "30"}) from error
     try:
         yield
     finally:
-        _turns.release()
+        _slots.release()
 
 
 async def _run(settings: Settings, command: list[str]) -> tuple[int, bytes, bytes]:
@@ -89,7 +89,7 @@ async def _run(settings: Settings, command: list[str]) -> tuple[int, bytes, byte
     return process.returncode or 0, out, err
 
 
-def _last_words(text: bytes) -> str:
+def _last_line(text: bytes) -> str:
     """The program's last line; its own traceback, if there is one, stays here."""
     lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
     return lines[-1].strip()[:1000] if lines else ""

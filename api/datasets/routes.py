@@ -92,7 +92,7 @@ async def create_dataset(
     request: Request,
     response: Response,
     service: ServiceDep,
-    who: DatasetWriter,
+    principal: DatasetWriter,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -104,27 +104,29 @@ async def create_dataset(
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
-        spec = _on_the_server(_parse(await request.body()))
+        spec = _server_spec(_parse(await request.body()))
         asked = None if dry_run else identity(idempotency_key, JobKind.DATASET, {"spec": spec.model_dump(mode="json")})
 
-        async def making() -> SubmittedView | Response:
-            return await _accept(service, who, response, spec, _files(service, spec), None, dry_run, asked)
+        async def create() -> SubmittedView | Response:
+            return await _plan_or_submit(
+                service, principal, response, spec, _server_files(service, spec), None, dry_run, asked
+            )
 
-        return await once(service, who, asked, response, making())
+        return await once(service, principal, asked, response, create())
     if media_type != "multipart/form-data":
         raise Refused(
             415,
             "unsupported_media_type",
             f"send application/json or multipart/form-data, not {media_type or 'a body without Content-Type'}",
         )
-    await service.check_upload(who, request)
+    await service.check_upload(principal, request)
     async with receive(request, service.settings.uploads_root, service.settings.max_body_bytes) as upload:
-        spec, files = _from_upload(upload)
+        spec, files = _upload_spec(upload)
         content = {part.name: part.sha256 for part in upload.parts.values() if part.path is not None}
         body = {"spec": spec.model_dump(mode="json"), "content": content}
         asked = None if dry_run else identity(idempotency_key, JobKind.DATASET, body)
-        sent = _accept(service, who, response, spec, files, upload, dry_run, asked)
-        return await once(service, who, asked, response, sent)
+        sent = _plan_or_submit(service, principal, response, spec, files, upload, dry_run, asked)
+        return await once(service, principal, asked, response, sent)
 
 
 def _parse(text: bytes | bytearray) -> Json:
@@ -146,12 +148,12 @@ def _validate(body: Json) -> DatasetSpec:
     return spec
 
 
-def _on_the_server(body: Json) -> DatasetSpec:
+def _server_spec(body: Json) -> DatasetSpec:
     """The spec of a dataset that lies on the server, or of a planted one."""
     for pointer, path in (
         ("/path", body.get("path")),
-        ("/universe/file", _file(body, "universe")),
-        ("/market/file", _file(body, "market")),
+        ("/universe/file", _side_file(body, "universe")),
+        ("/market/file", _side_file(body, "market")),
     ):
         if isinstance(path, str) and ".." in path.split("/"):
             raise outside(pointer)
@@ -163,7 +165,7 @@ def _on_the_server(body: Json) -> DatasetSpec:
     return spec
 
 
-def _files(service: Service, spec: DatasetSpec) -> Json:
+def _server_files(service: Service, spec: DatasetSpec) -> Json:
     """`params.files` of such a dataset."""
     asked = {"panel": ("/path", spec.path)}
     asked |= {
@@ -178,12 +180,12 @@ def _files(service: Service, spec: DatasetSpec) -> Json:
     }
 
 
-def _file(body: Json, role: str) -> object:
+def _side_file(body: Json, role: str) -> object:
     side = body.get(role)
     return side.get("file") if isinstance(side, Mapping) else None
 
 
-def _from_upload(upload: Upload) -> tuple[DatasetSpec, Json]:
+def _upload_spec(upload: Upload) -> tuple[DatasetSpec, Json]:
     if "spec" not in upload.parts:
         raise Refused(422, "missing_part", "the form needs a part `spec` with the JSON of the dataset")
     spec = _validate(_parse(upload.parts["spec"].text))
@@ -213,9 +215,9 @@ def _from_upload(upload: Upload) -> tuple[DatasetSpec, Json]:
     return spec, files
 
 
-async def _accept(
+async def _plan_or_submit(
     service: Service,
-    who: Principal,
+    principal: Principal,
     response: Response,
     spec: DatasetSpec,
     files: Json,
@@ -223,9 +225,9 @@ async def _accept(
     dry_run: bool,
     asked: Identity | None,
 ) -> SubmittedView | Response:
-    warnings = admission.unwatched(CPU, await service.database.read(queries.live_queues))
+    warnings = admission.unwatched_queue_warnings(CPU, await service.database.read(queries.live_queues))
     if dry_run:
-        inspection = await inspect(service.settings, _with_paths(service, spec, files))
+        inspection = await inspect(service.settings, _resolve_paths(service, spec, files))
         same = await service.database.read(catalog.of_content, str(inspection.get("fingerprint")))
         plan = DatasetPlan(
             spec=spec.model_dump(mode="json"),
@@ -238,7 +240,7 @@ async def _accept(
     with nullcontext() if upload is None else upload.kept_unless_refused():
         job, position = await submit(
             service,
-            who,
+            principal,
             kind=JobKind.DATASET,
             spec=spec,
             queue=CPU,
@@ -252,7 +254,7 @@ async def _accept(
     return submitted_view(response, job, position, warnings)
 
 
-def _with_paths(service: Service, spec: DatasetSpec, files: Mapping[str, str]) -> Json:
+def _resolve_paths(service: Service, spec: DatasetSpec, files: Mapping[str, str]) -> Json:
     """The spec with absolute paths, as the program reads it."""
     roots = {"data": service.settings.data_root, "upload": service.settings.uploads_root}
     paths = {}

@@ -32,13 +32,13 @@ SUFFIXES: Final = (
     ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv", ".csv.gz", ".csv.zst", ".tsv", ".tsv.gz", ".txt"
 )  # fmt: skip
 KEEP_FREE_BYTES: Final = 256 << 20  # for the database, and for the job that builds from the upload
-_LOOK_BYTES: Final = 32 << 20
+_DISK_CHECK_BYTES: Final = 32 << 20
 _DRAIN_SECONDS: Final = 10.0
 _PART_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAX_PARTS: Final = 4  # spec, file, universe, market
 
 
-def _bad(message: str) -> Refused:
+def _malformed(message: str) -> Refused:
     return Refused(400, "malformed_multipart", message)
 
 
@@ -87,11 +87,11 @@ class Upload:
         sent = {self.reference(part): part for part in self.parts.values() if part.path is not None}
         return {
             role: {
-                "name": _printable(sent[place].file_name or ""),
-                "size_bytes": sent[place].size_bytes,
-                "sha256": sent[place].sha256,
+                "name": _printable(sent[reference].file_name or ""),
+                "size_bytes": sent[reference].size_bytes,
+                "sha256": sent[reference].sha256,
             }
-            for role, place in files.items()
+            for role, reference in files.items()
         }
 
 
@@ -108,14 +108,14 @@ class _Receiver:
         self._file: IO[bytes] | None = None
         self._hash = hashlib.sha256()
         callbacks: MultipartCallbacks = {
-            "on_part_begin": self._begin,
-            "on_header_field": self._on_name,
-            "on_header_value": self._on_value,
-            "on_header_end": self._on_header,
-            "on_headers_finished": self._open,
-            "on_part_data": self._data,
-            "on_part_end": self._end,
-            "on_end": self._whole,
+            "on_part_begin": self._on_part_begin,
+            "on_header_field": self._on_header_field,
+            "on_header_value": self._on_header_value,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_headers_finished,
+            "on_part_data": self._on_part_data,
+            "on_part_end": self._on_part_end,
+            "on_end": self._on_end,
         }
         self._parser = MultipartParser(boundary, callbacks)
         self.complete = False
@@ -124,33 +124,33 @@ class _Receiver:
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise _bad(f"the multipart body is malformed: {error}") from error
+            raise _malformed(f"the multipart body is malformed: {error}") from error
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _begin(self) -> None:
+    def _on_part_begin(self) -> None:
         self._headers, self._name, self._value = {}, b"", b""
 
-    def _on_name(self, data: bytes, start: int, end: int) -> None:
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
 
-    def _on_value(self, data: bytes, start: int, end: int) -> None:
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
 
-    def _on_header(self) -> None:
+    def _on_header_end(self) -> None:
         self._headers[self._name.lower()] = self._value
         self._name, self._value = b"", b""
 
-    def _open(self) -> None:
+    def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         name = options.get(b"name", b"").decode("utf-8", "replace")
         if not _PART_NAME.fullmatch(name):
-            raise _bad("each part needs a name of letters, digits, '.', '_' and '-'")
+            raise _malformed("each part needs a name of letters, digits, '.', '_' and '-'")
         if name in self.parts or len(self.parts) >= _MAX_PARTS:
-            raise _bad(f"part {name!r} is repeated, or there are more than {_MAX_PARTS} parts")
+            raise _malformed(f"part {name!r} is repeated, or there are more than {_MAX_PARTS} parts")
         file_name = options[b"filename"].decode("utf-8", "replace") if b"filename" in options else None
         part = Part(name=name, file_name=file_name)
         if name != "spec":
@@ -173,23 +173,23 @@ class _Receiver:
         self._hash = hashlib.sha256()
         self._part = self.parts[name] = part
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         part = self._part
         if part is None:
-            raise _bad("data outside a part")
+            raise _malformed("data outside a part")
         piece = data[start:end]
         part.size_bytes += len(piece)
         self._hash.update(piece)
         if self._file is not None:
-            if part.size_bytes // _LOOK_BYTES != (part.size_bytes - len(piece)) // _LOOK_BYTES:
-                check_room(self.folder)
+            if part.size_bytes // _DISK_CHECK_BYTES != (part.size_bytes - len(piece)) // _DISK_CHECK_BYTES:
+                check_disk_space(self.folder)
             self._file.write(piece)
             return
         if part.size_bytes > self._max_spec_bytes:
             raise Refused(413, "body_too_large", f"part 'spec' is larger than {self._max_spec_bytes:,} bytes")
         part.text += piece
 
-    def _end(self) -> None:
+    def _on_part_end(self) -> None:
         if self._part is not None:
             self._part.sha256 = self._hash.hexdigest()
         if self._file is not None:
@@ -197,17 +197,17 @@ class _Receiver:
             os.fsync(self._file.fileno())
         self.close()
 
-    def _whole(self) -> None:
+    def _on_end(self) -> None:
         self.complete = True
 
 
-def check_room(folder: Path, coming_bytes: int = 0) -> None:
+def check_disk_space(folder: Path, expected_bytes: int = 0) -> None:
     """Raises Refused (507) when the disk would be full."""
-    if shutil.disk_usage(folder).free < coming_bytes + KEEP_FREE_BYTES:
-        raise _full()
+    if shutil.disk_usage(folder).free < expected_bytes + KEEP_FREE_BYTES:
+        raise _disk_full()
 
 
-def _full() -> Refused:
+def _disk_full() -> Refused:
     return Refused(507, "disk_full", "the server has no room for this upload; nothing was kept")
 
 
@@ -227,12 +227,12 @@ async def receive(request: Request, root: Path, max_spec_bytes: int) -> AsyncIte
     _, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= 200:
-        raise _bad("the Content-Type names no boundary")
+        raise _malformed("the Content-Type names no boundary")
     upload = Upload(folder=root / uuid4().hex, parts={})
     try:
         await asyncio.to_thread(upload.folder.mkdir, parents=True)
         length = request.headers.get("content-length", "")
-        await asyncio.to_thread(check_room, root, int(length) if length.isascii() and length.isdigit() else 0)
+        await asyncio.to_thread(check_disk_space, root, int(length) if length.isascii() and length.isdigit() else 0)
         receiver = _Receiver(upload.folder, boundary, max_spec_bytes)
         chunks = request.stream()
         try:
@@ -245,12 +245,12 @@ async def receive(request: Request, root: Path, max_spec_bytes: int) -> AsyncIte
         finally:
             receiver.close()
         if not receiver.complete:
-            raise _bad("the multipart body ends in the middle")
+            raise _malformed("the multipart body ends in the middle")
         upload.parts = receiver.parts
         yield upload
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _full() from error
+            raise _disk_full() from error
         raise
     finally:
         if not upload.kept:

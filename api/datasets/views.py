@@ -41,15 +41,15 @@ def dataset_summary(row: Dataset) -> DatasetSummary:
 def origin(row: Dataset, job: Job) -> Origin:
     """What the job that built the version was given, by whom."""
     params = job.params or {}
-    places: dict[str, str] = params.get("files", {})
+    references: dict[str, str] = params.get("files", {})
     sources: dict[str, dict[str, Any]] = params.get("sources", {})
     files = []
     for role in _ROLES:
-        if role in places:
-            scheme, _, path = places[role].partition(":")
-            told = sources.get(role) or ({"name": path} if scheme == "data" else {})
-            files.append(OriginFile(role=role, **{name: told.get(name) for name in ("name", "size_bytes", "sha256")}))
-    panel = places.get("panel", "")
+        if role in references:
+            scheme, _, path = references[role].partition(":")
+            source = sources.get(role) or ({"name": path} if scheme == "data" else {})
+            files.append(OriginFile(role=role, **{name: source.get(name) for name in ("name", "size_bytes", "sha256")}))
+    panel = references.get("panel", "")
     return Origin(
         kind="upload" if panel.startswith("upload:") else "path" if panel else "planted",
         files=files,

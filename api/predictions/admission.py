@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from api.http.errors import invalid
 from api.predictions.schemas import PredictPlan
-from api.training.admission import choose_queue, find_dataset, names_a_day, unwatched
-from api.training.split import observed, trading_days
+from api.training.admission import choose_queue, find_dataset, median_stocks_per_day, unwatched_queue_warnings
+from api.training.split import observed_folds, trading_days
 from atft.spec.job import TrainSpec
 from atft.spec.model import num_parameters
 from atft.spec.prediction import PredictSpec
@@ -33,7 +33,7 @@ class AdmittedPrediction:
     """`days` are the trading days asked for; null when the dataset's files cannot be read just now."""
 
     model: Job
-    trained: TrainSpec
+    train_spec: TrainSpec
     weights: ArtifactRow
     features: tuple[str, ...]
     dataset: Dataset
@@ -44,32 +44,32 @@ class AdmittedPrediction:
     @property
     def params(self) -> Json:
         """For the worker: where the weights are, and what makes them these."""
-        seen: Json = self.model.evidence or {}
+        evidence: Json = self.model.evidence or {}
         return {
             "model": {
                 "folder": str(PurePosixPath(self.weights.path).parent),
                 "weights": self.weights.name,
                 "sha256": self.weights.sha256,
                 "spec_digest": self.model.spec_digest,
-                "features_sha256": seen["data"]["features_sha256"],
+                "features_sha256": evidence["data"]["features_sha256"],
             }
         }
 
 
 def admit(session: Session, settings: Settings, spec: PredictSpec) -> AdmittedPrediction:
     """Raises Refused (422) naming the field that does not fit."""
-    model, trained = _model(session, spec.model)
-    weights = _weights(session, model, trained, spec.fold)
+    model, train_spec = _find_model(session, spec.model)
+    weights = _find_weights(session, model, train_spec, spec.fold)
     dataset = find_dataset(session, spec.dataset)
     features: tuple[str, ...] = tuple((model.evidence or {})["resolved"]["data"]["features"])
-    _fits(session, model, trained, features, dataset)
-    live = queries.live_queues(session)
-    queue = choose_queue(spec.resources.queue, spec.resources.device, live)
+    _check_features(session, model, train_spec, features, dataset)
+    live_queues = queries.live_queues(session)
+    queue = choose_queue(spec.resources.queue, spec.resources.device, live_queues)
     all_days = trading_days(settings, dataset.fingerprint)
-    days = None if all_days is None else _asked(all_days, spec)
-    warnings = unwatched(queue, live)
+    days = None if all_days is None else _days_in_range(all_days, spec)
+    warnings = unwatched_queue_warnings(queue, live_queues)
     if days is not None and all_days is not None:
-        warnings += _about_days(model, trained, spec.fold, all_days, days)
+        warnings += _day_warnings(model, train_spec, spec.fold, all_days, days)
     threads = (model.evidence or {}).get("threads", {}).get("limit")
     if threads != spec.resources.threads:
         warnings.append(
@@ -78,7 +78,7 @@ def admit(session: Session, settings: Settings, spec: PredictSpec) -> AdmittedPr
         )
     return AdmittedPrediction(
         model=model,
-        trained=trained,
+        train_spec=train_spec,
         weights=weights,
         features=features,
         dataset=dataset,
@@ -88,7 +88,7 @@ def admit(session: Session, settings: Settings, spec: PredictSpec) -> AdmittedPr
     )
 
 
-def _model(session: Session, ref: str) -> tuple[Job, TrainSpec]:
+def _find_model(session: Session, ref: str) -> tuple[Job, TrainSpec]:
     try:
         model = queries.get(session, UUID(ref))
     except (ValueError, JobNotFound) as error:
@@ -105,8 +105,8 @@ def _model(session: Session, ref: str) -> tuple[Job, TrainSpec]:
         raise invalid("/model", f"the spec of job {ref} is of another version: train it again", "no_model") from error
 
 
-def _weights(session: Session, model: Job, trained: TrainSpec, fold: int | None) -> ArtifactRow:
-    folds = trained.split.num_splits
+def _find_weights(session: Session, model: Job, train_spec: TrainSpec, fold: int | None) -> ArtifactRow:
+    folds = train_spec.split.num_splits
     if fold is None and folds > 1:
         raise invalid(
             "/fold", f"job {model.id} has {folds} folds, each with weights of its own: say which, 1 to {folds}"
@@ -120,15 +120,17 @@ def _weights(session: Session, model: Job, trained: TrainSpec, fold: int | None)
         raise invalid("/model", message, "no_model") from error
 
 
-def _fits(session: Session, model: Job, trained: TrainSpec, features: tuple[str, ...], dataset: Dataset) -> None:
+def _check_features(
+    session: Session, model: Job, train_spec: TrainSpec, features: tuple[str, ...], dataset: Dataset
+) -> None:
     """What the model asked for must be, on this dataset, the same columns in the same order, made in the same way."""
     manifest = dataset.manifest
-    known = (*manifest["feature_names"], *manifest["market_names"])
-    missing = [h for h in trained.data.horizons if h not in manifest["horizons"]]
+    columns = (*manifest["feature_names"], *manifest["market_names"])
+    missing = [h for h in train_spec.data.horizons if h not in manifest["horizons"]]
     if missing:
         message = f"dataset {dataset.name!r} has the horizons {manifest['horizons']}, the model also {missing}"
         raise invalid("/dataset", message, "missing_horizons")
-    found = known if trained.data.features is None else tuple(name for name in known if name in features)
+    found = columns if train_spec.data.features is None else tuple(name for name in columns if name in features)
     if set(found) != set(features):
         lacks, more = [n for n in features if n not in found], [n for n in found if n not in features]
         parts = [f"lacks {lacks[:10]}" * bool(lacks), f"has {more[:10]} besides" * bool(more)]
@@ -136,55 +138,59 @@ def _fits(session: Session, model: Job, trained: TrainSpec, features: tuple[str,
             f"the features of dataset {dataset.name!r} are not the model's: it {' and '.join(filter(None, parts))}"
         )
         raise invalid("/dataset", message, "other_features")
-    if trained.data.features is None and found != features:
+    if train_spec.data.features is None and found != features:
         message = f"dataset {dataset.name!r} has the model's features in another order: build it as the model's was"
         raise invalid("/dataset", message, "other_features")
-    own = _manifest(session, model.dataset_fingerprint)
-    moved = sorted(({*own["market_names"]} ^ {*manifest["market_names"]}) & {*features})
-    if moved:
-        message = f"{moved[:10]} are columns of the market in one of the model's data and dataset {dataset.name!r} only"
+    training_manifest = _training_manifest(session, model.dataset_fingerprint)
+    swapped = sorted(({*training_manifest["market_names"]} ^ {*manifest["market_names"]}) & {*features})
+    if swapped:
+        message = (
+            f"{swapped[:10]} are columns of the market in one of the model's data and dataset {dataset.name!r} only"
+        )
         raise invalid("/dataset", message, "other_features")
     for part in ("feature_formulas", "normalisation"):
-        before, now = (_of(one.get(part, {}), features) for one in (own, manifest))
+        before, now = (_select(one.get(part, {}), features) for one in (training_manifest, manifest))
         changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         if changed:
             message = f"{changed[:10]} of dataset {dataset.name!r} have another {part} than the model learnt from"
             raise invalid("/dataset", message, "other_features")
 
 
-def _manifest(session: Session, fingerprint: str | None) -> Json:
+def _training_manifest(session: Session, fingerprint: str | None) -> Json:
     """Of the data that the model learnt from, deleted or not: their rows stay."""
     query = sa.select(Dataset.manifest).where(Dataset.fingerprint == fingerprint).limit(1)
     return session.scalars(query).one()
 
 
-def _of(told: Json, features: tuple[str, ...]) -> Json:
+def _select(entries: Json, features: tuple[str, ...]) -> Json:
     """Formulas are by feature, normalisation by kind of column."""
-    named = {name: told[name] for name in features if name in told}
-    return named or told
+    named = {name: entries[name] for name in features if name in entries}
+    return named or entries
 
 
-def _asked(days: Sequence[date], spec: PredictSpec) -> list[date]:
+def _days_in_range(days: Sequence[date], spec: PredictSpec) -> list[date]:
     first, last = bisect.bisect_left(days, spec.from_day), bisect.bisect_right(days, spec.to_day)
     if first == last:
-        asked, there = f"{spec.from_day} to {spec.to_day}", f"{days[0]} to {days[-1]}"
-        message = f"the dataset has no trading day from {asked}: its days are {there}"
+        requested, available = f"{spec.from_day} to {spec.to_day}", f"{days[0]} to {days[-1]}"
+        message = f"the dataset has no trading day from {requested}: its days are {available}"
         raise invalid("/from_day", message, "no_days")
     return list(days[first:last])
 
 
-def _about_days(
-    model: Job, trained: TrainSpec, fold: int | None, all_days: Sequence[date], days: Sequence[date]
+def _day_warnings(
+    model: Job, train_spec: TrainSpec, fold: int | None, all_days: Sequence[date], days: Sequence[date]
 ) -> list[str]:
     """Days without history, and days that the model knows the future of."""
     warnings, start = [], bisect.bisect_left(all_days, days[0])
-    short = min(len(days), trained.data.window - 1 - start)
+    short = min(len(days), train_spec.data.window - 1 - start)
     if short > 0:
-        warnings.append(f"the first {short} of the days have no {trained.data.window} days behind them: null scores")
-    chosen = (observed((model.evidence or {})["data"]) or [])[(fold or 1) - 1]
+        warnings.append(f"the first {short} of the days have no {train_spec.data.window} days behind them: null scores")
+    chosen = (observed_folds((model.evidence or {})["data"]) or [])[(fold or 1) - 1]
     last = max(part.last for part in (*chosen.train, *chosen.val))
-    known = bisect.bisect_right(all_days, last) + max(trained.data.horizons) + 1  # days up to the end of its label
-    learned = min(len(days), known - start)
+    labelled_days = (
+        bisect.bisect_right(all_days, last) + max(train_spec.data.horizons) + 1
+    )  # days up to the end of its label
+    learned = min(len(days), labelled_days - start)
     if learned > 0:
         warnings.append(
             f"the first {learned} of the days are no later than the labels that the model has learnt from (its last "
@@ -197,10 +203,10 @@ def plan(session: Session, spec: PredictSpec, admitted: AdmittedPrediction) -> P
     ahead = sa.select(sa.func.count()).where(
         Job.state == JobState.QUEUED, Job.queue == admitted.queue, Job.priority <= spec.resources.priority
     )
-    trained, days = admitted.trained, admitted.days
-    rows = None if days is None else len(days) * names_a_day(admitted.dataset)
+    train_spec, days = admitted.train_spec, admitted.days
+    rows = None if days is None else len(days) * median_stocks_per_day(admitted.dataset)
     speed = (admitted.model.progress or {}).get("samples_per_second")
-    horizons = len(trained.data.horizons)
+    horizons = len(train_spec.data.horizons)
     return PredictPlan(
         spec=spec.model_dump(mode="json"),
         spec_digest=spec.digest(),
@@ -208,8 +214,8 @@ def plan(session: Session, spec: PredictSpec, admitted: AdmittedPrediction) -> P
         dataset_fingerprint=admitted.dataset.fingerprint,
         weights=admitted.weights.name,
         weights_sha256=admitted.weights.sha256,
-        num_parameters=num_parameters(trained.model, len(admitted.features), horizons, trained.data.window),
-        horizons=list(trained.data.horizons),
+        num_parameters=num_parameters(train_spec.model, len(admitted.features), horizons, train_spec.data.window),
+        horizons=list(train_spec.data.horizons),
         first_day=days[0] if days else None,
         last_day=days[-1] if days else None,
         num_days=None if days is None else len(days),

@@ -26,7 +26,7 @@ async def submit_predict(
     spec: Annotated[PredictSpec, Body(openapi_examples=EXAMPLES)],
     response: Response,
     service: ServiceDep,
-    who: Submitter,
+    principal: Submitter,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -40,13 +40,13 @@ async def submit_predict(
 
     async def queue(admitted: admission.AdmittedPrediction, asked: Identity | None) -> SubmittedView:
         return await queue_run(
-            service, who, spec, JobKind.PREDICT, response, queue=admitted.queue, dataset=admitted.dataset.name,
+            service, principal, spec, JobKind.PREDICT, response, queue=admitted.queue, dataset=admitted.dataset.name,
             fingerprint=admitted.dataset.fingerprint, asked=asked, warnings=admitted.warnings,
             source=admitted.model.id, params=admitted.params,
         )  # fmt: skip
 
     return await plan_or_queue(
-        service, who, spec, JobKind.PREDICT, dry_run=dry_run, key=idempotency_key, answer=response,
+        service, principal, spec, JobKind.PREDICT, dry_run=dry_run, key=idempotency_key, response=response,
         admit=lambda session: admission.admit(session, service.settings, spec),
         plan=lambda session, admitted: admission.plan(session, spec, admitted),
         queue=queue,

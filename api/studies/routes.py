@@ -17,17 +17,16 @@ from api.http.path_guard import under
 from api.jobs.schemas import SubmittedView
 from api.jobs.submission import Identity, identity, once, refuse_nul, submit, submits
 from api.jobs.views import submitted_view
-from api.studies import admission as studies
+from api.studies import admission as study_admission
+from api.studies import service as studies
 from api.studies.schemas import BestView, ImportanceView, Promotion, StudyPlan, Trials
 from api.training import admission
 from api.training.submission import plan_or_queue, queue_run
 from atft.spec.job import TrainSpec
 from atft.spec.study import HpoSpec
 from jobs.broker.queue import CONTROL
-from jobs.db.tables import ArtifactRow, Json
-from jobs.errors import ArtifactNotFound
-from jobs.record import catalog
-from jobs.states import TERMINAL, JobKind
+from jobs.db.tables import Json
+from jobs.states import JobKind
 
 router = APIRouter(prefix="/jobs", tags=["studies"])
 HPO_EXAMPLES = {
@@ -42,7 +41,7 @@ async def submit_hpo(
     spec: Annotated[HpoSpec, Body(openapi_examples=HPO_EXAMPLES)],
     response: Response,
     service: ServiceDep,
-    who: Submitter,
+    principal: Submitter,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -52,11 +51,11 @@ async def submit_hpo(
     warning. Both extremes of the space run one step before the first trial starts. A failed trial is never a number.
     """
 
-    async def queue(study: studies.AdmittedStudy, asked: Identity | None) -> SubmittedView:
+    async def queue(study: study_admission.AdmittedStudy, asked: Identity | None) -> SubmittedView:
         base = study.spec.base
         job, position = await submit(
             service,
-            who,
+            principal,
             kind=JobKind.HPO,
             spec=study.spec,
             queue=CONTROL,
@@ -71,9 +70,9 @@ async def submit_hpo(
         return submitted_view(response, job, position, study.warnings)
 
     return await plan_or_queue(
-        service, who, spec, JobKind.HPO, dry_run=dry_run, key=idempotency_key, answer=response,
-        admit=lambda session: studies.admit(session, spec),
-        plan=lambda session, study: studies.plan(session, service.settings, study),
+        service, principal, spec, JobKind.HPO, dry_run=dry_run, key=idempotency_key, response=response,
+        admit=lambda session: study_admission.admit(session, spec),
+        plan=lambda session, study: study_admission.plan(session, service.settings, study),
         queue=queue,
     )  # fmt: skip
 
@@ -81,38 +80,29 @@ async def submit_hpo(
 @router.get("/{job_id}/trials", summary="A study's trials", responses=problems(404))
 async def get_trials(job_id: JobId, service: ServiceDep, _: Reader) -> Trials:
     """Every trial with its parameters, its value, its state and reason, and its objective by epoch."""
-    return Trials(items=await service.database.read(studies.trials, job_id))
+    return Trials(items=await service.database.read(studies.list_trials, job_id))
 
 
 @router.get("/{job_id}/best", summary="A study's best trial", responses=problems(404))
 async def get_best(job_id: JobId, service: ServiceDep, _: Reader) -> BestView:
     """The best trial so far with its whole training spec. 404 while no trial has a value."""
-    return await service.database.read(studies.best, job_id)
-
-
-def _importance(session: Session, job_id: UUID) -> ArtifactRow:
-    job, _ = studies.study(session, job_id)
-    try:
-        return catalog.artifact(session, job_id, "importance.json")
-    except ArtifactNotFound as error:
-        when = "it ended without a trial" if job.state in TERMINAL else "it is made when the study ends"
-        raise Refused(404, "no_importance", f"study {job_id} has no parameter importance: {when}") from error
+    return await service.database.read(studies.best_trial, job_id)
 
 
 @router.get("/{job_id}/importance", summary="A study's parameter importance", responses=problems(404))
 async def get_importance(job_id: JobId, service: ServiceDep, _: Reader) -> ImportanceView:
     """How much each parameter matters for the objective, once the study has ended. Null, with the reason, when the
     complete trials are too few to say."""
-    row = await service.database.read(_importance, job_id)
+    row = await service.database.read(studies.importance_artifact, job_id)
     path = under(service.settings.run_root, row.path)
     if path is None:
         raise Refused(404, "artifact_gone", "the importance was recorded, but its file is no longer there")
     return ImportanceView.model_validate_json(await asyncio.to_thread(path.read_bytes))
 
 
-def _promote(session: Session, job_id: UUID, promotion: Promotion) -> tuple[TrainSpec, UUID, admission.Admitted]:
+def _promote(session: Session, job_id: UUID, promotion: Promotion) -> tuple[TrainSpec, UUID, admission.AdmittedRun]:
     try:
-        spec, source, warnings = studies.promoted(session, job_id, promotion.changes)
+        spec, source, warnings = studies.promoted_spec(session, job_id, promotion.changes)
     except ValidationError as error:  # an old record, not the request
         raise Refused(409, "not_promotable", f"the spec of job {job_id} is of another version: {error}") from error
     admitted = admission.admit(session, spec)
@@ -133,7 +123,7 @@ async def promote(
     promotion: Annotated[Promotion, Body(openapi_examples=PROMOTE_EXAMPLES)],
     response: Response,
     service: ServiceDep,
-    who: Submitter,
+    principal: Submitter,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
     """Train a study's best trial (or this trial, or this training job) in full: with test days and baselines.
@@ -146,11 +136,11 @@ async def promote(
     body: Json = {"promote": str(job_id), "as": promotion.target, "changes": dict(promotion.changes)}
     asked = identity(idempotency_key, JobKind.TRAIN, body)
 
-    async def making() -> SubmittedView:
+    async def create() -> SubmittedView:
         spec, source, admitted = await service.database.read(_promote, job_id, promotion)
         return await queue_run(
-            service, who, spec, JobKind.TRAIN, response, queue=admitted.queue, dataset=admitted.dataset_name,
+            service, principal, spec, JobKind.TRAIN, response, queue=admitted.queue, dataset=admitted.dataset_name,
             fingerprint=admitted.fingerprint, asked=asked, warnings=admitted.warnings, source=source,
         )  # fmt: skip
 
-    return await once(service, who, asked, response, making())
+    return await once(service, principal, asked, response, create())

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from api.http.errors import Refused, invalid
 from api.training import init_from
 from api.training.schemas import Plan
-from api.training.split import planned, trading_days
+from api.training.split import planned_folds, trading_days
 from atft.spec.days import Fold, SplitPlan, count, plan_split
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
@@ -30,14 +30,14 @@ from jobs.settings import Settings
 from jobs.states import ACTIVE, JobKind, JobState
 
 Result = TypeVar("Result")
-_CHECKPOINTS: Final = 3  # the last two and the best
-_COPIES: Final = 3  # weights and two moments
+_KEPT_CHECKPOINTS: Final = 3  # the last two and the best
+_ARRAYS_PER_CHECKPOINT: Final = 3  # weights and two moments
 _FLOAT32_BYTES: Final = 4
-_SUCCESSIVE: Final = 2  # days that a contrast compares
+_MIN_CONTRAST_DAYS: Final = 2  # days that a contrast compares
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Admitted:
+class AdmittedRun:
     """A training or pretraining job that fits its dataset."""
 
     dataset_name: str
@@ -46,23 +46,23 @@ class Admitted:
     warnings: list[str]
     split: SplitPlan
     num_features: int
-    names_a_day: int
+    stocks_per_day: int
 
 
-def choose_queue(asked: str, device: str, live: set[str]) -> str:
+def choose_queue(requested: str, device: str, live_queues: set[str]) -> str:
     """`auto` is the GPU queue when a live worker watches it and the job may use it."""
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     if device == "auto":
-        return GPU if GPU in live else CPU
+        return GPU if GPU in live_queues else CPU
     return GPU if device == "cuda" else CPU
 
 
-def unwatched(queue: str, live: set[str]) -> list[str]:
-    return [] if queue in live else [f"no live worker watches queue {queue}: the job waits until one starts"]
+def unwatched_queue_warnings(queue: str, live_queues: set[str]) -> list[str]:
+    return [] if queue in live_queues else [f"no live worker watches queue {queue}: the job waits until one starts"]
 
 
-def _at_pointer(check: Callable[[], Result]) -> Result:
+def _refuse_at_pointer(check: Callable[[], Result]) -> Result:
     """The spec's own arithmetic refuses with a pointer into the TrainSpec."""
     try:
         return check()
@@ -89,19 +89,19 @@ def find_dataset(session: Session, ref: str) -> Dataset:
         raise invalid("/dataset", detail, "unknown_dataset") from error
 
 
-def moved(error: Refused, below: str) -> Refused:
+def prefix_pointers(error: Refused, prefix: str) -> Refused:
     """The same refusal of what stands at the pointer `below` in another spec."""
-    errors = [one.model_copy(update={"pointer": below + (one.pointer or "")}) for one in error.errors]
+    errors = [one.model_copy(update={"pointer": prefix + (one.pointer or "")}) for one in error.errors]
     return Refused(error.status_code, error.code, str(error.detail), errors=errors)
 
 
-def admit(session: Session, spec: RunSpec | EnsembleSpec) -> Admitted:
+def admit(session: Session, spec: RunSpec | EnsembleSpec) -> AdmittedRun:
     """Raises Refused (422) naming the field that does not fit."""
     if isinstance(spec, EnsembleSpec):
         try:
             return admit(session, spec.base)
         except Refused as error:
-            raise moved(error, "/base") from error
+            raise prefix_pointers(error, "/base") from error
     dataset = find_dataset(session, spec.dataset)
     manifest = dataset.manifest
     features: list[str] = manifest["feature_names"]
@@ -122,92 +122,96 @@ def admit(session: Session, spec: RunSpec | EnsembleSpec) -> Admitted:
                 f"dataset {dataset.name!r} has no feature {', '.join(map(repr, unknown))}; it has {shown}",
                 "missing_features",
             )
-    split = _at_pointer(lambda: plan_split(manifest["num_days"], spec.data.window, max(spec.data.horizons), spec.split))
-    names = names_a_day(dataset)
-    if names < spec.data.min_names:
+    split = _refuse_at_pointer(
+        lambda: plan_split(manifest["num_days"], spec.data.window, max(spec.data.horizons), spec.split)
+    )
+    stocks = median_stocks_per_day(dataset)
+    if stocks < spec.data.min_names:
         raise invalid(
             "/data/min_names",
-            f"a day of dataset {dataset.name!r} has {names} stocks (median), below min_names {spec.data.min_names}",
+            f"a day of dataset {dataset.name!r} has {stocks} stocks (median), below min_names {spec.data.min_names}",
         )
     if isinstance(spec, TrainSpec):
         init_from.check(session, spec, dataset)
-    if isinstance(spec, PretrainSpec) and spec.contrast_weight > 0 and days_per_step(spec, names) < _SUCCESSIVE:
+    if isinstance(spec, PretrainSpec) and spec.contrast_weight > 0 and days_per_step(spec, stocks) < _MIN_CONTRAST_DAYS:
         raise invalid(
             "/trainer/batch_size",
             f"contrast_weight compares successive days, and a step of {spec.trainer.batch_size} samples has one day of "
-            f"{names} stocks: give at least {_SUCCESSIVE * names}",
+            f"{stocks} stocks: give at least {_MIN_CONTRAST_DAYS * stocks}",
         )
-    live = queries.live_queues(session)
-    queue = choose_queue(spec.resources.queue, spec.resources.device, live)
-    return Admitted(
+    live_queues = queries.live_queues(session)
+    queue = choose_queue(spec.resources.queue, spec.resources.device, live_queues)
+    return AdmittedRun(
         dataset_name=dataset.name,
         fingerprint=dataset.fingerprint,
         queue=queue,
-        warnings=unwatched(queue, live),
+        warnings=unwatched_queue_warnings(queue, live_queues),
         split=split,
-        names_a_day=names,
+        stocks_per_day=stocks,
         num_features=len(features) + len(market) if spec.data.features is None else len(spec.data.features),
     )
 
 
-def names_a_day(dataset: Dataset) -> int:
+def median_stocks_per_day(dataset: Dataset) -> int:
     """Median number of stocks a day, by the profile; by the manifest's mean when the profile lacks it."""
     known = dataset.profile.get("names_per_day", {}).get("median")
     return int(known) if known is not None else round(dataset.manifest["num_rows"] / dataset.manifest["num_days"])
 
 
-def plan(session: Session, settings: Settings, asked: RunSpec | EnsembleSpec, admitted: Admitted) -> Plan:
-    spec, members = (asked.base, len(asked.seeds)) if isinstance(asked, EnsembleSpec) else (asked, 1)
+def plan(session: Session, settings: Settings, requested: RunSpec | EnsembleSpec, admitted: AdmittedRun) -> Plan:
+    spec, members = (requested.base, len(requested.seeds)) if isinstance(requested, EnsembleSpec) else (requested, 1)
     parameters = spec.num_parameters(admitted.num_features)
     folds, days = admitted.split.folds, trading_days(settings, admitted.fingerprint)
     largest = max(folds, key=lambda fold: count(fold.train))
-    steps = _steps(spec, largest, admitted.names_a_day)
+    steps = _steps_per_epoch(spec, largest, admitted.stocks_per_day)
     ahead = sa.select(sa.func.count()).where(
         Job.state == JobState.QUEUED, Job.queue == admitted.queue, Job.priority <= spec.resources.priority
     )
-    rate = _learned_rate(session, spec, admitted.queue)
-    samples = [_samples(spec, fold, admitted.names_a_day) for fold in folds]
-    copies = _COPIES * _CHECKPOINTS + members * len(folds) - 1
+    rate = _measured_samples_per_second(session, spec, admitted.queue)
+    samples_per_fold = [_samples_per_epoch(spec, fold, admitted.stocks_per_day) for fold in folds]
+    copies = _ARRAYS_PER_CHECKPOINT * _KEPT_CHECKPOINTS + members * len(folds) - 1
     return Plan(
-        spec=asked.model_dump(mode="json"),
-        spec_digest=asked.digest(),
+        spec=requested.model_dump(mode="json"),
+        spec_digest=requested.digest(),
         warnings=admitted.warnings,
         dataset_fingerprint=admitted.fingerprint,
         num_parameters=parameters,
         num_folds=len(folds),
         num_members=members,
         epochs=spec.trainer.max_epochs,
-        days_per_step=days_per_step(spec, admitted.names_a_day),
+        days_per_step=days_per_step(spec, admitted.stocks_per_day),
         steps_per_epoch=steps,
-        samples_per_epoch=max(samples),
+        samples_per_epoch=max(samples_per_fold),
         num_train_days=count(largest.train),
         num_val_days=count(largest.val),
         num_test_days=count(largest.test),
-        folds=None if days is None else planned(admitted.split, days),
-        estimated_seconds=None if rate is None else round(members * sum(samples) * spec.trainer.max_epochs / rate, 1),
+        folds=None if days is None else planned_folds(admitted.split, days),
+        estimated_seconds=None
+        if rate is None
+        else round(members * sum(samples_per_fold) * spec.trainer.max_epochs / rate, 1),
         estimated_bytes=parameters * _FLOAT32_BYTES * copies,
         queue=admitted.queue,
         queue_position=session.scalar(ahead) or 0,
     )
 
 
-def days_per_step(spec: RunSpec, names_a_day: int) -> int:
-    return max(1, round(spec.trainer.batch_size / names_a_day))
+def days_per_step(spec: RunSpec, stocks_per_day: int) -> int:
+    return max(1, round(spec.trainer.batch_size / stocks_per_day))
 
 
-def _steps(spec: RunSpec, fold: Fold, names_a_day: int) -> int:
+def _steps_per_epoch(spec: RunSpec, fold: Fold, stocks_per_day: int) -> int:
     """In an epoch."""
-    steps = math.ceil(count(fold.train) / days_per_step(spec, names_a_day))
-    most = spec.trainer.max_steps_per_epoch
-    return steps if most is None else min(steps, most)
+    steps = math.ceil(count(fold.train) / days_per_step(spec, stocks_per_day))
+    max_steps = spec.trainer.max_steps_per_epoch
+    return steps if max_steps is None else min(steps, max_steps)
 
 
-def _samples(spec: RunSpec, fold: Fold, names_a_day: int) -> int:
-    steps = _steps(spec, fold, names_a_day)
-    return min(steps * days_per_step(spec, names_a_day), count(fold.train)) * names_a_day
+def _samples_per_epoch(spec: RunSpec, fold: Fold, stocks_per_day: int) -> int:
+    steps = _steps_per_epoch(spec, fold, stocks_per_day)
+    return min(steps * days_per_step(spec, stocks_per_day), count(fold.train)) * stocks_per_day
 
 
-def _learned_rate(session: Session, spec: RunSpec, queue: str) -> float | None:
+def _measured_samples_per_second(session: Session, spec: RunSpec, queue: str) -> float | None:
     """Median samples a second of the last finished jobs with this model and window on this queue, if any."""
     speed = Job.progress["samples_per_second"].as_float()
     same = (

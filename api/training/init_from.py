@@ -23,15 +23,15 @@ def check(session: Session, spec: TrainSpec, dataset: Dataset) -> None:
     if spec.init_from is None:
         return
     try:
-        found = init_from.ancestors(session, UUID(spec.init_from))
-        source = found[0]
+        ancestors = init_from.ancestors(session, UUID(spec.init_from))
+        source = ancestors[0]
         if source.kind not in init_from.SOURCES:
             kinds = " or ".join(sorted(init_from.SOURCES))
             raise invalid(POINTER, f"job {source.id} is of kind {source.kind}: begin with a {kinds} job")
         if source.state is not JobState.SUCCEEDED:
             raise invalid(POINTER, f"job {source.id} is {source.state}: begin with a job that has succeeded")
         init_from.weights(session, source.id)
-        runs = [init_from.run_spec(job) for job in found]
+        runs = [init_from.run_spec(job) for job in ancestors]
     except NotFound as error:
         raise invalid(POINTER, str(error)) from error
     except ValidationError as error:
@@ -42,7 +42,7 @@ def check(session: Session, spec: TrainSpec, dataset: Dataset) -> None:
             f"job {source.id} learned from other data ({source.dataset}, {source.dataset_fingerprint}) than "
             f"{spec.dataset} ({dataset.fingerprint}): begin with a job on the same version of the dataset",
         )
-    if _inputs(dataset, runs[0]) != _inputs(dataset, spec):
+    if _input_columns(dataset, runs[0]) != _input_columns(dataset, spec):
         raise invalid(POINTER, f"job {source.id} learned from other features: give the same data.features in both")
     try:
         fits(spec, runs[0])
@@ -51,8 +51,8 @@ def check(session: Session, spec: TrainSpec, dataset: Dataset) -> None:
         raise invalid(POINTER, error.message()) from error
 
 
-def _inputs(dataset: Dataset, run: RunSpec) -> Sequence[str]:
+def _input_columns(dataset: Dataset, run: RunSpec) -> Sequence[str]:
     """Columns in the order of the network's input: features of stocks, then of the market."""
     stock, market = dataset.manifest["feature_names"], dataset.manifest["market_names"]
-    asked = run.data.features or (*stock, *market)
-    return [name for part in (stock, market) for name in asked if name in part]
+    requested = run.data.features or (*stock, *market)
+    return [name for part in (stock, market) for name in requested if name in part]

@@ -14,7 +14,7 @@ from api.jobs.schemas import SubmittedView
 from api.jobs.submission import submits
 from api.jobs.views import etag
 from api.training.schemas import Plan, SplitView
-from api.training.split import figure, observed, planned, trading_days
+from api.training.split import observed_folds, planned_folds, split_figure, trading_days
 from api.training.submission import submit_run
 from atft.spec.data import DataSpec, SplitSpec
 from atft.spec.days import plan_split
@@ -47,7 +47,7 @@ async def submit_train(
     spec: Annotated[TrainSpec, Body(openapi_examples=TRAIN_EXAMPLES)],
     response: Response,
     service: ServiceDep,
-    who: Submitter,
+    principal: Submitter,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -56,7 +56,9 @@ async def submit_train(
     The spec is checked against the dataset before anything is stored: its features, its horizons, and that its days are
     enough for the window and the split. A 202 means that the job will run, whatever happens to this server or to Redis.
     """
-    return await submit_run(service, who, spec, JobKind.TRAIN, dry_run=dry_run, key=idempotency_key, answer=response)
+    return await submit_run(
+        service, principal, spec, JobKind.TRAIN, dry_run=dry_run, key=idempotency_key, response=response
+    )
 
 
 @router.post("/ensemble", tags=["jobs"], summary="Submit a seed ensemble", **submits(Plan))
@@ -64,7 +66,7 @@ async def submit_ensemble(
     spec: Annotated[EnsembleSpec, Body(openapi_examples=ENSEMBLE_EXAMPLES)],
     response: Response,
     service: ServiceDep,
-    who: Submitter,
+    principal: Submitter,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -74,7 +76,9 @@ async def submit_ensemble(
     `test.1/…` for numbers. `val/…`, `test/…`, daily series and predictions.parquet are those of the average; a member
     that fails makes the job fail.
     """
-    return await submit_run(service, who, spec, JobKind.ENSEMBLE, dry_run=dry_run, key=idempotency_key, answer=response)
+    return await submit_run(
+        service, principal, spec, JobKind.ENSEMBLE, dry_run=dry_run, key=idempotency_key, response=response
+    )
 
 
 @router.post("/pretrain", tags=["jobs"], summary="Submit a pretraining job", **submits(Plan))
@@ -82,7 +86,7 @@ async def submit_pretrain(
     spec: Annotated[PretrainSpec, Body(openapi_examples=PRETRAIN_EXAMPLES)],
     response: Response,
     service: ServiceDep,
-    who: Submitter,
+    principal: Submitter,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -92,7 +96,9 @@ async def submit_pretrain(
     A later `POST /jobs/train` names the job in `init_from` and begins with its weights, where network, features, data
     and days allow it.
     """
-    return await submit_run(service, who, spec, JobKind.PRETRAIN, dry_run=dry_run, key=idempotency_key, answer=response)
+    return await submit_run(
+        service, principal, spec, JobKind.PRETRAIN, dry_run=dry_run, key=idempotency_key, response=response
+    )
 
 
 @router.get(
@@ -106,27 +112,27 @@ async def get_split(job_id: JobId, response: Response, service: ServiceDep, _: R
     """
     job = await service.database.read(queries.get, job_id)
     response.headers["ETag"] = etag(job)
-    return await asyncio.to_thread(_view, job, service.settings)
+    return await asyncio.to_thread(_split_view, job, service.settings)
 
 
-def _view(job: Job, settings: Settings) -> SplitView:
+def _split_view(job: Job, settings: Settings) -> SplitView:
     body = job.spec if "split" in job.spec else job.spec.get("base", {})
     try:
         split, data = _SPLIT.validate_python(body["split"]), _DATA.validate_python(body["data"])
     except (KeyError, ValidationError) as error:
         raise Refused(404, "no_split", f"a {job.kind} job has no split: it neither trains nor tests") from error
-    folds = observed((job.evidence or {}).get("data", {}))
-    seen = folds is not None
+    folds = observed_folds((job.evidence or {}).get("data", {}))
+    ran = folds is not None
     if folds is None:
         days = trading_days(settings, job.dataset_fingerprint or "-")
         if days is None:
             detail = "the files of the job's dataset are gone, so that its days cannot be told"
             raise Refused(409, "dataset_files_gone", detail)
-        folds = planned(plan_split(len(days), data.window, max(data.horizons), split), days)
+        folds = planned_folds(plan_split(len(days), data.window, max(data.horizons), split), days)
     return SplitView(
         kind=split.kind,
         embargo_days=split.embargo_days,
-        source="evidence" if seen else "plan",
+        source="evidence" if ran else "plan",
         folds=folds,
-        figure=figure(folds),
+        figure=split_figure(folds),
     )

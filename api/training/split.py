@@ -30,19 +30,24 @@ def trading_days(settings: Settings, fingerprint: str) -> list[date] | None:
     return days
 
 
-def planned(plan: SplitPlan, days: Sequence[date]) -> list[FoldDays]:
+def planned_folds(plan: SplitPlan, days: Sequence[date]) -> list[FoldDays]:
     """`days` are all trading days of the dataset."""
 
-    def told(stretches: Stretches) -> list[Stretch]:
+    def to_stretches(stretches: Stretches) -> list[Stretch]:
         return [Stretch(first=days[part.start], last=days[part.stop - 1], num_days=len(part)) for part in stretches]
 
     return [
-        FoldDays(train=told(fold.train), val=told(fold.val), test=told(fold.test), purged=told(fold.purged))
+        FoldDays(
+            train=to_stretches(fold.train),
+            val=to_stretches(fold.val),
+            test=to_stretches(fold.test),
+            purged=to_stretches(fold.purged),
+        )
         for fold in plan.folds
     ]
 
 
-def observed(data: Mapping[str, JsonValue]) -> list[FoldDays] | None:
+def observed_folds(data: Mapping[str, JsonValue]) -> list[FoldDays] | None:
     """From `data` of a job's evidence; None where that has no days. A run of one fold has its days in whole lists, in
     which what follows upon another part begins a new stretch.
     """
@@ -50,38 +55,38 @@ def observed(data: Mapping[str, JsonValue]) -> list[FoldDays] | None:
         return _FOLDS.validate_python(data["folds"])
     if any(f"{role}_days" not in data for role in ROLES):
         return None
-    owner = {day: role for role in ROLES for day in TypeAdapter(list[date]).validate_python(data[f"{role}_days"])}
+    role_by_day = {day: role for role in ROLES for day in TypeAdapter(list[date]).validate_python(data[f"{role}_days"])}
     parts: dict[str, list[Stretch]] = {role: [] for role in ROLES}
-    last: str | None = None
-    for day in sorted(owner):
-        role = owner[day]
-        if role == last:
-            one = parts[role].pop()
-            parts[role].append(Stretch(first=one.first, last=day, num_days=one.num_days + 1))
+    last_role: str | None = None
+    for day in sorted(role_by_day):
+        role = role_by_day[day]
+        if role == last_role:
+            stretch = parts[role].pop()
+            parts[role].append(Stretch(first=stretch.first, last=day, num_days=stretch.num_days + 1))
         else:
             parts[role].append(Stretch(first=day, last=day, num_days=1))
-        last = role
+        last_role = role
     return [FoldDays.model_validate(parts)]
 
 
-def figure(folds: Sequence[FoldDays]) -> dict[str, Any]:
+def split_figure(folds: Sequence[FoldDays]) -> dict[str, Any]:
     """One row a fold, the first on top; one bar a stretch, from its first day to the end of its last."""
     names = [f"fold {number}" for number in range(1, len(folds) + 1)]
     traces = []
-    for role, word in ROLES.items():
+    for role, label in ROLES.items():
         bars = [(name, part) for name, fold in zip(names, folds, strict=True) for part in getattr(fold, role)]
         traces.append(
             {
                 "type": "bar",
                 "orientation": "h",
-                "name": word,
+                "name": label,
                 "marker": {"color": _COLOURS[role]},
                 "y": [name for name, _ in bars],
                 "base": [part.first.isoformat() for _, part in bars],
                 "x": [_milliseconds(part.last + timedelta(days=1)) - _milliseconds(part.first) for _, part in bars],
                 "text": [f"{part.num_days} days" for _, part in bars],
                 "customdata": [part.last.isoformat() for _, part in bars],
-                "hovertemplate": "%{y}, " + word + ": %{base} to %{customdata}, %{text}<extra></extra>",
+                "hovertemplate": "%{y}, " + label + ": %{base} to %{customdata}, %{text}<extra></extra>",
                 "textposition": "none",
             }
         )

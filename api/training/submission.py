@@ -21,29 +21,29 @@ from atft.spec.prediction import PredictSpec
 from jobs.db.tables import Json
 from jobs.states import JobKind
 
-Admitted = TypeVar("Admitted")
+AdmittedT = TypeVar("AdmittedT")
 
 
 async def submit_run(
     service: Service,
-    who: Principal,
+    principal: Principal,
     spec: RunSpec | EnsembleSpec,
     kind: JobKind,
     *,
     dry_run: bool,
     key: str | None,
-    answer: Response,
+    response: Response,
 ) -> SubmittedView | Response:
     """Raises Refused (422) naming the field that does not fit; the headers go to `answer`."""
 
-    async def queue(admitted: admission.Admitted, asked: Identity | None) -> SubmittedView:
+    async def queue(admitted: admission.AdmittedRun, asked: Identity | None) -> SubmittedView:
         return await queue_run(
-            service, who, spec, kind, answer, queue=admitted.queue, dataset=admitted.dataset_name,
+            service, principal, spec, kind, response, queue=admitted.queue, dataset=admitted.dataset_name,
             fingerprint=admitted.fingerprint, asked=asked, warnings=admitted.warnings,
         )  # fmt: skip
 
     return await plan_or_queue(
-        service, who, spec, kind, dry_run=dry_run, key=key, answer=answer,
+        service, principal, spec, kind, dry_run=dry_run, key=key, response=response,
         admit=lambda session: admission.admit(session, spec),
         plan=lambda session, admitted: admission.plan(session, service.settings, spec, admitted),
         queue=queue,
@@ -52,38 +52,38 @@ async def submit_run(
 
 async def plan_or_queue(
     service: Service,
-    who: Principal,
+    principal: Principal,
     spec: Spec,
     kind: JobKind,
     *,
     dry_run: bool,
     key: str | None,
-    answer: Response,
-    admit: Callable[[Session], Admitted],
-    plan: Callable[[Session, Admitted], BaseModel],
-    queue: Callable[[Admitted, Identity | None], Awaitable[SubmittedView]],
+    response: Response,
+    admit: Callable[[Session], AdmittedT],
+    plan: Callable[[Session, AdmittedT], BaseModel],
+    queue: Callable[[AdmittedT, Identity | None], Awaitable[SubmittedView]],
 ) -> SubmittedView | Response:
     """What every submit of a spec does: check it, then tell its plan, or queue it once. Raises Refused as `admit`."""
     body = spec.model_dump(mode="json")
     refuse_nul(body)
     asked = None if dry_run else identity(key, kind, {"spec": body})
 
-    async def making() -> SubmittedView | Response:
+    async def create() -> SubmittedView | Response:
         admitted = await service.database.read(admit)
         if dry_run:
             planned = await service.database.read(plan, admitted)
             return Response(planned.model_dump_json(), media_type="application/json")
         return await queue(admitted, asked)
 
-    return await once(service, who, asked, answer, making())
+    return await once(service, principal, asked, response, create())
 
 
 async def queue_run(
     service: Service,
-    who: Principal,
+    principal: Principal,
     spec: RunSpec | EnsembleSpec | PredictSpec,
     kind: JobKind,
-    answer: Response,
+    response: Response,
     *,
     queue: str,
     dataset: str,
@@ -94,22 +94,22 @@ async def queue_run(
     params: Json | None = None,
 ) -> SubmittedView:
     """What was admitted becomes a job."""
-    named = spec.base if isinstance(spec, EnsembleSpec) else spec
+    run_spec = spec.base if isinstance(spec, EnsembleSpec) else spec
     job, position = await submit(
         service,
-        who,
+        principal,
         kind=kind,
         spec=spec,
         queue=queue,
         asked=asked,
-        name=named.name,
-        tags=named.tags,
-        priority=named.resources.priority,
-        max_attempts=named.resources.max_attempts,
-        queue_timeout_seconds=named.resources.queue_timeout_seconds,
+        name=run_spec.name,
+        tags=run_spec.tags,
+        priority=run_spec.resources.priority,
+        max_attempts=run_spec.resources.max_attempts,
+        queue_timeout_seconds=run_spec.resources.queue_timeout_seconds,
         dataset=dataset,
         dataset_fingerprint=fingerprint,
         source_job_id=source,
         params=params,
     )
-    return submitted_view(answer, job, position, warnings)
+    return submitted_view(response, job, position, warnings)

@@ -6,7 +6,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from api.studies import admission as studies
+from api.studies import service as studies
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset
 from jobs.record import lifecycle, queries
@@ -191,7 +191,9 @@ async def test_promote_trains_the_best_in_full(
     once = (await client.post(url, json=changes, **keyed)).json()
     with transaction(sessions) as session:  # another trial is the best one now
         found = queries.get(session, UUID(study))
-        other = next(trial for trial in studies.trials(session, UUID(study)) if str(trial.job_id) != best["job_id"])
+        other = next(
+            trial for trial in studies.list_trials(session, UUID(study)) if str(trial.job_id) != best["job_id"]
+        )
         found.best = {**(found.best or {}), "job_id": str(other.job_id)}
     assert (await client.post(url, json=changes, **keyed)).json()["id"] == once["id"]
     different = changes | {"trainer": {"max_epochs": 4}}

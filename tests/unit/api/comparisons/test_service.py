@@ -10,7 +10,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from api.comparisons.fairness import Measure, Side, differences, read_measure
+from api.comparisons.fairness import Measure, Side, differences, parse_measure
 from api.comparisons.schemas import Comparison
 from api.comparisons.service import BASELINE, compare, mean_by_day
 from api.http.errors import Refused
@@ -259,7 +259,7 @@ def test_differences_of_a_field_that_one_spec_lacks() -> None:
 )
 def test_a_metric_that_cannot_be_paired_is_refused_with_those_that_can(text: str, words: str) -> None:
     with pytest.raises(Refused) as caught:
-        read_measure(text)
+        parse_measure(text)
     assert words in caught.value.detail
     [error] = caught.value.errors
     assert (error.parameter, error.location) == ("metric", "query")
@@ -267,7 +267,7 @@ def test_a_metric_that_cannot_be_paired_is_refused_with_those_that_can(text: str
 
 def test_measures_are_read_and_written() -> None:
     for text in ("test/rank_ic@5d", "val/long_short", "test/ic@20d"):
-        assert str(read_measure(text)) == text
+        assert str(parse_measure(text)) == text
 
 
 def test_the_number_of_members_is_a_setting_and_their_seeds_are_none() -> None:

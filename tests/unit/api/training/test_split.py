@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from api.training.schemas import FoldDays
-from api.training.split import figure, observed, planned, trading_days
+from api.training.split import observed_folds, planned_folds, split_figure, trading_days
 from atft.spec.data import SplitSpec
 from atft.spec.days import plan_split
 from jobs.settings import Settings
@@ -18,7 +18,7 @@ KFOLD = SplitSpec(kind="purged_kfold", folds=3, val_days=20, embargo_days=10)
 
 
 def folds_of(split: SplitSpec) -> list[FoldDays]:
-    return planned(plan_split(len(DAYS), 10, 5, split), DAYS)
+    return planned_folds(plan_split(len(DAYS), 10, 5, split), DAYS)
 
 
 def test_a_plan_names_the_days_of_every_stretch() -> None:
@@ -43,13 +43,13 @@ def test_what_ran_reads_as_what_was_planned(split: SplitSpec) -> None:
             ]
             for role, parts in body.items()
         }
-    assert observed(data) == folds  # type: ignore[arg-type]
-    assert observed({"fingerprint": "f"}) is None
+    assert observed_folds(data) == folds  # type: ignore[arg-type]
+    assert observed_folds({"fingerprint": "f"}) is None
 
 
 def test_the_picture_is_a_plotly_figure_with_every_stretch() -> None:
     folds = folds_of(KFOLD)
-    drawn = figure(folds)
+    drawn = split_figure(folds)
     plotly.graph_objects.Figure(drawn)  # refuses what Plotly does not know
     bars = {trace["name"]: trace for trace in drawn["data"]}
     assert list(bars) == ["training", "validation", "test", "gap"]

@@ -34,7 +34,7 @@ from api.system import health, workers
 from api.training import routes as training
 from api.web import pages
 from jobs import logs
-from jobs.broker.pubsub import Wakeups, async_redis_client
+from jobs.broker.pubsub import PubSub, async_redis_client
 from jobs.db.session import async_engine, async_sessions
 from jobs.settings import Settings
 
@@ -51,7 +51,7 @@ log = logging.getLogger("api")
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Raises ValueError when the settings name no database."""
     settings = settings or Settings()
-    logs.set_up(settings.log_level, "api", "jobs", "uvicorn")
+    logs.configure(settings.log_level, "api", "jobs", "uvicorn")
     engine = async_engine(settings, pool_size=POOL_SIZE)
     reading = async_engine(settings, pool_size=POOL_SIZE, read_only=True)
     database = Database(async_sessions(engine), async_sessions(reading))
@@ -62,8 +62,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await check_bind(settings, database)
         redis = async_redis_client(settings)
-        async with Wakeups(settings) as wakeups, redis:
-            service = app.state.service = Service(settings, database, wakeups, redis, telemetry, ledger)
+        async with PubSub(settings) as pubsub, redis:
+            service = app.state.service = Service(settings, database, pubsub, redis, telemetry, ledger)
             if is_loopback(settings.bind) and settings.admin_key is None:
                 log.warning("no admin key is configured: without API keys only programs on this machine are served")
             try:

@@ -2,10 +2,10 @@
 
 JobsError
 ├── NotFound            JobNotFound, DatasetNotFound, ArtifactNotFound, KeyNotFound   (ask for something else)
-├── Conflict            IllegalMove, DatasetBusy, PreconditionFailed                  (look again, then decide)
+├── Conflict            IllegalTransition, DatasetBusy, PreconditionFailed                  (look again, then decide)
 ├── Invalid             IdempotencyMismatch, InvalidRequest                           (change the request)
 ├── QuotaExceeded       too much at once for this key                                 (wait, then the same again)
-└── Stale               the caller's attempt is no longer the current one: write nothing more and stop
+└── StaleAttempt               the caller's attempt is no longer the current one: write nothing more and stop
 """
 
 
@@ -37,7 +37,7 @@ class Conflict(JobsError):
     """The present state does not allow this."""
 
 
-class IllegalMove(Conflict):
+class IllegalTransition(Conflict):
     """The job's state does not allow this move."""
 
 
@@ -65,5 +65,5 @@ class QuotaExceeded(JobsError):
     """This key has as much as it may have at once."""
 
 
-class Stale(JobsError):
+class StaleAttempt(JobsError):
     """Another attempt owns this job now; nothing was written."""

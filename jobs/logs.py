@@ -16,7 +16,7 @@ _ids: Final[ContextVar[Mapping[str, str | int]]] = ContextVar("ids", default={})
 
 
 @contextmanager
-def about(**ids: str | int | UUID) -> Iterator[None]:
+def log_context(**ids: str | int | UUID) -> Iterator[None]:
     """Whatever this thread or task logs inside carries these: `request_id`, `job_id`, `attempt`."""
     token = _ids.set({**_ids.get(), **{name: str(one) if isinstance(one, UUID) else one for name, one in ids.items()}})
     try:
@@ -48,7 +48,7 @@ class Stderr(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def set_up(level: str, *names: str) -> None:
+def configure(level: str, *names: str) -> None:
     """Send what these loggers say (`""` is the root) to the standard error output, as lines."""
     handler = Stderr()
     handler.setFormatter(Lines())

@@ -8,7 +8,7 @@ from uuid import UUID
 MAX_FILES: Final = 100_000  # of a partitioned folder
 
 
-class Outside(Exception):
+class OutsideRoot(Exception):
     """The path leads out of the root. Whether anything is there is not told."""
 
 
@@ -16,7 +16,7 @@ class NotFound(Exception):
     """Nothing that can be read is there; the message says what was looked for."""
 
 
-class NotAPath(NotFound):
+class InvalidPath(NotFound):
     """No file could have this name."""
 
 
@@ -25,22 +25,22 @@ def checkpoint_folder(jobs_root: Path, job_id: UUID, path: str) -> Path:
     return Path(os.path.normpath(jobs_root.resolve() / str(job_id) / path))
 
 
-def find(root: Path, relative: str, *, folders: bool = False) -> Path:
-    """The existing regular file, or a folder of such files where `folders` allows it, absolute. Raises Outside,
+def resolve_inside(root: Path, relative: str, *, folders: bool = False) -> Path:
+    """The existing regular file, or a folder of such files where `folders` allows it, absolute. Raises OutsideRoot,
     NotFound.
     """
     base = root.resolve()
     try:
         path = (base / relative).resolve()
         if not path.is_relative_to(base) or path == base:
-            raise Outside(relative)
+            raise OutsideRoot(relative)
         if path.is_file():
             return path
         if folders and path.is_dir():
             _check_folder(path, relative)
             return path
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, a loop of links, a NUL
-        raise NotAPath("this is not a path") from error
+        raise InvalidPath("this is not a path") from error
     raise NotFound(f"there is no file {'or folder ' if folders else ''}{relative!r}")
 
 
@@ -50,7 +50,7 @@ def _check_folder(path: Path, relative: str) -> None:
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
             if (Path(folder) / name).is_symlink():
-                raise Outside(relative)
+                raise OutsideRoot(relative)
         count += len(files)
         if count > MAX_FILES:
             raise NotFound(f"folder {relative!r} has more than {MAX_FILES:,} files")

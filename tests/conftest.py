@@ -26,7 +26,7 @@ def with_database(url: str, name: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[embedded.Embedded]:
+def servers() -> Iterator[embedded.EmbeddedServers]:
     """One Postgres and one Valkey for this test process. Nothing is kept, so nothing need reach the disk."""
     var = Path(tempfile.mkdtemp(prefix="atft-test-"))
     var.chmod(0o755)  # as root the servers run as another user
@@ -36,7 +36,7 @@ def servers() -> Iterator[embedded.Embedded]:
 
 
 @pytest.fixture(scope="session")
-def template(servers: embedded.Embedded) -> str:
+def template(servers: embedded.EmbeddedServers) -> str:
     """The name of a database at the head of the migrations, never connected to again: a template must be idle."""
     with psycopg.connect(servers.database_url, autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{TEMPLATE}"')
@@ -45,7 +45,7 @@ def template(servers: embedded.Embedded) -> str:
 
 
 @pytest.fixture
-def database(servers: embedded.Embedded, template: str) -> Iterator[str]:
+def database(servers: embedded.EmbeddedServers, template: str) -> Iterator[str]:
     """The URL of a database of this test's own."""
     name = f"t_{uuid4().hex[:12]}"
     with psycopg.connect(servers.database_url, autocommit=True) as admin:
@@ -55,7 +55,7 @@ def database(servers: embedded.Embedded, template: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def settings(servers: embedded.Embedded, database: str, tmp_path: Path) -> Settings:
+def settings(servers: embedded.EmbeddedServers, database: str, tmp_path: Path) -> Settings:
     """Short leases and sweeps; the broker is emptied."""
     with redis.Redis.from_url(servers.redis_url) as client:
         client.flushall()

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code or int(cases < given.least)
 
 
-def _database(servers: embedded.Embedded, var: Path, name: str) -> Settings:
+def _database(servers: embedded.EmbeddedServers, var: Path, name: str) -> Settings:
     with psycopg.connect(servers.database_url, autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}"')
     url = urlsplit(servers.database_url)._replace(path=f"/{name}").geturl()

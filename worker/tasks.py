@@ -47,7 +47,7 @@ _told_to_drain = False
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _set_up_logs(**_: Any) -> None:
     """In place of Celery's own lines."""
-    logs.set_up(settings.log_level, "")
+    logs.configure(settings.log_level, "")
 
 
 @app.task(name=queue.RUN_JOB, bind=True)  # type: ignore[untyped-decorator]
@@ -61,8 +61,8 @@ def advance_study(job_id: str) -> None:
     """One step of one study."""
     from worker.studies.advance import advance  # noqa: PLC0415 - workers that run trials need no Optuna
 
-    _hints().begun(UUID(job_id))
-    with logs.about(job_id=job_id):
+    _hints().clear_pending(UUID(job_id))
+    with logs.log_context(job_id=job_id):
         news = advance(_sessions(), _storage(), settings, UUID(job_id))
     for hint in news.hints:
         _hints().send(*hint)

@@ -50,7 +50,7 @@ async def create_key(
 @router.get("/keys", summary="List API keys", responses=problems())
 async def list_keys(service: ServiceDep, _: Admin) -> Keys:
     """Every key, newest first, with its scopes and when it was last used, never the key itself."""
-    return Keys(items=[key_view(row) for row in await service.database.read(keys.listing)])
+    return Keys(items=[key_view(row) for row in await service.database.read(keys.list_keys)])
 
 
 @router.delete(
@@ -123,7 +123,7 @@ async def list_audit(
     refuses to change it.
     """
     before = None if cursor is None else _before(cursor)
-    rows, going_on = await service.database.read(audit.page, who=who, before=before, limit=limit)
+    rows, going_on = await service.database.read(audit.page, principal=who, before=before, limit=limit)
     next_cursor = None if going_on is None else str(going_on)
     if next_cursor is not None:
         response.headers["Link"] = f'</audit?limit={limit}&cursor={next_cursor}>; rel="next"'

@@ -29,7 +29,7 @@ from atft.spec.data import DatasetRef, DatasetSpec
 from jobs.broker.queue import CPU
 from jobs.db.tables import Json
 from jobs.record import catalog, queries
-from jobs.record.caches import discard_cache
+from jobs.record.caches import move_to_trash
 from jobs.states import JobKind
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -228,7 +228,7 @@ async def _plan_or_submit(
     warnings = admission.unwatched_queue_warnings(CPU, await service.database.read(queries.live_queues))
     if dry_run:
         inspection = await inspect(service.settings, _resolve_paths(service, spec, files))
-        same = await service.database.read(catalog.of_content, str(inspection.get("fingerprint")))
+        same = await service.database.read(catalog.versions_with_content, str(inspection.get("fingerprint")))
         plan = DatasetPlan(
             spec=spec.model_dump(mode="json"),
             spec_digest=spec.digest(),
@@ -290,7 +290,7 @@ async def get_dataset(name: Ref, service: ServiceDep, _: Reader) -> DatasetView:
     def read(session: Session) -> DatasetView:
         row = catalog.dataset(session, name)
         versions = catalog.dataset_versions(session, row.name)
-        return dataset_view(row, versions, catalog.uses(session, [version for version, _ in versions]))
+        return dataset_view(row, versions, catalog.usage(session, [version for version, _ in versions]))
 
     return await service.database.read(read)
 
@@ -304,7 +304,7 @@ async def delete_dataset(name: Ref, service: ServiceDep, _: DatasetWriter) -> Re
     """
     for row in await service.database.write(catalog.delete_dataset, name):
         folder = service.settings.caches_root / row.fingerprint
-        discarded = await service.database.write(discard_cache, folder)
+        discarded = await service.database.write(move_to_trash, folder)
         if discarded is not None:
             await asyncio.to_thread(shutil.rmtree, discarded, ignore_errors=True)
     return Response(status_code=204)

@@ -22,7 +22,7 @@ from api.http.errors import Refused
 from api.http.middleware import is_origin_of
 from api.http.rate_limits import Ledger
 from jobs.access import keys, sessions
-from jobs.access.audit import Act
+from jobs.access.audit import AuditEntry
 from jobs.db.tables import ApiKey
 from jobs.settings import Settings
 
@@ -78,7 +78,7 @@ def _configured(session: Session) -> bool:
 
 
 def _is_good(sha256: str, session: Session) -> bool:
-    return keys.find_digest(session, sha256) is not None
+    return keys.find_by_digest(session, sha256) is not None
 
 
 def _has_session(cookie: str, who: "Principal", session: Session) -> bool:
@@ -98,7 +98,7 @@ async def check_bind(settings: Settings, database: Database) -> None:
     """Raise RuntimeError rather than listen beyond loopback without a key."""
     if is_loopback(settings.bind) or settings.admin_key is not None:
         return
-    if not await database.read(keys.exist):
+    if not await database.read(keys.any_valid):
         raise RuntimeError(
             f"refusing to serve on {settings.bind}: no API key is configured. "
             "Set ATFT_ADMIN_KEY, make a key with `atft keys`, or bind to 127.0.0.1"
@@ -135,9 +135,9 @@ async def principal(
     return who
 
 
-def _act(request: Request, who: Principal, target: str) -> Act:
-    return Act(
-        who=who.name,
+def _act(request: Request, who: Principal, target: str) -> AuditEntry:
+    return AuditEntry(
+        principal=who.name,
         action=f"{request.method} {request.state.route}",
         target=target,
         request_id=request.state.request_id,
@@ -180,11 +180,11 @@ async def _by_digest(request: Request, settings: Settings, sha256: str) -> Princ
     if admin_key is not None and hmac.compare_digest(sha256, keys.digest(admin_key)):
         return _principal(settings, "admin", SCOPES, lambda _: True)
     database: Database = request.app.state.database
-    key = await database.read(keys.find_digest, sha256)
+    key = await database.read(keys.find_by_digest, sha256)
     if key is None:
         return None
     if request.app.state.ledger.should_note(key.id):
-        await database.write(keys.used, key.id)
+        await database.write(keys.mark_used, key.id)
     return _principal(settings, f"key:{key.id}", key.scopes, partial(_is_good, sha256), key.quota)
 
 
@@ -197,7 +197,7 @@ async def log_in(request: Request, key: str) -> str:
         raise _unauthorized("this API key is unknown, revoked or expired")
     database: Database = request.app.state.database
     acting.set(_act(request, who, "/session"))
-    return await database.write(sessions.begin, keys.digest(key), instead_of=request.cookies.get(COOKIE))
+    return await database.write(sessions.begin, keys.digest(key), replaces=request.cookies.get(COOKIE))
 
 
 def require_same_origin(request: Request) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from api.http.errors import Unavailable
 from jobs.access import audit
-from jobs.access.audit import Act
+from jobs.access.audit import AuditEntry
 from jobs.db.session import async_transaction
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ async def _bounded(seconds: float) -> "AsyncIterator[None]":
 
 
 # Set by `auth` for a request that may change something: whatever the request then writes is audited with it.
-acting: Final[ContextVar[Act | None]] = ContextVar("acting", default=None)
+acting: Final[ContextVar[AuditEntry | None]] = ContextVar("acting", default=None)
 AUDITED: Final = "audited"  # the key of a session's `info`: what the act is about, when it is more than the address
 
 
@@ -80,7 +80,7 @@ class Database:
         def audited(session: Session) -> Result:
             result = fn(session, *args, **kwargs)
             if act is not None:
-                audit.record(session, act.on(session.info.get(AUDITED, act.target)))
+                audit.record(session, act.with_target(session.info.get(AUDITED, act.target)))
             return result
 
         async with _bounded(self._limit_seconds), async_transaction(self._sessions) as session:

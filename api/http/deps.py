@@ -12,7 +12,7 @@ from api.http.errors import MEDIA_TYPE, Refused
 from api.http.service import Service
 from jobs.db.tables import Job
 from jobs.record import queries
-from jobs.record.queries import Position
+from jobs.record.queries import QueuePosition
 
 MAX_INTEGER: Final = 2**63 - 1
 
@@ -65,11 +65,11 @@ IdempotencyKey = Annotated[
 ]
 
 
-def with_position(session: Session, job: Job) -> tuple[Job, Position]:
+def with_position(session: Session, job: Job) -> tuple[Job, QueuePosition]:
     return job, queries.queue_position(session, job)
 
 
-def find_job(session: Session, job_id: UUID) -> tuple[Job, Position]:
+def find_job(session: Session, job_id: UUID) -> tuple[Job, QueuePosition]:
     return with_position(session, queries.get(session, job_id))
 
 

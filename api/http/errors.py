@@ -30,14 +30,14 @@ STATUS: Final[tuple[tuple[type[domain.JobsError], int, str], ...]] = (
     (domain.ArtifactNotFound, 404, "artifact_not_found"),
     (domain.KeyNotFound, 404, "key_not_found"),
     (domain.NotFound, 404, "not_found"),
-    (domain.IllegalMove, 409, "illegal_move"),
+    (domain.IllegalTransition, 409, "illegal_move"),
     (domain.DatasetBusy, 409, "dataset_busy"),
     (domain.Conflict, 409, "conflict"),
     (domain.PreconditionFailed, 412, "precondition_failed"),
     (domain.IdempotencyMismatch, 422, "idempotency_mismatch"),
     (domain.Invalid, 422, "invalid_request"),
     (domain.QuotaExceeded, 429, "quota_exceeded"),
-    (domain.Stale, 409, "stale"),
+    (domain.StaleAttempt, 409, "stale"),
 )
 _CODES: Final = {
     400: "bad_request",

@@ -76,7 +76,7 @@ class Edge:
 
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
-        with logs.about(request_id=state["request_id"]):
+        with logs.log_context(request_id=state["request_id"]):
             try:
                 await self._guarded(scope, headers, receive, answer)
             finally:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from api.http.errors import Refused, invalid
-from jobs.paths import NotAPath, NotFound, Outside, find
+from jobs.paths import InvalidPath, NotFound, OutsideRoot, resolve_inside
 
 
 def confine(data_root: Path, path: str, pointer: str, *, folders: bool = False) -> str:
@@ -13,10 +13,10 @@ def confine(data_root: Path, path: str, pointer: str, *, folders: bool = False) 
     Whether a file exists outside the root is not told.
     """
     try:
-        return find(data_root, path, folders=folders).relative_to(data_root.resolve()).as_posix()
-    except Outside as error:
+        return resolve_inside(data_root, path, folders=folders).relative_to(data_root.resolve()).as_posix()
+    except OutsideRoot as error:
         raise outside(pointer) from error
-    except NotAPath as error:
+    except InvalidPath as error:
         raise invalid(pointer, str(error), "invalid_path") from error
     except NotFound as error:
         raise invalid(pointer, f"{error} under the server's data root", "file_not_found") from error

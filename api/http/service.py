@@ -20,10 +20,10 @@ from api.http.prometheus import Telemetry
 from api.http.rate_limits import Ledger
 from api.http.sse import look
 from api.http.stream_batcher import Lookout
-from jobs.broker.pubsub import Wakeups, apublish
+from jobs.broker.pubsub import PubSub, apublish
 from jobs.broker.queue import HintSender
 from jobs.db.tables import Job
-from jobs.record.quotas import hold_upload
+from jobs.record.quotas import check_upload_quota
 from jobs.settings import Settings, free_bytes
 
 log = logging.getLogger("api")
@@ -58,7 +58,7 @@ class Service:
         self,
         settings: Settings,
         database: Database,
-        wakeups: Wakeups,
+        pubsub: PubSub,
         redis: Redis,
         telemetry: Telemetry,
         ledger: Ledger,
@@ -66,7 +66,7 @@ class Service:
         self.ledger = ledger
         self.settings = settings
         self.database = database
-        self.wakeups = wakeups
+        self.pubsub = pubsub
         self.redis = redis
         self.telemetry = telemetry
         self.closing = asyncio.Event()
@@ -102,7 +102,7 @@ class Service:
     def start_closing(self) -> None:
         """The process is about to stop: streams end now, so that the server need not wait for them."""
         self.closing.set()
-        self.wakeups.wake_all()
+        self.pubsub.wake_all()
 
     @contextmanager
     def stream(self, who: Principal) -> Iterator[None]:
@@ -138,7 +138,7 @@ class Service:
         """Raises QuotaExceeded when this upload, as long as it says that it is, would be too much for its key."""
         length = request.headers.get("content-length", "")
         coming_bytes = int(length) if length.isascii() and length.isdigit() else 0
-        await self.database.read(hold_upload, who.name, coming_bytes, who.limits.upload_bytes)
+        await self.database.read(check_upload_quota, who.name, coming_bytes, who.limits.upload_bytes)
 
     def job_folder(self, job_id: UUID) -> Path:
         return self.settings.jobs_root / str(job_id)

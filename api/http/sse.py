@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from api.http.errors import Unavailable
 from jobs.db.tables import Json
 from jobs.record import tailing
-from jobs.record.tailing import Place
+from jobs.record.tailing import StreamPosition
 from jobs.states import TERMINAL, JobState
 
 WAIT_SECONDS: Final = 2.0
@@ -48,19 +48,19 @@ class News:
     progress: Json | None
 
 
-def look(session: Session, places: Collection[Place]) -> dict[Place, News]:
+def look(session: Session, places: Collection[StreamPosition]) -> dict[StreamPosition, News]:
     """The rows after each place; a job that is not there is left out. The jobs are read first: a row that comes later
     is found by the next look. Of many places at once each gets fewer rows, so that together they are bounded.
     """
-    standing = tailing.standing(session, {job_id for job_id, _ in places})
-    behind = [place for place in places if place[0] in standing and standing[place[0]].last_seq > place[1]]
+    statuses = tailing.statuses(session, {job_id for job_id, _ in places})
+    behind = [place for place in places if place[0] in statuses and statuses[place[0]].last_seq > place[1]]
     limit = max(BATCH // max(1, len(behind)), LEAST)
-    lines: dict[Place, list[Line]] = {place: [] for place in behind}
+    lines: dict[StreamPosition, list[Line]] = {place: [] for place in behind}
     for place, row in tailing.events_after(session, behind, limit):
         lines[place].append(Line(seq=row.seq, kind=row.kind, time=row.time, body=row.body, attempt=row.attempt))
     found = {}
     for place in places:
-        job = standing.get(place[0])
+        job = statuses.get(place[0])
         if job is None:
             continue
         rows = lines.get(place, [])

@@ -11,10 +11,10 @@ from uuid import UUID
 
 from api.http.sse import News
 from jobs.errors import JobNotFound
-from jobs.record.tailing import Place
+from jobs.record.tailing import StreamPosition
 
 GATHER_SECONDS: Final = 0.01
-Read = Callable[[Collection[Place]], Awaitable[dict[Place, News]]]
+Read = Callable[[Collection[StreamPosition]], Awaitable[dict[StreamPosition, News]]]
 
 
 class Lookout:
@@ -52,7 +52,9 @@ class Lookout:
                 answer.cancel()
 
 
-def _tell(answer: asyncio.Future[dict[UUID, News]], wanted: Mapping[UUID, int], found: Mapping[Place, News]) -> None:
+def _tell(
+    answer: asyncio.Future[dict[UUID, News]], wanted: Mapping[UUID, int], found: Mapping[StreamPosition, News]
+) -> None:
     missing = [job_id for job_id, after in wanted.items() if (job_id, after) not in found]
     if missing:
         answer.set_exception(JobNotFound(f"there is no job {missing[0]}"))

@@ -29,8 +29,8 @@ from api.jobs.views import etag, job_view, submitted_view
 from atft.spec.data import DatasetRef
 from jobs.db.tables import Job
 from jobs.record import lifecycle, queries, reruns
-from jobs.record.queries import Position
-from jobs.record.reruns import Again
+from jobs.record.queries import QueuePosition
+from jobs.record.reruns import RerunKind
 from jobs.states import COORDINATING, JobKind, JobState, Wanted
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -46,7 +46,7 @@ def _page(
     q: str | None,
     cursor: str | None,
     limit: int,
-) -> tuple[list[tuple[Job, Position]], str | None]:
+) -> tuple[list[tuple[Job, QueuePosition]], str | None]:
     jobs, next_cursor = queries.page(
         session, state=state, kind=kind, parent_id=parent_id, dataset=dataset, tag=tag, q=q, cursor=cursor, limit=limit
     )
@@ -100,7 +100,7 @@ async def get_job(
 async def _want(
     service: ServiceDep, who: Principal, job_id: UUID, wanted: Wanted, if_match: str | None, response: Response
 ) -> JobView:
-    def move(session: Session) -> tuple[Job, Position]:
+    def move(session: Session) -> tuple[Job, QueuePosition]:
         job = lifecycle.want(session, job_id, wanted, by=who.name, expected_version=expected_version(if_match))
         return with_position(session, job)
 
@@ -176,7 +176,7 @@ async def set_priority(
 ) -> JobView:
     """Move a job in its queue: 0 runs first, 9 last. A study takes its trials along; finished jobs answer 409."""
 
-    def move(session: Session) -> tuple[list[Job], Position]:
+    def move(session: Session) -> tuple[list[Job], QueuePosition]:
         version = expected_version(if_match)
         changed = lifecycle.set_priority(session, job_id, wish.priority, by=who.name, expected_version=version)
         return changed, queries.queue_position(session, changed[0])
@@ -192,18 +192,18 @@ async def _again(
     service: ServiceDep,
     who: Principal,
     job_id: UUID,
-    how: Again,
+    how: RerunKind,
     key: str | None,
     if_match: str | None,
     response: Response,
 ) -> SubmittedView | Response:
     asked = identity(key, JobKind.TRAIN, {how: str(job_id)})
 
-    def write(session: Session) -> tuple[Job, bool, Position]:
+    def write(session: Session) -> tuple[Job, bool, QueuePosition]:
         if queries.get(session, job_id).kind is JobKind.DATASET:
             check_scope(who, "datasets:write")
         version = expected_version(if_match)
-        made = reruns.repeat(
+        made = reruns.submit_rerun(
             session, job_id, how, by=who.name, expected_version=version, idempotency=asked,
             max_unfinished=who.limits.jobs,
         )  # fmt: skip
@@ -241,7 +241,7 @@ async def retry_job(
 
     The points up to that checkpoint come along. What failed for a reason in the spec or the data fails again.
     """
-    return await _again(service, who, job_id, Again.RETRY, idempotency_key, if_match, response)
+    return await _again(service, who, job_id, RerunKind.RETRY, idempotency_key, if_match, response)
 
 
 @router.post(
@@ -264,4 +264,4 @@ async def rerun_job(
 
     At its end its message, and `drift` in its evidence, say which metrics, weights and versions differ from this job's.
     """
-    return await _again(service, who, job_id, Again.RERUN, idempotency_key, if_match, response)
+    return await _again(service, who, job_id, RerunKind.RERUN, idempotency_key, if_match, response)

@@ -21,8 +21,8 @@ from atft.spec.base import Spec
 from jobs.db.tables import Job, Json
 from jobs.errors import JobsError
 from jobs.record import submission
-from jobs.record.queries import Position
-from jobs.record.quotas import hold_upload
+from jobs.record.queries import QueuePosition
+from jobs.record.quotas import check_upload_quota
 from jobs.states import JobKind
 
 Identity = tuple[str, str]  # an Idempotency-Key, and the SHA-256 of what was asked with it
@@ -84,8 +84,8 @@ async def once(
         return submitted_view(answer, *made, [])
 
 
-def _made(session: Session, principal: str, asked: Identity) -> tuple[Job, Position] | None:
-    job = submission.earlier(session, principal, *asked)
+def _made(session: Session, principal: str, asked: Identity) -> tuple[Job, QueuePosition] | None:
+    job = submission.find_idempotent(session, principal, *asked)
     return None if job is None else with_position(session, job)
 
 
@@ -106,12 +106,12 @@ async def submit(
     dataset_fingerprint: str | None = None,
     params: Json | None = None,
     source_job_id: UUID | None = None,
-) -> tuple[Job, Position]:
+) -> tuple[Job, QueuePosition]:
     """The job, committed and announced: a new one, or the one that `asked` has made before."""
     body = spec.model_dump(mode="json")
     await service.check_disk()
 
-    def write(session: Session) -> tuple[Job, bool, Position]:
+    def write(session: Session) -> tuple[Job, bool, QueuePosition]:
         submitted = submission.submit(
             session,
             kind=kind,
@@ -132,7 +132,7 @@ async def submit(
             max_unfinished=who.limits.jobs,
         )
         if submitted.created and "sources" in (params or {}):  # now that its size is known, and in turn
-            hold_upload(session, who.name, 0, who.limits.upload_bytes)
+            check_upload_quota(session, who.name, 0, who.limits.upload_bytes)
         session.info[AUDITED] = f"/jobs/{submitted.job.id}"
         job, position = with_position(session, submitted.job)
         return job, submitted.created, position

@@ -9,7 +9,7 @@ from fastapi import Response
 
 from api.jobs.schemas import ArtifactView, JobView, Links, ProgressView, SubmittedView
 from jobs.db.tables import ArtifactRow, Job
-from jobs.record.queries import Position
+from jobs.record.queries import QueuePosition
 from jobs.states import TERMINAL, JobState, Wanted
 
 _WISHES: Final = {Wanted.CANCEL: "cancelling", Wanted.PAUSE: "pausing", Wanted.PRUNE: "pruning"}
@@ -50,7 +50,7 @@ _SAME: Final = (
 _same: Final = attrgetter(*_SAME)
 
 
-def _fields(job: Job, position: Position) -> dict[str, Any]:
+def _fields(job: Job, position: QueuePosition) -> dict[str, Any]:
     queue_position, pending_reason = position
     fields = dict(zip(_SAME, _same(job), strict=True))
     fields["status"] = status(job)
@@ -61,11 +61,11 @@ def _fields(job: Job, position: Position) -> dict[str, Any]:
     return fields
 
 
-def job_view(job: Job, position: Position) -> JobView:
+def job_view(job: Job, position: QueuePosition) -> JobView:
     return JobView.model_construct(**_fields(job, position))
 
 
-def submitted_view(answer: Response, job: Job, position: Position, warnings: list[str]) -> SubmittedView:
+def submitted_view(answer: Response, job: Job, position: QueuePosition, warnings: list[str]) -> SubmittedView:
     """The body of a 202; its headers go to `answer`."""
     answer.headers["Location"] = f"/jobs/{job.id}"
     answer.headers["ETag"] = etag(job)

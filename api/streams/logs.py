@@ -45,7 +45,7 @@ async def record(
         if not follow:
             return
         after = lines[-1].seq if lines else 0
-    with service.stream(who), service.wakeups.listen(job_id) as woken, contextlib.suppress(Lost):
+    with service.stream(who), service.pubsub.listen(job_id) as woken, contextlib.suppress(Lost):
         while not service.closing.is_set():
             woken.clear()
             try:

@@ -81,7 +81,7 @@ async def _frames(service: Service, who: Principal, cursor: Cursor) -> AsyncIter
         await standing.check()
         return await service.lookout.look(wanted)
 
-    with service.stream(who), service.wakeups.listen(*cursor.after) as woken, contextlib.suppress(Lost):
+    with service.stream(who), service.pubsub.listen(*cursor.after) as woken, contextlib.suppress(Lost):
         async for frame in events(cursor, read, partial(wait, woken), service.closing):
             yield frame
 

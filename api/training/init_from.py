@@ -23,10 +23,10 @@ def check(session: Session, spec: TrainSpec, dataset: Dataset) -> None:
     if spec.init_from is None:
         return
     try:
-        ancestors = init_from.ancestors(session, UUID(spec.init_from))
+        ancestors = init_from.chain(session, UUID(spec.init_from))
         source = ancestors[0]
-        if source.kind not in init_from.SOURCES:
-            kinds = " or ".join(sorted(init_from.SOURCES))
+        if source.kind not in init_from.SOURCE_KINDS:
+            kinds = " or ".join(sorted(init_from.SOURCE_KINDS))
             raise invalid(POINTER, f"job {source.id} is of kind {source.kind}: begin with a {kinds} job")
         if source.state is not JobState.SUCCEEDED:
             raise invalid(POINTER, f"job {source.id} is {source.state}: begin with a job that has succeeded")

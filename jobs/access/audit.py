@@ -1,6 +1,6 @@
-"""The audit log: one row for every change that somebody asks for, in the transaction that makes the change."""
+"""The audit log: one row for each change requested by a client or an operator, written in the same transaction."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import bindparam, insert, select, text
@@ -9,45 +9,47 @@ from sqlalchemy.orm import Session
 from jobs.db.tables import AuditRow
 
 TRIGGERS: Final = ("audit_append_only", "audit_no_truncate")
-_FOUND: Final = text("SELECT tgname FROM pg_trigger WHERE tgrelid = 'audit'::regclass AND tgenabled <> 'D'")
+_ENABLED: Final = text("SELECT tgname FROM pg_trigger WHERE tgrelid = 'audit'::regclass AND tgenabled <> 'D'")
 
 
 _COLUMNS: Final = ("who", "action", "target", "request_id", "address")
-# Made once, and without asking for the id: every submit writes one.
+# Built once, and without RETURNING the id: every submit writes one.
 _RECORD: Final = (
     insert(AuditRow)
-    .values({name: bindparam(f"act_{name}") for name in _COLUMNS})
+    .values({name: bindparam(f"new_{name}") for name in _COLUMNS})
     .inline()
     .execution_options(dml_strategy="orm")
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Act:
-    """Who does what, and to what. `address` is where the request came from."""
+class AuditEntry:
+    """Which principal did what to which target. `address` is the client's IP address."""
 
-    who: str
+    principal: str
     action: str
     target: str
     request_id: str | None = None
     address: str | None = None
 
-    def on(self, target: str) -> "Act":
-        """The same act, now that it is known what it made."""
+    def with_target(self, target: str) -> "AuditEntry":
+        """A copy with the target, once the id of what was created is known."""
         return replace(self, target=target)
 
 
-def record(session: Session, act: Act) -> None:
-    session.execute(_RECORD, {f"act_{name}": value for name, value in asdict(act).items()})
+def record(session: Session, entry: AuditEntry) -> None:
+    """Insert the entry as a row."""
+    values = (entry.principal, entry.action, entry.target, entry.request_id, entry.address)
+    session.execute(_RECORD, {f"new_{name}": value for name, value in zip(_COLUMNS, values, strict=True)})
 
 
 def page(
-    session: Session, *, who: str | None = None, before: int | None = None, limit: int = 50
+    session: Session, *, principal: str | None = None, before: int | None = None, limit: int = 50
 ) -> tuple[list[AuditRow], int | None]:
-    """Newest first, with the id to go on from; null on the last page."""
+    """One page of rows, newest first, and the id to pass as `before` for the next one; null on the last page."""
     query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit + 1)
-    if who is not None:
-        query = query.where(AuditRow.who == who)
+    if principal is not None:
+        query = query.where(AuditRow.who == principal)
     if before is not None:
         query = query.where(AuditRow.id < before)
     rows = list(session.scalars(query))
@@ -55,5 +57,5 @@ def page(
 
 
 def is_guarded(session: Session) -> bool:
-    """Whether the triggers that refuse to change a row are there and enabled."""
-    return set(TRIGGERS) <= set(session.scalars(_FOUND))
+    """Whether the triggers that make the table append-only exist and are enabled."""
+    return set(TRIGGERS) <= set(session.scalars(_ENABLED))

@@ -23,7 +23,7 @@ from jobs.errors import Invalid, KeyNotFound
 
 SCOPES: Final = ("jobs:read", "jobs:write", "datasets:write", "admin")
 QUOTAS: Final = ("jobs", "streams", "upload_bytes")
-USED_WITHIN: Final = timedelta(minutes=1)
+LAST_USED_PRECISION: Final = timedelta(minutes=1)
 _FORM: Final = re.compile(r"atft_[0-9a-f]{8}_[0-9a-f]{48}")
 
 
@@ -79,31 +79,31 @@ def _is_good() -> ColumnElement[bool]:
 
 def find(session: Session, token: str) -> ApiKey | None:
     """The key's row when it is good now: known, not revoked, not expired."""
-    return find_digest(session, digest(token)) if is_well_formed(token) else None
+    return find_by_digest(session, digest(token)) if is_well_formed(token) else None
 
 
 _OF_DIGEST: Final = select(ApiKey).where(ApiKey.sha256 == bindparam("sha256"), _is_good())
 
 
-def find_digest(session: Session, sha256: str) -> ApiKey | None:
+def find_by_digest(session: Session, sha256: str) -> ApiKey | None:
     return session.scalars(_OF_DIGEST, {"sha256": sha256}).one_or_none()
 
 
-def used(session: Session, key_id: UUID) -> None:
+def mark_used(session: Session, key_id: UUID) -> None:
     """Remember that the key was used now; says nothing new within a minute."""
-    stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - USED_WITHIN)
+    stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - LAST_USED_PRECISION)
     session.execute(
         update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_at=func.now()),
         execution_options={"synchronize_session": False},
     )
 
 
-def listing(session: Session) -> list[ApiKey]:
+def list_keys(session: Session) -> list[ApiKey]:
     """Every key, revoked ones too, newest first."""
     return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id.desc())))
 
 
-def exist(session: Session) -> bool:
+def any_valid(session: Session) -> bool:
     """Whether any key is good now: without one the server keeps to loopback."""
     return session.scalar(select(select(ApiKey.id).where(_is_good()).exists())) or False
 

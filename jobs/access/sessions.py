@@ -15,11 +15,11 @@ from jobs.db.tables import LoginSession
 LIFETIME: Final = timedelta(hours=12)
 
 
-def begin(session: Session, key_sha256: str, instead_of: str | None = None) -> str:
+def begin(session: Session, key_sha256: str, replaces: str | None = None) -> str:
     """The value of a new cookie, never of one that was brought along. Sessions that are over are dropped here."""
     session.execute(delete(LoginSession).where(LoginSession.expires_at < func.now()))
-    if instead_of is not None:
-        end(session, instead_of)
+    if replaces is not None:
+        end(session, replaces)
     cookie = secrets.token_urlsafe(32)
     values = {"sha256": digest(cookie), "key_sha256": key_sha256}
     session.execute(insert(LoginSession).values(**values, expires_at=func.now() + LIFETIME))

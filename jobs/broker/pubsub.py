@@ -63,8 +63,8 @@ async def apublish(client: redis.asyncio.Redis, job_id: UUID) -> None:
         _log.warning("no wake-up for job %s: %s", job_id, error)
 
 
-class Wakeups:
-    """One subscription for a whole process, fanned out to its listeners: `async with Wakeups(settings) as wakeups`.
+class PubSub:
+    """One subscription for a whole process, fanned out to its listeners: `async with PubSub(settings) as pubsub`.
 
     After Redis was away every listener is woken once, for what it may have missed.
     """
@@ -95,7 +95,7 @@ class Wakeups:
                 event.set()
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._follow(), name="wakeups")
+        self._task = asyncio.create_task(self._follow(), name="pubsub")
         return self
 
     async def __aexit__(

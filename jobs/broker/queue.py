@@ -98,7 +98,7 @@ class HintSender:
             return True
         sent = self._send(ADVANCE_STUDY, [str(job_id)], queue, max(1, priority))  # 0 is the sweep's alone
         if pending and not sent:
-            self.begun(job_id)
+            self.clear_pending(job_id)
         return sent
 
     def _pend(self, study: UUID) -> bool | None:
@@ -110,7 +110,7 @@ class HintSender:
         except (RedisError, OSError):
             return None
 
-    def begun(self, study: UUID) -> None:
+    def clear_pending(self, study: UUID) -> None:
         """The study's hint has been taken: what is news from here on needs another. To be said before the rows are
         read.
         """

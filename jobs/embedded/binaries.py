@@ -70,7 +70,7 @@ class Account:
         except PermissionError:
             return False
 
-    def can_pass(self, folder: Path) -> bool:
+    def can_traverse(self, folder: Path) -> bool:
         if self.uid is None:
             return True
         for step in (folder, *folder.parents):
@@ -80,7 +80,7 @@ class Account:
                 return False
         return True
 
-    def own(self, path: Path, mode: int) -> None:
+    def chown(self, path: Path, mode: int) -> None:
         path.chmod(mode)
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
@@ -121,7 +121,7 @@ def postgres_folder() -> Path:
     return Path(system).resolve().parent.parent
 
 
-def valkey_program() -> Path:
+def valkey_binary() -> Path:
     folder = _package_folder(_VALKEY_PACKAGE)
     if folder is not None:
         for program in folder.glob("_binaries/*/valkey-server"):
@@ -139,7 +139,7 @@ def make_state_root() -> None:
     STATE_ROOT.chmod(0o755)
 
 
-def copy_once(path: Path) -> Path:
+def copy_package(path: Path) -> Path:
     """`path` in a copy of its package that every user can run, for programs that lie in a folder closed to others.
 
     The wheel's `.libs` folder, which its programs look for beside the package, comes along.

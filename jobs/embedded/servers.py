@@ -32,11 +32,11 @@ from jobs.embedded.binaries import (
     STATE_ROOT,
     Account,
     EmbeddedError,
-    copy_once,
+    copy_package,
     make_state_root,
     postgres_folder,
     server_account,
-    valkey_program,
+    valkey_binary,
 )
 
 START_SECONDS: Final = 30.0
@@ -90,7 +90,7 @@ class Server:
     account: Account
     stop_with: signal.Signals
     ready: Callable[[], bool]
-    leaving: Callable[[], bool] = lambda: False  # told to stop by somebody else, it takes nobody new
+    stopping: Callable[[], bool] = lambda: False  # told to stop by somebody else, it takes nobody new
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
@@ -124,7 +124,7 @@ class Server:
 
 
 @dataclass
-class Embedded:
+class EmbeddedServers:
     """Both servers, alive. Use as a context manager, or call `stop`."""
 
     database_url: str = field(repr=False)
@@ -137,7 +137,7 @@ class Embedded:
         """Restart what has died or is about to, on the same port; the names of what was restarted. Raises
         EmbeddedError when it will not come up.
         """
-        dead = [server for server in (self.postgres, self.valkey) if not server.alive() or server.leaving()]
+        dead = [server for server in (self.postgres, self.valkey) if not server.alive() or server.stopping()]
         for server in dead:
             server.stop()
             server.start()
@@ -179,7 +179,7 @@ def _initdb(binaries: Path, data: Path, account: Account, password: str, log: Pa
     shutil.rmtree(draft, ignore_errors=True)
     secret = data.with_name("initdb.password")
     secret.write_text(password)
-    account.own(secret, 0o600)
+    account.chown(secret, 0o600)
     command = [
         str(binaries / "bin/initdb"),
         "-D",
@@ -210,15 +210,15 @@ def _save(path: Path, state: dict[str, str | int]) -> None:
 
 def _servers_folder(var: Path, account: Account, state: dict[str, str | int]) -> Path:
     home = Path(str(state["home"])) if "home" in state else var / "servers"
-    if not account.can_pass(var) and "home" not in state:
+    if not account.can_traverse(var) and "home" not in state:
         home = STATE_ROOT / hashlib.sha256(str(var).encode()).hexdigest()[:16]
         make_state_root()
     home.mkdir(exist_ok=True)
-    account.own(home, 0o700)
+    account.chown(home, 0o700)
     return home
 
 
-def start(var: Path, *, postgres_options: Sequence[str] = ()) -> Embedded:
+def start(var: Path, *, postgres_options: Sequence[str] = ()) -> EmbeddedServers:
     """Start both servers with their data under `var`, as they were left. Raises EmbeddedError, also when they
     already run.
     """
@@ -240,23 +240,23 @@ def start(var: Path, *, postgres_options: Sequence[str] = ()) -> Embedded:
     return embedded
 
 
-def _prepare(var: Path, lock: IO[str], postgres_options: Sequence[str]) -> Embedded:
+def _prepare(var: Path, lock: IO[str], postgres_options: Sequence[str]) -> EmbeddedServers:
     account = server_account()
     record = var / "embedded.json"
     state: dict[str, str | int] = json.loads(record.read_text()) if record.exists() else {}
     home = _servers_folder(var, account, state)
-    binaries, valkey_server = postgres_folder(), valkey_program()
+    binaries, valkey_server = postgres_folder(), valkey_binary()
     if not account.can_run(binaries / "bin/initdb"):
-        binaries = copy_once(binaries)
+        binaries = copy_package(binaries)
     if not account.can_run(valkey_server):
-        valkey_server = copy_once(valkey_server)
+        valkey_server = copy_package(valkey_server)
     for name in ("postgres_port", "valkey_port"):
         state[name] = _port(int(state[name]) if name in state else None)
     state.setdefault("password", secrets.token_urlsafe(24))
     state["home"] = str(home)
     _save(record, state)
     password = str(state["password"])
-    return Embedded(
+    return EmbeddedServers(
         database_url=f"postgresql://atft:{password}@127.0.0.1:{state['postgres_port']}/atft",
         redis_url=f"redis://:{password}@127.0.0.1:{state['valkey_port']}/0",
         postgres=_postgres(
@@ -282,7 +282,7 @@ def _postgres(
             return False
         return True
 
-    def leaving() -> bool:
+    def stopping() -> bool:
         """After a SIGTERM it waits for its last client, and the pools here never leave."""
         with contextlib.suppress(FileNotFoundError):
             lines = (data / "postmaster.pid").read_text().splitlines()
@@ -303,16 +303,16 @@ def _postgres(
         "max_connections=200",
         *options,
     ]
-    return Server("postgres", command, home, log, account, signal.SIGINT, ready, leaving)
+    return Server("postgres", command, home, log, account, signal.SIGINT, ready, stopping)
 
 
 def _valkey(program: Path, home: Path, log: Path, account: Account, port: int, password: str) -> Server:
     data = home / "valkey"
     data.mkdir(exist_ok=True)
-    account.own(data, 0o700)
+    account.chown(data, 0o700)
     secret = home / "valkey.conf"  # a file, because other users can read a command line
     secret.write_text(f"requirepass {password}\n")
-    account.own(secret, 0o600)
+    account.chown(secret, 0o600)
 
     def ready() -> bool:
         with redis.Redis(host="127.0.0.1", port=port, password=password, socket_timeout=2) as client:

@@ -52,7 +52,7 @@ def _write(settings: Settings, change: Callable[[Session], Result]) -> Result:
 
 
 def _audited(session: Session, action: str, target: str) -> None:
-    audit.record(session, audit.Act(who=OPERATOR, action=f"atft {action}", target=target))
+    audit.record(session, audit.AuditEntry(principal=OPERATOR, action=f"atft {action}", target=target))
 
 
 def _run_keys(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -71,9 +71,9 @@ def _change_keys(session: Session, arguments: argparse.Namespace) -> list[str]:
             _audited(session, "keys create", f"/keys/{key.id}")
             return [f"{key.id}  {' '.join(key.scopes)}", token, "This key is shown once: keep it now."]
         case "ls" if arguments.json:
-            return [json.dumps([_fields(key) for key in keys.listing(session)], indent=1)]
+            return [json.dumps([_fields(key) for key in keys.list_keys(session)], indent=1)]
         case "ls":
-            return [_describe(key) for key in keys.listing(session)]
+            return [_describe(key) for key in keys.list_keys(session)]
         case _:
             key = keys.revoke(session, arguments.id)
             _audited(session, "keys revoke", f"/keys/{key.id}")

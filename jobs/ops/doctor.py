@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from jobs.access import audit
 from jobs.broker.pubsub import redis_client
-from jobs.db.migrate import connected, database_revision, head_revision
+from jobs.db.migrate import connection_to, database_revision, head_revision
 from jobs.db.tables import ArtifactRow, AuditRow, Dataset, Job
 from jobs.ops import retention
 from jobs.paths import checkpoint_folder
@@ -38,12 +38,12 @@ class Check:
 
 
 def _database(settings: Settings) -> str:
-    with connected(settings) as connection:
+    with connection_to(settings) as connection:
         return f"Postgres {connection.execute(text('SHOW server_version')).scalar_one()}"
 
 
 def _migrations(settings: Settings) -> str:
-    with connected(settings) as connection:
+    with connection_to(settings) as connection:
         found, head = database_revision(connection), head_revision()
     if found != head:
         raise ValueError(f"the database is at {found}, the code at {head}: run `python -m jobs.admin migrate`")
@@ -70,7 +70,7 @@ def _disk(settings: Settings) -> str:
 
 
 def _leases(settings: Settings) -> str:
-    with connected(settings) as connection, Session(connection) as session:
+    with connection_to(settings) as connection, Session(connection) as session:
         late = (Job.state == JobState.RUNNING, Job.lease_until < func.now() - STUCK)
         stuck = session.scalars(select(Job.id).where(*late).order_by(Job.lease_until)).all()
     if stuck:
@@ -81,7 +81,7 @@ def _leases(settings: Settings) -> str:
 def _files(settings: Settings) -> str:
     """Every file that a row promises is there."""
     missing: list[str] = []
-    with connected(settings) as connection, Session(connection) as session:
+    with connection_to(settings) as connection, Session(connection) as session:
         for job_id, name, path, size in session.execute(
             select(ArtifactRow.job_id, ArtifactRow.name, ArtifactRow.path, ArtifactRow.size_bytes)
         ):
@@ -104,7 +104,7 @@ def _files(settings: Settings) -> str:
 
 def _orphans(settings: Settings) -> str:
     """Folders that no row knows: told, not removed, for they may belong to another database."""
-    with connected(settings) as connection, Session(connection) as session:
+    with connection_to(settings) as connection, Session(connection) as session:
         jobs = {str(job_id) for job_id in session.scalars(select(Job.id))}
         caches = set(session.scalars(select(Dataset.fingerprint).where(Dataset.deleted_at.is_(None))))
     found = [
@@ -118,15 +118,15 @@ def _orphans(settings: Settings) -> str:
 
 def _retention(settings: Settings) -> str:
     """What the next round would remove; a listing, nothing goes."""
-    with connected(settings) as connection, Session(connection) as session:
-        due = list(retention.plan(session, settings, retention.folders(settings)))
+    with connection_to(settings) as connection, Session(connection) as session:
+        due = list(retention.plan(session, settings, retention.job_folders(settings)))
     size = sum(removal.size_bytes for removal in due)
     shown = f": {_some(str(removal.job_id) for removal in due)}" if due else ""
     return f"{size / 1e9:.3f} GB of {len(due)} jobs that are over may go{shown}"
 
 
 def _audit(settings: Settings) -> str:
-    with connected(settings) as connection, Session(connection) as session:
+    with connection_to(settings) as connection, Session(connection) as session:
         if not audit.is_guarded(session):
             raise ValueError("the triggers that protect the audit log are gone or disabled: restore them")
         number, newest = session.execute(select(func.count(), func.max(AuditRow.time))).one()

@@ -39,7 +39,7 @@ class Removal:
     size_bytes: int
 
 
-def folders(settings: Settings) -> list[UUID]:
+def job_folders(settings: Settings) -> list[UUID]:
     """The jobs that have left something, by their folders' names."""
     found = []
     for folder in settings.jobs_root.iterdir() if settings.jobs_root.is_dir() else ():

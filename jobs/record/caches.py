@@ -12,31 +12,31 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from jobs.db.tables import Dataset, Job
-from jobs.record.catalog import lock_name
+from jobs.record.catalog import advisory_lock
 from jobs.states import ACTIVE, JobKind, JobState
 
-TRASH: Final = ".trash-"  # how a folder begins that nobody can see any more
+TRASH_PREFIX: Final = ".trash-"  # how a folder begins that nobody can see any more
 UPLOAD_RETENTION: Final = timedelta(days=1)  # a failed or cancelled build can be tried again for so long
 
 
-def hold_cache(session: Session, folder: Path) -> bool:
+def lock_cache(session: Session, folder: Path) -> bool:
     """Whether the cache is there; until the end of the transaction nobody takes it away."""
-    lock_name(session, "cache", folder.name)
+    advisory_lock(session, "cache", folder.name)
     return folder.is_dir()
 
 
-def discard_cache(session: Session, folder: Path) -> Path | None:
-    """Take a cache that no version and no unfinished job needs out of sight; null when it is needed, or gone.
+def move_to_trash(session: Session, folder: Path) -> Path | None:
+    """Rename a cache folder that no dataset version and no unfinished job needs; null when one does, or it is missing.
 
-    Whoever called removes the returned folder after the commit. Should that never happen, `TRASH` tells what it is.
+    The caller removes the returned folder after the commit; one that is left behind begins with `TRASH_PREFIX`.
     """
     fingerprint = folder.name
-    lock_name(session, "cache", fingerprint)
+    advisory_lock(session, "cache", fingerprint)
     version = select(Dataset.id).where(Dataset.fingerprint == fingerprint, Dataset.deleted_at.is_(None)).limit(1)
     job = select(Job.id).where(Job.dataset_fingerprint == fingerprint, Job.state.in_(ACTIVE)).limit(1)
     if session.scalar(version) is not None or session.scalar(job) is not None or not folder.is_dir():
         return None
-    return folder.rename(folder.with_name(f"{TRASH}{fingerprint}-{uuid4().hex[:8]}"))
+    return folder.rename(folder.with_name(f"{TRASH_PREFIX}{fingerprint}-{uuid4().hex[:8]}"))
 
 
 def recent_builds(session: Session) -> list[Job]:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from jobs.db.tables import ArtifactRow, Dataset, Job, Json
 from jobs.errors import ArtifactNotFound, DatasetBusy, DatasetNotFound
-from jobs.record.history import current
+from jobs.record.history import lock_running
 from jobs.record.queries import read_cursor, split_ref, write_cursor
 from jobs.states import ACTIVE, JobKind
 
@@ -35,7 +35,7 @@ _HELD: Final = (
 )
 
 
-def lock_name(session: Session, kind: str, name: str) -> None:
+def advisory_lock(session: Session, kind: str, name: str) -> None:
     """Until the end of the transaction nobody else does what is `kind` to `name`."""
     session.execute(_LOCK, {"what": f"{kind}:{name}"})
 
@@ -54,7 +54,7 @@ def register_dataset(
     size_bytes: int,
 ) -> Dataset:
     """A new version of `name`, or the version that already has this content; the job shows its fingerprint."""
-    lock_name(session, "dataset", name)
+    advisory_lock(session, "dataset", name)
     of_name = select(Dataset).where(Dataset.name == name)
     known = session.scalars(
         of_name.where(Dataset.fingerprint == fingerprint, Dataset.deleted_at.is_(None))
@@ -97,7 +97,7 @@ def dataset(session: Session, ref: str) -> Dataset:
     return found
 
 
-def uses(session: Session, rows: Sequence[Dataset]) -> dict[UUID, tuple[int, int]]:
+def usage(session: Session, rows: Sequence[Dataset]) -> dict[UUID, tuple[int, int]]:
     """By version: how many jobs were submitted on it, and how many of those are unfinished. Builds do not count."""
     of_name = dict.fromkeys((row.name, row.fingerprint) for row in rows)
     query = (
@@ -114,7 +114,7 @@ def uses(session: Session, rows: Sequence[Dataset]) -> dict[UUID, tuple[int, int
     return {row.id: counts.get((row.name, row.fingerprint), (0, 0)) for row in rows}
 
 
-def of_content(session: Session, fingerprint: str) -> list[Dataset]:
+def versions_with_content(session: Session, fingerprint: str) -> list[Dataset]:
     """The versions that hold this content, whatever their names, newest first."""
     query = select(Dataset).where(Dataset.fingerprint == fingerprint, Dataset.deleted_at.is_(None))
     return list(session.scalars(query.order_by(Dataset.created_at.desc(), Dataset.id.desc())))
@@ -179,7 +179,7 @@ def delete_dataset(session: Session, ref: str) -> list[Dataset]:
     return rows
 
 
-def hold_dataset(session: Session, name: str, fingerprint: str) -> None:
+def lock_version(session: Session, name: str, fingerprint: str) -> None:
     """Keep the version from being deleted until this transaction ends. Raises DatasetNotFound when that has
     happened already.
     """
@@ -201,9 +201,9 @@ def add_artifact(
     media_type: str,
 ) -> None:
     """Make a whole file visible; `path` is relative to the run root. A later attempt's file takes the place of an
-    earlier one's. Raises Stale.
+    earlier one's. Raises StaleAttempt.
     """
-    current(session, job_id, attempt)
+    lock_running(session, job_id, attempt)
     values = {
         "attempt": attempt,
         "path": path,

@@ -27,7 +27,7 @@ from sqlalchemy.sql.base import ExecutableOption
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Log, Metrics, Progress
 from jobs.db.tables import DailyMetric, Job, JobEvent, Json, Metric
-from jobs.errors import JobNotFound, Stale
+from jobs.errors import JobNotFound, StaleAttempt
 from jobs.states import JobState, Wanted
 
 Series = dict[str, dict[str, list[int] | list[float | None]]]
@@ -111,7 +111,7 @@ class _Batch:
         match event:
             case Log():
                 self.events.append(
-                    (child_seq, "log", event.time, {"level": event.level, "message": storable(event.message)})
+                    (child_seq, "log", event.time, {"level": event.level, "message": replace_nul(event.message)})
                 )
             case Metrics():
                 body = event.model_dump(mode="json", include={"step", "values", "best", "source"})
@@ -158,7 +158,7 @@ class _Batch:
             self.changes["best"] = best_of(job, event.step, event.values)
 
 
-def storable(words: str) -> str:
+def replace_nul(words: str) -> str:
     """Postgres keeps any character but NUL, which a dying program may well print."""
     return words.replace("\0", "\ufffd")
 
@@ -175,10 +175,8 @@ def best_of(job: Job, epoch: int, values: Mapping[str, float | None]) -> Json:
 
 
 def append(session: Session, job_id: UUID, attempt: int, events: Sequence[AnyEvent]) -> int:
-    """Record what is new among the child's events; returns how many events were new. Raises Stale when the attempt
-    is over.
-    """
-    job = current(session, job_id, attempt, *_UNREAD)
+    """Record the child's events that are not recorded yet; returns their number. Raises StaleAttempt."""
+    job = lock_running(session, job_id, attempt, *_UNREAD)
     new = [event for event in events if event.child_seq == 0 or event.child_seq > job.child_seq]
     if not new:
         return 0
@@ -206,12 +204,12 @@ def append(session: Session, job_id: UUID, attempt: int, events: Sequence[AnyEve
     return len(new)
 
 
-def current(session: Session, job_id: UUID, attempt: int, *options: ExecutableOption) -> Job:
-    """The job, locked, when this attempt is the one that runs; else Stale."""
+def lock_running(session: Session, job_id: UUID, attempt: int, *options: ExecutableOption) -> Job:
+    """The job, locked, when this attempt is the one that runs; else StaleAttempt."""
     query = select(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING).options(*options)
     job = session.scalars(query.with_for_update(key_share=True).execution_options(populate_existing=True)).one_or_none()
     if job is None:
-        raise Stale(f"attempt {attempt} of job {job_id} is over")
+        raise StaleAttempt(f"attempt {attempt} of job {job_id} is over")
     return job
 
 
@@ -322,11 +320,11 @@ def _write(session: Session, job_id: UUID, attempt: int, **values: Any) -> None:
         execution_options={"synchronize_session": False},
     )
     if changed.first() is None:
-        raise Stale(f"attempt {attempt} of job {job_id} is over")
+        raise StaleAttempt(f"attempt {attempt} of job {job_id} is over")
 
 
 def set_progress(session: Session, job_id: UUID, attempt: int, progress: Json) -> None:
-    """Raises Stale, like each of the following."""
+    """Raises StaleAttempt, like each of the following."""
     _write(session, job_id, attempt, progress=progress)
 
 

@@ -17,7 +17,7 @@ from jobs.record.catalog import artifacts
 from jobs.record.queries import get
 from jobs.states import JobKind
 
-SOURCES: Final = frozenset({JobKind.PRETRAIN, JobKind.TRAIN})
+SOURCE_KINDS: Final = frozenset({JobKind.PRETRAIN, JobKind.TRAIN})
 _WEIGHTS: Final = "best."
 
 
@@ -39,7 +39,7 @@ def trained_spec(job: Job) -> RunSpec | EnsembleSpec:
     return EnsembleSpec.model_validate(job.spec) if job.kind is JobKind.ENSEMBLE else run_spec(job)
 
 
-def ancestors(session: Session, job_id: UUID) -> list[Job]:
+def chain(session: Session, job_id: UUID) -> list[Job]:
     """The job, the one that it began with, and so on: each was there before the next. Raises JobNotFound."""
     job = get(session, job_id)
     found = [job]

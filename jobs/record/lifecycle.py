@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from jobs.db.tables import Attempt, Idempotency, Job, Json, Worker
-from jobs.errors import IllegalMove, PreconditionFailed, Stale
+from jobs.errors import IllegalTransition, PreconditionFailed, StaleAttempt
 from jobs.record import history
 from jobs.record.queries import (
     get,
@@ -19,7 +19,7 @@ from jobs.record.queries import (
 )
 from jobs.record.rewind import rewind
 from jobs.record.submission import DAY
-from jobs.record.transitions import change, lock, settled_unstarted
+from jobs.record.transitions import change, lock, settle_if_not_runnable
 from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted
 
 
@@ -37,7 +37,7 @@ def claim(
     job = session.scalars(
         query.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)
     ).one_or_none()
-    if job is None or settled_unstarted(session, job):
+    if job is None or settle_if_not_runnable(session, job):
         return None
     rewound = rewind(session, job)
     job = change(
@@ -74,7 +74,7 @@ def begin_study(session: Session, job_id: UUID) -> Job | None:
         return None
     if job.state is JobState.RUNNING:
         return job
-    if settled_unstarted(session, job):
+    if settle_if_not_runnable(session, job):
         return None
     job = change(
         session, job, state=JobState.RUNNING, attempt=Job.attempt + 1, started_at=func.clock_timestamp(),
@@ -86,11 +86,11 @@ def begin_study(session: Session, job_id: UUID) -> Job | None:
     return job
 
 
-def refuse(session: Session, job_id: UUID, reason: Reason, message: str) -> Job:
-    """Fail a queued job that cannot be run as it stands. Raises IllegalMove when it is no longer queued."""
+def fail_queued(session: Session, job_id: UUID, reason: Reason, message: str) -> Job:
+    """Fail a queued job that cannot be run as it stands. Raises IllegalTransition when it is no longer queued."""
     job = lock(session, job_id)
     if job.state is not JobState.QUEUED:
-        raise IllegalMove(f"job {job_id} is {job.state}: it is not queued any more")
+        raise IllegalTransition(f"job {job_id} is {job.state}: it is not queued any more")
     return change(session, job, state=JobState.FAILED, reason=reason, message=message)
 
 
@@ -112,7 +112,7 @@ def _end(
     log_tail: str | None,
 ) -> Job | None:
     """Close the attempt and return its job, locked; None when the same end is recorded already (a commit whose
-    answer was lost). Raises Stale.
+    answer was lost). Raises StaleAttempt.
     """
     job = lock(session, job_id)
     row = session.get(Attempt, (job_id, attempt), populate_existing=True)
@@ -122,11 +122,11 @@ def _end(
         or (row.outcome not in (None, outcome))
         or (row.outcome is None and job.state is not JobState.RUNNING)
     ):
-        raise Stale(f"attempt {attempt} of job {job_id} is over")
+        raise StaleAttempt(f"attempt {attempt} of job {job_id} is over")
     if row.outcome is not None:
         return None
     row.outcome, row.reason, row.exit_code, row.signal = outcome, reason, exit_code, signal
-    row.log_tail = None if log_tail is None else history.storable(log_tail)
+    row.log_tail = None if log_tail is None else history.replace_nul(log_tail)
     row.ended_at = session.scalars(select(func.clock_timestamp())).one()
     session.flush()
     return job
@@ -146,7 +146,7 @@ def settle(
     outcome: str | None = None,
 ) -> None:
     """End the attempt and, with it, the job (or pause it). `outcome` is what the attempt's row says, by default the
-    state. Raises Stale.
+    state. Raises StaleAttempt.
 
     Telling the same end twice is no error. What was wanted meanwhile wins over a pause: a cancelled or pruned job
     ends, a resumed one is queued.
@@ -204,7 +204,7 @@ def requeue(
     own; returns the job's state.
 
     A counted failure fails the job instead when it is number `max_attempts`. A job wanted otherwise is not queued:
-    it is cancelled, pruned or paused, as asked. Raises Stale.
+    it is cancelled, pruned or paused, as asked. Raises StaleAttempt.
     """
     job = _end(session, job_id, attempt, outcome, reason, exit_code, signal, log_tail)
     if job is None:
@@ -236,7 +236,7 @@ def want(
     """Say what is wanted of a job: at once when no worker has it, else the worker will see. Asking twice is one
     event.
 
-    Raises IllegalMove (the job is over, or being cancelled), PreconditionFailed when its version is not
+    Raises IllegalTransition (the job is over, or being cancelled), PreconditionFailed when its version is not
     `expected_version`.
     """
     job = lock(session, job_id)
@@ -245,9 +245,9 @@ def want(
     if job.state is JobState.CANCELLED and wanted is Wanted.CANCEL:
         return job
     if job.state in TERMINAL:
-        raise IllegalMove(f"job {job_id} is {job.state}: it cannot be changed any more")
+        raise IllegalTransition(f"job {job_id} is {job.state}: it cannot be changed any more")
     if job.wanted in (Wanted.CANCEL, Wanted.PRUNE) and wanted in (Wanted.RUN, Wanted.PAUSE):
-        raise IllegalMove(f"job {job_id} is being ended: that cannot be taken back")
+        raise IllegalTransition(f"job {job_id} is being ended: that cannot be taken back")
     if job.state is JobState.PAUSED and wanted is Wanted.RUN:
         return change(
             session,
@@ -261,7 +261,7 @@ def want(
             not_before=None,
         )
     if job.kind in COORDINATING and wanted is Wanted.PAUSE:
-        raise IllegalMove(f"job {job_id} only coordinates others: it cannot be paused")
+        raise IllegalTransition(f"job {job_id} only coordinates others: it cannot be paused")
     if job.state is not JobState.RUNNING and wanted in (Wanted.CANCEL, Wanted.PRUNE):
         ended = reason if wanted is Wanted.CANCEL else Reason.PRUNED
         return change(session, job, by, state=JobState.CANCELLED, wanted=wanted, reason=ended, message=None)
@@ -285,13 +285,13 @@ def set_priority(
     """Move a job in its queue: 0 runs first, 9 last; a study takes its unfinished children along. Returns what changed,
     the job first.
 
-    Raises IllegalMove when the job is over, PreconditionFailed.
+    Raises IllegalTransition when the job is over, PreconditionFailed.
     """
     job = lock(session, job_id)
     if expected_version is not None and job.version != expected_version:
         raise PreconditionFailed(f"job {job_id} has changed: its version is {job.version}")
     if job.state in TERMINAL:
-        raise IllegalMove(f"job {job_id} is {job.state}: it cannot be changed any more")
+        raise IllegalTransition(f"job {job_id} is {job.state}: it cannot be changed any more")
     children = select(Job.id).where(Job.parent_id == job_id, Job.state.not_in(TERMINAL)).order_by(Job.id)
     jobs = [job, *(lock(session, child) for child in session.scalars(children).all())]
     return [change(session, one, by, priority=priority) for one in jobs if one is job or one.state not in TERMINAL]
@@ -320,10 +320,10 @@ def expire_queued(session: Session, limit: int) -> list[UUID]:
     """Fail jobs that waited past their queue timeout; returns their ids."""
     query = select(Job).where(Job.state == JobState.QUEUED, Job.queue_deadline < func.clock_timestamp()).limit(limit)
     late = session.scalars(query.with_for_update(key_share=True, skip_locked=True)).all()
-    return [job.id for job in late if settled_unstarted(session, job)]
+    return [job.id for job in late if settle_if_not_runnable(session, job)]
 
 
-def forget(session: Session) -> None:
+def delete_outdated(session: Session) -> None:
     """Drop what a day has made useless: idempotency keys, and workers not seen since."""
     session.execute(delete(Idempotency).where(Idempotency.created_at < seconds_ago(DAY)))
     session.execute(delete(Worker).where(Worker.last_seen < seconds_ago(DAY)))

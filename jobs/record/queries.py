@@ -37,7 +37,7 @@ from jobs.db.tables import Dataset, Job, Worker
 from jobs.errors import Invalid, JobNotFound
 from jobs.states import COORDINATING, JobKind, JobState
 
-Position = tuple[int | None, str | None]
+QueuePosition = tuple[int | None, str | None]
 WORKER_SECONDS: Final = 60.0
 
 
@@ -143,7 +143,7 @@ def is_due() -> ColumnElement[bool]:
     return or_(Job.not_before.is_(None), Job.not_before <= func.clock_timestamp())
 
 
-def waiting(session: Session, queue: str, older_than_seconds: float, limit: int) -> list[Job]:
+def due_jobs(session: Session, queue: str, older_than_seconds: float, limit: int) -> list[Job]:
     """Queued rows that may run now and whose hint may be lost, first in line first."""
     query = select(Job).where(
         Job.state == JobState.QUEUED, Job.queue == queue, Job.queued_at < seconds_ago(older_than_seconds), is_due()
@@ -233,7 +233,7 @@ _PLACES: Final = _places()
 _LIVE: Final = select(Worker.queue).where(_is_live()).distinct()
 
 
-def queue_position(session: Session, job: Job) -> Position:
+def queue_position(session: Session, job: Job) -> QueuePosition:
     """How many queued jobs go first, and in words what a queued job waits for; nothing for any other."""
     if job.state is not JobState.QUEUED:
         return None, None
@@ -242,7 +242,7 @@ def queue_position(session: Session, job: Job) -> Position:
     return _position(job, ahead, is_live, now)
 
 
-def queue_positions(session: Session, jobs: Sequence[Job]) -> list[Position]:
+def queue_positions(session: Session, jobs: Sequence[Job]) -> list[QueuePosition]:
     """The same of each, in two statements however many they are."""
     queued = [job for job in jobs if job.state is JobState.QUEUED]
     if len(queued) < 2:
@@ -259,7 +259,7 @@ def queue_positions(session: Session, jobs: Sequence[Job]) -> list[Position]:
     ]
 
 
-def _position(job: Job, ahead: int, is_live: bool, now: datetime) -> Position:
+def _position(job: Job, ahead: int, is_live: bool, now: datetime) -> QueuePosition:
     if not is_live:
         return ahead, f"0 live workers on queue {job.queue}"
     if job.not_before is not None and job.not_before > now:

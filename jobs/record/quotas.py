@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from jobs.db.tables import Job
 from jobs.errors import QuotaExceeded
-from jobs.record.catalog import lock_name
+from jobs.record.catalog import advisory_lock
 
 _AT_ONCE: Final = 64  # more submits than run at the same time in a few API processes
 _UPLOADED: Final = text("""
@@ -29,22 +29,22 @@ def unfinished_jobs(session: Session, created_by: str) -> int:
     return session.scalar(_UNFINISHED, {"created_by": created_by}) or 0
 
 
-def hold_jobs(session: Session, created_by: str, limit: int) -> None:
+def check_job_quota(session: Session, created_by: str, limit: int) -> None:
     """Raises QuotaExceeded when one more job would be too many.
 
     Far below the limit the submits of one key do not wait for each other; near it they are counted one by one.
     """
     if unfinished_jobs(session, created_by) + _AT_ONCE < limit:
         return
-    lock_name(session, "quota", created_by)
+    advisory_lock(session, "quota", created_by)
     if unfinished_jobs(session, created_by) >= limit:
         raise QuotaExceeded(f"this key may have {limit} jobs that are not over, and has them: wait, or cancel some")
 
 
-def hold_upload(session: Session, created_by: str, coming_bytes: int, limit: int) -> None:
+def check_upload_quota(session: Session, created_by: str, coming_bytes: int, limit: int) -> None:
     """Raises QuotaExceeded when an upload of this size would be too much for one day. The uploads of one key wait here
     for each other's end.
     """
-    lock_name(session, "quota", created_by)
+    advisory_lock(session, "quota", created_by)
     if int(session.scalar(_UPLOADED, {"created_by": created_by}) or 0) + coming_bytes > limit:
         raise QuotaExceeded(f"this key may upload {limit:,} bytes a day: this upload would be more")

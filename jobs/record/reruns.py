@@ -11,10 +11,10 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from jobs.db.tables import ArtifactRow, Job, Json
-from jobs.errors import IllegalMove, PreconditionFailed
+from jobs.errors import IllegalTransition, PreconditionFailed
 from jobs.record import history
 from jobs.record.queries import get
-from jobs.record.rewind import inherit
+from jobs.record.rewind import copy_checkpoint
 from jobs.record.submission import Submitted, submit
 from jobs.states import JobKind, JobState, Reason
 
@@ -24,14 +24,14 @@ _WEIGHTS: Final = "best.%safetensors"  # one file, or one for each fold or membe
 _ENVIRONMENT: Final = ("device", "device_name", "precision", "host", "micro_batch_days", "git")  # of the evidence
 
 
-class Again(StrEnum):
+class RerunKind(StrEnum):
     RETRY = "retry"
     RERUN = "rerun"
 
 
 _FROM: Final = {
-    Again.RETRY: frozenset({JobState.FAILED, JobState.CANCELLED}),
-    Again.RERUN: frozenset({JobState.SUCCEEDED}),
+    RerunKind.RETRY: frozenset({JobState.FAILED, JobState.CANCELLED}),
+    RerunKind.RERUN: frozenset({JobState.SUCCEEDED}),
 }
 
 # What a machine measures of itself differs from run to run and says nothing about the numbers.
@@ -48,24 +48,24 @@ _DIFFERENT: Final = text("""
     GROUP BY name ORDER BY largest_difference DESC NULLS FIRST, name""")
 
 
-def repeat(
+def submit_rerun(
     session: Session,
     job_id: UUID,
-    how: Again,
+    how: RerunKind,
     *,
     by: str,
     expected_version: int | None = None,
     idempotency: tuple[str, str] | None = None,
     max_unfinished: int | None = None,
 ) -> Submitted:
-    """A new job from the record of this one, queued. Raises IllegalMove, PreconditionFailed, DatasetNotFound (its data
-    are deleted), IdempotencyMismatch, QuotaExceeded.
+    """Submit a new job with the spec of an earlier one. Raises IllegalTransition, PreconditionFailed,
+    DatasetNotFound (its dataset version was deleted), IdempotencyMismatch, QuotaExceeded.
     """
     source = get(session, job_id)
     if expected_version is not None and source.version != expected_version:
         raise PreconditionFailed(f"job {job_id} has changed: its version is {source.version}")
     _allow(source, how)
-    rerun = how is Again.RERUN
+    rerun = how is RerunKind.RERUN
     submitted = submit(
         session,
         kind=source.kind,
@@ -88,7 +88,7 @@ def repeat(
     )
     if submitted.created:
         if not rerun:
-            inherit(session, submitted.job, source)
+            copy_checkpoint(session, submitted.job, source)
         message = f"{how} of job {source.id}"
         if submitted.job.checkpoint is not None:
             message += f", from its checkpoint of epoch {submitted.job.checkpoint['epoch']}"
@@ -98,19 +98,21 @@ def repeat(
     return submitted
 
 
-def _allow(source: Job, how: Again) -> None:
+def _allow(source: Job, how: RerunKind) -> None:
     if source.kind in (JobKind.TRIAL, JobKind.PREFLIGHT):
-        raise IllegalMove(f"job {source.id} belongs to study {source.parent_id}: promote it to train it by itself")
+        raise IllegalTransition(
+            f"job {source.id} belongs to study {source.parent_id}: promote it to train it by itself"
+        )
     if source.kind not in (JobKind.TRAIN, JobKind.PRETRAIN, JobKind.ENSEMBLE, JobKind.DATASET):
-        raise IllegalMove(f"job {source.id} is of kind {source.kind}, which has no {how}: submit its spec again")
+        raise IllegalTransition(f"job {source.id} is of kind {source.kind}, which has no {how}: submit its spec again")
     if source.state not in _FROM[how]:
         wanted = " or ".join(sorted(_FROM[how]))
-        raise IllegalMove(f"job {source.id} is {source.state}: only a {wanted} job has a {how}")
+        raise IllegalTransition(f"job {source.id} is {source.state}: only a {wanted} job has a {how}")
     files = (source.params or {}).get("files", {}).values()
-    if how is Again.RERUN and any(place.startswith("upload:") for place in files):
-        raise IllegalMove(f"job {source.id} has built its upload, which is not kept: upload the files again")
-    if how is Again.RETRY and source.reason is Reason.TIMEOUT_EXEC:
-        raise IllegalMove(
+    if how is RerunKind.RERUN and any(place.startswith("upload:") for place in files):
+        raise IllegalTransition(f"job {source.id} has built its upload, which is not kept: upload the files again")
+    if how is RerunKind.RETRY and source.reason is Reason.TIMEOUT_EXEC:
+        raise IllegalTransition(
             f"job {source.id} has used up its trainer.timeout_seconds, which a retry shares: submit it with more"
         )
 

@@ -53,7 +53,7 @@ def _best_as_of(session: Session, job: Job, epoch: int) -> Json | None:
     return job.best if job.best is not None and job.best["epoch"] <= epoch else None
 
 
-def inherit(session: Session, job: Job, source: Job) -> None:
+def copy_checkpoint(session: Session, job: Job, source: Job) -> None:
     """Let a new job go on where `source` was saved: with its checkpoint and the points that lead up to it."""
     if source.checkpoint is None:
         return

@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session
 from jobs.db.tables import Base, Idempotency, Job, Json
 from jobs.errors import IdempotencyMismatch
 from jobs.record import history
-from jobs.record.catalog import hold_dataset, lock_name
+from jobs.record.catalog import advisory_lock, lock_version
 from jobs.record.queries import get, seconds_ago
-from jobs.record.quotas import hold_jobs
+from jobs.record.quotas import check_job_quota
 from jobs.states import JobKind
 
 DAY: Final = 86_400.0
@@ -37,7 +37,7 @@ def _statement(*, remembered: bool) -> Executable:
     statement = statement.values(queue_deadline=func.clock_timestamp() + wait, last_seq=1, version=1)
     statement = statement.add_cte(history.first_event(job_id).cte("event"))
     if remembered:
-        # in place of one that a day has made useless: `lock_name` holds it, and no younger one was found
+        # in place of one that a day has made useless: `advisory_lock` holds it, and no younger one was found
         values = {"body_sha256": bindparam("body_sha256"), "job_id": job_id, "created_at": func.now()}
         owner: Json = {"principal": bindparam("new_created_by"), "key": bindparam("key")}
         keys = postgresql.insert(Idempotency).values(owner | values)
@@ -92,14 +92,14 @@ def submit(
     just been deleted, QuotaExceeded when `created_by` has `max_unfinished` jobs that are not over.
     """
     if idempotency is not None:
-        lock_name(session, "idempotency", f"{created_by}:{idempotency[0]}")
-        before = earlier(session, created_by, *idempotency)
+        advisory_lock(session, "idempotency", f"{created_by}:{idempotency[0]}")
+        before = find_idempotent(session, created_by, *idempotency)
         if before is not None:
             return Submitted(before, created=False)
     if max_unfinished is not None:
-        hold_jobs(session, created_by, max_unfinished)
+        check_job_quota(session, created_by, max_unfinished)
     if dataset is not None and dataset_fingerprint is not None:
-        hold_dataset(session, dataset, dataset_fingerprint)
+        lock_version(session, dataset, dataset_fingerprint)
     new = {
         "id": uuid7.uuid7(),
         "kind": kind,
@@ -127,7 +127,7 @@ def submit(
     return Submitted(session.scalars(_NEW_REMEMBERED, values).one(), created=True)
 
 
-def earlier(session: Session, principal: str, key: str, body_sha256: str) -> Job | None:
+def find_idempotent(session: Session, principal: str, key: str, body_sha256: str) -> Job | None:
     """The job that this key and body have made within a day. Raises IdempotencyMismatch as `submit` does."""
     row = session.execute(_EARLIER, {"principal": principal, "key": key}).one_or_none()
     if row is None:

@@ -8,7 +8,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from jobs.db.tables import Job
-from jobs.errors import IllegalMove, JobNotFound
+from jobs.errors import IllegalTransition, JobNotFound
 from jobs.record import history
 from jobs.record.queries import is_due
 from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted, sources_of
@@ -40,7 +40,7 @@ def change(session: Session, job: Job, by: str | None = None, **values: Any) -> 
     """One UPDATE with its state event; a new `state` must be one that NEXT allows."""
     to = values.get("state")
     if values.get("message") is not None:
-        values["message"] = history.storable(values["message"])
+        values["message"] = history.replace_nul(values["message"])
     statement = update(Job).where(Job.id == job.id, Job.attempt == job.attempt)
     if to is not None:
         statement = statement.where(Job.state.in_(sources_of(to)))
@@ -49,7 +49,7 @@ def change(session: Session, job: Job, by: str | None = None, **values: Any) -> 
     options = {"populate_existing": True, "synchronize_session": False}
     changed = session.scalars(statement.returning(Job), execution_options=options).one_or_none()
     if changed is None:
-        raise IllegalMove(f"job {job.id} is {job.state}: it cannot become {to}")
+        raise IllegalTransition(f"job {job.id} is {job.state}: it cannot become {to}")
     history.write_event(
         session, changed.id, changed.last_seq, "state", history.state_body(changed, by), changed.attempt
     )
@@ -69,7 +69,7 @@ def postpone(session: Session, job_id: UUID, seconds: float, reason: Reason, mes
     return True
 
 
-def settled_unstarted(session: Session, job: Job) -> bool:
+def settle_if_not_runnable(session: Session, job: Job) -> bool:
     """Whether a queued job, locked, is not to run any more: it is settled then."""
     if job.wanted in (Wanted.CANCEL, Wanted.PRUNE):
         change(

@@ -20,7 +20,7 @@ import redis
 
 from client.sdk.sync import Client
 from jobs.embedded import servers as embedded
-from jobs.embedded.binaries import valkey_program
+from jobs.embedded.binaries import valkey_binary
 from tests.compose import BIN, services
 from tests.conftest import with_database
 
@@ -90,7 +90,7 @@ class Composition:
 
 
 @pytest.fixture
-def empty_database(servers: embedded.Embedded) -> Iterator[str]:
+def empty_database(servers: embedded.EmbeddedServers) -> Iterator[str]:
     name = f"t_{uuid4().hex[:12]}"
     with psycopg.connect(servers.database_url, autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}"')
@@ -99,7 +99,7 @@ def empty_database(servers: embedded.Embedded) -> Iterator[str]:
 
 
 @pytest.fixture
-def composition(servers: embedded.Embedded, empty_database: str, tmp_path: Path) -> Iterator[Composition]:
+def composition(servers: embedded.EmbeddedServers, empty_database: str, tmp_path: Path) -> Iterator[Composition]:
     with redis.Redis.from_url(servers.redis_url) as broker:
         broker.flushall()
     user, _, place = empty_database.rpartition("@")
@@ -152,7 +152,7 @@ def test_the_broker_takes_its_password_from_standard_input(composition: Composit
     programs, data = tmp_path / "bin", tmp_path / "data"
     programs.mkdir()
     wrapper = programs / "valkey-server"
-    wrapper.write_text(f'#!/bin/sh\nexec {valkey_program()} "$@" --bind 127.0.0.1 --port {port}\n')
+    wrapper.write_text(f'#!/bin/sh\nexec {valkey_binary()} "$@" --bind 127.0.0.1 --port {port}\n')
     wrapper.chmod(0o755)
     composition.services["redis"]["environment"]["PATH"] = f"{programs}:/usr/bin:/bin"
     process = composition.start("redis")

@@ -33,7 +33,7 @@ def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
 @pytest.mark.anyio
 @pytest.mark.parametrize("broker", ["emptied", "away"])
 async def test_g1_an_accepted_job_runs_without_its_hint(
-    settings: Settings, sessions: sessionmaker[Session], servers: embedded.Embedded, broker: str
+    settings: Settings, sessions: sessionmaker[Session], servers: embedded.EmbeddedServers, broker: str
 ) -> None:
     """What the sweep does next is G1 of test_processes: the row alone makes it send the hint."""
     register(sessions)
@@ -50,7 +50,7 @@ async def test_g1_an_accepted_job_runs_without_its_hint(
     with redis.Redis.from_url(servers.redis_url) as client:
         client.flushall()
     with transaction(sessions) as session:
-        waiting = queries.waiting(session, "cpu", 0.0, 10)
+        waiting = queries.due_jobs(session, "cpu", 0.0, 10)
     assert [str(job.id) for job in waiting] == [answer.json()["id"]]
 
 

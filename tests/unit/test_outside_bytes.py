@@ -29,7 +29,7 @@ from atft.spec.job import TrainSpec
 from atft.spec.study import HpoSpec
 from jobs.access import keys
 from jobs.errors import Invalid
-from jobs.paths import NotFound, Outside, find
+from jobs.paths import NotFound, OutsideRoot, resolve_inside
 from jobs.record.queries import read_cursor, split_ref, write_cursor
 from jobs.settings import Settings
 
@@ -232,8 +232,8 @@ def test_multipart_is_taken_or_refused_and_stays_in_its_folder(
 def test_path_is_under_the_root_or_refused(path: str) -> None:
     root = Path(__file__).parent
     try:
-        found = find(root, path, folders=True)
-    except (Outside, NotFound):
+        found = resolve_inside(root, path, folders=True)
+    except (OutsideRoot, NotFound):
         return
     assert found.is_relative_to(root.resolve())
     assert found != root.resolve()

@@ -10,7 +10,7 @@ from typing import Final
 import atft
 from atft.memory import free_and_total
 from jobs.db.tables import Job, Json
-from jobs.paths import NotFound, Outside, checkpoint_folder, find
+from jobs.paths import NotFound, OutsideRoot, checkpoint_folder, resolve_inside
 from jobs.record.init_from import Weights
 from jobs.settings import Settings
 from jobs.states import JobKind, Reason
@@ -176,8 +176,8 @@ def resolve(settings: Settings, place: str, *, folders: bool = False) -> Path:
     if kind not in roots:
         raise Refused(Reason.INTERNAL, f"no such place: {place!r}")
     try:
-        return find(roots[kind], relative, folders=folders and kind == "data")
-    except Outside as error:
+        return resolve_inside(roots[kind], relative, folders=folders and kind == "data")
+    except OutsideRoot as error:
         raise Refused(Reason.INVALID_PARAMS, f"{relative!r} leads out of the data root") from error
     except NotFound as error:
         if kind == "upload":

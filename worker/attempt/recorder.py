@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from atft.events import AnyEvent, Checkpointed, Failed, Finished, Metrics, Stopped
 from jobs import logs
 from jobs.db.session import transaction
-from jobs.errors import JobNotFound, Stale
+from jobs.errors import JobNotFound, StaleAttempt
 from jobs.record import history, lifecycle, queries
 from jobs.states import JobState, Wanted
 from worker.attempt.event_buffer import Buffer
@@ -78,7 +78,7 @@ class Recorder(threading.Thread):
         return self._buffer.empty or self.superseded or self.error is not None
 
     def run(self) -> None:
-        with logs.about(job_id=self._job_id, attempt=self._attempt):  # a thread inherits no context
+        with logs.log_context(job_id=self._job_id, attempt=self._attempt):  # a thread inherits no context
             self._work()
 
     def _work(self) -> None:
@@ -94,7 +94,7 @@ class Recorder(threading.Thread):
                 if failures == 0:
                     logger.warning("job %s: Postgres is away, its events wait: %s", self._job_id, error)
                 failures = min(failures + 1, 8)
-            except (Stale, JobNotFound):
+            except (StaleAttempt, JobNotFound):
                 self.superseded = True
                 return
             except Exception as error:  # noqa: BLE001 - handed to the supervisor's thread, which raises it
@@ -116,7 +116,7 @@ class Recorder(threading.Thread):
             if renew:
                 wanted = lifecycle.renew(session, self._job_id, self._attempt, self._lease_seconds)
                 if wanted is None:
-                    raise Stale
+                    raise StaleAttempt
                 self.wanted = wanted
             elif look:
                 self._look(session)
@@ -132,7 +132,7 @@ class Recorder(threading.Thread):
     def _look(self, session: Session) -> None:
         job = queries.get(session, self._job_id)
         if job.attempt != self._attempt or job.state is not JobState.RUNNING:
-            raise Stale
+            raise StaleAttempt
         self.wanted = job.wanted
 
     def flush(self, give_up: Callable[[], bool]) -> bool:

@@ -11,7 +11,7 @@ from atft.events import Finished
 from atft.spec.prediction import PredictSpec
 from jobs.db.tables import Job, Json
 from jobs.record import catalog, history, init_from, lifecycle, reruns
-from jobs.record.caches import hold_cache
+from jobs.record.caches import lock_cache
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from worker.attempt import prediction_evidence
@@ -45,9 +45,9 @@ class Settlement:
     built: Built | None = None
 
     def write(self, session: Session, job: Job, delay_seconds: float) -> JobState:
-        """Settle the attempt with all it leaves, in the caller's transaction; returns the job's state. Raises Stale."""
+        """Settle the attempt with all it leaves, in the caller's transaction; returns a state. Raises StaleAttempt."""
         verdict = self.verdict
-        if self.built is not None and not hold_cache(session, self.built.place):
+        if self.built is not None and not lock_cache(session, self.built.place):
             message = "its cache is not there any more: it is built again"
             verdict = Verdict(to=JobState.QUEUED, reason=Reason.DATA_CHANGED, message=message, counts=True)
         for output in self.outputs:
@@ -105,7 +105,7 @@ class Settlement:
     def _drift(self, session: Session, job: Job) -> str | None:
         """Of a rerun: what came out differently, kept with the evidence; in words for the job's message."""
         fingerprint = self.built.manifest["fingerprint"] if self.built is not None else job.dataset_fingerprint
-        now = history.current(session, job.id, job.attempt)
+        now = history.lock_running(session, job.id, job.attempt)
         found = reruns.drift(session, now, fingerprint=fingerprint)
         if found is None:
             return self.verdict.message

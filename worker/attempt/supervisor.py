@@ -20,7 +20,7 @@ from jobs import logs
 from jobs.broker.queue import CONTROL
 from jobs.db.session import transaction
 from jobs.db.tables import Job, Json
-from jobs.errors import NotFound, Stale
+from jobs.errors import NotFound, StaleAttempt
 from jobs.record import history, init_from, lifecycle, transitions
 from jobs.record.rewind import rewind
 from jobs.settings import Settings
@@ -72,7 +72,7 @@ class Supervisor:
                     return None
                 job = None if postponed(session, first.id) else self._claim(session, first.id)
             if job is not None:
-                with logs.about(job_id=job.id, attempt=job.attempt):
+                with logs.log_context(job_id=job.id, attempt=job.attempt):
                     return self._run(job)
         return None
 
@@ -174,8 +174,8 @@ class Supervisor:
         return job, launch(self.settings, job, cuda_device=device, weights=weights, program=self.program)
 
     def _start_over(self, session: Session, job: Job) -> Job:
-        """Forget a checkpoint that is gone, with the points made before it: the run makes them again. Raises Stale."""
-        job = history.current(session, job.id, job.attempt)
+        """Drop a checkpoint whose files are gone, and the points before it: they are made anew. Raises StaleAttempt."""
+        job = history.lock_running(session, job.id, job.attempt)
         if job.checkpoint is None:  # done before: only the answer to the commit was lost
             return job
         message = f"the checkpoint {job.checkpoint['path']} is gone from the disk: the run starts over"
@@ -203,7 +203,7 @@ class Supervisor:
             delay = min(self.timing.retry_seconds * 2**job.failures, self.timing.max_retry_seconds)
         try:
             state = persist(self.sessions, lambda session: settlement.write(session, job, delay), self._hopeless())
-        except Stale:
+        except StaleAttempt:
             logger.warning("job %s, attempt %d: another attempt has the job; nothing was written", job.id, job.attempt)
             return None
         logger.info("job %s, attempt %d: %s %s", job.id, job.attempt, state, settlement.verdict.message or "")

@@ -23,7 +23,7 @@ from atft.spec.base import digest
 from atft.spec.study import HpoSpec, Scalar
 from jobs.db.session import transaction
 from jobs.db.tables import Job, Json
-from jobs.errors import IllegalMove
+from jobs.errors import IllegalTransition
 from jobs.record import catalog, history, lifecycle, submission
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
@@ -172,7 +172,7 @@ class Step:
         if said is None:
             self.news.hints.append((child.queue, child.id, child.priority))
         else:
-            self.trials[number] = lifecycle.refuse(self.session, child.id, Reason.INVALID_PARAMS, said)
+            self.trials[number] = lifecycle.fail_queued(self.session, child.id, Reason.INVALID_PARAMS, said)
             self._tell(self._frozen()[number])
 
     def _submit(
@@ -265,7 +265,7 @@ class Step:
         reason = Reason.PARENT_STOPPED if wanted is Wanted.CANCEL else Reason.PRUNED
         try:
             lifecycle.want(self.session, child.id, wanted, by="study", reason=reason)
-        except IllegalMove:  # it has just ended by itself: the next advance hears how
+        except IllegalTransition:  # it has just ended by itself: the next advance hears how
             return
         self.news.changed.append(child.id)
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from atft.events import Log
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.errors import Stale
+from jobs.errors import StaleAttempt
 from jobs.ops import retention
 from jobs.record import history
 from jobs.settings import Settings, free_bytes
@@ -59,7 +59,7 @@ class Janitor:
             if self._begun is not None and self.now() - self._begun < every_seconds:
                 return
             self._begun = self.now()
-            self._left = retention.folders(self.settings)
+            self._left = retention.job_folders(self.settings)
         now, self._left = self._left[:BATCH], self._left[BATCH:]
         removed = retention.remove(self.sessions, self.settings, now)
         if removed:
@@ -80,6 +80,6 @@ class Janitor:
             try:
                 with transaction(self.sessions) as session:
                     history.append(session, job_id, attempt, [Log(child_seq=0, level="warning", message=words)])
-            except Stale:
+            except StaleAttempt:
                 continue
             self.publish(job_id)

@@ -28,11 +28,11 @@ def tidy(settings: Settings, sessions: sessionmaker[Session]) -> None:
         if folder.name not in needed and all(map(_is_old, [folder, *entries(folder)])):  # none has been written to
             remove(folder)
     for folder in entries(settings.caches_root):
-        if folder.name.startswith(caches.TRASH):
+        if folder.name.startswith(caches.TRASH_PREFIX):
             remove(folder)
         elif _is_old(folder):
             with transaction(sessions) as session:
-                discarded = caches.discard_cache(session, folder)
+                discarded = caches.move_to_trash(session, folder)
             if discarded is not None:
                 remove(discarded)
 

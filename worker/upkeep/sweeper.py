@@ -72,7 +72,7 @@ class Sweeper:
             self._compare_clocks(session)
             uptime = float(session.execute(_UPTIME).scalar_one())
             overdue = lifecycle.expire_queued(session, BATCH)
-            lifecycle.forget(session)
+            lifecycle.delete_outdated(session)
         for job_id in overdue:
             self.publish(job_id)
         # Nobody could renew while Postgres was away: silence means death only one full lease after its return.
@@ -131,7 +131,7 @@ class Sweeper:
 
     def _send_hints(self, queue: str) -> None:
         with transaction(self.sessions) as session:
-            waiting = queries.waiting(session, queue, HINT_SECONDS, BATCH)
+            waiting = queries.due_jobs(session, queue, HINT_SECONDS, BATCH)
         if waiting and self.drained(queue):
             for job in waiting:
                 self.hint(queue, job.id, job.priority)

@@ -247,7 +247,7 @@ async def test_audit_tells_who_did_what(client: httpx.AsyncClient, dataset: Data
 
 
 def test_audit_log_is_only_added_to(sessions: Sessions) -> None:
-    act = audit.Act(who="operator", action="test", target="x")
+    act = audit.AuditEntry(principal="operator", action="test", target="x")
     with transaction(sessions) as session:
         audit.record(session, act)
         assert audit.is_guarded(session)

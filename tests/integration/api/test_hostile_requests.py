@@ -24,8 +24,8 @@ from jobs.db.tables import Job, LoginSession
 from jobs.errors import QuotaExceeded
 from jobs.record import catalog, history, lifecycle, submission
 from jobs.record.queries import write_cursor
-from jobs.record.quotas import hold_upload
-from jobs.record.reruns import Again, repeat
+from jobs.record.quotas import check_upload_quota
+from jobs.record.reruns import RerunKind, submit_rerun
 from jobs.settings import Settings
 from jobs.states import JobKind, Wanted
 from tests.integration.api.application import Sessions, problem, register, serving
@@ -127,7 +127,11 @@ async def test_a_bomb_is_told_by_its_plan_and_leaves_nothing(
     client: httpx.AsyncClient, settings: Settings, tmp_path: Path
 ) -> None:
     day = pa.scalar(18_000, pa.int32()).cast(pa.date32())
-    rows = {"date": pa.repeat(day, 16_000_000), "code": pa.repeat("A", 16_000_000), "close": pa.repeat(1.0, 16_000_000)}
+    rows = {
+        "date": pa.repeat(day, 16_000_000),
+        "code": pa.submit_rerun("A", 16_000_000),
+        "close": pa.submit_rerun(1.0, 16_000_000),
+    }
     pq.write_table(pa.table(rows), tmp_path / "bomb.parquet")
     assert (tmp_path / "bomb.parquet").stat().st_size < 1_000_000
     form = {"spec": (None, json.dumps({"name": "p"})), "file": ("p.parquet", (tmp_path / "bomb.parquet").read_bytes())}
@@ -180,10 +184,10 @@ def test_a_retry_of_a_build_uploads_nothing_again(sessions: Sessions) -> None:
             session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", params=files, created_by="me"
         )
         lifecycle.want(session, submitted.job.id, Wanted.CANCEL, by="me")
-        repeat(session, submitted.job.id, Again.RETRY, by="me")
-        hold_upload(session, "me", 400, limit=1000)
+        submit_rerun(session, submitted.job.id, RerunKind.RETRY, by="me")
+        check_upload_quota(session, "me", 400, limit=1000)
         with pytest.raises(QuotaExceeded):
-            hold_upload(session, "me", 401, limit=1000)
+            check_upload_quota(session, "me", 401, limit=1000)
 
 
 async def test_a_downloads_name_stays_in_its_header(

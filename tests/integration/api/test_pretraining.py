@@ -98,7 +98,10 @@ async def test_a_chain_is_followed_to_its_beginning(
     third = await client.post("/jobs/train", json=SPEC | {"init_from": second})
     assert third.status_code == 202, third.text
     with transaction(sessions) as session:
-        assert [str(job.id) for job in init_from.ancestors(session, UUID(third.json()["id"]))][1:] == [second, first]
+        assert [str(job.id) for job in init_from.chain(session, UUID(third.json()["id"]))][1:] == [
+            second,
+            first,
+        ]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_key_lives_from_create_to_revoke(settings: Settings, sessions: sessionma
         assert found is not None
         assert (str(found.id), found.name, found.scopes) == (key_id, "robot", ["jobs:read"])
         assert token not in (found.sha256, found.prefix)
-        assert keys.exist(session)
+        assert keys.any_valid(session)
     listed = _run(settings, tmp_path, "keys", "ls").stdout
     assert "robot" in listed
     assert token not in listed
@@ -52,7 +52,7 @@ def test_key_lives_from_create_to_revoke(settings: Settings, sessions: sessionma
     assert _run(settings, tmp_path, "keys", "revoke", "00000000-0000-0000-0000-000000000000").returncode == 1
     with transaction(sessions) as session:
         assert keys.find(session, token) is None
-        assert not keys.exist(session)
+        assert not keys.any_valid(session)
 
 
 def test_keys_expire_and_need_known_scopes(sessions: sessionmaker[Session]) -> None:
@@ -64,7 +64,7 @@ def test_keys_expire_and_need_known_scopes(sessions: sessionmaker[Session]) -> N
         assert keys.find(session, over) is None
         assert keys.find(session, good) is not None
         assert keys.find(session, good[:-1] + ("0" if good[-1] != "0" else "1")) is None
-        assert [key.name for key in keys.listing(session)] == ["good", "over"]
+        assert [key.name for key in keys.list_keys(session)] == ["good", "over"]
         for scopes in (["jobs:everything"], []):
             with pytest.raises(Invalid):
                 keys.create(session, name="bad", scopes=scopes)

@@ -16,7 +16,7 @@ from jobs.access import audit, keys
 from jobs.db import migrate
 from jobs.db.session import sync_engine, sync_sessions, transaction
 from jobs.db.tables import AuditRow, Base, Job, JobEvent
-from jobs.embedded.servers import Embedded
+from jobs.embedded.servers import EmbeddedServers
 from jobs.ops import doctor
 from jobs.ops.backup import BackupError, backup, restore
 from jobs.record import catalog, lifecycle
@@ -29,7 +29,7 @@ Elsewhere = Callable[[], Settings]
 
 
 @pytest.fixture
-def elsewhere(servers: Embedded, tmp_path: Path) -> Iterator[Elsewhere]:
+def elsewhere(servers: EmbeddedServers, tmp_path: Path) -> Iterator[Elsewhere]:
     """Makes settings of an empty database and an empty run root."""
     names: list[str] = []
 
@@ -89,7 +89,7 @@ async def fill(settings: Settings, sessions: Sessions) -> list[str]:
             lifecycle.settle(session, UUID(job_id), 1, to)
     with transaction(sessions) as session:
         session.execute(sa.text("INSERT INTO optuna.studies (study_name) VALUES ('kept')"))
-        audit.record(session, audit.Act(who="operator", action="test", target="x"))
+        audit.record(session, audit.AuditEntry(principal="operator", action="test", target="x"))
     return ids
 
 
@@ -111,7 +111,7 @@ async def test_g13_backup_and_restore_on_an_empty_machine_give_the_same_answers(
     with transaction(sync_sessions(engine)) as session:
         assert session.scalar(sa.text("SELECT study_name FROM optuna.studies")) == "kept"
         session.execute(sa.text("INSERT INTO optuna.studies (study_name) VALUES ('next')"))  # its sequence went along
-        audit.record(session, audit.Act(who="operator", action="after", target="x"))
+        audit.record(session, audit.AuditEntry(principal="operator", action="after", target="x"))
         assert audit.is_guarded(session)
         newest = session.scalars(sa.select(sa.func.max(AuditRow.id))).one()
         assert newest == session.scalars(sa.select(sa.func.count()).select_from(AuditRow)).one()
@@ -175,7 +175,7 @@ async def test_g14_dumps_of_earlier_releases_are_upgraded_and_read(dump: Path, e
     restore(there, dump)
     engine = sync_engine(there)
     with engine.connect() as connection:
-        migrate.difference(connection)
+        migrate.check_schema(connection)
         assert migrate.database_revision(connection) == migrate.head_revision()
     with transaction(sync_sessions(engine)) as session:
         for table in Base.metadata.sorted_tables:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 import redis
 
-from jobs.broker.pubsub import Wakeups, apublish, async_redis_client, publish, redis_client
+from jobs.broker.pubsub import PubSub, apublish, async_redis_client, publish, redis_client
 from jobs.broker.queue import ADVANCE_STUDY, RUN_JOB, HintSender, celery_app
 from jobs.embedded import servers as embedded
 from jobs.settings import Settings
@@ -62,7 +62,7 @@ def test_a_study_has_one_hint_waiting_until_its_advance_begins(settings: Setting
     assert waiting(settings) == {"atft:control:5": 1}
     assert sender.send("control", uuid4(), 5)
     assert waiting(settings) == {"atft:control:5": 2}
-    other.begun(study)
+    other.clear_pending(study)
     assert sender.send("control", study, 5)
     assert waiting(settings) == {"atft:control:5": 3}
     with redis.Redis.from_url(settings.redis_url.get_secret_value()) as client:
@@ -96,7 +96,7 @@ def test_broker_that_is_away_is_told_within_a_second(settings: Settings, caplog:
     assert time.perf_counter() - started < 2.0
     assert "waits for the sweep" in caplog.text
     assert away.send("control", uuid4(), 5) is False
-    away.begun(uuid4())
+    away.clear_pending(uuid4())
     away.close()
 
 
@@ -136,12 +136,12 @@ async def _soon(event: asyncio.Event, poke: Callable[[], None] | None = None) ->
     event.clear()
 
 
-async def _wakeups_through_a_restart(servers: embedded.Embedded) -> None:
+async def _wakeups_through_a_restart(servers: embedded.EmbeddedServers) -> None:
     settings = _settings(servers.redis_url)
     client = redis_client(settings)
     job_id = uuid4()
-    async with Wakeups(settings) as wakeups:
-        with wakeups.listen(job_id) as event:
+    async with PubSub(settings) as pubsub:
+        with pubsub.listen(job_id) as event:
             await _soon(event)  # subscribed: everybody is woken once
             await _soon(event, lambda: publish(client, job_id))
             servers.valkey.stop()
@@ -155,8 +155,8 @@ async def _wakeups_through_a_restart(servers: embedded.Embedded) -> None:
 async def _fan_out(settings: Settings) -> None:
     client = async_redis_client(settings)
     mine, other = uuid4(), uuid4()
-    async with Wakeups(settings) as wakeups:
-        with wakeups.listen(mine) as first, wakeups.listen(mine, other) as both, wakeups.listen(other) as second:
+    async with PubSub(settings) as pubsub:
+        with pubsub.listen(mine) as first, pubsub.listen(mine, other) as both, pubsub.listen(other) as second:
             await _soon(second)
             first.clear()
             both.clear()
@@ -164,9 +164,9 @@ async def _fan_out(settings: Settings) -> None:
             await _soon(first)
             assert both.is_set()
             assert not second.is_set()
-            wakeups.wake_all()
+            pubsub.wake_all()
             assert second.is_set()
-        assert not wakeups._listeners
+        assert not pubsub._listeners
     await client.aclose()
 
 

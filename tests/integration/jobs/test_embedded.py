@@ -64,7 +64,7 @@ def test_killed_servers_come_back_with_their_data_on_their_ports(var: Path) -> N
         with psycopg.connect(servers.database_url):  # a client that stays, as those in a pool do
             assert servers.postgres.process is not None
             servers.postgres.process.terminate()
-            _until(servers.postgres.leaving)
+            _until(servers.postgres.stopping)
             assert servers.check() == ["postgres"]
         with psycopg.connect(servers.database_url) as connection:
             assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from atft.events import AnyEvent, Checkpointed, DailySeries, Evidence, Log, Metrics, Progress, Started
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.errors import JobNotFound, Stale
+from jobs.errors import JobNotFound, StaleAttempt
 from jobs.record import history, lifecycle, queries, submission
 from jobs.states import JobKind, JobState, Reason
 
@@ -101,7 +101,7 @@ def test_what_the_supervisor_says_itself_is_always_new(sessions: Sessions, runni
 
 def test_old_attempt_is_stale(sessions: Sessions, running: UUID) -> None:
     next_attempt(sessions, running)
-    with pytest.raises(Stale):
+    with pytest.raises(StaleAttempt):
         append(sessions, running, Log(child_seq=1, message="late"))
     assert append(sessions, running, Log(child_seq=1, message="new"), attempt=2) == 1
 
@@ -263,7 +263,7 @@ def test_event_of_the_service_takes_the_next_seq(sessions: Sessions, running: UU
 def test_terminal_job_takes_no_more_events(sessions: Sessions, running: UUID) -> None:
     with transaction(sessions) as session:
         lifecycle.settle(session, running, 1, JobState.SUCCEEDED)
-    with pytest.raises(Stale):
+    with pytest.raises(StaleAttempt):
         append(sessions, running, Log(child_seq=1, message="late"))
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db.session import transaction
 from jobs.db.tables import Attempt, Idempotency, Job, JobEvent
-from jobs.errors import IdempotencyMismatch, IllegalMove, JobNotFound, PreconditionFailed, Stale
+from jobs.errors import IdempotencyMismatch, IllegalTransition, JobNotFound, PreconditionFailed, StaleAttempt
 from jobs.record import catalog, history, lifecycle, queries, submission
 from jobs.states import NEXT, TERMINAL, JobKind, JobState, Reason, Wanted
 
@@ -109,7 +109,7 @@ def test_idempotency_key_lasts_a_day(sessions: Sessions) -> None:
     do(sessions, lambda session: session.execute(yesterday))
     assert submit(sessions, idempotency=("key", "b")) != first
     do(sessions, lambda session: session.execute(yesterday))
-    do(sessions, lifecycle.forget)
+    do(sessions, lifecycle.delete_outdated)
     assert do(sessions, lambda session: session.scalars(sa.select(Idempotency)).all()) == []
 
 
@@ -139,7 +139,7 @@ def test_guarantee_3_only_the_current_attempt_writes(sessions: Sessions) -> None
         lambda s: catalog.add_artifact(s, job_id, 1, name="a", path="a", size_bytes=1, sha256="s", media_type="t"),
     ]
     for write in writes:
-        with pytest.raises(Stale):
+        with pytest.raises(StaleAttempt):
             do(sessions, write)
     assert do(sessions, lifecycle.renew, job_id, 1, 30.0) is None
     assert do(sessions, lifecycle.expire, job_id, 1) is None
@@ -168,7 +168,7 @@ def test_settle_twice_with_the_same_end_is_one_end(sessions: Sessions) -> None:
     assert states(sessions, job_id) == ["queued", "running", "failed"]
     row = do(sessions, lambda session: session.get_one(Attempt, (job_id, 1)))
     assert (row.outcome, row.exit_code, row.log_tail, row.reason) == ("failed", 1, "…", Reason.OOM_GPU)
-    with pytest.raises(Stale):
+    with pytest.raises(StaleAttempt):
         do(sessions, lifecycle.settle, job_id, 1, JobState.SUCCEEDED)
 
 
@@ -256,10 +256,10 @@ def test_cancel_of_a_running_job_is_asked_once_and_seen_by_the_worker(sessions: 
     second = do(sessions, lifecycle.want, job_id, Wanted.CANCEL, by="me")
     assert (first.state, first.version) == (JobState.RUNNING, second.version)
     assert do(sessions, lifecycle.renew, job_id, 1, 30.0) is Wanted.CANCEL
-    with pytest.raises(IllegalMove):
+    with pytest.raises(IllegalTransition):
         do(sessions, lifecycle.want, job_id, Wanted.RUN, by="me")
     do(sessions, lifecycle.settle, job_id, 1, JobState.CANCELLED, reason=Reason.USER)
-    with pytest.raises(IllegalMove):
+    with pytest.raises(IllegalTransition):
         do(sessions, lifecycle.want, job_id, Wanted.PAUSE, by="me")
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from atft.events import Checkpointed, Log, Metrics
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.errors import IllegalMove, Stale
+from jobs.errors import IllegalTransition, StaleAttempt
 from jobs.record import history, lifecycle, queries, submission
 from jobs.states import NEXT, TERMINAL, JobKind, JobState, Reason, Wanted
 
@@ -67,7 +67,7 @@ def test_g5_terminal_is_final_and_history_has_no_gap(
         try:
             with transaction(sessions) as session:
                 _apply(session, job.id, command)
-        except (IllegalMove, Stale):
+        except (IllegalTransition, StaleAttempt):
             pass
         with transaction(sessions) as session:
             job = queries.get(session, job.id)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from jobs.db import migrate
 from jobs.db.tables import Base
-from jobs.embedded.servers import Embedded
+from jobs.embedded.servers import EmbeddedServers
 from jobs.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -25,7 +25,7 @@ INDEXES = """
 
 
 @pytest.fixture
-def empty(servers: Embedded) -> Iterator[Settings]:
+def empty(servers: EmbeddedServers) -> Iterator[Settings]:
     """A database in which nothing has run."""
     name = f"empty_{uuid4().hex[:12]}"
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
@@ -37,7 +37,7 @@ def empty(servers: Embedded) -> Iterator[Settings]:
 def test_autogenerate_finds_no_difference(settings: Settings) -> None:
     engine = sa.create_engine(settings.sync_database_url)
     with engine.connect() as connection:
-        migrate.difference(connection)
+        migrate.check_schema(connection)
         assert migrate.database_revision(connection) == migrate.head_revision()
     engine.dispose()
 

@@ -79,8 +79,8 @@ def test_waiting_rows_and_positions(sessions: Sessions) -> None:
     later, first = submit(sessions, priority=9), submit(sessions, priority=0)
     submit(sessions, queue="gpu")
     time.sleep(0.02)
-    assert [job.id for job in do(sessions, queries.waiting, "cpu", 0.01, 10)] == [first, later]
-    assert do(sessions, queries.waiting, "cpu", 60.0, 10) == []
+    assert [job.id for job in do(sessions, queries.due_jobs, "cpu", 0.01, 10)] == [first, later]
+    assert do(sessions, queries.due_jobs, "cpu", 60.0, 10) == []
     job = do(sessions, queries.get, later)
     assert do(sessions, queries.queue_position, job) == (1, "0 live workers on queue cpu")
     heartbeat = {"name": "h/cpu/0", "host": "h", "pid": 1, "queue": "cpu", "device": "cpu", "busy_with": None}

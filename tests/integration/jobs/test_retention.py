@@ -69,7 +69,7 @@ def left(settings: Settings, job_id: UUID) -> set[str]:
 
 
 def remove(sessions: Sessions, settings: Settings) -> list[retention.Removal]:
-    return retention.remove(sessions, settings, retention.folders(settings))
+    return retention.remove(sessions, settings, retention.job_folders(settings))
 
 
 def everything() -> set[str]:
@@ -84,7 +84,9 @@ def checkpoint(sessions: Sessions, job_id: UUID) -> object:
 def test_rules_by_age(settings: Settings, sessions: Sessions, make: Make) -> None:
     young, weeks, old = make(days=1), make(to=JobState.FAILED, days=20), make(days=1000)
     with transaction(sessions) as session:
-        due = {removal.job_id: removal for removal in retention.plan(session, settings, retention.folders(settings))}
+        due = {
+            removal.job_id: removal for removal in retention.plan(session, settings, retention.job_folders(settings))
+        }
     assert set(due) == {weeks, old}
     assert left(settings, old) == everything()  # a plan removes nothing
     assert due[old].size_bytes == 700

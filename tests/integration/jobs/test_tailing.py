@@ -46,7 +46,7 @@ def test_the_events_of_many_places_in_one_look(sessions: Sessions) -> None:
         assert not many[job_id, 0].whole
         assert many[job_id, LAST - 1].whole
         assert sum(len(news.lines) for news in many.values()) <= max(BATCH, 10 * LAST)
-        assert tailing.standing(session, [gone]) == {}
+        assert tailing.statuses(session, [gone]) == {}
 
 
 def test_the_positions_of_a_page_are_those_of_each_job(sessions: Sessions) -> None:

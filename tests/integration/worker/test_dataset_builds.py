@@ -56,7 +56,7 @@ def delete(bench: Bench, ref: str) -> None:
         deleted = catalog.delete_dataset(session, ref)
     for row in deleted:
         with transaction(bench.sessions) as session:
-            discarded = caches.discard_cache(session, bench.settings.caches_root / row.fingerprint)
+            discarded = caches.move_to_trash(session, bench.settings.caches_root / row.fingerprint)
         if discarded is not None:
             shutil.rmtree(discarded)
 
@@ -189,7 +189,7 @@ def test_tidying_keeps_what_is_young_or_needed(bench: Bench) -> None:
     assert bench.run(submit(bench, "d"), *program("building")) is JobState.FAILED
     job_id = submit(bench, "d", planted=PLANTED)
     assert bench.run(job_id, *program("building")) is JobState.SUCCEEDED
-    for name in ("beef", "orphan", "young", f"{caches.TRASH}x"):
+    for name in ("beef", "orphan", "young", f"{caches.TRASH_PREFIX}x"):
         (roots[0] / name).mkdir(exist_ok=True)
         if name != "young":
             os.utime(roots[0] / name, (old, old))
@@ -221,7 +221,7 @@ def test_lineage(bench: Bench) -> None:
         ]  # fmt: skip
         lifecycle.want(session, jobs[0], Wanted.CANCEL, by="test")
         [row] = [row for row, _ in catalog.dataset_versions(session, "d")]
-        assert catalog.uses(session, [row]) == {row.id: (2, 1)}
+        assert catalog.usage(session, [row]) == {row.id: (2, 1)}
         assert {job.id for job in queries.page(session, dataset="d@1", kind=JobKind.TRAIN)[0]} == set(jobs[:2])
         assert queries.page(session, dataset="d@2")[0] == []
         lifecycle.want(session, jobs[1], Wanted.CANCEL, by="test")

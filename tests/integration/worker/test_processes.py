@@ -245,7 +245,7 @@ def test_g4_a_killed_worker_leaves_nothing_behind(service: Service, undisturbed:
 
 
 def test_a_killed_broker_is_not_noticed_by_what_runs(
-    service: Service, servers: embedded.Embedded, undisturbed: Points
+    service: Service, servers: embedded.EmbeddedServers, undisturbed: Points
 ) -> None:
     service.worker("--control")
     service.worker()

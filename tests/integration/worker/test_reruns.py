@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset, Job
-from jobs.errors import IllegalMove
+from jobs.errors import IllegalTransition
 from jobs.record import history
-from jobs.record.reruns import Again, repeat
+from jobs.record.reruns import RerunKind, submit_rerun
 from jobs.settings import Settings
 from jobs.states import JobState, Reason, Wanted
 from tests.integration.api.application import Sessions, problem, run, submit
@@ -26,9 +26,9 @@ def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
     return Bench(settings, sessions)
 
 
-def again(bench: Bench, job_id: UUID, how: Again) -> Job:
+def again(bench: Bench, job_id: UUID, how: RerunKind) -> Job:
     with transaction(bench.sessions) as session:
-        return repeat(session, job_id, how, by="test").job
+        return submit_rerun(session, job_id, how, by="test").job
 
 
 def said(bench: Bench, job_id: UUID) -> list[str]:
@@ -105,15 +105,15 @@ class TestRetry:
         assert running.end() is JobState.FAILED
         before = bench.job(source)
         assert before.checkpoint is not None
-        retried = again(bench, source, Again.RETRY)
+        retried = again(bench, source, RerunKind.RETRY)
         assert retried.checkpoint == before.checkpoint | {"path": f"../{source}/{before.checkpoint['path']}"}
         assert bench.points(retried.id) == [
             point for point in bench.points(source) if point[1] <= retried.checkpoint["epoch"]
         ]
         assert retried.metrics["train/loss"] == 0.5 ** retried.checkpoint["epoch"]
-        between = again(bench, source, Again.RETRY).id
+        between = again(bench, source, RerunKind.RETRY).id
         bench.want(between, Wanted.CANCEL)  # before it has a checkpoint of its own
-        third = again(bench, between, Again.RETRY)
+        third = again(bench, between, RerunKind.RETRY)
         assert third.checkpoint == retried.checkpoint
         bench.want(third.id, Wanted.CANCEL)
         assert bench.run(retried.id, *argv) is JobState.SUCCEEDED
@@ -133,22 +133,22 @@ class TestRetry:
     def test_a_cancelled_job_without_a_checkpoint_starts_over(self, bench: Bench) -> None:
         source = bench.submit()
         bench.want(source, Wanted.CANCEL)
-        retried = again(bench, source, Again.RETRY)
+        retried = again(bench, source, RerunKind.RETRY)
         assert bench.run(retried.id, *HONEST) is JobState.SUCCEEDED
 
     def test_pain_08_a_spent_time_budget_is_not_tried_again(self, bench: Bench) -> None:
         source = bench.submit(timeout_seconds=0.3)
         assert bench.run(source, *program("obedient", "--epoch-seconds", "60")) is JobState.FAILED
         assert bench.job(source).reason is Reason.TIMEOUT_EXEC
-        with pytest.raises(IllegalMove, match="timeout_seconds"):
-            again(bench, source, Again.RETRY)
+        with pytest.raises(IllegalTransition, match="timeout_seconds"):
+            again(bench, source, RerunKind.RETRY)
 
 
 class TestRerun:
     def test_the_same_again_is_told_to_be_the_same(self, bench: Bench) -> None:
         source = bench.submit()
         assert bench.run(source, *HONEST) is JobState.SUCCEEDED
-        rerun = again(bench, source, Again.RERUN)
+        rerun = again(bench, source, RerunKind.RERUN)
         assert rerun.checkpoint is None
         assert bench.points(rerun.id) == []
         assert bench.run(rerun.id, *HONEST) is JobState.SUCCEEDED
@@ -161,7 +161,7 @@ class TestRerun:
     def test_drift_is_told_by_metric_and_size(self, bench: Bench) -> None:
         source = bench.submit()
         assert bench.run(source, *HONEST) is JobState.SUCCEEDED
-        rerun = again(bench, source, Again.RERUN)
+        rerun = again(bench, source, RerunKind.RERUN)
         lie = json.dumps({"versions": {"torch": "0.0"}})
         assert bench.run(rerun.id, *HONEST, "--drift", "0.25", "--lie", lie) is JobState.SUCCEEDED
         job = bench.job(rerun.id)

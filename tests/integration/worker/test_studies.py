@@ -145,7 +145,7 @@ def test_a_study_is_never_claimed_nor_does_it_expire(bench: Bench) -> None:
         assert queries.expired(session, 10) == []
         assert session.get_one(Attempt, (study, 1)).worker == "control"
         assert [job.id for job in queries.active_studies(session, 10)] == [study]
-        assert [job.kind for job in queries.waiting(session, "cpu", -1, 10)] == [JobKind.PREFLIGHT] * 2
+        assert [job.kind for job in queries.due_jobs(session, "cpu", -1, 10)] == [JobKind.PREFLIGHT] * 2
 
 
 def test_the_sweep_asks_active_studies_again_and_again(bench: Bench) -> None:

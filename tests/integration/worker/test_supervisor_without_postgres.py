@@ -33,7 +33,7 @@ SPILL = Path("/nonexistent/never")  # these tests keep within the memory's bound
 
 
 @pytest.fixture
-def database(servers: embedded.Embedded, template: str) -> Iterator[str]:
+def database(servers: embedded.EmbeddedServers, template: str) -> Iterator[str]:
     """As in conftest.py, without a connection of its own through the restarts."""
     name = f"t_{uuid4().hex[:12]}"
     with psycopg.connect(servers.database_url, autocommit=True) as admin:
@@ -67,7 +67,7 @@ def wait(recorder: Recorder, seconds: float = 10.0) -> bool:
 
 
 def test_g12_events_wait_for_postgres_in_order(
-    sessions: sessionmaker[Session], servers: embedded.Embedded, job: Job
+    sessions: sessionmaker[Session], servers: embedded.EmbeddedServers, job: Job
 ) -> None:
     recorder = start(sessions, job)
     recorder.add(Log(child_seq=1, message="before"))
@@ -124,7 +124,7 @@ def _begun(sessions: sessionmaker[Session], settings: Settings, epochs: int) -> 
 
 
 def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
-    sessions: sessionmaker[Session], settings: Settings, servers: embedded.Embedded
+    sessions: sessionmaker[Session], settings: Settings, servers: embedded.EmbeddedServers
 ) -> None:
     job_id, running = _begun(sessions, settings, epochs=10)
     servers.postgres.stop()
@@ -139,7 +139,10 @@ def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
 
 
 def test_g12_last_words_are_heard_also_when_there_is_no_room(
-    sessions: sessionmaker[Session], settings: Settings, servers: embedded.Embedded, monkeypatch: pytest.MonkeyPatch
+    sessions: sessionmaker[Session],
+    settings: Settings,
+    servers: embedded.EmbeddedServers,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("worker.attempt.recorder.Buffer", partial(Buffer, memory_bytes=0, disk_bytes=1))
     job_id, running = _begun(sessions, settings, epochs=6)
@@ -154,7 +157,7 @@ def test_g12_last_words_are_heard_also_when_there_is_no_room(
         assert sorted(session.scalars(query)) == list(range(1, 7))
 
 
-def test_settling_waits_too(sessions: sessionmaker[Session], servers: embedded.Embedded, job: Job) -> None:
+def test_settling_waits_too(sessions: sessionmaker[Session], servers: embedded.EmbeddedServers, job: Job) -> None:
     servers.postgres.stop()
     tries = []
 
@@ -170,7 +173,7 @@ def test_settling_waits_too(sessions: sessionmaker[Session], servers: embedded.E
         assert queries.get(session, job.id).state is JobState.SUCCEEDED
 
 
-def test_it_can_give_up(sessions: sessionmaker[Session], servers: embedded.Embedded) -> None:
+def test_it_can_give_up(sessions: sessionmaker[Session], servers: embedded.EmbeddedServers) -> None:
     servers.postgres.stop()
     try:
         assert persist(sessions, lambda session: queries.get(session, MISSING), lambda: True) is None
@@ -193,7 +196,7 @@ def test_only_the_newest_progress_waits(sessions: sessionmaker[Session], job: Jo
 
 
 def test_g12_a_long_absence_goes_through_the_disk_and_memory_stays_small(
-    sessions: sessionmaker[Session], servers: embedded.Embedded, job: Job, tmp_path: Path
+    sessions: sessionmaker[Session], servers: embedded.EmbeddedServers, job: Job, tmp_path: Path
 ) -> None:
     recorder = start(sessions, job)
     recorder._buffer = Buffer(tmp_path / "1" / "unsent.jsonl", memory_bytes=10_000, disk_bytes=1_000_000)

@@ -9,10 +9,10 @@ from jobs import logs
 
 
 def test_a_line_carries_the_ids_of_what_it_is_about(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.set_up("INFO", "of-a-test")
+    logs.configure("INFO", "of-a-test")
     log = logging.getLogger("of-a-test")
     log.propagate = False
-    with logs.about(job_id="j"), logs.about(attempt=2):
+    with logs.log_context(job_id="j"), logs.log_context(attempt=2):
         log.info("two\nlines %s", "é", extra={"fields": {"seconds": 0.5}})
     log.debug("too quiet")
     try:

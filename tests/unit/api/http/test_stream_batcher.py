@@ -10,7 +10,7 @@ from api.http.errors import Unavailable
 from api.http.sse import News
 from api.http.stream_batcher import Lookout
 from jobs.errors import JobNotFound
-from jobs.record.tailing import Place
+from jobs.record.tailing import StreamPosition
 from jobs.states import JobState
 
 HERE, GONE = uuid4(), uuid4()
@@ -18,10 +18,10 @@ HERE, GONE = uuid4(), uuid4()
 
 class Record:
     def __init__(self) -> None:
-        self.reads: list[set[Place]] = []
+        self.reads: list[set[StreamPosition]] = []
         self.away = False
 
-    async def read(self, places: Collection[Place]) -> dict[Place, News]:
+    async def read(self, places: Collection[StreamPosition]) -> dict[StreamPosition, News]:
         self.reads.append(set(places))
         await asyncio.sleep(0)
         if self.away:

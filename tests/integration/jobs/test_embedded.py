@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import redis
 
+from jobs.embedded import binaries
 from jobs.embedded import servers as embedded
 
 ROOT = Path(__file__).parents[3]
@@ -140,7 +141,7 @@ def test_killed_initdb_leaves_nothing_in_the_way(var: Path) -> None:
 
 
 def test_server_that_cannot_start_says_why(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "START_SECONDS", 0.5)
+    monkeypatch.setattr(embedded, "START_SECONDS", 0.5)
     with pytest.raises(embedded.EmbeddedError, match="no_such_setting"):
         embedded.start(var, postgres_options=("-c", "no_such_setting=1"))
     with embedded.start(var) as servers:
@@ -154,7 +155,7 @@ def test_as_an_ordinary_user(var: Path) -> None:
     os.chown(var, nobody.pw_uid, nobody.pw_gid)
     program = f"""
         import os, pathlib, encodings.idna, psycopg
-        from jobs import embedded
+        from jobs.embedded import servers as embedded
         os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})
         with embedded.start(pathlib.Path({str(var)!r})) as servers, psycopg.connect(servers.database_url) as connection:
             print(connection.execute("SELECT 6 * 7").fetchone()[0], os.geteuid())
@@ -176,9 +177,7 @@ def test_as_root_under_a_closed_home(var: Path, monkeypatch: pytest.MonkeyPatch)
     home = var / "home"
     home.mkdir(mode=0o700)
     state = var / "state"
-    from jobs.embedded import binaries
-
-    for module in (servers, binaries):
+    for module in (embedded, binaries):
         monkeypatch.setattr(module, "STATE_ROOT", state)
     monkeypatch.setattr(binaries.Account, "can_run", lambda _self, program: state in program.parents)
     with embedded.start(home / "var") as servers, psycopg.connect(servers.database_url) as connection:

@@ -58,7 +58,7 @@ class Ceiling:
     """Of one panel and horizon. `true`, `observed`: mean daily RankIC of the oracles on the built targets.
 
     `*_truth`: mean daily rank correlation with the true score itself, free of the returns' noise, of the
-    observed-history oracle and of `history_rule`; `gain`: regression minus oracle, day by day.
+    observed-history oracle and of `history_regression`; `gain`: regression minus oracle, day by day.
     """
 
     horizon: int
@@ -111,17 +111,17 @@ def ceilings(
             f"longest horizon are needed: at least {2 * WARMUP + max(horizons)}"
         )
     progress("build")
-    cache = _built(spec, horizons, folder)
+    cache = _build_cache(spec, horizons, folder)
     progress("oracles")
     assert cache.oracle is not None  # noqa: S101 - planted caches have one
     on_targets = {name: _rank_ics(cache, scores) for name, scores in cache.oracle.items()}
     progress("regression on the history")
     panel = generate(spec, horizons)
     true = panel.oracle["true"]
-    rule = history_rule(spec, horizons) if true.any() else np.zeros(true.shape)  # mode null: nothing to fit
+    regression = history_regression(spec, horizons) if true.any() else np.zeros(true.shape)  # mode null: nothing to fit
     of_truth = {
-        "observed": _agreement(panel.oracle["observed"], true),
-        "regression": _agreement(rule, true),
+        "observed": _score_correlations(panel.oracle["observed"], true),
+        "regression": _score_correlations(regression, true),
     }
     return [
         Ceiling(
@@ -136,7 +136,7 @@ def ceilings(
     ]
 
 
-def history_rule(spec: PlantedSpec, horizons: Sequence[int]) -> Float[np.ndarray, "day code horizon"]:
+def history_regression(spec: PlantedSpec, horizons: Sequence[int]) -> Float[np.ndarray, "day code horizon"]:
     """Scores of the least-squares rule on the last `LAGS` days of every informative feature, fitted to the *true*
     scores of `FIT_PANELS` other panels of the same kind: what a learner of that form reaches with labels free of noise.
 
@@ -150,19 +150,19 @@ def history_rule(spec: PlantedSpec, horizons: Sequence[int]) -> Float[np.ndarray
         )
         panel = generate(other, horizons)
         true = panel.oracle["true"].astype(np.float64)
-        for t, x in _designs(other, panel, range(LAGS, FIT_DAYS, FIT_STEP)):
+        for t, x in _design_matrices(other, panel, range(LAGS, FIT_DAYS, FIT_STEP)):
             sums = [x.T @ x, x.T @ true[t]]
             moments = [a + b for a, b in zip(moments, sums, strict=True)] if moments else sums
     square, moment = moments
     width = len(square)
     weights = np.linalg.solve(square + 1e-6 * np.trace(square) / width * np.eye(width), moment)
     scores = np.zeros((spec.num_days, spec.num_codes, len(horizons)))
-    for t, x in _designs(spec, generate(spec, horizons), range(LAGS, spec.num_days)):
+    for t, x in _design_matrices(spec, generate(spec, horizons), range(LAGS, spec.num_days)):
         scores[t] = x @ weights
     return scores
 
 
-def _designs(
+def _design_matrices(
     spec: PlantedSpec, panel: PlantedPanel, days: Sequence[int]
 ) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
     """(day, [codes, channels × lags (× 2 with regimes)])."""
@@ -179,7 +179,7 @@ def _designs(
         yield t, x if belief is None else np.concatenate([x, (belief[t] - 0.5) * x], axis=1)
 
 
-def _built(spec: PlantedSpec, horizons: Sequence[int], folder: Path) -> Cache:
+def _build_cache(spec: PlantedSpec, horizons: Sequence[int], folder: Path) -> Cache:
     leaks = (LEAK_NAME,) if spec.mode == "leak" else ()
     dataset = DatasetSpec(name="bench", horizons=tuple(horizons), planted=spec, allow_leaks=leaks)
     build(dataset, folder, lambda _: None, lambda: False)
@@ -204,7 +204,9 @@ def _rank_ics(cache: Cache, scores: npt.NDArray[np.float32]) -> list[npt.NDArray
     return series
 
 
-def _agreement(scores: npt.NDArray[np.floating], true: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float64]]:
+def _score_correlations(
+    scores: npt.NDArray[np.floating], true: npt.NDArray[np.float32]
+) -> list[npt.NDArray[np.float64]]:
     """Daily rank correlation of two scores [T, C, H] from day WARMUP on, by horizon."""
     scores, true = scores[WARMUP:], true[WARMUP:]
     T, C, H = true.shape

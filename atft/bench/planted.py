@@ -62,11 +62,11 @@ def _mode(options: argparse.Namespace, mode: PlantedMode, horizons: Sequence[int
         )
         start = time.monotonic()
 
-        def say(text: str, seed: int = seed, start: float = start) -> None:
+        def report_progress(text: str, seed: int = seed, start: float = start) -> None:
             sys.stderr.write(f"{mode}, seed {seed}, {time.monotonic() - start:.0f} s: {text}\n")
 
         with tempfile.TemporaryDirectory(prefix="atft-bench-") as folder:
-            panels.append(ceilings(spec, horizons, Path(folder) / "cache", say))
+            panels.append(ceilings(spec, horizons, Path(folder) / "cache", report_progress))
     rows = []
     for k, horizon in enumerate(horizons):
         row: dict[str, object] = {"mode": mode, "horizon": horizon}

@@ -67,7 +67,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def panel_file(folder: Path, manifest: Manifest, panel: PanelArrays) -> Float32[np.memmap, "row feature"]:
+def create_panel_file(folder: Path, manifest: Manifest, panel: PanelArrays) -> Float32[np.memmap, "row feature"]:
     """Write panel.arrow but for its features; returns them, [row, feature], mapped, to be filled in place: several GB
     are then written once and never in anonymous memory. Raises OSError on a full disk.
     """
@@ -115,7 +115,7 @@ class _Sink:
         return False
 
 
-def side_files(
+def write_side_files(
     folder: Path,
     manifest: Manifest,
     panel: PanelArrays,
@@ -133,7 +133,7 @@ def side_files(
     return ["days.arrow", "market.arrow", "oracle.arrow"]
 
 
-def entry_of(path: Path) -> FileEntry:
+def file_entry(path: Path) -> FileEntry:
     return FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size)
 
 

@@ -9,15 +9,15 @@ from typing import TypeVar
 from atft.events import Event, Progress
 
 T = TypeVar("T")
-EVERY = 1.0  # seconds between two words
-BEAT = 0.2  # seconds between two looks at `stop` while a thread works
+REPORT_SECONDS = 1.0  # seconds between two words
+POLL_SECONDS = 0.2  # seconds between two looks at `stop` while a thread works
 
 
 class BuildStopped(Exception):
     """The build was asked to stop; nothing is left of it."""
 
 
-class Pace:
+class ProgressReporter:
     """Emits `Progress` with the stage, rows and a guess of the time left; each call raises BuildStopped once `stop`
     says so.
     """
@@ -26,28 +26,28 @@ class Pace:
         self, emit: Callable[[Event], None] = lambda _: None, stop: Callable[[], bool] = lambda: False
     ) -> None:
         self._emit, self._stop = emit, stop
-        self._began = self._said = time.monotonic()
+        self._started_at = self._reported_at = time.monotonic()
         self._stage = ""
         self._rows: int | None = None
         self._start = self._end = self._ratio = 0.0
         self._share = 0.0
 
-    def stage(self, name: str, end: float, rows: int | None = None) -> None:
+    def start_stage(self, name: str, end: float, rows: int | None = None) -> None:
         """A new stage begins, which takes the build from where the last one ended to ratio `end`; said at once."""
         self._stage, self._rows = name, rows
         self._start, self._end, self._share = self._end, end, 0.0
-        self._said = -1.0
-        self.at(0.0)
+        self._reported_at = -1.0
+        self.update(0.0)
 
-    def at(self, share: float) -> None:
+    def update(self, share: float) -> None:
         """`share` of the stage's rows are done."""
         if self._stop():
             raise BuildStopped
         self._share = min(1.0, share)
         now = time.monotonic()
-        if now - self._said >= EVERY:
-            self._said = now
-            self._say(now)
+        if now - self._reported_at >= REPORT_SECONDS:
+            self._reported_at = now
+            self._report(now)
 
     def wait(self, future: Future[T]) -> T:
         """The result of what runs in another thread, saying meanwhile that the build lives."""
@@ -55,26 +55,26 @@ class Pace:
 
     def wait_all(self, futures: Sequence[Future[T]]) -> list[T]:
         """`wait` for several, with less work than for one after the other: while it is done here, they stand still."""
-        while wait(futures, timeout=BEAT).not_done:
-            self.at(self._share)
+        while wait(futures, timeout=POLL_SECONDS).not_done:
+            self.update(self._share)
         return [future.result() for future in futures]
 
-    def during(self, work: Callable[[], T]) -> T:
+    def run(self, work: Callable[[], T]) -> T:
         """The result of one long call (a sort, a group-by) which cannot ask for itself."""
         return self.wait(background(work))
 
-    def until(self, work: Callable[[], T]) -> T:
-        """`during`, for what writes: when the build is stopped, it ends before its folder goes."""
+    def run_to_completion(self, work: Callable[[], T]) -> T:
+        """`run`, for what writes: when the build is stopped, it ends before its folder goes."""
         future = background(work)
         try:
             return self.wait(future)
         finally:
             wait([future])
 
-    def _say(self, now: float) -> None:
+    def _report(self, now: float) -> None:
         self._ratio = max(self._ratio, self._start + self._share * (self._end - self._start))
-        elapsed = now - self._began
-        left = elapsed * (1 - self._ratio) / self._ratio if self._ratio > 0.02 and elapsed > EVERY else None
+        elapsed = now - self._started_at
+        left = elapsed * (1 - self._ratio) / self._ratio if self._ratio > 0.02 and elapsed > REPORT_SECONDS else None
         self._emit(
             Progress(
                 phase="build",

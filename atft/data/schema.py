@@ -102,7 +102,7 @@ TARGET_LIKE = re.compile(
 )
 
 
-def plain(name: str) -> str:
+def normalized_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -116,15 +116,15 @@ class Roles:
     columns: dict[str, str]  # role -> column, for date, code, sector, prices, volume, in_universe
     targets: dict[int, str]  # kind features: horizon -> column
     return_1d: str | None  # kind features
-    listed: tuple[str, ...] | None  # the features that the spec names
-    spare: tuple[str, ...]  # columns without a role: candidates for features
+    requested_features: tuple[str, ...] | None  # the features that the spec names
+    unassigned: tuple[str, ...]  # columns without a role: candidates for features
     raw_close: str | None = None
 
     @property
     def used(self) -> list[str]:
         """The columns that play a role, each once."""
-        more = [c for c in (self.return_1d, self.raw_close) if c is not None]
-        return list(dict.fromkeys([*self.columns.values(), *self.targets.values(), *more]))
+        hint = [c for c in (self.return_1d, self.raw_close) if c is not None]
+        return list(dict.fromkeys([*self.columns.values(), *self.targets.values(), *hint]))
 
 
 def find_roles(names: Sequence[str], spec: DatasetSpec) -> Roles:
@@ -136,19 +136,22 @@ def find_roles(names: Sequence[str], spec: DatasetSpec) -> Roles:
     }
     for role, column in columns.items():
         if column not in names:
-            raise DataError(f"columns.{role} names {column!r}, but the file has {listing(names)}")
+            raise DataError(f"columns.{role} names {column!r}, but the file has {format_names(names)}")
     for role in ALIASES:
-        if role not in columns and (found := _guess(role, [n for n in names if n not in columns.values()])) is not None:
+        if (
+            role not in columns
+            and (found := _guess_column(role, [n for n in names if n not in columns.values()])) is not None
+        ):
             columns[role] = found
     for role in ("date", "code"):
         if role not in columns:
-            more = (
+            hint = (
                 " (a table with one column per stock must be turned into rows of date, code, close)"
                 if role == "code"
                 else ""
             )
             raise DataError(
-                f"no {role} column among {listing(names)}: name it {role!r}, or map it with columns.{role}{more}"
+                f"no {role} column among {format_names(names)}: name it {role!r}, or map it with columns.{role}{hint}"
             )
     targets = _targets(names, spec)
     kind = spec.kind
@@ -157,7 +160,7 @@ def find_roles(names: Sequence[str], spec: DatasetSpec) -> Roles:
     if kind == "prices":
         if "close" not in columns:
             raise DataError(
-                f"no close column among {listing(names)}: name it 'close', map it with columns.close, "
+                f"no close column among {format_names(names)}: name it 'close', map it with columns.close, "
                 "or bring features with target_{h}d columns"
             )
         return _price_roles(names, spec, columns)
@@ -165,44 +168,44 @@ def find_roles(names: Sequence[str], spec: DatasetSpec) -> Roles:
     if missing:
         raise DataError(
             f"missing target columns {[f'target_{h}d' for h in missing]} for horizons {missing}; "
-            f"the file has {listing(names)}"
+            f"the file has {format_names(names)}"
         )
     roles = {role: column for role, column in columns.items() if role in ("date", "code", "sector", "in_universe")}
     return_1d = "return_1d" if "return_1d" in names else None
-    taken = {*roles.values(), *targets.values(), return_1d}
-    spare = tuple(n for n in names if n not in taken and not TARGET_COLUMN.match(n))
+    assigned = {*roles.values(), *targets.values(), return_1d}
+    unassigned = tuple(n for n in names if n not in assigned and not TARGET_COLUMN.match(n))
     return Roles(
         kind="features",
         columns=roles,
         targets={h: targets[h] for h in spec.horizons},
         return_1d=return_1d,
-        listed=_listed(spec, names),
-        spare=spare,
+        requested_features=_requested_features(spec, names),
+        unassigned=unassigned,
     )
 
 
 def _price_roles(names: Sequence[str], spec: DatasetSpec, columns: dict[str, str]) -> Roles:
     raw = None
-    if plain(columns["close"]).startswith("adj") and "close" not in spec.columns:
-        raw = next((n for n in names if plain(n) in ("close", "closeprice")), None)
-    spare = tuple(n for n in names if n not in columns.values() and n != raw)
+    if normalized_name(columns["close"]).startswith("adj") and "close" not in spec.columns:
+        raw = next((n for n in names if normalized_name(n) in ("close", "closeprice")), None)
+    unassigned = tuple(n for n in names if n not in columns.values() and n != raw)
     return Roles(
         kind="prices",
         columns=columns,
         targets={},
         return_1d=None,
-        listed=_listed(spec, None),
-        spare=spare,
+        requested_features=_requested_features(spec, None),
+        unassigned=unassigned,
         raw_close=raw,
     )
 
 
-def _guess(role: str, names: Iterable[str]) -> str | None:
-    by_plain: dict[str, list[str]] = {}
+def _guess_column(role: str, names: Iterable[str]) -> str | None:
+    by_normalized: dict[str, list[str]] = {}
     for name in names:
-        by_plain.setdefault(plain(name), []).append(name)
+        by_normalized.setdefault(normalized_name(name), []).append(name)
     for alias in ALIASES[role]:
-        found = by_plain.get(alias, [])
+        found = by_normalized.get(alias, [])
         if len(found) > 1:
             raise DataError(
                 f"columns {found} could each be the {role}: map one with columns.{role}, or drop the others"
@@ -224,25 +227,25 @@ def _targets(names: Sequence[str], spec: DatasetSpec) -> dict[int, str]:
         )
     unknown = [c for c in columns if c not in names]
     if unknown:
-        raise DataError(f"columns.targets names {unknown}, but the file has {listing(names)}")
+        raise DataError(f"columns.targets names {unknown}, but the file has {format_names(names)}")
     return dict(zip(spec.horizons, columns, strict=True))
 
 
-def _listed(spec: DatasetSpec, names: Sequence[str] | None) -> tuple[str, ...] | None:
+def _requested_features(spec: DatasetSpec, names: Sequence[str] | None) -> tuple[str, ...] | None:
     mapped = spec.columns.get("features")
     if mapped is not None and spec.features is not None:
         raise DataError("give features or columns.features, not both")
-    listed = spec.features if mapped is None else (mapped,) if isinstance(mapped, str) else mapped
-    if listed is None:
+    requested_features = spec.features if mapped is None else (mapped,) if isinstance(mapped, str) else mapped
+    if requested_features is None:
         return None
-    if not listed or len(set(listed)) != len(listed):
+    if not requested_features or len(set(requested_features)) != len(requested_features):
         raise DataError("features must list at least one column, each once")
-    if names is not None and (missing := [n for n in listed if n not in names]):
-        raise DataError(f"missing features {missing}: the file has {listing(names)}")
-    return tuple(listed)
+    if names is not None and (missing := [n for n in requested_features if n not in names]):
+        raise DataError(f"missing features {missing}: the file has {format_names(names)}")
+    return tuple(requested_features)
 
 
-def listing(names: Sequence[str], limit: int = 12) -> str:
+def format_names(names: Sequence[str], limit: int = 12) -> str:
     """Names for a message, cut after `limit`."""
-    shown = ", ".join(repr(n) for n in names[:limit])
-    return f"[{shown}{f', … {len(names) - limit} more' if len(names) > limit else ''}]"
+    format_rows = ", ".join(repr(n) for n in names[:limit])
+    return f"[{format_rows}{f', … {len(names) - limit} more' if len(names) > limit else ''}]"

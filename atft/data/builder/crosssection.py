@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float, Float32, Int
 
 CLIP = 5.0
 MAD_SCALE = 1.4826  # of a normal distribution's standard deviation
-TINY = 1e-12
+MIN_RELATIVE_SCALE = 1e-12
 CHUNK_CELLS = 1 << 20  # sorted at once
 SPARE_CELLS = 1 << 16  # that a chunk may be larger than twice its rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Days:
+class _DayChunk:
     """A run of days and the rows that are theirs; `used`, [day, widest], is None where every cell is a valid row."""
 
     rows: slice
@@ -50,7 +50,7 @@ class CrossSection:
 
     def _normalise(
         self,
-        chunk: _Days,
+        chunk: _DayChunk,
         values: Float[np.ndarray, "column row"],
         out: Float32[np.ndarray, "column row"],
         finite: bool,
@@ -59,14 +59,14 @@ class CrossSection:
         columns = [x if finite else _without_infinite(x) for x in values]
         ordered = np.empty((len(columns), len(chunk.counts), int(chunk.counts.max())), values.dtype)
         for x, target in zip(columns, ordered, strict=True):
-            _order(x, chunk, target)
+            _sort_days(x, chunk, target)
         centre, inverse = _centre_and_scale(ordered.reshape(-1, ordered.shape[2]))
         shape = len(columns), len(chunk.counts)
         for parts in zip(columns, centre.reshape(shape), inverse.reshape(shape), out, strict=True):
             _scale(chunk.counts, *parts)
 
 
-def _chunks(day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row"]) -> Iterator[_Days]:
+def _chunks(day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row"]) -> Iterator[_DayChunk]:
     counts = np.diff(day_offsets).astype(np.int64)
     first = 0
     while first < len(counts):
@@ -78,13 +78,13 @@ def _chunks(day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row
                 break
             last, widest = last + 1, wider
         rows = slice(int(day_offsets[first]), int(day_offsets[last]))
-        own, mask = counts[first:last], valid[rows]
+        chunk_counts, mask = counts[first:last], valid[rows]
         used = None
-        if (own != widest).any() or not mask.all():
-            there = np.arange(widest) < own[:, None]
-            used = there.copy()
-            used[there] = mask
-        yield _Days(rows=rows, counts=own, used=used, valid=None if mask.all() else mask)
+        if (chunk_counts != widest).any() or not mask.all():
+            within = np.arange(widest) < chunk_counts[:, None]
+            used = within.copy()
+            used[within] = mask
+        yield _DayChunk(rows=rows, counts=chunk_counts, used=used, valid=None if mask.all() else mask)
         first = last
 
 
@@ -94,7 +94,7 @@ def _without_infinite(x: Float[np.ndarray, " row"]) -> Float[np.ndarray, " row"]
     return np.where(np.isfinite(x), x, np.asarray(np.nan, x.dtype))
 
 
-def _order(x: Float[np.ndarray, " row"], chunk: _Days, out: Float[np.ndarray, "day stock"]) -> None:
+def _sort_days(x: Float[np.ndarray, " row"], chunk: _DayChunk, out: Float[np.ndarray, "day stock"]) -> None:
     """The valid values of each day in order, NaN last."""
     if chunk.used is None:
         out[:] = x.reshape(out.shape)
@@ -113,17 +113,19 @@ def _centre_and_scale(
     count = np.full(days, width)
     if (gaps := np.isnan(ordered[:, -1])).any():
         count[gaps] = np.isnan(ordered[gaps]).argmax(axis=1)
-    some = count > 0
+    any_known = count > 0
     last = np.maximum(count - 1, 0)
     low, high = last // 2, np.minimum(count // 2, last)
-    centre = np.where(some, (ordered[row, low].astype(np.float64) + ordered[row, high]) / 2, 0.0)
-    near, next_ = _nearest(ordered, count, centre, low)
-    scale = MAD_SCALE * (near + np.where(high > low, next_, near)) / 2
-    least = TINY * np.maximum(np.abs(ordered[:, 0]), np.abs(ordered[row, last])).astype(np.float64)  # whatever its unit
-    flat = np.flatnonzero(~(scale > least) & some)
+    centre = np.where(any_known, (ordered[row, low].astype(np.float64) + ordered[row, high]) / 2, 0.0)
+    nearest, next_nearest = _nearest(ordered, count, centre, low)
+    scale = MAD_SCALE * (nearest + np.where(high > low, next_nearest, nearest)) / 2
+    min_scale = MIN_RELATIVE_SCALE * np.maximum(np.abs(ordered[:, 0]), np.abs(ordered[row, last])).astype(
+        np.float64
+    )  # whatever its unit
+    flat = np.flatnonzero(~(scale > min_scale) & any_known)
     if len(flat):
         scale[flat] = _row_std(ordered[flat] - centre[flat, None])
-    usable = some & (scale > least)
+    usable = any_known & (scale > min_scale)
     return centre, np.divide(1.0, scale, out=np.zeros(days), where=usable)
 
 

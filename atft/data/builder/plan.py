@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from atft.data.features import compute, market
 from atft.data.features.formulas import Feature
-from atft.data.panel.calendar_grid import Grid
+from atft.data.panel.calendar_grid import CalendarGrid
 from atft.data.panel.source import Source
 from atft.data.panel.survey import MAX_NULL_SHARE
-from atft.data.schema import DataError, listing
+from atft.data.schema import DataError, format_names
 from atft.spec.data import DatasetSpec
 
 
@@ -19,17 +19,17 @@ class Plan:
     """What will be in the cache: built features, the file's own columns across stocks, market-wide columns."""
 
     built: list[Feature]
-    own: list[str]
-    wide: list[str]  # market-wide columns of the file
+    file_features: list[str]
+    market_wide: list[str]  # market-wide columns of the file
     market: dict[str, npt.NDArray[np.float64]]
     formulas: dict[str, str]
 
     @property
     def names(self) -> list[str]:
-        return [*(f.name for f in self.built), *self.own]
+        return [*(f.name for f in self.built), *self.file_features]
 
 
-def make_plan(source: Source, grid: Grid, spec: DatasetSpec) -> Plan:
+def make_plan(source: Source, grid: CalendarGrid, spec: DatasetSpec) -> Plan:
     built = (
         compute.feature_set([r for r in ("open", "high", "low", "close", "volume", "sector") if source.has(r)])
         if source.kind == "prices" and spec.build_features
@@ -41,11 +41,11 @@ def make_plan(source: Source, grid: Grid, spec: DatasetSpec) -> Plan:
         raise DataError(
             f"columns {clash} have the names of built features: rename them, or set build_features to false"
         )
-    listed = source.roles.listed
+    listed = source.roles.requested_features
     if listed is not None and (missing := [n for n in listed if n not in built_names and n not in source.extra]):
-        raise DataError(f"missing features {missing}: there are {listing([*built_names, *source.extra], 40)}")
+        raise DataError(f"missing features {missing}: there are {format_names([*built_names, *source.extra], 40)}")
     extra = [n for n in source.extra if listed is None or n in listed]
-    useless = {n: why for n in extra if (why := source.extra[n].useless)}
+    useless = {n: why for n in extra if (why := source.extra[n].useless_reason)}
     if listed is not None and useless:
         raise DataError(
             f"features {sorted(useless)} are constant or at least {MAX_NULL_SHARE:.0%} empty: leave them out"
@@ -56,35 +56,35 @@ def make_plan(source: Source, grid: Grid, spec: DatasetSpec) -> Plan:
         if odd := source.extra[name].nearly_market_wide:
             source.warnings.append(
                 f"column {name!r} says the same of all stocks of a day, but not on "
-                f"{listing([str(source.days[day]) for day in odd])}: it is scored across stocks, where it says nothing "
-                "on all other days; make these days equal, or bring it as a market file"
+                f"{format_names([str(source.days[day]) for day in odd])}: it is scored across stocks, where it says "
+                "nothing on all other days; make these days equal, or bring it as a market file"
             )
     source.warnings += [
         f"column {n!r} has infinite values, which count as missing" for n in extra if source.extra[n].infinite
     ]
-    wide = [n for n in extra if source.extra[n].market_wide]
+    market_wide = [n for n in extra if source.extra[n].market_wide]
     raw = (
         {}
         if source.kind == "planted" or not source.has("close")
-        else market.derived(grid.returns, grid.valid, grid.day_index, len(grid.days))
+        else market.derived_columns(grid.returns, grid.valid, grid.day_index, len(grid.days))
     )
-    brought = market.brought(source.market, grid.days)
-    if twice := sorted({*brought} & {*wide, *raw}):
+    user_columns = market.user_columns(source.market, grid.days)
+    if twice := sorted({*user_columns} & {*market_wide, *raw}):
         raise DataError(f"the market file's columns {twice} have the names of columns of the panel: rename them")
-    raw |= {n: grid.day_values(source, n) for n in wide} | brought
-    own = [n for n in extra if n not in wide]
+    raw |= {n: grid.day_values(source, n) for n in market_wide} | user_columns
+    file_features = [n for n in extra if n not in market_wide]
     if listed is not None:
         built = [f for f in built if f.name in listed]
-        own = [n for n in listed if n in own]
-    doubled = [n for n in raw if n in own or n in built_names or (n in market.DERIVED and n in wide)]
+        file_features = [n for n in listed if n in file_features]
+    doubled = [n for n in raw if n in file_features or n in built_names or (n in market.DERIVED and n in market_wide)]
     if doubled:
         raise DataError(f"market columns {doubled} have the names of other columns: rename them")
-    if not built and not own:
+    if not built and not file_features:
         raise DataError("no feature is left: bring numeric columns, or set build_features to true on a price panel")
     formulas = (
         {f.name: f.formula for f in built}
-        | dict.fromkeys((*own, *wide), "the file's own column")
+        | dict.fromkeys((*file_features, *market_wide), "the file's own column")
         | {n: market.DERIVED[n] for n in raw if n in market.DERIVED}
     )
-    values = {n: market.past_normalised(x) for n, x in raw.items()}
-    return Plan(built=built, own=own, wide=wide, market=values, formulas=formulas)
+    values = {n: market.normalise_by_past(x) for n, x in raw.items()}
+    return Plan(built=built, file_features=file_features, market_wide=market_wide, market=values, formulas=formulas)

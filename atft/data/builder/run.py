@@ -16,17 +16,26 @@ import numpy.typing as npt
 import polars as pl
 
 from atft.data.builder.crosssection import CLIP
-from atft.data.builder.matrix_writer import Assembly, lay_out
+from atft.data.builder.matrix_writer import MatrixWriter, row_layout
 from atft.data.builder.plan import Plan, make_plan
 from atft.data.cache.reader import CacheError, read_manifest
 from atft.data.checks import leaks
 from atft.data.checks.profile import profile
 from atft.data.checks.screens import leak_report
 from atft.data.features import compute, market
-from atft.data.files import PanelArrays, entry_of, panel_file, publish, scratch_folder, side_files, sync, write_manifest
-from atft.data.panel.calendar_grid import Grid, fill
-from atft.data.panel.source import Source, load, look, read, source_sha256
-from atft.data.progress import BuildStopped, Pace, background
+from atft.data.files import (
+    PanelArrays,
+    create_panel_file,
+    file_entry,
+    publish,
+    scratch_folder,
+    sync,
+    write_manifest,
+    write_side_files,
+)
+from atft.data.panel.calendar_grid import CalendarGrid, build_grid
+from atft.data.panel.source import Source, find_features, load, read, source_sha256
+from atft.data.progress import BuildStopped, ProgressReporter, background
 from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest
 from atft.events import Event, Log, Progress
 from atft.spec.data import DatasetSpec
@@ -69,10 +78,10 @@ def inspect(spec: DatasetSpec) -> dict[str, object]:
     does, leaks aside.
     """
     with TemporaryDirectory() as scratch:  # an upload's or the data root's folder is only read
-        return _inspected(load(spec, Path(scratch)), spec)
+        return _inspect_source(load(spec, Path(scratch)), spec)
 
 
-def _inspected(source: Source, spec: DatasetSpec) -> dict[str, object]:
+def _inspect_source(source: Source, spec: DatasetSpec) -> dict[str, object]:
     grid = _grid(source, spec)
     plan = make_plan(source, grid, spec)
     roles = source.roles
@@ -91,7 +100,7 @@ def _inspected(source: Source, spec: DatasetSpec) -> dict[str, object]:
         "size_bytes": len(grid.day_index) * (4 * (len(plan.names) + len(spec.horizons)) + 32),
         "source_sha256": source.sha256,
         "fingerprint": fingerprint_of(spec, source.sha256),
-        "named_like_targets": leaks.named_like_targets(plan.own),
+        "named_like_targets": leaks.named_like_targets(plan.file_features),
         "profile": profile(source),
     }
 
@@ -101,30 +110,30 @@ def build(
     out: Path,
     emit: Callable[[Event], None],
     stop: Callable[[], bool],
-    known: Path | None = None,
+    existing: Path | None = None,
 ) -> BuildResult:
     """Build the cache of `spec` in the new folder `out`; it appears whole or not at all.
 
-    `known` is a folder of caches by fingerprint: when one of them has this very content, nothing is built.
+    `existing` is a folder of caches by fingerprint: when one of them has this very content, nothing is built.
 
     Raises DataError (bad or leaking data, full disk), CacheError (`out` holds something else), BuildStopped (`stop`
     said so).
     """
-    _check_free(out)
-    pace = Pace(emit, stop)
-    if known is not None:
-        pace.stage("hashing the source", 0.05)
-        found = _known(known / fingerprint_of(spec, pace.during(lambda: source_sha256(spec))))
+    _check_output(out)
+    progress = ProgressReporter(emit, stop)
+    if existing is not None:
+        progress.start_stage("hashing the source", 0.05)
+        found = _existing_build(existing / fingerprint_of(spec, progress.run(lambda: source_sha256(spec))))
         if found is not None:
             emit(Log(level="info", message=f"this content is built already: {found.manifest.fingerprint}"))
             emit(Progress(phase="build", ratio=1.0))
             return found
     try:
         with scratch_folder(out) as folder, scratch_folder(out) as scratch:
-            source = read(spec, scratch, pace)
-            manifest, about, report = _fill(folder, source, spec, emit, pace)
+            source = read(spec, scratch, progress)
+            manifest, profile_json, report = _write_files(folder, source, spec, emit, progress)
             (folder / "graphs").mkdir()
-            _write_report(folder, {"profile": about, "leak_report": report})
+            _write_report(folder, {"profile": profile_json, "leak_report": report})
             _publish(folder, out, manifest)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -133,10 +142,10 @@ def build(
             ) from error
         raise
     emit(Progress(phase="build", ratio=1.0))
-    return BuildResult(manifest=manifest, profile=about, leak_report=report)
+    return BuildResult(manifest=manifest, profile=profile_json, leak_report=report)
 
 
-def _known(folder: Path) -> BuildResult | None:
+def _existing_build(folder: Path) -> BuildResult | None:
     """What is in a cache that is whole and tells what was found in its source."""
     try:
         manifest = read_manifest(folder)
@@ -155,8 +164,8 @@ def _write_report(folder: Path, report: dict[str, object]) -> None:
         os.fsync(file.fileno())
 
 
-def _grid(source: Source, spec: DatasetSpec) -> Grid:
-    grid = fill(source)
+def _grid(source: Source, spec: DatasetSpec) -> CalendarGrid:
+    grid = build_grid(source)
     needed = max(MIN_DAYS, max(spec.horizons) + 2)
     if len(grid.days) < needed:
         raise DataError(
@@ -173,17 +182,17 @@ def _grid(source: Source, spec: DatasetSpec) -> Grid:
     return grid
 
 
-def _fill(
-    folder: Path, source: Source, spec: DatasetSpec, emit: Callable[[Event], None], pace: Pace
+def _write_files(
+    folder: Path, source: Source, spec: DatasetSpec, emit: Callable[[Event], None], progress: ProgressReporter
 ) -> tuple[Manifest, dict[str, object], dict[str, object]]:
     """All files of the cache but the report, in `folder`; the manifest, the profile, and the leak report."""
-    gridding = background(lambda: _gridded(source, spec))  # it needs the roles only
-    look(source, pace)
-    pace.stage("calendar and targets", 0.3, source.table.num_rows)
-    grid, frame, targets = pace.wait(gridding)
-    plan = pace.during(lambda: make_plan(source, grid, spec))
-    looking, laying = background(lambda: profile(source)), background(lambda: lay_out(source, grid))
-    pace.wait(source.content)
+    grid_future = background(lambda: _grid_with_targets(source, spec))  # it needs the roles only
+    find_features(source, progress)
+    progress.start_stage("calendar and targets", 0.3, source.table.num_rows)
+    grid, frame, targets = progress.wait(grid_future)
+    plan = progress.run(lambda: make_plan(source, grid, spec))
+    profile_future, layout_future = background(lambda: profile(source)), background(lambda: row_layout(source, grid))
+    progress.wait(source.sha256_future)
     panel = PanelArrays(
         days=grid.days,
         codes=grid.codes,
@@ -200,43 +209,47 @@ def _fill(
         beta=frame["beta"].to_numpy().astype(np.float32),
     )
     manifest = _manifest(source, plan, spec, grid)
-    matrix = pace.until(lambda: panel_file(folder, manifest, panel))
-    about = pace.wait(looking) | {"num_filled_rows": int((~grid.valid).sum())}
-    _warn(about, emit)
-    pace.stage("features", 0.8, len(grid.day_index))
-    with Assembly(grid, matrix, pace) as assembly:
-        assembly.compute(frame, plan.built)
-        infinite = {name for name in plan.own if source.extra[name].infinite}
-        assembly.read(source.table, plan.own, pace.wait(laying), infinite)
+    matrix = progress.run_to_completion(lambda: create_panel_file(folder, manifest, panel))
+    profile_json = progress.wait(profile_future) | {"num_filled_rows": int((~grid.valid).sum())}
+    _log_warnings(profile_json, emit)
+    progress.start_stage("features", 0.8, len(grid.day_index))
+    with MatrixWriter(grid, matrix, progress) as writer:
+        writer.write_built(frame, plan.built)
+        infinite = {name for name in plan.file_features if source.extra[name].infinite}
+        writer.write_columns(source.table, plan.file_features, progress.wait(layout_future), infinite)
     source.check_unchanged()
-    about["features"] = assembly.summaries  # the raw range of each built feature
-    del assembly, frame, gridding, laying
-    pace.stage("hashing and screening", 0.99, len(grid.day_index))
+    profile_json["features"] = writer.summaries  # the raw range of each built feature
+    del writer, frame, grid_future, layout_future
+    progress.start_stage("hashing and screening", 0.99, len(grid.day_index))
     path = folder / "panel.arrow"
-    hashing = background(lambda: entry_of(path))
+    hash_future = background(lambda: file_entry(path))
     ranked = grid.valid & grid.in_universe
-    sample = pace.during(lambda: leaks.sample(matrix, ranked, grid.day_offsets, grid.day_rows))
-    syncing = background(lambda: sync(path))  # while the disk writes, the sample would take four times as long
+    sample = progress.run(lambda: leaks.sample_days(matrix, ranked, grid.day_offsets, grid.day_rows))
+    sync_future = background(lambda: sync(path))  # while the disk writes, the sample would take four times as long
     del matrix
-    brought = [*plan.own, *plan.wide]
-    report = pace.during(
-        lambda: leak_report(source, grid, spec, names=plan.names, brought=brought, sample=sample, targets=targets)
+    user_columns = [*plan.file_features, *plan.market_wide]
+    report = progress.run(
+        lambda: leak_report(
+            source, grid, spec, names=plan.names, user_columns=user_columns, sample=sample, targets=targets
+        )
     )
     del sample  # to unmap the panel takes a while: while it is hashed
-    _warn(report, emit)
-    names = pace.until(lambda: side_files(folder, manifest, panel, _wide(plan, grid), _oracle(source, grid)))
-    beside = {n: entry_of(folder / n) for n in names}
-    entries = {path.name: pace.wait(hashing), **beside}
-    pace.wait(syncing)
-    return write_manifest(folder, manifest, entries), about, report
+    _log_warnings(report, emit)
+    names = progress.run_to_completion(
+        lambda: write_side_files(folder, manifest, panel, _market_matrix(plan, grid), _oracle(source, grid))
+    )
+    beside = {n: file_entry(folder / n) for n in names}
+    entries = {path.name: progress.wait(hash_future), **beside}
+    progress.wait(sync_future)
+    return write_manifest(folder, manifest, entries), profile_json, report
 
 
-def _warn(found: dict[str, object], emit: Callable[[Event], None]) -> None:
+def _log_warnings(found: dict[str, object], emit: Callable[[Event], None]) -> None:
     for warning in found["warnings"]:  # type: ignore[attr-defined]  # a list of strings
         emit(Log(level="warning", message=warning))
 
 
-def _gridded(source: Source, spec: DatasetSpec) -> tuple[Grid, pl.DataFrame, npt.NDArray[np.float32]]:
+def _grid_with_targets(source: Source, spec: DatasetSpec) -> tuple[CalendarGrid, pl.DataFrame, npt.NDArray[np.float32]]:
     """The grid, its rows with returns and beta, and forward returns, [row, horizon]."""
     grid = _grid(source, spec)
     if source.kind != "features":
@@ -249,7 +262,7 @@ def _gridded(source: Source, spec: DatasetSpec) -> tuple[Grid, pl.DataFrame, npt
     return grid, compute.with_beta(frame), targets
 
 
-def _manifest(source: Source, plan: Plan, spec: DatasetSpec, grid: Grid) -> Manifest:
+def _manifest(source: Source, plan: Plan, spec: DatasetSpec, grid: CalendarGrid) -> Manifest:
     return Manifest(
         format_version=FORMAT_VERSION,
         feature_names=tuple(plan.names),
@@ -267,20 +280,20 @@ def _manifest(source: Source, plan: Plan, spec: DatasetSpec, grid: Grid) -> Mani
     )
 
 
-def _wide(plan: Plan, grid: Grid) -> npt.NDArray[np.float32]:
+def _market_matrix(plan: Plan, grid: CalendarGrid) -> npt.NDArray[np.float32]:
     if not plan.market:
         return np.zeros((len(grid.days), 0), np.float32)
     return np.stack(list(plan.market.values()), axis=1).astype(np.float32)
 
 
-def _oracle(source: Source, grid: Grid) -> dict[str, npt.NDArray[np.float32]] | None:
+def _oracle(source: Source, grid: CalendarGrid) -> dict[str, npt.NDArray[np.float32]] | None:
     if source.oracle is None or source.planted_days is None:
         return None
     at = np.searchsorted(source.planted_days, grid.days)[grid.day_index]
     return {name: np.ascontiguousarray(values[at, grid.code_index]) for name, values in source.oracle.items()}
 
 
-def _check_free(out: Path) -> None:
+def _check_output(out: Path) -> None:
     """`out` may be missing, empty, or a whole cache (then it must turn out to be the same one)."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         read_manifest(out)

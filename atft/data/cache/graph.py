@@ -78,8 +78,8 @@ def day_graph(cache: Cache, spec: GraphSpec, emit: Callable[[Event], None]) -> D
         path.parent.mkdir(exist_ok=True)
         _build(cache, spec, path, emit)
     mapped = MappedFile(path, None)
-    told = json.loads(mapped.metadata.get(METADATA_KEY, b"{}"))
-    if told.get("fingerprint") != cache.fingerprint:
+    metadata = json.loads(mapped.metadata.get(METADATA_KEY, b"{}"))
+    if metadata.get("fingerprint") != cache.fingerprint:
         raise CacheError(f"{path.name} does not belong to this cache: delete it, it will be built again")
     source, target, attributes = mapped.column("source"), mapped.column("target"), mapped.column("attributes")
     edges = len(source.values)
@@ -161,7 +161,7 @@ def day_edges(
     if len(returns) < MIN_DAYS:
         corr[:], enough[:] = 0, False
     mean = _day_mean(returns)
-    residual = correlations(_without(returns, mean), spec.half_life, spec.shrinkage)[0]
+    residual = correlations(_regression_residuals(returns, mean), spec.half_life, spec.shrinkage)[0]
     closeness = corr if spec.neighbours_by == "correlation" else residual
     strong = (np.abs(closeness) >= spec.threshold) & (closeness != 0) & enough & enough[:, None]
     joined = _nearest(np.where(strong, np.abs(closeness), NOT_A_CANDIDATE), spec.neighbours)
@@ -212,7 +212,7 @@ def _day_mean(returns: Float[np.ndarray, "day stock"]) -> Float[np.ndarray, " da
     return np.asarray(mean, dtype=np.float32)
 
 
-def _without(
+def _regression_residuals(
     returns: Float[np.ndarray, "day stock"], factor: Float[np.ndarray, " day"]
 ) -> Float[np.ndarray, "day stock"]:
     """Residuals of each stock's regression on `factor` over the days it is known."""

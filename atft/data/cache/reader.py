@@ -104,7 +104,7 @@ class Cache:
         self.sector_index = mapped.array(sector.indices, np.int32)
         known = sector.buffers()[0]
         if known is not None:
-            self.sector_index = np.where(bits(known, sector.offset, rows), self.sector_index, np.int32(-1))
+            self.sector_index = np.where(unpack_bits(known, sector.offset, rows), self.sector_index, np.int32(-1))
         self.valid, self.in_universe = mapped.booleans("valid"), mapped.booleans("in_universe")
         self.features = mapped.matrix("features", rows, len(self.feature_names))
         self.targets = mapped.matrix("targets", rows, len(self.horizons))
@@ -113,9 +113,9 @@ class Cache:
         dates = mapped.array(mapped.column("date"), np.int32)
         first = int(dates.min())
         since = dates - first
-        there = np.bincount(since) > 0
-        self.days = (first + np.flatnonzero(there)).astype("datetime64[D]")
-        self.day_index = (np.cumsum(there, dtype=np.int32) - 1).astype(np.int32)[since]
+        present = np.bincount(since) > 0
+        self.days = (first + np.flatnonzero(present)).astype("datetime64[D]")
+        self.day_index = (np.cumsum(present, dtype=np.int32) - 1).astype(np.int32)[since]
         self.code_offsets = np.searchsorted(self.code_index, np.arange(len(self.codes) + 1)).astype(np.int64)
         if len(self.days) != self.manifest.num_days or len(self.codes) != self.manifest.num_codes:
             raise CacheError(
@@ -166,7 +166,7 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def bits(buffer: pa.Buffer, offset: int, length: int) -> npt.NDArray[np.bool_]:
+def unpack_bits(buffer: pa.Buffer, offset: int, length: int) -> npt.NDArray[np.bool_]:
     """`length` bits from bit `offset` on. pyarrow's own ways import pandas and pyarrow.compute: half a second."""
     return np.unpackbits(np.frombuffer(buffer, np.uint8), count=offset + length, bitorder="little")[offset:].view(
         np.bool_
@@ -198,8 +198,8 @@ class MappedFile:
             raise CacheError(f"{self.name} cannot be read as an Arrow file ({error})") from error
         self.metadata: dict[bytes, bytes] = reader.schema.metadata or {}
         if manifest is not None:
-            told = self.metadata.get(METADATA_KEY, b"")
-            if f'"fingerprint":"{manifest.fingerprint}"'.encode() not in told:
+            metadata = self.metadata.get(METADATA_KEY, b"")
+            if f'"fingerprint":"{manifest.fingerprint}"'.encode() not in metadata:
                 raise CacheMismatch(f"{self.name} does not belong to the manifest beside it: build the dataset again")
 
     def column(self, name: str) -> pa.Array:
@@ -216,7 +216,7 @@ class MappedFile:
     def booleans(self, name: str) -> npt.NDArray[np.bool_]:
         """A column of booleans without nulls, as a copy."""
         column = self.column(name)
-        return bits(column.buffers()[1], column.offset, len(column))
+        return unpack_bits(column.buffers()[1], column.offset, len(column))
 
     def matrix(self, name: str, rows: int, width: int) -> npt.NDArray[np.float32]:
         """A fixed_size_list<float32>[width] column as [rows, width], on the map."""

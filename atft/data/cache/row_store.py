@@ -50,12 +50,12 @@ class MappedRows:  # `dtype` here and below: how values are stored; they come as
         return out
 
     def __call__(self, rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row feature"]:
-        return send(self.values(rows), self.device)
+        return to_device(self.values(rows), self.device)
 
     def windows(self, ends: Int[np.ndarray, " stock"], window: int) -> Float[Tensor, "stock window feature"]:
         """Each window whole, `window` rows up to its end in `ends`."""
         if self._whole and not len(self._market):
-            return send(whole_windows(self._cache.features, ends, window), self.device)
+            return to_device(copy_windows(self._cache.features, ends, window), self.device)
         rows = ends[:, None] + np.arange(1 - window, 1)
         return self(rows.reshape(-1)).view(len(ends), window, self.width)
 
@@ -78,32 +78,34 @@ class ResidentRows:
         Raises torch.OutOfMemoryError when the device is too full.
         """
         self.dtype, self._device = dtype, mapped.device
-        self._place = np.full(num_rows, -1, np.int64)
-        self._place[needed] = np.arange(len(needed))
+        self._position = np.full(num_rows, -1, np.int64)
+        self._position[needed] = np.arange(len(needed))
         self._panel = torch.empty((len(needed), mapped.width), dtype=dtype, device=mapped.device)
         chunk = max(1, CHUNK_BYTES // (4 * max(1, mapped.width)))
         for start in range(0, len(needed), chunk):
-            part = send(mapped.values(needed[start : start + chunk]), mapped.device)
+            part = to_device(mapped.values(needed[start : start + chunk]), mapped.device)
             self._panel[start : start + len(part)] = part
             on_progress((start + len(part)) / len(needed))
 
     def __call__(self, rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row feature"]:
         """Raises IndexError for a row that was not copied: nothing is read from where it does not lie."""
-        return self._panel.index_select(0, self._places(rows)).to(torch.float32)
+        return self._panel.index_select(0, self._positions(rows)).to(torch.float32)
 
     def windows(self, ends: Int[np.ndarray, " stock"], window: int) -> Float[Tensor, "stock window feature"]:
         """Each window whole; raises IndexError as above. `needed` holds windows whole, so they lie here as in the
         panel: rows one after the other.
         """
-        places = self._places(ends)[:, None] + torch.arange(1 - window, 1, device=self._device)
-        taken = self._panel.index_select(0, places.view(-1)).to(torch.float32)
+        positions = self._positions(ends)[:, None] + torch.arange(1 - window, 1, device=self._device)
+        taken = self._panel.index_select(0, positions.view(-1)).to(torch.float32)
         return taken.view(len(ends), window, self._panel.shape[1])
 
-    def _places(self, rows: Int[np.ndarray, " row"]) -> Int[Tensor, " row"]:
-        place = self._place[rows]
-        if len(place) and place.min() < 0:
-            raise IndexError(f"panel row {rows[place.argmin()]} is not resident: it is in no window of the run's days")
-        return send(place, self._device)
+    def _positions(self, rows: Int[np.ndarray, " row"]) -> Int[Tensor, " row"]:
+        position = self._position[rows]
+        if len(position) and position.min() < 0:
+            raise IndexError(
+                f"panel row {rows[position.argmin()]} is not resident: it is in no window of the run's days"
+            )
+        return to_device(position, self._device)
 
 
 def choose_row_store(
@@ -134,7 +136,7 @@ def device_budget(device: torch.device) -> int:
     return max(0, free - max(RESERVE_BYTES, int(RESERVE_SHARE * total)))
 
 
-def send(array: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+def to_device(array: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
     """To the device; from pinned memory and without waiting where that is a GPU (torch keeps the pinned block until
     the copy is done).
     """
@@ -142,7 +144,7 @@ def send(array: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[Tenso
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def whole_windows(
+def copy_windows(
     features: Float[np.ndarray, "row feature"], ends: Int[np.ndarray, " stock"], window: int
 ) -> Float[np.ndarray, "stock window feature"]:
     """The windows that end at rows `ends`, each copied whole: `window` consecutive rows are one run of bytes, so this

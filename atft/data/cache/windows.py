@@ -13,9 +13,9 @@ from atft.data.cache.batch import Batch
 from atft.data.cache.graph import DayGraph
 from atft.data.cache.labels import day_labels
 from atft.data.cache.reader import Cache
-from atft.data.cache.row_store import MappedRows, ResidentRows, choose_row_store, device_budget, send
+from atft.data.cache.row_store import MappedRows, ResidentRows, choose_row_store, device_budget, to_device
 from atft.data.cache.splits import consecutive_runs
-from atft.data.schema import DataError, listing
+from atft.data.schema import DataError, format_names
 from atft.spec.data import DataSpec
 from atft.spec.model import EDGE_SIZE
 
@@ -38,8 +38,8 @@ class DayReader:
             raise DataError(f"the dataset has no targets for horizons {missing}; it has {list(cache.horizons)}")
         self._horizons = np.array([cache.horizons.index(h) for h in data.horizons])
         sample = cache.valid.copy()
-        early = cache.code_offsets[:-1, None] + np.arange(data.window - 1)  # rows without a full window
-        sample[np.minimum(early, cache.code_offsets[1:, None] - 1)[np.diff(cache.code_offsets) > 0]] = False
+        incomplete = cache.code_offsets[:-1, None] + np.arange(data.window - 1)  # rows without a full window
+        sample[np.minimum(incomplete, cache.code_offsets[1:, None] - 1)[np.diff(cache.code_offsets) > 0]] = False
         kept = sample[cache.day_rows]
         self._rows = cache.day_rows[kept]  # samples, by day
         self._offsets = np.concatenate([[0], np.cumsum(kept)])[cache.day_offsets].astype(np.int64)
@@ -118,21 +118,21 @@ class DayReader:
             )
         counts = np.diff(self._offsets[days[0] : days[-1] + 2])
         union, last = gather_windows(rows, self.data.window)
-        windows = send(last, self.device)[:, None] + torch.arange(1 - self.data.window, 1, device=self.device)
+        windows = to_device(last, self.device)[:, None] + torch.arange(1 - self.data.window, 1, device=self.device)
         labelled = [self._day(int(d)) for d in days]
         edges, attributes = self._edges(days, rows, counts)
         ranked = self.cache.in_universe[rows]  # samples are valid
         return Batch(
             x=self.row_store(union),
             windows=windows,
-            targets=send(self.cache.targets[rows][:, self._horizons], self.device),
-            labels=send(np.concatenate([x[0] for x in labelled]), self.device),
-            ranks=send(np.concatenate([x[1] for x in labelled]), self.device),
-            ranked=send(ranked, self.device),
-            day=send(np.repeat(np.arange(len(days)), counts), self.device),
+            targets=to_device(self.cache.targets[rows][:, self._horizons], self.device),
+            labels=to_device(np.concatenate([x[0] for x in labelled]), self.device),
+            ranks=to_device(np.concatenate([x[1] for x in labelled]), self.device),
+            ranked=to_device(ranked, self.device),
+            day=to_device(np.repeat(np.arange(len(days)), counts), self.device),
             num_days=len(days),
-            edges=send(edges, self.device),
-            edge_attributes=send(attributes, self.device),
+            edges=to_device(edges, self.device),
+            edge_attributes=to_device(attributes, self.device),
             day_numbers=np.asarray(days, dtype=np.int64),
             rows=rows,
         )
@@ -190,7 +190,8 @@ def _select(cache: Cache, data: DataSpec) -> tuple[npt.NDArray[np.int64], npt.ND
     missing = [n for n in data.features if n not in cache.feature_names and n not in cache.market_names]
     if missing:
         raise DataError(
-            f"missing features {missing}: the dataset has {listing([*cache.feature_names, *cache.market_names], 40)}"
+            f"missing features {missing}: the dataset has "
+            f"{format_names([*cache.feature_names, *cache.market_names], 40)}"
         )
     return (
         np.array([cache.feature_names.index(n) for n in data.features if n in cache.feature_names], dtype=np.int64),

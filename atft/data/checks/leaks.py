@@ -13,12 +13,12 @@ from scipy import stats
 
 from atft.data.schema import TARGET_LIKE
 
-LIMIT = 0.2  # mean daily |RankIC| with a target; RankIC .08 on a real market is at the top of the literature
-NEXT_LIMIT = 0.35  # with the return of the next day, which no target holds: bid-ask bounce alone reaches -.2
+RANK_IC_LIMIT = 0.2  # mean daily |RankIC| with a target; RankIC .08 on a real market is at the top of the literature
+NEXT_RETURN_LIMIT = 0.35  # with the return of the next day, which no target holds: bid-ask bounce alone reaches -.2
 NEXT_RETURN = "next_return"
 STANDARD_ERRORS = 3.0  # a small or short panel reaches ±.2 by chance: the mean must also be this far from 0
-MAX_DAYS, MAX_CELLS, MIN_NAMES = 100, 100_000_000, 5
-SAME, MIN_PAIRS = 0.9, 30  # rank correlation from which on a brought target is a known return
+MAX_DAYS, MAX_CELLS, MIN_STOCKS = 100, 100_000_000, 5
+MIN_RETURN_CORRELATION, MIN_PAIRS = 0.9, 30  # rank correlation from which on a brought target is a known return
 
 
 def named_like_targets(names: Sequence[str]) -> list[str]:
@@ -46,7 +46,7 @@ def daily_rank_ics(
         alike.setdefault(known[:, k].tobytes(), []).append(k)
     for same in alike.values():
         rows = known[:, same[0]]
-        if rows.sum() < MIN_NAMES:
+        if rows.sum() < MIN_STOCKS:
             continue
         ranks = _centred_ranks(np.ascontiguousarray(features[rows].T))
         y = _centred_ranks(np.ascontiguousarray(targets[rows][:, same].T))
@@ -70,23 +70,23 @@ def _centred_ranks(x: Float32[np.ndarray, "column row"]) -> Float[np.ndarray, "c
     order += np.arange(0, x.size, width)[:, None]
     keys >>= 32
     ordered = keys.reshape(-1)
-    again = ordered[1:] == ordered[:-1]
-    again[width - 1 :: width] = False
-    edges = np.flatnonzero(np.diff(again, prepend=False, append=False))
+    equal_to_next = ordered[1:] == ordered[:-1]
+    equal_to_next[width - 1 :: width] = False
+    edges = np.flatnonzero(np.diff(equal_to_next, prepend=False, append=False))
     start, end = edges[::2], edges[1::2] + 1  # of each run of equal values
     lengths = end - start
     tied = np.repeat(end - np.cumsum(lengths), lengths) + np.arange(lengths.sum())
-    place = np.empty(x.shape)
-    place[:] = np.arange(0.5 - width / 2, width / 2)
+    rank_of_position = np.empty(x.shape)
+    rank_of_position[:] = np.arange(0.5 - width / 2, width / 2)
     first = start // width * width + width / 2
-    place.reshape(-1)[tied] = np.repeat((start + end) / 2 - first, lengths)
+    rank_of_position.reshape(-1)[tied] = np.repeat((start + end) / 2 - first, lengths)
     ranks = np.empty(x.shape)
-    ranks.reshape(-1)[order.reshape(-1)] = place.reshape(-1)
+    ranks.reshape(-1)[order.reshape(-1)] = rank_of_position.reshape(-1)
     return ranks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class FutureReturn:
     """Later returns that no column of the same row may know. `horizon` is the number of days that two of them share."""
 
     name: str
@@ -95,24 +95,27 @@ class Answer:
     values: Float32[np.ndarray, " row"]
 
 
-def answers(
+def future_returns(
     targets: Float32[np.ndarray, "row horizon"],
     returns: Float[np.ndarray, " row"],
     code_index: Int[np.ndarray, " row"],
     horizons: Sequence[int],
-) -> list[Answer]:
+) -> list[FutureReturn]:
     """The targets, and the return of the next day: with an entry lag of 1 it is in no target, and is the future."""
     later = np.full(len(returns), np.nan, np.float32)
     same = code_index[1:] == code_index[:-1]
     later[:-1][same] = returns[1:][same]
     return [
-        *(Answer(name=f"target_{h}d", horizon=h, limit=LIMIT, values=targets[:, k]) for k, h in enumerate(horizons)),
-        Answer(name=NEXT_RETURN, horizon=1, limit=NEXT_LIMIT, values=later),
+        *(
+            FutureReturn(name=f"target_{h}d", horizon=h, limit=RANK_IC_LIMIT, values=targets[:, k])
+            for k, h in enumerate(horizons)
+        ),
+        FutureReturn(name=NEXT_RETURN, horizon=1, limit=NEXT_RETURN_LIMIT, values=later),
     ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
+class DaySample:
     """The ranked stocks on some days, `step` apart. What fits into MAX_CELLS is a copy."""
 
     features: Float32[np.ndarray, "row feature"]
@@ -124,12 +127,12 @@ class Sample:
         return self.copied[n] if n < len(self.copied) else np.take(self.features, self.rows[n], axis=0)
 
 
-def sample(
+def sample_days(
     features: Float32[np.ndarray, "row feature"],
     ranked: Bool[np.ndarray, " row"],
     day_offsets: Int[np.ndarray, " day1"],
     day_rows: Int[np.ndarray, " row"],
-) -> Sample:
+) -> DaySample:
     """Some 100 days spread over the panel, 30 where they are large."""
     num_days = len(day_offsets) - 1
     per_day = max(1, len(day_rows) // max(1, num_days) * max(1, features.shape[1]))
@@ -141,52 +144,52 @@ def sample(
     fitting = rows[: int(np.searchsorted(cells, MAX_CELLS, side="right"))]
     with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
         copied = list(pool.map(lambda own: np.take(features, own, axis=0), fitting))
-    return Sample(features=features, step=step, rows=rows, copied=copied)
+    return DaySample(features=features, step=step, rows=rows, copied=copied)
 
 
-def suspects(found: Sample, truth: Sequence[Answer], names: Sequence[str]) -> dict[str, object]:
-    """The leak report by values: all answers on the days of the sample, the worst answer of each feature.
+def screen_rank_ics(sampled: DaySample, future: Sequence[FutureReturn], names: Sequence[str]) -> dict[str, object]:
+    """The leak report by values: the mean daily RankIC of each feature with each of the future returns.
 
     The standard error allows for overlapping labels: std·√(h / number of days), days being `step` apart.
     """
-    days, step = len(found.rows), found.step
-    ic = np.full((days, len(truth), len(names)), np.nan)
+    days, step = len(sampled.rows), sampled.step
+    ic = np.full((days, len(future), len(names)), np.nan)
 
-    def look(n: int) -> None:
-        known = np.stack([answer.values[found.rows[n]] for answer in truth], axis=1)
-        ic[n] = daily_rank_ics(found.of_day(n), known)
+    def correlate_day(n: int) -> None:
+        known = np.stack([returns.values[sampled.rows[n]] for returns in future], axis=1)
+        ic[n] = daily_rank_ics(sampled.of_day(n), known)
 
     with ThreadPoolExecutor(max(1, pl.thread_pool_size() - 1)) as pool:  # a core is left to hash the panel
-        deque(pool.map(look, range(days)), maxlen=0)  # raises what a day raised
+        deque(pool.map(correlate_day, range(days)), maxlen=0)  # raises what a day raised
     count = np.isfinite(ic).sum(axis=0)
     mean = np.divide(np.nansum(ic, axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
     square = np.divide(
         np.nansum((ic - mean) ** 2, axis=0), count - 1, out=np.full(count.shape, np.inf), where=count > 1
     )
-    overlap = np.maximum(1.0, np.array([a.horizon for a in truth], dtype=np.float64) / step)[:, None]
+    overlap = np.maximum(1.0, np.array([returns.horizon for returns in future], dtype=np.float64) / step)[:, None]
     error = np.sqrt(square * overlap / np.maximum(count, 1))
-    limit = np.array([a.limit for a in truth])[:, None]
+    limit = np.array([returns.limit for returns in future])[:, None]
     suspected = (np.abs(mean) > limit) & (np.abs(mean) > STANDARD_ERRORS * error)
     strength = np.nan_to_num(np.abs(mean), nan=-1.0)
     worst = strength.argmax(axis=0)
     order = np.argsort(-strength.max(axis=0), kind="stable").tolist()
 
-    def told(k: int, j: int) -> dict[str, object]:
+    def entry(k: int, j: int) -> dict[str, object]:
         return {
             "feature": names[j],
-            "against": truth[k].name,
-            "horizon": truth[k].horizon if truth[k].name != NEXT_RETURN else None,
+            "against": future[k].name,
+            "horizon": future[k].horizon if future[k].name != NEXT_RETURN else None,
             "rank_ic": round(float(mean[k, j]), 6) if np.isfinite(mean[k, j]) else None,
         }
 
-    target_first = np.array([[2.0 if a.name != NEXT_RETURN else 0.0] for a in truth])
+    target_first = np.array([[2.0 if returns.name != NEXT_RETURN else 0.0] for returns in future])
     flagged = np.where(suspected, strength + target_first, -1.0).argmax(axis=0)
     return {
-        "limit": LIMIT,
-        "next_return_limit": NEXT_LIMIT,
+        "limit": RANK_IC_LIMIT,
+        "next_return_limit": NEXT_RETURN_LIMIT,
         "num_days": days,
-        "suspected": [told(int(flagged[j]), j) for j in order if suspected[:, j].any()],
-        "strongest": [told(int(worst[j]), j) for j in order[:10]],
+        "suspected": [entry(int(flagged[j]), j) for j in order if suspected[:, j].any()],
+        "strongest": [entry(int(worst[j]), j) for j in order[:10]],
     }
 
 
@@ -203,7 +206,7 @@ def label_lag(
     known = np.isfinite(returns) & (returns > -1)
     level = np.concatenate([[0.0], np.cumsum(np.log1p(np.where(known, returns, 0.0), dtype=np.float64))])
     missing = np.concatenate([[0], np.cumsum(~known)])
-    found: dict[int, float] = {}
+    by_shift: dict[int, float] = {}
     for shift in (1, 0, -horizon):
         start = np.arange(len(target)) + shift + 1  # of the first return that the label would hold
         inside = (start >= 0) & (start + horizon <= len(target))
@@ -214,6 +217,6 @@ def label_lag(
         x, y = np.expm1(level[b] - level[a])[whole], target[row][whole].astype(np.float64)
         if len(x) >= MIN_PAIRS and x.std() > 0 and y.std() > 0:
             order = stats.rankdata(x), stats.rankdata(y)
-            found[shift] = float(np.corrcoef(*order)[0, 1])
-    best = max(found, key=lambda s: found[s], default=None)
-    return best if best is not None and found[best] > SAME else None
+            by_shift[shift] = float(np.corrcoef(*order)[0, 1])
+    best = max(by_shift, key=lambda shift: by_shift[shift], default=None)
+    return best if best is not None and by_shift[best] > MIN_RETURN_CORRELATION else None

@@ -11,13 +11,13 @@ from typing import Literal
 
 from atft.data.schema import DataError
 
-JUMP = 0.5  # |return| of a day
+MAX_DAILY_MOVE = 0.5  # |return| of a day
 GAP_DAYS = 7  # calendar days between two trading days that are worth a look
 THIN_SHARE = 0.2  # of the median number of names
 LAST_DAYS = 5  # a name with a close on one of the last trading days is still listed
-LONG_ENOUGH = 250  # trading days after which some names should have gone
-SLACK = 1.0001  # vendors round adjusted prices
-FEW_NAMES = 30  # data.min_names of a run, unless it says otherwise
+MIN_SURVIVOR_DAYS = 250  # trading days after which some names should have gone
+PRICE_TOLERANCE = 1.0001  # vendors round adjusted prices
+MIN_STOCKS = 30  # data.min_names of a run, unless it says otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +41,7 @@ CHECKS = {
     for check in (
         Check(
             name="jumps",
-            value=f"share of daily returns beyond ±{JUMP:.0%}",
+            value=f"share of daily returns beyond ±{MAX_DAILY_MOVE:.0%}",
             warn=0.0,
             refuse=0.01,
             advice="missed splits, or prices that are not adjusted?",
@@ -118,18 +118,18 @@ CHECKS = {
         ),
         Check(
             name="survivors",
-            value=f"share of names still listed on the last {LAST_DAYS} days, in a panel of more than {LONG_ENOUGH} "
-            "days",
+            value=f"share of names still listed on the last {LAST_DAYS} days, in a panel of more than "
+            f"{MIN_SURVIVOR_DAYS} days",
             warn=0.95,
             refuse=None,
             advice="almost only survivors: names that failed are missing, so that levels of return are not to be had",
         ),
         Check(
             name="few_names",
-            value=f"share of days with fewer than {FEW_NAMES} names",
+            value=f"share of days with fewer than {MIN_STOCKS} names",
             warn=0.5,
             refuse=None,
-            advice=f"a run scores no such day unless its data.min_names is below {FEW_NAMES}",
+            advice=f"a run scores no such day unless its data.min_names is below {MIN_STOCKS}",
         ),
     )
 }
@@ -158,7 +158,7 @@ class Finding:
         number = check.number(self.value) + (f" ({self.count:,})" if self.count is not None else "")
         return f"{check.value}: {number}{such}. {check.advice[0].upper()}{check.advice[1:]}"
 
-    def told(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """JSON of the check, its limits and what was found."""
         check = CHECKS[self.check]
         return {
@@ -173,7 +173,7 @@ class Finding:
         }
 
 
-def judge(findings: Sequence[Finding]) -> list[str]:
+def check_findings(findings: Sequence[Finding]) -> list[str]:
     """The warnings. Raises DataError for what is beyond a limit, naming limits and rows."""
     found = [(f, CHECKS[f.check]) for f in findings]
     refused = [f"{f.message} (limit {check.number(check.refuse)})" for f, check in found if f.state == "refuse"]

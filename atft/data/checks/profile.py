@@ -10,11 +10,21 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from atft.data.checks.limits import FEW_NAMES, GAP_DAYS, JUMP, LAST_DAYS, LONG_ENOUGH, SLACK, THIN_SHARE, Finding, judge
+from atft.data.checks.limits import (
+    GAP_DAYS,
+    LAST_DAYS,
+    MAX_DAILY_MOVE,
+    MIN_STOCKS,
+    MIN_SURVIVOR_DAYS,
+    PRICE_TOLERANCE,
+    THIN_SHARE,
+    Finding,
+    check_findings,
+)
 from atft.data.panel.source import Source
 from atft.data.schema import PRICES, Days
 
-SHOWN = 5  # rows named for each check
+MAX_EXAMPLES = 5  # rows named for each check
 MAX_POINTS, MAX_PERIODS, GROUPS = 200, 120, 10  # of what the page draws
 Summary = dict[str, float | None]  # null_share, min, max, mean
 DATE, CODE, CLOSE = pl.col("@date"), pl.col("@code"), pl.col("@close")
@@ -73,8 +83,8 @@ def profile(source: Source) -> dict[str, object]:
             "num_sectors": frame["@sector"].drop_nulls().n_unique(),
             "codes_without_sector": int(code[-1]) + 1 - known.n_unique(),
         }
-    result["checks"] = [f.told() for f in findings]
-    result["warnings"] = [*source.warnings, *judge(findings)]
+    result["checks"] = [f.to_json() for f in findings]
+    result["warnings"] = [*source.warnings, *check_findings(findings)]
     return result
 
 
@@ -136,7 +146,7 @@ def _out_of_order(source: Source) -> list[str]:
         return []
     same = (source.frame["@code"] == source.frame["@code"].shift(1)).fill_null(value=False).to_numpy()
     before = np.flatnonzero(same & (np.diff(source.order, prepend=source.order[:1]) < 0)) - 1
-    return [f"{d} {c}" for d, c in source.frame.select("@date", "@code")[before[:SHOWN].tolist()].rows()]
+    return [f"{d} {c}" for d, c in source.frame.select("@date", "@code")[before[:MAX_EXAMPLES].tolist()].rows()]
 
 
 def _calendar(days: Days, counts: npt.NDArray[np.integer]) -> list[Finding]:
@@ -145,14 +155,16 @@ def _calendar(days: Days, counts: npt.NDArray[np.integer]) -> list[Finding]:
     thin = np.flatnonzero(counts < THIN_SHARE * float(np.median(counts)))
     return [
         Finding(check="calendar_gap", value=float(gaps.max()) if len(gaps) else None, rows=longest),
-        Finding(check="thin_days", value=float(len(thin)), rows=[f"{days[i]} with {counts[i]}" for i in thin[:SHOWN]]),
-        Finding(check="few_names", value=float((counts < FEW_NAMES).mean())),
+        Finding(
+            check="thin_days", value=float(len(thin)), rows=[f"{days[i]} with {counts[i]}" for i in thin[:MAX_EXAMPLES]]
+        ),
+        Finding(check="few_names", value=float((counts < MIN_STOCKS).mean())),
     ]
 
 
 def _names(spans: pl.DataFrame, days: Days) -> list[Finding]:
     filled = spans.with_columns(missing=pl.col("last") - pl.col("first") + 1 - pl.col("rows"))
-    worst = filled.filter(pl.col("missing") > 0).sort("missing", descending=True).head(SHOWN)
+    worst = filled.filter(pl.col("missing") > 0).sort("missing", descending=True).head(MAX_EXAMPLES)
     missing = int(filled["missing"].sum())
     alive = int((spans["last"] >= len(days) - LAST_DAYS).sum())
     return [
@@ -162,7 +174,7 @@ def _names(spans: pl.DataFrame, days: Days) -> list[Finding]:
             count=missing,
             rows=[f"{c} with {m} days" for c, m in worst.select("@code", "missing").rows()],
         ),
-        Finding(check="survivors", value=alive / spans.height if len(days) > LONG_ENOUGH else None, count=alive),
+        Finding(check="survivors", value=alive / spans.height if len(days) > MIN_SURVIVOR_DAYS else None, count=alive),
     ]
 
 
@@ -175,9 +187,9 @@ def _columns(columns: Mapping[str, Summary], constant: list[str]) -> list[Findin
         Finding(
             check="empty_columns",
             value=max(shares.values(), default=0.0),
-            rows=[f"{n!r} {shares[n]:.0%} empty" for n in empty[:SHOWN]],
+            rows=[f"{n!r} {shares[n]:.0%} empty" for n in empty[:MAX_EXAMPLES]],
         ),
-        Finding(check="constant_columns", value=float(len(constant)), rows=[repr(n) for n in constant[:SHOWN]]),
+        Finding(check="constant_columns", value=float(len(constant)), rows=[repr(n) for n in constant[:MAX_EXAMPLES]]),
     ]
 
 
@@ -190,9 +202,9 @@ def _returns(frame: pl.DataFrame) -> pl.DataFrame:
 def _prices(frame: pl.DataFrame, source: Source) -> tuple[list[Finding], dict[str, object]]:
     """The findings, and the counts that the profile has shown from the start."""
     moved = _returns(frame)
-    jumps = moved.filter(pl.col("r").abs() > JUMP).sort(pl.col("r").abs(), descending=True)
+    jumps = moved.filter(pl.col("r").abs() > MAX_DAILY_MOVE).sort(pl.col("r").abs(), descending=True)
     unchanged = moved.filter(pl.col("r") == 0).height
-    worst = jumps.head(SHOWN).select("@date", "@code", "r").rows()
+    worst = jumps.head(MAX_EXAMPLES).select("@date", "@code", "r").rows()
     found = [
         Finding(
             check="jumps",
@@ -210,14 +222,14 @@ def _prices(frame: pl.DataFrame, source: Source) -> tuple[list[Finding], dict[st
     if source.has("volume"):
         zero = frame.filter(pl.col("@volume") == 0)
         about["zero_volume_share"] = zero.height / frame.height
-        rows = [f"{d} {c}" for d, c in zero.select("@date", "@code").head(SHOWN).rows()]
+        rows = [f"{d} {c}" for d, c in zero.select("@date", "@code").head(MAX_EXAMPLES).rows()]
         found.append(Finding(check="zero_volume", value=zero.height / frame.height, count=zero.height, rows=rows))
     if all(source.has(role) for role in PRICES):
-        odd = (pl.col("@high") * SLACK < pl.max_horizontal("@open", "@close", "@low")) | (
-            pl.col("@low") > SLACK * pl.min_horizontal("@open", "@close")
+        odd = (pl.col("@high") * PRICE_TOLERANCE < pl.max_horizontal("@open", "@close", "@low")) | (
+            pl.col("@low") > PRICE_TOLERANCE * pl.min_horizontal("@open", "@close")
         )
         outside = frame.filter(odd).select("@date", "@code")
-        rows = [f"{d} {c}" for d, c in outside.head(SHOWN).rows()]
+        rows = [f"{d} {c}" for d, c in outside.head(MAX_EXAMPLES).rows()]
         share = outside.height / frame.height
         about["num_outside_range"] = outside.height
         found.append(Finding(check="outside_range", value=share, count=outside.height, rows=rows))

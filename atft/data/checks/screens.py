@@ -12,15 +12,15 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from atft.data.checks import leaks
-from atft.data.panel.calendar_grid import Grid
+from atft.data.panel.calendar_grid import CalendarGrid
 from atft.data.panel.source import Source
-from atft.data.schema import DataError, Days, listing
+from atft.data.schema import DataError, Days, format_names
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
 
 UNIVERSE = "in_universe"
 MIN_YEAR_DAYS = 100  # trading days that make a year's volume worth comparing
-HINDSIGHT = 0.02  # by how much a list may fit its own year's volumes better than those of the year before
+LOOK_AHEAD_MARGIN = 0.02  # by how much a list may fit its own year's volumes better than those of the year before
 LEAKS = {
     1: ("a window holds another stock's or a later day's rows", "tests"),
     2: ("predictions of a day depend on labels of that day or later", "tests"),
@@ -37,58 +37,61 @@ LEAKS = {
 
 def leak_report(
     source: Source,
-    grid: Grid,
+    grid: CalendarGrid,
     spec: DatasetSpec,
     *,
     names: Sequence[str],
-    brought: Sequence[str],
-    sample: leaks.Sample,
+    user_columns: Sequence[str],
+    sample: leaks.DaySample,
     targets: Float[np.ndarray, "row horizon"],
 ) -> dict[str, object]:
-    """JSON: what `leaks.suspects` says, names like targets, and the ten screens. `brought`: columns of the file;
-    `sample`: of what is ranked.
+    """The leak report as JSON: the result of `leaks.screen_rank_ics`, names like targets, and the ten screens.
+
+    `user_columns`: columns of the file; `sample`: of the ranked rows.
 
     Raises DataError(leak_suspected) for what nobody has vouched for; planted panels, strong on purpose, are only told
     (mode `leak` aside).
     """
-    unknown = [n for n in spec.allow_leaks if n not in names and n not in brought and n != UNIVERSE]
+    unknown = [n for n in spec.allow_leaks if n not in names and n not in user_columns and n != UNIVERSE]
     if unknown:
         raise DataError(
-            f"allow_leaks names {unknown}, which are not features of this dataset; they are {listing(names, 40)}"
+            f"allow_leaks names {unknown}, which are not features of this dataset; they are {format_names(names, 40)}"
         )
-    truth = leaks.answers(targets, grid.returns, grid.code_index, spec.horizons)
-    report = leaks.suspects(sample, truth, names)
-    suspected: list[dict[str, object]] = report["suspected"]  # type: ignore[assignment]  # leaks.suspects' own list
-    suspected += _universe_suspects(grid, truth)
-    named = leaks.named_like_targets(brought)
+    future = leaks.future_returns(targets, grid.returns, grid.code_index, spec.horizons)
+    report = leaks.screen_rank_ics(sample, future, names)
+    suspected: list[dict[str, object]] = report["suspected"]  # type: ignore[assignment]  # a list
+    suspected += _screen_universe(grid, future)
+    named = leaks.named_like_targets(user_columns)
     lags, lag_warning = _label_lags(source, grid, targets, spec.horizons)
-    hindsight = _hindsight(grid)
+    look_ahead = _look_ahead_warnings(grid)
     # A built feature looks back only, whatever it is worth: bad prints that are taken back the next day make it strong,
     # and so does chance among a hundred of them on a short panel.
-    built = [s for s in suspected if s["feature"] not in (*brought, UNIVERSE)]
+    built = [s for s in suspected if s["feature"] not in (*user_columns, UNIVERSE)]
     strong = [s for s in suspected if s not in built and s["feature"] not in spec.allow_leaks]
     report |= {
         "named_like_targets": named,
         "allowed": list(spec.allow_leaks),
         "label_lags": lags,
-        "warnings": [*lag_warning, *hindsight, *_built_warnings(built)],
-        "screens": _screens({3: bool(lag_warning), 6: bool(suspected or named), 8: bool(hindsight)}),
+        "warnings": [*lag_warning, *look_ahead, *_built_warnings(built)],
+        "screens": _screen_states({3: bool(lag_warning), 6: bool(suspected or named), 8: bool(look_ahead)}),
     }
     if spec.planted is not None and spec.planted.mode != "leak":
         return report
     refused = [f"{n!r} is named like a target" for n in named if n not in spec.allow_leaks]
-    refused += [f"{s['feature']!r} has a mean daily RankIC of {s['rank_ic']:+.3f} with {_words(s)}" for s in strong]
+    refused += [
+        f"{s['feature']!r} has a mean daily RankIC of {s['rank_ic']:+.3f} with {_describe_target(s)}" for s in strong
+    ]
     if refused:
         raise DataError(
             f"features that seem to know the future: {'; '.join(refused)} "
-            f"(limit {leaks.LIMIT}, {leaks.NEXT_LIMIT} for the next day's return). "
+            f"(limit {leaks.RANK_IC_LIMIT}, {leaks.NEXT_RETURN_LIMIT} for the next day's return). "
             "Remove them, or list those you vouch for in allow_leaks",
             Reason.LEAK_SUSPECTED,
         )
     return report
 
 
-def _words(suspect: dict[str, object]) -> str:
+def _describe_target(suspect: dict[str, object]) -> str:
     horizon = suspect["horizon"]
     return "the next day's return" if horizon is None else f"the {horizon}-day target"
 
@@ -112,29 +115,31 @@ def _built_warnings(built: Sequence[dict[str, object]]) -> list[str]:
     ]
 
 
-def _screens(told: dict[int, bool]) -> list[dict[str, object]]:
+def _screen_states(flagged: dict[int, bool]) -> list[dict[str, object]]:
     return [
         {
             "number": number,
             "leak": leak,
             "checked": where,
-            "state": ("look" if told[number] else "ok") if where == "registration" else None,
+            "state": ("look" if flagged[number] else "ok") if where == "registration" else None,
         }
         for number, (leak, where) in LEAKS.items()
     ]
 
 
-def _universe_suspects(grid: Grid, truth: Sequence[leaks.Answer]) -> list[dict[str, object]]:
+def _screen_universe(grid: CalendarGrid, future: Sequence[leaks.FutureReturn]) -> list[dict[str, object]]:
     """Membership as if it were a feature of all valid stocks."""
     if grid.in_universe.all():
         return []
-    member = leaks.sample(grid.in_universe.astype(np.float32)[:, None], grid.valid, grid.day_offsets, grid.day_rows)
-    found: list[dict[str, object]] = leaks.suspects(member, truth, [UNIVERSE])["suspected"]  # type: ignore[assignment]
+    member = leaks.sample_days(
+        grid.in_universe.astype(np.float32)[:, None], grid.valid, grid.day_offsets, grid.day_rows
+    )
+    found: list[dict[str, object]] = leaks.screen_rank_ics(member, future, [UNIVERSE])["suspected"]  # type: ignore[assignment]
     return found
 
 
 def _label_lags(
-    source: Source, grid: Grid, targets: Float[np.ndarray, "row horizon"], horizons: Sequence[int]
+    source: Source, grid: CalendarGrid, targets: Float[np.ndarray, "row horizon"], horizons: Sequence[int]
 ) -> tuple[dict[str, int | None], list[str]]:
     """The entry lag of each brought target, null where it cannot be told. Raises DataError for another one than 1."""
     if source.kind != "features":
@@ -148,11 +153,11 @@ def _label_lags(
     }
     wrong = {name: lag for name, lag in lags.items() if lag not in (1, None)}
     if wrong:
-        told = ", ".join(
+        found = ", ".join(
             f"{n!r} {'starts at close(t)' if lag == 0 else 'is the past return'}" for n, lag in wrong.items()
         )
         raise DataError(
-            f"targets must be returns from close(t+1) to close(t+1+h), but by return_1d {told}: "
+            f"targets must be returns from close(t+1) to close(t+1+h), but by return_1d {found}: "
             "shift the targets and submit again",
             Reason.LEAK_SUSPECTED,
         )
@@ -160,7 +165,7 @@ def _label_lags(
     return lags, [f"{unclear} are not returns of return_1d: their entry lag cannot be checked"] if unclear else []
 
 
-def _hindsight(grid: Grid) -> list[str]:
+def _look_ahead_warnings(grid: CalendarGrid) -> list[str]:
     """Signs that the universe was chosen later than it says."""
     if grid.in_universe.all():
         return []
@@ -174,16 +179,16 @@ def _hindsight(grid: Grid) -> list[str]:
         )
     if "volume" in grid.frame.columns:
         money = (grid.frame["close"] * grid.frame["volume"]).fill_null(0.0).to_numpy()
-        fit = list_fit(grid.days, grid.day_index, grid.code_index, grid.valid, grid.in_universe, money)
-        if fit is not None and fit[1] > fit[0] + HINDSIGHT:
+        overlap = membership_overlap(grid.days, grid.day_index, grid.code_index, grid.valid, grid.in_universe, money)
+        if overlap is not None and overlap[1] > overlap[0] + LOOK_AHEAD_MARGIN:
             found.append(
-                f"the universe's lists hold {fit[1]:.1%} of the largest names by the same year's traded value, but "
-                f"{fit[0]:.1%} by that of the year before: were they chosen with later data?"
+                f"the universe's lists hold {overlap[1]:.1%} of the largest names by the same year's traded value, but "
+                f"{overlap[0]:.1%} by that of the year before: were they chosen with later data?"
             )
     return found
 
 
-def list_fit(
+def membership_overlap(
     days: Days,
     day_index: Int[np.ndarray, " row"],
     code_index: Int[np.ndarray, " row"],
@@ -203,7 +208,7 @@ def list_fit(
         .filter(pl.col("days") >= MIN_YEAR_DAYS)
     )
     first_day = np.flatnonzero(np.concatenate([[True], year[1:] != year[:-1]]))
-    fits = []
+    overlaps = []
     for day in first_day[1:]:
         before, same = (table.filter(pl.col("year") == year[day] - k) for k in (1, 0))
         both = before.join(same, on="code", suffix="_later")
@@ -211,13 +216,13 @@ def list_fit(
         chosen = both["code"].is_in(listed.implode())
         count = int(chosen.sum())
         if 0 < count < both.height:
-            fits.append(
+            overlaps.append(
                 [
                     both.with_columns(chosen=chosen).top_k(count, by=column)["chosen"].mean()
                     for column in ("money", "money_later")
                 ]
             )
-    if not fits:
+    if not overlaps:
         return None
-    past, later = np.mean(np.array(fits, dtype=np.float64), axis=0)
+    past, later = np.mean(np.array(overlaps, dtype=np.float64), axis=0)
     return float(past), float(later)

@@ -23,7 +23,7 @@ DERIVED = {
 Series = npt.NDArray[np.float64]
 
 
-def past_normalised(values: Float[np.ndarray, " day"]) -> Float[np.ndarray, " day"]:
+def normalise_by_past(values: Float[np.ndarray, " day"]) -> Float[np.ndarray, " day"]:
     """(x_t - mean) / std over the last 252 days up to t, clipped to ±5; 0 where x_t is unknown, with fewer than 20
     days, or without spread.
     """
@@ -37,7 +37,7 @@ def past_normalised(values: Float[np.ndarray, " day"]) -> Float[np.ndarray, " da
     return np.asarray(np.clip(score, -CLIP, CLIP), dtype=np.float64)
 
 
-def derived(
+def derived_columns(
     returns: Float[np.ndarray, " row"],
     valid: Bool[np.ndarray, " row"],
     day_index: Int[np.ndarray, " row"],
@@ -67,7 +67,7 @@ def trailing(values: Float[np.ndarray, " day"], length: int) -> Float[np.ndarray
     return np.lib.stride_tricks.sliding_window_view(padded, length)
 
 
-def brought(series: Mapping[str, tuple[Days, Series]], days: Days) -> dict[str, Series]:
+def user_columns(series: Mapping[str, tuple[Days, Series]], days: Days) -> dict[str, Series]:
     """Level and 1- and 20-day change of each of the user's series on the trading days: the latest value up to and
     including the day.
 

@@ -43,8 +43,8 @@ def corr(x: pl.Expr, y: pl.Expr, d: int) -> pl.Expr:
     return pl.when(varies(a, d) & varies(b, d) & (product > 0)).then((cov(a, b, d) / product.sqrt()).clip(-1.0, 1.0))
 
 
-def ewm(x: pl.Expr, alpha: float, least: int) -> pl.Expr:
-    """Σ (1-α)^k x[k] / Σ (1-α)^k over the whole listed span so far, of at least `least` values. A halted day counts as
-    a day.
+def ewm(x: pl.Expr, alpha: float, min_samples: int) -> pl.Expr:
+    """Exponential mean Σ (1-α)^k x[k] / Σ (1-α)^k over the whole listed span so far, of at least `min_samples` values;
+    a halted day counts as a day.
     """
-    return x.ewm_mean(alpha=alpha, adjust=True, ignore_nulls=False, min_samples=least)
+    return x.ewm_mean(alpha=alpha, adjust=True, ignore_nulls=False, min_samples=min_samples)

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import polars as pl
 
 from atft.data.panel.source import Source
-from atft.data.read.cells import in_groups, words_of
+from atft.data.read.cells import factorize, group_argsort
 from atft.data.schema import PRICES, Days
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
+class CalendarGrid:
     """R rows sorted by (code, day). A halted day repeats the last close with volume 0 and `valid` false.
 
     `frame` has code, day (numbers), valid and, for prices, close, open, high, low, volume as far as the source has
@@ -32,12 +32,12 @@ class Grid:
     returns: npt.NDArray[np.float64]  # [R], NaN unknown
     day_offsets: npt.NDArray[np.int64]  # [T+1]
     day_rows: npt.NDArray[np.int64]  # [R]
-    place: npt.NDArray[np.int64]  # grid row of each source row, -1 outside of every listed span
+    row_of_source: npt.NDArray[np.int64]  # grid row of each source row, -1 outside of every listed span
     frame: pl.DataFrame
 
     def scatter(self, series: pl.Series) -> npt.NDArray[np.float64]:
         """A column of the source on the grid, [R]; NaN where the source has nothing."""
-        return scatter(series, self.place, len(self.day_index))
+        return scatter(series, self.row_of_source, len(self.day_index))
 
     def day_values(self, source: Source, name: str) -> npt.NDArray[np.float64]:
         """A market-wide column of the source by day, [T]."""
@@ -46,44 +46,44 @@ class Grid:
         return daily[np.searchsorted(source.days, self.days)]
 
 
-def scatter(series: pl.Series, place: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.float64]:
+def scatter(series: pl.Series, row_of_source: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.float64]:
     out = np.full(rows, np.nan)
-    inside = place >= 0
-    out[place[inside]] = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()[inside]
+    inside = row_of_source >= 0
+    out[row_of_source[inside]] = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()[inside]
     return out
 
 
-def fill(source: Source) -> Grid:
+def build_grid(source: Source) -> CalendarGrid:
     """Lay the source's rows on the grid and fill halts. A price row without a close counts as a halt; codes without any
     close are left out.
     """
     frame = source.frame
     present = frame["@close"].is_not_null().to_numpy() if source.has("close") else np.ones(frame.height, np.bool_)
-    day, on_calendar, used_days = _numbered(source.day_numbers(), present)
+    day, on_calendar, used_days = _renumber(source.day_numbers(), present)
     days = source.days[used_days]
     run = frame["@code"].rle_id().to_numpy().astype(np.int64)
-    code, _, used_codes = _numbered(run, present)
+    code, _, used_codes = _renumber(run, present)
     first_rows = np.flatnonzero(np.diff(run, prepend=-1))[used_codes]
     codes = tuple(frame["@code"].gather(first_rows).to_list())
-    shown = np.flatnonzero(present)
-    starts = np.flatnonzero(np.diff(code[shown], prepend=-1))  # every code has a row, and its rows are in order
-    first, last = day[shown[starts]], day[shown[np.append(starts[1:], len(shown)) - 1]]
+    present_rows = np.flatnonzero(present)
+    starts = np.flatnonzero(np.diff(code[present_rows], prepend=-1))  # every code has a row, and its rows are in order
+    first, last = day[present_rows[starts]], day[present_rows[np.append(starts[1:], len(present_rows)) - 1]]
     offsets = np.concatenate([[0], np.cumsum(last - first + 1)])
     inside = on_calendar & (code >= 0)
     inside[inside] &= (day[inside] >= first[code[inside]]) & (day[inside] <= last[code[inside]])
-    place = np.where(inside, offsets[code] + day - first[code], -1).astype(np.int64)
+    row_of_source = np.where(inside, offsets[code] + day - first[code], -1).astype(np.int64)
     rows = int(offsets[-1])
     code_index = np.repeat(np.arange(len(codes), dtype=np.int32), last - first + 1)
     day_index = (np.arange(rows) - offsets[code_index] + first[code_index]).astype(np.int32)
     valid = np.zeros(rows, np.bool_)
-    valid[place[present]] = True
-    latest = np.maximum.accumulate(np.where(valid, np.arange(rows), 0))  # the first row of each span is valid
-    sectors, sector_index = _sectors(source, place, latest, rows)
+    valid[row_of_source[present]] = True
+    last_valid_row = np.maximum.accumulate(np.where(valid, np.arange(rows), 0))  # the first row of each span is valid
+    sectors, sector_index = _sectors(source, row_of_source, last_valid_row, rows)
     table = pl.DataFrame({"code": pl.Series(code_index).set_sorted(), "day": day_index, "valid": valid})
     if source.has("close"):
-        table = _priced(source, table, place, latest, valid)
-    day_offsets, day_rows = by_day(day_index, len(days))
-    return Grid(
+        table = _with_prices(source, table, row_of_source, last_valid_row, valid)
+    day_offsets, day_rows = rows_by_day(day_index, len(days))
+    return CalendarGrid(
         days=days,
         codes=codes,
         sectors=sectors,
@@ -91,66 +91,66 @@ def fill(source: Source) -> Grid:
         code_index=code_index,
         sector_index=sector_index,
         valid=valid,
-        in_universe=_members(source, days, codes, day_index, code_index, place, latest),
-        returns=_returns(source, table, place, offsets),
+        in_universe=_universe_membership(source, days, codes, day_index, code_index, row_of_source, last_valid_row),
+        returns=_returns(source, table, row_of_source, offsets),
         day_offsets=day_offsets,
         day_rows=day_rows,
-        place=place,
+        row_of_source=row_of_source,
         frame=table,
     )
 
 
-def _numbered(
+def _renumber(
     group: npt.NDArray[np.int64], present: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
     """Groups (0, 1, …) with a row that is present get new, dense numbers: of each row (-1: of no such group), whether
     it has one, and the old numbers of the groups that are left.
     """
-    left = np.bincount(group[present], minlength=int(group.max()) + 1) > 0
-    number = np.where(left, np.cumsum(left) - 1, -1)[group]
-    return number, number >= 0, np.flatnonzero(left)
+    kept = np.bincount(group[present], minlength=int(group.max()) + 1) > 0
+    number = np.where(kept, np.cumsum(kept) - 1, -1)[group]
+    return number, number >= 0, np.flatnonzero(kept)
 
 
-def by_day(day_index: npt.NDArray[np.int32], num_days: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def rows_by_day(day_index: npt.NDArray[np.int32], num_days: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The rows of each day, one after the other: where each day begins, [T+1], and the rows, [R]."""
     offsets = np.concatenate([[0], np.cumsum(np.bincount(day_index, minlength=num_days))]).astype(np.int64)
-    return offsets, in_groups(day_index, num_days)
+    return offsets, group_argsort(day_index, num_days)
 
 
-def _priced(
+def _with_prices(
     source: Source,
     table: pl.DataFrame,
-    place: npt.NDArray[np.int64],
-    latest: npt.NDArray[np.int64],
+    row_of_source: npt.NDArray[np.int64],
+    last_valid_row: npt.NDArray[np.int64],
     valid: npt.NDArray[np.bool_],
 ) -> pl.DataFrame:
     rows = table.height
-    close = scatter(source.frame["@close"], place, rows)[latest]
+    close = scatter(source.frame["@close"], row_of_source, rows)[last_valid_row]
     filled = {"close": close}
     for role in PRICES[:-1]:
         if source.has(role):
-            filled[role] = np.where(valid, scatter(source.frame[f"@{role}"], place, rows), close)
+            filled[role] = np.where(valid, scatter(source.frame[f"@{role}"], row_of_source, rows), close)
     if source.has("volume"):
-        filled["volume"] = np.where(valid, scatter(source.frame["@volume"], place, rows), 0.0)
+        filled["volume"] = np.where(valid, scatter(source.frame["@volume"], row_of_source, rows), 0.0)
     return table.with_columns(pl.Series(name, values).fill_nan(None) for name, values in filled.items())
 
 
 def _sectors(
-    source: Source, place: npt.NDArray[np.int64], latest: npt.NDArray[np.int64], rows: int
+    source: Source, row_of_source: npt.NDArray[np.int64], last_valid_row: npt.NDArray[np.int64], rows: int
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
     if not source.has("sector"):
         return (), np.full(rows, -1, np.int32)
-    words, number = words_of(source.frame["@sector"])
+    words, number = factorize(source.frame["@sector"])
     names = tuple(words.drop_nulls().to_list())
     if not names:
         return (), np.full(rows, -1, np.int32)
     index = np.full(rows, -1, np.int32)
-    index[place[place >= 0]] = np.where(number < len(names), number, -1)[place >= 0]
-    return names, index[latest]
+    index[row_of_source[row_of_source >= 0]] = np.where(number < len(names), number, -1)[row_of_source >= 0]
+    return names, index[last_valid_row]
 
 
 def _returns(
-    source: Source, table: pl.DataFrame, place: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
+    source: Source, table: pl.DataFrame, row_of_source: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
     """close(t-1) → close(t), NaN on a span's first day. Without closes: the column return_1d, else the 1-day target of
     two days before.
@@ -161,30 +161,30 @@ def _returns(
             (pl.col("close") / pl.col("close").shift(1) - 1).over("code").fill_null(float("nan")).alias("r")
         )["r"].to_numpy()
     if source.has("return_1d"):
-        return scatter(source.frame["@return_1d"], place, rows)
+        return scatter(source.frame["@return_1d"], row_of_source, rows)
     out = np.full(rows, np.nan)
     if source.has("target_1d"):
-        out[2:] = scatter(source.frame["@target_1d"], place, rows)[:-2]
+        out[2:] = scatter(source.frame["@target_1d"], row_of_source, rows)[:-2]
         starts = offsets[:-1]
         out[starts] = out[np.minimum(starts + 1, offsets[1:] - 1)] = np.nan  # a span's first two days
     return out
 
 
-def _members(
+def _universe_membership(
     source: Source,
     days: Days,
     codes: tuple[str, ...],
     day_index: npt.NDArray[np.int32],
     code_index: npt.NDArray[np.int32],
-    place: npt.NDArray[np.int64],
-    latest: npt.NDArray[np.int64],
+    row_of_source: npt.NDArray[np.int64],
+    last_valid_row: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.bool_]:
     """Point in time: a yearly list holds in its year; a dated list holds from its date until the next."""
     if source.universe is None:
         if not source.has("in_universe"):
             return np.ones(len(day_index), np.bool_)
-        flags: npt.NDArray[np.bool_] = scatter(source.frame["@in_universe"], place, len(day_index)) == 1.0
-        return flags[latest]
+        flags: npt.NDArray[np.bool_] = scatter(source.frame["@in_universe"], row_of_source, len(day_index)) == 1.0
+        return flags[last_valid_row]
     universe = source.universe
     dated = "date" in universe.columns
     column = (

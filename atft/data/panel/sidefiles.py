@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from atft.data.read.cells import numbers, numbers_from_text, parse_dates, rows_of
+from atft.data.read.cells import numbers_from_text, parse_dates, parse_numbers, row_numbers
 from atft.data.read.opening import read_table
-from atft.data.schema import DataError, Days, listing, plain
+from atft.data.schema import DataError, Days, format_names, normalized_name
 from atft.spec.data import SideFile
 
 
@@ -27,7 +27,7 @@ def read_universe(side: SideFile) -> pl.DataFrame:
     )
     if "code" not in found or not {"year", "date"} & set(found):
         raise DataError(
-            f"universe file {path.name} has {listing(frame.columns)}: it needs code and either year or date "
+            f"universe file {path.name} has {format_names(frame.columns)}: it needs code and either year or date "
             "(map them with universe.columns)"
         )
     code = frame[found["code"]].cast(pl.String).str.strip_chars().alias("code")
@@ -36,7 +36,7 @@ def read_universe(side: SideFile) -> pl.DataFrame:
     told = frame[found["year"]].cast(pl.String).cast(pl.Float64, strict=False)
     year = told.cast(pl.Int32, strict=False).alias("year")
     year = year.set((year != told).fill_null(value=True), None)
-    if bad := rows_of(year.is_null()):
+    if bad := row_numbers(year.is_null()):
         raise DataError(f"universe file {path.name}: column {found['year']!r} is not a year in row {bad}")
     return pl.DataFrame([year, code])
 
@@ -53,14 +53,15 @@ def read_market(side: SideFile) -> dict[str, tuple[Days, npt.NDArray[np.float64]
     )
     if "date" not in found:
         raise DataError(
-            f"market file {path.name} has {listing(frame.columns)}: it needs a date column (map it with market.columns)"
+            f"market file {path.name} has {format_names(frame.columns)}: it needs a date column "
+            "(map it with market.columns)"
         )
     days = parse_dates(frame[found["date"]], path.name).alias("@date")
     rows = pl.DataFrame([days])
     wide: dict[str, tuple[pl.DataFrame, str]] = {}
     if "name" in found and "close" in found:
         table = rows.with_columns(frame[found["name"]].cast(pl.String).alias("@code"))
-        table = table.with_columns(numbers(frame[found["close"]], table, path.name).alias("@close"))
+        table = table.with_columns(parse_numbers(frame[found["close"]], table, path.name).alias("@close"))
         for (series_name,), part in table.group_by(["@code"], maintain_order=True):
             wide[str(series_name)] = (part, "@close")
     else:
@@ -70,7 +71,7 @@ def read_market(side: SideFile) -> dict[str, tuple[Days, npt.NDArray[np.float64]
                 and frame[column].dtype != pl.Boolean
                 and (frame[column].dtype.is_numeric() or not numbers_from_text(frame[column])[1].any())
             ):
-                wide[column] = (rows.with_columns(numbers(frame[column], rows, path.name).alias(column)), column)
+                wide[column] = (rows.with_columns(parse_numbers(frame[column], rows, path.name).alias(column)), column)
     if not wide:
         raise DataError(f"market file {path.name} has no numeric column beside the date")
     result = {}
@@ -90,8 +91,9 @@ def _side_columns(
         raise DataError(f"{file}: unknown roles {unknown}; the roles are {sorted(aliases)}")
     missing = [c for c in side.columns.values() if c not in names]
     if missing:
-        raise DataError(f"{file} has no columns {missing}; it has {listing(names)}")
+        raise DataError(f"{file} has no columns {missing}; it has {format_names(names)}")
     guessed = {
-        role: next((n for a in options for n in names if plain(n) == a), None) for role, options in aliases.items()
+        role: next((n for a in options for n in names if normalized_name(n) == a), None)
+        for role, options in aliases.items()
     }
     return {**{role: column for role, column in guessed.items() if column is not None}, **side.columns}

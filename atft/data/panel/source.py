@@ -20,23 +20,23 @@ import polars as pl
 from atft.data.files import sha256_of
 from atft.data.panel.planted import generate, planted_sha256
 from atft.data.panel.sidefiles import read_market, read_universe
-from atft.data.panel.survey import Survey, may_be_number, survey
-from atft.data.progress import Pace, background
+from atft.data.panel.survey import ColumnSurvey, may_be_number, survey
+from atft.data.progress import ProgressReporter, background
 from atft.data.read.cells import (
-    MISSING_WORDS,
-    flags,
-    in_groups,
-    numbers,
+    MISSING_MARKERS,
+    factorize,
+    format_rows,
+    group_argsort,
     numbers_from_text,
     parse_dates,
-    rows_of,
-    shown,
-    words_of,
+    parse_flags,
+    parse_numbers,
+    row_numbers,
 )
-from atft.data.read.delimited import Delimited
+from atft.data.read.delimited import DelimitedFile
 from atft.data.read.opening import open_file
-from atft.data.read.tables import Table, files_under, folder_sha256, frame_table
-from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, plain
+from atft.data.read.tables import Table, files_under, folder_sha256, table_from_frame
+from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, normalized_name
 from atft.spec.data import DatasetSpec, PlantedSpec
 
 MOSTLY_NUMBERS = 0.5  # of the cells of a column: the others look like slips
@@ -58,9 +58,9 @@ class Source:
     days: Days  # of all rows, sorted
     kind: str
     roles: Roles
-    extra: dict[str, Survey]  # numeric columns beside the roles: candidates for features
+    extra: dict[str, ColumnSurvey]  # numeric columns beside the roles: candidates for features
     ignored: tuple[str, ...] = ()  # columns without a role that are not numeric
-    content: Future[str] = field(default_factory=Future)  # SHA-256 of its bytes, made while they are read
+    sha256_future: Future[str] = field(default_factory=Future)  # SHA-256 of its bytes, made while they are read
     check_unchanged: Callable[[], None] = lambda: None  # raises DataError when the files are not those that were opened
     universe: pl.DataFrame | None = None  # {year | date, code}
     market: dict[str, tuple[Days, npt.NDArray[np.float64]]] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Source:
     @property
     def sha256(self) -> str:
         """Waits for it. Raises DataError when the files have changed meanwhile."""
-        return self.content.result()
+        return self.sha256_future.result()
 
     def has(self, role: str) -> bool:
         return f"@{role}" in self.frame.columns
@@ -94,40 +94,40 @@ class Source:
 
 
 def load(spec: DatasetSpec, scratch: Path | None = None) -> Source:
-    """`read`, then `look`."""
-    pace = Pace()
-    source = read(spec, scratch, pace)
-    look(source, pace)
+    """`read`, then `find_features`."""
+    progress = ProgressReporter()
+    source = read(spec, scratch, progress)
+    find_features(source, progress)
     return source
 
 
-def read(spec: DatasetSpec, scratch: Path | None, pace: Pace) -> Source:
+def read(spec: DatasetSpec, scratch: Path | None, progress: ProgressReporter) -> Source:
     """Read and check the roles of the files of `spec`. Text files are unpacked into folder `scratch`, or into memory
     without one. Raises DataError, BuildStopped.
     """
     if spec.planted is not None:
-        return _planted(spec, spec.planted, pace)
+        return _planted(spec, spec.planted, progress)
     if spec.path is None:
         raise DataError("the dataset has neither a file nor a planted panel: give one")
     path = Path(spec.path)
-    pace.stage("reading", 0.1)
+    progress.start_stage("reading", 0.1)
     sides = [Path(side.file) for side in (spec.universe, spec.market) if side is not None]
-    before = {file: _state(file) for file in (path, *sides)}
+    before = {file: _file_state(file) for file in (path, *sides)}
 
     def check_unchanged() -> None:
         for file, state in before.items():
-            if _state(file) != state:
+            if _file_state(file) != state:
                 raise DataError(f"{file.name} has changed while it was read: submit again when nobody writes to it")
 
-    def content() -> str:
+    def content_sha256() -> str:
         found = source_sha256(spec)
         check_unchanged()
         return found
 
-    hashing = background(content)
-    table, roles = _open(path, spec, scratch, pace)
-    source = pace.during(lambda: _strict(table, roles, path.name))
-    source.content, source.check_unchanged = hashing, check_unchanged
+    hashing = background(content_sha256)
+    table, roles = _open(path, spec, scratch, progress)
+    source = progress.run(lambda: _read_roles(table, roles, path.name))
+    source.sha256_future, source.check_unchanged = hashing, check_unchanged
     if spec.universe is not None:
         if source.has("in_universe"):
             raise DataError(f"{path.name} has a column in_universe and there is a universe file: give one of them")
@@ -137,19 +137,23 @@ def read(spec: DatasetSpec, scratch: Path | None, pace: Pace) -> Source:
     return source
 
 
-def look(source: Source, pace: Pace) -> None:
+def find_features(source: Source, progress: ProgressReporter) -> None:
     """Find the numeric columns without a role; a listed feature that is not numeric is an error. Raises DataError,
     BuildStopped.
     """
-    pace.stage("looking at columns", 0.2, source.table.num_rows)
+    progress.start_stage("looking at columns", 0.2, source.table.num_rows)
     roles, table = source.roles, source.table
-    listed = roles.listed or ()
-    wanted = roles.spare if roles.listed is None or roles.kind == "prices" else roles.listed
-    wanted = tuple(c for c in wanted if c in listed or not INDEX_NAME.match(c))
-    there = [c for c in wanted if c in table.schema.names and may_be_number(table.schema.field(c).type)]
-    source.extra, text = survey(table, there, source.in_table_order(source.day_numbers()), len(source.days), pace)
+    requested = roles.requested_features or ()
+    wanted = (
+        roles.unassigned if roles.requested_features is None or roles.kind == "prices" else roles.requested_features
+    )
+    wanted = tuple(c for c in wanted if c in requested or not INDEX_NAME.match(c))
+    candidates = [c for c in wanted if c in table.schema.names and may_be_number(table.schema.field(c).type)]
+    source.extra, text = survey(
+        table, candidates, source.in_table_order(source.day_numbers()), len(source.days), progress
+    )
     text |= table.not_numbers
-    for column in listed:
+    for column in requested:
         if column in text:
             raise DataError(
                 f"{table.name}: feature {column!r} is not a number in row {text[column]}: "
@@ -162,7 +166,7 @@ def look(source: Source, pace: Pace) -> None:
             )
     source.ignored = tuple(c for c in wanted if c not in source.extra)
     written = [column for column in text if column in table.schema.names]
-    for column, share in pace.during(lambda: _shares_of_numbers(table, written)).items():
+    for column, share in progress.run(lambda: _shares_of_numbers(table, written)).items():
         if share > MOSTLY_NUMBERS:
             source.warnings.append(
                 f"column {column!r} is not a feature: {share:.1%} of its cells are numbers, but not those of row "
@@ -195,7 +199,7 @@ def source_sha256(spec: DatasetSpec) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def _state(path: Path) -> list[tuple[str, int, int]]:
+def _file_state(path: Path) -> list[tuple[str, int, int]]:
     """What changes when a file is written to."""
     files = files_under(path) if path.is_dir() else [path]
     try:
@@ -204,16 +208,16 @@ def _state(path: Path) -> list[tuple[str, int, int]]:
         raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
 
 
-def _open(path: Path, spec: DatasetSpec, scratch: Path | None, pace: Pace) -> tuple[Table, Roles]:
+def _open(path: Path, spec: DatasetSpec, scratch: Path | None, progress: ProgressReporter) -> tuple[Table, Roles]:
     found = open_file(path)
-    roles = find_roles(found.names if isinstance(found, Delimited) else found.schema.names, spec)
-    return found.table(roles.used, scratch, pace) if isinstance(found, Delimited) else found, roles
+    roles = find_roles(found.names if isinstance(found, DelimitedFile) else found.schema.names, spec)
+    return found.table(roles.used, scratch, progress) if isinstance(found, DelimitedFile) else found, roles
 
 
-def _planted(spec: DatasetSpec, planted: PlantedSpec, pace: Pace) -> Source:
+def _planted(spec: DatasetSpec, planted: PlantedSpec, progress: ProgressReporter) -> Source:
     """A generated panel takes the same road as a file, so that what is tested on it is what users run."""
-    pace.stage("planting", 0.1)
-    panel = pace.during(lambda: generate(planted, spec.horizons))
+    progress.start_stage("planting", 0.1)
+    panel = progress.run(lambda: generate(planted, spec.horizons))
     frame = pl.DataFrame(
         {
             "@date": pl.Series(panel.days[panel.day_index]).cast(pl.Date),
@@ -233,12 +237,12 @@ def _planted(spec: DatasetSpec, planted: PlantedSpec, pace: Pace) -> Source:
         columns={"date": "@date", "code": "@code", "sector": "@sector", "close": "@close"},
         targets={},
         return_1d=None,
-        listed=None,
-        spare=tuple(extra.columns),
+        requested_features=None,
+        unassigned=tuple(extra.columns),
     )
     source = Source(
         frame=frame,
-        table=frame_table(extra, "planted"),
+        table=table_from_frame(extra, "planted"),
         order=None,
         days=_days(frame),
         kind="planted",
@@ -246,52 +250,52 @@ def _planted(spec: DatasetSpec, planted: PlantedSpec, pace: Pace) -> Source:
         extra={},
     )
     source.oracle, source.planted_days = panel.oracle, panel.days
-    source.content.set_result(panel.sha256)
+    source.sha256_future.set_result(panel.sha256)
     return source
 
 
-def _strict(whole: Table, roles: Roles, name: str) -> Source:
+def _read_roles(whole: Table, roles: Roles, name: str) -> Source:
     columns = roles.columns
     frame = whole.frame(roles.used)
     table = frame.select(
         parse_dates(frame[columns["date"]], name).alias("@date"), _codes(frame[columns["code"]]).alias("@code")
     )
-    if bad := rows_of(table["@code"].is_null() | (table["@code"] == "")):
+    if bad := row_numbers(table["@code"].is_null() | (table["@code"] == "")):
         raise DataError(f"{name}: column {columns['code']!r} is empty in row {bad}: every row needs a code")
-    if bad := rows_of(table["@code"].is_in(_with_nul(table["@code"]).implode())):
+    if bad := row_numbers(table["@code"].is_in(_codes_with_nul(table["@code"]).implode())):
         raise DataError(f"{name}: column {columns['code']!r} has NUL in row {bad}: write codes as plain text")
     numeric = [r for r in (*PRICES, "volume") if r in columns]
     for role in numeric:
-        table = table.with_columns(numbers(frame[columns[role]], table, name).alias(f"@{role}"))
+        table = table.with_columns(parse_numbers(frame[columns[role]], table, name).alias(f"@{role}"))
     if roles.raw_close is not None:
-        table = _adjusted(table, numbers(frame[roles.raw_close], table, name), columns)
+        table = _scale_to_adjusted(table, parse_numbers(frame[roles.raw_close], table, name), columns)
     if "sector" in columns:
-        words, number = words_of(frame[columns["sector"]])
+        words, number = factorize(frame[columns["sector"]])
         words = words.str.strip_chars()
-        missing = words.str.to_lowercase().is_in(MISSING_WORDS)
+        missing = words.str.to_lowercase().is_in(MISSING_MARKERS)
         table = table.with_columns(words.set(missing, None).cast(pl.Categorical).gather(number).alias("@sector"))
     if "in_universe" in columns:
-        table = table.with_columns(flags(frame[columns["in_universe"]], table, name).alias("@in_universe"))
+        table = table.with_columns(parse_flags(frame[columns["in_universe"]], table, name).alias("@in_universe"))
     for h, column in roles.targets.items():
         table = table.with_columns(_returns(frame[column], table, name).alias(f"@target_{h}d"))
     if roles.return_1d is not None:
         table = table.with_columns(_returns(frame[roles.return_1d], table, name).alias("@return_1d"))
     del frame
-    table, order, unordered = _sorted(table, name)
+    table, order, num_unordered = _sort_rows(table, name)
     _check_prices(table, name, columns)
     source = Source(frame=table, table=whole, order=order, days=_days(table), kind=roles.kind, roles=roles, extra={})
-    source.num_unordered = unordered
+    source.num_unordered = num_unordered
     return source
 
 
 def _returns(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
-    values = numbers(series, table, name)
+    values = parse_numbers(series, table, name)
     bad = ((values < -1.0) | (values > MAX_RETURN)).fill_null(value=False)
     if bad.any():
         row = int(bad.arg_true()[0])
         raise DataError(
             f"{name}: {bad.sum()} values of {series.name!r} are no returns (below -100 % or above +{MAX_RETURN:.0%}), "
-            f"such as {shown(table, bad)} with {values[row]:g}: targets are returns as fractions, .01 for +1 %; "
+            f"such as {format_rows(table, bad)} with {values[row]:g}: targets are returns as fractions, .01 for +1 %; "
             "correct or remove these rows"
         )
     return values
@@ -303,11 +307,11 @@ def _codes(series: pl.Series) -> pl.Series:
         known = series.fill_nan(None)
         whole = known.cast(pl.Int64, strict=False)
         series = whole if bool(((whole == known) | known.is_null()).all()) else known
-    words, number = words_of(series)
+    words, number = factorize(series)
     return words.str.strip_chars().cast(pl.Categorical).gather(number)
 
 
-def _with_nul(codes: pl.Series) -> pl.Series:
+def _codes_with_nul(codes: pl.Series) -> pl.Series:
     kinds = codes.unique()
     return kinds.filter(kinds.cast(pl.String).str.contains("\0", literal=True))
 
@@ -316,37 +320,39 @@ def _days(table: pl.DataFrame) -> Days:
     return table["@date"].unique().sort().to_numpy().astype("datetime64[D]")
 
 
-def _sorted(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[np.int64] | None, int]:
+def _sort_rows(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[np.int64] | None, int]:
     """By (code, date), the row that each row was, and how many rows come before an earlier one of their code. Raises
     DataError for a (date, code) that comes twice.
     """
-    words, code = words_of(table["@code"])
+    words, code = factorize(table["@code"])
     date = table["@date"].to_physical().to_numpy().astype(np.int64)
     key = code * (date.max() - date.min() + 1) + (date - date.min())
-    order, unordered = None, 0
+    order, num_unordered = None, 0
     if (key[1:] < key[:-1]).any():
-        order = in_groups(code, len(words))
+        order = group_argsort(code, len(words))
         if (date[1:] < date[:-1]).any():  # a file that goes day by day is in order
-            unordered = int(((np.diff(date[order]) < 0) & (np.diff(code[order]) == 0)).sum())
+            num_unordered = int(((np.diff(date[order]) < 0) & (np.diff(code[order]) == 0)).sum())
             order = np.argsort(key, kind="stable")
         table, key = table[order], key[order]
     if len(repeats := np.flatnonzero(np.diff(key) == 0)):
         duplicated = np.zeros(len(key), np.bool_)
         duplicated[repeats] = duplicated[repeats + 1] = True
         raise DataError(
-            f"{name}: {duplicated.sum()} rows repeat a (date, code), such as {shown(table, pl.Series(duplicated))}: "
-            "keep one row for each"
+            f"{name}: {duplicated.sum()} rows repeat a (date, code), such as "
+            f"{format_rows(table, pl.Series(duplicated))}: keep one row for each"
         )
-    return table, order, unordered
+    return table, order, num_unordered
 
 
-def _adjusted(table: pl.DataFrame, raw: pl.Series, columns: dict[str, str]) -> pl.DataFrame:
+def _scale_to_adjusted(table: pl.DataFrame, raw: pl.Series, columns: dict[str, str]) -> pl.DataFrame:
     """Open, high, low and volume on the scale of the adjusted close, where they are given unadjusted: close · volume is
     then the money that changed hands, which no later split alters.
     """
     factor = table["@close"] / raw.set(raw <= 0, None)
     unadjusted = [
-        r for r in ("open", "high", "low", "volume") if r in columns and not plain(columns[r]).startswith("adj")
+        r
+        for r in ("open", "high", "low", "volume")
+        if r in columns and not normalized_name(columns[r]).startswith("adj")
     ]
     return table.with_columns(
         (pl.col(f"@{role}") / factor if role == "volume" else pl.col(f"@{role}") * factor).alias(f"@{role}")
@@ -363,8 +369,8 @@ def _check_prices(table: pl.DataFrame, name: str, columns: dict[str, str]) -> No
         if bad.any():
             what = "negative" if role == "volume" else "zero or negative"
             raise DataError(
-                f"{name}: {bad.sum()} values of {columns[role]!r} are {what}, such as {shown(table, bad, column)}: "
-                "correct or remove these rows"
+                f"{name}: {bad.sum()} values of {columns[role]!r} are {what}, such as "
+                f"{format_rows(table, bad, column)}: correct or remove these rows"
             )
     if "@close" not in table.columns:
         return
@@ -376,6 +382,6 @@ def _check_prices(table: pl.DataFrame, name: str, columns: dict[str, str]) -> No
         row = extreme.arg_true()[0]
         raise DataError(
             f"{name}: {extreme.sum()} daily returns are above +{MAX_RETURN:.0%}, such as "
-            f"{shown(table, extreme)} with {jump[row]:+.0%}: "
+            f"{format_rows(table, extreme)} with {jump[row]:+.0%}: "
             "a missed split, a unit error or two stocks under one code; correct or remove these rows"
         )

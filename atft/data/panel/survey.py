@@ -14,19 +14,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
-from atft.data.progress import Pace
-from atft.data.read.cells import numbers_from_text, rows_of
+from atft.data.progress import ProgressReporter
+from atft.data.read.cells import numbers_from_text, row_numbers
 from atft.data.read.tables import Table
 
 MAX_NULL_SHARE = 0.99
-TOLD_SHARE = 0.9  # of a day's rows, at least, that a market-wide column tells
-ODD_SHARE = 0.01  # of days, at most, on which a nearly market-wide one has two values
-COMPARED = 1 << 12  # rows compared at once: most columns are told apart by the first few days
-GROUP = 64  # columns read at once
+MIN_KNOWN_SHARE = 0.9  # of a day's rows, at least, that a market-wide column tells
+MAX_INCONSISTENT_SHARE = 0.01  # of days, at most, on which a nearly market-wide one has two values
+COMPARED_ROWS = 1 << 12  # rows compared at once: most columns are told apart by the first few days
+COLUMN_GROUP = 64  # columns read at once
 
 
 @dataclass(kw_only=True, slots=True)
-class Survey:
+class ColumnSurvey:
     """What is known of one column. Infinite counts as missing; `low` and `high` are NaN without any value."""
 
     num_rows: int
@@ -38,8 +38,8 @@ class Survey:
     daily: Float[np.ndarray, " day"] | None = None  # its value on each day, while next to no day has two; NaN unknown
     known: Int[np.ndarray, " day"] | None = None  # how many rows of each day have one, as long
     rows: Int[np.ndarray, " day"] | None = None  # how many rows each day has
-    odd: set[int] = field(default_factory=set)  # days with two values
-    repeated: bool = False  # some day has two values, equal ones
+    inconsistent_days: set[int] = field(default_factory=set)  # days with two values
+    several_rows_agree: bool = False  # some day has two values, equal ones
 
     @property
     def null_share(self) -> float:
@@ -58,28 +58,28 @@ class Survey:
     @property
     def market_wide(self) -> bool:
         """One value a day, told of its stocks: a z-score across stocks would erase it."""
-        return self._same_of_all and not self.odd
+        return self._same_for_all_stocks and not self.inconsistent_days
 
     @property
     def nearly_market_wide(self) -> tuple[int, ...]:
         """The days that keep it from being so, when they are next to none."""
-        return tuple(sorted(self.odd)) if self._same_of_all else ()
+        return tuple(sorted(self.inconsistent_days)) if self._same_for_all_stocks else ()
 
     @property
-    def _same_of_all(self) -> bool:
+    def _same_for_all_stocks(self) -> bool:
         """A few stocks' events that agree, day by day, say nothing of the market."""
-        if self.daily is None or self.known is None or self.rows is None or not self.repeated:
+        if self.daily is None or self.known is None or self.rows is None or not self.several_rows_agree:
             return False
-        told = self.known > 0
-        return bool(self.known.sum() >= TOLD_SHARE * self.rows[told].sum())
+        any_known = self.known > 0
+        return bool(self.known.sum() >= MIN_KNOWN_SHARE * self.rows[any_known].sum())
 
     @property
-    def useless(self) -> str | None:
+    def useless_reason(self) -> str | None:
         if self.null_share >= MAX_NULL_SHARE:
             return f"{self.null_share:.0%} empty"
         return "constant" if self.constant else None
 
-    def add(self, values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]) -> None:
+    def add_batch(self, values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]) -> None:
         low, high = _range(values)
         if not (np.isfinite(low) and np.isfinite(high)):
             self.infinite |= bool(np.isinf(values).any())
@@ -99,10 +99,10 @@ class Survey:
                 values, day = values[~missing], day[~missing]
         self.total += total
         self.low, self.high = float(np.fmin(self.low, low)), float(np.fmax(self.high, high))
-        for at in range(0, len(values), COMPARED):
+        for at in range(0, len(values), COMPARED_ROWS):
             if self.daily is None:
                 break
-            rows = slice(at, at + COMPARED)
+            rows = slice(at, at + COMPARED_ROWS)
             self._compare(self.daily, values[rows].astype(np.float64), day[rows])
 
     def _compare(
@@ -112,14 +112,14 @@ class Survey:
         daily[day] = values
         differ = ((before != values) & ~np.isnan(before)) | (daily[day] != values)
         if differ.any():
-            self.odd.update(np.flatnonzero(np.bincount(day[differ])).tolist())  # faster than np.unique
-            if len(self.odd) > max(1.0, ODD_SHARE * len(daily)):
-                self.daily, self.odd = None, set()
+            self.inconsistent_days.update(np.flatnonzero(np.bincount(day[differ])).tolist())  # faster than np.unique
+            if len(self.inconsistent_days) > max(1.0, MAX_INCONSISTENT_SHARE * len(daily)):
+                self.daily, self.inconsistent_days = None, set()
                 return
         if self.known is not None:
             self.known += np.bincount(day, minlength=len(daily))
-        if not self.repeated:
-            self.repeated = bool(np.isfinite(before).any()) or len(np.unique(day)) < len(day)
+        if not self.several_rows_agree:
+            self.several_rows_agree = bool(np.isfinite(before).any()) or len(np.unique(day)) < len(day)
 
 
 def _range(values: Float[np.ndarray, " row"]) -> tuple[float, float]:
@@ -132,12 +132,12 @@ def _total(values: Float[np.ndarray, " row"]) -> float:
 
 
 def survey(
-    table: Table, columns: Sequence[str], day: Int[np.ndarray, " row"], num_days: int, pace: Pace
-) -> tuple[dict[str, Survey], dict[str, list[int]]]:
+    table: Table, columns: Sequence[str], day: Int[np.ndarray, " row"], num_days: int, progress: ProgressReporter
+) -> tuple[dict[str, ColumnSurvey], dict[str, list[int]]]:
     """Each of `columns` that holds numbers, and the first rows of those that are text. `day`: each row's, by number."""
     rows = np.bincount(day, minlength=num_days)
     found = {
-        c: Survey(
+        c: ColumnSurvey(
             num_rows=table.num_rows, daily=np.full(num_days, np.nan), known=np.zeros(num_days, np.int64), rows=rows
         )
         for c in columns
@@ -145,24 +145,24 @@ def survey(
     text: dict[str, list[int]] = {}
     threads = pl.thread_pool_size()
 
-    def look(batch: pa.RecordBatch, part: Sequence[str], start: int) -> None:
+    def survey_batch(batch: pa.RecordBatch, part: Sequence[str], start: int) -> None:
         for column in part:
             if column not in text:
                 values = _numbers(batch.column(column), column, start, text)
                 if values is not None:
-                    found[column].add(values, day[start : start + batch.num_rows])
+                    found[column].add_batch(values, day[start : start + batch.num_rows])
 
     with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, len(columns), GROUP):
-            part = columns[first : first + GROUP]
+        for first in range(0, len(columns), COLUMN_GROUP):
+            part = columns[first : first + COLUMN_GROUP]
             start = 0
             waiting: list[Future[None]] = []
             for batch in table.batches(part):
-                pace.wait_all(waiting)  # the next batch has been read meanwhile
-                waiting = [pool.submit(look, batch, part[k::threads], start) for k in range(threads)]
+                progress.wait_all(waiting)  # the next batch has been read meanwhile
+                waiting = [pool.submit(survey_batch, batch, part[k::threads], start) for k in range(threads)]
                 start += batch.num_rows
-                pace.at((first + len(part) * start / table.num_rows) / len(columns))
-            pace.wait_all(waiting)
+                progress.update((first + len(part) * start / table.num_rows) / len(columns))
+            progress.wait_all(waiting)
     return {c: about for c, about in found.items() if c not in text}, text
 
 
@@ -170,9 +170,9 @@ def _numbers(cells: pa.Array, column: str, start: int, text: dict[str, list[int]
     if is_text(cells.type):
         failed = numbers_from_text(pl.Series(cells))[1]
         if failed.any():
-            text[column] = [start + row for row in rows_of(failed)]
+            text[column] = [start + row for row in row_numbers(failed)]
             return None
-    return floats(cells)
+    return to_floats(cells)
 
 
 @cache
@@ -194,7 +194,7 @@ def float_type(kind: pa.DataType) -> type[np.float32] | type[np.float64]:
     return np.float32 if kind in narrow else np.float64
 
 
-def floats(cells: pa.Array) -> npt.NDArray[np.floating]:
+def to_floats(cells: pa.Array) -> npt.NDArray[np.floating]:
     """Numbers of any type as float32 or float64, NaN where there is none; text as the numbers that it says."""
     if is_text(cells.type):
         return numbers_from_text(pl.Series(cells))[0].fill_null(float("nan")).to_numpy()

@@ -6,14 +6,14 @@ import polars as pl
 
 from atft.data.schema import DataError
 
-MISSING_WORDS = ("", "na", "n/a", "nan", "null", "none", "-", "#n/a")
+MISSING_MARKERS = ("", "na", "n/a", "nan", "null", "none", "-", "#n/a")
 FIRST_DAY, LAST_DAY = -62_091, 84_005  # since 1970: 1800-01-01 and 2199-12-31; beyond them it is a misread cell
-FORMS = (
+DATE_FORMATS = (
     (r"^\d{4}-\d{2}-\d{2}($|[T ]\d{2}:\d{2})", "%Y-%m-%d", 10),
     (r"^\d{4}/\d{2}/\d{2}$", "%Y/%m/%d", 10),
     (r"^\d{8}(\.0)?$", "%Y%m%d", 8),
 )
-TRUE_WORDS, FALSE_WORDS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
+TRUE_MARKERS, FALSE_MARKERS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
 
 
 def parse_dates(series: pl.Series, name: str) -> pl.Series:
@@ -28,12 +28,14 @@ def parse_dates(series: pl.Series, name: str) -> pl.Series:
         text = series.cast(pl.String).str.strip_chars()
         # The shape first: %Y takes two digits, and would read 31/12/24 as a day of the year 31.
         parsed = [
-            pl.when(text.str.contains(shape)).then(text.str.slice(0, width).str.to_date(form, strict=False, exact=True))
-            for shape, form, width in FORMS
+            pl.when(text.str.contains(pattern)).then(
+                text.str.slice(0, width).str.to_date(date_format, strict=False, exact=True)
+            )
+            for pattern, date_format, width in DATE_FORMATS
         ]
         dates = pl.select(pl.coalesce(*parsed)).to_series()
     days = dates.cast(pl.Int32)
-    if bad := rows_of(days.is_null() | ~days.is_between(FIRST_DAY, LAST_DAY)):
+    if bad := row_numbers(days.is_null() | ~days.is_between(FIRST_DAY, LAST_DAY)):
         cell = days[bad[0] - 1]  # polars itself cannot show such a day
         raise DataError(
             f"{name}: column {series.name!r} is not a date in row {bad}, such as "
@@ -42,15 +44,15 @@ def parse_dates(series: pl.Series, name: str) -> pl.Series:
     return dates
 
 
-def numbers(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
+def parse_numbers(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
     """A Float64 series, missing values null. Raises DataError on text that is no number and on infinities."""
     if series.dtype in (pl.String, pl.Categorical):
         values, failed = numbers_from_text(series)
         if failed.any():
-            row = rows_of(failed)[0] - 1
+            row = row_numbers(failed)[0] - 1
             raise DataError(
                 f"{name}: column {series.name!r} is not a number in {failed.sum()} rows, such as "
-                f"{shown(table, failed)}: {series[row]!r}"
+                f"{format_rows(table, failed)}: {series[row]!r}"
             )
     elif series.dtype.is_numeric() or series.dtype == pl.Null:
         values = series.cast(pl.Float64)
@@ -59,7 +61,7 @@ def numbers(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
     infinite = values.is_infinite().fill_null(value=False)
     if infinite.any():
         raise DataError(
-            f"{name}: column {series.name!r} is infinite in {shown(table, infinite)}: leave it empty instead"
+            f"{name}: column {series.name!r} is infinite in {format_rows(table, infinite)}: leave it empty instead"
         )
     return values.fill_nan(None)
 
@@ -71,45 +73,45 @@ def numbers_from_text(series: pl.Series) -> tuple[pl.Series, pl.Series]:
     if not values.null_count() and values.is_finite().all():
         return values, values.is_null()
     text = series.str.strip_chars()
-    missing = text.is_null() | text.str.to_lowercase().is_in(MISSING_WORDS)
+    missing = text.is_null() | text.str.to_lowercase().is_in(MISSING_MARKERS)
     values = text.cast(pl.Float64, strict=False)
     return values.set(missing, None), ~missing & values.is_null()
 
 
-def flags(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
+def parse_flags(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
     text = series.cast(pl.String).str.to_lowercase()
-    unknown = ~text.is_in([*TRUE_WORDS, *FALSE_WORDS]).fill_null(value=False)
+    unknown = ~text.is_in([*TRUE_MARKERS, *FALSE_MARKERS]).fill_null(value=False)
     if unknown.any():
-        raise DataError(f"{name}: column {series.name!r} must be true or false; see {shown(table, unknown)}")
-    return text.is_in(TRUE_WORDS)
+        raise DataError(f"{name}: column {series.name!r} must be true or false; see {format_rows(table, unknown)}")
+    return text.is_in(TRUE_MARKERS)
 
 
-def words_of(series: pl.Series) -> tuple[pl.Series, npt.NDArray[np.int64]]:
+def factorize(series: pl.Series) -> tuple[pl.Series, npt.NDArray[np.int64]]:
     """The different words of a column as text, sorted, and after them null; and which one each cell has."""
-    coded = series if series.dtype == pl.Categorical else series.cast(pl.String).cast(pl.Categorical)
-    kinds = coded.drop_nulls().unique()
-    order = kinds.cast(pl.String).arg_sort().to_numpy()
-    numbers = kinds.to_physical().to_numpy()[order]
-    place = np.zeros(int(numbers.max(initial=0)) + 2, np.int64)
-    place[numbers] = np.arange(len(order))
-    place[-1] = len(order)
-    words = kinds.cast(pl.String)[order].extend_constant(None, 1)
-    return words, place[coded.to_physical().fill_null(len(place) - 1).to_numpy()]
+    categories = series if series.dtype == pl.Categorical else series.cast(pl.String).cast(pl.Categorical)
+    distinct = categories.drop_nulls().unique()
+    order = distinct.cast(pl.String).arg_sort().to_numpy()
+    parse_numbers = distinct.to_physical().to_numpy()[order]
+    position = np.zeros(int(parse_numbers.max(initial=0)) + 2, np.int64)
+    position[parse_numbers] = np.arange(len(order))
+    position[-1] = len(order)
+    words = distinct.cast(pl.String)[order].extend_constant(None, 1)
+    return words, position[categories.to_physical().fill_null(len(position) - 1).to_numpy()]
 
 
-def in_groups(group: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.int64]:
+def group_argsort(group: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.int64]:
     """The rows of group 0, then those of group 1, … of `count`; in each as they come."""
     # NumPy sorts 16-bit numbers by radix, several times faster.
     key = group.astype(np.int16) if count <= np.iinfo(np.int16).max else group
     return np.argsort(key, kind="stable").astype(np.int64, copy=False)
 
 
-def rows_of(mask: pl.Series, limit: int = 5) -> list[int]:
+def row_numbers(mask: pl.Series, limit: int = 5) -> list[int]:
     """1-based data rows (a CSV's header not counted) where `mask` holds."""
     return [int(i) + 1 for i in mask.arg_true().head(limit)]
 
 
-def shown(table: pl.DataFrame, mask: pl.Series, column: str | None = None, limit: int = 5) -> str:
+def format_rows(table: pl.DataFrame, mask: pl.Series, column: str | None = None, limit: int = 5) -> str:
     wanted = [c for c in ("@date", "@code", column) if c is not None and c in table.columns]
     rows = table.filter(mask).select(wanted).head(limit).rows()
     return "; ".join(" ".join(str(x) for x in row) for row in rows)

@@ -12,15 +12,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from atft.data.progress import Pace
-from atft.data.read.cells import numbers_from_text, rows_of
-from atft.data.read.tables import FREE_BYTES, MAX_EXPANSION, Reader, Table, check_names, unreadable
-from atft.data.schema import DataError, listing
+from atft.data.progress import ProgressReporter
+from atft.data.read.cells import numbers_from_text, row_numbers
+from atft.data.read.tables import FREE_BYTES, MAX_EXPANSION, Reader, Table, check_column_names, unreadable_error
+from atft.data.schema import DataError, format_names
 
 BLOCK_BYTES = 8 << 20  # of text at once; no line may be longer
 HEADER_BYTES = 1 << 20
-PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-FOREIGN = {
+COMPRESSION_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+UNSUPPORTED_MAGIC = {
     b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as CSV",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV",
     b"BZh": "packed with bzip2: unpack it, or pack it with gzip or zstd",
@@ -31,39 +31,47 @@ DATA_LIKE = re.compile(r"^(\d{4}[-/]\d{2}[-/]\d{2}|-?\d+\.\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Delimited:
+class DelimitedFile:
     """A text file of which only the header has been read."""
 
     path: Path
-    packed: str | None
+    compression: str | None
     separator: str
     names: list[str]
 
-    def table(self, text: Sequence[str], scratch: Path | None = None, pace: Pace | None = None) -> Table:
+    def table(
+        self, text: Sequence[str], scratch: Path | None = None, progress: ProgressReporter | None = None
+    ) -> Table:
         """Read the file once. Columns in `text` stay text; each other one is Float64, or in `not_numbers`. The result
         is in folder `scratch`, or in memory without one. Raises DataError.
         """
         schema = pa.schema([(n, pa.string() if n in text else pa.float64()) for n in self.names])
-        wrong: dict[str, list[int]] = {}
-        pace = pace or Pace()
+        not_numbers: dict[str, list[int]] = {}
+        progress = progress or ProgressReporter()
         rows, read = (
-            self._held(schema, wrong, pace)
+            self._to_memory(schema, not_numbers, progress)
             if scratch is None
-            else self._written(scratch / "table.arrow", schema, wrong, pace)
+            else self._to_scratch(scratch / "table.arrow", schema, not_numbers, progress)
         )
         if rows == 0:
-            raise DataError(f"{self.path.name} has columns {listing(self.names)} but no rows")
-        left = pa.schema([f for f in schema if f.name not in wrong])
-        return Table(name=self.path.name, form="CSV", schema=left, num_rows=rows, read=read, not_numbers=wrong)
+            raise DataError(f"{self.path.name} has columns {format_names(self.names)} but no rows")
+        kept_schema = pa.schema([f for f in schema if f.name not in not_numbers])
+        return Table(
+            name=self.path.name, form="CSV", schema=kept_schema, num_rows=rows, read=read, not_numbers=not_numbers
+        )
 
-    def _held(self, schema: pa.Schema, wrong: dict[str, list[int]], pace: Pace) -> tuple[int, Reader]:
-        kept = list(self._numbered(schema, wrong, pace))
+    def _to_memory(
+        self, schema: pa.Schema, not_numbers: dict[str, list[int]], progress: ProgressReporter
+    ) -> tuple[int, Reader]:
+        kept = list(self._typed_batches(schema, not_numbers, progress))
         return sum(batch.num_rows for batch in kept), lambda columns: (batch.select(columns) for batch in kept)
 
-    def _written(self, path: Path, schema: pa.Schema, wrong: dict[str, list[int]], pace: Pace) -> tuple[int, Reader]:
+    def _to_scratch(
+        self, path: Path, schema: pa.Schema, not_numbers: dict[str, list[int]], progress: ProgressReporter
+    ) -> tuple[int, Reader]:
         rows = 0
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in self._numbered(schema, wrong, pace):
+            for batch in self._typed_batches(schema, not_numbers, progress):
                 writer.write_batch(batch)
                 rows += batch.num_rows
 
@@ -74,26 +82,28 @@ class Delimited:
 
         return rows, read
 
-    def _numbered(self, schema: pa.Schema, wrong: dict[str, list[int]], pace: Pace) -> Iterator[pa.RecordBatch]:
+    def _typed_batches(
+        self, schema: pa.Schema, not_numbers: dict[str, list[int]], progress: ProgressReporter
+    ) -> Iterator[pa.RecordBatch]:
         seen = 0
-        for batch in self._text(pace):
+        for batch in self._text_batches(progress):
             arrays = []
             for column in schema:
                 cells = batch.column(column.name)
                 if column.type == pa.string():
                     arrays.append(cells)
                     continue
-                if column.name not in wrong:
+                if column.name not in not_numbers:
                     values, failed = numbers_from_text(pl.Series(cells))
                     if failed.any():
-                        wrong[column.name] = [seen + row for row in rows_of(failed)]
-                arrays.append(pa.nulls(len(cells), pa.float64()) if column.name in wrong else values.to_arrow())
+                        not_numbers[column.name] = [seen + row for row in row_numbers(failed)]
+                arrays.append(pa.nulls(len(cells), pa.float64()) if column.name in not_numbers else values.to_arrow())
             seen += batch.num_rows
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-    def _text(self, pace: Pace) -> Iterator[pa.RecordBatch]:
+    def _text_batches(self, progress: ProgressReporter) -> Iterator[pa.RecordBatch]:
         name = self.path.name
-        with _Stream(self.path, self.packed, pace) as stream:
+        with _BoundedStream(self.path, self.compression, progress) as stream:
             try:
                 reader = pa_csv.open_csv(
                     stream,
@@ -102,7 +112,9 @@ class Delimited:
                     pa_csv.ConvertOptions(column_types=dict.fromkeys(self.names, pa.string())),
                 )
                 if reader.schema.names != self.names:
-                    raise DataError(f"{name} has a first line that cannot be split into names: {listing(self.names)}")
+                    raise DataError(
+                        f"{name} has a first line that cannot be split into names: {format_names(self.names)}"
+                    )
                 yield from reader
             except (pa.ArrowException, OSError, EOFError) as error:
                 if stream.refusal is not None:
@@ -116,23 +128,23 @@ class Delimited:
                     raise DataError(
                         f"{name} has a line of more than {BLOCK_BYTES:,} bytes: is a quote not closed?"
                     ) from error
-                raise unreadable(name, "CSV", error) from error
+                raise unreadable_error(name, "CSV", error) from error
 
 
-class _Stream:
+class _BoundedStream:
     """What pyarrow reads: the unpacked bytes, bounded, without NUL. `refusal` is why it ended, if it did."""
 
-    def __init__(self, path: Path, packed: str | None, pace: Pace) -> None:
+    def __init__(self, path: Path, compression: str | None, progress: ProgressReporter) -> None:
         self._file = path.open("rb")
-        self._input = pa.input_stream(self._file, compression=packed)
-        self._path, self._packed, self._pace = path, packed, pace
+        self._input = pa.input_stream(self._file, compression=compression)
+        self._path, self._compression, self._progress = path, compression, progress
         self._size = path.stat().st_size
         self._count = 0
         self.refusal: Exception | None = None
 
     closed = False
 
-    def __enter__(self) -> "_Stream":
+    def __enter__(self) -> "_BoundedStream":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -157,26 +169,26 @@ class _Stream:
         if (nul := data.find(b"\0")) >= 0:
             raise DataError(f"{self._path.name} {NOT_TEXT} (NUL at byte {self._count + nul})")
         self._count += len(data)
-        if self._packed is not None and self._count > max(FREE_BYTES, MAX_EXPANSION * self._size):
+        if self._compression is not None and self._count > max(FREE_BYTES, MAX_EXPANSION * self._size):
             raise DataError(
                 f"{self._path.name} unpacks to more than {MAX_EXPANSION} times its {self._size} bytes: "
                 "if that is right, unpack it and give the plain file"
             )
-        self._pace.at(self._file.tell() / max(1, self._size))
+        self._progress.update(self._file.tell() / max(1, self._size))
 
 
-def open_delimited(path: Path, head: bytes) -> Delimited:
+def open_delimited_file(path: Path, head: bytes) -> DelimitedFile:
     """The header of a text file that begins with `head`. Raises DataError."""
-    for magic, what in FOREIGN.items():
+    for magic, what in UNSUPPORTED_MAGIC.items():
         if head.startswith(magic):
             raise DataError(f"{path.name} is {what}")
-    packed = next((kind for magic, kind in PACKED.items() if head.startswith(magic)), None)
+    compression = next((kind for magic, kind in COMPRESSION_MAGIC.items() if head.startswith(magic)), None)
     try:
         with path.open("rb") as file:
-            start: bytes = pa.input_stream(file, compression=packed).read(HEADER_BYTES)
+            start: bytes = pa.input_stream(file, compression=compression).read(HEADER_BYTES)
     except (pa.ArrowException, OSError) as error:
-        raise unreadable(path.name, f"CSV packed with {packed}", error) from error
-    if packed is not None and (start[:4] == b"PAR1" or start[:6] == b"ARROW1"):
+        raise unreadable_error(path.name, f"CSV packed with {compression}", error) from error
+    if compression is not None and (start[:4] == b"PAR1" or start[:6] == b"ARROW1"):
         raise DataError(f"{path.name} is a packed Parquet or Arrow file: unpack it, they are compressed inside")
     if len(start) == HEADER_BYTES and b"\n" not in start:
         raise DataError(f"{path.name} has a first line of more than {HEADER_BYTES:,} bytes: it must name the columns")
@@ -191,11 +203,11 @@ def open_delimited(path: Path, head: bytes) -> Delimited:
     try:
         names = next(csv.reader([text], delimiter=separator), [])
     except csv.Error as error:
-        raise unreadable(path.name, "CSV", error) from error
+        raise unreadable_error(path.name, "CSV", error) from error
     if data := [n for n in names if DATA_LIKE.match(n)]:
         raise DataError(
             f"{path.name} has {data[0][:40]!r} where a column's name belongs: its first line must name the columns, "
             "and days must be rows, not columns"
         )
-    check_names(path.name, names)
-    return Delimited(path=path, packed=packed, separator=separator, names=names)
+    check_column_names(path.name, names)
+    return DelimitedFile(path=path, compression=compression, separator=separator, names=names)

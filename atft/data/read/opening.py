@@ -4,12 +4,12 @@ from pathlib import Path
 
 import polars as pl
 
-from atft.data.read.delimited import Delimited, open_delimited
-from atft.data.read.tables import Table, is_plain, open_binary, open_folder
+from atft.data.read.delimited import DelimitedFile, open_delimited_file
+from atft.data.read.tables import Table, is_scalar_type, open_binary, open_folder
 from atft.data.schema import DataError
 
 
-def open_file(path: Path) -> Table | Delimited:
+def open_file(path: Path) -> Table | DelimitedFile:
     """A Parquet, Arrow IPC or text file, told by its first bytes, or a folder of Parquet files. Raises DataError."""
     if path.is_dir():
         return open_folder(path)
@@ -20,12 +20,12 @@ def open_file(path: Path) -> Table | Delimited:
         raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
     if not head:
         raise DataError(f"{path.name} is empty")
-    return open_binary(path, head) or open_delimited(path, head)
+    return open_binary(path, head) or open_delimited_file(path, head)
 
 
 def read_table(path: Path) -> pl.DataFrame:
     """A small file in memory, without its columns of lists; a text file's cells stay text. Raises DataError."""
     found = open_file(path)
-    if isinstance(found, Delimited):
+    if isinstance(found, DelimitedFile):
         return found.table(found.names).frame(found.names)
-    return found.frame([field.name for field in found.schema if is_plain(field.type)])
+    return found.frame([field.name for field in found.schema if is_scalar_type(field.type)])

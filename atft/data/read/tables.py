@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atft.data.files import sha256_of
-from atft.data.schema import DataError, listing
+from atft.data.schema import DataError, format_names
 
 BATCH_ROWS, BATCH_BYTES = 1 << 17, 1 << 26  # larger batches take new memory each time, smaller ones cost more calls
 GROUP_ROWS = 1 << 14  # row groups with fewer are not worth a call each
@@ -30,8 +30,8 @@ Reader = Callable[[list[str]], Batches]
 class Table:
     """Columns on disk. `not_numbers`: columns of a text file that are text, with the first rows that say so.
 
-    `size_bytes` of the file bounds what may come out of it; None: what it is made from is bounded already. `read_words`
-    reads text as dictionaries, which is several times as fast where few words repeat.
+    `size_bytes`: the file's, which bounds how much may be unpacked from it; None if its parts are bounded already.
+    `read_dictionary` reads text as dictionaries: several times as fast for columns of few distinct values.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Table:
     schema: pa.Schema
     num_rows: int
     read: Reader
-    read_words: Reader | None = None
+    read_dictionary: Reader | None = None
     size_bytes: int | None = None
     not_numbers: dict[str, list[int]] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class Table:
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     yield batch.slice(start, BATCH_ROWS).select(columns)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise unreadable(self.name, self.form, error) from error
+            raise unreadable_error(self.name, self.form, error) from error
         if rows != self.num_rows:
             raise DataError(f"{self.name} says that it has {self.num_rows:,} rows, but has {rows:,}: write it again")
 
@@ -63,12 +63,12 @@ class Table:
         """
         for column in columns:
             kind = self.schema.field(column).type
-            if not is_plain(kind):
+            if not is_scalar_type(kind):
                 raise DataError(f"{self.name}: column {column!r} holds {str(kind)[:100]}: give one plain value a row")
-        words = [c for c in columns if self.read_words and _is_text(self.schema.field(c).type)]
+        words = [c for c in columns if self.read_dictionary and _is_text(self.schema.field(c).type)]
         others = [c for c in columns if c not in words]
         frames, held = [], 0
-        for names, read in ((others, self.read), (words, self.read_words)):
+        for names, read in ((others, self.read), (words, self.read_dictionary)):
             if names and read is not None:
                 batches, held = self._bounded(names, read, held)
                 frames.append(self._frame(batches))
@@ -81,7 +81,7 @@ class Table:
             if any(_is_bytes(field.type) for field in table.schema):  # some writers do not say that these are text
                 table = table.cast(pa.schema(texts))
         except pa.ArrowInvalid as error:
-            raise unreadable(self.name, self.form, error) from error
+            raise unreadable_error(self.name, self.form, error) from error
         frame = pl.from_arrow(table, rechunk=False)
         assert isinstance(frame, pl.DataFrame)  # noqa: S101 - polars' own type is wider
         return frame
@@ -92,7 +92,7 @@ class Table:
         """
         batches = []
         for batch in self.batches(columns, read):
-            least = batch.num_columns if read is self.read_words else 1
+            least = batch.num_columns if read is self.read_dictionary else 1
             held += max(batch.nbytes, 8 * least * batch.num_rows)
             if self.size_bytes is not None and held > max(FREE_BYTES, MAX_EXPANSION * self.size_bytes):
                 raise DataError(
@@ -103,7 +103,7 @@ class Table:
         return batches, held
 
 
-def check_names(file: str, names: Sequence[str]) -> None:
+def check_column_names(file: str, names: Sequence[str]) -> None:
     """Raises DataError for column names that cannot be told apart, shown or recorded."""
     if len(names) > MAX_COLUMNS:
         raise DataError(
@@ -116,10 +116,10 @@ def check_names(file: str, names: Sequence[str]) -> None:
             f"{odd[0][:40]!r}: rename them"
         )
     if twice := sorted(n for n, count in Counter(names).items() if count > 1):
-        raise DataError(f"{file} has more than one column named {listing(twice)}: rename or remove all but one")
+        raise DataError(f"{file} has more than one column named {format_names(twice)}: rename or remove all but one")
 
 
-def is_plain(kind: pa.DataType) -> bool:
+def is_scalar_type(kind: pa.DataType) -> bool:
     """Whether a cell of this type is one value: no list, no union, no run of equal cells."""
     if _is_bytes(kind):
         return True
@@ -137,7 +137,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def unreadable(name: str, form: str, error: Exception) -> DataError:
+def unreadable_error(name: str, form: str, error: Exception) -> DataError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return DataError(f"{name} cannot be read as {form}: {reason}. Is it cut short, or of another format?")
 
@@ -158,20 +158,20 @@ def open_binary(path: Path, head: bytes) -> Table | None:
     try:
         schema, rows, read = opened(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise unreadable(path.name, form, error) from error
+        raise unreadable_error(path.name, form, error) from error
     table = Table(
         name=path.name,
         form=form,
         schema=schema,
         num_rows=rows,
         read=read,
-        read_words=(lambda columns: _parquet(path, columns)[2](columns)) if form == "Parquet" else None,
+        read_dictionary=(lambda columns: _parquet(path, columns)[2](columns)) if form == "Parquet" else None,
         size_bytes=path.stat().st_size,
     )
     return _checked(table)
 
 
-def frame_table(frame: pl.DataFrame, name: str) -> Table:
+def table_from_frame(frame: pl.DataFrame, name: str) -> Table:
     """A table that is in memory already."""
     table = frame.to_arrow()
     return Table(
@@ -185,9 +185,9 @@ def frame_table(frame: pl.DataFrame, name: str) -> Table:
 
 def _checked(table: Table) -> Table:
     names = table.schema.names
-    check_names(table.name, names)
+    check_column_names(table.name, names)
     if table.num_rows <= 0:
-        raise DataError(f"{table.name} has columns {listing(names)} but no rows")
+        raise DataError(f"{table.name} has columns {format_names(names)} but no rows")
     return table
 
 
@@ -249,7 +249,7 @@ def files_under(folder: Path) -> list[Path]:
     inside = folder.resolve()
     if strange := [f.name for f in found if not f.resolve().is_relative_to(inside)]:
         raise DataError(
-            f"folder {folder.name} has links that lead out of it ({listing(strange, 3)}): copy the files in"
+            f"folder {folder.name} has links that lead out of it ({format_names(strange, 3)}): copy the files in"
         )
     return sorted(found, key=lambda f: f.relative_to(folder).as_posix())
 
@@ -284,7 +284,7 @@ def open_folder(folder: Path) -> Table:
             odd = sorted({*table.schema.names, *values} ^ {*first.schema.names, *keys})
             raise DataError(
                 f"folder {folder.name}: {table.name} and {first.name} do not have the same columns "
-                f"(they differ in {listing(odd)}): make them equal"
+                f"(they differ in {format_names(odd)}): make them equal"
             )
     try:
         schema = pa.unify_schemas([table.schema for table, _ in parts], promote_options="permissive")
@@ -307,7 +307,7 @@ def _part(file: Path, name: str) -> tuple[pa.Schema, int, Reader]:
     try:
         return _parquet(file)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise unreadable(name, "Parquet", error) from error
+        raise unreadable_error(name, "Parquet", error) from error
 
 
 def _key_type(values: Sequence[str | None]) -> pa.DataType:

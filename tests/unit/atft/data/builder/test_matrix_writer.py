@@ -121,15 +121,15 @@ def test_blocks_of_any_size_make_the_same_cache(
     (ready.sort(order) if order else ready).write_parquet(tmp_path / "p.parquet", row_group_size=300)
     whole = built(tmp_path / "p.parquet", tmp_path / "a", build_features=build_features)
     for module, name, value in (
-        (matrix_writer, "READY_BYTES", 20_000),
+        (matrix_writer, "NORMALISED_BYTES", 20_000),
         (matrix_writer, "RAW_BYTES", 11_000),
         (matrix_writer, "BLOCK_BYTES", 9_000),
         (matrix_writer, "BLOCK_ROWS", 250),
         (matrix_writer, "TILE_ROWS", 190),
         (matrix_writer, "TILE_COLUMNS", 3),
         (matrix_writer, "TILES", 2),
-        (survey, "GROUP", 2),
-        (survey, "COMPARED", 7),
+        (survey, "COLUMN_GROUP", 2),
+        (survey, "COMPARED_ROWS", 7),
         (tables, "BATCH_ROWS", 170),
         (tables, "GROUP_ROWS", group_rows),
     ):
@@ -195,7 +195,7 @@ def test_a_build_can_be_stopped_at_any_word(ready: pl.DataFrame, tmp_path: Path,
     assert stopped >= 4
 
 
-@pytest.mark.parametrize("writer", ["panel_file", "side_files"])
+@pytest.mark.parametrize("writer", ["create_panel_file", "write_side_files"])
 def test_a_stop_waits_for_what_writes(
     ready: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
@@ -209,7 +209,7 @@ def test_a_stop_waits_for_what_writes(
         return write(*arguments)
 
     monkeypatch.setattr(building, writer, late)
-    monkeypatch.setattr("atft.data.progress.BEAT", 0.01)
+    monkeypatch.setattr("atft.data.progress.POLL_SECONDS", 0.01)
     spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
     with pytest.raises(BuildStopped):
         build(spec, tmp_path / "out" / "cache", lambda _: None, writing.is_set)
@@ -233,7 +233,7 @@ def test_a_file_that_changes_after_the_look_is_refused(ready: pl.DataFrame, tmp_
 def test_progress_tells_stage_rows_and_time_left(
     ready: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atft.data.progress.EVERY", 0.0)
+    monkeypatch.setattr("atft.data.progress.REPORT_SECONDS", 0.0)
     monkeypatch.setattr(tables, "BATCH_ROWS", 200)
     ready.write_parquet(tmp_path / "p")
     seen: list[Event] = []

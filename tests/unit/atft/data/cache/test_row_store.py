@@ -8,7 +8,7 @@ import torch
 
 from atft.data.cache.batch import Batch
 from atft.data.cache.reader import Cache
-from atft.data.cache.row_store import device_budget, whole_windows
+from atft.data.cache.row_store import copy_windows, device_budget
 from atft.data.cache.windows import DayReader
 from atft.spec.data import DataSpec
 
@@ -101,7 +101,7 @@ def test_days_that_were_not_copied_are_refused(cache: Cache) -> None:
 def test_whole_windows_are_the_gathered_ones(cache: Cache) -> None:
     names = cache.feature_names
     batch = reader(cache, features=names).batch(DAYS[:5])
-    got = whole_windows(cache.features, batch.rows, 20)
+    got = copy_windows(cache.features, batch.rows, 20)
     np.testing.assert_array_equal(got, batch.x[batch.windows].numpy())
     for columns in (names, names[:2], None):  # the whole row in one piece, chosen columns, market columns too
         mapped, resident = reader(cache, features=columns), reader(cache, features=columns)
@@ -111,4 +111,4 @@ def test_whole_windows_are_the_gathered_ones(cache: Cache) -> None:
             assert torch.equal(read.windows(DAYS[:5]), batch.x[batch.windows])
     for rows in (np.array([18]), np.array([len(cache.features)])):
         with pytest.raises(IndexError, match="must end at rows 19 to"):
-            whole_windows(cache.features, rows, 20)
+            copy_windows(cache.features, rows, 20)

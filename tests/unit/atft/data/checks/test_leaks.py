@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from atft.data.builder.run import BuildResult
 from atft.data.cache.reader import Cache
 from atft.data.checks import leaks
-from atft.data.checks.leaks import Answer, daily_rank_ic, sample, suspects
+from atft.data.checks.leaks import FutureReturn, daily_rank_ic, sample_days, screen_rank_ics
 from atft.data.panel.planted import LEAK_NAME
 from atft.data.schema import DataError
 from atft.spec.data import PlantedSpec
@@ -38,20 +38,20 @@ def test_rank_ic_equals_scipy() -> None:
     assert np.isnan(daily_rank_ic(x[:4], y[:4])).all()
 
 
-@pytest.mark.parametrize("most", [0, 2_500, 10**8])
-def test_what_is_copied_of_the_sample_changes_nothing(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+@pytest.mark.parametrize("max_cells", [0, 2_500, 10**8])
+def test_what_is_copied_of_the_sample_changes_nothing(monkeypatch: pytest.MonkeyPatch, max_cells: int) -> None:
     rng = np.random.default_rng(2)
     x = rng.standard_normal((30 * 40, 3)).astype(np.float32)
     ranked = rng.random(len(x)) < 0.9
     later = (x[:, 1] + 0.1 * rng.standard_normal(len(x))).astype(np.float32)
-    truth = [Answer(name="target_1d", horizon=1, limit=0.2, values=later)]
+    future = [FutureReturn(name="target_1d", horizon=1, limit=0.2, values=later)]
     offsets, rows = np.arange(0, len(x) + 1, 40), rng.permutation(len(x))
-    monkeypatch.setattr(leaks, "MAX_CELLS", most)
-    found = sample(x, ranked, offsets, rows)
-    assert 0 < len(found.copied) < 30 or most != 2_500
+    monkeypatch.setattr(leaks, "MAX_CELLS", max_cells)
+    found = sample_days(x, ranked, offsets, rows)
+    assert 0 < len(found.copied) < 30 or max_cells != 2_500
     days = [rows[a : a + 40] for a in offsets[:-1]]
     want = np.mean([daily_rank_ic(x[d[ranked[d]]], later[d[ranked[d]]]) for d in days], axis=0)
-    report = suspects(found, truth, ["a", "b", "c"])
+    report = screen_rank_ics(found, future, ["a", "b", "c"])
     assert report["num_days"] == 30
     assert [s["feature"] for s in report["suspected"]] == ["b"]  # type: ignore[attr-defined]
     got = {s["feature"]: s["rank_ic"] for s in report["strongest"]}  # type: ignore[attr-defined]

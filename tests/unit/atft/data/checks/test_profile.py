@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from atft.data.checks.limits import CHECKS, Check, Finding, judge
+from atft.data.checks.limits import CHECKS, Check, Finding, check_findings
 from atft.data.checks.profile import profile, summaries
 from atft.data.panel.source import load
 from atft.data.schema import DataError
@@ -127,9 +127,9 @@ def test_limits_are_in_order_and_a_finding_knows_its_state() -> None:
     assert all(isinstance(c, Check) and (c.refuse is None or c.warn < c.refuse) for c in CHECKS.values())
     assert Finding(check="jumps", value=None).state == "ok"
     assert Finding(check="jumps", value=0.005).state == "warn"
-    assert judge([Finding(check="jumps", value=0.0)]) == []
+    assert check_findings([Finding(check="jumps", value=0.0)]) == []
     with pytest.raises(DataError, match=r"50.000% \(9\), such as B7 on Monday.*limit 1.000%"):
-        judge([Finding(check="jumps", value=0.5, count=9, rows=["B7 on Monday"])])
+        check_findings([Finding(check="jumps", value=0.5, count=9, rows=["B7 on Monday"])])
 
 
 def test_a_column_without_values_has_no_range() -> None:
@@ -162,6 +162,6 @@ def test_rows_out_of_order_are_told(look: Look, prices: pl.DataFrame) -> None:
     assert states(look(prices.sort("code", "date")))["unordered_rows"] == "ok"
     split = prices["date"] < pl.Series([prices["date"].unique().sort()[60]])
     about = look(pl.concat([prices.filter(~split), prices.filter(split)]))
-    (told,) = (c for c in about["checks"] if c["check"] == "unordered_rows")
-    assert told["value"] == 14  # each code's later part came first
-    assert "2020-03-24 B00" in told["message"]
+    (to_json,) = (c for c in about["checks"] if c["check"] == "unordered_rows")
+    assert to_json["value"] == 14  # each code's later part came first
+    assert "2020-03-24 B00" in to_json["message"]

@@ -203,7 +203,7 @@ def test_pain_16_two_columns_for_one_role_are_refused(prices: pl.DataFrame) -> N
 def test_ready_features_need_their_targets() -> None:
     names = ["date", "code", "a", "target_1d", "target_20d"]
     roles = find_roles(names, spec(Path("p"), horizons=(1,)))
-    assert (roles.kind, roles.targets, roles.spare) == ("features", {1: "target_1d"}, ("a",))
+    assert (roles.kind, roles.targets, roles.unassigned) == ("features", {1: "target_1d"}, ("a",))
     with pytest.raises(DataError, match=r"\['target_5d'\]"):
         find_roles(names, spec(Path("p")))
     with pytest.raises(DataError, match=r"missing features \['b'\]"):
@@ -211,7 +211,7 @@ def test_ready_features_need_their_targets() -> None:
     mapped = find_roles(
         ["date", "code", "a", "y1", "y5"], spec(Path("p"), columns={"targets": ("y1", "y5"), "features": ("a",)})
     )
-    assert (mapped.targets, mapped.listed) == ({1: "y1", 5: "y5"}, ("a",))
+    assert (mapped.targets, mapped.requested_features) == ({1: "y1", 5: "y5"}, ("a",))
     with pytest.raises(DataError, match=r"columns\.targets lists 1 columns for 2 horizons"):
         find_roles(names, spec(Path("p"), columns={"targets": ("target_1d",)}))
 

@@ -18,14 +18,16 @@ _ids: Final[ContextVar[Mapping[str, str | int]]] = ContextVar("ids", default={})
 @contextmanager
 def log_context(**ids: str | int | UUID) -> Iterator[None]:
     """Whatever this thread or task logs inside carries these: `request_id`, `job_id`, `attempt`."""
-    token = _ids.set({**_ids.get(), **{name: str(one) if isinstance(one, UUID) else one for name, one in ids.items()}})
+    token = _ids.set(
+        {**_ids.get(), **{name: str(value) if isinstance(value, UUID) else value for name, value in ids.items()}}
+    )
     try:
         yield
     finally:
         _ids.reset(token)
 
 
-class Lines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         body: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -40,7 +42,7 @@ class Lines(logging.Formatter):
         return json.dumps(body, ensure_ascii=False, default=str)
 
 
-class Stderr(logging.StreamHandler[TextIO]):
+class StderrHandler(logging.StreamHandler[TextIO]):
     """Looks for the stream when it writes: it may have been replaced since."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -50,8 +52,8 @@ class Stderr(logging.StreamHandler[TextIO]):
 
 def configure(level: str, *names: str) -> None:
     """Send what these loggers say (`""` is the root) to the standard error output, as lines."""
-    handler = Stderr()
-    handler.setFormatter(Lines())
+    handler = StderrHandler()
+    handler.setFormatter(JsonFormatter())
     for name in names:
         logger = logging.getLogger(name)
         logger.setLevel(level)

@@ -24,7 +24,7 @@ from jobs.errors import Invalid, KeyNotFound
 SCOPES: Final = ("jobs:read", "jobs:write", "datasets:write", "admin")
 QUOTAS: Final = ("jobs", "streams", "upload_bytes")
 LAST_USED_PRECISION: Final = timedelta(minutes=1)
-_FORM: Final = re.compile(r"atft_[0-9a-f]{8}_[0-9a-f]{48}")
+_PATTERN: Final = re.compile(r"atft_[0-9a-f]{8}_[0-9a-f]{48}")
 
 
 def _checksum(text: str) -> str:
@@ -38,7 +38,7 @@ def digest(secret: str) -> str:
 
 def is_well_formed(token: str) -> bool:
     """Whether the checksum fits; says nothing of whether the key exists."""
-    return _FORM.fullmatch(token) is not None and _checksum(token[:-8]) == token[-8:]
+    return _PATTERN.fullmatch(token) is not None and _checksum(token[:-8]) == token[-8:]
 
 
 def create(
@@ -73,7 +73,7 @@ def create(
     return session.scalars(statement.returning(ApiKey)).one(), token
 
 
-def _is_good() -> ColumnElement[bool]:
+def _is_valid() -> ColumnElement[bool]:
     return and_(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
 
 
@@ -82,11 +82,11 @@ def find(session: Session, token: str) -> ApiKey | None:
     return find_by_digest(session, digest(token)) if is_well_formed(token) else None
 
 
-_OF_DIGEST: Final = select(ApiKey).where(ApiKey.sha256 == bindparam("sha256"), _is_good())
+_BY_DIGEST: Final = select(ApiKey).where(ApiKey.sha256 == bindparam("sha256"), _is_valid())
 
 
 def find_by_digest(session: Session, sha256: str) -> ApiKey | None:
-    return session.scalars(_OF_DIGEST, {"sha256": sha256}).one_or_none()
+    return session.scalars(_BY_DIGEST, {"sha256": sha256}).one_or_none()
 
 
 def mark_used(session: Session, key_id: UUID) -> None:
@@ -105,7 +105,7 @@ def list_keys(session: Session) -> list[ApiKey]:
 
 def any_valid(session: Session) -> bool:
     """Whether any key is good now: without one the server keeps to loopback."""
-    return session.scalar(select(select(ApiKey.id).where(_is_good()).exists())) or False
+    return session.scalar(select(select(ApiKey.id).where(_is_valid()).exists())) or False
 
 
 def revoke(session: Session, key_id: UUID) -> ApiKey:

@@ -1,5 +1,5 @@
 """Browsers that showed a key once and then carry a cookie. The record holds the cookie's SHA-256 and the key's: what
-the key may do now, and whether it is still good, is asked again with every request.
+the key may do now, and whether it is still valid, is asked again with every request.
 """
 
 import secrets
@@ -28,8 +28,8 @@ def begin(session: Session, key_sha256: str, replaces: str | None = None) -> str
 
 def key_of(session: Session, cookie: str) -> str | None:
     """SHA-256 of the key that the cookie stands for; null when the session is over or was never begun."""
-    good = (LoginSession.sha256 == digest(cookie), LoginSession.expires_at > func.now())
-    return session.scalars(select(LoginSession.key_sha256).where(*good)).one_or_none()
+    valid = (LoginSession.sha256 == digest(cookie), LoginSession.expires_at > func.now())
+    return session.scalars(select(LoginSession.key_sha256).where(*valid)).one_or_none()
 
 
 def end(session: Session, cookie: str) -> None:

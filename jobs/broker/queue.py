@@ -93,7 +93,7 @@ class HintSender:
         """Say that a job waits on `queue`; false, and logged, when the broker is away: the sweep will say it again."""
         if queue != CONTROL:
             return self._send(RUN_JOB, [str(job_id)], queue, priority)
-        pending = self._pend(job_id)
+        pending = self._set_pending(job_id)
         if pending is False:
             return True
         sent = self._send(ADVANCE_STUDY, [str(job_id)], queue, max(1, priority))  # 0 is the sweep's alone
@@ -101,12 +101,12 @@ class HintSender:
             self.clear_pending(job_id)
         return sent
 
-    def _pend(self, study: UUID) -> bool | None:
+    def _set_pending(self, study: UUID) -> bool | None:
         """Note that a hint of the study waits: one is enough for all news. False when one does; None when Redis cannot
         say.
         """
         try:
-            return bool(self._redis.set(_pending(study), 1, nx=True, ex=PENDING_SECONDS))
+            return bool(self._redis.set(_pending_key(study), 1, nx=True, ex=PENDING_SECONDS))
         except (RedisError, OSError):
             return None
 
@@ -115,7 +115,7 @@ class HintSender:
         read.
         """
         try:
-            self._redis.delete(_pending(study))
+            self._redis.delete(_pending_key(study))
         except (RedisError, OSError) as error:
             _log.warning("the broker is away, hints of study %s pause: %s", study, error)
 
@@ -136,5 +136,5 @@ class HintSender:
         self._redis.close()
 
 
-def _pending(study: UUID) -> str:
+def _pending_key(study: UUID) -> str:
     return f"atft:pending:{study}"

@@ -17,7 +17,7 @@ from jobs.settings import Settings
 IDLE_SECONDS: Final = 1.0
 
 # A transaction here is short: one that waits longer is a bug, and must not hold a row that others need.
-_LIMITS: Final = {
+_TIMEOUTS: Final = {
     "statement_timeout": "30s",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "30s",
@@ -37,14 +37,14 @@ def sync_engine(settings: Settings, *, pool_size: int = 5) -> Engine:
             "connect_timeout": 5,
             "tcp_user_timeout": 15_000,
             "application_name": "atft",
-            "options": " ".join(f"-c {name}={value}" for name, value in _LIMITS.items()),
+            "options": " ".join(f"-c {name}={value}" for name, value in _TIMEOUTS.items()),
         },
     )
-    event.listen(engine, "handle_error", _lost)
+    event.listen(engine, "handle_error", _to_operational_error)
     return engine
 
 
-def _lost(context: ExceptionContext) -> Exception | None:
+def _to_operational_error(context: ExceptionContext) -> Exception | None:
     """Who was frozen in a transaction has lost it, which psycopg calls an internal error."""
     error = context.sqlalchemy_exception
     if context.is_disconnect and isinstance(error, DBAPIError) and not isinstance(error, OperationalError):
@@ -65,11 +65,11 @@ def async_engine(settings: Settings, *, pool_size: int = 10, read_only: bool = F
         connect_args={
             "timeout": 5,
             "command_timeout": 30,
-            "server_settings": {"application_name": "atft", **_LIMITS, **reading},
+            "server_settings": {"application_name": "atft", **_TIMEOUTS, **reading},
         },
         **({"isolation_level": "AUTOCOMMIT"} if read_only else {}),
     )
-    event.listen(engine.sync_engine, "checkin", _note_use)
+    event.listen(engine.sync_engine, "checkin", _record_use)
     event.listen(engine.sync_engine, "checkout", _check_alive)
     return engine
 
@@ -79,7 +79,7 @@ def _to_json(value: object) -> str:
     return to_json(value, inf_nan_mode="constants").decode()
 
 
-def _note_use(_connection: object, entry: ConnectionPoolEntry) -> None:
+def _record_use(_connection: object, entry: ConnectionPoolEntry) -> None:
     entry.info["used"] = time.monotonic()
 
 

@@ -21,7 +21,7 @@ def _one_of(column: str, values: type[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(v.value) for v in values)})"
 
 
-def _text_of(values: type[StrEnum], length: int = 20) -> sa.Enum:
+def _text_enum(values: type[StrEnum], length: int = 20) -> sa.Enum:
     """Text with a CHECK of its own: adding a value is a cheap migration."""
     return sa.Enum(
         values,
@@ -47,10 +47,10 @@ class Base(DeclarativeBase):
         datetime: sa.DateTime(timezone=True),
         str: Text,
         UUID: sa.Uuid,
-        JobState: _text_of(JobState),
-        JobKind: _text_of(JobKind),
-        Wanted: _text_of(Wanted),
-        Reason: _text_of(Reason, 40),
+        JobState: _text_enum(JobState),
+        JobKind: _text_enum(JobKind),
+        Wanted: _text_enum(Wanted),
+        Reason: _text_enum(Reason, 40),
     }
 
 

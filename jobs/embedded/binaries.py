@@ -36,7 +36,7 @@ class Account:
     gid: int | None = None
 
     def popen(
-        self, command: Sequence[str], folder: Path, output: IO[bytes], die_with: signal.Signals | None = None
+        self, command: Sequence[str], folder: Path, output: IO[bytes], parent_death_signal: signal.Signals | None = None
     ) -> subprocess.Popen[bytes]:
         library = Path(command[0]).parent.parent / "lib"
         environment = {"LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"} | (
@@ -45,8 +45,8 @@ class Account:
         parent = os.getpid()
 
         def bind_to_parent() -> None:  # runs after setuid, which would clear the setting
-            if _LIBC is not None and die_with is not None:
-                _LIBC.prctl(_PR_SET_PDEATHSIG, int(die_with))
+            if _LIBC is not None and parent_death_signal is not None:
+                _LIBC.prctl(_PR_SET_PDEATHSIG, int(parent_death_signal))
                 if os.getppid() != parent:
                     os._exit(1)
 

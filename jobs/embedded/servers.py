@@ -44,7 +44,7 @@ STOP_SECONDS: Final = 20.0
 _STATUS_LINE: Final = 7  # of postmaster.pid
 
 
-def _is_free(port: int) -> bool:
+def _is_port_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -54,23 +54,23 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _port(remembered: int | None) -> int:
+def _choose_port(remembered: int | None) -> int:
     """The port of last time when it is free (or soon is: its old server may be stopping), else another below the
     ephemeral ones.
     """
     if remembered is not None:
         for _ in range(50):
-            if _is_free(remembered):
+            if _is_port_free(remembered):
                 return remembered
             time.sleep(0.1)
     ports = random.SystemRandom()
     while True:
         port = ports.randrange(15_000, 32_000)
-        if _is_free(port):
+        if _is_port_free(port):
             return port
 
 
-def _until(ready: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         if ready():
@@ -88,7 +88,7 @@ class Server:
     folder: Path
     log: Path
     account: Account
-    stop_with: signal.Signals
+    stop_signal: signal.Signals
     ready: Callable[[], bool]
     stopping: Callable[[], bool] = lambda: False  # told to stop by somebody else, it takes nobody new
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -97,8 +97,8 @@ class Server:
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:  # again, because orphans of a killed postmaster need a moment to leave
             with self.log.open("ab") as output:
-                self.process = self.account.popen(self.command, self.folder, output, self.stop_with)
-            if _until(self.ready, self.process, end - time.monotonic()):
+                self.process = self.account.popen(self.command, self.folder, output, self.stop_signal)
+            if _wait_until(self.ready, self.process, end - time.monotonic()):
                 return
             self.stop()
             time.sleep(0.2)
@@ -110,9 +110,9 @@ class Server:
     def stop(self) -> None:
         if self.process is None:
             return
-        for how, seconds in ((self.stop_with, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+        for signal_number, seconds in ((self.stop_signal, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
             if self.process.poll() is None:
-                self.process.send_signal(how)
+                self.process.send_signal(signal_number)
                 try:
                     self.process.wait(seconds)
                 except subprocess.TimeoutExpired:
@@ -157,7 +157,7 @@ class EmbeddedServers:
         self.stop()
 
 
-def _take_lock(var: Path) -> IO[str]:
+def _acquire_lock(var: Path) -> IO[str]:
     lock = (var / "embedded.lock").open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,7 +201,7 @@ def _initdb(binaries: Path, data: Path, account: Account, password: str, log: Pa
     draft.rename(data)
 
 
-def _save(path: Path, state: dict[str, str | int]) -> None:
+def _save_state(path: Path, state: dict[str, str | int]) -> None:
     draft = path.with_suffix(".new")
     draft.touch(mode=0o600)
     draft.write_text(json.dumps(state, indent=1))
@@ -224,7 +224,7 @@ def start(var: Path, *, postgres_options: Sequence[str] = ()) -> EmbeddedServers
     """
     var = var.resolve()
     var.mkdir(parents=True, exist_ok=True)
-    lock = _take_lock(var)
+    lock = _acquire_lock(var)
     try:
         embedded = _prepare(var, lock, postgres_options)
     except BaseException:
@@ -251,10 +251,10 @@ def _prepare(var: Path, lock: IO[str], postgres_options: Sequence[str]) -> Embed
     if not account.can_run(valkey_server):
         valkey_server = copy_package(valkey_server)
     for name in ("postgres_port", "valkey_port"):
-        state[name] = _port(int(state[name]) if name in state else None)
+        state[name] = _choose_port(int(state[name]) if name in state else None)
     state.setdefault("password", secrets.token_urlsafe(24))
     state["home"] = str(home)
-    _save(record, state)
+    _save_state(record, state)
     password = str(state["password"])
     return EmbeddedServers(
         database_url=f"postgresql://atft:{password}@127.0.0.1:{state['postgres_port']}/atft",
@@ -354,14 +354,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.embedded", description=main.__doc__)
     parser.add_argument("--var", type=Path, default=Path("var"))
     arguments = parser.parse_args()
-    over = threading.Event()
+    stop_requested = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: over.set())
+        signal.signal(name, lambda *_: stop_requested.set())
     try:
         with start(arguments.var) as servers:
             sys.stdout.write(f"ATFT_DATABASE_URL={servers.database_url}\nATFT_REDIS_URL={servers.redis_url}\n")
             sys.stdout.flush()
-            while not over.wait(1.0):
+            while not stop_requested.wait(1.0):
                 for restarted in servers.check():
                     sys.stderr.write(f"{restarted} had died and was restarted\n")
     except EmbeddedError as error:

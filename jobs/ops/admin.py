@@ -28,21 +28,21 @@ Result = TypeVar("Result")
 OPERATOR: Final = "operator"
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 
 def _run_doctor(settings: Settings, *, as_json: bool) -> int:
     checks = doctor(settings)
     if as_json:
-        _say(json.dumps([asdict(check) for check in checks], indent=1))
+        _print_line(json.dumps([asdict(check) for check in checks], indent=1))
     else:
         for check in checks:
-            _say(f"{'ok  ' if check.ok else 'FAIL'} {check.name:<10} {check.detail}")
+            _print_line(f"{'ok  ' if check.ok else 'FAIL'} {check.name:<10} {check.detail}")
     return 0 if all(check.ok for check in checks) else 1
 
 
-def _write(settings: Settings, change: Callable[[Session], Result]) -> Result:
+def _in_transaction(settings: Settings, change: Callable[[Session], Result]) -> Result:
     engine = sync_engine(settings)
     try:
         with transaction(sync_sessions(engine)) as session:
@@ -51,13 +51,13 @@ def _write(settings: Settings, change: Callable[[Session], Result]) -> Result:
         engine.dispose()
 
 
-def _audited(session: Session, action: str, target: str) -> None:
+def _record_audit(session: Session, action: str, target: str) -> None:
     audit.record(session, audit.AuditEntry(principal=OPERATOR, action=f"atft {action}", target=target))
 
 
 def _run_keys(settings: Settings, arguments: argparse.Namespace) -> int:
-    for line in _write(settings, lambda session: _change_keys(session, arguments)):
-        _say(line)
+    for line in _in_transaction(settings, lambda session: _change_keys(session, arguments)):
+        _print_line(line)
     return 0
 
 
@@ -68,7 +68,7 @@ def _change_keys(session: Session, arguments: argparse.Namespace) -> list[str]:
             quota = {name: int(limit) for name, limit in arguments.quota or ()}
             until = None if arguments.days is None else datetime.now(UTC) + timedelta(days=arguments.days)
             key, token = keys.create(session, name=arguments.name, scopes=scopes, expires_at=until, quota=quota)
-            _audited(session, "keys create", f"/keys/{key.id}")
+            _record_audit(session, "keys create", f"/keys/{key.id}")
             return [f"{key.id}  {' '.join(key.scopes)}", token, "This key is shown once: keep it now."]
         case "ls" if arguments.json:
             return [json.dumps([_fields(key) for key in keys.list_keys(session)], indent=1)]
@@ -76,22 +76,22 @@ def _change_keys(session: Session, arguments: argparse.Namespace) -> list[str]:
             return [_describe(key) for key in keys.list_keys(session)]
         case _:
             key = keys.revoke(session, arguments.id)
-            _audited(session, "keys revoke", f"/keys/{key.id}")
+            _record_audit(session, "keys revoke", f"/keys/{key.id}")
             return [f"{key.id} is revoked"]
 
 
 def _fields(key: ApiKey) -> dict[str, object]:
     """What the record has of a key, but for its hash."""
-    moments = {name: getattr(key, name) for name in ("created_at", "expires_at", "revoked_at", "last_used_at")}
+    times = {name: getattr(key, name) for name in ("created_at", "expires_at", "revoked_at", "last_used_at")}
     return {
         "id": str(key.id), "name": key.name, "prefix": f"atft_{key.prefix}", "scopes": key.scopes, "quota": key.quota,
-    } | {name: moment and moment.isoformat() for name, moment in moments.items()}  # fmt: skip
+    } | {name: time and time.isoformat() for name, time in times.items()}  # fmt: skip
 
 
 def _describe(key: ApiKey) -> str:
-    over = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+    expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
     state = (
-        "revoked" if key.revoked_at else "expired" if over else f"until {key.expires_at:%Y-%m-%d}" if key.expires_at
+        "revoked" if key.revoked_at else "expired" if expired else f"until {key.expires_at:%Y-%m-%d}" if key.expires_at
         else "good"
     )  # fmt: skip
     used = f"used {key.last_used_at:%Y-%m-%d}" if key.last_used_at else "never used"
@@ -100,16 +100,16 @@ def _describe(key: ApiKey) -> str:
 
 def _run_backup(settings: Settings, file: Path, *, files: bool) -> int:
     counts = backup(settings, file, files=files)
-    gone = f"; {counts.skipped} files were replaced meanwhile" if counts.skipped else ""
-    _say(f"{file}: {counts.rows} rows and {counts.files} files, {file.stat().st_size / 1e6:.1f} MB{gone}")
-    _say("It holds no key and no password, but all data: keep it as safe as the database.")
+    skipped = f"; {counts.skipped} files were replaced meanwhile" if counts.skipped else ""
+    _print_line(f"{file}: {counts.rows} rows and {counts.files} files, {file.stat().st_size / 1e6:.1f} MB{skipped}")
+    _print_line("It holds no key and no password, but all data: keep it as safe as the database.")
     return 0
 
 
 def _run_restore(settings: Settings, file: Path) -> int:
     counts = restore(settings, file)
-    _write(settings, lambda session: _audited(session, "restore", file.name))
-    _say(f"{counts.rows} rows and {counts.files} files are back; `atft doctor` says whether they agree")
+    _in_transaction(settings, lambda session: _record_audit(session, "restore", file.name))
+    _print_line(f"{counts.rows} rows and {counts.files} files are back; `atft doctor` says whether they agree")
     return 0
 
 

@@ -24,7 +24,7 @@ from jobs.settings import Settings
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 _SCHEMAS: Final = ("public", "optuna")
-_LEFT_OUT: Final = {"public.sessions", f"public.{VERSION_TABLE}"}
+_EXCLUDED: Final = {"public.sessions", f"public.{VERSION_TABLE}"}
 _TABLES: Final = """
     SELECT table_schema || '.' || table_name, array_agg(column_name::text ORDER BY ordinal_position)
     FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name)
@@ -76,13 +76,13 @@ def _connect(settings: Settings) -> psycopg.Connection[tuple[Any, ...]]:
     return psycopg.connect(url, connect_timeout=5, application_name="atft-backup")
 
 
-def _name(table: str) -> sql.Identifier:
+def _identifier(table: str) -> sql.Identifier:
     return sql.Identifier(*table.split(".", 1))
 
 
-def _in_order(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, list[str]]:
+def _tables_in_order(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, list[str]]:
     """Table to columns; a table stands behind those that it refers to."""
-    columns = {name: found for name, found in connection.execute(_TABLES, [list(_SCHEMAS)]) if name not in _LEFT_OUT}
+    columns = {name: found for name, found in connection.execute(_TABLES, [list(_SCHEMAS)]) if name not in _EXCLUDED}
     needs: dict[str, set[str]] = {name: set() for name in sorted(columns)}
     for child, parent in connection.execute(_REFERENCES):
         if child in needs and parent in needs:
@@ -123,10 +123,12 @@ def _write_tables(settings: Settings, archive: zipfile.ZipFile, files: bool) -> 
     with _connect(settings) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        found = connection.execute(sql.SQL("SELECT version_num FROM {}").format(_name(f"public.{VERSION_TABLE}")))
+        found = connection.execute(sql.SQL("SELECT version_num FROM {}").format(_identifier(f"public.{VERSION_TABLE}")))
         revision = next(iter(found))[0]
-        for table, columns in _in_order(connection).items():
-            statement = sql.SQL("COPY (SELECT {} FROM {} ORDER BY 1) TO STDOUT").format(_list(columns), _name(table))
+        for table, columns in _tables_in_order(connection).items():
+            statement = sql.SQL("COPY (SELECT {} FROM {} ORDER BY 1) TO STDOUT").format(
+                _column_list(columns), _identifier(table)
+            )
             with archive.open(f"tables/{table}", "w", force_zip64=True) as out, connection.cursor() as cursor:
                 with cursor.copy(statement) as copy:
                     for block in copy:
@@ -139,7 +141,7 @@ def _write_tables(settings: Settings, archive: zipfile.ZipFile, files: bool) -> 
     return sum(entry.rows for entry in entries.values())
 
 
-def _list(columns: Sequence[str]) -> sql.Composable:
+def _column_list(columns: Sequence[str]) -> sql.Composable:
     return sql.SQL(", ").join(map(sql.Identifier, columns))
 
 
@@ -158,12 +160,12 @@ def _write_files(settings: Settings, archive: zipfile.ZipFile, partial: Path) ->
     return taken, skipped
 
 
-def _files(root: Path, but: Path) -> Iterator[Path]:
+def _files(root: Path, excluded: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]  # half-written, or about to be removed
         for name in names:
             path = Path(folder) / name
-            if path.is_file() and not path.is_symlink() and not path.samefile(but):
+            if path.is_file() and not path.is_symlink() and not path.samefile(excluded):
                 yield path
 
 
@@ -182,7 +184,7 @@ def restore(settings: Settings, source: Path) -> Counts:
                 _check_empty(connection)
                 for name in names:
                     _restore_file(archive, name, settings.run_root / name.removeprefix("files/"))
-                _fill(connection, archive, manifest)
+                _restore_tables(connection, archive, manifest)
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
         raise BackupError(f"{source} is not a whole backup: {error}") from error
     migrate(settings)
@@ -212,9 +214,9 @@ def _check_files(root: Path, names: Sequence[str]) -> None:
 
 
 def _check_empty(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-    for table in _in_order(connection):
+    for table in _tables_in_order(connection):
         if table.startswith("public."):
-            found = connection.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(_name(table))).fetchone()
+            found = connection.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(_identifier(table))).fetchone()
             if found is not None and found[0]:
                 raise BackupError(f"table {table} has rows: restore into an empty database (ATFT_DATABASE_URL)")
 
@@ -227,20 +229,22 @@ def _restore_file(archive: zipfile.ZipFile, name: str, target: Path) -> None:
         os.fsync(out.fileno())
 
 
-def _fill(connection: psycopg.Connection[tuple[Any, ...]], archive: zipfile.ZipFile, manifest: Manifest) -> None:
+def _restore_tables(
+    connection: psycopg.Connection[tuple[Any, ...]], archive: zipfile.ZipFile, manifest: Manifest
+) -> None:
     """In the caller's transaction. A job's rows say what was, so that the triggers of what may happen are off."""
-    present = _in_order(connection)
+    present = _tables_in_order(connection)
     for table in (name for name in present if name.startswith("optuna.")):  # Optuna's own rows of its version
-        connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(_name(table)))
+        connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(_identifier(table)))
     for table, entry in manifest.tables.items():
         if missing := set(entry.columns) - set(present.get(table, [])):
             raise BackupError(
                 f"table {table} has no column {', '.join(sorted(missing))}: another Optuna wrote the backup"
             )
-        name = _name(table)
+        name = _identifier(table)
         connection.execute(sql.SQL("ALTER TABLE {} DISABLE TRIGGER USER").format(name))
         with connection.cursor() as cursor, archive.open(f"tables/{table}") as source:
-            _copy(cursor, sql.SQL("COPY {} ({}) FROM STDIN").format(name, _list(entry.columns)), source)
+            _copy_in(cursor, sql.SQL("COPY {} ({}) FROM STDIN").format(name, _column_list(entry.columns)), source)
             if cursor.rowcount != entry.rows:
                 raise BackupError(f"table {table} has {cursor.rowcount} rows in the backup, not {entry.rows}")
         connection.execute(sql.SQL("ALTER TABLE {} ENABLE TRIGGER USER").format(name))
@@ -250,7 +254,7 @@ def _fill(connection: psycopg.Connection[tuple[Any, ...]], archive: zipfile.ZipF
         connection.execute(highest.format(sql.Literal(sequence), identifier, name))
 
 
-def _copy(cursor: psycopg.Cursor[tuple[Any, ...]], statement: sql.Composed, source: IO[bytes]) -> None:
+def _copy_in(cursor: psycopg.Cursor[tuple[Any, ...]], statement: sql.Composed, source: IO[bytes]) -> None:
     with cursor.copy(statement) as copy:
         while block := source.read(1 << 20):
             copy.write(block)

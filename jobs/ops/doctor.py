@@ -24,7 +24,7 @@ from jobs.paths import checkpoint_folder
 from jobs.settings import Settings
 from jobs.states import JobState
 
-STUCK: Final = timedelta(minutes=5)  # many sweeps
+STUCK_AFTER: Final = timedelta(minutes=5)  # many sweeps
 _SHOWN: Final = 5
 
 
@@ -63,18 +63,22 @@ def _run_root(settings: Settings) -> str:
 
 
 def _disk(settings: Settings) -> str:
-    free, least = shutil.disk_usage(settings.run_root).free, settings.min_free_bytes
-    if free < least:
-        raise ValueError(f"{free / 1e9:.1f} GB free under {settings.run_root}: at least {least / 1e9:g} GB are needed")
+    free, min_free = shutil.disk_usage(settings.run_root).free, settings.min_free_bytes
+    if free < min_free:
+        raise ValueError(
+            f"{free / 1e9:.1f} GB free under {settings.run_root}: at least {min_free / 1e9:g} GB are needed"
+        )
     return f"{free / 1e9:.0f} GB free"
 
 
 def _leases(settings: Settings) -> str:
     with connection_to(settings) as connection, Session(connection) as session:
-        late = (Job.state == JobState.RUNNING, Job.lease_until < func.now() - STUCK)
+        late = (Job.state == JobState.RUNNING, Job.lease_until < func.now() - STUCK_AFTER)
         stuck = session.scalars(select(Job.id).where(*late).order_by(Job.lease_until)).all()
     if stuck:
-        raise ValueError(f"nobody ends the attempts of {_some(map(str, stuck))}: is a worker of queue control running?")
+        raise ValueError(
+            f"nobody ends the attempts of {_first_few(map(str, stuck))}: is a worker of queue control running?"
+        )
     return "none is stuck"
 
 
@@ -85,8 +89,8 @@ def _files(settings: Settings) -> str:
         for job_id, name, path, size in session.execute(
             select(ArtifactRow.job_id, ArtifactRow.name, ArtifactRow.path, ArtifactRow.size_bytes)
         ):
-            place = settings.run_root / path
-            if not place.is_file() or place.stat().st_size != size:
+            path_on_disk = settings.run_root / path
+            if not path_on_disk.is_file() or path_on_disk.stat().st_size != size:
                 missing.append(f"artifact {name} of job {job_id}")
         for name, version, path in session.execute(
             select(Dataset.name, Dataset.version, Dataset.path).where(Dataset.deleted_at.is_(None))
@@ -98,7 +102,7 @@ def _files(settings: Settings) -> str:
             if checkpoint and not checkpoint_folder(settings.jobs_root, job_id, checkpoint["path"]).exists():
                 missing.append(f"the checkpoint of job {job_id}")
     if missing:
-        raise ValueError(f"{len(missing)} not there: {_some(missing)}")
+        raise ValueError(f"{len(missing)} not there: {_first_few(missing)}")
     return "all that the record names are there"
 
 
@@ -113,7 +117,7 @@ def _orphans(settings: Settings) -> str:
         for folder in _entries(root)
         if folder.name not in known
     ]
-    return f"{len(found)} folders belong to no row: {_some(found)}" if found else "every folder has its row"
+    return f"{len(found)} folders belong to no row: {_first_few(found)}" if found else "every folder has its row"
 
 
 def _retention(settings: Settings) -> str:
@@ -121,7 +125,7 @@ def _retention(settings: Settings) -> str:
     with connection_to(settings) as connection, Session(connection) as session:
         due = list(retention.plan(session, settings, retention.job_folders(settings)))
     size = sum(removal.size_bytes for removal in due)
-    shown = f": {_some(str(removal.job_id) for removal in due)}" if due else ""
+    shown = f": {_first_few(str(removal.job_id) for removal in due)}" if due else ""
     return f"{size / 1e9:.3f} GB of {len(due)} jobs that are over may go{shown}"
 
 
@@ -152,7 +156,7 @@ def _entries(root: Path) -> list[Path]:
     return sorted(root.iterdir()) if root.is_dir() else []
 
 
-def _some(names: Iterable[str]) -> str:
+def _first_few(names: Iterable[str]) -> str:
     found = list(names)
     return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
 

@@ -55,7 +55,7 @@ def plan(session: Session, settings: Settings, job_ids: Sequence[UUID]) -> Itera
     for start in range(0, len(job_ids), _BATCH):
         over = (Job.id.in_(job_ids[start : start + _BATCH]), Job.finished_at.is_not(None))
         for job in session.scalars(select(Job).where(*over).order_by(Job.id)).all():
-            removal = _of_job(session, settings, job)
+            removal = _plan_job(session, settings, job)
             if removal is not None:
                 yield removal
 
@@ -68,38 +68,38 @@ def remove(sessions: sessionmaker[Session], settings: Settings, job_ids: Sequenc
     for job_id in planned:
         with transaction(sessions) as session:
             job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
-            removal = None if job is None else _of_job(session, settings, job)
+            removal = None if job is None else _plan_job(session, settings, job)
             if removal is None:
                 continue
-            _forget(session, removal)
-        _delete(settings.jobs_root / str(job_id), removal.paths)
+            _delete_rows(session, removal)
+        _delete_files(settings.jobs_root / str(job_id), removal.paths)
         done.append(removal)
     return done
 
 
-def _of_job(session: Session, settings: Settings, job: Job) -> Removal | None:
+def _plan_job(session: Session, settings: Settings, job: Job) -> Removal | None:
     parent = session.get(Job, job.parent_id) if job.parent_id is not None else None
     if job.finished_at is None or PINNED in job.tags or (parent is not None and PINNED in parent.tags):
         return None
     age = session.scalars(select(func.clock_timestamp())).one() - job.finished_at
-    kept = {
+    artifact_names = {
         (settings.run_root / row.path).resolve(): row.name
         for row in session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job.id))
     }
     expendable = _is_expendable(session, job, parent, age, settings)
-    goes_on = age < timedelta(days=settings.keep_checkpoints_days) or _is_gone_on_from(session, job)
+    keep_checkpoint = age < timedelta(days=settings.keep_checkpoints_days) or _is_resumed_from(session, job)
     paths, artifacts, size = [], [], 0
     for path in sorted((settings.jobs_root / str(job.id)).rglob("*")):
         if path.is_dir() and not path.is_symlink():
             continue
-        name = kept.get(path.resolve())
+        name = artifact_names.get(path.resolve())
         if name is not None:
-            stays = not expendable
+            keep = not expendable
         elif path.name == LOG:
-            stays = age < timedelta(days=settings.keep_logs_days)
+            keep = age < timedelta(days=settings.keep_logs_days)
         else:
-            stays = goes_on
-        if not stays:
+            keep = keep_checkpoint
+        if not keep:
             paths.append(path)
             artifacts += [] if name is None else [name]
             size += path.lstat().st_size
@@ -117,14 +117,14 @@ def _is_expendable(session: Session, job: Job, parent: Job | None, age: timedelt
     return session.scalar(select(Job.id).where(Job.source_job_id == job.id).limit(1)) is None
 
 
-def _is_gone_on_from(session: Session, job: Job) -> bool:
+def _is_resumed_from(session: Session, job: Job) -> bool:
     """Whether an unfinished job, a retry, resumes from a checkpoint in this job's folder."""
     path = Job.checkpoint["path"].as_string()
     query = select(Job.id).where(Job.finished_at.is_(None), path.startswith(f"../{job.id}/", autoescape=True))
     return session.scalar(query.limit(1)) is not None
 
 
-def _forget(session: Session, removal: Removal) -> None:
+def _delete_rows(session: Session, removal: Removal) -> None:
     """The record names nothing any more that is about to go."""
     if removal.artifacts:
         of_job = (ArtifactRow.job_id == removal.job_id, ArtifactRow.name.in_(removal.artifacts))
@@ -134,7 +134,7 @@ def _forget(session: Session, removal: Removal) -> None:
         session.execute(change, execution_options={"synchronize_session": False})
 
 
-def _delete(folder: Path, paths: tuple[Path, ...]) -> None:
+def _delete_files(folder: Path, paths: tuple[Path, ...]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
     for empty in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):

@@ -55,5 +55,5 @@ def needed_uploads(builds: Iterable[Job]) -> set[str]:
 
 def uploads_of(job: Job) -> set[str]:
     """Folders among the uploads that a build reads."""
-    places: dict[str, str] = (job.params or {}).get("files", {})
-    return {place.removeprefix("upload:").partition("/")[0] for place in places.values() if place.startswith("upload:")}
+    paths: dict[str, str] = (job.params or {}).get("files", {})
+    return {path.removeprefix("upload:").partition("/")[0] for path in paths.values() if path.startswith("upload:")}

@@ -19,16 +19,16 @@ from jobs.record.queries import read_cursor, split_ref, write_cursor
 from jobs.states import ACTIVE, JobKind
 
 # Those of every submit, made once: to put a statement together takes as long as to run it.
-_LOCK: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("what", type_=Text()), 0)))
+_LOCK: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("lock_key", type_=Text()), 0)))
 _VERSION: Final = bindparam("version", type_=Integer())
-_OF_REF: Final = (
+_BY_REF: Final = (
     select(Dataset)
     .where(Dataset.name == bindparam("name"), or_(_VERSION.is_(None), Dataset.version == _VERSION))
     .order_by(Dataset.version.desc())
     .limit(1)
 )
-_THERE: Final = _OF_REF.where(Dataset.deleted_at.is_(None))
-_HELD: Final = (
+_BY_REF_NOT_DELETED: Final = _BY_REF.where(Dataset.deleted_at.is_(None))
+_DELETED_AT_LOCKED: Final = (
     select(Dataset.deleted_at)
     .where(Dataset.name == bindparam("name"), Dataset.fingerprint == bindparam("fingerprint"))
     .with_for_update(read=True)
@@ -37,7 +37,7 @@ _HELD: Final = (
 
 def advisory_lock(session: Session, kind: str, name: str) -> None:
     """Until the end of the transaction nobody else does what is `kind` to `name`."""
-    session.execute(_LOCK, {"what": f"{kind}:{name}"})
+    session.execute(_LOCK, {"lock_key": f"{kind}:{name}"})
 
 
 def register_dataset(
@@ -56,10 +56,10 @@ def register_dataset(
     """A new version of `name`, or the version that already has this content; the job shows its fingerprint."""
     advisory_lock(session, "dataset", name)
     of_name = select(Dataset).where(Dataset.name == name)
-    known = session.scalars(
+    existing = session.scalars(
         of_name.where(Dataset.fingerprint == fingerprint, Dataset.deleted_at.is_(None))
     ).one_or_none()
-    if known is None:
+    if existing is None:
         version = session.scalar(select(func.coalesce(func.max(Dataset.version), 0) + 1).where(Dataset.name == name))
         statement = insert(Dataset).values(
             id=uuid7.uuid7(),
@@ -74,23 +74,23 @@ def register_dataset(
             size_bytes=size_bytes,
             job_id=job.id,
         )
-        known = session.scalars(statement.returning(Dataset)).one()
+        existing = session.scalars(statement.returning(Dataset)).one()
     values = {"dataset": name, "dataset_fingerprint": fingerprint, "version": Job.version + 1}
     session.execute(
         update(Job).where(Job.id == job.id).values(values), execution_options={"synchronize_session": False}
     )
-    return known
+    return existing
 
 
 def dataset(session: Session, ref: str) -> Dataset:
     """`name` is its newest version, `name@version` that one. Raises DatasetNotFound."""
     name, version = split_ref(ref)
-    found = session.scalars(_THERE, {"name": name, "version": version}).one_or_none()
+    found = session.scalars(_BY_REF_NOT_DELETED, {"name": name, "version": version}).one_or_none()
     if found is None:
-        gone = session.scalars(_OF_REF, {"name": name, "version": version}).one_or_none()
-        if gone is not None and gone.deleted_at is not None:
+        deleted = session.scalars(_BY_REF, {"name": name, "version": version}).one_or_none()
+        if deleted is not None and deleted.deleted_at is not None:
             raise DatasetNotFound(
-                f"dataset {ref!r} was deleted on {gone.deleted_at:%Y-%m-%d}: what its jobs left is kept; "
+                f"dataset {ref!r} was deleted on {deleted.deleted_at:%Y-%m-%d}: what its jobs left is kept; "
                 "register the same files again to use it"
             )
         raise DatasetNotFound(f"there is no dataset {ref!r}: register it with POST /datasets")
@@ -184,7 +184,7 @@ def lock_version(session: Session, name: str, fingerprint: str) -> None:
     happened already.
     """
     name = name.partition("@")[0]
-    deleted = session.scalars(_HELD, {"name": name, "fingerprint": fingerprint}).all()
+    deleted = session.scalars(_DELETED_AT_LOCKED, {"name": name, "fingerprint": fingerprint}).all()
     if deleted and all(deleted):
         raise DatasetNotFound(f"dataset {name!r} was deleted")
 

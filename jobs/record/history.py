@@ -34,7 +34,7 @@ Series = dict[str, dict[str, list[int] | list[float | None]]]
 
 # Events and points in one statement: each round trip is a good part of what a batch takes.
 _INSERT: Final = text("""
-    WITH said AS (
+    WITH new_events AS (
         INSERT INTO events (job_id, seq, attempt, child_seq, kind, time, body)
         SELECT CAST(:job_id AS uuid), seq, :attempt, child_seq, kind, time, CAST(body AS jsonb)
         FROM unnest(CAST(:seqs AS bigint[]), CAST(:child_seqs AS int[]), CAST(:kinds AS text[]),
@@ -43,7 +43,7 @@ _INSERT: Final = text("""
     INSERT INTO metrics (job_id, name, step, attempt, value, time)
     SELECT CAST(:job_id AS uuid), name, step, :attempt, value, time
     FROM unnest(CAST(:names AS text[]), CAST(:steps AS bigint[]), CAST(:values AS float8[]),
-                CAST(:moments AS timestamptz[])) AS rows (name, step, value, time)
+                CAST(:point_times AS timestamptz[])) AS rows (name, step, value, time)
     ON CONFLICT DO NOTHING""")
 _INSERT_DAILY: Final = text("""
     INSERT INTO daily_metrics (job_id, source, split, name, horizon, day, attempt, value)
@@ -91,7 +91,7 @@ _SERIES: Final = text("""
     SELECT name, array_agg(step ORDER BY step), array_agg(value ORDER BY step) FROM kept GROUP BY name""")
 
 # Not read for a batch of events; the few that ask for one of them read it then.
-_UNREAD: Final = [
+_DEFERRED: Final = [
     defer(column)
     for column in (Job.spec, Job.params, Job.progress, Job.best, Job.baselines, Job.evidence, Job.checkpoint)
 ]
@@ -143,7 +143,7 @@ class _Batch:
             "names": [name for name, _ in self.points],
             "steps": [step for _, step in self.points],
             "values": [value for value, _ in values],
-            "moments": [moment for _, moment in values],
+            "point_times": [time for _, time in values],
         }
 
     def _add_values(self, event: Metrics, job: Job) -> None:
@@ -158,9 +158,9 @@ class _Batch:
             self.changes["best"] = best_of(job, event.step, event.values)
 
 
-def replace_nul(words: str) -> str:
+def replace_nul(text: str) -> str:
     """Postgres keeps any character but NUL, which a dying program may well print."""
-    return words.replace("\0", "\ufffd")
+    return text.replace("\0", "\ufffd")
 
 
 def best_of(job: Job, epoch: int, values: Mapping[str, float | None]) -> Json:
@@ -176,7 +176,7 @@ def best_of(job: Job, epoch: int, values: Mapping[str, float | None]) -> Json:
 
 def append(session: Session, job_id: UUID, attempt: int, events: Sequence[AnyEvent]) -> int:
     """Record the child's events that are not recorded yet; returns their number. Raises StaleAttempt."""
-    job = lock_running(session, job_id, attempt, *_UNREAD)
+    job = lock_running(session, job_id, attempt, *_DEFERRED)
     new = [event for event in events if event.child_seq == 0 or event.child_seq > job.child_seq]
     if not new:
         return 0
@@ -313,10 +313,10 @@ def daily(
     return [(day, value) for day, value in session.execute(query.order_by(DailyMetric.day))]
 
 
-def _write(session: Session, job_id: UUID, attempt: int, **values: Any) -> None:
-    mine = update(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
+def _update_running(session: Session, job_id: UUID, attempt: int, **values: Any) -> None:
+    running = update(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
     changed = session.execute(
-        mine.values(version=Job.version + 1, **values).returning(Job.id),
+        running.values(version=Job.version + 1, **values).returning(Job.id),
         execution_options={"synchronize_session": False},
     )
     if changed.first() is None:
@@ -325,22 +325,22 @@ def _write(session: Session, job_id: UUID, attempt: int, **values: Any) -> None:
 
 def set_progress(session: Session, job_id: UUID, attempt: int, progress: Json) -> None:
     """Raises StaleAttempt, like each of the following."""
-    _write(session, job_id, attempt, progress=progress)
+    _update_running(session, job_id, attempt, progress=progress)
 
 
 def set_evidence(session: Session, job_id: UUID, attempt: int, evidence: Json) -> None:
-    _write(session, job_id, attempt, evidence=evidence)
+    _update_running(session, job_id, attempt, evidence=evidence)
 
 
 def set_checkpoint(session: Session, job_id: UUID, attempt: int, checkpoint: Json) -> None:
     """`checkpoint` is {path, step, fold, epoch, sha256} with the path under the job's folder."""
-    _write(session, job_id, attempt, checkpoint=checkpoint)
+    _update_running(session, job_id, attempt, checkpoint=checkpoint)
 
 
 def set_best(session: Session, job_id: UUID, attempt: int, best: Json) -> None:
-    _write(session, job_id, attempt, best=best)
+    _update_running(session, job_id, attempt, best=best)
 
 
 def add_baselines(session: Session, job_id: UUID, attempt: int, baselines: Mapping[str, Json]) -> None:
     """Add or replace by baseline name."""
-    _write(session, job_id, attempt, baselines=Job.baselines.op("||")(dict(baselines)))
+    _update_running(session, job_id, attempt, baselines=Job.baselines.op("||")(dict(baselines)))

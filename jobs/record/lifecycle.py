@@ -87,7 +87,7 @@ def begin_study(session: Session, job_id: UUID) -> Job | None:
 
 
 def fail_queued(session: Session, job_id: UUID, reason: Reason, message: str) -> Job:
-    """Fail a queued job that cannot be run as it stands. Raises IllegalTransition when it is no longer queued."""
+    """Fail a queued job that cannot be run as it stands. Raises IllegalTransition when it is not queued."""
     job = lock(session, job_id)
     if job.state is not JobState.QUEUED:
         raise IllegalTransition(f"job {job_id} is {job.state}: it is not queued any more")
@@ -96,12 +96,14 @@ def fail_queued(session: Session, job_id: UUID, reason: Reason, message: str) ->
 
 def renew(session: Session, job_id: UUID, attempt: int, lease_seconds: float) -> Wanted | None:
     """Extend the lease, also a late one; returns what is wanted now, or None when the attempt is over."""
-    mine = update(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
-    longer = mine.values(lease_until=func.clock_timestamp() + timedelta(seconds=lease_seconds)).returning(Job.wanted)
-    return session.scalars(longer, execution_options={"synchronize_session": False}).one_or_none()
+    running = update(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
+    renewed = running.values(lease_until=func.clock_timestamp() + timedelta(seconds=lease_seconds)).returning(
+        Job.wanted
+    )
+    return session.scalars(renewed, execution_options={"synchronize_session": False}).one_or_none()
 
 
-def _end(
+def _end_attempt(
     session: Session,
     job_id: UUID,
     attempt: int,
@@ -153,17 +155,17 @@ def settle(
     """
     if to not in TERMINAL | {JobState.PAUSED}:
         raise ValueError(f"an attempt does not end a job as {to}")
-    job = _end(session, job_id, attempt, outcome or to.value, reason, exit_code, signal, log_tail)
+    job = _end_attempt(session, job_id, attempt, outcome or to.value, reason, exit_code, signal, log_tail)
     if job is None:
         return
     if to is JobState.PAUSED and job.wanted is Wanted.RUN:
         _requeue(session, job, Reason.USER, "resumed")
     elif to is JobState.PAUSED and job.wanted is Wanted.CANCEL:
-        change(session, job, state=JobState.CANCELLED, reason=_why_cancelled(job), message=message)
+        change(session, job, state=JobState.CANCELLED, reason=_cancel_reason(job), message=message)
     elif to is JobState.PAUSED and job.wanted is Wanted.PRUNE:
         change(session, job, state=JobState.PRUNED, reason=Reason.PRUNED, message=message)
     elif to is JobState.CANCELLED and reason is Reason.USER:
-        change(session, job, state=to, reason=_why_cancelled(job), message=message)
+        change(session, job, state=to, reason=_cancel_reason(job), message=message)
     else:
         change(session, job, state=to, reason=reason, message=message)
 
@@ -206,14 +208,14 @@ def requeue(
     A counted failure fails the job instead when it is number `max_attempts`. A job wanted otherwise is not queued:
     it is cancelled, pruned or paused, as asked. Raises StaleAttempt.
     """
-    job = _end(session, job_id, attempt, outcome, reason, exit_code, signal, log_tail)
+    job = _end_attempt(session, job_id, attempt, outcome, reason, exit_code, signal, log_tail)
     if job is None:
         return get(session, job_id).state
     if overrides:
         job.overrides = job.overrides | overrides
     failures = job.failures + counts_as_failure
     if job.wanted is Wanted.CANCEL:
-        return change(session, job, state=JobState.CANCELLED, reason=_why_cancelled(job), message=message).state
+        return change(session, job, state=JobState.CANCELLED, reason=_cancel_reason(job), message=message).state
     if job.wanted is Wanted.PRUNE:
         return change(session, job, state=JobState.PRUNED, reason=Reason.PRUNED, message=message).state
     if counts_as_failure and failures >= job.max_attempts:
@@ -271,11 +273,11 @@ def want(
         )
     if job.wanted is wanted:
         return job
-    why = {} if reason is Reason.USER else {"reason": reason}  # kept until the job ends: see _why_cancelled
+    why = {} if reason is Reason.USER else {"reason": reason}  # kept until the job ends: see _cancel_reason
     return change(session, job, by, wanted=wanted, **why)
 
 
-def _why_cancelled(job: Job) -> Reason:
+def _cancel_reason(job: Job) -> Reason:
     return Reason.PARENT_STOPPED if job.reason is Reason.PARENT_STOPPED else Reason.USER
 
 
@@ -294,7 +296,7 @@ def set_priority(
         raise IllegalTransition(f"job {job_id} is {job.state}: it cannot be changed any more")
     children = select(Job.id).where(Job.parent_id == job_id, Job.state.not_in(TERMINAL)).order_by(Job.id)
     jobs = [job, *(lock(session, child) for child in session.scalars(children).all())]
-    return [change(session, one, by, priority=priority) for one in jobs if one is job or one.state not in TERMINAL]
+    return [change(session, each, by, priority=priority) for each in jobs if each is job or each.state not in TERMINAL]
 
 
 def expire(session: Session, job_id: UUID, attempt: int) -> JobState | None:

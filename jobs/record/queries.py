@@ -79,7 +79,7 @@ _PAGE: Final = (
         )
     )
     .order_by(Job.created_at.desc(), Job.id.desc())
-    .limit(bindparam("most", type_=Integer()))
+    .limit(bindparam("max_rows", type_=Integer()))
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def page(
     if parent_id is not None:
         conditions.append(Job.parent_id == parent_id)
     if dataset is not None:
-        conditions.append(_on(dataset))
+        conditions.append(_uses_dataset(dataset))
     if tag is not None:
         key, equals, value = tag.partition("=")
         conditions.append(Job.tags.contains({key: value}) if equals else Job.tags.has_key(key))
@@ -117,7 +117,7 @@ def page(
     if cursor is not None:
         conditions.append(tuple_(Job.created_at, Job.id) < tuple_(*read_cursor(cursor)))
     query = _PAGE.where(*conditions) if conditions else _PAGE
-    jobs = list(session.scalars(query, {"most": limit + 1}))
+    jobs = list(session.scalars(query, {"max_rows": limit + 1}))
     more = len(jobs) > limit
     return jobs[:limit], write_cursor(jobs[limit - 1].created_at, jobs[limit - 1].id) if more else None
 
@@ -130,7 +130,7 @@ def split_ref(ref: str) -> tuple[str, int | None]:
     return name, int(version) if version.isdecimal() and len(version) < 10 else -1
 
 
-def _on(ref: str) -> ColumnElement[bool]:
+def _uses_dataset(ref: str) -> ColumnElement[bool]:
     """`name@version` is also found when that version has been deleted: its number is never given again."""
     name, version = split_ref(ref)
     if version is None:
@@ -144,7 +144,7 @@ def is_due() -> ColumnElement[bool]:
 
 
 def due_jobs(session: Session, queue: str, older_than_seconds: float, limit: int) -> list[Job]:
-    """Queued rows that may run now and whose hint may be lost, first in line first."""
+    """Queued rows that may run now and whose hint may be lost, first in queue first."""
     query = select(Job).where(
         Job.state == JobState.QUEUED, Job.queue == queue, Job.queued_at < seconds_ago(older_than_seconds), is_due()
     )
@@ -186,9 +186,9 @@ def memory_needed(session: Session, job_id: UUID) -> int | None:
         needed > 0,
     )
     own: int | None = session.scalar(select(needed).where(Job.id == job_id))
-    was, is_now = (job.evidence or {}).get("micro_batch_days"), job.overrides.get("micro_batch_days")
-    if own is not None and was and is_now and is_now < was:  # the attempt that is to come takes smaller pieces
-        own = own * is_now // was
+    used, planned = (job.evidence or {}).get("micro_batch_days"), job.overrides.get("micro_batch_days")
+    if own is not None and used and planned and planned < used:  # the attempt that is to come takes smaller pieces
+        own = own * planned // used
     others: int | None = session.scalar(select(func.max(needed)).where(*same)) if own is None else None
     return own or others
 
@@ -197,27 +197,27 @@ def _is_live() -> ColumnElement[bool]:
     return Worker.last_seen > func.clock_timestamp() - bindparam("within", type_=Interval())
 
 
-def _moment() -> tuple[BindParameter[datetime], BindParameter[UUID]]:
+def _created_at_and_id() -> tuple[BindParameter[datetime], BindParameter[UUID]]:
     return bindparam("created_at", type_=DateTime(timezone=True)), bindparam("id", type_=Uuid())
 
 
-def _place() -> Select[int, bool, datetime]:
+def _position_query() -> Select[int, bool, datetime]:
     """How many go before a job, whether a worker watches its queue, and the time."""
     queue, priority = bindparam("queue", type_=Text()), bindparam("priority", type_=SmallInteger())
-    mine = tuple_(*_moment())
+    mine = tuple_(*_created_at_and_id())
     first = or_(Job.priority < priority, and_(Job.priority == priority, tuple_(Job.created_at, Job.id) < mine))
     ahead = select(func.count()).where(Job.state == JobState.QUEUED, Job.queue == queue, first, is_due())
     live = select(Worker.name).where(Worker.queue == queue, _is_live())
     return select(ahead.scalar_subquery(), live.exists(), func.clock_timestamp())
 
 
-def _places() -> Select[UUID, int, datetime]:
+def _positions_query() -> Select[UUID, int, datetime]:
     """The same of many jobs at once: of each its id, how many go before it, and the time. `priority`, `created_at` and
-    `id` are of the last one in line.
+    `id` are of the last one in the queue.
     """
     in_line = (Job.priority, Job.created_at, Job.id)
     before = func.count().filter(is_due()).over(partition_by=Job.queue, order_by=in_line, rows=(None, -1))
-    last = tuple_(bindparam("priority", type_=SmallInteger()), *_moment())
+    last = tuple_(bindparam("priority", type_=SmallInteger()), *_created_at_and_id())
     ahead = (
         select(Job.id, before.label("ahead"))
         .where(Job.state == JobState.QUEUED, Job.queue == any_(bindparam("queues", type_=ARRAY(Text))))
@@ -228,8 +228,8 @@ def _places() -> Select[UUID, int, datetime]:
     return select(ahead.c.id, ahead.c.ahead, func.clock_timestamp()).where(wanted)
 
 
-_PLACE: Final = _place()
-_PLACES: Final = _places()
+_POSITION: Final = _position_query()
+_POSITIONS: Final = _positions_query()
 _LIVE: Final = select(Worker.queue).where(_is_live()).distinct()
 
 
@@ -238,8 +238,8 @@ def queue_position(session: Session, job: Job) -> QueuePosition:
     if job.state is not JobState.QUEUED:
         return None, None
     mine = {"queue": job.queue, "priority": job.priority, "created_at": job.created_at, "id": job.id}
-    ahead, is_live, now = session.execute(_PLACE, mine | {"within": timedelta(seconds=WORKER_SECONDS)}).one()
-    return _position(job, ahead, is_live, now)
+    ahead, is_live, now = session.execute(_POSITION, mine | {"within": timedelta(seconds=WORKER_SECONDS)}).one()
+    return _describe_position(job, ahead, is_live, now)
 
 
 def queue_positions(session: Session, jobs: Sequence[Job]) -> list[QueuePosition]:
@@ -248,18 +248,20 @@ def queue_positions(session: Session, jobs: Sequence[Job]) -> list[QueuePosition
     if len(queued) < 2:
         return [queue_position(session, job) for job in jobs]
     last = max(queued, key=lambda job: (job.priority, job.created_at, job.id))
-    line = {"priority": last.priority, "created_at": last.created_at, "id": last.id}
-    asked = {"queues": list({job.queue for job in queued}), "ids": [job.id for job in queued]}
-    rows = session.execute(_PLACES, line | asked)
+    last_in_queue = {"priority": last.priority, "created_at": last.created_at, "id": last.id}
+    parameters = {"queues": list({job.queue for job in queued}), "ids": [job.id for job in queued]}
+    rows = session.execute(_POSITIONS, last_in_queue | parameters)
     found = {job_id: (count, now) for job_id, count, now in rows}
     live = live_queues(session)
     return [
-        _position(job, found[job.id][0], job.queue in live, found[job.id][1]) if job.id in found else (None, None)
+        _describe_position(job, found[job.id][0], job.queue in live, found[job.id][1])
+        if job.id in found
+        else (None, None)
         for job in jobs
     ]
 
 
-def _position(job: Job, ahead: int, is_live: bool, now: datetime) -> QueuePosition:
+def _describe_position(job: Job, ahead: int, is_live: bool, now: datetime) -> QueuePosition:
     if not is_live:
         return ahead, f"0 live workers on queue {job.queue}"
     if job.not_before is not None and job.not_before > now:

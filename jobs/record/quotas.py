@@ -9,7 +9,7 @@ from jobs.db.tables import Job
 from jobs.errors import QuotaExceeded
 from jobs.record.catalog import advisory_lock
 
-_AT_ONCE: Final = 64  # more submits than run at the same time in a few API processes
+_MAX_CONCURRENT: Final = 64  # more submits than run at the same time in a few API processes
 _UPLOADED: Final = text("""
     SELECT coalesce(sum((source.value ->> 'size_bytes')::bigint), 0)
     FROM jobs CROSS JOIN jsonb_each(params -> 'sources') AS source
@@ -34,7 +34,7 @@ def check_job_quota(session: Session, created_by: str, limit: int) -> None:
 
     Far below the limit the submits of one key do not wait for each other; near it they are counted one by one.
     """
-    if unfinished_jobs(session, created_by) + _AT_ONCE < limit:
+    if unfinished_jobs(session, created_by) + _MAX_CONCURRENT < limit:
         return
     advisory_lock(session, "quota", created_by)
     if unfinished_jobs(session, created_by) >= limit:

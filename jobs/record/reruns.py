@@ -19,7 +19,7 @@ from jobs.record.submission import Submitted, submit
 from jobs.states import JobKind, JobState, Reason
 
 RERUN_OF: Final = "rerun_of"  # the key of `Job.params` that makes a job a rerun
-MOST_SHOWN: Final = 50
+MAX_SHOWN: Final = 50
 _WEIGHTS: Final = "best.%safetensors"  # one file, or one for each fold or member
 _ENVIRONMENT: Final = ("device", "device_name", "precision", "host", "micro_batch_days", "git")  # of the evidence
 
@@ -29,13 +29,13 @@ class RerunKind(StrEnum):
     RERUN = "rerun"
 
 
-_FROM: Final = {
+_ALLOWED_STATES: Final = {
     RerunKind.RETRY: frozenset({JobState.FAILED, JobState.CANCELLED}),
     RerunKind.RERUN: frozenset({JobState.SUCCEEDED}),
 }
 
 # What a machine measures of itself differs from run to run and says nothing about the numbers.
-_DIFFERENT: Final = text("""
+_DRIFT: Final = text("""
     WITH a AS (SELECT name, step, value FROM metrics WHERE job_id = :source),
          b AS (SELECT name, step, value FROM metrics WHERE job_id = :rerun)
     SELECT name, count(*) AS points,
@@ -51,7 +51,7 @@ _DIFFERENT: Final = text("""
 def submit_rerun(
     session: Session,
     job_id: UUID,
-    how: RerunKind,
+    kind: RerunKind,
     *,
     by: str,
     expected_version: int | None = None,
@@ -64,8 +64,8 @@ def submit_rerun(
     source = get(session, job_id)
     if expected_version is not None and source.version != expected_version:
         raise PreconditionFailed(f"job {job_id} has changed: its version is {source.version}")
-    _allow(source, how)
-    rerun = how is RerunKind.RERUN
+    _check_allowed(source, kind)
+    rerun = kind is RerunKind.RERUN
     submitted = submit(
         session,
         kind=source.kind,
@@ -84,12 +84,12 @@ def submit_rerun(
         created_by=by,
         idempotency=idempotency,
         max_unfinished=max_unfinished,
-        overrides=_as_it_ran(source) if rerun else source.overrides,
+        overrides=_overrides_as_run(source) if rerun else source.overrides,
     )
     if submitted.created:
         if not rerun:
             copy_checkpoint(session, submitted.job, source)
-        message = f"{how} of job {source.id}"
+        message = f"{kind} of job {source.id}"
         if submitted.job.checkpoint is not None:
             message += f", from its checkpoint of epoch {submitted.job.checkpoint['epoch']}"
         session.flush()
@@ -98,20 +98,20 @@ def submit_rerun(
     return submitted
 
 
-def _allow(source: Job, how: RerunKind) -> None:
+def _check_allowed(source: Job, kind: RerunKind) -> None:
     if source.kind in (JobKind.TRIAL, JobKind.PREFLIGHT):
         raise IllegalTransition(
             f"job {source.id} belongs to study {source.parent_id}: promote it to train it by itself"
         )
     if source.kind not in (JobKind.TRAIN, JobKind.PRETRAIN, JobKind.ENSEMBLE, JobKind.DATASET):
-        raise IllegalTransition(f"job {source.id} is of kind {source.kind}, which has no {how}: submit its spec again")
-    if source.state not in _FROM[how]:
-        wanted = " or ".join(sorted(_FROM[how]))
-        raise IllegalTransition(f"job {source.id} is {source.state}: only a {wanted} job has a {how}")
+        raise IllegalTransition(f"job {source.id} is of kind {source.kind}, which has no {kind}: submit its spec again")
+    if source.state not in _ALLOWED_STATES[kind]:
+        wanted = " or ".join(sorted(_ALLOWED_STATES[kind]))
+        raise IllegalTransition(f"job {source.id} is {source.state}: only a {wanted} job has a {kind}")
     files = (source.params or {}).get("files", {}).values()
-    if how is RerunKind.RERUN and any(place.startswith("upload:") for place in files):
+    if kind is RerunKind.RERUN and any(path.startswith("upload:") for path in files):
         raise IllegalTransition(f"job {source.id} has built its upload, which is not kept: upload the files again")
-    if how is RerunKind.RETRY and source.reason is Reason.TIMEOUT_EXEC:
+    if kind is RerunKind.RETRY and source.reason is Reason.TIMEOUT_EXEC:
         raise IllegalTransition(
             f"job {source.id} has used up its trainer.timeout_seconds, which a retry shares: submit it with more"
         )
@@ -124,7 +124,7 @@ def _params(source: Job, rerun: bool) -> Json | None:
     return params or None
 
 
-def _as_it_ran(source: Job) -> Json:
+def _overrides_as_run(source: Job) -> Json:
     """The size of a micro-batch decides the last digits of a sum, and is chosen by the machine: repeat that too."""
     days = (source.evidence or {}).get("micro_batch_days")
     return source.overrides | ({"micro_batch_days": days} if days else {})
@@ -137,9 +137,9 @@ def drift(session: Session, job: Job, *, fingerprint: str | None) -> Json | None
     if job.params is None or RERUN_OF not in job.params:
         return None
     source = get(session, UUID(job.params[RERUN_OF]))
-    rows = [dict(row._mapping) for row in session.execute(_DIFFERENT, {"source": source.id, "rerun": job.id})]
+    rows = [dict(row._mapping) for row in session.execute(_DRIFT, {"source": source.id, "rerun": job.id})]
     metrics = [row for row in rows if row["different_points"]]
-    baselines = _unequal(_flat(source.baselines), _flat(job.baselines))
+    baselines = _differences(_flatten(source.baselines), _flatten(job.baselines))
     weights = _weights(session, source.id), _weights(session, job.id)
     equal_data = fingerprint == source.dataset_fingerprint
     return {
@@ -148,11 +148,11 @@ def drift(session: Session, job: Job, *, fingerprint: str | None) -> Json | None
         "points": sum(row["points"] for row in rows),
         "different_points": sum(row["different_points"] for row in metrics),
         "different_metrics": len(metrics),
-        "metrics": metrics[:MOST_SHOWN],
-        "baselines": dict(list(baselines.items())[:MOST_SHOWN]),
+        "metrics": metrics[:MAX_SHOWN],
+        "baselines": dict(list(baselines.items())[:MAX_SHOWN]),
         "weights_equal": weights[0] == weights[1] if any(weights) else None,
         "dataset_fingerprint": [source.dataset_fingerprint, fingerprint],
-        "environment": _unequal(_environment(source.evidence), _environment(job.evidence)),
+        "environment": _differences(_environment(source.evidence), _environment(job.evidence)),
     }
 
 
@@ -189,7 +189,7 @@ def _weights(session: Session, job_id: UUID) -> Mapping[str, str]:
     return {name: sha256 for name, sha256 in session.execute(query)}  # noqa: C416 - a Row is no tuple for mypy
 
 
-def _flat(baselines: Mapping[str, Json]) -> Json:
+def _flatten(baselines: Mapping[str, Json]) -> Json:
     return {f"{source} {name}": value for source, values in baselines.items() for name, value in values.items()}
 
 
@@ -199,7 +199,7 @@ def _environment(evidence: Json | None) -> Json:
     return named | {f"version of {name}": version for name, version in found.get("versions", {}).items()}
 
 
-def _unequal(source: Json, rerun: Json) -> dict[str, list[object]]:
+def _differences(source: Json, rerun: Json) -> dict[str, list[object]]:
     return {
         name: [source.get(name), rerun.get(name)]
         for name in sorted(set(source) | set(rerun))

@@ -26,7 +26,7 @@ _COLUMNS: Final = (
 )  # fmt: skip
 
 
-def _statement(*, remembered: bool) -> Executable:
+def _insert_statement(*, idempotent: bool) -> Executable:
     """The row, its first event and, where a key came with it, that key: one statement, for each round trip is a good
     part of what a submit takes. Made once, for so is putting it together.
     """
@@ -36,19 +36,19 @@ def _statement(*, remembered: bool) -> Executable:
     wait = bindparam("wait", type_=Interval())
     statement = statement.values(queue_deadline=func.clock_timestamp() + wait, last_seq=1, version=1)
     statement = statement.add_cte(history.first_event(job_id).cte("event"))
-    if remembered:
+    if idempotent:
         # in place of one that a day has made useless: `advisory_lock` holds it, and no younger one was found
         values = {"body_sha256": bindparam("body_sha256"), "job_id": job_id, "created_at": func.now()}
         owner: Json = {"principal": bindparam("new_created_by"), "key": bindparam("key")}
         keys = postgresql.insert(Idempotency).values(owner | values)
         replaced = keys.on_conflict_do_update(index_elements=[Idempotency.principal, Idempotency.key], set_=values)
-        statement = statement.add_cte(replaced.cte("remembered"))
+        statement = statement.add_cte(replaced.cte("idempotent"))
     return select(Job).from_statement(statement.returning(row))
 
 
-_NEW: Final = _statement(remembered=False)
-_NEW_REMEMBERED: Final = _statement(remembered=True)
-_EARLIER: Final = select(Idempotency.body_sha256, Idempotency.job_id).where(
+_INSERT: Final = _insert_statement(idempotent=False)
+_INSERT_IDEMPOTENT: Final = _insert_statement(idempotent=True)
+_BY_IDEMPOTENCY_KEY: Final = select(Idempotency.body_sha256, Idempotency.job_id).where(
     Idempotency.principal == bindparam("principal"),
     Idempotency.key == bindparam("key"),
     Idempotency.created_at >= seconds_ago(DAY),
@@ -93,9 +93,9 @@ def submit(
     """
     if idempotency is not None:
         advisory_lock(session, "idempotency", f"{created_by}:{idempotency[0]}")
-        before = find_idempotent(session, created_by, *idempotency)
-        if before is not None:
-            return Submitted(before, created=False)
+        earlier = find_idempotent(session, created_by, *idempotency)
+        if earlier is not None:
+            return Submitted(earlier, created=False)
     if max_unfinished is not None:
         check_job_quota(session, created_by, max_unfinished)
     if dataset is not None and dataset_fingerprint is not None:
@@ -122,14 +122,14 @@ def submit(
     wait = None if queue_timeout_seconds is None else timedelta(seconds=queue_timeout_seconds)
     values: Json = {f"new_{column}": value for column, value in new.items()} | {"wait": wait}
     if idempotency is None:
-        return Submitted(session.scalars(_NEW, values).one(), created=True)
+        return Submitted(session.scalars(_INSERT, values).one(), created=True)
     values |= {"key": idempotency[0], "body_sha256": idempotency[1]}
-    return Submitted(session.scalars(_NEW_REMEMBERED, values).one(), created=True)
+    return Submitted(session.scalars(_INSERT_IDEMPOTENT, values).one(), created=True)
 
 
 def find_idempotent(session: Session, principal: str, key: str, body_sha256: str) -> Job | None:
     """The job that this key and body have made within a day. Raises IdempotencyMismatch as `submit` does."""
-    row = session.execute(_EARLIER, {"principal": principal, "key": key}).one_or_none()
+    row = session.execute(_BY_IDEMPOTENCY_KEY, {"principal": principal, "key": key}).one_or_none()
     if row is None:
         return None
     if row.body_sha256 != body_sha256:

@@ -1,4 +1,4 @@
-"""Writes a cache's files so that they appear whole or not at all: temporary folder, fsync, rename."""
+"""Writes the files of a cache atomically: into a temporary folder, then fsync and rename."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" el
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PanelArrays:
-    """The rows of panel.arrow, sorted by (code, date); `sector_index` is -1 where there is none."""
+    """The rows of panel.arrow but for their features, sorted by (code, date); `sector_index` is -1 without a sector."""
 
     days: Days
     codes: tuple[str, ...]
@@ -45,18 +45,19 @@ class PanelArrays:
 
 
 def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb", buffering=0) as file:
-        # Larger pieces than hashlib.file_digest's: after each the thread waits for the interpreter.
-        digest, room = hashlib.sha256(), memoryview(bytearray(1 << 22))
-        while count := file.readinto(room):
-            digest.update(room[:count])
+        # Larger chunks than hashlib.file_digest's: after each one the thread must take the GIL again.
+        digest, chunk = hashlib.sha256(), memoryview(bytearray(1 << 22))
+        while count := file.readinto(chunk):
+            digest.update(chunk[:count])
         return digest.hexdigest()
 
 
 @contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
-    """A new folder next to `beside` (same file system, so that a rename is atomic), removed at the end if it is still
-    there.
+    """A temporary folder next to `beside` (same file system, so that a rename is atomic); removed on exit if it still
+    exists.
     """
     beside.parent.mkdir(parents=True, exist_ok=True)
     folder = beside.parent / f".{beside.name}.{uuid4().hex[:12]}.tmp"
@@ -68,36 +69,41 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 
 
 def create_panel_file(folder: Path, manifest: Manifest, panel: PanelArrays) -> Float32[np.memmap, "row feature"]:
-    """Write panel.arrow but for its features; returns them, [row, feature], mapped, to be filled in place: several GB
-    are then written once and never in anonymous memory. Raises OSError on a full disk.
+    """Write panel.arrow without its feature values, and return their memory map, [row, feature], to be filled in place:
+    several GB are written only once and never held in anonymous memory. Raises OSError on a full disk.
     """
     rows, width = len(panel.day_index), len(manifest.feature_names)
     path = folder / "panel.arrow"
-    # Address space only: no page of it is ever touched.
-    room = pa.py_buffer(mmap.mmap(-1, rows * width * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE))
-    lists = pa.FixedSizeListArray.from_arrays(pa.Array.from_buffers(pa.float32(), rows * width, [None, room]), width)
+    # Only address space: no page of it is ever touched.
+    placeholder = pa.py_buffer(
+        mmap.mmap(-1, rows * width * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
+    )
+    lists = pa.FixedSizeListArray.from_arrays(
+        pa.Array.from_buffers(pa.float32(), rows * width, [None, placeholder]), width
+    )
     with path.open("wb") as file:
-        sink = _Sink(file, room)
+        sink = _PlaceholderSink(file, placeholder)
         _write_to(sink, _panel_columns(panel, lists), _metadata(manifest))
-        if sink.at is None:
-            raise RuntimeError("pyarrow has not passed the features on as they are")
-        # Filling a hole through a map on a full disk is a SIGBUS; taking the space first is an ordinary error.
-        os.posix_fallocate(file.fileno(), sink.at, rows * width * 4)
-    return np.memmap(path, np.float32, "r+", sink.at, (rows, width))
+        if sink.offset is None:
+            raise RuntimeError("pyarrow did not write the features as one unchanged buffer")
+        # Writing to a hole through a map on a full disk raises SIGBUS; allocating it first raises OSError.
+        os.posix_fallocate(file.fileno(), sink.offset, rows * width * 4)
+    return np.memmap(path, np.float32, "r+", sink.offset, (rows, width))
 
 
-class _Sink:
-    """A file that leaves out the bytes of `room` and remembers where they belong."""
+class _PlaceholderSink:
+    """A writable file that skips the bytes of buffer `placeholder` and records their offset."""
 
     closed = False
 
-    def __init__(self, file: IO[bytes], room: pa.Buffer) -> None:
-        self._file, self._room = file, room
-        self.at: int | None = None
+    def __init__(self, file: IO[bytes], placeholder: pa.Buffer) -> None:
+        self._file, self._placeholder = file, placeholder
+        self.offset: int | None = None
 
     def write(self, data: pa.Buffer | bytes) -> None:
-        if isinstance(data, pa.Buffer) and data.address == self._room.address and data.size == self._room.size:
-            self.at = self._file.tell()
+        skipped = self._placeholder
+        if isinstance(data, pa.Buffer) and data.address == skipped.address and data.size == skipped.size:
+            self.offset = self._file.tell()
             self._file.seek(data.size, os.SEEK_CUR)
         else:
             self._file.write(data)
@@ -122,7 +128,7 @@ def write_side_files(
     market: Float[np.ndarray, "day column"],
     oracle: Mapping[str, Float[np.ndarray, "row horizon"]] | None,
 ) -> list[str]:
-    """Write all that is beside panel.arrow but the manifest; returns the names."""
+    """Write the cache's other Arrow files (days, market, oracle); returns their names."""
     metadata = _metadata(manifest)
     _write(folder / "days.arrow", _day_columns(panel), metadata)
     columns = {name: _numbers(market[:, j]) for j, name in enumerate(manifest.market_names)}
@@ -134,11 +140,12 @@ def write_side_files(
 
 
 def file_entry(path: Path) -> FileEntry:
+    """The manifest's entry of a file."""
     return FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size)
 
 
 def write_manifest(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> Manifest:
-    """The cache is whole with it. Returns the manifest with `files`."""
+    """Write manifest.json, the last file of a cache; returns the manifest with `files`."""
     whole = manifest.model_copy(update={"files": dict(files)})
     with (folder / "manifest.json").open("w", encoding="utf-8") as file:
         file.write(whole.model_dump_json(indent=1))
@@ -155,7 +162,7 @@ def publish(folder: Path, out: Path) -> None:
 
 
 def write_arrow(path: Path, columns: Mapping[str, pa.Array], metadata: dict[bytes, bytes]) -> None:
-    """One Arrow file, whole or not at all. Two writers of one path do no harm: each renames its own."""
+    """Write one Arrow file atomically. Two processes may write the same path: each renames its own temporary file."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}.tmp")
     try:
         _write(temporary, columns, metadata)
@@ -166,7 +173,7 @@ def write_arrow(path: Path, columns: Mapping[str, pa.Array], metadata: dict[byte
 
 
 def sync(path: Path) -> None:
-    """A file or folder is on the disk for good."""
+    """Flush a file or folder to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -215,7 +222,7 @@ def _day_columns(panel: PanelArrays) -> dict[str, pa.Array]:
     return {"date": _dates(panel.days), "rows": rows}
 
 
-# Arrays are made of their buffers: pa.array imports pandas, which takes longer than to write them.
+# Arrays are built from buffers: pa.array imports pandas, which takes longer than writing them.
 
 
 def _numbers(values: npt.NDArray[np.number], known: npt.NDArray[np.bool_] | None = None) -> pa.Array:
@@ -244,7 +251,7 @@ def _dates(days: Days) -> pa.Array:
 
 
 def _lists(values: npt.NDArray[np.float32]) -> pa.Array:
-    """fixed_size_list<float32>[width] over the array's own memory: no copy of a mapped matrix."""
+    """A fixed_size_list<float32>[width] array on the memory of `values`, so that a mapped matrix is not copied."""
     rows, width = values.shape
     flat = pa.Array.from_buffers(
         pa.float32(), rows * width, [None, pa.py_buffer(np.ascontiguousarray(values, np.float32))]

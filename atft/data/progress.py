@@ -1,4 +1,4 @@
-"""How far a build is, said once in a while from whatever it is doing, and whether it is to stop."""
+"""Progress reports of a build, and its cancellation."""
 
 import threading
 import time
@@ -9,17 +9,17 @@ from typing import TypeVar
 from atft.events import Event, Progress
 
 T = TypeVar("T")
-REPORT_SECONDS = 1.0  # seconds between two words
-POLL_SECONDS = 0.2  # seconds between two looks at `stop` while a thread works
+REPORT_SECONDS = 1.0  # between two progress events
+POLL_SECONDS = 0.2  # between two calls of `stop` while waiting for a thread
 
 
 class BuildStopped(Exception):
-    """The build was asked to stop; nothing is left of it."""
+    """The build was cancelled; it leaves no files behind."""
 
 
 class ProgressReporter:
-    """Emits `Progress` with the stage, rows and a guess of the time left; each call raises BuildStopped once `stop`
-    says so.
+    """Emits `Progress` events with the stage, rows and estimated time left. Its methods raise
+    BuildStopped once `stop()` returns true.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class ProgressReporter:
         self._share = 0.0
 
     def start_stage(self, name: str, end: float, rows: int | None = None) -> None:
-        """A new stage begins, which takes the build from where the last one ended to ratio `end`; said at once."""
+        """Begin the stage that takes the build from the last stage's end to ratio `end`, and report it at once."""
         self._stage, self._rows = name, rows
         self._start, self._end, self._share = self._end, end, 0.0
         self._reported_at = -1.0
         self.update(0.0)
 
     def update(self, share: float) -> None:
-        """`share` of the stage's rows are done."""
+        """Record that `share` of the stage is done; reports at most once a second."""
         if self._stop():
             raise BuildStopped
         self._share = min(1.0, share)
@@ -50,21 +50,21 @@ class ProgressReporter:
             self._report(now)
 
     def wait(self, future: Future[T]) -> T:
-        """The result of what runs in another thread, saying meanwhile that the build lives."""
+        """The result of `future`, reporting progress while it runs in another thread."""
         return self.wait_all([future])[0]
 
     def wait_all(self, futures: Sequence[Future[T]]) -> list[T]:
-        """`wait` for several, with less work than for one after the other: while it is done here, they stand still."""
+        """The results of several futures. Cheaper than one `wait` each: while this thread works, theirs wait for the GIL."""
         while wait(futures, timeout=POLL_SECONDS).not_done:
             self.update(self._share)
         return [future.result() for future in futures]
 
     def run(self, work: Callable[[], T]) -> T:
-        """The result of one long call (a sort, a group-by) which cannot ask for itself."""
+        """The result of one long call (a sort, a group-by), run in a thread so that progress and `stop` go on."""
         return self.wait(background(work))
 
     def run_to_completion(self, work: Callable[[], T]) -> T:
-        """`run`, for what writes: when the build is stopped, it ends before its folder goes."""
+        """`run` for work that writes files: a cancelled build waits for it to end before its folder is removed."""
         future = background(work)
         try:
             return self.wait(future)
@@ -88,13 +88,13 @@ class ProgressReporter:
 
 
 def background(work: Callable[[], T]) -> Future[T]:
-    """Runs `work` in a thread of its own, one that an ending program does not wait for."""
+    """Run `work` in a daemon thread of its own, which does not delay the end of the process."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+        except BaseException as error:  # noqa: BLE001 - passed on to the waiting thread
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

@@ -1,7 +1,7 @@
-"""What a dataset's files must look like: the cache's manifest, and which column of a user's file plays which role.
+"""Schemas of a dataset: the cache's manifest, and the role (date, code, close, …) of each column of a user's file.
 
-Guesses are by name only, never by content; two columns that could play one role by the same name are refused, not
-chosen between.
+A role is guessed from a column's name only, never from its content; two columns that match one role by the same alias
+are an error.
 """
 
 import re
@@ -18,12 +18,11 @@ from atft.spec.reason import Reason
 FORMAT_VERSION = 1
 BUILDER_VERSION = 4  # raise it when a feature's formula or a normaliser changes: it is part of the fingerprint
 
-
-Days = Shaped[np.ndarray, "..."]  # datetime64[D]; beartype knows no unit of NumPy's own type
+Days = Shaped[np.ndarray, "..."]  # datetime64[D], whose unit beartype cannot check
 
 
 class DataError(Exception):
-    """The data cannot be used as asked; the message names rows or columns and says what to do."""
+    """The data cannot be used as requested; the message names rows or columns and says what to do."""
 
     def __init__(self, message: str, reason: Reason = Reason.INVALID_PARAMS) -> None:
         super().__init__(message)
@@ -31,6 +30,8 @@ class DataError(Exception):
 
 
 class FileEntry(BaseModel):
+    """SHA-256 and size of one file of a cache."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: str
@@ -38,7 +39,7 @@ class FileEntry(BaseModel):
 
 
 class Calendar(BaseModel):
-    """Trading days are the days on which the source has at least one row."""
+    """The trading days of a cache: the days on which the source has at least one row."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +50,7 @@ class Calendar(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`manifest.json`; without `files` also the JSON under key `atft` of every Arrow file's schema."""
+    """Content of `manifest.json`; without `files` also the JSON under key `atft` of every Arrow file's schema."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -69,7 +70,7 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry] = {}
 
 
-# Each name is compared without case, spaces and punctuation; earlier names win.
+# Compared by `normalized_name`; earlier aliases win.
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "date": ("date", "day", "tradedate", "tradingday", "datetime", "timestamp", "time"),
     "code": (
@@ -103,32 +104,33 @@ TARGET_LIKE = re.compile(
 
 
 def normalized_name(name: str) -> str:
+    """`name` in lower case, without spaces and punctuation."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Roles:
-    """Which columns play which role; `raw_close` is the unadjusted close where an adjusted one is used, to scale open,
-    high and low.
+    """The role of each column. `raw_close` is the unadjusted close beside an adjusted one; open, high and low are
+    scaled by their ratio.
     """
 
     kind: str  # prices | features
     columns: dict[str, str]  # role -> column, for date, code, sector, prices, volume, in_universe
     targets: dict[int, str]  # kind features: horizon -> column
     return_1d: str | None  # kind features
-    requested_features: tuple[str, ...] | None  # the features that the spec names
+    requested_features: tuple[str, ...] | None  # the features that the spec lists
     unassigned: tuple[str, ...]  # columns without a role: candidates for features
     raw_close: str | None = None
 
     @property
     def used(self) -> list[str]:
-        """The columns that play a role, each once."""
+        """The columns that have a role, each once."""
         hint = [c for c in (self.return_1d, self.raw_close) if c is not None]
         return list(dict.fromkeys([*self.columns.values(), *self.targets.values(), *hint]))
 
 
 def find_roles(names: Sequence[str], spec: DatasetSpec) -> Roles:
-    """Which column of `names` is what. Raises DataError naming the columns there are."""
+    """The roles of the columns `names`, mapped by `spec` or guessed. Raises DataError listing the columns."""
     columns = {
         role: column
         for role, column in spec.columns.items()
@@ -246,6 +248,6 @@ def _requested_features(spec: DatasetSpec, names: Sequence[str] | None) -> tuple
 
 
 def format_names(names: Sequence[str], limit: int = 12) -> str:
-    """Names for a message, cut after `limit`."""
+    """A list of names for an error message, cut after `limit`."""
     format_rows = ", ".join(repr(n) for n in names[:limit])
     return f"[{format_rows}{f', … {len(names) - limit} more' if len(names) > limit else ''}]"

@@ -1,5 +1,5 @@
-"""Puts a source on its calendar: inside a stock's listed span every trading day has a row, so that W rows are exactly W
-trading days.
+"""The calendar grid: inside its listed span a stock has a row on every trading day, so that W consecutive rows are
+exactly W trading days.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from atft.data.schema import PRICES, Days
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalendarGrid:
-    """R rows sorted by (code, day). A halted day repeats the last close with volume 0 and `valid` false.
+    """R rows sorted by (code, day). A halted day repeats the last close, with volume 0 and `valid` false.
 
-    `frame` has code, day (numbers), valid and, for prices, close, open, high, low, volume as far as the source has
-    them.
+    `frame` has code and day (numbers), valid and, for prices, those of close, open, high, low, volume that the source
+    has.
     """
 
     days: Days  # [T]
@@ -36,17 +36,18 @@ class CalendarGrid:
     frame: pl.DataFrame
 
     def scatter(self, series: pl.Series) -> npt.NDArray[np.float64]:
-        """A column of the source on the grid, [R]; NaN where the source has nothing."""
+        """A column of the source on the grid, [R]; NaN where the source has no value."""
         return scatter(series, self.row_of_source, len(self.day_index))
 
     def day_values(self, source: Source, name: str) -> npt.NDArray[np.float64]:
-        """A market-wide column of the source by day, [T]."""
+        """The daily values, [T], of a market-wide column of the source."""
         daily = source.extra[name].daily
         assert daily is not None  # noqa: S101 - only market-wide columns are asked for
         return daily[np.searchsorted(source.days, self.days)]
 
 
 def scatter(series: pl.Series, row_of_source: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.float64]:
+    """Values of source rows written to their grid rows, [rows]; NaN elsewhere."""
     out = np.full(rows, np.nan)
     inside = row_of_source >= 0
     out[row_of_source[inside]] = series.cast(pl.Float64).fill_null(float("nan")).to_numpy()[inside]
@@ -54,7 +55,7 @@ def scatter(series: pl.Series, row_of_source: npt.NDArray[np.int64], rows: int) 
 
 
 def build_grid(source: Source) -> CalendarGrid:
-    """Lay the source's rows on the grid and fill halts. A price row without a close counts as a halt; codes without any
+    """The calendar grid of a source, with halts filled. A price row without a close counts as a halt; codes without any
     close are left out.
     """
     frame = source.frame
@@ -103,8 +104,8 @@ def build_grid(source: Source) -> CalendarGrid:
 def _renumber(
     group: npt.NDArray[np.int64], present: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Groups (0, 1, …) with a row that is present get new, dense numbers: of each row (-1: of no such group), whether
-    it has one, and the old numbers of the groups that are left.
+    """Renumber densely the groups (0, 1, …) that have a present row. Returns each row's new number (-1: dropped),
+    whether it has one, and the old numbers of the kept groups.
     """
     kept = np.bincount(group[present], minlength=int(group.max()) + 1) > 0
     number = np.where(kept, np.cumsum(kept) - 1, -1)[group]
@@ -112,7 +113,7 @@ def _renumber(
 
 
 def rows_by_day(day_index: npt.NDArray[np.int32], num_days: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The rows of each day, one after the other: where each day begins, [T+1], and the rows, [R]."""
+    """Offsets of the days, [T+1], into the row numbers ordered by day, [R]; both are returned."""
     offsets = np.concatenate([[0], np.cumsum(np.bincount(day_index, minlength=num_days))]).astype(np.int64)
     return offsets, group_argsort(day_index, num_days)
 
@@ -140,8 +141,8 @@ def _sectors(
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
     if not source.has("sector"):
         return (), np.full(rows, -1, np.int32)
-    words, number = factorize(source.frame["@sector"])
-    names = tuple(words.drop_nulls().to_list())
+    values, number = factorize(source.frame["@sector"])
+    names = tuple(values.drop_nulls().to_list())
     if not names:
         return (), np.full(rows, -1, np.int32)
     index = np.full(rows, -1, np.int32)
@@ -152,8 +153,8 @@ def _sectors(
 def _returns(
     source: Source, table: pl.DataFrame, row_of_source: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """close(t-1) → close(t), NaN on a span's first day. Without closes: the column return_1d, else the 1-day target of
-    two days before.
+    """Daily returns close(t-1) → close(t), NaN on a span's first day. Without closes: the column return_1d, else the
+    1-day target of two days before.
     """
     rows = table.height
     if source.has("close"):
@@ -179,7 +180,7 @@ def _universe_membership(
     row_of_source: npt.NDArray[np.int64],
     last_valid_row: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.bool_]:
-    """Point in time: a yearly list holds in its year; a dated list holds from its date until the next."""
+    """Point-in-time membership of each row: a yearly list holds in its year, a dated one from its date to the next."""
     if source.universe is None:
         if not source.has("in_universe"):
             return np.ones(len(day_index), np.bool_)

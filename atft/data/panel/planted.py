@@ -1,4 +1,4 @@
-"""Synthetic panels with a known Bayes-optimal score: what the model, the leak detectors and the verdicts are judged on.
+"""Synthetic panels with a known Bayes-optimal score, to test the model, the leak detectors and the comparison on.
 
 Log return of stock i on day t+2, driven by what is known at the close of day t (an entry at close(t+1) earns it first):
 
@@ -62,7 +62,7 @@ class PlantedPanel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PanelParameters:
-    """Parameters of one panel; sizes K signals, T days, C codes."""
+    """The data-generating parameters of one panel of K signals and C codes."""
 
     kappa: float
     rho: npt.NDArray[np.float64]  # [K]
@@ -78,7 +78,7 @@ class PanelParameters:
 
 
 def generate(spec: PlantedSpec, horizons: Sequence[int]) -> PlantedPanel:
-    """The panel of `spec`, equal bit for bit for equal specs, with both oracles for `horizons`."""
+    """The panel of `spec`, bit for bit the same for equal specs, with both oracles for `horizons`."""
     rng = _generator(spec)
     T, C = spec.num_days, spec.num_codes
     parameters = _draw_parameters(spec, rng)
@@ -164,12 +164,12 @@ def generate(spec: PlantedSpec, horizons: Sequence[int]) -> PlantedPanel:
 
 
 def planted_sha256(spec: PlantedSpec) -> str:
-    """Of what the panel is made from: the same spec and generator give the same panel."""
+    """SHA-256 of the generator's version and `spec`, which determine the panel."""
     return hashlib.sha256(f"planted {PLANTED_VERSION} {spec.model_dump_json()}".encode()).hexdigest()
 
 
 def panel_parameters(spec: PlantedSpec) -> PanelParameters:
-    """The parameters of `generate(spec, …)`, for those who judge it."""
+    """The parameters with which `generate(spec, …)` makes its panel."""
     return _draw_parameters(spec, _generator(spec))
 
 
@@ -377,8 +377,8 @@ def _features(
 
 
 def _leak(log_returns: Matrix, rng: np.random.Generator) -> Matrix:
-    """What the next five entry-lagged days will bring, half hidden in noise; the last days, which have no future, are
-    noise.
+    """The return of the next five entry-lagged days plus noise of the same variance; only noise on the last days, which
+    have no future.
     """
     T = len(log_returns)
     path = np.concatenate([np.zeros((1, log_returns.shape[1])), np.cumsum(log_returns, axis=0)])

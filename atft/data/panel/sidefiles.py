@@ -1,5 +1,5 @@
-"""What may stand beside a panel: who belongs to the universe when, and series of the whole market. Small files, read
-whole.
+"""Readers of the optional files beside a panel: the universe (which stock is a member when) and market-wide series. The
+files are small and read whole.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from atft.spec.data import SideFile
 
 
 def read_universe(side: SideFile) -> pl.DataFrame:
-    """{year, code} or {date, code} of the universe file; other columns (rank, …) are not needed."""
+    """The universe file as {year, code} or {date, code}; other columns (rank, …) are dropped. Raises DataError."""
     path = Path(side.file)
     frame = read_table(path)
     found = _side_columns(
@@ -33,16 +33,19 @@ def read_universe(side: SideFile) -> pl.DataFrame:
     code = frame[found["code"]].cast(pl.String).str.strip_chars().alias("code")
     if "date" in found:
         return pl.DataFrame([parse_dates(frame[found["date"]], path.name).alias("date"), code])
-    told = frame[found["year"]].cast(pl.String).cast(pl.Float64, strict=False)
-    year = told.cast(pl.Int32, strict=False).alias("year")
-    year = year.set((year != told).fill_null(value=True), None)
+    number = frame[found["year"]].cast(pl.String).cast(pl.Float64, strict=False)
+    year = number.cast(pl.Int32, strict=False).alias("year")
+    year = year.set((year != number).fill_null(value=True), None)
     if bad := row_numbers(year.is_null()):
         raise DataError(f"universe file {path.name}: column {found['year']!r} is not a year in row {bad}")
     return pl.DataFrame([year, code])
 
 
 def read_market(side: SideFile) -> dict[str, tuple[Days, npt.NDArray[np.float64]]]:
-    """Series by name: the closes of a long file {date, name, close}, or each numeric column of a wide one {date, …}."""
+    """Market series by name: the closes of a long file {date, name, close}, or the numeric columns of a wide one.
+
+    Raises DataError.
+    """
     path = Path(side.file)
     frame = read_table(path)
     found = _side_columns(

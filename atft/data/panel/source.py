@@ -1,8 +1,8 @@
-"""Reads a user's files into one strict table. Every refusal names the rows or columns and says what to do; nothing is
+"""Reads and validates a user's panel files. Every error names the rows or columns and says what to do; nothing is
 repaired silently.
 
-In `Source.frame` the role columns are called "@date", "@code", "@close", …, so that no feature's name can collide with
-them. Only they are in memory; other columns stay in the file.
+In `Source.frame` the columns with a role are named "@date", "@code", "@close", …, so that no feature's name can collide
+with them. Only they are in memory; other columns stay in the file.
 """
 
 import hashlib
@@ -39,53 +39,54 @@ from atft.data.read.tables import Table, files_under, folder_sha256, table_from_
 from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, normalized_name
 from atft.spec.data import DatasetSpec, PlantedSpec
 
-MOSTLY_NUMBERS = 0.5  # of the cells of a column: the others look like slips
+MOSTLY_NUMBERS = 0.5  # of a column's cells: the others are then likely typing errors
 MAX_RETURN = 1000.0  # +100,000 % in a day is a unit error or a missed split, not a price
 
 
-INDEX_NAME = re.compile(r"^(|Unnamed: \d+|__index_level_\d+__)$")  # what pandas calls a row number
+INDEX_NAME = re.compile(r"^(|Unnamed: \d+|__index_level_\d+__)$")  # pandas' names for a row number
 
 
 @dataclass(kw_only=True, slots=True)
 class Source:
-    """A panel's roles, sorted by (code, date), no duplicates; prices positive, missing values null. `extra` columns are
-    read from `table` when they are needed.
+    """A validated panel: its role columns sorted by (code, date), without duplicates, prices positive, missing values
+    null. The `extra` columns are read from `table` when they are needed.
     """
 
     frame: pl.DataFrame
     table: Table
-    order: npt.NDArray[np.int64] | None  # the table's row of each row of `frame`; None: the same
+    order: npt.NDArray[np.int64] | None  # table row of each row of `frame`; None: the same
     days: Days  # of all rows, sorted
     kind: str
     roles: Roles
     extra: dict[str, ColumnSurvey]  # numeric columns beside the roles: candidates for features
-    ignored: tuple[str, ...] = ()  # columns without a role that are not numeric
-    sha256_future: Future[str] = field(default_factory=Future)  # SHA-256 of its bytes, made while they are read
-    check_unchanged: Callable[[], None] = lambda: None  # raises DataError when the files are not those that were opened
+    ignored: tuple[str, ...] = ()  # non-numeric columns without a role
+    sha256_future: Future[str] = field(default_factory=Future)  # of the content, computed while it is read
+    check_unchanged: Callable[[], None] = lambda: None  # raises DataError if the files changed since they were opened
     universe: pl.DataFrame | None = None  # {year | date, code}
     market: dict[str, tuple[Days, npt.NDArray[np.float64]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    num_unordered: int = 0  # rows whose date is earlier than that of the row above of the same code
+    num_unordered: int = 0  # rows dated before the row above of the same code
     oracle: dict[str, npt.NDArray[np.float32]] | None = None  # planted: [days, codes, horizons] by day and sorted code
     planted_days: Days | None = None
 
     @property
     def sha256(self) -> str:
-        """Waits for it. Raises DataError when the files have changed meanwhile."""
+        """SHA-256 of the content; waits for it. Raises DataError if the files changed while they were read."""
         return self.sha256_future.result()
 
     def has(self, role: str) -> bool:
+        """Whether a column has this role."""
         return f"@{role}" in self.frame.columns
 
     def day_numbers(self) -> npt.NDArray[np.int64]:
-        """For each row of `frame` the number of its day in `days`."""
+        """The index in `days` of each row's date."""
         days = self.days.astype(np.int64)
         number = np.zeros(days[-1] - days[0] + 1, np.int64)
         number[days - days[0]] = np.arange(len(days))
         return np.asarray(number[self.frame["@date"].to_physical().to_numpy() - days[0]], np.int64)
 
     def in_table_order(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """What is of the rows of `frame`, brought into the order of the rows of `table`."""
+        """`values` of the rows of `frame`, reordered to the rows of `table`."""
         if self.order is None:
             return values
         result = np.empty_like(values)
@@ -94,7 +95,7 @@ class Source:
 
 
 def load(spec: DatasetSpec, scratch: Path | None = None) -> Source:
-    """`read`, then `find_features`."""
+    """Read a source and find its feature columns: `read`, then `find_features`. Raises DataError."""
     progress = ProgressReporter()
     source = read(spec, scratch, progress)
     find_features(source, progress)
@@ -102,8 +103,8 @@ def load(spec: DatasetSpec, scratch: Path | None = None) -> Source:
 
 
 def read(spec: DatasetSpec, scratch: Path | None, progress: ProgressReporter) -> Source:
-    """Read and check the roles of the files of `spec`. Text files are unpacked into folder `scratch`, or into memory
-    without one. Raises DataError, BuildStopped.
+    """Read and validate the role columns of the files of `spec`. Text files are parsed into folder `scratch`, without
+    one into memory. Raises DataError, BuildStopped.
     """
     if spec.planted is not None:
         return _planted(spec, spec.planted, progress)
@@ -138,8 +139,8 @@ def read(spec: DatasetSpec, scratch: Path | None, progress: ProgressReporter) ->
 
 
 def find_features(source: Source, progress: ProgressReporter) -> None:
-    """Find the numeric columns without a role; a listed feature that is not numeric is an error. Raises DataError,
-    BuildStopped.
+    """Fill `source.extra` and `source.ignored`: numeric and other columns without a role. Raises DataError for a listed
+    feature that is not numeric, BuildStopped.
     """
     progress.start_stage("looking at columns", 0.2, source.table.num_rows)
     roles, table = source.roles, source.table
@@ -176,7 +177,7 @@ def find_features(source: Source, progress: ProgressReporter) -> None:
 
 
 def _shares_of_numbers(table: Table, columns: Sequence[str]) -> dict[str, float]:
-    """Of the cells of each column that say something."""
+    """Share of numbers among the non-missing cells of each column."""
     good, bad = Counter[str](), Counter[str]()
     for batch in table.batches(columns) if columns else ():
         for column in columns:
@@ -187,7 +188,7 @@ def _shares_of_numbers(table: Table, columns: Sequence[str]) -> dict[str, float]
 
 
 def source_sha256(spec: DatasetSpec) -> str:
-    """Of all the bytes that `load` reads, or of what a planted panel is made from. Raises DataError."""
+    """SHA-256 of all the bytes that `load` reads, or of a planted panel's settings. Raises DataError."""
     if spec.planted is not None:
         return planted_sha256(spec.planted)
     files = [spec.path, *(side.file for side in (spec.universe, spec.market) if side is not None)]
@@ -200,7 +201,7 @@ def source_sha256(spec: DatasetSpec) -> str:
 
 
 def _file_state(path: Path) -> list[tuple[str, int, int]]:
-    """What changes when a file is written to."""
+    """Names, modification times and sizes of a file or of the files of a folder."""
     files = files_under(path) if path.is_dir() else [path]
     try:
         return [(str(f), (at := f.stat()).st_mtime_ns, at.st_size) for f in files]
@@ -215,7 +216,7 @@ def _open(path: Path, spec: DatasetSpec, scratch: Path | None, progress: Progres
 
 
 def _planted(spec: DatasetSpec, planted: PlantedSpec, progress: ProgressReporter) -> Source:
-    """A generated panel takes the same road as a file, so that what is tested on it is what users run."""
+    """The source of a generated panel. It goes through the same code as a file, so that tests on it hold for users."""
     progress.start_stage("planting", 0.1)
     panel = progress.run(lambda: generate(planted, spec.horizons))
     frame = pl.DataFrame(
@@ -270,10 +271,10 @@ def _read_roles(whole: Table, roles: Roles, name: str) -> Source:
     if roles.raw_close is not None:
         table = _scale_to_adjusted(table, parse_numbers(frame[roles.raw_close], table, name), columns)
     if "sector" in columns:
-        words, number = factorize(frame[columns["sector"]])
-        words = words.str.strip_chars()
-        missing = words.str.to_lowercase().is_in(MISSING_MARKERS)
-        table = table.with_columns(words.set(missing, None).cast(pl.Categorical).gather(number).alias("@sector"))
+        names, index = factorize(frame[columns["sector"]])
+        names = names.str.strip_chars()
+        missing = names.str.to_lowercase().is_in(MISSING_MARKERS)
+        table = table.with_columns(names.set(missing, None).cast(pl.Categorical).gather(index).alias("@sector"))
     if "in_universe" in columns:
         table = table.with_columns(parse_flags(frame[columns["in_universe"]], table, name).alias("@in_universe"))
     for h, column in roles.targets.items():
@@ -302,13 +303,13 @@ def _returns(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
 
 
 def _codes(series: pl.Series) -> pl.Series:
-    """As categories; a column of numbers with gaps is one of floats: 7203.0 is the code 7203, and NaN is none."""
+    """Codes as categories. A column of numbers with gaps is of floats: 7203.0 is the code 7203, NaN is missing."""
     if series.dtype.is_float():
         known = series.fill_nan(None)
         whole = known.cast(pl.Int64, strict=False)
         series = whole if bool(((whole == known) | known.is_null()).all()) else known
-    words, number = factorize(series)
-    return words.str.strip_chars().cast(pl.Categorical).gather(number)
+    values, index = factorize(series)
+    return values.str.strip_chars().cast(pl.Categorical).gather(index)
 
 
 def _codes_with_nul(codes: pl.Series) -> pl.Series:
@@ -321,16 +322,16 @@ def _days(table: pl.DataFrame) -> Days:
 
 
 def _sort_rows(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArray[np.int64] | None, int]:
-    """By (code, date), the row that each row was, and how many rows come before an earlier one of their code. Raises
-    DataError for a (date, code) that comes twice.
+    """The table sorted by (code, date), its order (None if sorted already), and the number of rows dated before the row
+    above of the same code. Raises DataError for a repeated (date, code).
     """
-    words, code = factorize(table["@code"])
+    codes, code = factorize(table["@code"])
     date = table["@date"].to_physical().to_numpy().astype(np.int64)
     key = code * (date.max() - date.min() + 1) + (date - date.min())
     order, num_unordered = None, 0
     if (key[1:] < key[:-1]).any():
-        order = group_argsort(code, len(words))
-        if (date[1:] < date[:-1]).any():  # a file that goes day by day is in order
+        order = group_argsort(code, len(codes))
+        if (date[1:] < date[:-1]).any():  # a file sorted by date is in order within each code
             num_unordered = int(((np.diff(date[order]) < 0) & (np.diff(code[order]) == 0)).sum())
             order = np.argsort(key, kind="stable")
         table, key = table[order], key[order]
@@ -345,8 +346,8 @@ def _sort_rows(table: pl.DataFrame, name: str) -> tuple[pl.DataFrame, npt.NDArra
 
 
 def _scale_to_adjusted(table: pl.DataFrame, raw: pl.Series, columns: dict[str, str]) -> pl.DataFrame:
-    """Open, high, low and volume on the scale of the adjusted close, where they are given unadjusted: close · volume is
-    then the money that changed hands, which no later split alters.
+    """Scale unadjusted open, high, low and volume to the adjusted close: close · volume is then the traded value, which
+    no later split alters.
     """
     factor = table["@close"] / raw.set(raw <= 0, None)
     unadjusted = [

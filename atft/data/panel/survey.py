@@ -1,5 +1,5 @@
-"""One look at every column that may become a feature: how much is missing, its range, and whether it says the same of
-all stocks of a day.
+"""One pass over every column that may become a feature: its missing share and range, and whether it is market-wide (the
+same for all stocks of a day).
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from atft.data.read.cells import numbers_from_text, row_numbers
 from atft.data.read.tables import Table
 
 MAX_NULL_SHARE = 0.99
-MIN_KNOWN_SHARE = 0.9  # of a day's rows, at least, that a market-wide column tells
-MAX_INCONSISTENT_SHARE = 0.01  # of days, at most, on which a nearly market-wide one has two values
-COMPARED_ROWS = 1 << 12  # rows compared at once: most columns are told apart by the first few days
+MIN_KNOWN_SHARE = 0.9  # of rows on days with a value: a market-wide column has at least this share
+MAX_INCONSISTENT_SHARE = 0.01  # of days, at most, on which a nearly market-wide column has two values
+COMPARED_ROWS = 1 << 12  # rows compared at once: the first few days rule most columns out
 COLUMN_GROUP = 64  # columns read at once
 
 
 @dataclass(kw_only=True, slots=True)
 class ColumnSurvey:
-    """What is known of one column. Infinite counts as missing; `low` and `high` are NaN without any value."""
+    """Statistics of one column. Infinity counts as missing; `low` and `high` are NaN without any value."""
 
     num_rows: int
     missing: int = 0
@@ -35,11 +35,13 @@ class ColumnSurvey:
     low: float = float("nan")
     high: float = float("nan")
     total: float = 0.0
-    daily: Float[np.ndarray, " day"] | None = None  # its value on each day, while next to no day has two; NaN unknown
-    known: Int[np.ndarray, " day"] | None = None  # how many rows of each day have one, as long
-    rows: Int[np.ndarray, " day"] | None = None  # how many rows each day has
+    daily: Float[np.ndarray, " day"] | None = (
+        None  # its value on each day, NaN unknown; None once it is not market-wide
+    )
+    known: Int[np.ndarray, " day"] | None = None  # rows of each day with a value; None once it is not market-wide
+    rows: Int[np.ndarray, " day"] | None = None  # rows of each day
     inconsistent_days: set[int] = field(default_factory=set)  # days with two values
-    several_rows_agree: bool = False  # some day has two values, equal ones
+    several_rows_agree: bool = False  # some day has more than one value, equal ones
 
     @property
     def null_share(self) -> float:
@@ -47,7 +49,7 @@ class ColumnSurvey:
 
     @property
     def mean(self) -> float | None:
-        """None also where the sum is too large."""
+        """None without values, or if the sum overflows."""
         known = self.num_rows - self.missing
         return self.total / known if known and np.isfinite(self.total) else None
 
@@ -57,17 +59,17 @@ class ColumnSurvey:
 
     @property
     def market_wide(self) -> bool:
-        """One value a day, told of its stocks: a z-score across stocks would erase it."""
+        """Whether the column has one value per day for all stocks, which a z-score across stocks would erase."""
         return self._same_for_all_stocks and not self.inconsistent_days
 
     @property
     def nearly_market_wide(self) -> tuple[int, ...]:
-        """The days that keep it from being so, when they are next to none."""
+        """The few days on which an otherwise market-wide column differs; empty if there are none, or many."""
         return tuple(sorted(self.inconsistent_days)) if self._same_for_all_stocks else ()
 
     @property
     def _same_for_all_stocks(self) -> bool:
-        """A few stocks' events that agree, day by day, say nothing of the market."""
+        """Whether nearly all rows of the days with a value have it: events of a few stocks are not market-wide."""
         if self.daily is None or self.known is None or self.rows is None or not self.several_rows_agree:
             return False
         any_known = self.known > 0
@@ -75,11 +77,13 @@ class ColumnSurvey:
 
     @property
     def useless_reason(self) -> str | None:
+        """Why the column cannot be a feature: nearly empty, or constant; else None."""
         if self.null_share >= MAX_NULL_SHARE:
             return f"{self.null_share:.0%} empty"
         return "constant" if self.constant else None
 
     def add_batch(self, values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]) -> None:
+        """Add rows with their values and day numbers."""
         low, high = _range(values)
         if not (np.isfinite(low) and np.isfinite(high)):
             self.infinite |= bool(np.isinf(values).any())
@@ -123,18 +127,18 @@ class ColumnSurvey:
 
 
 def _range(values: Float[np.ndarray, " row"]) -> tuple[float, float]:
-    return float(np.fmin.reduce(values)) + 0.0, float(np.fmax.reduce(values)) + 0.0  # pass over NaN; -0 is 0
+    return float(np.fmin.reduce(values)) + 0.0, float(np.fmax.reduce(values)) + 0.0  # ignore NaN; -0 is 0
 
 
 def _total(values: Float[np.ndarray, " row"]) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):  # numbers at the end of the range
+    with np.errstate(over="ignore", invalid="ignore"):  # numbers near the end of the range
         return float(values.sum(dtype=np.float64))
 
 
 def survey(
     table: Table, columns: Sequence[str], day: Int[np.ndarray, " row"], num_days: int, progress: ProgressReporter
 ) -> tuple[dict[str, ColumnSurvey], dict[str, list[int]]]:
-    """Each of `columns` that holds numbers, and the first rows of those that are text. `day`: each row's, by number."""
+    """Statistics of each numeric column, and the first text rows of the others. `day`: the day number of each row."""
     rows = np.bincount(day, minlength=num_days)
     found = {
         c: ColumnSurvey(
@@ -158,7 +162,7 @@ def survey(
             start = 0
             waiting: list[Future[None]] = []
             for batch in table.batches(part):
-                progress.wait_all(waiting)  # the next batch has been read meanwhile
+                progress.wait_all(waiting)  # while they ran, the next batch was read
                 waiting = [pool.submit(survey_batch, batch, part[k::threads], start) for k in range(threads)]
                 start += batch.num_rows
                 progress.update((first + len(part) * start / table.num_rows) / len(columns))
@@ -181,6 +185,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def may_be_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold numbers, as such, as booleans or as text."""
     types = pa.types
     return bool(is_text(kind) or types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)) or bool(
         types.is_boolean(kind)
@@ -195,7 +200,7 @@ def float_type(kind: pa.DataType) -> type[np.float32] | type[np.float64]:
 
 
 def to_floats(cells: pa.Array) -> npt.NDArray[np.floating]:
-    """Numbers of any type as float32 or float64, NaN where there is none; text as the numbers that it says."""
+    """Numbers of any type, or text that holds numbers, as float32 or float64 with NaN for missing."""
     if is_text(cells.type):
         return numbers_from_text(pl.Series(cells))[0].fill_null(float("nan")).to_numpy()
     wanted = float_type(cells.type)
@@ -203,7 +208,7 @@ def to_floats(cells: pa.Array) -> npt.NDArray[np.floating]:
         cells = pc.cast(cells, pa.from_numpy_dtype(wanted), safe=False)
     if cells.null_count:
         cells = pc.fill_null(cells, float("nan"))
-    # pyarrow's own to_numpy imports pandas, which takes longer than to read a column
+    # pyarrow's to_numpy imports pandas, which takes longer than reading a column
     stored = np.dtype(f"f{cells.type.bit_width // 8}")
     start = cells.offset * stored.itemsize
     values: npt.NDArray[np.floating] = np.frombuffer(cells.buffers()[1], stored, len(cells), start)

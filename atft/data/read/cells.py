@@ -1,4 +1,4 @@
-"""Turns cells into dates, numbers and flags. Every refusal names rows and says what to do."""
+"""Parses columns of a user's file into dates, numbers and booleans; every error names rows and says what to do."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,7 +7,7 @@ import polars as pl
 from atft.data.schema import DataError
 
 MISSING_MARKERS = ("", "na", "n/a", "nan", "null", "none", "-", "#n/a")
-FIRST_DAY, LAST_DAY = -62_091, 84_005  # since 1970: 1800-01-01 and 2199-12-31; beyond them it is a misread cell
+FIRST_DAY, LAST_DAY = -62_091, 84_005  # since 1970: 1800-01-01 and 2199-12-31; other days are misread cells
 DATE_FORMATS = (
     (r"^\d{4}-\d{2}-\d{2}($|[T ]\d{2}:\d{2})", "%Y-%m-%d", 10),
     (r"^\d{4}/\d{2}/\d{2}$", "%Y/%m/%d", 10),
@@ -17,7 +17,7 @@ TRUE_MARKERS, FALSE_MARKERS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "
 
 
 def parse_dates(series: pl.Series, name: str) -> pl.Series:
-    """Dates of a column of dates, timestamps, ISO text (or 2024/01/31, 20240131) or numbers like 20240131. Raises
+    """The dates in a column of dates, timestamps, ISO text (or 2024/01/31, 20240131) or numbers like 20240131. Raises
     DataError naming rows.
     """
     if series.dtype == pl.Date:
@@ -26,7 +26,7 @@ def parse_dates(series: pl.Series, name: str) -> pl.Series:
         dates = series.dt.date()
     else:
         text = series.cast(pl.String).str.strip_chars()
-        # The shape first: %Y takes two digits, and would read 31/12/24 as a day of the year 31.
+        # Match the pattern first: %Y accepts two digits and would read 31/12/24 as a day of the year 31.
         parsed = [
             pl.when(text.str.contains(pattern)).then(
                 text.str.slice(0, width).str.to_date(date_format, strict=False, exact=True)
@@ -36,7 +36,7 @@ def parse_dates(series: pl.Series, name: str) -> pl.Series:
         dates = pl.select(pl.coalesce(*parsed)).to_series()
     days = dates.cast(pl.Int32)
     if bad := row_numbers(days.is_null() | ~days.is_between(FIRST_DAY, LAST_DAY)):
-        cell = days[bad[0] - 1]  # polars itself cannot show such a day
+        cell = days[bad[0] - 1]  # polars cannot format such a day
         raise DataError(
             f"{name}: column {series.name!r} is not a date in row {bad}, such as "
             f"{repr(series[bad[0] - 1]) if cell is None else f'day {cell} since 1970'}: write dates as 2024-01-31"
@@ -45,7 +45,7 @@ def parse_dates(series: pl.Series, name: str) -> pl.Series:
 
 
 def parse_numbers(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
-    """A Float64 series, missing values null. Raises DataError on text that is no number and on infinities."""
+    """The column as Float64, missing values null. Raises DataError for text that is not a number and for infinity."""
     if series.dtype in (pl.String, pl.Categorical):
         values, failed = numbers_from_text(series)
         if failed.any():
@@ -67,7 +67,7 @@ def parse_numbers(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Serie
 
 
 def numbers_from_text(series: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """The numbers, and where there is text that is neither a number nor a word for a missing value."""
+    """The numbers in a text column, null where missing, and a mask of the cells that are neither."""
     series = series.cast(pl.String)
     values = series.cast(pl.Float64, strict=False)
     if not values.null_count() and values.is_finite().all():
@@ -79,6 +79,7 @@ def numbers_from_text(series: pl.Series) -> tuple[pl.Series, pl.Series]:
 
 
 def parse_flags(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
+    """The column as booleans. Raises DataError for cells that are neither true nor false."""
     text = series.cast(pl.String).str.to_lowercase()
     unknown = ~text.is_in([*TRUE_MARKERS, *FALSE_MARKERS]).fill_null(value=False)
     if unknown.any():
@@ -87,7 +88,7 @@ def parse_flags(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
 
 
 def factorize(series: pl.Series) -> tuple[pl.Series, npt.NDArray[np.int64]]:
-    """The different words of a column as text, sorted, and after them null; and which one each cell has."""
+    """The distinct values of a column as sorted text, with null at the end, and the index of each cell's value."""
     categories = series if series.dtype == pl.Categorical else series.cast(pl.String).cast(pl.Categorical)
     distinct = categories.drop_nulls().unique()
     order = distinct.cast(pl.String).arg_sort().to_numpy()
@@ -95,23 +96,24 @@ def factorize(series: pl.Series) -> tuple[pl.Series, npt.NDArray[np.int64]]:
     position = np.zeros(int(parse_numbers.max(initial=0)) + 2, np.int64)
     position[parse_numbers] = np.arange(len(order))
     position[-1] = len(order)
-    words = distinct.cast(pl.String)[order].extend_constant(None, 1)
-    return words, position[categories.to_physical().fill_null(len(position) - 1).to_numpy()]
+    values = distinct.cast(pl.String)[order].extend_constant(None, 1)
+    return values, position[categories.to_physical().fill_null(len(position) - 1).to_numpy()]
 
 
 def group_argsort(group: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.int64]:
-    """The rows of group 0, then those of group 1, … of `count`; in each as they come."""
-    # NumPy sorts 16-bit numbers by radix, several times faster.
+    """Row numbers ordered by group (0 … count - 1), in a group by row: a stable argsort."""
+    # NumPy uses radix sort for 16-bit numbers, several times faster.
     key = group.astype(np.int16) if count <= np.iinfo(np.int16).max else group
     return np.argsort(key, kind="stable").astype(np.int64, copy=False)
 
 
 def row_numbers(mask: pl.Series, limit: int = 5) -> list[int]:
-    """1-based data rows (a CSV's header not counted) where `mask` holds."""
+    """The first `limit` rows where `mask` is true, counted from 1 without a CSV's header."""
     return [int(i) + 1 for i in mask.arg_true().head(limit)]
 
 
 def format_rows(table: pl.DataFrame, mask: pl.Series, column: str | None = None, limit: int = 5) -> str:
+    """Date, code and `column` of the first rows where `mask` is true, for an error message."""
     wanted = [c for c in ("@date", "@code", column) if c is not None and c in table.columns]
     rows = table.filter(mask).select(wanted).head(limit).rows()
     return "; ".join(" ".join(str(x) for x in row) for row in rows)

@@ -1,5 +1,5 @@
-"""CSV and TSV, plain or packed with gzip or zstd, read as a stream: numbers become numbers in a scratch file, the
-columns that play a role stay text.
+"""Streaming reader of CSV and TSV files, plain or compressed with gzip or zstd: numeric columns are parsed into a
+scratch Arrow file, the columns with a role stay text.
 """
 
 import csv
@@ -17,7 +17,7 @@ from atft.data.read.cells import numbers_from_text, row_numbers
 from atft.data.read.tables import FREE_BYTES, MAX_EXPANSION, Reader, Table, check_column_names, unreadable_error
 from atft.data.schema import DataError, format_names
 
-BLOCK_BYTES = 8 << 20  # of text at once; no line may be longer
+BLOCK_BYTES = 8 << 20  # of text read at once; no line may be longer
 HEADER_BYTES = 1 << 20
 COMPRESSION_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 UNSUPPORTED_MAGIC = {
@@ -32,7 +32,7 @@ DATA_LIKE = re.compile(r"^(\d{4}[-/]\d{2}[-/]\d{2}|-?\d+\.\d+)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DelimitedFile:
-    """A text file of which only the header has been read."""
+    """A delimited text file whose header has been read."""
 
     path: Path
     compression: str | None
@@ -42,8 +42,8 @@ class DelimitedFile:
     def table(
         self, text: Sequence[str], scratch: Path | None = None, progress: ProgressReporter | None = None
     ) -> Table:
-        """Read the file once. Columns in `text` stay text; each other one is Float64, or in `not_numbers`. The result
-        is in folder `scratch`, or in memory without one. Raises DataError.
+        """Read the whole file once. Columns in `text` stay text, others become Float64 or are listed in the table's
+        `not_numbers`. The result is kept in folder `scratch`, without one in memory. Raises DataError.
         """
         schema = pa.schema([(n, pa.string() if n in text else pa.float64()) for n in self.names])
         not_numbers: dict[str, list[int]] = {}
@@ -132,7 +132,7 @@ class DelimitedFile:
 
 
 class _BoundedStream:
-    """What pyarrow reads: the unpacked bytes, bounded, without NUL. `refusal` is why it ended, if it did."""
+    """The decompressed bytes that pyarrow reads, limited in number and refused with NUL; `refusal` keeps the error."""
 
     def __init__(self, path: Path, compression: str | None, progress: ProgressReporter) -> None:
         self._file = path.open("rb")
@@ -160,7 +160,7 @@ class _BoundedStream:
         data: bytes = self._input.read(BLOCK_BYTES if size < 0 else size)
         try:
             self._check(data)
-        except Exception as error:  # pyarrow wraps what a source raises: the reason is kept for the caller
+        except Exception as error:  # pyarrow wraps the error, so keep the original for the caller
             self.refusal = error
             raise
         return data
@@ -178,7 +178,7 @@ class _BoundedStream:
 
 
 def open_delimited_file(path: Path, head: bytes) -> DelimitedFile:
-    """The header of a text file that begins with `head`. Raises DataError."""
+    """The delimited text file at `path`, which begins with `head`; reads its header only. Raises DataError."""
     for magic, what in UNSUPPORTED_MAGIC.items():
         if head.startswith(magic):
             raise DataError(f"{path.name} is {what}")

@@ -1,4 +1,4 @@
-"""Which reader a file belongs to."""
+"""Opens a file with the reader of its format."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from atft.data.schema import DataError
 
 
 def open_file(path: Path) -> Table | DelimitedFile:
-    """A Parquet, Arrow IPC or text file, told by its first bytes, or a folder of Parquet files. Raises DataError."""
+    """A Parquet, Arrow or text file, detected by its first bytes, or a folder of Parquet files. Raises DataError."""
     if path.is_dir():
         return open_folder(path)
     try:
@@ -24,7 +24,7 @@ def open_file(path: Path) -> Table | DelimitedFile:
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """A small file in memory, without its columns of lists; a text file's cells stay text. Raises DataError."""
+    """A small file read into memory, without nested columns; the cells of a text file stay text. Raises DataError."""
     found = open_file(path)
     if isinstance(found, DelimitedFile):
         return found.table(found.names).frame(found.names)

@@ -1,5 +1,5 @@
-"""Opens the files that a panel may come in, told by their first bytes, and reads chosen columns of them in small
-batches: no file is ever in memory as a whole.
+"""Readers of Parquet and Arrow files and of folders of Parquet files: chosen columns in small batches, so that no file
+is ever in memory as a whole.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from atft.data.files import sha256_of
 from atft.data.schema import DataError, format_names
 
-BATCH_ROWS, BATCH_BYTES = 1 << 17, 1 << 26  # larger batches take new memory each time, smaller ones cost more calls
-GROUP_ROWS = 1 << 14  # row groups with fewer are not worth a call each
+BATCH_ROWS, BATCH_BYTES = 1 << 17, 1 << 26  # larger batches allocate anew each time, smaller ones cost more calls
+GROUP_ROWS = 1 << 14  # smaller row groups are read several at a time
 MAX_COLUMNS, MAX_NAME = 20_000, 1_000
-MAX_EXPANSION, FREE_BYTES = 100, 256 << 20  # real panels pack 3 to 20 times
+MAX_EXPANSION, FREE_BYTES = 100, 256 << 20  # real panels compress 3 to 20 times
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 Batches = Iterator[pa.RecordBatch]
 Reader = Callable[[list[str]], Batches]
@@ -28,7 +28,7 @@ Reader = Callable[[list[str]], Batches]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Columns on disk. `not_numbers`: columns of a text file that are text, with the first rows that say so.
+    """Columns on disk. `not_numbers`: columns of a text file that are not numeric, with the first rows that show it.
 
     `size_bytes`: the file's, which bounds how much may be unpacked from it; None if its parts are bounded already.
     `read_dictionary` reads text as dictionaries: several times as fast for columns of few distinct values.
@@ -44,11 +44,11 @@ class Table:
     not_numbers: dict[str, list[int]] = field(default_factory=dict)
 
     def batches(self, columns: Sequence[str], read: Reader | None = None) -> Batches:
-        """`columns`, in this order, a few rows at a time in the file's order. Raises DataError."""
+        """Record batches of `columns`, in this order, in the file's row order. Raises DataError."""
         rows = 0
         try:
             for batch in (read or self.read)(list(columns)):
-                batch.validate(full=True)  # else lengths and offsets that lie are followed out of the file
+                batch.validate(full=True)  # else false lengths and offsets would be read beyond the buffer
                 rows += batch.num_rows
                 for start in range(0, batch.num_rows, BATCH_ROWS):
                     yield batch.slice(start, BATCH_ROWS).select(columns)
@@ -58,17 +58,17 @@ class Table:
             raise DataError(f"{self.name} says that it has {self.num_rows:,} rows, but has {rows:,}: write it again")
 
     def frame(self, columns: Sequence[str]) -> pl.DataFrame:
-        """These columns in memory, for the few that play a role; text may be categorical. Raises DataError, also when a
-        small file holds far too much.
+        """These columns in memory, for the few with a role; text may be categorical. Raises DataError, also for a file
+        that unpacks to far more than its size.
         """
         for column in columns:
             kind = self.schema.field(column).type
             if not is_scalar_type(kind):
                 raise DataError(f"{self.name}: column {column!r} holds {str(kind)[:100]}: give one plain value a row")
-        words = [c for c in columns if self.read_dictionary and _is_text(self.schema.field(c).type)]
-        others = [c for c in columns if c not in words]
+        texts = [c for c in columns if self.read_dictionary and _is_text(self.schema.field(c).type)]
+        others = [c for c in columns if c not in texts]
         frames, held = [], 0
-        for names, read in ((others, self.read), (words, self.read_dictionary)):
+        for names, read in ((others, self.read), (texts, self.read_dictionary)):
             if names and read is not None:
                 batches, held = self._bounded(names, read, held)
                 frames.append(self._frame(batches))
@@ -78,7 +78,7 @@ class Table:
         table = pa.Table.from_batches(batches)
         texts = [field.with_type(pa.large_string()) if _is_bytes(field.type) else field for field in table.schema]
         try:
-            if any(_is_bytes(field.type) for field in table.schema):  # some writers do not say that these are text
+            if any(_is_bytes(field.type) for field in table.schema):  # some writers store text as binary
                 table = table.cast(pa.schema(texts))
         except pa.ArrowInvalid as error:
             raise unreadable_error(self.name, self.form, error) from error
@@ -87,13 +87,13 @@ class Table:
         return frame
 
     def _bounded(self, columns: Sequence[str], read: Reader, held: int) -> tuple[list[pa.RecordBatch], int]:
-        """The batches, and the bytes held with those of before. A row counts at least eight of them, for a column of
-        nulls takes none, and so does each of its words, which take that as soon as they are looked at.
+        """The batches, and the bytes held so far. A row counts as at least eight bytes (a column of nulls takes none),
+        a row of dictionary columns as eight per column, which they take once they are decoded.
         """
         batches = []
         for batch in self.batches(columns, read):
-            least = batch.num_columns if read is self.read_dictionary else 1
-            held += max(batch.nbytes, 8 * least * batch.num_rows)
+            per_row = batch.num_columns if read is self.read_dictionary else 1
+            held += max(batch.nbytes, 8 * per_row * batch.num_rows)
             if self.size_bytes is not None and held > max(FREE_BYTES, MAX_EXPANSION * self.size_bytes):
                 raise DataError(
                     f"{self.name} unpacks to more than {MAX_EXPANSION} times its {self.size_bytes:,} bytes: "
@@ -104,7 +104,7 @@ class Table:
 
 
 def check_column_names(file: str, names: Sequence[str]) -> None:
-    """Raises DataError for column names that cannot be told apart, shown or recorded."""
+    """Raises DataError for column names that are repeated, too long or too many, or contain NUL."""
     if len(names) > MAX_COLUMNS:
         raise DataError(
             f"{file} has {len(names):,} columns, and {MAX_COLUMNS:,} are the most: leave out what is not needed; "
@@ -120,7 +120,7 @@ def check_column_names(file: str, names: Sequence[str]) -> None:
 
 
 def is_scalar_type(kind: pa.DataType) -> bool:
-    """Whether a cell of this type is one value: no list, no union, no run of equal cells."""
+    """Whether a cell of this type is a single value: not a list, struct, union or run-end encoding."""
     if _is_bytes(kind):
         return True
     kind, types = kind.value_type if pa.types.is_dictionary(kind) else kind, pa.types
@@ -138,12 +138,13 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def unreadable_error(name: str, form: str, error: Exception) -> DataError:
+    """The DataError for a file that is corrupt or of another format."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return DataError(f"{name} cannot be read as {form}: {reason}. Is it cut short, or of another format?")
 
 
 def open_binary(path: Path, head: bytes) -> Table | None:
-    """The table in a Parquet or Arrow file that begins with `head`; None for another file. Raises DataError."""
+    """The table in a Parquet or Arrow file that begins with `head`; None for another format. Raises DataError."""
     form, opened = (
         ("Parquet", _parquet)
         if head[:4] == b"PAR1"
@@ -172,7 +173,7 @@ def open_binary(path: Path, head: bytes) -> Table | None:
 
 
 def table_from_frame(frame: pl.DataFrame, name: str) -> Table:
-    """A table that is in memory already."""
+    """A data frame in memory as a table."""
     table = frame.to_arrow()
     return Table(
         name=name,
@@ -191,17 +192,17 @@ def _checked(table: Table) -> Table:
     return table
 
 
-def _parquet(path: Path, words: Sequence[str] = ()) -> tuple[pa.Schema, int, Reader]:
-    # Mapped: the compressed bytes stay in the page cache, only what is decoded takes memory.
-    file = pq.ParquetFile(path, memory_map=True, read_dictionary=list(words))
+def _parquet(path: Path, dictionary: Sequence[str] = ()) -> tuple[pa.Schema, int, Reader]:
+    # Memory-mapped: the compressed bytes stay in the page cache, only decoded ones take memory.
+    file = pq.ParquetFile(path, memory_map=True, read_dictionary=list(dictionary))
     groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     widths = {f.name: f.type.bit_width / 8 for f in file.schema_arrow if pa.types.is_primitive(f.type)}
 
     def read(columns: list[str]) -> Batches:
         rows = int(BATCH_BYTES / max(1.0, sum(widths.get(c, 8.0) for c in columns))) or 1
         right_size = min(groups[:-1], default=GROUP_ROWS) >= GROUP_ROWS and max(groups, default=0) <= rows
-        if right_size and widths.keys() >= set(columns):  # text may be of any size
-            for number in range(len(groups)):  # a third less work than in batches, which cut across them
+        if right_size and widths.keys() >= set(columns):  # text has no fixed width
+            for number in range(len(groups)):  # a third less work than iter_batches, which cuts across groups
                 yield from file.read_row_group(number, columns, use_threads=True).to_batches()
         else:
             yield from file.iter_batches(batch_size=min(BATCH_ROWS // 2, rows), columns=columns, use_threads=True)
@@ -239,8 +240,8 @@ def _count(schema: pa.Schema, read: Reader) -> int:
 
 
 def files_under(folder: Path) -> list[Path]:
-    """The data files of a folder, sorted by relative path; hidden ones and those named _… are no data. Raises
-    DataError.
+    """The data files of a folder, sorted by relative path, without names that start with `.` or `_`. Raises DataError
+    for links that lead out of it.
     """
     found = []
     for root, folders, files in os.walk(folder):
@@ -255,13 +256,13 @@ def files_under(folder: Path) -> list[Path]:
 
 
 def folder_sha256(folder: Path) -> str:
-    """Of the relative names and the contents of `files_under`."""
+    """SHA-256 of the relative names and contents of `files_under`."""
     lines = [f"{f.relative_to(folder).as_posix()}\0{sha256_of(f)}\n" for f in files_under(folder)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def open_folder(folder: Path) -> Table:
-    """A folder of Parquet files as one table; folders named `year=2015` are columns. Raises DataError."""
+    """A folder of Parquet files as one table; Hive partitions such as `year=2015` become columns. Raises DataError."""
     files = files_under(folder)
     if not files:
         raise DataError(f"folder {folder.name} has no data files: put Parquet files into it")
@@ -311,7 +312,7 @@ def _part(file: Path, name: str) -> tuple[pa.Schema, int, Reader]:
 
 
 def _key_type(values: Sequence[str | None]) -> pa.DataType:
-    """Whole numbers where every value is written like one; 000001 is a code."""
+    """int64 if every value is written as a plain integer, else string: 000001 is a code."""
     plain = all(v is None or (v.isdecimal() and str(int(v)) == v) for v in values)
     return pa.int64() if plain else pa.string()
 

@@ -18,8 +18,8 @@ class BuildStopped(Exception):
 
 
 class ProgressReporter:
-    """Emits `Progress` events with the stage, rows and estimated time left. Its methods raise
-    BuildStopped once `stop()` returns true.
+    """Emits `Progress` events with the stage, rows and estimated time left; its methods raise BuildStopped once
+    `stop()` returns true.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ProgressReporter:
         return self.wait_all([future])[0]
 
     def wait_all(self, futures: Sequence[Future[T]]) -> list[T]:
-        """The results of several futures. Cheaper than one `wait` each: while this thread works, theirs wait for the GIL."""
+        """The results of several futures; cheaper than one `wait` each, as work in this thread holds the GIL."""
         while wait(futures, timeout=POLL_SECONDS).not_done:
             self.update(self._share)
         return [future.result() for future in futures]

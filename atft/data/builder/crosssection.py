@@ -1,5 +1,5 @@
-"""Robust z-scores across the stocks of a day: the one normaliser of per-stock features, fitted within the day and so on
-nothing that comes later.
+"""Robust z-scores across the stocks of a day: the normaliser of per-stock features. It is fitted within each day and so
+uses no later data.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ CLIP = 5.0
 MAD_SCALE = 1.4826  # of a normal distribution's standard deviation
 MIN_RELATIVE_SCALE = 1e-12
 CHUNK_CELLS = 1 << 20  # sorted at once
-SPARE_CELLS = 1 << 16  # that a chunk may be larger than twice its rows
+SPARE_CELLS = 1 << 16  # by which a chunk may exceed twice its rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _DayChunk:
-    """A run of days and the rows that are theirs; `used`, [day, widest], is None where every cell is a valid row."""
+    """Consecutive days and their rows. `used`, [day, widest]: which cells hold a valid row; None if all do."""
 
     rows: slice
     counts: npt.NDArray[np.int64]  # rows of each day
@@ -27,8 +27,8 @@ class _DayChunk:
 
 
 class CrossSection:
-    """The layout of a panel by day, computed once; rows are in day order. Only valid rows enter the median and the MAD;
-    all rows are normalised by them.
+    """Normalises the columns of one panel, whose layout by day is computed once. Rows are in day order; only valid rows
+    enter the median and the MAD, all rows are normalised.
     """
 
     def __init__(self, day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row"]) -> None:
@@ -41,10 +41,11 @@ class CrossSection:
         *,
         finite: bool = False,
     ) -> None:
-        """(x - median) / (1.4826 MAD), clipped to ±5; where the MAD is 0 the standard deviation (ddof 0); 0 where that
-        is 0 too or x is missing. Infinite is missing; `finite` says that there is none. `out` may be `values`.
+        """Write (x - median) / (1.4826 MAD) of each day, clipped to ±5, to `out`, which may be `values`. Where the MAD
+        is 0, the standard deviation (ddof 0) is used; where that is 0 too or x is missing, the score is 0. Infinity is
+        missing; pass `finite` if there is none.
         """
-        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 is clipped
+        with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 are clipped
             for chunk in self._chunks:
                 self._normalise(chunk, values[:, chunk.rows], out[:, chunk.rows], finite)
 
@@ -55,7 +56,7 @@ class CrossSection:
         out: Float32[np.ndarray, "column row"],
         finite: bool,
     ) -> None:
-        """Few calls on many cells: between two of them, threads wait for the interpreter."""
+        """Few calls on many cells, since threads wait for the GIL between two NumPy calls."""
         columns = [x if finite else _without_infinite(x) for x in values]
         ordered = np.empty((len(columns), len(chunk.counts), int(chunk.counts.max())), values.dtype)
         for x, target in zip(columns, ordered, strict=True):
@@ -71,7 +72,7 @@ def _chunks(day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row
     first = 0
     while first < len(counts):
         last, widest = first + 1, counts[first]
-        while last < len(counts):  # a fat day among thin ones would make a chunk of mostly nothing
+        while last < len(counts):  # a large day among small ones would make a mostly empty chunk
             wider = max(widest, counts[last])
             cells = wider * (last + 1 - first)
             if cells > CHUNK_CELLS or cells > 2 * (day_offsets[last + 1] - day_offsets[first]) + SPARE_CELLS:
@@ -89,13 +90,13 @@ def _chunks(day_offsets: Int[np.ndarray, " day1"], valid: Bool[np.ndarray, " row
 
 
 def _without_infinite(x: Float[np.ndarray, " row"]) -> Float[np.ndarray, " row"]:
-    if np.isfinite(np.fmin.reduce(x)) and np.isfinite(np.fmax.reduce(x)):  # both pass over NaN
+    if np.isfinite(np.fmin.reduce(x)) and np.isfinite(np.fmax.reduce(x)):  # both ignore NaN
         return x
     return np.where(np.isfinite(x), x, np.asarray(np.nan, x.dtype))
 
 
 def _sort_days(x: Float[np.ndarray, " row"], chunk: _DayChunk, out: Float[np.ndarray, "day stock"]) -> None:
-    """The valid values of each day in order, NaN last."""
+    """Write the valid values of each day in ascending order, NaN last, to `out`."""
     if chunk.used is None:
         out[:] = x.reshape(out.shape)
     else:
@@ -107,7 +108,7 @@ def _sort_days(x: Float[np.ndarray, " row"], chunk: _DayChunk, out: Float[np.nda
 def _centre_and_scale(
     ordered: Float[np.ndarray, "day stock"],
 ) -> tuple[Float[np.ndarray, " day"], Float[np.ndarray, " day"]]:
-    """Median and 1/scale of each day, 0 where there is nothing to scale by."""
+    """Median and 1/scale of each day; both 0 without any value, 1/scale 0 without spread."""
     days, width = ordered.shape
     row = np.arange(days)
     count = np.full(days, width)
@@ -119,9 +120,7 @@ def _centre_and_scale(
     centre = np.where(any_known, (ordered[row, low].astype(np.float64) + ordered[row, high]) / 2, 0.0)
     nearest, next_nearest = _nearest(ordered, count, centre, low)
     scale = MAD_SCALE * (nearest + np.where(high > low, next_nearest, nearest)) / 2
-    min_scale = MIN_RELATIVE_SCALE * np.maximum(np.abs(ordered[:, 0]), np.abs(ordered[row, last])).astype(
-        np.float64
-    )  # whatever its unit
+    min_scale = MIN_RELATIVE_SCALE * np.maximum(np.abs(ordered[:, 0]), np.abs(ordered[row, last])).astype(np.float64)
     flat = np.flatnonzero(~(scale > min_scale) & any_known)
     if len(flat):
         scale[flat] = _row_std(ordered[flat] - centre[flat, None])
@@ -135,9 +134,10 @@ def _nearest(
     centre: Float[np.ndarray, " day"],
     rank: Int[np.ndarray, " day"],
 ) -> tuple[Float[np.ndarray, " day"], Float[np.ndarray, " day"]]:
-    """The `rank`-th smallest (from 0) of |x - centre| in each row and the one after it, infinite where there is none.
-    Nothing is sorted again: the rank + 1 values nearest to the centre stand side by side in the ordered row, so that
-    their first one is found by bisection, and the next one stands beside them.
+    """The `rank`-th smallest (from 0) of |x - centre| in each row and the next one, infinite where there is none.
+
+    No second sort: the rank + 1 values nearest to the centre are adjacent in the sorted row, so that the first of them
+    is found by bisection, and the next nearest value is beside them.
     """
     row = np.arange(len(ordered))
     low, end = np.zeros(len(ordered), np.int64), count - rank
@@ -177,7 +177,7 @@ def _scale(
     inverse: Float[np.ndarray, " day"],
     out: Float32[np.ndarray, " row"],
 ) -> None:
-    """clip((x - centre) * inverse) by day, in float64; NaN becomes 0."""
+    """Write clip((x - centre) * inverse) of each day, computed in float64, to `out`; NaN becomes 0."""
     if (counts == counts[0]).all():
         score = np.subtract(x.reshape(len(counts), int(counts[0])), centre[:, None], dtype=np.float64)
         score *= inverse[:, None]
@@ -187,4 +187,4 @@ def _scale(
     out[:] = score.reshape(-1)
     np.clip(out, np.float32(-CLIP), np.float32(CLIP), out=out)
     if np.isnan(np.min(out, initial=0.0)):
-        np.copyto(out, 0.0, where=np.isnan(out))  # faster than by index
+        np.copyto(out, 0.0, where=np.isnan(out))  # faster than indexing

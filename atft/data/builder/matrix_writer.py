@@ -1,6 +1,6 @@
-"""Fills the feature matrix of a cache: raw columns are put in day order, normalised across each day, and written into
-the mapped file. A file that goes day by day is read once, a block of whole days with all its columns at a time; any
-other, and what is computed, a few columns of all days at a time.
+"""Fills the feature matrix of a cache: raw columns are brought into day order, normalised across each day, and written
+to the mapped file. A source file sorted by date is read once, in blocks of whole days with all columns; other files, and
+computed features, are written a few columns of all days at a time.
 """
 
 import os
@@ -26,15 +26,15 @@ from atft.data.panel.survey import float_type, to_floats
 from atft.data.progress import ProgressReporter
 from atft.data.read.tables import Table
 
-POLARS_COLUMNS = 16  # that it needs for one feature
-NORMALISED_BYTES = 1 << 30  # at most, of normalised columns that wait to be written
-RAW_BYTES = 3 << 27  # of columns as they are read, and of features as they are computed
-RAW_CELL_BYTES = 12  # at most, of a value on its way: as it is read, and normalised
-BLOCK_BYTES = 1 << 26  # of the columns of one block of days, and once more of its rows
-TILE_ROWS, TILE_COLUMNS = 1 << 11, 8  # turned into rows at once: a core reads as many columns ahead
-TILES = 8  # turned by one task
-BLOCK_ROWS = 1 << 13  # that a block has room for, however many columns there are
-GROUP_COLUMNS = 7  # columns that are normalised together by one task: with more, what it needs is new memory each time
+POLARS_COLUMNS = 16  # columns of memory that polars needs to compute one feature
+NORMALISED_BYTES = 1 << 30  # at most, of normalised columns that are not written yet
+RAW_BYTES = 3 << 27  # of raw columns as they are read or computed
+RAW_CELL_BYTES = 12  # at most, of one value, raw and normalised
+BLOCK_BYTES = 1 << 26  # of one block of days by column, and as much again by row
+TILE_ROWS, TILE_COLUMNS = 1 << 11, 8  # transposed at once: a core prefetches about as many columns
+TILES = 8  # transposed by one task
+BLOCK_ROWS = 1 << 13  # minimum capacity of a block, however many columns there are
+GROUP_COLUMNS = 7  # columns normalised by one task: with more, its temporary arrays are allocated anew each time
 
 Column = npt.NDArray[np.floating]
 
@@ -64,7 +64,7 @@ def row_layout(source: Source, grid: CalendarGrid) -> RowLayout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _DayBlock:
-    """A run of whole days: its places in day order, and the table's row after its last one."""
+    """Consecutive whole days: their positions in day order, and the table row after their last one."""
 
     positions: slice
     stop: int
@@ -76,12 +76,12 @@ class _ColumnGroup:
     """Columns that are normalised together, as they are read."""
 
     columns: slice
-    values: npt.NDArray[np.floating]  # [column, place]
+    values: npt.NDArray[np.floating]  # [column, position]
     finite: bool
 
 
 class _BlockBuffers:
-    """For one block after the other of at most so many rows."""
+    """Buffers for blocks of at most `rows` rows, used for one block after the other."""
 
     def __init__(self, fits_float32: Sequence[bool], finite: Sequence[bool], rows: int) -> None:
         # The last cell of each column takes the values that belong to no row of the grid.
@@ -94,7 +94,7 @@ class _BlockBuffers:
         self.raw = [column for group in self.groups for column in group.values]
 
     def _column_group(self, columns: slice, fits_float32: bool, finite: Sequence[bool]) -> _ColumnGroup:
-        """What fits into float32 is normalised in place."""
+        """Buffers of one group; values that fit into float32 are normalised in place."""
         shape = columns.stop - columns.start, self.normalised.shape[1]
         return _ColumnGroup(
             columns=columns,
@@ -104,7 +104,7 @@ class _BlockBuffers:
 
 
 class MatrixWriter:
-    """Collects normalised columns, in order and in day order, and writes them into `matrix`, [row, feature]."""
+    """Normalises feature columns, in the order of the features, and writes them to `matrix`, [row, feature]."""
 
     def __init__(
         self, grid: CalendarGrid, matrix: Float32[np.memmap, "row feature"], progress: ProgressReporter
@@ -112,7 +112,7 @@ class MatrixWriter:
         self._matrix, self._grid, self._progress = matrix, grid, progress
         self.num_rows, self._width = matrix.shape
         passes = min(self._width, -(-self._width * 4 * self.num_rows // NORMALISED_BYTES))
-        # One cell more than there are rows: what belongs nowhere goes there. No page of it is touched before its use.
+        # The last cell of each column takes the values that belong to no row. Pages are touched only when used.
         self._normalised = np.empty((-(-self._width // passes), self.num_rows + 1), np.float32)
         self._valid = grid.valid[grid.day_rows]
         self._written = self._filled = 0
@@ -120,12 +120,12 @@ class MatrixWriter:
         self._threads = pl.thread_pool_size()
         self._pool = ThreadPoolExecutor(self._threads)
         self._writing: list[Future[None]] = []
-        # Whole rows are written here: through the map each page would be cleared and faulted in first.
+        # Whole rows are written to the file itself: through the map each page would first be faulted in and cleared.
         self._file = os.open(str(matrix.filename), os.O_WRONLY)
 
     @cached_property
     def _position(self) -> npt.NDArray[np.int64]:
-        """Of each row its place in day order."""
+        """The day-order position of each grid row."""
         return _inverse_permutation(self._grid.day_rows)
 
     @cached_property
@@ -140,7 +140,7 @@ class MatrixWriter:
         os.close(self._file)
 
     def write_built(self, frame: pl.DataFrame, built: Sequence[Feature]) -> None:
-        """The built features of `frame`, which is in the grid's order."""
+        """Compute the features `built` from `frame`, whose rows are the grid's, and write them."""
         size = min(compute.BLOCK, max(1, RAW_BYTES // (POLARS_COLUMNS * 8 * self.num_rows)))
         for start in range(0, len(built), size):
             blocks = compute.blocks(frame, built[start : start + size])
@@ -150,7 +150,7 @@ class MatrixWriter:
                 self._normalise(columns, self._grid.day_rows)
 
     def write_columns(self, table: Table, names: Sequence[str], layout: RowLayout, infinite: Set[str]) -> None:
-        """The file's own columns; `infinite` are those with infinite values."""
+        """Write the columns `names` of the source file; `infinite` names those with infinite values."""
         if layout.running_day is None:
             self._write_by_column(table, names, layout)
             return
@@ -160,7 +160,7 @@ class MatrixWriter:
             self._write_by_day(table, names[at : at + max_columns], layout, layout.running_day, infinite)
 
     def _blocks(self, day: Int[np.ndarray, " row"], max_rows: int) -> Iterator[_DayBlock]:
-        """Blocks of at most so many rows, of one day at least."""
+        """Blocks of at most `max_rows` rows, but at least one day."""
         offsets, first = self._grid.day_offsets, 0
         while first < len(offsets) - 1:
             last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + max_rows, side="right")) - 1)
@@ -202,7 +202,7 @@ class MatrixWriter:
         self._report(0.0)
 
     def _finish_block(self, block: _DayBlock, buffers: _BlockBuffers, missing: Int[np.ndarray, " hole"]) -> None:
-        """Normalises a block whose rows are all there, brings it into the grid's order, and writes it."""
+        """Normalise a complete block, bring it into the grid's row order, and write it."""
         first, stop = block.positions.start, block.positions.stop
         empty = missing[np.searchsorted(missing, first) : np.searchsorted(missing, stop)] - first
         normalised, row_major = buffers.normalised, buffers.row_major
@@ -228,12 +228,14 @@ class MatrixWriter:
 
         self._progress.wait_all([self._pool.submit(normalise, group) for group in buffers.groups])
         rows, rank, runs = self._progress.wait(sorting)
-        self._progress.wait_all(self._writing)  # of the block before: `row_major` is free
+        self._progress.wait_all(self._writing)  # of the previous block, which used `row_major`
         self._progress.wait_all([self._pool.submit(transpose, at) for at in range(0, len(rows), TILE_ROWS * TILES)])
-        self._writing = [self._pool.submit(write)]  # while the next block is read; two would wait for each other
+        self._writing = [
+            self._pool.submit(write)
+        ]  # runs while the next block is read; one writer at a time, since two would block each other
 
     def _write_rows(self, row: int, values: Float32[np.ndarray, "row column"]) -> None:
-        """Values of consecutive rows, of the columns from the first one that is not written yet."""
+        """Write consecutive rows from row `row` on, in the columns from the first unwritten one on."""
         if values.shape[1] == self._width:
             _write_all(self._file, values, self._matrix.offset + row * values.strides[0])
         else:
@@ -252,7 +254,7 @@ class MatrixWriter:
             at = stop
 
     def _group_end(self, table: Table, names: Sequence[str], at: int) -> int:
-        """Where a run of columns ends that fits into the ready columns and into RAW_BYTES."""
+        """End of the column run from `at` on that fits into the free normalised columns and into RAW_BYTES."""
         bytes_left = RAW_BYTES
         stop = at
         while stop < len(names) and stop - at < len(self._normalised) - self._filled:
@@ -267,7 +269,7 @@ class MatrixWriter:
         return float_type(table.schema.field(name).type) is np.float32
 
     def _raw_buffer(self, table: Table, name: str, k: int) -> Column:
-        """Where a raw column goes: what fits into float32 is normalised in place."""
+        """Buffer for a raw column; one that fits into float32 is normalised in place."""
         return self._normalised[self._filled + k] if self._fits_float32(table, name) else np.empty(self.num_rows + 1)
 
     def _scatter(
@@ -298,7 +300,7 @@ class MatrixWriter:
         return [self._pool.submit(_copy_columns, batch, names[k::step], raw[k::step], index) for k in range(step)]
 
     def _normalise(self, columns: Sequence[Column], order: Int[np.ndarray, " row"] | None) -> None:
-        """Normalise each column, brought into day `order`, into its ready place; write when there is no more room."""
+        """Normalise each column, taken in row `order`, into the next free buffer column; write when these are full."""
         first = 0
         while first < len(columns):
             group = columns[first : first + len(self._normalised) - self._filled]
@@ -342,7 +344,7 @@ def _normalise_one(
 
 
 def _equal_runs(flags: Sequence[bool], max_columns: int) -> list[slice]:
-    """Runs of equal ones, cut into pieces of at most so many."""
+    """Runs of equal flags, cut into pieces of at most `max_columns`."""
     edges = [0, *(np.flatnonzero(np.diff(flags)) + 1).tolist(), len(flags)]
     return [
         slice(at, min(at + max_columns, stop))
@@ -352,7 +354,7 @@ def _equal_runs(flags: Sequence[bool], max_columns: int) -> list[slice]:
 
 
 def _inverse_permutation(order: Int[np.ndarray, " row"]) -> npt.NDArray[np.int64]:
-    """Where each number of a permutation stands in it."""
+    """The inverse of a permutation."""
     position = np.empty_like(order)
     position[order] = np.arange(len(order))
     return position
@@ -361,7 +363,7 @@ def _inverse_permutation(order: Int[np.ndarray, " row"]) -> npt.NDArray[np.int64
 def _sorted_rows(
     rows: Int[np.ndarray, " row"],
 ) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"], Int[np.ndarray, " run"]]:
-    """The rows in order, the rank of each, and where runs of consecutive ones begin, and the end."""
+    """The sorted rows, the rank of each, and the starts of the runs of consecutive rows, with the end."""
     order = np.argsort(rows)
     ordered = rows[order]
     return ordered, _inverse_permutation(order), np.flatnonzero(np.diff(ordered, prepend=-2, append=-2) != 1)
@@ -375,7 +377,7 @@ def _write_all(file: int, values: Float32[np.ndarray, "row column"], at: int) ->
 
 
 def _split_batches(batches: Iterator[pa.RecordBatch], stops: Sequence[int]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The batches, cut before each row of `stops`, with the table's row that each begins with."""
+    """The batches, cut before each row of `stops`, each with the table row of its first row."""
     start = 0
     for batch in batches:
         end = start + batch.num_rows
@@ -386,7 +388,7 @@ def _split_batches(batches: Iterator[pa.RecordBatch], stops: Sequence[int]) -> I
 
 
 def _as_slice(index: Int[np.ndarray, " row"]) -> slice | npt.NDArray[np.int64]:
-    """`index` as a slice where it is one: several times as fast."""
+    """`index` as a slice if its rows are consecutive, which is several times as fast."""
     if len(index) and index[0] >= 0 and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all():
         return slice(int(index[0]), int(index[-1]) + 1)
     return index

@@ -1,4 +1,4 @@
-"""Decides what will be in a cache: the built features, the file's own columns, the market-wide ones."""
+"""Chooses the columns of a cache: built features, the file's own features, market-wide columns."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from atft.spec.data import DatasetSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What will be in the cache: built features, the file's own columns across stocks, market-wide columns."""
+    """The columns of a cache: built features, the file's own per-stock features, market-wide columns."""
 
     built: list[Feature]
     file_features: list[str]
@@ -26,10 +26,12 @@ class Plan:
 
     @property
     def names(self) -> list[str]:
+        """The per-stock features in the order of the matrix."""
         return [*(f.name for f in self.built), *self.file_features]
 
 
 def make_plan(source: Source, grid: CalendarGrid, spec: DatasetSpec) -> Plan:
+    """The plan of a cache. Raises DataError for missing or clashing names; other findings are added to the warnings."""
     built = (
         compute.feature_set([r for r in ("open", "high", "low", "close", "volume", "sector") if source.has(r)])
         if source.kind == "prices" and spec.build_features

@@ -1,5 +1,5 @@
-"""From a user's files to a cache: read strictly, fill the listed spans, make features and targets, look for leaks,
-write atomically.
+"""Builds a cache from a user's files: reads and validates them, fills halts, computes features and targets, screens for
+leaks, writes atomically.
 """
 
 import errno
@@ -43,7 +43,7 @@ from atft.spec.reason import Reason
 
 __all__ = ["BuildResult", "BuildStopped", "DataError", "build", "fingerprint_of", "inspect"]
 
-REPORT = "report.json"  # {profile, leak_report}: a cache says by itself what was found in its source
+REPORT = "report.json"  # {profile, leak_report}: what was found in the source of this cache
 MIN_DAYS, MIN_CODES = 20, 2
 NORMALISATION = {
     "features": f"per day over valid stocks: (x - median) / (1.4826 MAD), clipped to ±{CLIP:g}; missing is 0; "
@@ -57,27 +57,29 @@ NORMALISATION = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildResult:
+    """The manifest of a cache, and the profile and leak report of its source."""
+
     manifest: Manifest
     profile: dict[str, object]
     leak_report: dict[str, object]
 
 
 def fingerprint_of(spec: DatasetSpec, source_sha256: str) -> str:
-    """32 hex digits of the content: source bytes, build settings, format. Names and paths do not enter."""
+    """32 hex digits that identify a cache's content: source bytes, build settings and format, not names or paths."""
     body = {"format": FORMAT_VERSION, "builder": BUILDER_VERSION, "source": source_sha256, "spec": build_spec(spec)}
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
 
 def build_spec(spec: DatasetSpec) -> dict[str, object]:
-    """`spec` without its name and file names."""
+    """`spec` as JSON without its name and file names."""
     return spec.model_dump(mode="json", exclude={"name": True, "path": True, "universe": {"file"}, "market": {"file"}})
 
 
 def inspect(spec: DatasetSpec) -> dict[str, object]:
-    """The schema guess, the profile and what would be built, JSON-ready. Writes nothing. Raises DataError as `build`
-    does, leaks aside.
+    """The guessed schema, the profile and the planned cache of a source, JSON-ready; writes nothing. Raises DataError
+    as `build` does, except for leaks.
     """
-    with TemporaryDirectory() as scratch:  # an upload's or the data root's folder is only read
+    with TemporaryDirectory() as scratch:  # the source's own folder is read-only
         return _inspect_source(load(spec, Path(scratch)), spec)
 
 
@@ -110,20 +112,20 @@ def build(
     out: Path,
     emit: Callable[[Event], None],
     stop: Callable[[], bool],
-    existing: Path | None = None,
+    cache_root: Path | None = None,
 ) -> BuildResult:
-    """Build the cache of `spec` in the new folder `out`; it appears whole or not at all.
+    """Build the cache of `spec` in the new folder `out`, atomically.
 
-    `existing` is a folder of caches by fingerprint: when one of them has this very content, nothing is built.
+    `cache_root` is a folder of caches by fingerprint: if one of them has the same content, nothing is built.
 
-    Raises DataError (bad or leaking data, full disk), CacheError (`out` holds something else), BuildStopped (`stop`
-    said so).
+    Raises DataError (bad or leaking data, full disk), CacheError (`out` holds something else), BuildStopped (`stop()`
+    returned true).
     """
     _check_output(out)
     progress = ProgressReporter(emit, stop)
-    if existing is not None:
+    if cache_root is not None:
         progress.start_stage("hashing the source", 0.05)
-        found = _existing_build(existing / fingerprint_of(spec, progress.run(lambda: source_sha256(spec))))
+        found = _existing_build(cache_root / fingerprint_of(spec, progress.run(lambda: source_sha256(spec))))
         if found is not None:
             emit(Log(level="info", message=f"this content is built already: {found.manifest.fingerprint}"))
             emit(Progress(phase="build", ratio=1.0))
@@ -146,7 +148,7 @@ def build(
 
 
 def _existing_build(folder: Path) -> BuildResult | None:
-    """What is in a cache that is whole and tells what was found in its source."""
+    """The result stored in a complete cache with a report; None for any other folder."""
     try:
         manifest = read_manifest(folder)
         report = json.loads((folder / REPORT).read_bytes())
@@ -185,8 +187,8 @@ def _grid(source: Source, spec: DatasetSpec) -> CalendarGrid:
 def _write_files(
     folder: Path, source: Source, spec: DatasetSpec, emit: Callable[[Event], None], progress: ProgressReporter
 ) -> tuple[Manifest, dict[str, object], dict[str, object]]:
-    """All files of the cache but the report, in `folder`; the manifest, the profile, and the leak report."""
-    grid_future = background(lambda: _grid_with_targets(source, spec))  # it needs the roles only
+    """Write the files of the cache but its report to `folder`; returns the manifest, profile and leak report."""
+    grid_future = background(lambda: _grid_with_targets(source, spec))  # needs the role columns only
     find_features(source, progress)
     progress.start_stage("calendar and targets", 0.3, source.table.num_rows)
     grid, frame, targets = progress.wait(grid_future)
@@ -218,14 +220,16 @@ def _write_files(
         infinite = {name for name in plan.file_features if source.extra[name].infinite}
         writer.write_columns(source.table, plan.file_features, progress.wait(layout_future), infinite)
     source.check_unchanged()
-    profile_json["features"] = writer.summaries  # the raw range of each built feature
+    profile_json["features"] = writer.summaries  # statistics before normalisation
     del writer, frame, grid_future, layout_future
     progress.start_stage("hashing and screening", 0.99, len(grid.day_index))
     path = folder / "panel.arrow"
     hash_future = background(lambda: file_entry(path))
     ranked = grid.valid & grid.in_universe
     sample = progress.run(lambda: leaks.sample_days(matrix, ranked, grid.day_offsets, grid.day_rows))
-    sync_future = background(lambda: sync(path))  # while the disk writes, the sample would take four times as long
+    sync_future = background(
+        lambda: sync(path)
+    )  # after the sample, which takes four times as long while the disk is busy
     del matrix
     user_columns = [*plan.file_features, *plan.market_wide]
     report = progress.run(
@@ -233,7 +237,7 @@ def _write_files(
             source, grid, spec, names=plan.names, user_columns=user_columns, sample=sample, targets=targets
         )
     )
-    del sample  # to unmap the panel takes a while: while it is hashed
+    del sample  # unmapping the panel takes a while, so do it while it is hashed
     _log_warnings(report, emit)
     names = progress.run_to_completion(
         lambda: write_side_files(folder, manifest, panel, _market_matrix(plan, grid), _oracle(source, grid))
@@ -250,7 +254,7 @@ def _log_warnings(found: dict[str, object], emit: Callable[[Event], None]) -> No
 
 
 def _grid_with_targets(source: Source, spec: DatasetSpec) -> tuple[CalendarGrid, pl.DataFrame, npt.NDArray[np.float32]]:
-    """The grid, its rows with returns and beta, and forward returns, [row, horizon]."""
+    """The calendar grid, its rows with returns and beta, and the targets, [row, horizon]."""
     grid = _grid(source, spec)
     if source.kind != "features":
         frame = compute.with_returns(grid.frame.with_columns(pl.Series("sector", grid.sector_index)))
@@ -294,7 +298,7 @@ def _oracle(source: Source, grid: CalendarGrid) -> dict[str, npt.NDArray[np.floa
 
 
 def _check_output(out: Path) -> None:
-    """`out` may be missing, empty, or a whole cache (then it must turn out to be the same one)."""
+    """Raises CacheError unless `out` is missing, empty, or a complete cache (`_publish` compares the content)."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         read_manifest(out)
 

@@ -1,4 +1,4 @@
-"""What the network and the losses see: the samples of a run of whole trading days, as tensors on one device."""
+"""A batch: the samples of consecutive whole trading days as tensors on one device."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One step's samples, ordered by day; row work is shared: `x` holds each (stock, day) row once, however many
-    windows contain it.
+    """One step's samples, ordered by day. `x` holds each (stock, day) row once, however many windows contain it, so
+    that work on rows is shared.
     """
 
     x: Float[

@@ -1,5 +1,5 @@
-"""The day graph: which stocks move together, from returns up to the refresh day only. Built once per GraphSpec and kept
-beside the cache.
+"""The day graph: edges between stocks that move together, from returns up to the refresh day only. Built once per
+GraphSpec and stored beside the cache.
 
 Edges of a refresh day: each stock's `neighbours` largest |corr| at or above `threshold`, and, with `sector_edges`, a
 third as many of its nearest in the same sector whatever their correlation; both made symmetric by union. The
@@ -31,7 +31,7 @@ MIN_DAYS = 10
 
 
 class DayGraph:
-    """Edges by refresh day; for a day, those of the latest refresh day at or before it."""
+    """Edges by refresh day; a day has those of the latest refresh day up to it."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class DayGraph:
     def edges(
         self, day: int, codes: Int[np.ndarray, " stock"]
     ) -> tuple[Int[np.ndarray, "2 edge"], Float[np.ndarray, "edge 4"]]:
-        """The subgraph induced by `codes` (distinct code numbers), in their local numbers; empty before the first
-        refresh day.
+        """The subgraph induced by `codes` (distinct code numbers), its nodes numbered by their position in `codes`;
+        empty before the first refresh day.
         """
         at = int(np.searchsorted(self.days, day, side="right")) - 1
         if at < 0:
@@ -66,12 +66,13 @@ class DayGraph:
 
 
 def graph_digest(spec: GraphSpec) -> str:
+    """Digest of the graph's settings and version, which names its file."""
     return digest({"graph": spec.model_dump(mode="json"), "version": GRAPH_VERSION})
 
 
 def day_graph(cache: Cache, spec: GraphSpec, emit: Callable[[Event], None]) -> DayGraph:
-    """Load `graphs/{digest}.arrow` of the cache, or build it first. Raises CacheError when the file is there but
-    unreadable.
+    """The cache's day graph from `graphs/{digest}.arrow`, built first if the file is missing. Raises CacheError for an
+    unreadable file.
     """
     path = cache.path / "graphs" / f"{graph_digest(spec)}.arrow"
     if not path.exists():
@@ -97,7 +98,7 @@ def _build(cache: Cache, spec: GraphSpec, path: Path, emit: Callable[[Event], No
     T, C = len(cache.days), len(cache.codes)
     returns = np.full((T, C), np.nan, np.float32)
     returns[cache.day_index, cache.code_index] = cache.returns
-    # A halted day is there only for stocks that trade again: whether one does is not known on that day.
+    # A halted day has a row only if the stock trades again, which is not known on that day, so halts do not count.
     traded = np.zeros((T, C), np.bool_)
     traded[cache.day_index, cache.code_index] = cache.valid
     sectors = np.full((T, C), -1, np.int32)
@@ -132,8 +133,8 @@ def _build(cache: Cache, spec: GraphSpec, path: Path, emit: Callable[[Event], No
 def correlations(
     returns: Float[np.ndarray, "day stock"], half_life: int, shrinkage: float
 ) -> tuple[Float[np.ndarray, "stock stock"], Float[np.ndarray, " stock"], Bool[np.ndarray, " stock"]]:
-    """Exponentially weighted correlation (unknown returns take no part), volatility, and which stocks have half of the
-    days known and some spread.
+    """Exponentially weighted correlation (unknown returns are left out), volatility, and which stocks have half of the
+    days known and some variance.
     """
     known = np.isfinite(returns)
     age = np.arange(len(returns))[::-1]
@@ -154,8 +155,8 @@ def correlations(
 def day_edges(
     returns: Float[np.ndarray, "day stock"], sectors: Int[np.ndarray, " stock"], spec: GraphSpec
 ) -> tuple[Int[np.ndarray, "2 edge"], Float[np.ndarray, "edge 4"]]:
-    """Both directions of each edge from the returns of one window (its last row is the refresh day). Fewer than
-    MIN_DAYS days give no correlation edges.
+    """Both directions of each edge, from the returns of one window that ends at the refresh day. Fewer than MIN_DAYS
+    days give no correlation edges.
     """
     corr, volatility, enough = correlations(returns, spec.half_life, spec.shrinkage)
     if len(returns) < MIN_DAYS:
@@ -215,7 +216,7 @@ def _day_mean(returns: Float[np.ndarray, "day stock"]) -> Float[np.ndarray, " da
 def _regression_residuals(
     returns: Float[np.ndarray, "day stock"], factor: Float[np.ndarray, " day"]
 ) -> Float[np.ndarray, "day stock"]:
-    """Residuals of each stock's regression on `factor` over the days it is known."""
+    """Residuals of each stock's regression on `factor` over its known days."""
     known = np.isfinite(returns)
     count = np.maximum(known.sum(axis=0), 1)
     f = np.where(known, factor[:, None], 0)

@@ -1,4 +1,4 @@
-"""Labels and ranks within one day, over the ranked stocks whose target is known; anything else is NaN."""
+"""Training labels and ranks within one day, over the ranked stocks whose target is known; NaN for the others."""
 
 import numpy as np
 import torch
@@ -15,12 +15,12 @@ def day_labels(
     beta: Float[np.ndarray, " stock"],
     form: Target,
 ) -> tuple[Float[np.ndarray, "stock horizon"], Float[np.ndarray, "stock horizon"]]:
-    """(labels, ranks) of one day, float32.
+    """The labels in form `form` and the ranks of one day, float32.
 
     raw: the target; zscore: mean 0, std 1 (ddof 0); rank_gauss: Φ⁻¹((rank - ½)/n), average ranks; sector_neutral:
     target minus its sector's mean (stocks without a sector form one group), then zscore; beta_neutral: residual of the
     target on [1, past beta], then zscore. Ranks are always average ranks of the raw target, mean 0, std 1 (ddof 0).
-    A day whose targets are all equal has neither, raw labels aside.
+    A day whose targets are all equal has neither, except raw labels.
     """
     labels = np.full(targets.shape, np.nan, np.float32)
     ranks = np.full(targets.shape, np.nan, np.float32)
@@ -30,7 +30,7 @@ def day_labels(
         if len(y) == 0:
             continue
         order = average_ranks(y, np.zeros(len(y), np.int64))
-        if y.max() > y.min():  # else there is nothing to rank: unknown, not 0
+        if y.max() > y.min():  # else the ranks are undefined, not 0
             ranks[known, h] = _zscore(order)
         if form == "raw":
             labels[known, h] = y
@@ -46,7 +46,7 @@ def day_labels(
 
 
 def _normal_score(share: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
-    """Φ⁻¹ by torch, which is here anyway: importing scipy.special takes longer than to open a cache."""
+    """Φ⁻¹ by torch, which is loaded anyway; importing scipy.special takes longer than opening a cache."""
     return np.asarray(torch.special.ndtri(torch.from_numpy(share)).numpy(), dtype=np.float64)
 
 

@@ -1,8 +1,8 @@
-"""The mapped reader of a dataset's Arrow cache. Opens, checks and maps; never writes panel files and never copies
+"""The memory-mapped reader of a dataset's Arrow cache: opens and checks it, never writes panel files and never copies
 features or targets.
 
 CacheError
-└── CacheMismatch   the cache is whole, but not the one that was asked for
+└── CacheMismatch   the cache is complete, but not the requested one
 """
 
 import mmap
@@ -26,11 +26,11 @@ class CacheError(Exception):
 
 
 class CacheMismatch(CacheError):
-    """The cache is not the one that was asked for."""
+    """The cache is complete, but not the requested one."""
 
 
 class Cache:
-    """One dataset version, mapped. R rows sorted by (code, date), T trading days, C codes, F features, M market
+    """One dataset version, memory-mapped: R rows sorted by (code, date), T trading days, C codes, F features, M market
     columns, H horizons.
 
     Pickles as its path and fingerprint: a child process maps the same pages again.
@@ -62,7 +62,7 @@ class Cache:
 
     @classmethod
     def open(cls, path: Path, fingerprint: str | None = None) -> "Cache":
-        """Map the cache in folder `path`. Raises CacheError, and CacheMismatch when it is not `fingerprint`."""
+        """Map the cache in folder `path`. Raises CacheError, or CacheMismatch for another `fingerprint`."""
         cache = cls()
         cache.path = path
         cache.manifest = manifest = read_manifest(path)
@@ -143,7 +143,7 @@ class Cache:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the cache in folder `path`, its files there and of the right size. Raises CacheError."""
+    """The manifest of the cache in folder `path`. Raises CacheError if files are missing or of another size."""
     try:
         text = (path / "manifest.json").read_bytes()
     except OSError as error:
@@ -167,17 +167,16 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def unpack_bits(buffer: pa.Buffer, offset: int, length: int) -> npt.NDArray[np.bool_]:
-    """`length` bits from bit `offset` on. pyarrow's own ways import pandas and pyarrow.compute: half a second."""
+    """`length` bits from bit `offset` on. pyarrow's own functions import pandas and pyarrow.compute: half a second."""
     return np.unpackbits(np.frombuffer(buffer, np.uint8), count=offset + length, bitorder="little")[offset:].view(
         np.bool_
     )
 
 
 class MappedFile:
-    """An Arrow file of one record batch, its buffers seen through a private, writable map.
+    """An Arrow file of one record batch, read through a private, writable memory map.
 
-    pyarrow's own buffers are read-only and torch warns about those; with a private map nothing that is written reaches
-    the file.
+    pyarrow's own buffers are read-only, about which torch warns; writes to a private map never reach the file.
     """
 
     def __init__(self, path: Path, manifest: Manifest | None) -> None:

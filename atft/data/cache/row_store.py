@@ -1,5 +1,5 @@
-"""Feature values by panel row, as tensors on the run's device: from the mapped cache, or from a copy of the needed rows
-that lies on the device.
+"""Row stores: feature values by panel row as tensors on the run's device, gathered from the mapped cache or from a copy
+of the needed rows on the device.
 
 The copy is made from the mapped values, so that both give the same numbers (bit for bit in float32).
 """
@@ -15,12 +15,15 @@ from torch import Tensor
 
 from atft.data.cache.reader import Cache
 
-CHUNK_BYTES = 32 * 2**20  # of one copy to the device: what is pinned of the host's memory while it is filled
+CHUNK_BYTES = 32 * 2**20  # of one copy to the device, and of the host's pinned memory during it
 RESERVE_SHARE, RESERVE_BYTES = 0.25, 2 * 2**30  # of the device's memory, kept for weights and activations
 
 
-class MappedRows:  # `dtype` here and below: how values are stored; they come as float32
-    """Selected stock features and market columns of the cache, gathered on the host and sent."""
+class MappedRows:
+    """Rows of the mapped cache, selected features and market columns, gathered on the host and sent to the device.
+
+    `dtype`, here and in ResidentRows: of the stored values; results are float32.
+    """
 
     kind: Literal["mapped"] = "mapped"
     dtype = torch.float32
@@ -38,10 +41,11 @@ class MappedRows:  # `dtype` here and below: how values are stored; they come as
         self._whole = np.array_equal(features, np.arange(len(cache.feature_names)))
 
     def values(self, rows: Int[np.ndarray, " row"]) -> Float[np.ndarray, "row feature"]:
+        """The values of panel rows `rows`, on the host."""
         cache, width = self._cache, len(self._features)
         out = np.empty((len(rows), self.width), np.float32)
         if self._whole and not len(self._market):
-            # three times as fast as cache.features[rows]; `clip` skips a buffer, it never has anything to clip
+            # three times as fast as cache.features[rows]; mode `clip` avoids a buffer, no index is out of range
             return np.take(cache.features, rows, axis=0, out=out, mode="clip")
         taken = np.take(cache.features, rows, axis=0)
         out[:, :width] = taken if self._whole else taken[:, self._features]
@@ -53,7 +57,7 @@ class MappedRows:  # `dtype` here and below: how values are stored; they come as
         return to_device(self.values(rows), self.device)
 
     def windows(self, ends: Int[np.ndarray, " stock"], window: int) -> Float[Tensor, "stock window feature"]:
-        """Each window whole, `window` rows up to its end in `ends`."""
+        """The windows of `window` rows that end at panel rows `ends`."""
         if self._whole and not len(self._market):
             return to_device(copy_windows(self._cache.features, ends, window), self.device)
         rows = ends[:, None] + np.arange(1 - window, 1)
@@ -61,7 +65,7 @@ class MappedRows:  # `dtype` here and below: how values are stored; they come as
 
 
 class ResidentRows:
-    """A copy on the device of those panel rows that will be needed: [needed, feature] in `dtype`."""
+    """A copy on the device of the panel rows that are needed, [needed, feature] in `dtype`."""
 
     kind: Literal["resident"] = "resident"
 
@@ -88,12 +92,12 @@ class ResidentRows:
             on_progress((start + len(part)) / len(needed))
 
     def __call__(self, rows: Int[np.ndarray, " row"]) -> Float[Tensor, "row feature"]:
-        """Raises IndexError for a row that was not copied: nothing is read from where it does not lie."""
+        """The values of panel rows `rows`. Raises IndexError for a row that was not copied."""
         return self._panel.index_select(0, self._positions(rows)).to(torch.float32)
 
     def windows(self, ends: Int[np.ndarray, " stock"], window: int) -> Float[Tensor, "stock window feature"]:
-        """Each window whole; raises IndexError as above. `needed` holds windows whole, so they lie here as in the
-        panel: rows one after the other.
+        """The windows that end at panel rows `ends`; raises IndexError as above. `needed` contains whole windows, whose
+        rows are consecutive here as in the panel.
         """
         positions = self._positions(ends)[:, None] + torch.arange(1 - window, 1, device=self._device)
         taken = self._panel.index_select(0, positions.view(-1)).to(torch.float32)
@@ -127,9 +131,7 @@ def choose_row_store(
 
 
 def device_budget(device: torch.device) -> int:
-    """Bytes that a resident panel may take: what is free now, less a reserve; 0 on the CPU, where the map is as near
-    as a copy.
-    """
+    """Bytes that resident rows may take: the free memory less a reserve; 0 on the CPU, where a copy gains nothing."""
     if device.type != "cuda":
         return 0
     free, total = torch.cuda.mem_get_info(device)
@@ -137,7 +139,7 @@ def device_budget(device: torch.device) -> int:
 
 
 def to_device(array: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
-    """To the device; from pinned memory and without waiting where that is a GPU (torch keeps the pinned block until
+    """Copy an array to the device; to a GPU from pinned memory and without blocking (torch keeps the pinned block until
     the copy is done).
     """
     tensor = torch.from_numpy(np.ascontiguousarray(array))
@@ -147,8 +149,8 @@ def to_device(array: Shaped[np.ndarray, "..."], device: torch.device) -> Shaped[
 def copy_windows(
     features: Float[np.ndarray, "row feature"], ends: Int[np.ndarray, " stock"], window: int
 ) -> Float[np.ndarray, "stock window feature"]:
-    """The windows that end at rows `ends`, each copied whole: `window` consecutive rows are one run of bytes, so this
-    costs what a memcpy of the result costs.
+    """Copies of the windows that end at rows `ends`. The rows of a window are contiguous in memory, so that this costs
+    one memcpy of the result.
     """
     width = features.shape[1]
     if len(ends) and not window - 1 <= ends.min() <= ends.max() < len(features):

@@ -1,4 +1,4 @@
-"""Which trading days a run of this cache trains, validates and tests on."""
+"""Splits of a cache's trading days into training, validation and test."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from atft.spec.days import Stretches, plan_split
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """Day numbers of one fold, each increasing; `purged` days lie in the gaps and belong to nobody."""
+    """Day numbers of one fold, each increasing; `purged` days lie in the gaps and are not used."""
 
     train: npt.NDArray[np.int64]
     val: npt.NDArray[np.int64]
@@ -24,7 +24,7 @@ class Split:
 
 
 def make_splits(cache: Cache, data: DataSpec, split: SplitSpec) -> tuple[Split, ...]:
-    """Every fold in trading days: one for all horizons, its gap at least h_max + 1. Raises DataError."""
+    """The folds of a cache; their gap, the same for all horizons, is at least h_max + 1 days. Raises DataError."""
     needed = max(data.horizons) + 1
     if split.embargo_days < needed:
         raise DataError(
@@ -51,5 +51,5 @@ def _numbers(stretches: Stretches) -> npt.NDArray[np.int64]:
 
 
 def consecutive_runs(days: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """Increasing day numbers, cut wherever they do not follow one another."""
+    """Increasing day numbers, split into runs of consecutive days."""
     return np.split(days, np.flatnonzero(np.diff(days) != 1) + 1)

@@ -1,5 +1,5 @@
-"""Reads runs of consecutive trading days from a cache as batches. A sample of day t is a valid row with W trading days
-of its stock up to t.
+"""Reads consecutive trading days of a cache as batches. A sample of day t is a valid row whose stock has W trading days
+up to t.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ from atft.spec.model import EDGE_SIZE
 
 
 class DayReader:
-    """Batches of a cache for one DataSpec. Row gathers are vectorised; a day's labels are computed once and kept.
+    """Reads batches of a cache for one DataSpec; the labels of a day are computed once and cached.
 
-    Raises DataError for features or horizons that the cache lacks, and when no stock ever has a full window.
+    Raises DataError for features or horizons that the cache lacks, and if no stock ever has a full window.
     """
 
     def __init__(self, cache: Cache, data: DataSpec, graph: DayGraph | None, device: torch.device) -> None:
@@ -53,7 +53,7 @@ class DayReader:
         self._labels: dict[int, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = {}
 
     def num_stocks(self, day: int) -> int:
-        """Number of samples of day number `day`."""
+        """Number of stocks with a sample on day number `day`."""
         return int(self._offsets[day + 1] - self._offsets[day])
 
     def make_resident(
@@ -84,13 +84,14 @@ class DayReader:
         )
 
     def days_per_step(self, batch_size: int) -> int:
+        """Days whose samples come nearest to `batch_size`."""
         return max(1, round(batch_size / self.median_stocks_per_day))
 
     def runs(
         self, days: npt.NDArray[np.int64], days_per_step: int, seed: int, epoch: int
     ) -> list[npt.NDArray[np.int64]]:
-        """`days` cut into runs of consecutive days, shuffled; the first cut lies at a random offset. Depends on (seed,
-        epoch) only; each day once.
+        """`days` cut into runs of `days_per_step` consecutive days, from a random first cut, and shuffled; each day
+        occurs once. Depends on (seed, epoch) only.
         """
         rng = np.random.default_rng(np.random.SeedSequence([seed, epoch]))
         cuts: list[npt.NDArray[np.int64]] = []
@@ -101,13 +102,13 @@ class DayReader:
         return [filled[i] for i in rng.permutation(len(filled))]
 
     def windows(self, days: Int[np.ndarray, " days"]) -> Float[torch.Tensor, "stock window feature"]:
-        """The window of each sample of consecutive days, each apart: for whoever cannot share rows as `batch` does."""
+        """The window of each sample of consecutive days as a tensor of its own, unlike `batch`, which shares rows."""
         return self.row_store.windows(
             self._rows[self._offsets[days[0]] : self._offsets[days[-1] + 1]], self.data.window
         )
 
     def batch(self, days: Int[np.ndarray, " days"]) -> Batch:
-        """The samples of consecutive day numbers. Raises DataError when the days hold no sample at all."""
+        """The samples of consecutive day numbers. Raises DataError if there are none."""
         rows = self._rows[self._offsets[days[0]] : self._offsets[days[-1] + 1]]
         if len(days) != days[-1] - days[0] + 1:
             raise ValueError(f"days {days[0]} … {days[-1]} are not consecutive")
@@ -166,8 +167,8 @@ class DayReader:
 def gather_windows(
     rows: Int[np.ndarray, " stock"], window: int
 ) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " stock"]]:
-    """The sorted union of the windows that end at panel rows `rows` (distinct), and where in it each window ends: its
-    rows are the `window` positions up to there.
+    """The sorted union of the windows that end at panel rows `rows` (distinct), and the position in it of each window's
+    last row; the window is the `window` positions up to there.
 
     A stock's rows are consecutive in the panel, so that a window is `window` consecutive rows; windows of two stocks
     never overlap.

@@ -1,7 +1,7 @@
-"""What can be reached on a planted panel: theory, both oracles on built targets, and a regression that tries to beat
-the observed-history oracle.
+"""Upper bounds (ceilings) of the RankIC on a planted panel: theory, both oracles on built targets, and a regression
+that tries to beat the observed-history oracle.
 
-Days before `WARMUP` are not judged: an oracle that has seen nothing yet is no ceiling.
+Days before `WARMUP` are not scored: an oracle without history is no ceiling.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,15 +30,15 @@ from atft.spec.data import DatasetSpec, PlantedSpec
 
 WARMUP = 60
 LAGS = 60  # days of history that the regression sees
-FIT_PANELS, FIT_CODES, FIT_DAYS, FIT_SEED = 8, 100, 1000, 2**30  # many panels: each has few changes of regime
-FIT_STEP = 3  # every third day: signals persist, neighbouring days say the same
+FIT_PANELS, FIT_CODES, FIT_DAYS, FIT_SEED = 8, 100, 1000, 2**30  # many panels, since each has few regime changes
+FIT_STEP = 3  # every third day, since persistent signals make adjacent days redundant
 INFORMATIVE = ("signal_", "cycle", "shock")
 MIN_NAMES = 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Theory:
-    """Of the true-signal oracle in mode `theory`, at one horizon."""
+    """Theoretical IC and RankIC of the true-signal oracle in mode `theory`, at one horizon."""
 
     ic: float
     rank_ic: float  # science.md section 7: first order in the signal
@@ -55,7 +55,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ceiling:
-    """Of one panel and horizon. `true`, `observed`: mean daily RankIC of the oracles on the built targets.
+    """The ceilings of one panel and horizon. `true`, `observed`: mean daily RankIC of the oracles on the built targets.
 
     `*_truth`: mean daily rank correlation with the true score itself, free of the returns' noise, of the
     observed-history oracle and of `history_regression`; `gain`: regression minus oracle, day by day.
@@ -101,9 +101,9 @@ def geometric(rho: npt.NDArray[np.float64], horizon: int) -> npt.NDArray[np.floa
 def ceilings(
     spec: PlantedSpec, horizons: Sequence[int], folder: Path, progress: Callable[[str], None]
 ) -> list[Ceiling]:
-    """Both ceilings of `spec` on the targets that the builder makes, its cache in the new folder `folder`, by horizon.
+    """The ceilings of `spec` by horizon, on the targets of a cache built in the new folder `folder`.
 
-    Raises ValueError for a panel too short to be judged, DataError as `build` does.
+    Raises ValueError for a panel that is too short, DataError as `build` does.
     """
     if spec.num_days < 2 * WARMUP + max(horizons):
         raise ValueError(
@@ -138,9 +138,9 @@ def ceilings(
 
 def history_regression(spec: PlantedSpec, horizons: Sequence[int]) -> Float[np.ndarray, "day code horizon"]:
     """Scores of the least-squares rule on the last `LAGS` days of every informative feature, fitted to the *true*
-    scores of `FIT_PANELS` other panels of the same kind: what a learner of that form reaches with labels free of noise.
+    scores of `FIT_PANELS` other panels of the same kind: what a linear learner reaches with labels free of noise.
 
-    It is told what the oracle is told: the signed peers (their shocks are summed) and, where there are regimes, the
+    It knows what the oracle knows: the signed peers (their shocks are summed) and, where there are regimes, the
     filtered belief, with which each lag may change its weight. Days without a row are 0; days before `LAGS` score 0.
     """
     moments: list[npt.NDArray[np.float64]] = []  # X'X and X'y
@@ -165,7 +165,7 @@ def history_regression(spec: PlantedSpec, horizons: Sequence[int]) -> Float[np.n
 def _design_matrices(
     spec: PlantedSpec, panel: PlantedPanel, days: Sequence[int]
 ) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
-    """(day, [codes, channels × lags (× 2 with regimes)])."""
+    """(day, design matrix [code, channel × lag (× 2 with regimes)]) of each of `days`."""
     parameters, channels = panel_parameters(spec), []
     for j, name in enumerate(panel.feature_names):
         if name.startswith(INFORMATIVE):

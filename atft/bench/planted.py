@@ -30,7 +30,7 @@ Mean daily RankIC from day {WARMUP} on, with its standard error (cosine estimato
 
 
 def main(options: argparse.Namespace) -> int:
-    """What `bench planted` was asked for (`atft/__main__.py`): table to standard output, progress to stderr."""
+    """Run `bench planted` with the options of `atft/__main__.py`: table to standard output, progress to stderr."""
     horizons = sorted(set(options.horizons))
     try:
         if options.seeds < 1 or horizons[0] < 1:
@@ -80,7 +80,7 @@ def _mode(options: argparse.Namespace, mode: PlantedMode, horizons: Sequence[int
 
 
 def _pooled(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean over independent panels; undefined where one of them is."""
+    """The mean over independent panels; undefined if it is in one of them."""
     means = [e.mean for e in estimates if e.mean is not None]
     errors = [e.error for e in estimates if e.error is not None]
     count = len(estimates)

@@ -1,4 +1,4 @@
-"""Columns that know the future: named like a target, or ranking later returns better than honest ones do."""
+"""Detection of leaked features: columns named like a target, or that rank future returns too well."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from scipy import stats
 from atft.data.schema import TARGET_LIKE
 
 RANK_IC_LIMIT = 0.2  # mean daily |RankIC| with a target; RankIC .08 on a real market is at the top of the literature
-NEXT_RETURN_LIMIT = 0.35  # with the return of the next day, which no target holds: bid-ask bounce alone reaches -.2
+NEXT_RETURN_LIMIT = 0.35  # with the next day's return, which no target contains: bid-ask bounce alone reaches -.2
 NEXT_RETURN = "next_return"
-STANDARD_ERRORS = 3.0  # a small or short panel reaches ±.2 by chance: the mean must also be this far from 0
+STANDARD_ERRORS = 3.0  # the mean must also be this far from 0: small panels reach ±.2 by chance
 MAX_DAYS, MAX_CELLS, MIN_STOCKS = 100, 100_000_000, 5
-MIN_RETURN_CORRELATION, MIN_PAIRS = 0.9, 30  # rank correlation from which on a brought target is a known return
+MIN_RETURN_CORRELATION, MIN_PAIRS = 0.9, 30  # rank correlation above which a user's target counts as the return
 
 
 def named_like_targets(names: Sequence[str]) -> list[str]:
-    """The names that say forward, future, target, label, next return, …"""
+    """The names that contain target, label, forward, future, next return, …"""
     return [n for n in names if TARGET_LIKE.search(n)]
 
 
@@ -38,7 +38,7 @@ def daily_rank_ic(
 def daily_rank_ics(
     features: Float32[np.ndarray, "row feature"], targets: Float32[np.ndarray, "row target"]
 ) -> Float[np.ndarray, "target feature"]:
-    """`daily_rank_ic` with each of several targets; those that are known of the same rows share the features' ranks."""
+    """`daily_rank_ic` with several targets; those with the same missing rows share the features' ranks."""
     known = np.isfinite(targets)
     result = np.full((targets.shape[1], features.shape[1]), np.nan)
     alike: dict[bytes, list[int]] = {}
@@ -51,14 +51,14 @@ def daily_rank_ics(
         ranks = _centred_ranks(np.ascontiguousarray(features[rows].T))
         y = _centred_ranks(np.ascontiguousarray(targets[rows][:, same].T))
         scale = np.sqrt((y**2).sum(axis=1)[:, None] * np.einsum("fr,fr->f", ranks, ranks))
-        product = np.einsum("kr,fr->kf", y, ranks)  # not BLAS: its threads would spin beside ours
+        product = np.einsum("kr,fr->kf", y, ranks)  # not BLAS, whose threads would compete with ours
         result[same] = np.divide(product, scale, out=np.full(scale.shape, np.nan), where=scale > 0)
     return result
 
 
 def _centred_ranks(x: Float32[np.ndarray, "column row"]) -> Float[np.ndarray, "column row"]:
-    """Average ranks of each column less their mean. Several times as fast as scipy's rankdata, which takes the columns
-    one by one: a number that sorts like a value, and has the value's row in its lower half, is sorted.
+    """Average ranks of each column less their mean. Several times as fast as scipy's rankdata, which ranks the columns
+    one by one: 64-bit keys are sorted that hold an order-preserving integer of the value above its row number.
     """
     width = x.shape[1]
     bits = (x + np.float32(0)).view(np.int32)  # -0 is 0
@@ -87,7 +87,9 @@ def _centred_ranks(x: Float32[np.ndarray, "column row"]) -> Float[np.ndarray, "c
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FutureReturn:
-    """Later returns that no column of the same row may know. `horizon` is the number of days that two of them share."""
+    """Future returns that no feature of the same row may predict too well. `horizon`: their length in days, by which
+    those of successive days overlap.
+    """
 
     name: str
     horizon: int
@@ -101,7 +103,7 @@ def future_returns(
     code_index: Int[np.ndarray, " row"],
     horizons: Sequence[int],
 ) -> list[FutureReturn]:
-    """The targets, and the return of the next day: with an entry lag of 1 it is in no target, and is the future."""
+    """The targets, and the next day's return, which with an entry lag of 1 is part of no target."""
     later = np.full(len(returns), np.nan, np.float32)
     same = code_index[1:] == code_index[:-1]
     later[:-1][same] = returns[1:][same]
@@ -116,7 +118,7 @@ def future_returns(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DaySample:
-    """The ranked stocks on some days, `step` apart. What fits into MAX_CELLS is a copy."""
+    """The ranked stocks on sampled days, `step` apart; the features of the first days, up to MAX_CELLS, are copied."""
 
     features: Float32[np.ndarray, "row feature"]
     step: int
@@ -124,6 +126,7 @@ class DaySample:
     copied: list[npt.NDArray[np.float32]]  # [row, feature] of the first days
 
     def of_day(self, n: int) -> Float32[np.ndarray, "stock feature"]:
+        """The features of the `n`-th sampled day."""
         return self.copied[n] if n < len(self.copied) else np.take(self.features, self.rows[n], axis=0)
 
 
@@ -133,7 +136,7 @@ def sample_days(
     day_offsets: Int[np.ndarray, " day1"],
     day_rows: Int[np.ndarray, " row"],
 ) -> DaySample:
-    """Some 100 days spread over the panel, 30 where they are large."""
+    """A sample of about 100 days spread over the panel, 30 if they are large."""
     num_days = len(day_offsets) - 1
     per_day = max(1, len(day_rows) // max(1, num_days) * max(1, features.shape[1]))
     wanted = int(np.clip(MAX_CELLS // per_day, 30, MAX_DAYS))
@@ -148,7 +151,7 @@ def sample_days(
 
 
 def screen_rank_ics(sampled: DaySample, future: Sequence[FutureReturn], names: Sequence[str]) -> dict[str, object]:
-    """The leak report by values: the mean daily RankIC of each feature with each of the future returns.
+    """The leak report by values: features whose mean daily RankIC with a future return is above its limit.
 
     The standard error allows for overlapping labels: std·√(h / number of days), days being `step` apart.
     """
@@ -160,7 +163,7 @@ def screen_rank_ics(sampled: DaySample, future: Sequence[FutureReturn], names: S
         ic[n] = daily_rank_ics(sampled.of_day(n), known)
 
     with ThreadPoolExecutor(max(1, pl.thread_pool_size() - 1)) as pool:  # a core is left to hash the panel
-        deque(pool.map(correlate_day, range(days)), maxlen=0)  # raises what a day raised
+        deque(pool.map(correlate_day, range(days)), maxlen=0)  # re-raises a day's error
     count = np.isfinite(ic).sum(axis=0)
     mean = np.divide(np.nansum(ic, axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
     square = np.divide(
@@ -199,9 +202,9 @@ def label_lag(
     code_index: Int[np.ndarray, " row"],
     horizon: int,
 ) -> int | None:
-    """The entry lag of a target that the user brought: the shift s at which it is the return close(t+s) → close(t+s+h),
-    s being 1 (right), 0 (entered at a close that the features already know) or -h (the past). None when it is none of
-    them, or the returns are too few to tell.
+    """The entry lag of a user's target: the shift s for which it is the return close(t+s) → close(t+s+h), 1 (right), 0
+    (entry at a close that the features already know) or -h (the past). None if it is none of these, or the returns are
+    too few.
     """
     known = np.isfinite(returns) & (returns > -1)
     level = np.concatenate([[0.0], np.cumsum(np.log1p(np.where(known, returns, 0.0), dtype=np.float64))])

@@ -1,8 +1,7 @@
-"""The one table of what is odd about a panel: from which value on it is told, and from which on the panel is refused.
+"""The limits of the data-quality checks: the values above which a panel gets a warning or is refused.
 
-`docs/data-checks.md` shows the same table; a test holds them together. Not here, because they are no matter of degree:
-what cannot be read, repeats a (date, code), is not positive, or jumps by more than +100,000 % in a day is refused where
-it is read.
+`docs/data-checks.md` shows the same table; a test compares them. Errors without a degree (unreadable cells, a repeated
+(date, code), prices that are not positive, returns above +100,000 % a day) are refused while reading instead.
 """
 
 from collections.abc import Sequence
@@ -12,17 +11,17 @@ from typing import Literal
 from atft.data.schema import DataError
 
 MAX_DAILY_MOVE = 0.5  # |return| of a day
-GAP_DAYS = 7  # calendar days between two trading days that are worth a look
+GAP_DAYS = 7  # calendar days between two trading days from which on a gap is listed
 THIN_SHARE = 0.2  # of the median number of names
-LAST_DAYS = 5  # a name with a close on one of the last trading days is still listed
-MIN_SURVIVOR_DAYS = 250  # trading days after which some names should have gone
+LAST_DAYS = 5  # a stock with a close on one of these last trading days is still listed
+MIN_SURVIVOR_DAYS = 250  # trading days after which some stocks should have been delisted
 PRICE_TOLERANCE = 1.0001  # vendors round adjusted prices
 MIN_STOCKS = 30  # data.min_names of a run, unless it says otherwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """`value` above `warn` is told, above `refuse` the panel is refused; None: never."""
+    """One check: a value above `warn` gives a warning, above `refuse` (None: never) the panel is refused."""
 
     name: str
     value: str
@@ -31,6 +30,7 @@ class Check:
     advice: str
 
     def number(self, value: float | None) -> str:
+        """`value` for a message, in per cent if it is a share."""
         if value is None:
             return "undefined"
         return f"{value:.3%}" if "share" in self.value else f"{value:.6g}"
@@ -137,11 +137,11 @@ CHECKS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """The value of one check, how many rows that are, and those to look at first, in words with their date and code."""
+    """The value of one check, the number of rows concerned, and examples of them with date and code."""
 
     check: str
     value: float | None  # None: undefined here
-    count: int | None = None  # of the rows that a share stands for
+    count: int | None = None  # of the rows concerned
     rows: Sequence[str] = ()
 
     @property
@@ -159,7 +159,7 @@ class Finding:
         return f"{check.value}: {number}{such}. {check.advice[0].upper()}{check.advice[1:]}"
 
     def to_json(self) -> dict[str, object]:
-        """JSON of the check, its limits and what was found."""
+        """The check, its limits and the finding as JSON."""
         check = CHECKS[self.check]
         return {
             "check": self.check,
@@ -174,7 +174,7 @@ class Finding:
 
 
 def check_findings(findings: Sequence[Finding]) -> list[str]:
-    """The warnings. Raises DataError for what is beyond a limit, naming limits and rows."""
+    """The warnings of `findings`. Raises DataError, naming limits and rows, if one is above its refusal limit."""
     found = [(f, CHECKS[f.check]) for f in findings]
     refused = [f"{f.message} (limit {check.number(check.refuse)})" for f, check in found if f.state == "refuse"]
     if refused:

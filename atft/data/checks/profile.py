@@ -1,5 +1,5 @@
-"""What a panel looks like, for people to judge before they trust a number from it. It counts and changes nothing; what
-is too odd is refused by the limits of `checks.py`.
+"""The profile of a panel: statistics and data-quality findings for people to read before they trust a result. It
+changes nothing; `limits.py` decides which findings refuse the panel.
 """
 
 import math
@@ -25,14 +25,14 @@ from atft.data.panel.source import Source
 from atft.data.schema import PRICES, Days
 
 MAX_EXAMPLES = 5  # rows named for each check
-MAX_POINTS, MAX_PERIODS, GROUPS = 200, 120, 10  # of what the page draws
+MAX_POINTS, MAX_PERIODS, GROUPS = 200, 120, 10  # sizes of the page's plots
 Summary = dict[str, float | None]  # null_share, min, max, mean
 DATE, CODE, CLOSE = pl.col("@date"), pl.col("@code"), pl.col("@close")
 
 
 def profile(source: Source) -> dict[str, object]:
-    """Rows, names, days, missing values, gaps, jumps, survivorship, coverage, every check with its limits, and
-    `warnings` in words. JSON-ready; an undefined share is null. Raises DataError when a check refuses the panel.
+    """The profile as JSON: rows, stocks, days, missing values, gaps, jumps, survivorship, coverage, every check with
+    its limits, and `warnings` as text; an undefined share is null. Raises DataError if a check refuses the panel.
     """
     frame, code = source.frame, source.frame["@code"].rle_id()
     present = frame.filter(CLOSE.is_not_null()) if source.has("close") else frame
@@ -65,7 +65,7 @@ def profile(source: Source) -> dict[str, object]:
         "coverage": _coverage(present, spans, days),
         "null_share": {name: about["null_share"] for name, about in columns.items()},
         "columns": columns,
-        "num_duplicates": 0,  # a file that repeats a (date, code) is refused where it is read
+        "num_duplicates": 0,  # a repeated (date, code) is refused while reading
         "constant_columns": constant,
         "ignored_columns": list(source.ignored),
         "calendar_gaps": [
@@ -89,7 +89,7 @@ def profile(source: Source) -> dict[str, object]:
 
 
 def summaries(frame: pl.DataFrame) -> dict[str, Summary]:
-    """Missing share, range and mean of each column, NaN and infinite counting as missing; text has its share only."""
+    """Missing share, range and mean of each column; NaN and infinity are missing, text has only its missing share."""
     numeric = [n for n in frame.columns if frame[n].dtype.is_numeric()]
     found: dict[str, Summary] = {}
     for name in frame.columns:
@@ -100,7 +100,7 @@ def summaries(frame: pl.DataFrame) -> dict[str, Summary]:
             known = frame[name].to_frame().select(pl.when(x.is_finite()).then(x).alias(name))
             part = known.select(low=pl.col(name).min(), high=pl.col(name).max(), mean=pl.col(name).mean())
             missing, (low, high, mean) = known[name].null_count(), part.row(0)
-        if mean is not None and not math.isfinite(mean):  # the sum is too large
+        if mean is not None and not math.isfinite(mean):  # the sum overflows
             mean = None
         found[name.removeprefix("@")] = {
             "null_share": missing / max(1, frame.height), "min": low, "max": high, "mean": mean
@@ -109,7 +109,7 @@ def summaries(frame: pl.DataFrame) -> dict[str, Summary]:
 
 
 def column_summaries(source: Source) -> dict[str, Summary]:
-    """Of every column with a role, and of the numeric ones without."""
+    """Summaries of every column with a role and of every numeric column without one."""
     extra: dict[str, Summary] = {}
     for name, seen in source.extra.items():
         low, high = (seen.low, seen.high) if seen.missing < seen.num_rows else (None, None)
@@ -118,7 +118,7 @@ def column_summaries(source: Source) -> dict[str, Summary]:
 
 
 def _spans(present: pl.DataFrame, days: Days) -> pl.DataFrame:
-    """Of each code the numbers of its first and last day, and its rows."""
+    """First and last day number and number of rows of each code."""
     run = present["@code"].rle_id().to_numpy()
     edges = np.flatnonzero(np.diff(run, prepend=run[0] + 1, append=run[-1] + 1))  # unsigned: no -1
     day = _numbers(present, days, np.arange(len(days)))
@@ -133,7 +133,7 @@ def _spans(present: pl.DataFrame, days: Days) -> pl.DataFrame:
 
 
 def _numbers(present: pl.DataFrame, days: Days, number: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Of each row what `number` says of its day."""
+    """`number`, which is by day, for the day of each row."""
     since = days.astype(np.int64) - days[0].astype(np.int64)
     table = np.zeros(since[-1] + 1, np.int64)
     table[since] = number
@@ -141,7 +141,7 @@ def _numbers(present: pl.DataFrame, days: Days, number: npt.NDArray[np.int64]) -
 
 
 def _out_of_order(source: Source) -> list[str]:
-    """The first rows that the file has after a later one of their code."""
+    """The first rows that follow a later row of their code in the file, for a message."""
     if source.order is None or not source.num_unordered:
         return []
     same = (source.frame["@code"] == source.frame["@code"].shift(1)).fill_null(value=False).to_numpy()
@@ -200,7 +200,7 @@ def _returns(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _prices(frame: pl.DataFrame, source: Source) -> tuple[list[Finding], dict[str, object]]:
-    """The findings, and the counts that the profile has shown from the start."""
+    """The findings on prices and volume, and the profile's entries about them."""
     moved = _returns(frame)
     jumps = moved.filter(pl.col("r").abs() > MAX_DAILY_MOVE).sort(pl.col("r").abs(), descending=True)
     unchanged = moved.filter(pl.col("r") == 0).height
@@ -237,7 +237,7 @@ def _prices(frame: pl.DataFrame, source: Source) -> tuple[list[Finding], dict[st
 
 
 def _series(days: Days, counts: npt.NDArray[np.integer]) -> dict[str, list[object]]:
-    """Names per day in at most 200 stretches of days: their first day, fewest and most names."""
+    """Stocks per day in at most 200 spans of days: first day, fewest and most stocks of each."""
     edges = np.linspace(0, len(days), min(len(days), MAX_POINTS) + 1).astype(np.int64)
     parts = [counts[a:b] for a, b in pairwise(edges)]
     return {

@@ -1,8 +1,7 @@
-"""The ten leaks of a panel and a run, where each is looked for, and what a dataset's registration says of them.
+"""The ten kinds of leaks and the screens for those that are visible in a dataset, applied when it is registered.
 
-What can be seen in the data is judged here, at registration; the others are properties of the code, each with the test
-`test_leak_NN_…` of its number. Only a column that the user vouches for in `allow_leaks` passes, and its name is kept in
-the manifest and in the evidence of every run.
+The others are properties of the code, each checked by the test `test_leak_NN_…` of its number. A suspected column
+passes only if the user lists it in `allow_leaks`, which is stored in the manifest and in the evidence of every run.
 """
 
 from collections.abc import Sequence
@@ -19,8 +18,10 @@ from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
 
 UNIVERSE = "in_universe"
-MIN_YEAR_DAYS = 100  # trading days that make a year's volume worth comparing
-LOOK_AHEAD_MARGIN = 0.02  # by how much a list may fit its own year's volumes better than those of the year before
+MIN_YEAR_DAYS = 100  # trading days a stock needs in a year for its traded value to count
+LOOK_AHEAD_MARGIN = (
+    0.02  # by which a list may overlap with its own year's traded values more than with the year before's
+)
 LEAKS = {
     1: ("a window holds another stock's or a later day's rows", "tests"),
     2: ("predictions of a day depend on labels of that day or later", "tests"),
@@ -49,8 +50,8 @@ def leak_report(
 
     `user_columns`: columns of the file; `sample`: of the ranked rows.
 
-    Raises DataError(leak_suspected) for what nobody has vouched for; planted panels, strong on purpose, are only told
-    (mode `leak` aside).
+    Raises DataError(leak_suspected) for suspected columns that are not in `allow_leaks`; planted panels, whose signals
+    are strong on purpose, get a report only (except mode `leak`).
     """
     unknown = [n for n in spec.allow_leaks if n not in names and n not in user_columns and n != UNIVERSE]
     if unknown:
@@ -64,8 +65,8 @@ def leak_report(
     named = leaks.named_like_targets(user_columns)
     lags, lag_warning = _label_lags(source, grid, targets, spec.horizons)
     look_ahead = _look_ahead_warnings(grid)
-    # A built feature looks back only, whatever it is worth: bad prints that are taken back the next day make it strong,
-    # and so does chance among a hundred of them on a short panel.
+    # A built feature only looks back, so that a strong one is no leak: wrong prices that are corrected the next day
+    # make it strong, and so does chance among a hundred features of a short panel.
     built = [s for s in suspected if s["feature"] not in (*user_columns, UNIVERSE)]
     strong = [s for s in suspected if s not in built and s["feature"] not in spec.allow_leaks]
     report |= {
@@ -128,7 +129,7 @@ def _screen_states(flagged: dict[int, bool]) -> list[dict[str, object]]:
 
 
 def _screen_universe(grid: CalendarGrid, future: Sequence[leaks.FutureReturn]) -> list[dict[str, object]]:
-    """Membership as if it were a feature of all valid stocks."""
+    """Screen universe membership like a feature of all valid stocks."""
     if grid.in_universe.all():
         return []
     member = leaks.sample_days(
@@ -141,9 +142,9 @@ def _screen_universe(grid: CalendarGrid, future: Sequence[leaks.FutureReturn]) -
 def _label_lags(
     source: Source, grid: CalendarGrid, targets: Float[np.ndarray, "row horizon"], horizons: Sequence[int]
 ) -> tuple[dict[str, int | None], list[str]]:
-    """The entry lag of each brought target, null where it cannot be told. Raises DataError for another one than 1."""
+    """The entry lag of each of the user's targets, None if unknown, and warnings. Raises DataError for a lag but 1."""
     if source.kind != "features":
-        return {f"target_{h}d": 1 for h in horizons}, []  # ours, by construction
+        return {f"target_{h}d": 1 for h in horizons}, []  # computed by us
     if source.roles.return_1d is None:
         return dict.fromkeys((f"target_{h}d" for h in horizons), None), [
             "the entry lag of the targets cannot be checked: bring the daily return as column return_1d"
@@ -166,7 +167,7 @@ def _label_lags(
 
 
 def _look_ahead_warnings(grid: CalendarGrid) -> list[str]:
-    """Signs that the universe was chosen later than it says."""
+    """Warnings about look-ahead bias: signs that the universe was chosen with later data."""
     if grid.in_universe.all():
         return []
     found = []
@@ -196,8 +197,8 @@ def membership_overlap(
     member: Bool[np.ndarray, " row"],
     money: Float[np.ndarray, " row"],
 ) -> tuple[float, float] | None:
-    """Mean share of each year's first list among as many names with the largest median traded value of (the year
-    before, the year itself). Names traded in both years only. None without two years.
+    """Mean share of each year's first members that are among as many stocks with the largest median traded value, by
+    that of (the year before, the same year). Only stocks traded in both years count. None without two years.
     """
     year = days.astype("datetime64[Y]").astype(np.int64)
     table = (

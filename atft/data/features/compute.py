@@ -1,5 +1,5 @@
-"""Computes the documented features, the targets and the market beta of a price panel. Every expression looks back only,
-and no stock sees another one but on its own day. The formulas are in `formulas.py`.
+"""Computes features, targets and market beta of a price panel. Features use past data only, and other stocks' data of
+the same day only. The formulas are in `formulas.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,13 +25,13 @@ from atft.data.features.formulas import (
 __all__ = ["BETA_DAYS", "BETA_MIN_DAYS", "BLOCK", "Feature", "blocks", "feature_set", "forward_returns", "with_beta",
            "with_returns"]  # fmt: skip
 
-MAX_MOVE = 0.5  # a return beyond it counts as ±50 % in a mean over stocks: one missed split must not move a market
+MAX_MOVE = 0.5  # returns are clipped to ±50 % in means over stocks, so that a missed split does not move the market
 NO_VARIANCE = 1e-12
 BLOCK = 8  # features computed at once: bounds memory at 8 columns of float64
 
 
 def feature_set(columns: Sequence[str]) -> list[Feature]:
-    """The features that `columns` (of open, high, low, close, volume, sector) allow, in their fixed order."""
+    """The features that `columns` (of open, high, low, close, volume, sector) suffice for, in a fixed order."""
     found = [*close_features()]
     if {"open", "high", "low"} <= set(columns):
         found += candle_features()
@@ -53,12 +53,12 @@ def with_returns(frame: pl.DataFrame) -> pl.DataFrame:
 
 def with_beta(frame: pl.DataFrame) -> pl.DataFrame:
     """Add market, the mean clipped return of the day's valid stocks (0 without any), and beta, the slope of return on
-    it over the last 120 days with a return: 1 with fewer than 20 of them or a market that stands still.
+    it over the last 120 days with a return: 1 with fewer than 20 of them or a market without variance.
     """
     clipped = R.clip(-MAX_MOVE, MAX_MOVE)
     frame = frame.with_columns(market=pl.when("valid").then(clipped).mean().over("day").fill_null(0.0))
     paired = pl.when(R.is_not_null()).then(pl.col("market"))
-    past = frame.select(  # each once: within one expression polars would compute them again
+    past = frame.select(  # separately: within one expression polars would compute each several times
         expression.over("code").alias(name)
         for name, expression in {
             "seen": R.is_not_null().cast(pl.Int32).rolling_sum(BETA_DAYS, min_samples=1),
@@ -79,8 +79,8 @@ def _mean_any(x: pl.Expr) -> pl.Expr:
 
 
 def forward_returns(frame: pl.DataFrame, horizons: Sequence[int]) -> npt.NDArray[np.float32]:
-    """close(t+1) → close(t+1+h), [row, horizon]: NaN unless both days lie in the listed span and t+1 is valid. A halted
-    exit uses the filled close.
+    """Targets close(t+1) → close(t+1+h), [row, horizon]; NaN unless both days lie in the listed span and t+1 is valid.
+    A halted exit uses the filled close.
     """
     entry = pl.when(pl.col("valid").shift(-1)).then(C.shift(-1))
     values = frame.select(
@@ -91,8 +91,8 @@ def forward_returns(frame: pl.DataFrame, horizons: Sequence[int]) -> npt.NDArray
 
 
 def blocks(frame: pl.DataFrame, features: Sequence[Feature]) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Raw values of `features`, a few at a time, each block with the number of its first. `frame` is that of
-    `with_returns`, with a column sector (numbers, negative for none) where a feature asks for it.
+    """Raw values of `features`, BLOCK at a time, each block with the index of its first. `frame` is that of
+    `with_returns`, with a column sector (numbers, negative for none) if a feature needs it.
     """
     for start in range(0, len(features), BLOCK):
         part = features[start : start + BLOCK]

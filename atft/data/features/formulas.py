@@ -1,9 +1,9 @@
 """Every built feature with its formula, in the spirit of Alpha158 (microsoft/qlib): candles, returns, moving averages,
-oscillators, trends, ranges, volatility, volume, and a stock's place among the others of its day.
+oscillators, trends, ranges, volatility, volume, and cross-sectional ranks.
 
 Notation: o h l c v are the day's prices and volume, r the daily return, m the market's return, x[k] the value k days
 before, mean/std/min/max(x, d) over the last d days, ewm(x, n) the exponential mean with α = 2/(n+1). `rolling.py` says
-how many days must be there. Halted days repeat the last close with volume 0, so that their return is 0.
+how many days must be known. Halted days repeat the last close with volume 0, so that their return is 0.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ LOG_C, AGE, MARKET, BETA = pl.col("log_close"), pl.col("age"), pl.col("market"),
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feature:
-    """`value` looks back over one stock's rows; `across` then compares it with the other valid stocks of the day."""
+    """A named formula: `value` looks back over one stock's rows, `across` compares it with the day's valid stocks."""
 
     name: str
     formula: str

@@ -1,5 +1,5 @@
-"""Market-wide columns, the same for all stocks of a day: derived from the panel or brought by the user; normalised with
-past values only.
+"""Market-wide columns, which have one value per day: derived from the panel or given by the user, normalised with past
+values only.
 """
 
 from collections.abc import Mapping
@@ -68,11 +68,11 @@ def trailing(values: Float[np.ndarray, " day"], length: int) -> Float[np.ndarray
 
 
 def user_columns(series: Mapping[str, tuple[Days, Series]], days: Days) -> dict[str, Series]:
-    """Level and 1- and 20-day change of each of the user's series on the trading days: the latest value up to and
-    including the day.
+    """Level and 1- and 20-day change of each of the user's series on the trading days, by the latest value up to the
+    day.
 
-    Each is taken of asinh(value): for large values the change is a log return, near 0 a difference. Which of the two
-    may not hang on the series' sign throughout, for that would be known from its future only.
+    They are of asinh(value): for large values the change is a log return, near 0 a difference. Choosing between the two
+    by the sign of the whole series would use its future.
     """
     result: dict[str, Series] = {}
     for name, (dates, values) in series.items():

@@ -1,8 +1,8 @@
-"""The parts that feature formulas are made of: expressions over one stock's rows in time order. They look back only.
+"""Rolling-window expressions of the feature formulas, over one stock's rows in time order; they only look back.
 
-`d` counts rows of the listed span, today included, halted days among them. At least half of the d values must be there
-(one for a mean of few days, two for a spread), else the result is null. What is 0/0 is undefined and so null, never 0;
-whether a window is constant is asked exactly (by its largest and smallest value), not by a rounded variance.
+`d` counts rows of the listed span, today and halted days included. At least half of the d values must be known (one for
+a mean of few days, two for a standard deviation), else the result is null. 0/0 is undefined and so null, never 0; a
+window is constant if its largest and smallest value are equal, not by a rounded variance.
 """
 
 import polars as pl

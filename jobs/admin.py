@@ -1,4 +1,4 @@
-"""`python -m jobs.admin`: the operator's commands, which stand in `jobs.ops.admin`."""
+"""`python -m jobs.admin`: runs the operator's commands of `jobs.ops.admin`."""
 
 import sys
 

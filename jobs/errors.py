@@ -1,20 +1,20 @@
-"""What can go wrong with the record, by what a caller can do about it.
+"""Exceptions of the job record, grouped by what a caller can do about them.
 
 JobsError
-├── NotFound            JobNotFound, DatasetNotFound, ArtifactNotFound, KeyNotFound   (ask for something else)
-├── Conflict            IllegalTransition, DatasetBusy, PreconditionFailed                  (look again, then decide)
-├── Invalid             IdempotencyMismatch, InvalidRequest                           (change the request)
-├── QuotaExceeded       too much at once for this key                                 (wait, then the same again)
-└── StaleAttempt               the caller's attempt is no longer the current one: write nothing more and stop
+├── NotFound            JobNotFound, DatasetNotFound, ArtifactNotFound, KeyNotFound   (name something that exists)
+├── Conflict            IllegalTransition, DatasetBusy, PreconditionFailed            (read again, then decide)
+├── Invalid             IdempotencyMismatch                                           (change the request)
+├── QuotaExceeded       the key has reached a quota                                   (wait, then retry)
+└── StaleAttempt        another attempt runs the job now                              (write nothing more, stop)
 """
 
 
 class JobsError(Exception):
-    """The record could not do what was asked."""
+    """Base class: the record could not carry out the operation."""
 
 
 class NotFound(JobsError):
-    """No such thing."""
+    """The named thing does not exist."""
 
 
 class JobNotFound(NotFound):
@@ -34,15 +34,15 @@ class KeyNotFound(NotFound):
 
 
 class Conflict(JobsError):
-    """The present state does not allow this."""
+    """The current state does not allow the operation."""
 
 
 class IllegalTransition(Conflict):
-    """The job's state does not allow this move."""
+    """The job's state does not allow this transition."""
 
 
 class DatasetBusy(Conflict):
-    """Jobs that are not finished need this dataset."""
+    """Unfinished jobs use this dataset."""
 
 
 class PreconditionFailed(JobsError):
@@ -50,7 +50,7 @@ class PreconditionFailed(JobsError):
 
 
 class Invalid(JobsError):
-    """The request cannot be carried out as it stands; `pointer` names the field."""
+    """The request is invalid; `pointer` names the field."""
 
     def __init__(self, message: str, pointer: str = "") -> None:
         super().__init__(message)
@@ -58,12 +58,12 @@ class Invalid(JobsError):
 
 
 class IdempotencyMismatch(Invalid):
-    """This Idempotency-Key was used with another body."""
+    """The Idempotency-Key was used before with another body."""
 
 
 class QuotaExceeded(JobsError):
-    """This key has as much as it may have at once."""
+    """The API key has reached one of its quotas."""
 
 
 class StaleAttempt(JobsError):
-    """Another attempt owns this job now; nothing was written."""
+    """The caller's attempt is no longer the current one of the job; nothing was written."""

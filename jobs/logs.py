@@ -1,5 +1,5 @@
-"""What our programs log: one JSON object a line, with the ids of what it is about, so that a request, a job or one of
-its attempts can be followed through every process by a search for its id.
+"""Structured logging: one JSON object a line, with the request, job and attempt ids of its context, so that a search
+for an id finds its lines in the logs of every process.
 """
 
 import json
@@ -17,7 +17,7 @@ _ids: Final[ContextVar[Mapping[str, str | int]]] = ContextVar("ids", default={})
 
 @contextmanager
 def log_context(**ids: str | int | UUID) -> Iterator[None]:
-    """Whatever this thread or task logs inside carries these: `request_id`, `job_id`, `attempt`."""
+    """Add these ids (`request_id`, `job_id`, `attempt`) to what this thread or task logs inside the block."""
     token = _ids.set(
         {**_ids.get(), **{name: str(value) if isinstance(value, UUID) else value for name, value in ids.items()}}
     )
@@ -28,6 +28,8 @@ def log_context(**ids: str | int | UUID) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON; `extra={"fields": {...}}` adds keys."""
+
     def format(self, record: logging.LogRecord) -> str:
         body: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -43,7 +45,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class StderrHandler(logging.StreamHandler[TextIO]):
-    """Looks for the stream when it writes: it may have been replaced since."""
+    """A stream handler that looks up `sys.stderr` at each write, since it may have been replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -51,7 +53,7 @@ class StderrHandler(logging.StreamHandler[TextIO]):
 
 
 def configure(level: str, *names: str) -> None:
-    """Send what these loggers say (`""` is the root) to the standard error output, as lines."""
+    """Send the records of these loggers (`""` is the root) to standard error as JSON lines."""
     handler = StderrHandler()
     handler.setFormatter(JsonFormatter())
     for name in names:

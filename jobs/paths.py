@@ -1,4 +1,4 @@
-"""Files that a client or a job names: under a root of ours, with every symbolic link followed first, or not at all."""
+"""Resolution of untrusted paths: symbolic links are followed, and the result must lie under a root."""
 
 import os
 from pathlib import Path
@@ -9,26 +9,24 @@ MAX_FILES: Final = 100_000  # of a partitioned folder
 
 
 class OutsideRoot(Exception):
-    """The path leads out of the root. Whether anything is there is not told."""
+    """The path lies outside of the root. The error does not reveal whether it exists."""
 
 
 class NotFound(Exception):
-    """Nothing that can be read is there; the message says what was looked for."""
+    """There is no readable file or folder at the path; the message names the path."""
 
 
 class InvalidPath(NotFound):
-    """No file could have this name."""
+    """The string is not a valid path: too long, a loop of links, or with a NUL character."""
 
 
 def checkpoint_folder(jobs_root: Path, job_id: UUID, path: str) -> Path:
-    """Of the checkpoint recorded as `path`: under the job's own folder, or in a retry `../{source}/…`."""
+    """The folder of the checkpoint recorded as `path`, relative to the job's folder; a retry has `../{source}/…`."""
     return Path(os.path.normpath(jobs_root.resolve() / str(job_id) / path))
 
 
 def resolve_inside(root: Path, relative: str, *, folders: bool = False) -> Path:
-    """The existing regular file, or a folder of such files where `folders` allows it, absolute. Raises OutsideRoot,
-    NotFound.
-    """
+    """The absolute path of an existing file, or with `folders` also of a folder. Raises OutsideRoot, NotFound."""
     base = root.resolve()
     try:
         path = (base / relative).resolve()
@@ -45,7 +43,7 @@ def resolve_inside(root: Path, relative: str, *, folders: bool = False) -> Path:
 
 
 def _check_folder(path: Path, relative: str) -> None:
-    """A link inside could lead anywhere, and whoever reads the folder would follow it: there must be none."""
+    """Refuse a folder that is empty, too big, or has a symbolic link, which readers would follow out of the root."""
     count = 0
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):

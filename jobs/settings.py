@@ -1,4 +1,6 @@
-"""The only reader of the environment. Specs say what to compute; settings say where."""
+"""Settings from `ATFT_…` environment variables; nothing else reads the environment. A job's spec says what to compute,
+settings say where.
+"""
 
 import os
 import shutil
@@ -27,7 +29,7 @@ THREAD_VARIABLES: Final = (
 
 
 def free_bytes(folder: Path) -> int:
-    """On the disk of a folder that need not be there yet."""
+    """Free bytes on the disk of a folder, which need not exist yet."""
     while not folder.exists():
         folder = folder.absolute().parent
     return shutil.disk_usage(folder).free
@@ -51,14 +53,16 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     max_body_bytes: int = Field(1_000_000, gt=0, description="JSON bodies")
     max_upload_bytes: int = Field(20_000_000_000, gt=0)
-    quota_jobs: int = Field(10_000, ge=0, description="of one key: jobs that are not over")
+    quota_jobs: int = Field(10_000, ge=0, description="of one key: unfinished jobs")
     quota_streams: int = Field(1_000, ge=0, description="of one key: open streams, in each API process")
-    quota_upload_bytes: int = Field(100_000_000_000, ge=0, description="of one key: uploads of a day")
-    quota_requests: int = Field(120_000, gt=0, description="of one key: requests of a minute, in each API process")
-    min_free_bytes: int = Field(2_000_000_000, ge=0, description="with less disk than this nothing is accepted")
-    keep_checkpoints_days: float = Field(7.0, ge=0, description="of jobs that are over, for a retry")
-    keep_logs_days: float = Field(90.0, ge=0, description="the raw output of jobs that are over")
-    keep_trials_days: float = Field(30.0, ge=0, description="files of a study's trials, but for the best")
+    quota_upload_bytes: int = Field(100_000_000_000, ge=0, description="of one key: uploads per day")
+    quota_requests: int = Field(120_000, gt=0, description="of one key: requests per minute, in each API process")
+    min_free_bytes: int = Field(
+        2_000_000_000, ge=0, description="with less free disk than this no job or upload is accepted"
+    )
+    keep_checkpoints_days: float = Field(7.0, ge=0, description="of finished jobs, for a retry")
+    keep_logs_days: float = Field(90.0, ge=0, description="the raw output of finished jobs")
+    keep_trials_days: float = Field(30.0, ge=0, description="files of a study's trials except the best")
 
     def _driver_url(self, driver: str) -> str:
         url = self.database_url.get_secret_value()
@@ -81,13 +85,13 @@ class Settings(BaseSettings):
 
     @cached_property
     def studies_database_url(self) -> str:
-        """The same database with Optuna's schema in front, for Optuna and its own tools."""
+        """The URL of the same database with the schema `optuna` as its search path, for Optuna and its own tools."""
         url = make_url(self.sync_database_url)
         return url.update_query_dict({"options": "-csearch_path=optuna"}).render_as_string(hide_password=False)
 
     @property
     def jobs_root(self) -> Path:
-        """`{run_root}/jobs/{job}/{attempt}/` belongs to one attempt."""
+        """Folder of the jobs' files; `{jobs_root}/{job}/{attempt}/` belongs to one attempt."""
         return self.run_root / "jobs"
 
     @property
@@ -99,8 +103,8 @@ class Settings(BaseSettings):
         return self.run_root / "uploads"
 
     def child_environment(self, threads: int, cuda_device: str | None) -> dict[str, str]:
-        """The whole environment of a child: thread limits in place before its interpreter starts, nothing of ours
-        inside.
+        """The complete environment of a child process: thread limits that hold from its start, and no setting of the
+        service.
 
         `cuda_device` is the value of CUDA_VISIBLE_DEVICES; None hides every GPU.
         """

@@ -1,4 +1,6 @@
-"""The state machine as data. A state is changed by `jobs.record.lifecycle` only, whose UPDATE consults NEXT."""
+"""The states of a job and the allowed transitions (`NEXT`). Only `jobs.record` changes a state, by an UPDATE that
+checks `NEXT`.
+"""
 
 from enum import StrEnum
 from typing import Final
@@ -9,6 +11,8 @@ __all__ = ["ACTIVE", "COORDINATING", "NEXT", "TERMINAL", "JobKind", "JobState", 
 
 
 class JobState(StrEnum):
+    """Where a job is in its life."""
+
     QUEUED = "queued"
     RUNNING = "running"
     PAUSED = "paused"
@@ -19,6 +23,8 @@ class JobState(StrEnum):
 
 
 class Wanted(StrEnum):
+    """The desired state of a job, as last requested; the worker that runs it acts on it."""
+
     RUN = "run"
     PAUSE = "pause"
     CANCEL = "cancel"
@@ -26,6 +32,8 @@ class Wanted(StrEnum):
 
 
 class JobKind(StrEnum):
+    """What a job does."""
+
     DATASET = "dataset"
     TRAIN = "train"
     HPO = "hpo"
@@ -52,5 +60,5 @@ NEXT: Final[dict[JobState, frozenset[JobState]]] = {
 
 
 def sources_of(to: JobState) -> list[JobState]:
-    """The states from which `to` may be reached."""
+    """The states that have a transition to `to`."""
     return [state for state, targets in NEXT.items() if to in targets]

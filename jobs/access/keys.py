@@ -1,7 +1,6 @@
-"""API keys: `atft_{prefix}_{secret}{crc}`. The record holds the SHA-256 only; the key itself is shown once, when it
-is made.
+"""API keys of the form `atft_{prefix}_{secret}{crc}`. Only their SHA-256 is stored; a key is shown once, when created.
 
-The secret has 160 random bits, so a plain hash is as good as a slow one. The checksum lets a typing error be told
+The secret has 160 random bits, so a plain hash is as good as a slow one. The checksum distinguishes a typing error
 from a revoked key.
 """
 
@@ -32,12 +31,12 @@ def _checksum(text: str) -> str:
 
 
 def digest(secret: str) -> str:
-    """What the record keeps of a secret: its SHA-256. Looking it up in an index tells nothing of the secret by time."""
+    """The SHA-256 that is stored of a secret. Looking it up in an index leaks nothing of the secret by timing."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def is_well_formed(token: str) -> bool:
-    """Whether the checksum fits; says nothing of whether the key exists."""
+    """Whether the token has the form of a key and its checksum is right; it need not exist."""
     return _PATTERN.fullmatch(token) is not None and _checksum(token[:-8]) == token[-8:]
 
 
@@ -49,7 +48,7 @@ def create(
     expires_at: datetime | None = None,
     quota: Mapping[str, int] | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key's row, and the key, which nobody can read again. `quota` replaces some of the settings' limits.
+    """Create a key; returns its row and its token, which is not stored. `quota` overrides some of the settings' limits.
 
     Raises Invalid for an unknown scope or quota.
     """
@@ -78,7 +77,7 @@ def _is_valid() -> ColumnElement[bool]:
 
 
 def find(session: Session, token: str) -> ApiKey | None:
-    """The key's row when it is good now: known, not revoked, not expired."""
+    """The row of a valid key (not revoked, not expired) by its token; null for any other."""
     return find_by_digest(session, digest(token)) if is_well_formed(token) else None
 
 
@@ -86,11 +85,12 @@ _BY_DIGEST: Final = select(ApiKey).where(ApiKey.sha256 == bindparam("sha256"), _
 
 
 def find_by_digest(session: Session, sha256: str) -> ApiKey | None:
+    """The row of a valid key by the SHA-256 of its token."""
     return session.scalars(_BY_DIGEST, {"sha256": sha256}).one_or_none()
 
 
 def mark_used(session: Session, key_id: UUID) -> None:
-    """Remember that the key was used now; says nothing new within a minute."""
+    """Set `last_used_at`, at most once a minute."""
     stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - LAST_USED_PRECISION)
     session.execute(
         update(ApiKey).where(ApiKey.id == key_id, stale).values(last_used_at=func.now()),
@@ -99,17 +99,17 @@ def mark_used(session: Session, key_id: UUID) -> None:
 
 
 def list_keys(session: Session) -> list[ApiKey]:
-    """Every key, revoked ones too, newest first."""
+    """All keys, also revoked ones, newest first."""
     return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id.desc())))
 
 
 def any_valid(session: Session) -> bool:
-    """Whether any key is good now: without one the server keeps to loopback."""
+    """Whether any key is valid now; without one the server accepts loopback clients only."""
     return session.scalar(select(select(ApiKey.id).where(_is_valid()).exists())) or False
 
 
 def revoke(session: Session, key_id: UUID) -> ApiKey:
-    """From now on the key is refused; twice is no error. Raises KeyNotFound."""
+    """Revoke a key; idempotent. Raises KeyNotFound."""
     change = update(ApiKey).where(ApiKey.id == key_id).values(revoked_at=func.coalesce(ApiKey.revoked_at, func.now()))
     key = session.scalars(
         change.returning(ApiKey), execution_options={"synchronize_session": False, "populate_existing": True}

@@ -1,5 +1,5 @@
-"""Browsers that showed a key once and then carry a cookie. The record holds the cookie's SHA-256 and the key's: what
-the key may do now, and whether it is still valid, is asked again with every request.
+"""Login sessions of browsers: a cookie stands for the API key that was used to log in. The table holds the SHA-256 of
+both; every request checks again that the key is valid, and its scopes.
 """
 
 import secrets
@@ -16,7 +16,7 @@ LIFETIME: Final = timedelta(hours=12)
 
 
 def begin(session: Session, key_sha256: str, replaces: str | None = None) -> str:
-    """The value of a new cookie, never of one that was brought along. Sessions that are over are dropped here."""
+    """Create a session and return its cookie; `replaces` is the cookie of a session to end. Deletes expired ones."""
     session.execute(delete(LoginSession).where(LoginSession.expires_at < func.now()))
     if replaces is not None:
         end(session, replaces)
@@ -27,10 +27,11 @@ def begin(session: Session, key_sha256: str, replaces: str | None = None) -> str
 
 
 def key_of(session: Session, cookie: str) -> str | None:
-    """SHA-256 of the key that the cookie stands for; null when the session is over or was never begun."""
+    """The SHA-256 of the key that the cookie stands for; null when the session has expired or does not exist."""
     valid = (LoginSession.sha256 == digest(cookie), LoginSession.expires_at > func.now())
     return session.scalars(select(LoginSession.key_sha256).where(*valid)).one_or_none()
 
 
 def end(session: Session, cookie: str) -> None:
+    """Delete the session of this cookie."""
     session.execute(delete(LoginSession).where(LoginSession.sha256 == digest(cookie)))

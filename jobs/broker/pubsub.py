@@ -1,5 +1,5 @@
-"""Redis publish/subscribe: "job N has news". Only that: who is woken reads the table, and reads it anyway every two
-seconds, so that a lost wake-up delays and never loses. Published after the commit, never inside a transaction.
+"""Redis publish/subscribe of "job N has changed": subscribers read the table, which they do every two seconds anyway,
+so that a lost message delays an update and loses nothing. Published after the commit, never inside a transaction.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 def redis_client(settings: Settings) -> redis.Redis:
-    """For `publish`: gives up within about a second, without the client's own retries."""
+    """A client for `publish` that gives up within about a second, without retries."""
     return redis.Redis.from_url(
         settings.redis_url.get_secret_value(),
         socket_timeout=_TIMEOUT_SECONDS,
@@ -37,7 +37,7 @@ def redis_client(settings: Settings) -> redis.Redis:
 
 
 def async_redis_client(settings: Settings) -> redis.asyncio.Redis:
-    """For `apublish` and health checks."""
+    """The same for `apublish` and health checks."""
     return redis.asyncio.Redis.from_url(
         settings.redis_url.get_secret_value(),
         socket_timeout=_TIMEOUT_SECONDS,
@@ -48,25 +48,25 @@ def async_redis_client(settings: Settings) -> redis.asyncio.Redis:
 
 
 def publish(client: redis.Redis, job_id: UUID) -> None:
-    """Wake whoever watches the job. A Redis that is away is logged."""
+    """Notify the subscribers of a job. When Redis is unavailable this is logged, and no error."""
     try:
         client.publish(CHANNEL, str(job_id))
     except RedisError as error:
-        _log.warning("no wake-up for job %s: %s", job_id, error)
+        _log.warning("could not notify the subscribers of job %s: %s", job_id, error)
 
 
 async def apublish(client: redis.asyncio.Redis, job_id: UUID) -> None:
-    """The async twin of `publish`."""
+    """The async version of `publish`."""
     try:
         await client.publish(CHANNEL, str(job_id))
     except RedisError as error:
-        _log.warning("no wake-up for job %s: %s", job_id, error)
+        _log.warning("could not notify the subscribers of job %s: %s", job_id, error)
 
 
 class PubSub:
-    """One subscription for a whole process, fanned out to its listeners: `async with PubSub(settings) as pubsub`.
+    """One Redis subscription for a whole process, fanned out to its listeners: `async with PubSub(settings) as pubsub`.
 
-    After Redis was away every listener is woken once, for what it may have missed.
+    After a reconnection every listener is woken once, for messages that it may have missed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -76,7 +76,7 @@ class PubSub:
 
     @contextlib.contextmanager
     def listen(self, *job_ids: UUID) -> Iterator[asyncio.Event]:
-        """An event of the caller's own, set at each news of these jobs: clear it, read the table, wait for it."""
+        """An asyncio event that is set whenever one of these jobs changes: clear it, read the table, wait for it."""
         event = asyncio.Event()
         for job_id in job_ids:
             self._listeners[job_id].add(event)
@@ -89,7 +89,7 @@ class PubSub:
                     del self._listeners[job_id]
 
     def wake_all(self) -> None:
-        """Wake every listener: after a reconnection, and when the process is about to stop."""
+        """Set every listener's event: after a reconnection, and at shutdown."""
         for events in self._listeners.values():
             for event in events:
                 event.set()
@@ -111,11 +111,11 @@ class PubSub:
             try:
                 await self._subscribe()
             except (RedisError, OSError) as error:
-                _log.warning("wake-ups pause, Redis is away: %s", error)
+                _log.warning("Redis is unavailable, subscribing again: %s", error)
                 await asyncio.sleep(0.5)
 
     async def _subscribe(self) -> None:
-        # No socket timeout: a subscriber waits for ever; the health check notices a peer that has gone.
+        # No socket timeout: a subscriber waits indefinitely; the health check notices a dead peer.
         client = redis.asyncio.Redis.from_url(
             self._url,
             socket_timeout=None,

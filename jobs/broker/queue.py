@@ -1,7 +1,7 @@
-"""The Celery app and the sending of hints. A message carries a job id and nothing else: lost, late or double, it
-does no harm, for the row is the job and the sweep repeats the hint. On `cpu` and `gpu` it is a wake-up, and the rows
-say who goes first; on `control` it names the study. The settings are those that were measured to run clean
-(docs/decisions).
+"""The Celery app and the sending of hints. A hint is a message with a job id and nothing else: it may be lost, late or
+delivered twice, because the job is its row and the periodic sweep sends the hint again. On `cpu` and `gpu` it wakes a
+worker, which takes the first job by the rows' order; on `control` it names the study. The Celery settings are the
+measured ones of docs/decisions.
 """
 
 import logging
@@ -25,14 +25,15 @@ RUN_JOB: Final = "atft.run_job"
 ADVANCE_STUDY: Final = "atft.advance_study"
 SWEEP: Final = "atft.sweep"
 PING: Final = "atft.ping"
-PENDING_SECONDS: Final = 5  # a study's hint that was taken and never begun on keeps others away no longer
-SWEEP_EXPIRES: Final = 10.0  # seconds at least: a busy control worker that takes each one too late would never sweep
+PENDING_SECONDS: Final = 5  # how long a study's hint that was never processed suppresses further ones
+# Seconds at least: on a busy control worker every sweep would otherwise expire before it is taken.
+SWEEP_EXPIRES: Final = 10.0
 
 _log = logging.getLogger(__name__)
 
 
 def celery_app(settings: Settings) -> celery.Celery:
-    """The app that workers run and hints go through; its tasks are in worker/tasks.py."""
+    """The Celery app of workers and hint senders; its tasks are in worker/tasks.py."""
     app = celery.Celery("atft", broker=settings.redis_url.get_secret_value(), set_as_current=False)
     app.conf.update(
         task_queues=[Queue(name, routing_key=name) for name in QUEUES],  # type: ignore[no-untyped-call]
@@ -81,29 +82,31 @@ def celery_app(settings: Settings) -> celery.Celery:
 
 
 class HintSender:
-    """Sends hints after the commit, within a second or two whatever the broker does. Threads may share one."""
+    """Sends hints after the commit, and gives up within two seconds when the broker does not answer. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._app = celery_app(settings)
-        # A worker's socket waits for messages; a sender's must not keep a request waiting for a peer that is dead.
+        # A worker's socket waits for messages; a sender's must not block a request on a dead peer.
         self._app.conf.broker_transport_options |= {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
         self._redis = redis_client(settings)
 
     def send(self, queue: str, job_id: UUID, priority: int) -> bool:
-        """Say that a job waits on `queue`; false, and logged, when the broker is away: the sweep will say it again."""
+        """Send the hint that a job waits on `queue`; false, and logged, when the broker is unavailable: the sweep
+        repeats it.
+        """
         if queue != CONTROL:
             return self._send(RUN_JOB, [str(job_id)], queue, priority)
         pending = self._set_pending(job_id)
         if pending is False:
             return True
-        sent = self._send(ADVANCE_STUDY, [str(job_id)], queue, max(1, priority))  # 0 is the sweep's alone
+        sent = self._send(ADVANCE_STUDY, [str(job_id)], queue, max(1, priority))  # priority 0 is reserved for the sweep
         if pending and not sent:
             self.clear_pending(job_id)
         return sent
 
     def _set_pending(self, study: UUID) -> bool | None:
-        """Note that a hint of the study waits: one is enough for all news. False when one does; None when Redis cannot
-        say.
+        """Mark that a hint of the study is waiting, since one suffices. False when one is already; None when Redis
+        fails.
         """
         try:
             return bool(self._redis.set(_pending_key(study), 1, nx=True, ex=PENDING_SECONDS))
@@ -111,23 +114,23 @@ class HintSender:
             return None
 
     def clear_pending(self, study: UUID) -> None:
-        """The study's hint has been taken: what is news from here on needs another. To be said before the rows are
-        read.
+        """Remove the mark when the study's hint has been taken, so that later changes send another: before reading the
+        rows.
         """
         try:
             self._redis.delete(_pending_key(study))
         except (RedisError, OSError) as error:
-            _log.warning("the broker is away, hints of study %s pause: %s", study, error)
+            _log.warning("the broker is unavailable, hints of study %s pause: %s", study, error)
 
     def ping(self, queue: str) -> bool:
-        """A no-op that shows whether the queue's worker still consumes."""
+        """Send a no-op task that shows whether the queue's worker still consumes."""
         return self._send(PING, [queue], queue, 0)
 
     def _send(self, task: str, arguments: list[str], queue: str, priority: int) -> bool:
         try:
             self._app.send_task(task, args=arguments, queue=queue, priority=priority)
         except (OperationalError, RedisError, OSError) as error:
-            _log.warning("the broker is away, the hint %s %s waits for the sweep: %s", task, arguments, error)
+            _log.warning("the broker is unavailable, the hint %s %s waits for the sweep: %s", task, arguments, error)
             return False
         return True
 

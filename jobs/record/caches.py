@@ -1,5 +1,5 @@
-"""Cache folders and uploads on the disk, kept in step with their rows: one lock a content, so that nobody removes what
-somebody else is just registering.
+"""Cache folders and uploads on disk, kept consistent with their rows: one lock per fingerprint, so that no cache is
+removed while a job registers it.
 """
 
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ from jobs.db.tables import Dataset, Job
 from jobs.record.catalog import advisory_lock
 from jobs.states import ACTIVE, JobKind, JobState
 
-TRASH_PREFIX: Final = ".trash-"  # how a folder begins that nobody can see any more
-UPLOAD_RETENTION: Final = timedelta(days=1)  # a failed or cancelled build can be tried again for so long
+TRASH_PREFIX: Final = ".trash-"  # the name of a folder that is about to be removed begins so
+UPLOAD_RETENTION: Final = timedelta(days=1)  # for so long a failed or cancelled build can be retried
 
 
 def lock_cache(session: Session, folder: Path) -> bool:
-    """Whether the cache is there; until the end of the transaction nobody takes it away."""
+    """Whether the cache exists; it cannot be removed until the transaction ends."""
     advisory_lock(session, "cache", folder.name)
     return folder.is_dir()
 
@@ -40,20 +40,20 @@ def move_to_trash(session: Session, folder: Path) -> Path | None:
 
 
 def recent_builds(session: Session) -> list[Job]:
-    """Builds that are unfinished, or ended less than a day ago."""
+    """Dataset builds that are unfinished or finished less than a day ago."""
     recent = Job.finished_at > func.now() - UPLOAD_RETENTION
     query = select(Job).where(Job.kind == JobKind.DATASET, or_(Job.state.in_(ACTIVE), recent))
     return list(session.scalars(query))
 
 
 def needed_uploads(builds: Iterable[Job]) -> set[str]:
-    """Folders among the uploads that one of `recent_builds` reads, or may read when it is tried again. What has been
-    built needs its upload no more: the cache holds all of it.
+    """Names of the upload folders that one of `recent_builds` reads, or reads when it is retried. A build that
+    succeeded needs its upload no more, since the cache holds all of it.
     """
     return {upload for job in builds if job.state is not JobState.SUCCEEDED for upload in uploads_of(job)}
 
 
 def uploads_of(job: Job) -> set[str]:
-    """Folders among the uploads that a build reads."""
+    """Names of the upload folders that a build reads."""
     paths: dict[str, str] = (job.params or {}).get("files", {})
     return {path.removeprefix("upload:").partition("/")[0] for path in paths.values() if path.startswith("upload:")}

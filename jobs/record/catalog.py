@@ -1,5 +1,5 @@
-"""Datasets and artifacts: what jobs leave behind. Both are visible only when whole: the row is written after the
-rename.
+"""The catalog of datasets and artifacts. Both become visible only when complete: the row is written after the files are
+renamed to their final place.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from jobs.record.history import lock_running
 from jobs.record.queries import read_cursor, split_ref, write_cursor
 from jobs.states import ACTIVE, JobKind
 
-# Those of every submit, made once: to put a statement together takes as long as to run it.
+# Statements of every submit are built once: building one takes as long as running it.
 _LOCK: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("lock_key", type_=Text()), 0)))
 _VERSION: Final = bindparam("version", type_=Integer())
 _BY_REF: Final = (
@@ -36,7 +36,7 @@ _DELETED_AT_LOCKED: Final = (
 
 
 def advisory_lock(session: Session, kind: str, name: str) -> None:
-    """Until the end of the transaction nobody else does what is `kind` to `name`."""
+    """Take the advisory lock of `kind` and `name` until the transaction ends."""
     session.execute(_LOCK, {"lock_key": f"{kind}:{name}"})
 
 
@@ -53,7 +53,7 @@ def register_dataset(
     path: str,
     size_bytes: int,
 ) -> Dataset:
-    """A new version of `name`, or the version that already has this content; the job shows its fingerprint."""
+    """Register a version of `name`, or return the version with the same content; sets the job's fingerprint."""
     advisory_lock(session, "dataset", name)
     of_name = select(Dataset).where(Dataset.name == name)
     existing = session.scalars(
@@ -83,7 +83,7 @@ def register_dataset(
 
 
 def dataset(session: Session, ref: str) -> Dataset:
-    """`name` is its newest version, `name@version` that one. Raises DatasetNotFound."""
+    """The newest version of dataset `name`, or the given one of `name@version`. Raises DatasetNotFound."""
     name, version = split_ref(ref)
     found = session.scalars(_BY_REF_NOT_DELETED, {"name": name, "version": version}).one_or_none()
     if found is None:
@@ -98,7 +98,7 @@ def dataset(session: Session, ref: str) -> Dataset:
 
 
 def usage(session: Session, rows: Sequence[Dataset]) -> dict[UUID, tuple[int, int]]:
-    """By version: how many jobs were submitted on it, and how many of those are unfinished. Builds do not count."""
+    """Of each dataset version, by id, the number of jobs and of unfinished jobs that use it; builds do not count."""
     of_name = dict.fromkeys((row.name, row.fingerprint) for row in rows)
     query = (
         select(Job.dataset, Job.dataset_fingerprint, func.count(), func.count().filter(Job.state.in_(ACTIVE)))
@@ -115,13 +115,13 @@ def usage(session: Session, rows: Sequence[Dataset]) -> dict[UUID, tuple[int, in
 
 
 def versions_with_content(session: Session, fingerprint: str) -> list[Dataset]:
-    """The versions that hold this content, whatever their names, newest first."""
+    """The versions with this fingerprint, of any name, newest first."""
     query = select(Dataset).where(Dataset.fingerprint == fingerprint, Dataset.deleted_at.is_(None))
     return list(session.scalars(query.order_by(Dataset.created_at.desc(), Dataset.id.desc())))
 
 
 def datasets(session: Session, *, cursor: str | None = None, limit: int = 50) -> tuple[list[Dataset], str | None]:
-    """The newest version of each name, newest first, with the cursor of the next page."""
+    """One page of the newest versions of each name, newest first, and the cursor of the next page."""
     newest = (
         select(Dataset.id)
         .where(Dataset.deleted_at.is_(None))
@@ -142,14 +142,14 @@ def datasets(session: Session, *, cursor: str | None = None, limit: int = 50) ->
 
 
 def dataset_versions(session: Session, name: str) -> list[tuple[Dataset, Job]]:
-    """Newest first, each with the job that built it."""
+    """The versions of a name, newest first, each with the job that built it."""
     query = select(Dataset, Job).join(Job, Job.id == Dataset.job_id)
     of_name = query.where(Dataset.name == name, Dataset.deleted_at.is_(None)).order_by(Dataset.version.desc())
     return [(row, job) for row, job in session.execute(of_name)]
 
 
 def _needs(name: str, version: Dataset | None) -> ColumnElement[bool]:
-    """Jobs of the name; of one version those on its content, and builds, which may turn out to have it."""
+    """The condition that a job needs the dataset, or this version of it: builds too, which may produce its content."""
     of_name = func.split_part(Job.dataset, "@", 1) == name
     if version is None:
         return of_name
@@ -157,16 +157,16 @@ def _needs(name: str, version: Dataset | None) -> ColumnElement[bool]:
 
 
 def delete_dataset(session: Session, ref: str) -> list[Dataset]:
-    """Take every version of `name`, or the one of `name@version`, out of use; returns them. DatasetNotFound,
+    """Mark all versions of `name`, or the one of `name@version`, as deleted and return them. Raises DatasetNotFound,
     DatasetBusy.
 
-    The rows stay: finished jobs keep their record, and a version's number is never given again.
+    The rows remain: finished jobs refer to them, and a version's number is never reused.
     """
     name, version = split_ref(ref)
     query = select(Dataset).where(Dataset.name == name, Dataset.deleted_at.is_(None)).with_for_update()
     rows = list(session.scalars(query if version is None else query.where(Dataset.version == version)))
     if not rows:
-        dataset(session, ref)  # says why
+        dataset(session, ref)  # raises DatasetNotFound with the reason
     needed = _needs(name, None if version is None else rows[0])
     busy = session.scalars(select(Job.id).where(Job.state.in_(ACTIVE), needed).order_by(Job.id).limit(6)).all()
     if busy:
@@ -180,9 +180,7 @@ def delete_dataset(session: Session, ref: str) -> list[Dataset]:
 
 
 def lock_version(session: Session, name: str, fingerprint: str) -> None:
-    """Keep the version from being deleted until this transaction ends. Raises DatasetNotFound when that has
-    happened already.
-    """
+    """Lock a dataset version against deletion until the transaction ends. Raises DatasetNotFound when it is deleted."""
     name = name.partition("@")[0]
     deleted = session.scalars(_DELETED_AT_LOCKED, {"name": name, "fingerprint": fingerprint}).all()
     if deleted and all(deleted):
@@ -200,8 +198,8 @@ def add_artifact(
     sha256: str,
     media_type: str,
 ) -> None:
-    """Make a whole file visible; `path` is relative to the run root. A later attempt's file takes the place of an
-    earlier one's. Raises StaleAttempt.
+    """Register a complete file as an artifact; `path` is relative to the run root. It replaces an earlier artifact of
+    the same name. Raises StaleAttempt.
     """
     lock_running(session, job_id, attempt)
     values = {
@@ -217,11 +215,12 @@ def add_artifact(
 
 
 def artifacts(session: Session, job_id: UUID) -> list[ArtifactRow]:
+    """The artifacts of a job, by name."""
     return list(session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id).order_by(ArtifactRow.name)))
 
 
 def artifact(session: Session, job_id: UUID, name: str) -> ArtifactRow:
-    """Raises ArtifactNotFound."""
+    """One artifact of a job by name. Raises ArtifactNotFound."""
     row = session.get(ArtifactRow, (job_id, name))
     if row is None:
         raise ArtifactNotFound(f"job {job_id} has no artifact {name!r}")

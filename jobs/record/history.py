@@ -1,8 +1,9 @@
-"""What happened to a job: its durable events, metric points and daily series. Written by the current attempt only,
-each child event once.
+"""The history of a job: its durable events, metric points and daily series. Only the current attempt writes it, and
+each event of the child process is recorded exactly once.
 
-A batch holds the child's events in the order it said them, and is sent again until it is recorded, before any later
-one: the row's `child_seq` is then all that exactly-once needs. `child_seq` 0 marks what the supervisor says itself.
+A batch holds the child's events in the order of their emission and is sent again until it is recorded, before any
+later one, so that comparing with the row's `child_seq` suffices for exactly-once. Events of the supervisor itself have
+`child_seq` 0.
 """
 
 import json
@@ -32,7 +33,7 @@ from jobs.states import JobState, Wanted
 
 Series = dict[str, dict[str, list[int] | list[float | None]]]
 
-# Events and points in one statement: each round trip is a good part of what a batch takes.
+# Events and points in one statement: each round trip is a good part of a batch's time.
 _INSERT: Final = text("""
     WITH new_events AS (
         INSERT INTO events (job_id, seq, attempt, child_seq, kind, time, body)
@@ -50,7 +51,7 @@ _INSERT_DAILY: Final = text("""
     SELECT CAST(:job_id AS uuid), :source, :split, :name, :horizon, day, :attempt, value
     FROM unnest(CAST(:day AS date[]), CAST(:value AS float8[])) AS rows (day, value)
     ON CONFLICT DO NOTHING""")
-# One step of the index a name, where DISTINCT would read every point.
+# A loose index scan: one index lookup per name, where DISTINCT would read every point.
 _NAMES: Final = text("""
     WITH RECURSIVE names AS (
         (SELECT name FROM metrics WHERE job_id = :job_id ORDER BY name LIMIT 1)
@@ -59,8 +60,8 @@ _NAMES: Final = text("""
         FROM names WHERE names.name IS NOT NULL
     )
     SELECT name FROM names WHERE name IS NOT NULL""")
-# Min-max: of each bucket of steps the lowest and the highest value, so that no spike is lost; and both ends. A series
-# is one row of two arrays: a row a point takes several times as long to read.
+# Min-max downsampling: the lowest and the highest value of each bucket of steps, so that no spike is lost, and both
+# ends. A series is one row of two arrays: one row per point takes several times as long to read.
 _SERIES: Final = text("""
     WITH extent AS (
         SELECT names.name, ends.*, longer.than IS NOT NULL AS long
@@ -90,7 +91,7 @@ _SERIES: Final = text("""
     )
     SELECT name, array_agg(step ORDER BY step), array_agg(value ORDER BY step) FROM kept GROUP BY name""")
 
-# Not read for a batch of events; the few that ask for one of them read it then.
+# Not loaded for a batch of events; an event that needs one of them loads it then.
 _DEFERRED: Final = [
     defer(column)
     for column in (Job.spec, Job.params, Job.progress, Job.best, Job.baselines, Job.evidence, Job.checkpoint)
@@ -99,14 +100,14 @@ _DEFERRED: Final = [
 
 @dataclass
 class _Batch:
-    """New events, sorted by where they go."""
+    """New events, by destination: event rows, metric points, changes of the job's row."""
 
     events: list[tuple[int | None, str, datetime, Json]] = field(default_factory=list)
     points: dict[tuple[str, int], tuple[float | None, datetime]] = field(default_factory=dict)
     changes: Json = field(default_factory=dict)
 
     def add(self, event: AnyEvent, job: Job) -> list[Metrics]:
-        """Sort one event in; returns it when it carries daily series."""
+        """Add one event; returns it, in a list, when it has daily series."""
         child_seq = event.child_seq or None
         match event:
             case Log():
@@ -127,11 +128,11 @@ class _Batch:
                     mode="json", include={"path", "step", "fold", "epoch", "sha256"}
                 )
             case _:
-                pass  # started, finished, stopped, failed: the supervisor acts on them, its moves are the record
+                pass  # started, finished, stopped, failed: the supervisor turns them into state transitions
         return []
 
     def rows(self, first_seq: int) -> Json:
-        """The columns of `_INSERT`."""
+        """The parameters of `_INSERT`."""
         child_seqs, kinds, times, bodies = zip(*self.events, strict=True)
         values = list(self.points.values())
         return {
@@ -159,12 +160,12 @@ class _Batch:
 
 
 def replace_nul(text: str) -> str:
-    """Postgres keeps any character but NUL, which a dying program may well print."""
+    """The text with NUL replaced by U+FFFD: a crashing process may print NUL, which Postgres cannot store."""
     return text.replace("\0", "\ufffd")
 
 
 def best_of(job: Job, epoch: int, values: Mapping[str, float | None]) -> Json:
-    """The `best` of a job view: `objective` is the one that the job's spec names."""
+    """The `best` entry of a job: the epoch, its metrics, and the value of the spec's objective."""
     objective = job.run.get("trainer", {}).get("objective")
     return {
         "epoch": epoch,
@@ -183,7 +184,7 @@ def append(session: Session, job_id: UUID, attempt: int, events: Sequence[AnyEve
     batch = _Batch()
     with_daily = [metrics for event in new for metrics in batch.add(event, job)]
     key = {"job_id": job_id, "attempt": attempt}
-    if batch.events:  # points come with an event that says them
+    if batch.events:  # points only come with a metrics event
         session.execute(_INSERT, key | batch.rows(job.last_seq + 1))
     for event in with_daily:
         for series in event.daily:
@@ -205,7 +206,7 @@ def append(session: Session, job_id: UUID, attempt: int, events: Sequence[AnyEve
 
 
 def lock_running(session: Session, job_id: UUID, attempt: int, *options: ExecutableOption) -> Job:
-    """The job, locked, when this attempt is the one that runs; else StaleAttempt."""
+    """Lock the job whose running attempt this is. Raises StaleAttempt for any other."""
     query = select(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING).options(*options)
     job = session.scalars(query.with_for_update(key_share=True).execution_options(populate_existing=True)).one_or_none()
     if job is None:
@@ -214,7 +215,7 @@ def lock_running(session: Session, job_id: UUID, attempt: int, *options: Executa
 
 
 def add_event(session: Session, job_id: UUID, kind: str, body: Json, attempt: int) -> int:
-    """Write one event of the service's own; returns its seq. Raises JobNotFound."""
+    """Write one event of the service itself; returns its seq. Raises JobNotFound."""
     change = (
         update(Job)
         .where(Job.id == job_id)
@@ -229,7 +230,7 @@ def add_event(session: Session, job_id: UUID, kind: str, body: Json, attempt: in
 
 
 def write_event(session: Session, job_id: UUID, seq: int, kind: str, body: Json, attempt: int) -> None:
-    """Insert an event whose seq the caller has just taken from the job's row, in the same transaction."""
+    """Insert an event whose seq the caller has taken from the job's row in the same transaction."""
     session.execute(
         insert(JobEvent).values(
             job_id=job_id, seq=seq, kind=kind, body=body, attempt=attempt, time=func.clock_timestamp()
@@ -238,14 +239,14 @@ def write_event(session: Session, job_id: UUID, seq: int, kind: str, body: Json,
 
 
 def first_event(job_id: BindParameter[UUID]) -> Insert:
-    """The event of a job that is queued for the first time, to go with its row."""
+    """The INSERT of a new job's first event."""
     queued = Job(state=JobState.QUEUED, wanted=Wanted.RUN, attempt=0)
     values = {"job_id": job_id, "seq": 1, "kind": "state", "body": state_body(queued, None), "attempt": 0}
     return insert(JobEvent).values(**values, time=func.clock_timestamp())
 
 
 def state_body(job: Job, by: str | None) -> Json:
-    """The body of a state event; `by` is who asked for it."""
+    """The body of a state event; `by` is the principal that requested the change."""
     body: Json = {
         "state": job.state,
         "reason": job.reason,
@@ -257,13 +258,13 @@ def state_body(job: Job, by: str | None) -> Json:
 
 
 def read_after(session: Session, job_id: UUID, after: int, limit: int = 500) -> list[JobEvent]:
-    """The events that follow seq `after`, oldest first."""
+    """The events after seq `after`, oldest first."""
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.seq > after).order_by(JobEvent.seq).limit(limit)
     return list(session.scalars(query))
 
 
 def tail(session: Session, job_id: UUID, count: int) -> list[JobEvent]:
-    """The last log lines and moves, oldest first."""
+    """The last `count` log lines and state events, oldest first."""
     wanted = (JobEvent.job_id == job_id, JobEvent.kind.in_(("log", "state")))
     return list(session.scalars(select(JobEvent).where(*wanted).order_by(JobEvent.seq.desc()).limit(count)))[::-1]
 
@@ -271,10 +272,10 @@ def tail(session: Session, job_id: UUID, count: int) -> list[JobEvent]:
 def series(
     session: Session, job_id: UUID, names: Sequence[str] | None, after_step: int = 0, max_points: int = 1000
 ) -> Series:
-    """The points of every metric whose name starts with one of `names` (null: all), thinned to at most max(4,
-    max_points) each.
+    """The series of every metric whose name starts with one of `names` (null: all), downsampled to at most
+    max(4, max_points) points each.
 
-    Thinning keeps both ends and, of each bucket, the lowest and the highest value.
+    Downsampling keeps both ends and the lowest and the highest value of each bucket.
     """
     every = sorted(session.scalars(_NAMES, {"job_id": job_id}))
     found = [name for name in every if names is None or name.startswith(tuple(names))]
@@ -287,6 +288,8 @@ def series(
 
 @dataclass(frozen=True, slots=True)
 class Point:
+    """One value of a metric."""
+
     time: datetime
     name: str
     step: int
@@ -294,7 +297,7 @@ class Point:
 
 
 def points_after(session: Session, job_id: UUID, last: Point | None, limit: int) -> list[Point]:
-    """Every point in the order in which they were said, `limit` at a time, after `last`."""
+    """The next `limit` points after `last`, in the order of their emission."""
     place = (Metric.time, Metric.name, Metric.step)
     query = select(*place, Metric.value).where(Metric.job_id == job_id).order_by(*place).limit(limit)
     if last is not None:
@@ -305,7 +308,7 @@ def points_after(session: Session, job_id: UUID, last: Point | None, limit: int)
 def daily(
     session: Session, job_id: UUID, metric: str, split: str, horizon: int, source: str = ""
 ) -> list[tuple[date, float | None]]:
-    """One metric day by day, in order; `source` names a baseline."""
+    """The daily values of one metric by date; `source` is a baseline's name, or empty for the job's own model."""
     of = (DailyMetric.job_id == job_id, DailyMetric.name == metric, DailyMetric.split == split)
     query = select(DailyMetric.day, DailyMetric.value).where(
         *of, DailyMetric.horizon == horizon, DailyMetric.source == source
@@ -324,7 +327,7 @@ def _update_running(session: Session, job_id: UUID, attempt: int, **values: Any)
 
 
 def set_progress(session: Session, job_id: UUID, attempt: int, progress: Json) -> None:
-    """Raises StaleAttempt, like each of the following."""
+    """Store the progress. Raises StaleAttempt, as do the functions below."""
     _update_running(session, job_id, attempt, progress=progress)
 
 
@@ -333,7 +336,7 @@ def set_evidence(session: Session, job_id: UUID, attempt: int, evidence: Json) -
 
 
 def set_checkpoint(session: Session, job_id: UUID, attempt: int, checkpoint: Json) -> None:
-    """`checkpoint` is {path, step, fold, epoch, sha256} with the path under the job's folder."""
+    """Store the checkpoint, {path, step, fold, epoch, sha256} with the path relative to the job's folder."""
     _update_running(session, job_id, attempt, checkpoint=checkpoint)
 
 
@@ -342,5 +345,5 @@ def set_best(session: Session, job_id: UUID, attempt: int, best: Json) -> None:
 
 
 def add_baselines(session: Session, job_id: UUID, attempt: int, baselines: Mapping[str, Json]) -> None:
-    """Add or replace by baseline name."""
+    """Add baselines, or replace those of the same name."""
     _update_running(session, job_id, attempt, baselines=Job.baselines.op("||")(dict(baselines)))

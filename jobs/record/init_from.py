@@ -1,4 +1,4 @@
-"""Jobs whose weights other jobs begin with: who began with whom, and where the weights lie."""
+"""`init_from`: jobs that start from the weights of another job, the chain of such jobs, and the files of weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,24 +23,24 @@ _WEIGHTS: Final = "best."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """A job's files of weights: their folder, relative to the run root, and the SHA-256 of each by its name."""
+    """A job's weight files: their folder, relative to the run root, and their SHA-256 by name."""
 
     folder: PurePosixPath
     sha256: Mapping[str, str]
 
 
 def run_spec(job: Job) -> RunSpec:
-    """What a job that trains one network asks for. Raises pydantic.ValidationError for a record of another version."""
+    """The spec of a job that trains one network. Raises pydantic.ValidationError for a record of another version."""
     return (PretrainSpec if job.kind is JobKind.PRETRAIN else TrainSpec).model_validate(job.spec)
 
 
 def trained_spec(job: Job) -> RunSpec | EnsembleSpec:
-    """What a job that trains one network or several asks for. Raises as `run_spec`."""
+    """The spec of a job that trains one or several networks. Raises as `run_spec`."""
     return EnsembleSpec.model_validate(job.spec) if job.kind is JobKind.ENSEMBLE else run_spec(job)
 
 
 def chain(session: Session, job_id: UUID) -> list[Job]:
-    """The job, the one that it began with, and so on: each was there before the next. Raises JobNotFound."""
+    """The job, the job that it was initialized from, and so on, newest first. Raises JobNotFound."""
     job = get(session, job_id)
     found = [job]
     while (earlier := job.spec.get("init_from")) is not None:
@@ -50,7 +50,7 @@ def chain(session: Session, job_id: UUID) -> list[Job]:
 
 
 def weights(session: Session, job_id: UUID) -> Weights:
-    """Raises ArtifactNotFound."""
+    """The weight files of a job. Raises ArtifactNotFound."""
     rows = [row for row in artifacts(session, job_id) if row.name.startswith(_WEIGHTS)]
     if not rows:
         raise ArtifactNotFound(f"job {job_id} has no weights, or they are not kept any more")

@@ -1,6 +1,5 @@
-"""The life of a job: every change of state is made here, by one guarded UPDATE that consults `states.NEXT`, with
-its event in the same transaction. Nobody here commits (`session.transaction` does), and time is the database's.
-Submitting, reading and datasets live next door and are offered here too, so that callers know one module.
+"""The state transitions of a job: each is one guarded UPDATE that checks `states.NEXT`, with its event in the same
+transaction. The functions do not commit (`session.transaction` does), and all times are the database's.
 """
 
 from datetime import timedelta
@@ -26,11 +25,11 @@ from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted
 def claim(
     session: Session, job_id: UUID, *, worker: str, host: str, device: str, lease_seconds: float, pid: int | None = None
 ) -> Job | None:
-    """Take a queued job for a new attempt, whose number is the fencing token; None when there is nothing to take (a
-    late or second hint).
+    """Start a new attempt of a queued job; its number is the fencing token. None when the job cannot be claimed, as for
+    a late or repeated hint.
 
-    The points that the attempt will make again are dropped. A job that is wanted otherwise, or waited too long, is
-    settled instead.
+    Metric points after the last checkpoint are deleted, since the attempt computes them again. A job that should not
+    run any more (cancelled, paused, past its queue timeout) is settled instead.
     """
     runnable = (Job.state == JobState.QUEUED, Job.kind.not_in(COORDINATING))
     query = select(Job).where(Job.id == job_id, *runnable, is_due())
@@ -63,10 +62,9 @@ def claim(
 
 
 def begin_study(session: Session, job_id: UUID) -> Job | None:
-    """The study, running and locked until the transaction ends: whoever else advances it waits. None when it is over,
-    paused or gone.
+    """Lock a study until the transaction ends, set to running; None when it is finished, paused or deleted.
 
-    It has one attempt and no lease: nobody holds it, each advance starts from its rows.
+    A study has one attempt and no lease: no worker holds it, and each advance starts from its rows.
     """
     query = select(Job).where(Job.id == job_id, Job.kind.in_(COORDINATING))
     job = session.scalars(query.with_for_update(key_share=True).execution_options(populate_existing=True)).one_or_none()
@@ -87,7 +85,7 @@ def begin_study(session: Session, job_id: UUID) -> Job | None:
 
 
 def fail_queued(session: Session, job_id: UUID, reason: Reason, message: str) -> Job:
-    """Fail a queued job that cannot be run as it stands. Raises IllegalTransition when it is not queued."""
+    """Fail a queued job that cannot run. Raises IllegalTransition when it is not queued."""
     job = lock(session, job_id)
     if job.state is not JobState.QUEUED:
         raise IllegalTransition(f"job {job_id} is {job.state}: it is not queued any more")
@@ -95,7 +93,7 @@ def fail_queued(session: Session, job_id: UUID, reason: Reason, message: str) ->
 
 
 def renew(session: Session, job_id: UUID, attempt: int, lease_seconds: float) -> Wanted | None:
-    """Extend the lease, also a late one; returns what is wanted now, or None when the attempt is over."""
+    """Extend the lease, also an expired one; returns the desired state, or None when the attempt has ended."""
     running = update(Job).where(Job.id == job_id, Job.attempt == attempt, Job.state == JobState.RUNNING)
     renewed = running.values(lease_until=func.clock_timestamp() + timedelta(seconds=lease_seconds)).returning(
         Job.wanted
@@ -113,8 +111,8 @@ def _end_attempt(
     signal: str | None,
     log_tail: str | None,
 ) -> Job | None:
-    """Close the attempt and return its job, locked; None when the same end is recorded already (a commit whose
-    answer was lost). Raises StaleAttempt.
+    """Record the end of an attempt and return its locked job; None when the same end was recorded before, by a commit
+    whose confirmation was lost. Raises StaleAttempt.
     """
     job = lock(session, job_id)
     row = session.get(Attempt, (job_id, attempt), populate_existing=True)
@@ -147,11 +145,11 @@ def settle(
     log_tail: str | None = None,
     outcome: str | None = None,
 ) -> None:
-    """End the attempt and, with it, the job (or pause it). `outcome` is what the attempt's row says, by default the
-    state. Raises StaleAttempt.
+    """End the attempt and finish or pause its job. `outcome` is stored in the attempt's row, by default the state.
+    Idempotent. Raises StaleAttempt.
 
-    Telling the same end twice is no error. What was wanted meanwhile wins over a pause: a cancelled or pruned job
-    ends, a resumed one is queued.
+    A desired state set in the meantime takes precedence over a pause: a cancelled or pruned job ends, a resumed one is
+    queued.
     """
     if to not in TERMINAL | {JobState.PAUSED}:
         raise ValueError(f"an attempt does not end a job as {to}")
@@ -202,11 +200,11 @@ def requeue(
     outcome: str = "requeued",
     overrides: Json | None = None,
 ) -> JobState:
-    """End the attempt and queue the job again, not before `delay_seconds` from now and with `overrides` added to its
-    own; returns the job's state.
+    """End the attempt and queue the job again, not before `delay_seconds` from now and with `overrides` merged into its
+    own; returns the job's state. Raises StaleAttempt.
 
-    A counted failure fails the job instead when it is number `max_attempts`. A job wanted otherwise is not queued:
-    it is cancelled, pruned or paused, as asked. Raises StaleAttempt.
+    When a counted failure is the `max_attempts`-th, the job fails instead. A job with another desired state is
+    cancelled, pruned or paused instead.
     """
     job = _end_attempt(session, job_id, attempt, outcome, reason, exit_code, signal, log_tail)
     if job is None:
@@ -235,10 +233,10 @@ def want(
     expected_version: int | None = None,
     reason: Reason = Reason.USER,
 ) -> Job:
-    """Say what is wanted of a job: at once when no worker has it, else the worker will see. Asking twice is one
-    event.
+    """Set the desired state of a job. It takes effect at once when the job is not running, else when its worker reads
+    it. Idempotent.
 
-    Raises IllegalTransition (the job is over, or being cancelled), PreconditionFailed when its version is not
+    Raises IllegalTransition when the job has finished or is being cancelled, PreconditionFailed when its version is not
     `expected_version`.
     """
     job = lock(session, job_id)
@@ -284,10 +282,10 @@ def _cancel_reason(job: Job) -> Reason:
 def set_priority(
     session: Session, job_id: UUID, priority: int, *, by: str, expected_version: int | None = None
 ) -> list[Job]:
-    """Move a job in its queue: 0 runs first, 9 last; a study takes its unfinished children along. Returns what changed,
-    the job first.
+    """Set the priority of a job (0 runs first, 9 last) and of a study's unfinished children; returns the changed jobs,
+    the given one first.
 
-    Raises IllegalTransition when the job is over, PreconditionFailed.
+    Raises IllegalTransition when the job has finished, PreconditionFailed.
     """
     job = lock(session, job_id)
     if expected_version is not None and job.version != expected_version:
@@ -300,8 +298,8 @@ def set_priority(
 
 
 def expire(session: Session, job_id: UUID, attempt: int) -> JobState | None:
-    """End an attempt whose lease is over: queued again, or failed when that was the last try. None when it renewed,
-    or ended, in between.
+    """End an attempt whose lease has expired: the job is queued again, or fails after its last attempt. Returns the new
+    state; None when the attempt has renewed its lease or ended in between.
     """
     job = lock(session, job_id)
     still = select(Job.id).where(
@@ -319,13 +317,13 @@ def expire(session: Session, job_id: UUID, attempt: int) -> JobState | None:
 
 
 def expire_queued(session: Session, limit: int) -> list[UUID]:
-    """Fail jobs that waited past their queue timeout; returns their ids."""
+    """Fail queued jobs whose queue timeout has passed; returns their ids."""
     query = select(Job).where(Job.state == JobState.QUEUED, Job.queue_deadline < func.clock_timestamp()).limit(limit)
     late = session.scalars(query.with_for_update(key_share=True, skip_locked=True)).all()
     return [job.id for job in late if settle_if_not_runnable(session, job)]
 
 
 def delete_outdated(session: Session) -> None:
-    """Drop what a day has made useless: idempotency keys, and workers not seen since."""
+    """Delete idempotency keys older than a day, and workers not seen for a day."""
     session.execute(delete(Idempotency).where(Idempotency.created_at < seconds_ago(DAY)))
     session.execute(delete(Worker).where(Worker.last_seen < seconds_ago(DAY)))

@@ -1,4 +1,4 @@
-"""Reading jobs and workers: pages, waiting rows, positions. Changes nothing but the workers' own heartbeats."""
+"""Queries of jobs and workers: pages, due jobs, queue positions; and the upsert of a worker's heartbeat."""
 
 import base64
 import binascii
@@ -37,17 +37,18 @@ from jobs.db.tables import Dataset, Job, Worker
 from jobs.errors import Invalid, JobNotFound
 from jobs.states import COORDINATING, JobKind, JobState
 
+# The number of jobs ahead in the queue, and a sentence on what the job waits for; both null unless it is queued.
 QueuePosition = tuple[int | None, str | None]
-WORKER_SECONDS: Final = 60.0
+WORKER_SECONDS: Final = 60.0  # a worker whose last heartbeat is older is not live
 
 
 def seconds_ago(seconds: float) -> ColumnElement[datetime]:
-    """By the database's clock, not by its transaction's start."""
+    """The time that many seconds ago by the database's clock, not by the start of the transaction."""
     return func.clock_timestamp() - timedelta(seconds=seconds)
 
 
 def get(session: Session, job_id: UUID) -> Job:
-    """Raises JobNotFound."""
+    """The job as it is in the database now. Raises JobNotFound."""
     job = session.get(Job, job_id, populate_existing=True)
     if job is None:
         raise JobNotFound(f"there is no job {job_id}")
@@ -55,10 +56,12 @@ def get(session: Session, job_id: UUID) -> Job:
 
 
 def write_cursor(created_at: datetime, row_id: UUID) -> str:
+    """The opaque cursor of the page that begins after this row."""
     return base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), str(row_id)]).encode()).decode()
 
 
 def read_cursor(cursor: str) -> tuple[datetime, UUID]:
+    """The creation time and id in a cursor. Raises Invalid."""
     try:
         created_at, row_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
         return datetime.fromisoformat(created_at).astimezone(UTC), UUID(row_id)
@@ -66,7 +69,7 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise Invalid("this cursor was not given by this service: start again without one", "cursor") from error
 
 
-# Made once, as the others of every request are: to put a statement together takes as long as to run it.
+# Statements of every request are built once: building one takes as long as running it.
 _PAGE: Final = (
     select(Job)
     .options(
@@ -95,8 +98,8 @@ def page(
     cursor: str | None = None,
     limit: int = 50,
 ) -> tuple[list[Job], str | None]:
-    """Newest first, with the cursor of the next page. `tag` is `key` or `key=value`; `q` is part of a name, or how
-    an id begins. Columns that no list shows are not read.
+    """One page of jobs, newest first, and the cursor of the next page. `tag` is `key` or `key=value`; `q` is a part of
+    a name or the beginning of an id. Columns that no list shows are not read.
     """
     conditions: list[ColumnElement[bool]] = []
     if state is not None:
@@ -123,7 +126,7 @@ def page(
 
 
 def split_ref(ref: str) -> tuple[str, int | None]:
-    """`name@version` as its parts; null is the newest version, -1 one that cannot be."""
+    """The name and version of `name@version`; the version is null when not given, and -1 when it is no number."""
     name, at, version = ref.partition("@")
     if not at:
         return name, None
@@ -131,7 +134,9 @@ def split_ref(ref: str) -> tuple[str, int | None]:
 
 
 def _uses_dataset(ref: str) -> ColumnElement[bool]:
-    """`name@version` is also found when that version has been deleted: its number is never given again."""
+    """The condition that a job uses dataset `name` or `name@version`, also a deleted version: its number is never
+    reused.
+    """
     name, version = split_ref(ref)
     if version is None:
         return Job.dataset == name
@@ -140,11 +145,12 @@ def _uses_dataset(ref: str) -> ColumnElement[bool]:
 
 
 def is_due() -> ColumnElement[bool]:
+    """The condition that a job's `not_before` has passed or is not set."""
     return or_(Job.not_before.is_(None), Job.not_before <= func.clock_timestamp())
 
 
 def due_jobs(session: Session, queue: str, older_than_seconds: float, limit: int) -> list[Job]:
-    """Queued rows that may run now and whose hint may be lost, first in queue first."""
+    """Due jobs of a queue that were queued that long ago, so that their hint may be lost, in queue order."""
     query = select(Job).where(
         Job.state == JobState.QUEUED, Job.queue == queue, Job.queued_at < seconds_ago(older_than_seconds), is_due()
     )
@@ -152,8 +158,8 @@ def due_jobs(session: Session, queue: str, older_than_seconds: float, limit: int
 
 
 def active_studies(session: Session, limit: int, after: UUID | None = None) -> list[Job]:
-    """Jobs that only coordinate and are not over: no lease watches them, so their hint is simply said again. By id, so
-    that the next page begins `after` the last one of this.
+    """Unfinished studies, which have no lease, so that their hint is repeated. Ordered by id; the next page begins
+    `after` the last id of this one.
     """
     query = select(Job).where(Job.kind.in_(COORDINATING), Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
     if after is not None:
@@ -162,14 +168,14 @@ def active_studies(session: Session, limit: int, after: UUID | None = None) -> l
 
 
 def expired(session: Session, limit: int) -> list[Job]:
-    """Running jobs whose lease is over."""
+    """Running jobs whose lease has expired."""
     query = select(Job).where(Job.state == JobState.RUNNING, Job.lease_until < func.clock_timestamp())
     return list(session.scalars(query.order_by(Job.lease_until).limit(limit)))
 
 
 def memory_needed(session: Session, job_id: UUID) -> int | None:
-    """Bytes of the machine's memory that a training job takes, as far as is known: by its own last preflight, else by
-    those of the last jobs with this model, window and batch on these data.
+    """The host memory in bytes that a training job needs, if known: as measured by its own last attempt, else the
+    largest measured by succeeded jobs with the same model, window and batch size on the same data.
     """
     job = session.get(Job, job_id)
     if job is None or job.kind not in (JobKind.TRAIN, JobKind.TRIAL, JobKind.PRETRAIN, JobKind.ENSEMBLE):
@@ -187,7 +193,7 @@ def memory_needed(session: Session, job_id: UUID) -> int | None:
     )
     own: int | None = session.scalar(select(needed).where(Job.id == job_id))
     used, planned = (job.evidence or {}).get("micro_batch_days"), job.overrides.get("micro_batch_days")
-    if own is not None and used and planned and planned < used:  # the attempt that is to come takes smaller pieces
+    if own is not None and used and planned and planned < used:  # the next attempt uses smaller micro-batches
         own = own * planned // used
     others: int | None = session.scalar(select(func.max(needed)).where(*same)) if own is None else None
     return own or others
@@ -202,7 +208,7 @@ def _created_at_and_id() -> tuple[BindParameter[datetime], BindParameter[UUID]]:
 
 
 def _position_query() -> Select[int, bool, datetime]:
-    """How many go before a job, whether a worker watches its queue, and the time."""
+    """Query of one job: the number of due jobs ahead, whether its queue has a live worker, and the time."""
     queue, priority = bindparam("queue", type_=Text()), bindparam("priority", type_=SmallInteger())
     mine = tuple_(*_created_at_and_id())
     first = or_(Job.priority < priority, and_(Job.priority == priority, tuple_(Job.created_at, Job.id) < mine))
@@ -212,8 +218,8 @@ def _position_query() -> Select[int, bool, datetime]:
 
 
 def _positions_query() -> Select[UUID, int, datetime]:
-    """The same of many jobs at once: of each its id, how many go before it, and the time. `priority`, `created_at` and
-    `id` are of the last one in the queue.
+    """Query of many jobs: the id, the number of due jobs ahead, and the time. The parameters `priority`, `created_at`
+    and `id` are those of the last job of them in queue order.
     """
     in_line = (Job.priority, Job.created_at, Job.id)
     before = func.count().filter(is_due()).over(partition_by=Job.queue, order_by=in_line, rows=(None, -1))
@@ -234,7 +240,7 @@ _LIVE: Final = select(Worker.queue).where(_is_live()).distinct()
 
 
 def queue_position(session: Session, job: Job) -> QueuePosition:
-    """How many queued jobs go first, and in words what a queued job waits for; nothing for any other."""
+    """The queue position of a job."""
     if job.state is not JobState.QUEUED:
         return None, None
     mine = {"queue": job.queue, "priority": job.priority, "created_at": job.created_at, "id": job.id}
@@ -243,7 +249,7 @@ def queue_position(session: Session, job: Job) -> QueuePosition:
 
 
 def queue_positions(session: Session, jobs: Sequence[Job]) -> list[QueuePosition]:
-    """The same of each, in two statements however many they are."""
+    """The queue positions of many jobs, in two statements."""
     queued = [job for job in jobs if job.state is JobState.QUEUED]
     if len(queued) < 2:
         return [queue_position(session, job) for job in jobs]
@@ -273,7 +279,7 @@ def _describe_position(job: Job, ahead: int, is_live: bool, now: datetime) -> Qu
 def heartbeat_worker(
     session: Session, *, name: str, host: str, pid: int, queue: str, device: str, busy_with: UUID | None
 ) -> None:
-    """A worker process is alive. `started_at` is when this process was first seen."""
+    """Record that a worker process is alive. `started_at` is when this process was first seen."""
     now = func.clock_timestamp()
     values = {
         "name": name,
@@ -292,9 +298,10 @@ def heartbeat_worker(
 
 
 def workers(session: Session) -> list[Worker]:
+    """All workers, also ones that are not live, by name."""
     return list(session.scalars(select(Worker).order_by(Worker.name)))
 
 
 def live_queues(session: Session, within_seconds: float = WORKER_SECONDS) -> set[str]:
-    """Queues that a worker watches, by its heartbeat."""
+    """Queues that have a live worker, by the workers' heartbeats."""
     return set(session.scalars(_LIVE, {"within": timedelta(seconds=within_seconds)}))

@@ -1,5 +1,5 @@
-"""The same again, as a new job: a retry goes on from where a job ended badly, a rerun repeats one that succeeded and
-says by how much the two differ.
+"""Retries and reruns, which submit an earlier job's spec as a new job: a retry resumes a job that failed or was
+cancelled, a rerun repeats one that succeeded and reports the drift between the two.
 """
 
 from collections.abc import Mapping
@@ -25,6 +25,8 @@ _ENVIRONMENT: Final = ("device", "device_name", "precision", "host", "micro_batc
 
 
 class RerunKind(StrEnum):
+    """Whether to resume an unsuccessful job or to repeat a successful one."""
+
     RETRY = "retry"
     RERUN = "rerun"
 
@@ -34,7 +36,7 @@ _ALLOWED_STATES: Final = {
     RerunKind.RERUN: frozenset({JobState.SUCCEEDED}),
 }
 
-# What a machine measures of itself differs from run to run and says nothing about the numbers.
+# Excludes system and timing metrics, which differ from run to run without any difference in results.
 _DRIFT: Final = text("""
     WITH a AS (SELECT name, step, value FROM metrics WHERE job_id = :source),
          b AS (SELECT name, step, value FROM metrics WHERE job_id = :rerun)
@@ -125,14 +127,14 @@ def _params(source: Job, rerun: bool) -> Json | None:
 
 
 def _overrides_as_run(source: Job) -> Json:
-    """The size of a micro-batch decides the last digits of a sum, and is chosen by the machine: repeat that too."""
+    """The overrides that repeat the micro-batch size: it was chosen at run time and affects the rounding of sums."""
     days = (source.evidence or {}).get("micro_batch_days")
     return source.overrides | ({"micro_batch_days": days} if days else {})
 
 
 def drift(session: Session, job: Job, *, fingerprint: str | None) -> Json | None:
-    """What a rerun that is about to succeed has made differently from its source: none of it is `equal`. None for a
-    job that is no rerun. `fingerprint` is that of the data it used or built.
+    """The differences between a rerun that is about to succeed and its source; `equal` when there are none. Null for a
+    job that is not a rerun. `fingerprint` is that of the data it used or built.
     """
     if job.params is None or RERUN_OF not in job.params:
         return None
@@ -157,7 +159,7 @@ def drift(session: Session, job: Job, *, fingerprint: str | None) -> Json | None
 
 
 def summary(found: Json) -> str:
-    """One sentence for people."""
+    """One human-readable sentence on the drift."""
     if found["equal"]:
         return f"rerun of job {found['source_job_id']}: no drift, {found['points']} of {found['points']} points equal"
     parts = []
@@ -182,7 +184,7 @@ def summary(found: Json) -> str:
 
 
 def _weights(session: Session, job_id: UUID) -> Mapping[str, str]:
-    """SHA-256 by name."""
+    """The SHA-256 of each weights artifact, by name."""
     query = select(ArtifactRow.name, ArtifactRow.sha256).where(
         ArtifactRow.job_id == job_id, ArtifactRow.name.like(_WEIGHTS)
     )

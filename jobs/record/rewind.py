@@ -1,4 +1,4 @@
-"""Where a job goes on: what led up to its last checkpoint stays, or comes along to a retry; what is made again goes."""
+"""Resuming from a checkpoint: the points before it are kept, or copied to a retry, and the points after it deleted."""
 
 import posixpath
 from typing import Final
@@ -10,14 +10,14 @@ from sqlalchemy.orm import Session
 from jobs.db.tables import DailyMetric, Job, JobEvent, Json, Metric
 from jobs.record.history import best_of
 
-_FOLD: Final = r"^[a-z]+\.([0-9]{1,4})/"  # val.2/rank_ic is of the second fold
+_FOLD: Final = r"^[a-z]+\.([0-9]{1,4})/"  # val.2/rank_ic belongs to the second fold
 
 
 def rewind(session: Session, job: Job) -> Json:
-    """Drop the points that the next attempt will make again; returns the job's latest metrics and best as of its
-    checkpoint.
+    """Delete the points after the job's checkpoint, which the next attempt computes again; returns the latest metrics
+    and the best as of the checkpoint.
 
-    Without a checkpoint that is everything. Events stay: they are history, and say which attempt they belong to.
+    Without a checkpoint all points are deleted. Events are kept: each belongs to its attempt.
     """
     epoch, step = (job.checkpoint["epoch"], job.checkpoint["step"]) if job.checkpoint else (0, 0)
     fold = job.checkpoint.get("fold", 1) if job.checkpoint else 1
@@ -38,7 +38,7 @@ def rewind(session: Session, job: Job) -> Json:
 
 
 def _best_as_of(session: Session, job: Job, epoch: int) -> Json | None:
-    """The best of the epochs up to `epoch`, by the job's events; for a retry without any, what it began with."""
+    """The best of the epochs up to `epoch` by the job's events, else that which a retry copied from its source."""
     body = JobEvent.body
     was_best = (
         JobEvent.job_id == job.id,
@@ -54,13 +54,15 @@ def _best_as_of(session: Session, job: Job, epoch: int) -> Json | None:
 
 
 def copy_checkpoint(session: Session, job: Job, source: Job) -> None:
-    """Let a new job go on where `source` was saved: with its checkpoint and the points that lead up to it."""
+    """Copy the checkpoint of `source`, and the points before it, to a new job that resumes from it."""
     if source.checkpoint is None:
         return
     points = select(literal(job.id), Metric.name, Metric.step, literal(0), Metric.value, Metric.time)
     columns = ["job_id", "name", "step", "attempt", "value", "time"]
     session.execute(insert(Metric).from_select(columns, points.where(Metric.job_id == source.id)))
-    path = posixpath.normpath(f"../{source.id}/{source.checkpoint['path']}")  # which may be another job's already
+    path = posixpath.normpath(
+        f"../{source.id}/{source.checkpoint['path']}"
+    )  # the source's may lie in another job's folder
     job.checkpoint = source.checkpoint | {"path": path}
     job.best = _best_as_of(session, source, source.checkpoint["epoch"])
     session.flush()

@@ -1,4 +1,4 @@
-"""How a job begins: one row, one event, and at most one job for one Idempotency-Key and body."""
+"""Submission of jobs: inserts the row and its first event, at most once per Idempotency-Key and body."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ _COLUMNS: Final = (
 
 
 def _insert_statement(*, idempotent: bool) -> Executable:
-    """The row, its first event and, where a key came with it, that key: one statement, for each round trip is a good
-    part of what a submit takes. Made once, for so is putting it together.
+    """The INSERT of a job, its first event and, if `idempotent`, its Idempotency-Key. It is one statement because each
+    round trip is a good part of a submit's time, and built once because building is too.
     """
     job_id = bindparam("new_id", type_=Uuid())
     row = Base.metadata.tables[Job.__tablename__]
@@ -37,7 +37,7 @@ def _insert_statement(*, idempotent: bool) -> Executable:
     statement = statement.values(queue_deadline=func.clock_timestamp() + wait, last_seq=1, version=1)
     statement = statement.add_cte(history.first_event(job_id).cte("event"))
     if idempotent:
-        # in place of one that a day has made useless: `advisory_lock` holds it, and no younger one was found
+        # Replaces an expired key: the caller holds its advisory lock and has found no valid one.
         values = {"body_sha256": bindparam("body_sha256"), "job_id": job_id, "created_at": func.now()}
         owner: Json = {"principal": bindparam("new_created_by"), "key": bindparam("key")}
         keys = postgresql.insert(Idempotency).values(owner | values)
@@ -57,7 +57,7 @@ _BY_IDEMPOTENCY_KEY: Final = select(Idempotency.body_sha256, Idempotency.job_id)
 
 @dataclass(frozen=True)
 class Submitted:
-    """`created` is false when an earlier submit with the same Idempotency-Key made the job."""
+    """The submitted job; `created` is false when an earlier submit with the same Idempotency-Key has created it."""
 
     job: Job
     created: bool
@@ -86,10 +86,10 @@ def submit(
     overrides: Json | None = None,
     max_unfinished: int | None = None,
 ) -> Submitted:
-    """Write a queued job. `idempotency` is (key, SHA-256 of the body); keys are `created_by`'s own and last a day.
+    """Insert a queued job. `idempotency` is (key, SHA-256 of the body); a key is valid for `created_by` and one day.
 
     Raises IdempotencyMismatch when the key came with another body, DatasetNotFound when the dataset's version has
-    just been deleted, QuotaExceeded when `created_by` has `max_unfinished` jobs that are not over.
+    just been deleted, QuotaExceeded when `created_by` has `max_unfinished` unfinished jobs.
     """
     if idempotency is not None:
         advisory_lock(session, "idempotency", f"{created_by}:{idempotency[0]}")
@@ -128,7 +128,7 @@ def submit(
 
 
 def find_idempotent(session: Session, principal: str, key: str, body_sha256: str) -> Job | None:
-    """The job that this key and body have made within a day. Raises IdempotencyMismatch as `submit` does."""
+    """The job created with this key and body within the last day, or null. Raises IdempotencyMismatch."""
     row = session.execute(_BY_IDEMPOTENCY_KEY, {"principal": principal, "key": key}).one_or_none()
     if row is None:
         return None

@@ -1,4 +1,6 @@
-"""One change of one job: its row locked, the move checked against `states.NEXT`, its event in the same transaction."""
+"""Changes of one locked job row, with the transition checked against `states.NEXT` and an event in the same
+transaction.
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -15,7 +17,7 @@ from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted, source
 
 
 def lock(session: Session, job_id: UUID) -> Job:
-    """The row as it is now, until the transaction ends. Raises JobNotFound."""
+    """Lock the job's row until the transaction ends and return it as it is now. Raises JobNotFound."""
     query = (
         select(Job).where(Job.id == job_id).with_for_update(key_share=True).execution_options(populate_existing=True)
     )
@@ -26,9 +28,7 @@ def lock(session: Session, job_id: UUID) -> Job:
 
 
 def first_due(session: Session, queue: str) -> Job | None:
-    """The job that goes first of those that may run now on this queue, locked; one that is being changed is passed
-    over.
-    """
+    """Lock and return the first job of the queue that is due; rows locked by others are skipped."""
     runnable = (Job.state == JobState.QUEUED, Job.queue == queue, Job.kind.not_in(COORDINATING), is_due())
     query = select(Job).where(*runnable).order_by(Job.priority, Job.created_at, Job.id).limit(1)
     return session.scalars(
@@ -37,7 +37,7 @@ def first_due(session: Session, queue: str) -> Job | None:
 
 
 def change(session: Session, job: Job, by: str | None = None, **values: Any) -> Job:
-    """One UPDATE with its state event; a new `state` must be one that NEXT allows."""
+    """Update the job and write its state event; raises IllegalTransition for a `state` that NEXT does not allow."""
     to = values.get("state")
     if values.get("message") is not None:
         values["message"] = history.replace_nul(values["message"])
@@ -57,7 +57,7 @@ def change(session: Session, job: Job, by: str | None = None, **values: Any) -> 
 
 
 def postpone(session: Session, job_id: UUID, seconds: float, reason: Reason, message: str) -> bool:
-    """Let a job that is queued, and wanted, wait for what it needs, with the reason told once; false for any other."""
+    """Delay a queued job that waits for resources, with one event per reason; false when it is not queued to run."""
     job = lock(session, job_id)
     if job.state is not JobState.QUEUED or job.wanted is not Wanted.RUN:
         return False
@@ -70,7 +70,7 @@ def postpone(session: Session, job_id: UUID, seconds: float, reason: Reason, mes
 
 
 def settle_if_not_runnable(session: Session, job: Job) -> bool:
-    """Whether a queued job, locked, is not to run any more: it is settled then."""
+    """Cancel, pause or time out a locked queued job that should not run; returns whether it was settled."""
     if job.wanted in (Wanted.CANCEL, Wanted.PRUNE):
         change(
             session, job, state=JobState.CANCELLED, reason=Reason.USER if job.wanted is Wanted.CANCEL else Reason.PRUNED

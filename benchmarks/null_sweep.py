@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from atft.metrics.inference import cosine_test
-from client.demo.prices import service
-from client.demo.study import succeeded
+from client.demo.prices import running_service
+from client.demo.study import require_success
 from client.sdk.sync import Client, LiveJob
 
 HORIZONS = (1, 5, 10, 20)
@@ -41,7 +41,7 @@ def main() -> int:
     done: list[dict[str, Any]] = []
     with (
         tempfile.TemporaryDirectory(prefix="atft-null-") as folder,
-        service(None, Path(folder) / "var", Console(stderr=True)) as url,
+        running_service(None, Path(folder) / "var", Console(stderr=True)) as url,
         Client(url) as client,
     ):
         for seed in range(options.seeds):
@@ -58,7 +58,7 @@ def main() -> int:
 def measured(client: Client, seed: int, trials: int, folder: Path) -> dict[str, Any]:
     planted = {"num_codes": 150, "num_days": 500, "num_features": 8, "mode": "null", "seed": seed}
     body: Any = {"name": f"null-{seed}", "planted": planted, "horizons": HORIZONS}
-    succeeded(client.add_dataset(body).wait())
+    require_success(client.add_dataset(body).wait())
     base = {
         "dataset": f"null-{seed}",
         "seed": seed,
@@ -67,9 +67,9 @@ def measured(client: Client, seed: int, trials: int, folder: Path) -> dict[str, 
         "trainer": {"max_epochs": 3, "batch_size": 1200},
     }
     spec: Any = {"base": base, "space": TRIALS_SPACE, "sampler": {"seed": seed}, "n_trials": trials, "parallelism": 2}
-    study = succeeded(client.hpo(spec).wait())
+    study = require_success(client.hpo(spec).wait())
     best = client.best(study.id)
-    job = succeeded(study.promote().wait())
+    job = require_success(study.promote().wait())
     return {
         "seed": seed,
         "trials": len(client.trials(study.id)),

@@ -12,11 +12,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from client.cli import display
-from client.cli.terminal import AsJson, connected, end, err, finish, out, print_json, read, warn
+from client.cli.terminal import AsJson, connect, err, exit_with_state, fail, out, print_json, print_warnings, read_spec
 
 app = typer.Typer(help="Register panels and look at them.", no_args_is_help=True)
-Ref = Annotated[str, typer.Argument(metavar="NAME", help="A dataset, or one version of it: NAME@VERSION.")]
-Body = Mapping[str, JsonValue]
+DatasetRef = Annotated[str, typer.Argument(metavar="NAME", help="A dataset, or one version of it: NAME@VERSION.")]
+JsonObject = Mapping[str, JsonValue]
 File = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
 
 
@@ -43,32 +43,32 @@ def _add(
 ) -> None:
     """Register a panel and wait until its cache is built."""
     if sum(source is not None for source in (file, path, planted)) != 1:
-        end(2, "give one source: a FILE to upload, --path, or --planted")
+        fail(2, "give one source: a FILE to upload, --path, or --planted")
     if file is None and (universe or market):
-        end(2, "--universe and --market go with a FILE; beside --path name server paths in --spec")
-    body: dict[str, JsonValue] = {**(read(spec) if spec else {}), "name": name}
+        fail(2, "--universe and --market go with a FILE; beside --path name server paths in --spec")
+    body: dict[str, JsonValue] = {**(read_spec(spec) if spec else {}), "name": name}
     if path is not None:
         body["path"] = path
     if planted is not None:
-        body["planted"] = read(planted)
-    with connected(context) as service, _sending() as sent:
+        body["planted"] = read_spec(planted)
+    with connect(context) as service, _upload_progress_bar() as report:
         if dry_run:
-            plan = service.plan_dataset(body, file=file, universe=universe, market=market, sent=sent)
-            print_json(plan) if as_json else _show_plan(plan)
+            plan = service.plan_dataset(body, file=file, universe=universe, market=market, on_progress=report)
+            print_json(plan) if as_json else _print_plan(plan)
             return
-        job = service.add_dataset(body, file=file, universe=universe, market=market, sent=sent)
-        warn(job)
-        job = display.watch(service, job.id, err, name)
+        job = service.add_dataset(body, file=file, universe=universe, market=market, on_progress=report)
+        print_warnings(job)
+        job = display.watch_job(service, job.id, err, name)
         if job.state == "succeeded":
             found = service.dataset(name)
-            print_json(found) if as_json else _show(found)
-    finish(job)
+            print_json(found) if as_json else _print_dataset(found)
+    exit_with_state(job)
 
 
 @app.command("ls")
 def _ls(context: typer.Context, as_json: AsJson = False) -> None:
     """All datasets in their newest version."""
-    with connected(context) as service:
+    with connect(context) as service:
         found = service.datasets()
     if as_json:
         print_json(found)
@@ -77,45 +77,45 @@ def _ls(context: typer.Context, as_json: AsJson = False) -> None:
     for item in found:
         table.add_row(
             f"{item['name']}@{item['version']}", _count(item["num_rows"]), _count(item["num_codes"]), _period(item),
-            _count(item["num_features"]), _listed(item["horizons"]), _size(item["size_bytes"]),
+            _count(item["num_features"]), _joined(item["horizons"]), _size(item["size_bytes"]),
             str(item["created_at"])[:16].replace("T", " ") + "Z",
         )  # fmt: skip
     out.print(table, highlight=False)
 
 
 @app.command("show")
-def _dataset(context: typer.Context, name: Ref, as_json: AsJson = False) -> None:
+def _show(context: typer.Context, name: DatasetRef, as_json: AsJson = False) -> None:
     """One dataset: size, warnings, leaks, where its versions come from and how many jobs use them."""
-    with connected(context) as service:
+    with connect(context) as service:
         found = service.dataset(name)
-    print_json(found) if as_json else _show(found)
+    print_json(found) if as_json else _print_dataset(found)
 
 
 @app.command("rm")
 def _rm(
     context: typer.Context,
-    name: Ref,
+    name: DatasetRef,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a dataset, or one version: refused while unfinished jobs need it; finished jobs keep their record."""
-    with connected(context) as service:
+    with connect(context) as service:
         found = service.dataset(name)
         versions = _objects(found["versions"])
         what = name if "@" in name else f"{name} with {len(versions)} version{'s' * (len(versions) > 1)}"
         if not yes and not typer.confirm(f"delete {what}?", err=True):
-            end(1, "nothing was deleted")
+            fail(1, "nothing was deleted")
         service.delete_dataset(name)
     err.print(f"deleted {name}", markup=False, highlight=False)
 
 
 @contextmanager
-def _sending() -> Iterator[Callable[[int, int], None]]:
+def _upload_progress_bar() -> Iterator[Callable[[int, int], None]]:
     """A bar for an upload, in a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(bar_width=30), DownloadColumn(), TransferSpeedColumn()
     bar = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
     task = bar.add_task("sending", total=None, visible=False)
 
-    def sent(count: int, total: int) -> None:
+    def report(count: int, total: int) -> None:
         if not bar.finished and not bar.live.is_started:
             bar.start()
         bar.update(task, completed=count, total=total, visible=True)
@@ -123,25 +123,25 @@ def _sending() -> Iterator[Callable[[int, int], None]]:
             bar.stop()
 
     try:
-        yield sent
+        yield report
     finally:
         bar.stop()
 
 
-def _show(found: Body) -> None:
+def _print_dataset(found: JsonObject) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     columns, market = found["columns"], found["market_columns"]
     table.add_row("dataset", f"{found['name']}@{found['version']}")
     for row in (
         ("rows", _count(found["num_rows"])), ("codes", _count(found["num_codes"])), ("days", _period(found)),
         ("features", f"{_length(columns)} across stocks, {_length(market)} market-wide"),
-        ("horizons", _listed(found["horizons"])), ("size", _size(found["size_bytes"])),
+        ("horizons", _joined(found["horizons"])), ("size", _size(found["size_bytes"])),
         ("fingerprint", str(found["fingerprint"])),
     ):  # fmt: skip
         table.add_row(*row)
     out.print(table, highlight=False, markup=False)
     profile, leaks = _object(found["profile"]), _object(found["leak_report"])
-    _warn(profile.get("warnings"))
+    _print_warnings(profile.get("warnings"))
     suspected = [
         f"{one['feature']} ({one['rank_ic']} with {one.get('against', 'a target')})"
         for one in _objects(leaks.get("suspected"))
@@ -158,7 +158,7 @@ def _show(found: Body) -> None:
     out.print(versions, highlight=False, markup=False)
 
 
-def _show_plan(plan: Body) -> None:
+def _print_plan(plan: JsonObject) -> None:
     found = _object(plan["inspection"])
     table = Table(show_header=False, box=None, pad_edge=False)
     roles = ", ".join(
@@ -173,14 +173,14 @@ def _show_plan(plan: Body) -> None:
     ):  # fmt: skip
         table.add_row(*row)
     out.print(table, highlight=False, markup=False)
-    _warn([*_strings(plan["warnings"]), *_strings(_object(found["profile"]).get("warnings"))])
+    _print_warnings([*_strings(plan["warnings"]), *_strings(_object(found["profile"]).get("warnings"))])
     for name in _strings(found.get("named_like_targets")):
         out.print(f"named like a target, refused unless allow_leaks lists it: {name}", markup=False, highlight=False)
     if registered := _strings(plan["registered"]):
         out.print(f"this content is registered already: {', '.join(registered)}", markup=False, highlight=False)
 
 
-def _warn(warnings: JsonValue) -> None:
+def _print_warnings(warnings: JsonValue) -> None:
     for warning in _strings(warnings):
         out.print(f"warning: {warning}", markup=False, highlight=False)
 
@@ -201,7 +201,7 @@ def _length(value: JsonValue) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _listed(value: JsonValue) -> str:
+def _joined(value: JsonValue) -> str:
     return ", ".join(_strings(value))
 
 
@@ -213,6 +213,6 @@ def _size(value: JsonValue) -> str:
     return f"{value / 1e6:,.1f} MB" if isinstance(value, int) else "–"
 
 
-def _period(item: Body) -> str:
+def _period(item: JsonObject) -> str:
     days = _strings(item.get("days"))
     return _count(item["num_days"]) + (f", {days[0]} to {days[1]}" if len(days) == 2 else "")

@@ -16,7 +16,7 @@ from rich.text import Text
 from client.sdk.models import Comparison, Event, Job, Value
 from client.sdk.sync import Client, LiveJob
 
-FOLD: Final = re.compile(r"\.(\d+)/")  # of one of several folds or members
+FOLD_INFIX: Final = re.compile(r"\.(\d+)/")  # of one of several folds or members
 COLOURS: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "pruned": "yellow", "running": "cyan"}
 
 
@@ -28,12 +28,12 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-def text(value: object) -> str:
+def escaped(value: object) -> str:
     """What somebody wrote, whatever brackets it has, for a table; nothing for None."""
     return "" if value is None else escape(str(value))
 
 
-def number(value: JsonValue) -> str:
+def format_number(value: JsonValue) -> str:
     """Four digits; an undefined value is a dash, and neither that nor a small one is 0."""
     if value is None:
         return "–"
@@ -44,10 +44,10 @@ def number(value: JsonValue) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 10 else f"{value:.4g}"
 
 
-def state(job: Job) -> str:
+def state_markup(job: Job) -> str:
     word = job.status or job.state
     colour = COLOURS.get(job.state, "default")
-    return f"[{colour}]{text(word)}[/]" + (f" ({text(job.reason)})" if job.reason else "")
+    return f"[{colour}]{escaped(word)}[/]" + (f" ({escaped(job.reason)})" if job.reason else "")
 
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
@@ -57,34 +57,36 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
     for job in jobs:
         epoch = f"{job.progress.epoch}/{job.progress.epochs}" if job.progress and job.progress.epochs else ""
         created = f"{job.created_at:%Y-%m-%d %H:%MZ}" if job.created_at else ""
-        rank_ic = number((job.latest or {}).get("val/rank_ic")) if job.kind in ("train", "ensemble") else ""
-        table.add_row(job.id, job.kind, text(job.name), state(job), epoch, rank_ic, text(job.dataset), created)
+        rank_ic = format_number((job.latest or {}).get("val/rank_ic")) if job.kind in ("train", "ensemble") else ""
+        table.add_row(
+            job.id, job.kind, escaped(job.name), state_markup(job), epoch, rank_ic, escaped(job.dataset), created
+        )
     return table
 
 
 def workers_table(workers: Iterable[Mapping[str, JsonValue]]) -> Table:
     table = Table("name", "host", "queue", "device", "doing", "last seen", box=None, pad_edge=False)
     for worker in workers:
-        doing = text(worker["busy_with"]) or ("nothing" if worker["live"] else "[red]gone[/red]")
-        told = (text(worker[name]) for name in ("name", "host", "queue", "device"))
-        table.add_row(*told, doing, text(worker["last_seen"]))
+        doing = escaped(worker["busy_with"]) or ("nothing" if worker["live"] else "[red]gone[/red]")
+        cells = (escaped(worker[name]) for name in ("name", "host", "queue", "device"))
+        table.add_row(*cells, doing, escaped(worker["last_seen"]))
     return table
 
 
-def job_lines(job: Job) -> Table:
+def job_table(job: Job) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     rows: dict[str, object] = {
-        "id": job.id, "kind": job.kind, "name": job.name, "state": Text.from_markup(state(job)), "message": job.message,
-        "dataset": job.dataset, "waiting because": job.pending_reason, "attempt": job.attempt,
+        "id": job.id, "kind": job.kind, "name": job.name, "state": Text.from_markup(state_markup(job)),
+        "message": job.message, "dataset": job.dataset, "waiting because": job.pending_reason, "attempt": job.attempt,
         "created": job.created_at, "started": job.started_at, "finished": job.finished_at,
         "spec digest": job.spec_digest,
     }  # fmt: skip
     for name, value in rows.items():
         if value is not None:
-            table.add_row(name, value if isinstance(value, Text) else text(value))
+            table.add_row(name, value if isinstance(value, Text) else escaped(value))
     for name, figure in sorted((job.latest or {}).items()):
         if "@" not in name:
-            table.add_row(name, number(figure))
+            table.add_row(name, format_number(figure))
     return table
 
 
@@ -94,27 +96,29 @@ def metrics_table(values: Mapping[str, Value]) -> Table:
     table = Table("metric", "mean", *horizons, box=None, pad_edge=False)
     for name in sorted({name.split("@")[0] for name in values}):
         cells = [values.get(name), *(values.get(f"{name}@{horizon}") for horizon in horizons)]
-        table.add_row(name, *(number(cell) for cell in cells))
+        table.add_row(name, *(format_number(cell) for cell in cells))
     return table
 
 
-def compared_table(title: str, rows: Mapping[str, Mapping[str, Value]], columns: Sequence[str]) -> Table:
+def baselines_table(title: str, rows: Mapping[str, Mapping[str, Value]], columns: Sequence[str]) -> Table:
     table = Table(
         "", *(name.partition("/")[2] for name in columns), title=title, title_justify="left", box=None, pad_edge=False
     )
     for name, values in rows.items():
         table.add_row(
-            name, *(number(values.get(column)) for column in columns), style="bold" if name == "this model" else None
+            name,
+            *(format_number(values.get(column)) for column in columns),
+            style="bold" if name == "this model" else None,
         )
     return table
 
 
-def comparison(found: Comparison) -> Group:
+def comparison_view(found: Comparison) -> Group:
     """Sides, what sets them apart, whether that is fair, and each pair's verdict in words."""
     jobs = Table("", found.metric, "std", "ic_t", "days", "state", "id", box=None, pad_edge=False)
     names = {job.id: escape(job.name or job.id) for job in found.jobs}
     for job in found.jobs:
-        figures = (number(job.mean), number(job.std), number(job.ic_t), str(job.num_days))
+        figures = (format_number(job.mean), format_number(job.std), format_number(job.ic_t), str(job.num_days))
         jobs.add_row(names[job.id], *figures, job.state or "baseline", job.id)
     apart = Table("differs", *names.values(), box=None, pad_edge=False)
     for field, values in found.differences.items():
@@ -123,11 +127,11 @@ def comparison(found: Comparison) -> Group:
     reasons = [f"  {escape(reason)}" for reason in found.unfair_because]
     pairs = Table("", "difference", "95 % interval", "p", "days", "verdict", box=None, pad_edge=False)
     for pair in found.pairs:
-        interval = "–" if pair.ci95 is None else f"{number(pair.ci95[0])} to {number(pair.ci95[1])}"
+        interval = "–" if pair.ci95 is None else f"{format_number(pair.ci95[0])} to {format_number(pair.ci95[1])}"
         p_value = "–" if pair.p_value is None else "<0.001" if pair.p_value < 0.001 else f"{pair.p_value:.3f}"
         title = f"{names.get(pair.a, pair.a)} - {names.get(pair.b, pair.b)}"
         verdict = f"[bold]{escape(pair.verdict)}[/]"
-        pairs.add_row(title, number(pair.mean_difference), interval, p_value, str(pair.num_days), verdict)
+        pairs.add_row(title, format_number(pair.mean_difference), interval, p_value, str(pair.num_days), verdict)
     parts: list[Table | str] = [jobs, ""]
     if found.differences:
         parts += [apart, ""]
@@ -138,7 +142,7 @@ def comparison(found: Comparison) -> Group:
     return Group(*parts)
 
 
-def watch(service: Client, job_id: str, console: Console, label: str = "") -> LiveJob:
+def watch_job(service: Client, job_id: str, console: Console, label: str = "") -> LiveJob:
     """Show a job until its end: a bar in a terminal, else a line for each epoch. Returns the job as it ended."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f} %"),
@@ -153,25 +157,27 @@ def watch(service: Client, job_id: str, console: Console, label: str = "") -> Li
     with bar if live else nullcontext():
         task = bar.add_task(label, total=1.0, text="queued")
         for event in service.events(job_id):
-            _show(event, bar, task, console, label, objective)
+            _show_event(event, bar, task, console, label, objective)
     return service.job(job_id)
 
 
-def _show(event: Event, bar: Progress, task: TaskID, console: Console, label: str, objective: str) -> None:
+def _show_event(event: Event, bar: Progress, task: TaskID, console: Console, label: str, objective: str) -> None:
     body = event.body
     match event.kind:
         case "progress":
             ratio = body.get("ratio")
-            bar.update(task, completed=float(ratio) if isinstance(ratio, int | float) else 0.0, text=_where(body))
+            bar.update(
+                task, completed=float(ratio) if isinstance(ratio, int | float) else 0.0, text=_progress_text(body)
+            )
         case "metrics" if not body.get("source"):
             values = body.get("values")
-            names = {FOLD.sub("/", name): name for name in values} if isinstance(values, dict) else {}
+            names = {FOLD_INFIX.sub("/", name): name for name in values} if isinstance(values, dict) else {}
             if isinstance(values, dict) and objective in names and "train/loss" in names:
-                found = FOLD.search(names[objective])
-                where = f"{text(label)}  fold {found[1]}" if found else text(label)
+                found = FOLD_INFIX.search(names[objective])
+                where = f"{escaped(label)}  fold {found[1]}" if found else escaped(label)
                 best = "  best so far" if body.get("best") else ""
                 loss, reached = values[names["train/loss"]], values[names[objective]]
-                losses = f"train/loss {number(loss)}  {objective} {number(reached)}"
+                losses = f"train/loss {format_number(loss)}  {objective} {format_number(reached)}"
                 console.print(f"  {where}  epoch {body.get('step')}  {losses}{best}", highlight=False)
         case "log" if body.get("level") in ("warning", "error"):
             console.print(f"  {label}  {body.get('level')}: {body.get('message')}", highlight=False, markup=False)
@@ -181,7 +187,7 @@ def _show(event: Event, bar: Progress, task: TaskID, console: Console, label: st
             pass
 
 
-def _where(body: Mapping[str, JsonValue]) -> str:
+def _progress_text(body: Mapping[str, JsonValue]) -> str:
     parts = [str(body.get("phase") or "")]
     if body.get("epochs"):
         parts.append(f"epoch {body.get('epoch')}/{body.get('epochs')}")

@@ -1,11 +1,24 @@
-"""The commands that say what is wanted of a job: `atft cancel`, `pause`, `resume`, `retry`, `rerun`."""
+"""The commands on jobs: submit, plan, list, show, watch, cancel, pause, resume, retry, rerun, and their results."""
 
 from typing import Annotated
 
 import typer
 
-from client.cli import display
-from client.cli.terminal import AsJson, JobId, connected, err, follow, print_json, view
+from client.cli import display, study_display
+from client.cli.terminal import (
+    AlwaysJson,
+    AsJson,
+    JobId,
+    SpecFile,
+    connect,
+    err,
+    exit_with_state,
+    job_as_json,
+    out,
+    print_json,
+    read_spec,
+    report_submission,
+)
 from client.sdk.models import Job
 
 app = typer.Typer()
@@ -13,42 +26,159 @@ Wait = Annotated[bool, typer.Option(help="Show the new job until its end.")]
 Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key is one new job.")]
 
 
-def _say(job: Job, *, as_json: bool) -> None:
-    print_json(view(job)) if as_json else err.print(f"{job.id} {display.state(job)}", highlight=False)
+@app.command()
+def submit(
+    context: typer.Context,
+    file: SpecFile,
+    wait: Annotated[bool, typer.Option(help="Show the job until its end.")] = False,
+    key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec are one job.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a training job; prints its id."""
+    with connect(context) as service:
+        job = service.submit("train", read_spec(file), idempotency_key=key)
+        report_submission(service, job, wait=wait, as_json=as_json)
+
+
+@app.command()
+def plan(context: typer.Context, file: SpecFile, _as_json: AlwaysJson = True) -> None:
+    """What a training, a study or an ensemble would be, as JSON: the resolved spec, days, steps, parameters. Nothing is
+    stored. A pretraining's spec may be a training's too: `atft pretrain FILE --plan`.
+    """
+    with connect(context) as service:
+        spec = read_spec(file)
+        print_json(service.plan("ensemble" if "seeds" in spec else "hpo" if "base" in spec else "train", spec))
+
+
+@app.command("ls")
+def _ls(
+    context: typer.Context,
+    state: Annotated[str | None, typer.Option()] = None,
+    kind: Annotated[str | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The newest jobs."""
+    with connect(context) as service:
+        page = service.jobs(limit=limit, state=state, kind=kind)
+    print_json([job_as_json(job) for job in page.items]) if as_json else out.print(display.jobs_table(page.items))
+
+
+@app.command()
+def show(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """One job."""
+    with connect(context) as service:
+        job = service.job(job_id)
+    print_json(job_as_json(job)) if as_json else out.print(display.job_table(job), highlight=False)
+
+
+@app.command()
+def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
+    """Show a job's progress, or a study's trials, until its end; the exit code tells how it ended."""
+    with connect(context) as service:
+        job = service.job(job_id)
+        job = (
+            study_display.watch_study(service, job_id, err)
+            if job.kind == "hpo"
+            else display.watch_job(service, job_id, err)
+        )
+    if as_json:
+        print_json(job_as_json(job))
+    exit_with_state(job)
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+) -> None:
+    """What the job's program wrote."""
+    with connect(context) as service:
+        for piece in service.follow_logs(job_id) if follow else [service.logs(job_id)]:
+            typer.echo(piece, nl=False)
+
+
+@app.command()
+def metrics(
+    context: typer.Context,
+    job_id: JobId,
+    name: Annotated[list[str] | None, typer.Argument(help="Prefixes, such as test/ or val/rank_ic.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The latest metrics by horizon; --json has the series."""
+    with connect(context) as service:
+        found = service.metrics(job_id, name or ())
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    chosen = {
+        key: value for key, value in found.latest.items() if "/" in key and (not name or key.startswith(tuple(name)))
+    }
+    out.print(display.metrics_table(chosen))
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID ID…")],
+    metric: Annotated[
+        str | None, typer.Option(help="Such as test/rank_ic@5d or test/long_short.", show_default="test/rank_ic")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="A stored baseline as one more side, such as ridge; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Jobs side by side: what sets them apart, whether that is fair, and whether the difference is more than chance."""
+    with connect(context) as service:
+        found = service.compare(job_ids, metric=metric, baselines=baseline or ())
+    print_json(found.model_dump(mode="json")) if as_json else out.print(display.comparison_view(found), highlight=False)
+
+
+@app.command()
+def evidence(context: typer.Context, job_id: JobId, _as_json: AlwaysJson = True) -> None:
+    """What really ran, beside what was asked, as JSON."""
+    with connect(context) as service:
+        print_json(service.evidence(job_id))
+
+
+def _print_state(job: Job, *, as_json: bool) -> None:
+    print_json(job_as_json(job)) if as_json else err.print(f"{job.id} {display.state_markup(job)}", highlight=False)
 
 
 @app.command()
 def cancel(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """Ask a job to end."""
-    with connected(context) as service:
-        _say(service.cancel(job_id), as_json=as_json)
+    with connect(context) as service:
+        _print_state(service.cancel(job_id), as_json=as_json)
 
 
 @app.command()
 def pause(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """Ask a job to save itself and free its device."""
-    with connected(context) as service:
-        _say(service.pause(job_id), as_json=as_json)
+    with connect(context) as service:
+        _print_state(service.pause(job_id), as_json=as_json)
 
 
 @app.command()
 def resume(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """Queue a paused job again; it goes on from its checkpoint."""
-    with connected(context) as service:
-        _say(service.resume(job_id), as_json=as_json)
+    with connect(context) as service:
+        _print_state(service.resume(job_id), as_json=as_json)
 
 
 @app.command()
 def retry(context: typer.Context, job_id: JobId, wait: Wait = False, key: Key = None, as_json: AsJson = False) -> None:
     """Go on with a failed or cancelled job, as a new one; prints its id."""
-    with connected(context) as service:
-        job = service.again(job_id, "retry", idempotency_key=key)
-        follow(service, job, wait=wait, as_json=as_json)
+    with connect(context) as service:
+        job = service.retry(job_id, idempotency_key=key)
+        report_submission(service, job, wait=wait, as_json=as_json)
 
 
 @app.command()
 def rerun(context: typer.Context, job_id: JobId, wait: Wait = False, key: Key = None, as_json: AsJson = False) -> None:
     """Repeat a succeeded job, as a new one whose message tells what drifted; prints its id."""
-    with connected(context) as service:
-        job = service.again(job_id, "rerun", idempotency_key=key)
-        follow(service, job, wait=wait, as_json=as_json)
+    with connect(context) as service:
+        job = service.rerun(job_id, idempotency_key=key)
+        report_submission(service, job, wait=wait, as_json=as_json)

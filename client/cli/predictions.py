@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from client.cli import display
-from client.cli.terminal import AsJson, connected, err, finish, follow, print_json, view, warn
+from client.cli.terminal import (
+    AsJson,
+    connect,
+    err,
+    exit_with_state,
+    job_as_json,
+    print_json,
+    print_warnings,
+    report_submission,
+)
 
 app = typer.Typer()
 ARTIFACT = "predictions.parquet"
@@ -30,18 +39,18 @@ def predict(
 ) -> None:
     """Score a range of days with a model's best weights; prints the job's id."""
     spec = {"model": model, "dataset": dataset, "from_day": from_day, "to_day": to_day, "fold": fold}
-    with connected(context) as service:
+    with connect(context) as service:
         if dry_run:
             print_json(service.plan("predict", spec))
             return
         job = service.predict(spec, idempotency_key=key)
         if output is None:
-            follow(service, job, wait=wait, as_json=as_json)
+            report_submission(service, job, wait=wait, as_json=as_json)
             return
-        warn(job)
+        print_warnings(job)
         err.print(job.id)
-        job = display.watch(service, job.id, err)
+        job = display.watch_job(service, job.id, err)
         if job.state == "succeeded":
             service.download(f"/jobs/{job.id}/artifacts/{ARTIFACT}", output)
-        print_json(view(job)) if as_json else typer.echo(job.id)
-        finish(job)
+        print_json(job_as_json(job)) if as_json else typer.echo(job.id)
+        exit_with_state(job)

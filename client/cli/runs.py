@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from client.cli.terminal import AsJson, SpecFile, connected, follow, print_json, read
+from client.cli.terminal import AsJson, SpecFile, connect, print_json, read_spec, report_submission
 
 app = typer.Typer()
 Wait = Annotated[bool, typer.Option(help="Show the job until its end.")]
@@ -47,9 +47,9 @@ def _submit(
     key: Key,
     as_json: AsJson,
 ) -> None:
-    with connected(context) as service:
+    with connect(context) as service:
         if plan:
-            print_json(service.plan(kind, read(file)))
+            print_json(service.plan(kind, read_spec(file)))
             return
-        job = service.submit(kind, read(file), idempotency_key=key)
-        follow(service, job, wait=wait, as_json=as_json)
+        job = service.submit(kind, read_spec(file), idempotency_key=key)
+        report_submission(service, job, wait=wait, as_json=as_json)

@@ -11,15 +11,15 @@ from client.cli.terminal import (
     AsJson,
     JobId,
     SpecFile,
-    connected,
-    end,
+    connect,
     err,
-    finish,
-    follow,
+    exit_with_state,
+    fail,
+    job_as_json,
     out,
     print_json,
-    read,
-    view,
+    read_spec,
+    report_submission,
 )
 
 app = typer.Typer()
@@ -34,15 +34,15 @@ def hpo(
     as_json: AsJson = False,
 ) -> None:
     """Submit a study, a search for the best settings; prints its id."""
-    with connected(context) as service:
-        job = service.hpo(read(file), idempotency_key=key)
-        follow(service, job, wait=wait, as_json=as_json, watch=study_display.watch_study)
+    with connect(context) as service:
+        job = service.hpo(read_spec(file), idempotency_key=key)
+        report_submission(service, job, wait=wait, as_json=as_json, watch=study_display.watch_study)
 
 
 @app.command()
 def trials(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """A study's trials: parameters, state, value."""
-    with connected(context) as service:
+    with connect(context) as service:
         found = service.trials(job_id)
         best = study_display.best_of(service.job(job_id), found)
     if as_json:
@@ -54,7 +54,7 @@ def trials(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> No
 @app.command()
 def best(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """A study's best trial so far; --json has its whole training spec."""
-    with connected(context) as service:
+    with connect(context) as service:
         found = service.best(job_id)
     print_json(found.model_dump(mode="json")) if as_json else out.print(study_display.best_table(found))
 
@@ -62,7 +62,7 @@ def best(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None
 @app.command()
 def importance(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
     """How much each parameter of an ended study matters."""
-    with connected(context) as service:
+    with connect(context) as service:
         found = service.importance(job_id)
     print_json(found.model_dump(mode="json")) if as_json else out.print(study_display.importance_table(found))
 
@@ -79,21 +79,21 @@ def promote(
 ) -> None:
     """Make a study's best trial, or a job itself, a full training job; prints its id."""
     changes = dict(_change(text) for text in change or ())
-    with connected(context) as service:
+    with connect(context) as service:
         job = service.promote(job_id, changes)
         if wait:
             err.print(job.id)
-            job = display.watch(service, job.id, err)
-        print_json(view(job)) if as_json else typer.echo(job.id)
+            job = display.watch_job(service, job.id, err)
+        print_json(job_as_json(job)) if as_json else typer.echo(job.id)
     if wait:
-        finish(job)
+        exit_with_state(job)
 
 
 def _change(text: str) -> tuple[str, JsonValue]:
     """The value is JSON (1, 1e-3, true, null, [1, 5]); what is not is a word."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        end(2, f"--set {text}: write FIELD=VALUE")
+        fail(2, f"--set {text}: write FIELD=VALUE")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

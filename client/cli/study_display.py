@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from client.cli.display import COLOURS, number
+from client.cli.display import COLOURS, format_number
 from client.sdk.models import TERMINAL, BestTrial, Importance, Job, Trial
 from client.sdk.sync import Client, LiveJob
 
@@ -23,19 +23,19 @@ FRAME_LINES: Final = 6  # of the live picture, beside its trials
 def watch_study(service: Client, job_id: str, console: Console) -> LiveJob:
     """Show a study until its end. Returns it as it ended."""
     if not console.is_terminal:
-        return _print_lines(service, job_id, console)
+        return _watch_as_lines(service, job_id, console)
     with Live(console=console, refresh_per_second=4) as live:
         while True:
             job = service.job(job_id)  # before the trials, so that an ended study shows all of them
             trials = service.trials(job_id)
-            live.update(_picture(job, trials, None if job.done else console.height - FRAME_LINES))
+            live.update(_live_view(job, trials, None if job.done else console.height - FRAME_LINES))
             if job.done:
                 return job
             time.sleep(POLL_SECONDS)
 
 
-def _print_lines(service: Client, job_id: str, console: Console) -> LiveJob:
-    said: set[int] = set()
+def _watch_as_lines(service: Client, job_id: str, console: Console) -> LiveJob:
+    printed: set[int] = set()
     phase: str | None = None
     while True:
         job = service.job(job_id)
@@ -45,42 +45,42 @@ def _print_lines(service: Client, job_id: str, console: Console) -> LiveJob:
                 console.print("  both extremes of the space run one step each …", highlight=False)
         trials = service.trials(job_id)
         for trial in trials:
-            if trial.state in TERMINAL and trial.number not in said:
-                said.add(trial.number)
-                known = [one for one in trials if one.number in said]
-                console.print(f"  {_line(job, trial, known)}", highlight=False, markup=False)
+            if trial.state in TERMINAL and trial.number not in printed:
+                printed.add(trial.number)
+                finished = [one for one in trials if one.number in printed]
+                console.print(f"  {_trial_line(job, trial, finished)}", highlight=False, markup=False)
         if job.done:
             return job
         time.sleep(POLL_SECONDS)
 
 
-def _line(job: Job, trial: Trial, known: Sequence[Trial]) -> str:
-    parts = [f"{len(known)}/{_wanted(job)}", f"trial {trial.number} {_state(trial)}"]
+def _trial_line(job: Job, trial: Trial, finished: Sequence[Trial]) -> str:
+    parts = [f"{len(finished)}/{_total_trials(job)}", f"trial {trial.number} {_trial_state(trial)}"]
     if trial.value is not None:
-        parts.append(f"{_objective(job)} {number(trial.value)}")
+        parts.append(f"{_objective_metric(job)} {format_number(trial.value)}")
     elif trial.intermediate:
         epoch = max(trial.intermediate)
-        parts.append(f"after epoch {epoch} at {number(trial.intermediate[epoch])}")
-    parts.append(" ".join(f"{_short(name)}={number(value)}" for name, value in trial.params.items()))
+        parts.append(f"after epoch {epoch} at {format_number(trial.intermediate[epoch])}")
+    parts.append(" ".join(f"{_short_name(name)}={format_number(value)}" for name, value in trial.params.items()))
     if trial.message and trial.state == "failed":
         parts.append(trial.message)
-    best = best_of(job, known)
+    best = best_of(job, finished)
     if best is not None:
-        parts.append(f"best {number(best.value)} (trial {best.number})")
+        parts.append(f"best {format_number(best.value)} (trial {best.number})")
     return "  ".join(parts)
 
 
-def _picture(job: Job, trials: Sequence[Trial], rows: int | None) -> Group:
-    done, wanted, best = sum(trial.state in TERMINAL for trial in trials), _wanted(job), best_of(job, trials)
+def _live_view(job: Job, trials: Sequence[Trial], rows: int | None) -> Group:
+    done, total, best = sum(trial.state in TERMINAL for trial in trials), _total_trials(job), best_of(job, trials)
     bar = Table.grid(padding=(0, 1))
-    text = f"{done}/{wanted} trials"
+    text = f"{done}/{total} trials"
     if best is not None:
-        text += f", best {_objective(job)} {number(best.value)} (trial {best.number})"
+        text += f", best {_objective_metric(job)} {format_number(best.value)} (trial {best.number})"
     elif job.progress is not None and job.progress.phase == "preflight":
         text = "both extremes of the space run one step each"
     elif job.pending_reason:
         text = job.pending_reason
-    bar.add_row(ProgressBar(total=wanted, completed=done, width=30), Text(text))
+    bar.add_row(ProgressBar(total=total, completed=done, width=30), Text(text))
     shown = trials if rows is None else trials[-max(1, rows) :]
     return Group(trials_table(shown, best), bar)
 
@@ -88,14 +88,14 @@ def _picture(job: Job, trials: Sequence[Trial], rows: int | None) -> Group:
 def trials_table(trials: Sequence[Trial], best: Trial | None = None) -> Table:
     """Number, state, value, parameters; of a trial without a value the last epoch's, in brackets."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    table = Table("trial", "state", "value", *(_short(name) for name in names), box=None, pad_edge=False)
+    table = Table("trial", "state", "value", *(_short_name(name) for name in names), box=None, pad_edge=False)
     for trial in trials:
-        value = number(trial.value)
+        value = format_number(trial.value)
         if trial.value is None and trial.intermediate:
-            value = f"({number(trial.intermediate[max(trial.intermediate)])})"
-        cells = (escape(number(trial.params.get(name))) for name in names)
+            value = f"({format_number(trial.intermediate[max(trial.intermediate)])})"
+        cells = (escape(format_number(trial.params.get(name))) for name in names)
         style = "bold" if best is not None and trial.number == best.number else None
-        state = f"[{COLOURS.get(trial.state, 'default')}]{_state(trial)}[/]"
+        state = f"[{COLOURS.get(trial.state, 'default')}]{_trial_state(trial)}[/]"
         table.add_row(str(trial.number), state, value, *cells, style=style)
     return table
 
@@ -106,13 +106,13 @@ def best_table(best: BestTrial) -> Table:
         "trial": best.number, "job": best.job_id, "value": best.value, "epoch": best.epoch, **best.params,
     }  # fmt: skip
     for name, value in rows.items():
-        table.add_row(name, escape(number(value)))
+        table.add_row(name, escape(format_number(value)))
     return table
 
 
 def importance_table(found: Importance) -> Table | str:
     if found.importance is None:
-        return f"nothing can be said: {found.why}"
+        return f"not available: {found.why}"
     table = Table("parameter", "importance", box=None, pad_edge=False)
     for name, share in sorted(found.importance.items(), key=lambda item: -item[1]):
         table.add_row(name, f"{share:.0%}")
@@ -127,20 +127,20 @@ def best_of(job: Job, trials: Sequence[Trial]) -> Trial | None:
     return max(valued, key=lambda trial: sign * (trial.value or 0.0), default=None)
 
 
-def _state(trial: Trial) -> str:
+def _trial_state(trial: Trial) -> str:
     return trial.state + (f" ({trial.reason})" if trial.reason and trial.reason != trial.state else "")
 
 
-def _wanted(job: Job) -> int:
+def _total_trials(job: Job) -> int:
     if job.progress is not None and job.progress.steps:
         return job.progress.steps
     return int(str(job.spec.get("n_trials") or 1))
 
 
-def _objective(job: Job) -> str:
+def _objective_metric(job: Job) -> str:
     objective = job.spec.get("objective")
     return str(objective["metric"]) if isinstance(objective, dict) else "value"
 
 
-def _short(name: str) -> str:
+def _short_name(name: str) -> str:
     return name.rpartition(".")[2]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from client.cli.terminal import AsJson, connected, end, err, print_json
+from client.cli.terminal import AsJson, connect, err, fail, print_json
 from client.sdk.sync import Client
 
 app = typer.Typer()
@@ -23,10 +23,10 @@ def tensorboard(
     as_json: AsJson = False,
 ) -> None:
     """Write jobs' metrics as TensorBoard event files, one folder a job; say it again and they grow."""
-    with connected(context) as service:
+    with connect(context) as service:
         wanted = [(job_id, name) for given in job_ids for job_id, name in _runs(service, given)]
         if not wanted:
-            end(1, "this study has no trials yet")
+            fail(1, "this study has no trials yet")
         written = [_write(service, job_id, to / name) for job_id, name in wanted]
     print_json([str(file) for file in written]) if as_json else err.print(
         f"{len(written)} runs in {to}", markup=False, highlight=False

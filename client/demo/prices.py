@@ -29,15 +29,15 @@ from rich.console import Console
 
 from atft.spec.base import digest
 from client.cli import display
-from client.demo.study import TRIALS, DemoError, Json, succeeded, sweep
-from client.local.processes import Program
+from client.demo.study import TRIALS, DemoError, Json, require_success, run_study
+from client.local.processes import ManagedProcess
 from client.sdk.models import Metrics, Value
 from client.sdk.sync import Client, ServiceError
 
 HORIZONS: Final = (1, 5, 10, 20)
 EMBARGO_DAYS: Final = 21
 WINDOW: Final = 20
-SAMPLES_AN_EPOCH: Final = 40_000  # keeps an epoch to seconds on two cores, whatever the panel
+SAMPLES_PER_EPOCH: Final = 40_000  # keeps an epoch to seconds on two cores, whatever the panel
 BASELINES: Final = ("ridge", "lightgbm", "last_return", "zero")
 
 
@@ -64,7 +64,7 @@ def job_spec(dataset: str, num_days: int, num_codes: int) -> Json:
     """A small model of full shape. Test and validation take the last days, training as many more as fit the time."""
     free = num_days - WINDOW - max(HORIZONS) - 2 * EMBARGO_DAYS
     test_days = val_days = max(2, min(250, free // 4))
-    train_days = max(2, min(free - test_days - val_days, max(120, SAMPLES_AN_EPOCH // max(1, num_codes)), 2000))
+    train_days = max(2, min(free - test_days - val_days, max(120, SAMPLES_PER_EPOCH // max(1, num_codes)), 2000))
     return {
         "dataset": dataset,
         "name": "demo",
@@ -79,7 +79,7 @@ def job_spec(dataset: str, num_days: int, num_codes: int) -> Json:
 
 
 @contextmanager
-def service(url: str | None, var: Path, console: Console) -> Iterator[str]:
+def running_service(url: str | None, var: Path, console: Console) -> Iterator[str]:
     """The address of a running service: the given one, or one of our own that ends with us."""
     if url:
         yield url
@@ -87,13 +87,13 @@ def service(url: str | None, var: Path, console: Console) -> Iterator[str]:
     console.print("starting Postgres, Valkey, the API and the workers …")
     var.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "client.cli", "up", "--port", "0", "--var", str(var), "--workers", "2"]
-    own = Program("atft up", command, var / "up.log", die_with=signal.SIGTERM)
+    own = ManagedProcess("atft up", command, var / "up.log", parent_death_signal=signal.SIGTERM)
     own.rotate_log()
-    out, into = os.pipe()
+    read_end, write_end = os.pipe()
     try:
-        own.start(stdout=into)
-        os.close(into)
-        with os.fdopen(out) as pipe:
+        own.start(stdout=write_end)
+        os.close(write_end)
+        with os.fdopen(read_end) as pipe:
             line = pipe.readline()  # it bounds its own start; when it fails this is the end of file
             if not line.startswith("ready "):
                 raise DemoError(f"the service did not start:\n{own.log_tail()}")
@@ -139,8 +139,8 @@ def _register(client: Client, prices: Path, console: Console) -> Json:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", prices.name.split(".")[0]).lstrip("-._")[:80] or "prices"
     console.print(f"registering {prices} as dataset [bold]{name}[/] …", highlight=False)
     spec = {"name": name, "horizons": list(HORIZONS)}
-    job = display.watch(client, client.add_dataset(spec, file=prices).id, console, "dataset")
-    succeeded(job)
+    job = display.watch_job(client, client.add_dataset(spec, file=prices).id, console, "dataset")
+    require_success(job)
     dataset = client.dataset(name)
     days = dataset.get("days")
     period = f" from {days[0]} to {days[1]}" if isinstance(days, list) and len(days) == 2 else ""
@@ -166,7 +166,7 @@ def _show(found: Metrics, console: Console) -> None:
     console.print(display.metrics_table({name: value for name, value in test.items() if name.split("@")[0] in shown}))
     rows = {"this model": found.latest} | {name: found.baselines[name] for name in BASELINES if name in found.baselines}
     console.print()
-    console.print(display.compared_table("Mean daily RankIC on the same days:", rows, columns))
+    console.print(display.baselines_table("Mean daily RankIC on the same days:", rows, columns))
 
 
 def _train(client: Client, prices: Path, console: Console) -> tuple[Json, bool]:
@@ -176,7 +176,7 @@ def _train(client: Client, prices: Path, console: Console) -> tuple[Json, bool]:
     spec = job_spec(str(dataset["name"]), int(str(dataset["num_days"])), int(str(dataset["num_codes"])))
     job = client.submit("train", spec)
     console.print(f"training job {job.id} …", highlight=False)
-    job = succeeded(display.watch(client, job.id, console, "train"))
+    job = require_success(display.watch_job(client, job.id, console, "train"))
     trained = time.monotonic()
     found, evidence = client.metrics(job.id), client.evidence(job.id)
     _show(found, console)
@@ -205,14 +205,14 @@ def _train(client: Client, prices: Path, console: Console) -> tuple[Json, bool]:
 
 def _run(url: str, api_key: str | None, prices: Path, num_trials: int, console: Console) -> tuple[Json, bool]:
     second: Json = {"seconds": {}}
-    swept_well = True
+    study_ok = True
     with Client(url, api_key) as client:
-        first, trained_well = _train(client, prices, console)
+        first, training_ok = _train(client, prices, console)
         if num_trials:
-            second, swept_well = sweep(client, console, num_trials=num_trials)
+            second, study_ok = run_study(client, console, num_trials=num_trials)
     console.print(f"\npage {url}/   docs {url}/docs", highlight=False)
     seconds = {part: value for half in (first, second) for part, value in _object(half["seconds"]).items()}
-    return first | second | {"seconds": seconds, "cores": os.cpu_count()}, trained_well and swept_well
+    return first | second | {"seconds": seconds, "cores": os.cpu_count()}, training_ok and study_ok
 
 
 def _object(value: JsonValue) -> Json:
@@ -234,13 +234,13 @@ def main(
 ) -> None:
     console = display.console()
     start = time.monotonic()
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
     try:
         if prices is not None and not prices.is_file():
             raise DemoError(f"ATFT_DEMO_PRICES: there is no file {prices}")
         source = prices or packaged_prices(var / "sp500-closes.parquet")
-        with service(url, var, console) as address:
-            summary, well = _run(address, api_key, source, trials, console)
+        with running_service(url, var, console) as address:
+            summary, passed = _run(address, api_key, source, trials, console)
             target = var / "summary.json"
             summary["seconds_in_all"] = round(time.monotonic() - start, 1)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -255,8 +255,8 @@ def main(
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
-    raise typer.Exit(0 if well else 1)
+    raise typer.Exit(0 if passed else 1)
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
+def _raise_keyboard_interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt

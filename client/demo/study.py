@@ -21,7 +21,7 @@ SPLIT: Final[Json] = {"val_days": 80, "test_days": 160, "embargo_days": 11}
 HORIZONS: Final = (1, 5, 10)
 TRIALS: Final = 20
 METRIC: Final = "test/rank_ic@5d"
-SHARE: Final = "test/oracle_share_ratio@5d"
+ORACLE_SHARE: Final = "test/oracle_share_ratio@5d"
 OPTIMIZERS: Final = ("adabelief", "adamw")
 FULL_EPOCHS: Final = 8
 
@@ -30,7 +30,7 @@ class DemoError(Exception):
     """The demo cannot go on; the message says what to do."""
 
 
-def succeeded(job: LiveJob) -> LiveJob:
+def require_success(job: LiveJob) -> LiveJob:
     if job.state != "succeeded":
         raise DemoError(f"job {job.id} {job.state} ({job.reason}): {job.message or 'no message'}")
     return job
@@ -66,7 +66,7 @@ def study_spec(dataset: str, panel: Json, split: Json, num_trials: int, queue: s
     }
 
 
-def sweep(
+def run_study(
     client: Client, console: Console, *, panel: Json = PLANTED, split: Json = SPLIT, num_trials: int = TRIALS
 ) -> tuple[Json, bool]:
     """The summary of it, and whether every trial succeeded or was pruned and every figure is finite. Raises DemoError,
@@ -75,7 +75,7 @@ def sweep(
     name = "planted"
     console.print(f"\nregistering a made panel as dataset [bold]{name}[/], whose best possible score is known …")
     spec: Json = {"name": name, "horizons": list(HORIZONS), "planted": panel}
-    succeeded(display.watch(client, client.add_dataset(spec).id, console, "dataset"))
+    require_success(display.watch_job(client, client.add_dataset(spec).id, console, "dataset"))
     dataset = client.dataset(name)
     console.print(f"  {dataset['num_codes']} stocks × {dataset['num_days']} days", highlight=False)
     registered = time.monotonic()
@@ -83,19 +83,22 @@ def sweep(
     reference = f"{name}@{dataset['version']}"
     job = client.hpo(study_spec(reference, panel, split, num_trials, queue))
     console.print(f"study {job.id}, {num_trials} trials …", highlight=False)
-    job = succeeded(study_display.watch_study(client, job.id, console))
+    job = require_success(study_display.watch_study(client, job.id, console))
     trials, best = client.trials(job.id), client.best(job.id)
     counts = Counter(str(trial.state) for trial in trials)
-    _say_best(client, job, best, counts, console)
-    searched = time.monotonic()
+    _print_best(client, job, best, counts, console)
+    studied = time.monotonic()
     console.print("\nAdaBelief and AdamW at these parameters, all else equal:")
-    pair = {optimizer: _promoted(client, job, optimizer) for optimizer in OPTIMIZERS}
-    pair = {optimizer: succeeded(display.watch(client, one.id, console, optimizer)) for optimizer, one in pair.items()}
+    pair = {optimizer: _promote(client, job, optimizer) for optimizer in OPTIMIZERS}
+    pair = {
+        optimizer: require_success(display.watch_job(client, one.id, console, optimizer))
+        for optimizer, one in pair.items()
+    }
     found = client.compare([one.id for one in pair.values()], metric=METRIC)
     metrics = {optimizer: client.metrics(one.id, ["test/"]) for optimizer, one in pair.items()}
-    shares = {optimizer: one.latest.get(SHARE) for optimizer, one in metrics.items()}
+    shares = {optimizer: one.latest.get(ORACLE_SHARE) for optimizer, one in metrics.items()}
     console.print()
-    console.print(display.comparison(found), highlight=False)
+    console.print(display.comparison_view(found), highlight=False)
     console.print(f"\n{conclusion(found, shares, best, metrics)}", highlight=False)
     compared = time.monotonic()
     summary: Json = {
@@ -107,17 +110,17 @@ def sweep(
             "best": best.model_dump(mode="json", include={"number", "job_id", "params", "value", "epoch"}),
         },
         "comparison": found.model_dump(mode="json", exclude={"curves"}),
-        "oracle_share": {f"{SHARE} {optimizer}": share for optimizer, share in shares.items()},
+        "oracle_share": {f"{ORACLE_SHARE} {optimizer}": share for optimizer, share in shares.items()},
         "seconds": {
             "planted": round(registered - start, 1),
-            "study": round(searched - registered, 1),
-            "comparison": round(compared - searched, 1),
+            "study": round(studied - registered, 1),
+            "comparison": round(compared - studied, 1),
         },
     }
-    return summary, all_well(trials, num_trials, best, found, shares)
+    return summary, study_passed(trials, num_trials, best, found, shares)
 
 
-def all_well(
+def study_passed(
     trials: list[Trial], num_trials: int, best: BestTrial, found: Comparison, shares: Mapping[str, Value]
 ) -> bool:
     """Every trial succeeded with a finite value or was pruned; the comparison is fair; every figure is finite."""
@@ -141,16 +144,16 @@ def conclusion(found: Comparison, shares: Mapping[str, Value], best: BestTrial, 
     return (
         f"Verdict: {pair.verdict}{interval}.\n"
         f"Share of the oracle reached at 5 days: {reached}. The oracle knows how the panel was made and sees the same "
-        f"features; its RankIC on these days is {display.number(oracle.get(METRIC))}.\n"
+        f"features; its RankIC on these days is {display.format_number(oracle.get(METRIC))}.\n"
         f"The parameters were found with AdamW, which favours it; the best of the trials has RankIC "
-        f"{display.number(best.value)} on the validation days it was chosen on, and AdamW here "
-        f"{display.number(adamw)} on test days. One seed, one panel."
+        f"{display.format_number(best.value)} on the validation days it was chosen on, and AdamW here "
+        f"{display.format_number(adamw)} on test days. One seed, one panel."
     )
 
 
-def _say_best(client: Client, job: Job, best: BestTrial, counts: Mapping[str, int], console: Console) -> None:
+def _print_best(client: Client, job: Job, best: BestTrial, counts: Mapping[str, int], console: Console) -> None:
     ended = ", ".join(f"{count} {state}" for state, count in sorted(counts.items(), reverse=True))
-    console.print(f"  {ended}; best {display.number(best.value)} is trial {best.number}:", highlight=False)
+    console.print(f"  {ended}; best {display.format_number(best.value)} is trial {best.number}:", highlight=False)
     console.print(study_display.best_table(best), highlight=False)
     found = client.importance(job.id)
     if found.importance is not None:
@@ -158,7 +161,7 @@ def _say_best(client: Client, job: Job, best: BestTrial, counts: Mapping[str, in
         console.print(f"  what mattered: {', '.join(f'{name} {share:.0%}' for name, share in shares)}", highlight=False)
 
 
-def _promoted(client: Client, study: Job, optimizer: str) -> LiveJob:
+def _promote(client: Client, study: Job, optimizer: str) -> LiveJob:
     """The best trial for longer, and judged on test days; both go through the same changes but for the optimizer."""
     changes = {"optimizer.name": optimizer, "name": optimizer, "trainer.max_epochs": FULL_EPOCHS, "baselines": False}
     return client.promote(study.id, changes)

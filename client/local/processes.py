@@ -17,29 +17,29 @@ from typing import Final
 
 LOG_BYTES: Final = 50_000_000
 LOGS_KEPT: Final = 3
-STEADY_SECONDS: Final = 60.0  # a program that lived this long starts again at once, as if it had never failed
-MOST_FAILURES: Final = 8  # in a row: about two minutes of trying
-LONGEST_PAUSE_SECONDS: Final = 30.0
+STABLE_SECONDS: Final = 60.0  # a program that lived this long starts again at once, as if it had never failed
+MAX_FAILURES: Final = 8  # in a row: about two minutes of trying
+MAX_RESTART_DELAY_SECONDS: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-class GaveUp(Exception):
+class RestartLimitReached(Exception):
     """A program ends again and again; the message ends with what it said last."""
 
 
 @dataclass
-class Program:
+class ManagedProcess:
     name: str
     command: Sequence[str]
     log: Path
-    die_with: signal.Signals = signal.SIGKILL  # what it gets when we are killed ourselves
+    parent_death_signal: signal.Signals = signal.SIGKILL  # what it gets when we are killed ourselves
     pass_fds: tuple[int, ...] = ()
-    now: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = time.monotonic
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     failures: int = field(default=0, init=False)
     _started: float = field(default=0.0, init=False)
-    _not_before: float = field(default=0.0, init=False)
+    _restart_at: float = field(default=0.0, init=False)
 
     def start(self, stdout: int | None = None) -> None:
         """Its output goes to the log, or what it prints to the descriptor `stdout`."""
@@ -47,7 +47,7 @@ class Program:
 
         def bind_to_parent() -> None:
             if _LIBC is not None:
-                _LIBC.prctl(_PR_SET_PDEATHSIG, int(self.die_with))
+                _LIBC.prctl(_PR_SET_PDEATHSIG, int(self.parent_death_signal))
                 if os.getppid() != parent:
                     os._exit(1)
 
@@ -61,30 +61,32 @@ class Program:
                 pass_fds=self.pass_fds,
                 preexec_fn=bind_to_parent,  # noqa: PLW1509 - one prepared system call; we have one thread
             )
-        self._started = self.now()
+        self._started = self.clock()
 
-    def alive(self) -> bool:
+    def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def keep(self) -> str | None:
+    def restart_if_exited(self) -> str | None:
         """Start it again when it has ended and its pause is over; a line for the person watching when it ended."""
-        if self.alive():
+        if self.is_running():
             return None
-        now = self.now()
+        now = self.clock()
         if self.process is not None:
-            ended = f"{self.name} ended ({_how(self.process.returncode)})"
+            ended = f"{self.name} ended ({_exit_description(self.process.returncode)})"
             self.process = None
-            self.failures = 1 if now - self._started > STEADY_SECONDS else self.failures + 1
-            if self.failures > MOST_FAILURES:
-                raise GaveUp(f"{ended} {self.failures} times in a row; {self.log} ends with:\n{self.log_tail()}")
-            pause = min(0.25 * 2.0 ** (self.failures - 1), LONGEST_PAUSE_SECONDS)
-            self._not_before = now + pause
+            self.failures = 1 if now - self._started > STABLE_SECONDS else self.failures + 1
+            if self.failures > MAX_FAILURES:
+                raise RestartLimitReached(
+                    f"{ended} {self.failures} times in a row; {self.log} ends with:\n{self.log_tail()}"
+                )
+            pause = min(0.25 * 2.0 ** (self.failures - 1), MAX_RESTART_DELAY_SECONDS)
+            self._restart_at = now + pause
             return f"{ended}; starting it again in {pause:g} s"
-        if now >= self._not_before:
+        if now >= self._restart_at:
             self.start()
         return None
 
-    def ask_to_stop(self) -> None:
+    def terminate(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
 
@@ -92,7 +94,7 @@ class Program:
         """SIGTERM, then after `seconds` SIGKILL to the whole session; False when it had to be killed."""
         if self.process is None:
             return True
-        self.ask_to_stop()
+        self.terminate()
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -113,12 +115,12 @@ class Program:
             if older.exists():
                 older.rename(self.log.with_name(f"{self.log.name}.{number + 1}"))
         previous = self.log.with_name(f"{self.log.name}.1")
-        if self.alive():  # it holds the file open for appending: copy, then empty it
+        if self.is_running():  # it holds the file open for appending: copy, then empty it
             previous.write_bytes(self.log.read_bytes())
             os.truncate(self.log, 0)
         else:
             self.log.rename(previous)
 
 
-def _how(code: int) -> str:
+def _exit_description(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -23,7 +23,7 @@ from typing import IO, Final
 import httpx
 import pynvml
 
-from client.local.processes import LOG_BYTES, GaveUp, Program
+from client.local.processes import LOG_BYTES, ManagedProcess, RestartLimitReached
 
 READY_SECONDS: Final = 90.0
 SERVERS_SECONDS: Final = 60.0
@@ -46,7 +46,7 @@ class Interrupted(Exception):
 
 
 @dataclass
-class Plan:
+class UpOptions:
     host: str
     port: int
     var: Path
@@ -56,7 +56,7 @@ class Plan:
     gpus: int | None = None  # None: as many as the driver shows
 
 
-def count_gpus(say: Callable[[str], None]) -> int:
+def count_gpus(log: Callable[[str], None]) -> int:
     """CUDA devices that this installation can use, without loading torch."""
     try:
         pynvml.nvmlInit()
@@ -68,28 +68,28 @@ def count_gpus(say: Callable[[str], None]) -> int:
         pynvml.nvmlShutdown()
     version = importlib.metadata.version("torch")
     if found and version.endswith("+cpu"):
-        say(f"{found} GPU(s) found, but torch {version} is a CPU build: jobs run on the CPU")
+        log(f"{found} GPU(s) found, but torch {version} is a CPU build: jobs run on the CPU")
         return 0
     return found
 
 
-class Service:
+class LocalService:
     """What one `atft up` runs. `run` returns the exit code."""
 
-    def __init__(self, plan: Plan, say: Callable[[str], None], announce: Callable[[str], None]) -> None:
-        self.plan, self.say, self.announce = plan, say, announce
-        self.var = plan.var.resolve()
+    def __init__(self, options: UpOptions, log: Callable[[str], None], announce_ready: Callable[[str], None]) -> None:
+        self.options, self.log, self.announce_ready = options, log, announce_ready
+        self.var = options.var.resolve()
         self.logs = self.var / "log"
-        self.servers: Program | None = None
-        self.programs: list[Program] = []
-        self.urls = plan.urls
+        self.servers: ManagedProcess | None = None
+        self.processes: list[ManagedProcess] = []
+        self.urls = options.urls
         self.signals: list[int] = []
 
     def run(self) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+            signal.signal(number, self._record_signal)
         self.logs.mkdir(parents=True, exist_ok=True)
-        with self._only_one() as lock:
+        with self._lock_folder() as lock:
             try:
                 return self._run(lock)
             except Interrupted:
@@ -103,28 +103,28 @@ class Service:
         url = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
         lock.write(f"{url}\n")
         lock.flush()
-        self._export(
-            (self.plan.urls or self._start_servers())
-            | self._folders()
-            | dict(self.plan.settings)
-            | {"ATFT_BIND": self.plan.host}
+        self._set_environment(
+            (self.options.urls or self._start_servers())
+            | self._make_folders()
+            | dict(self.options.settings)
+            | {"ATFT_BIND": self.options.host}
         )
         self._migrate()
-        self.programs = self._make_programs(listener)
-        for program in self.programs:
-            program.rotate_log()
-            program.start()
+        self.processes = self._make_processes(listener)
+        for process in self.processes:
+            process.rotate_log()
+            process.start()
         self._wait_ready(url)
-        self.announce(f"ready {url}")
+        self.announce_ready(f"ready {url}")
         while not self.signals:
-            self._keep_all()
+            self._restart_exited()
             time.sleep(0.2)
-        self.say("stopping")
+        self.log("stopping")
         return 0
 
     # -- starting
 
-    def _only_one(self) -> IO[str]:
+    def _lock_folder(self) -> IO[str]:
         lock = (self.var / "up.lock").open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,7 +144,7 @@ class Service:
         """Our own socket, handed to the API: while it restarts, the port stays ours and clients wait."""
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
-                self.plan.host, self.plan.port, type=socket.SOCK_STREAM
+                self.options.host, self.options.port, type=socket.SOCK_STREAM
             )[0]
             listener = socket.socket(family, kind, protocol)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -152,26 +152,26 @@ class Service:
             listener.listen(1024)
         except OSError as error:
             raise UpError(
-                f"cannot listen on {self.plan.host}:{self.plan.port}: {error.strerror}; give another --port"
+                f"cannot listen on {self.options.host}:{self.options.port}: {error.strerror}; give another --port"
             ) from error
         return listener
 
-    def _folders(self) -> dict[str, str]:
+    def _make_folders(self) -> dict[str, str]:
         folders = {"ATFT_DATA_ROOT": self.var / "data", "ATFT_RUN_ROOT": self.var / "runs"}
         for name, folder in folders.items():
-            if name not in self.plan.settings:
+            if name not in self.options.settings:
                 folder.mkdir(parents=True, exist_ok=True)
         return {name: str(folder) for name, folder in folders.items()}
 
     def _start_servers(self) -> dict[str, str]:
         """The servers under their own supervisor, which prints their URLs: to a pipe, as they hold a password."""
         command = [sys.executable, "-m", "jobs.embedded", "--var", str(self.var)]
-        self.servers = Program("servers", command, self.logs / "servers.log", die_with=signal.SIGTERM)
+        self.servers = ManagedProcess("servers", command, self.logs / "servers.log", parent_death_signal=signal.SIGTERM)
         self.servers.rotate_log()
-        out, into = os.pipe()
-        self.servers.start(stdout=into)
-        os.close(into)
-        urls = self._read_urls(out)
+        read_end, write_end = os.pipe()
+        self.servers.start(stdout=write_end)
+        os.close(write_end)
+        urls = self._read_urls(read_end)
         if set(urls) != set(URL_NAMES):
             raise UpError(
                 f"the embedded servers did not start; {self.servers.log} ends with:\n{self.servers.log_tail()}"
@@ -179,22 +179,22 @@ class Service:
         self.urls = urls
         return urls
 
-    def _read_urls(self, out: int) -> dict[str, str]:
+    def _read_urls(self, read_end: int) -> dict[str, str]:
         text = b""
         end = time.monotonic() + SERVERS_SECONDS
-        with os.fdopen(out, "rb", buffering=0) as pipe, selectors.DefaultSelector() as selector:
+        with os.fdopen(read_end, "rb", buffering=0) as pipe, selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             while time.monotonic() < end and text.count(b"\n") < len(URL_NAMES):
                 if self.signals:
                     raise Interrupted
                 if selector.select(0.2):
-                    piece = pipe.read(65536)
-                    if not piece:
+                    chunk = pipe.read(65536)
+                    if not chunk:
                         break
-                    text += piece
+                    text += chunk
         return dict(line.split("=", 1) for line in text.decode().splitlines() if line.startswith(URL_NAMES))
 
-    def _export(self, variables: Mapping[str, str]) -> None:
+    def _set_environment(self, variables: Mapping[str, str]) -> None:
         for name, value in variables.items():
             os.putenv(
                 name, value
@@ -210,88 +210,88 @@ class Service:
         if code:
             raise UpError(f"the migration failed; {log} ends with:\n{log.read_text(errors='replace')[-2000:]}")
 
-    def _make_programs(self, listener: socket.socket) -> list[Program]:
-        def program(name: str, *command: str, pass_fds: tuple[int, ...] = ()) -> Program:
-            return Program(name, [sys.executable, "-m", *command], self.logs / f"{name}.log", pass_fds=pass_fds)
+    def _make_processes(self, listener: socket.socket) -> list[ManagedProcess]:
+        def managed(name: str, *command: str, pass_fds: tuple[int, ...] = ()) -> ManagedProcess:
+            return ManagedProcess(name, [sys.executable, "-m", *command], self.logs / f"{name}.log", pass_fds=pass_fds)
 
         socket_number = str(listener.fileno())
-        api = program(
+        api = managed(
             "api", "uvicorn", "--factory", "api.app:create_app", "--fd", socket_number,
             "--http", "api.http.graceful:Patient", "--timeout-graceful-shutdown", "3", "--no-access-log",
             pass_fds=(listener.fileno(),),
         )  # fmt: skip
-        gpus = count_gpus(self.say) if self.plan.gpus is None else self.plan.gpus
+        gpus = count_gpus(self.log) if self.options.gpus is None else self.options.gpus
         workers = [
-            program(f"worker-cpu-{slot}", "worker", "--queue", "cpu", "--device", str(slot))
-            for slot in range(self.plan.workers)
+            managed(f"worker-cpu-{index}", "worker", "--queue", "cpu", "--device", str(index))
+            for index in range(self.options.workers)
         ]
         workers += [
-            program(f"worker-gpu-{slot}", "worker", "--queue", "gpu", "--device", str(slot)) for slot in range(gpus)
+            managed(f"worker-gpu-{index}", "worker", "--queue", "gpu", "--device", str(index)) for index in range(gpus)
         ]
-        return [api, *workers, program("control", "worker", "--control")]
+        return [api, *workers, managed("control", "worker", "--control")]
 
     def _wait_ready(self, url: str) -> None:
         """Ready is what `/readyz` says: jobs are accepted; a worker may come a moment later."""
         end = time.monotonic() + READY_SECONDS
-        problem = "no answer"
+        problem = "no response"
         with httpx.Client(timeout=5, trust_env=False) as http:
             while time.monotonic() < end:
                 if self.signals:
                     raise Interrupted
-                self._keep_all()
+                self._restart_exited()
                 try:
-                    answer = http.get(f"{url}/readyz", params={"verbose": "true"})
+                    response = http.get(f"{url}/readyz", params={"verbose": "true"})
                 except httpx.TransportError as error:
                     problem = str(error)
                 else:
-                    if answer.status_code == httpx.codes.OK:
+                    if response.status_code == httpx.codes.OK:
                         return
-                    problem = answer.text[:1000]
+                    problem = response.text[:1000]
                 time.sleep(0.2)
-        tails = "\n".join(f"{program.log}:\n{program.log_tail()}" for program in self.programs)
+        tails = "\n".join(f"{process.log}:\n{process.log_tail()}" for process in self.processes)
         raise UpError(f"not ready after {READY_SECONDS:.0f} s: {problem}\n{tails}")
 
     # -- watching and stopping
 
-    def _keep_all(self) -> None:
-        if self.servers is not None and not self.servers.alive():
-            self.say("the embedded servers' supervisor ended; starting it again")
+    def _restart_exited(self) -> None:
+        if self.servers is not None and not self.servers.is_running():
+            self.log("the embedded servers' supervisor ended; starting it again")
             before = self.urls
             urls = self._start_servers()
             if urls != before:  # another program took a port meanwhile: everything must be told
-                self._export(urls)
-                for program in self.programs:
-                    program.ask_to_stop()
-        for program in self.programs:
-            if line := program.keep():
-                self.say(line)
-            program.rotate_log(LOG_BYTES)
+                self._set_environment(urls)
+                for process in self.processes:
+                    process.terminate()
+        for process in self.processes:
+            if line := process.restart_if_exited():
+                self.log(line)
+            process.rotate_log(LOG_BYTES)
 
     def _stop(self) -> None:
         """API first (no new work), then the workers together, at last the servers that they write to."""
-        started = self.programs
-        for program in started[:1]:
-            program.stop(API_STOP_SECONDS)
-        for program in started[1:]:
-            program.ask_to_stop()
+        started = self.processes
+        for process in started[:1]:
+            process.stop(API_STOP_SECONDS)
+        for process in started[1:]:
+            process.terminate()
         end = time.monotonic() + WORKER_STOP_SECONDS
-        for program in started[1:]:
-            if not program.stop(max(0.1, end - time.monotonic())):
-                self.say(f"{program.name} had to be killed; its job is taken up again after its lease")
+        for process in started[1:]:
+            if not process.stop(max(0.1, end - time.monotonic())):
+                self.log(f"{process.name} had to be killed; its job is taken up again after its lease")
         if self.servers is not None and not self.servers.stop(SERVERS_STOP_SECONDS):
-            self.say("the embedded servers had to be killed")
+            self.log("the embedded servers had to be killed")
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _record_signal(self, number: int, _frame: FrameType | None) -> None:
         self.signals.append(number)
 
 
-def up(plan: Plan, say: Callable[[str], None], announce: Callable[[str], None]) -> int:
+def up(options: UpOptions, log: Callable[[str], None], announce_ready: Callable[[str], None]) -> int:
     """Run until SIGINT or SIGTERM. Exit code 0; 1: something would not start or stay; 2: the folder is in use."""
     try:
-        return Service(plan, say, announce).run()
+        return LocalService(options, log, announce_ready).run()
     except AlreadyUp as error:
-        say(str(error))
+        log(str(error))
         return 2
-    except (UpError, GaveUp) as error:
-        say(str(error))
+    except (UpError, RestartLimitReached) as error:
+        log(str(error))
         return 1

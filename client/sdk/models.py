@@ -1,4 +1,4 @@
-"""What the service answers, as far as the client reads it. New fields of a newer server are kept, not refused."""
+"""Models of the service's responses. Fields that a newer server adds are kept, not refused."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -20,11 +20,11 @@ def html_table(rows: Iterable[tuple[object, ...]]) -> str:
     return f"<table>{''.join(f'<tr>{line}</tr>' for line in cells)}</table>"
 
 
-class View(BaseModel):
+class ResponseModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class Progress(View):
+class Progress(ResponseModel):
     phase: str | None = None
     epoch: int | None = None
     epochs: int | None = None
@@ -35,13 +35,13 @@ class Progress(View):
     samples_per_second: float | None = None
 
 
-class Job(View):
+class Job(ResponseModel):
     id: str
     kind: str
     state: State
     name: str | None = None
     wanted: str = "run"
-    status: str | None = None  # the state in one word for people
+    status: str | None = None  # the state as one word for display
     reason: str | None = None
     message: str | None = None
     attempt: int = 0
@@ -51,7 +51,7 @@ class Job(View):
     spec: dict[str, JsonValue] = {}
     spec_digest: str | None = None
     progress: Progress | None = None
-    latest: dict[str, Value] | None = Field(None, alias="metrics")  # `job.metrics()` asks for the series
+    latest: dict[str, Value] | None = Field(None, alias="metrics")  # `job.metrics()` requests the series
     pending_reason: str | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None
@@ -64,7 +64,7 @@ class Job(View):
         return self.state in TERMINAL
 
     def _repr_html_(self) -> str:
-        """A small table, for notebooks."""
+        """HTML table for notebooks."""
         ratio = None if self.progress is None or self.progress.ratio is None else f"{self.progress.ratio:.0%}"
         figures = {name: value for name, value in sorted((self.latest or {}).items()) if "rank_ic" in name}
         rows: dict[str, object] = {
@@ -75,29 +75,29 @@ class Job(View):
         return html_table([(name, value) for name, value in rows.items() if value is not None])
 
 
-class JobPage(View):
+class JobPage(ResponseModel):
     items: list[Job]
     next_cursor: str | None = None
 
 
-class DatasetPage(View):
+class DatasetPage(ResponseModel):
     items: list[dict[str, JsonValue]]
     next_cursor: str | None = None
 
 
-class Series(View):
+class Series(ResponseModel):
     step: list[int]
     value: list[Value]
 
 
-class Best(View):
+class Best(ResponseModel):
     epoch: int | None = None
     objective: str | None = None
     value: Value = None
     metrics: dict[str, Value] = {}
 
 
-class Metrics(View):
+class Metrics(ResponseModel):
     job_id: str
     state: State
     latest: dict[str, Value] = {}
@@ -106,7 +106,7 @@ class Metrics(View):
     baselines: dict[str, dict[str, Value]] = {}
 
     def rows(self) -> list[tuple[str, int, Value]]:
-        """(name, step, value), by name and step; an undefined value is None."""
+        """(name, step, value), sorted by name and step; an undefined value is None."""
         return [
             (name, step, value)
             for name, series in sorted(self.series.items())
@@ -121,8 +121,8 @@ class Metrics(View):
         return pl.DataFrame(self.rows(), schema=schema, orient="row")
 
 
-class ComparedJob(View):
-    """One side; a baseline's state is null."""
+class ComparedJob(ResponseModel):
+    """One job or baseline of a comparison; a baseline has no state."""
 
     id: str
     name: str | None = None
@@ -133,7 +133,7 @@ class ComparedJob(View):
     state: State | None = None
 
 
-class ComparedPair(View):
+class ComparedPair(ResponseModel):
     a: str
     b: str
     mean_difference: Value = None
@@ -146,7 +146,7 @@ class ComparedPair(View):
     verdict: str
 
 
-class Comparison(View):
+class Comparison(ResponseModel):
     metric: str
     jobs: list[ComparedJob]
     differences: dict[str, list[JsonValue]] = {}
@@ -157,7 +157,7 @@ class Comparison(View):
     curves: dict[str, Series] = {}
 
     def _repr_html_(self) -> str:
-        """The verdict of each pair, for notebooks."""
+        """HTML table of the pairs with their verdicts, for notebooks."""
         names = {job.id: job.name or job.id for job in self.jobs}
         head = ("", "difference", "95 % interval", "p", "days", "verdict")
         rows = [
@@ -175,8 +175,8 @@ class Comparison(View):
         return f"<p>{escape(self.metric)}: {escape(fair)}</p>{html_table([head, *rows])}"
 
 
-class Trial(View):
-    """One trial of a study; only a succeeded one has a value."""
+class Trial(ResponseModel):
+    """One trial of a study; only a succeeded trial has a value."""
 
     number: int
     job_id: str
@@ -188,11 +188,11 @@ class Trial(View):
     intermediate: dict[int, Value] = {}
 
 
-class Trials(View):
+class Trials(ResponseModel):
     items: list[Trial]
 
 
-class BestTrial(View):
+class BestTrial(ResponseModel):
     number: int
     job_id: str
     params: dict[str, JsonValue]
@@ -202,16 +202,16 @@ class BestTrial(View):
     spec: dict[str, JsonValue] = {}
 
 
-class Importance(View):
-    """Shares of 1 by parameter; null when nothing can be said, and why."""
+class Importance(ResponseModel):
+    """Importance of each parameter, summing to 1; null when it cannot be computed, with the reason in `why`."""
 
     importance: dict[str, float] | None
     num_trials: int = 0
     why: str | None = None
 
 
-class Event(View):
-    """One server-sent event; `seq` is null for progress, which is not durable."""
+class Event(ResponseModel):
+    """One server-sent event; `seq` is null for progress events, which are not stored."""
 
     kind: str
     seq: int | None

@@ -1,9 +1,9 @@
-"""The service's operations without any I/O: what is sent, and what the answer means. Both clients send these.
+"""The service's operations without I/O: the requests to send and how to parse the responses. Both clients use them.
 
 ServiceError
-├── Unreachable   no connection, or 503 to the last try
-├── Refused       4xx: the request is wrong; `problem` is the RFC 9457 body
-└── Broken        any other 5xx, or an answer that is not the contract's
+├── Unreachable   no connection, or still 503 after the last try
+├── Refused       4xx: an invalid request; `problem` is the RFC 9457 body
+└── Broken        any other 5xx, or a response that does not follow the API's schema
 """
 
 import json
@@ -17,21 +17,21 @@ from typing import Generic, Literal, TypeVar
 import httpx
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from client.sdk.files import Counter, Watched, as_object
+from client.sdk.files import CountingReader, UploadProgress, as_mapping
 from client.sdk.models import BestTrial, Comparison, DatasetPage, Event, Importance, Job, JobPage, Metrics, Trials
 
 Json = Mapping[str, object]
-Sent = Callable[[int, int], object]  # hears how many bytes of how many have gone out
+ProgressCallback = Callable[[int, int], object]  # called with (bytes sent, bytes in total)
 T = TypeVar("T")
-Answer = TypeVar("Answer", bound=BaseModel)
-TRIES = 5  # about three seconds of trying
-LONGEST_PAUSE_SECONDS = 5.0
+Model = TypeVar("Model", bound=BaseModel)
+MAX_TRIES = 5  # about three seconds with the delays between them
+MAX_RETRY_DELAY_SECONDS = 5.0
 STREAM_TIMEOUT = httpx.Timeout(30, read=45)  # the server pings every 15 s: silence is a dead connection
 UPLOAD_TIMEOUT = httpx.Timeout(30, write=600, read=600)
 
 
 class ServiceError(Exception):
-    """The service did not do what was asked."""
+    """Base class of the errors of both clients."""
 
 
 class Unreachable(ServiceError):
@@ -39,11 +39,11 @@ class Unreachable(ServiceError):
 
 
 class Broken(ServiceError):
-    """The service answered with an error of its own."""
+    """The service failed (5xx), or its response does not follow the API's schema."""
 
 
 class Refused(ServiceError):
-    """The service refused the request."""
+    """The service refused the request (4xx). The message lists each invalid field."""
 
     def __init__(self, status: int, problem: dict[str, JsonValue]) -> None:
         self.status, self.problem = status, problem
@@ -58,95 +58,104 @@ class Refused(ServiceError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call(Generic[T]):
-    """One request that may be sent again: a read, an idempotent move, or a submit with a key."""
+    """One request that is safe to retry: a read, an idempotent action, or a submit with an Idempotency-Key."""
 
     method: str
     path: str
-    read: Callable[[httpx.Response], T]
-    request: Mapping[str, object] = field(default_factory=dict)
-    tries: int = TRIES
+    parse: Callable[[httpx.Response], T]
+    options: Mapping[str, object] = field(default_factory=dict)
+    max_tries: int = MAX_TRIES
 
 
-def checked(answer: httpx.Response) -> httpx.Response:
-    """The answer if it is none of an error. Raises ServiceError."""
-    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        raise Unreachable(f"{answer.request.url.copy_with(path='')} answers 503: {answer.text[:300]}")
-    if not answer.is_error:
-        return answer
+def check_response(response: httpx.Response) -> httpx.Response:
+    """The response, when its status is not an error. Raises ServiceError."""
+    if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        raise Unreachable(f"{response.request.url.copy_with(path='')} answers 503: {response.text[:300]}")
+    if not response.is_error:
+        return response
     try:
-        problem = as_dict(answer)
+        problem = as_dict(response)
     except Broken:
-        problem = {"title": answer.reason_phrase, "detail": answer.text[:500]}
-    if answer.is_client_error:
-        raise Refused(answer.status_code, problem)
+        problem = {"title": response.reason_phrase, "detail": response.text[:500]}
+    if response.is_client_error:
+        raise Refused(response.status_code, problem)
     raise Broken(
-        f"{answer.request.method} {answer.request.url.path}: {answer.status_code} "
+        f"{response.request.method} {response.request.url.path}: {response.status_code} "
         f"{problem.get('detail') or problem.get('title')} (request {problem.get('request_id', 'unknown')})"
     )
 
 
-def as_dict(answer: httpx.Response) -> dict[str, JsonValue]:
+def as_dict(response: httpx.Response) -> dict[str, JsonValue]:
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError as error:
-        raise Broken(f"{answer.request.url.path}: the answer is not JSON") from error
+        raise Broken(f"{response.request.url.path}: the response is not JSON") from error
     if not isinstance(body, dict):
-        raise Broken(f"{answer.request.url.path}: the answer is not an object")
+        raise Broken(f"{response.request.url.path}: the response is not an object")
     return body
 
 
-def as_items(answer: httpx.Response) -> list[dict[str, JsonValue]]:
-    items = as_dict(answer).get("items")
+def as_items(response: httpx.Response) -> list[dict[str, JsonValue]]:
+    items = as_dict(response).get("items")
     if not isinstance(items, list):
-        raise Broken(f"{answer.request.url.path}: no items in the answer")
+        raise Broken(f"{response.request.url.path}: no items in the response")
     return [item for item in items if isinstance(item, dict)]
 
 
-def parsed(model: type[Answer]) -> Callable[[httpx.Response], Answer]:
-    def read(answer: httpx.Response) -> Answer:
+def parse_as(model: type[Model]) -> Callable[[httpx.Response], Model]:
+    def read(response: httpx.Response) -> Model:
         try:
-            return model.model_validate_json(answer.content)
+            return model.model_validate_json(response.content)
         except ValidationError as error:
-            raise Broken(f"{answer.request.url.path}: not the contract's answer: {error}") from error
+            raise Broken(
+                f"{response.request.url.path}: the response does not follow the API's schema: {error}"
+            ) from error
 
     return read
 
 
-def pause_seconds(attempt: int, answer: httpx.Response | None = None) -> float:
-    """How long to wait after a failed try: what the server says, else doubling; bounded."""
-    told = answer.headers.get("Retry-After", "") if answer is not None else ""
-    return min(float(told) if told.isdigit() else 0.2 * 2.0 ** (attempt - 1), LONGEST_PAUSE_SECONDS)
+def retry_delay_seconds(attempt: int, response: httpx.Response | None = None) -> float:
+    """Delay before the next try: the Retry-After header, else exponential backoff; at most MAX_RETRY_DELAY_SECONDS."""
+    retry_after = response.headers.get("Retry-After", "") if response is not None else ""
+    return min(float(retry_after) if retry_after.isdigit() else 0.2 * 2.0 ** (attempt - 1), MAX_RETRY_DELAY_SECONDS)
 
 
 # -- operations
 
 
 def submit(kind: str, spec: Json, key: str | None) -> Call[Job]:
-    return Call(method="POST", path=f"/jobs/{kind}", read=parsed(Job), request={"json": spec, "headers": _key(key)})
+    return Call(
+        method="POST",
+        path=f"/jobs/{kind}",
+        parse=parse_as(Job),
+        options={"json": spec, "headers": _key_header(key)},
+    )
 
 
 def plan(kind: str, spec: Json) -> Call[dict[str, JsonValue]]:
     return Call(
-        method="POST", path=f"/jobs/{kind}", read=as_dict, request={"json": spec, "params": {"dry_run": "true"}}
+        method="POST", path=f"/jobs/{kind}", parse=as_dict, options={"json": spec, "params": {"dry_run": "true"}}
     )
 
 
 def job(job_id: str) -> Call[Job]:
-    return Call(method="GET", path=f"/jobs/{job_id}", read=parsed(Job))
+    return Call(method="GET", path=f"/jobs/{job_id}", parse=parse_as(Job))
 
 
 def jobs(limit: int, cursor: str | None, filters: Mapping[str, str | None]) -> Call[JobPage]:
     given = {**filters, "cursor": cursor, "limit": str(limit)}
     params = {name: value for name, value in given.items() if value is not None}
-    return Call(method="GET", path="/jobs", read=parsed(JobPage), request={"params": params})
+    return Call(method="GET", path="/jobs", parse=parse_as(JobPage), options={"params": params})
 
 
-def move(job_id: str, how: Literal["cancel", "pause", "resume"]) -> Call[Job]:
-    return Call(method="POST", path=f"/jobs/{job_id}/{how}", read=parsed(Job))
+def transition(job_id: str, action: Literal["cancel", "pause", "resume"]) -> Call[Job]:
+    return Call(method="POST", path=f"/jobs/{job_id}/{action}", parse=parse_as(Job))
 
 
-def again(job_id: str, how: Literal["retry", "rerun"], key: str | None) -> Call[Job]:
-    return Call(method="POST", path=f"/jobs/{job_id}/{how}", read=parsed(Job), request={"headers": _key(key)})
+def rerun(job_id: str, kind: Literal["retry", "rerun"], key: str | None) -> Call[Job]:
+    return Call(
+        method="POST", path=f"/jobs/{job_id}/{kind}", parse=parse_as(Job), options={"headers": _key_header(key)}
+    )
 
 
 def promote(job_id: str, changes: Json | None, key: str | None) -> Call[Job]:
@@ -154,8 +163,8 @@ def promote(job_id: str, changes: Json | None, key: str | None) -> Call[Job]:
     return Call(
         method="POST",
         path=f"/jobs/{job_id}/promote",
-        read=parsed(Job),
-        request={"json": body, "headers": _key(key)},
+        parse=parse_as(Job),
+        options={"json": body, "headers": _key_header(key)},
     )
 
 
@@ -163,100 +172,104 @@ def metrics(job_id: str, names: Sequence[str], max_points: int | None) -> Call[M
     params = [("name", name) for name in names]
     if max_points is not None:
         params.append(("max_points", str(max_points)))
-    return Call(method="GET", path=f"/jobs/{job_id}/metrics", read=parsed(Metrics), request={"params": params})
+    return Call(method="GET", path=f"/jobs/{job_id}/metrics", parse=parse_as(Metrics), options={"params": params})
 
 
 def evidence(job_id: str) -> Call[dict[str, JsonValue]]:
-    return Call(method="GET", path=f"/jobs/{job_id}/evidence", read=as_dict)
+    return Call(method="GET", path=f"/jobs/{job_id}/evidence", parse=as_dict)
 
 
 def artifacts(job_id: str) -> Call[list[dict[str, JsonValue]]]:
-    return Call(method="GET", path=f"/jobs/{job_id}/artifacts", read=as_items)
+    return Call(method="GET", path=f"/jobs/{job_id}/artifacts", parse=as_items)
 
 
 def logs(job_id: str) -> Call[str]:
-    return Call(method="GET", path=f"/jobs/{job_id}/logs", read=lambda answer: answer.text)
+    return Call(method="GET", path=f"/jobs/{job_id}/logs", parse=lambda response: response.text)
 
 
 def compare(job_ids: Sequence[str], metric: str | None, baselines: Sequence[str]) -> Call[Comparison]:
     params = [("job", job_id) for job_id in job_ids] + [("baseline", name) for name in baselines]
     if metric is not None:
         params.append(("metric", metric))
-    return Call(method="GET", path="/compare", read=parsed(Comparison), request={"params": params})
+    return Call(method="GET", path="/compare", parse=parse_as(Comparison), options={"params": params})
 
 
 def trials(job_id: str) -> Call[Trials]:
-    return Call(method="GET", path=f"/jobs/{job_id}/trials", read=parsed(Trials))
+    return Call(method="GET", path=f"/jobs/{job_id}/trials", parse=parse_as(Trials))
 
 
 def best(job_id: str) -> Call[BestTrial]:
-    return Call(method="GET", path=f"/jobs/{job_id}/best", read=parsed(BestTrial))
+    return Call(method="GET", path=f"/jobs/{job_id}/best", parse=parse_as(BestTrial))
 
 
 def importance(job_id: str) -> Call[Importance]:
-    return Call(method="GET", path=f"/jobs/{job_id}/importance", read=parsed(Importance))
+    return Call(method="GET", path=f"/jobs/{job_id}/importance", parse=parse_as(Importance))
 
 
 def dataset_request(
-    spec: Json, given: Mapping[str, Path | None], sent: Sent | None, stack: ExitStack
+    spec: Json, files: Mapping[str, Path | None], on_progress: ProgressCallback | None, stack: ExitStack
 ) -> dict[str, object]:
-    """What of a POST /datasets is the same for a plan and a registration; the files stay open as long as `stack`."""
-    paths = {role: path for role, path in given.items() if path is not None}
+    """Request options of POST /datasets, for a plan or a registration; the files stay open as long as `stack`."""
+    paths = {role: path for role, path in files.items() if path is not None}
     if not paths:
         return {"json": spec, "timeout": UPLOAD_TIMEOUT}
-    sides = {role: {**as_object(spec.get(role)), "file": role} for role in paths if role != "file"}
-    counter = Counter(sum(path.stat().st_size for path in paths.values()), sent)
-    files: dict[str, object] = {"spec": (None, json.dumps({**spec, **sides}), "application/json")}
+    side_specs = {role: {**as_mapping(spec.get(role)), "file": role} for role in paths if role != "file"}
+    progress = UploadProgress(sum(path.stat().st_size for path in paths.values()), on_progress)
+    parts: dict[str, object] = {"spec": (None, json.dumps({**spec, **side_specs}), "application/json")}
     for role, path in paths.items():
-        files[role] = (path.name, Watched(stack.enter_context(path.open("rb")), counter))
-    return {"files": files, "timeout": UPLOAD_TIMEOUT}
+        parts[role] = (path.name, CountingReader(stack.enter_context(path.open("rb")), progress))
+    return {"files": parts, "timeout": UPLOAD_TIMEOUT}
 
 
 def add_dataset(request: Mapping[str, object], key: str | None) -> Call[Job]:
-    # one try of an upload: a stream that was read halfway cannot be sent again
-    tries = 1 if "files" in request else TRIES
+    # no retries for an upload: a stream that was partly read cannot be sent again
+    max_tries = 1 if "files" in request else MAX_TRIES
     return Call(
-        method="POST", path="/datasets", read=parsed(Job), request={**request, "headers": _key(key)}, tries=tries
+        method="POST",
+        path="/datasets",
+        parse=parse_as(Job),
+        options={**request, "headers": _key_header(key)},
+        max_tries=max_tries,
     )
 
 
 def plan_dataset(request: Mapping[str, object]) -> Call[dict[str, JsonValue]]:
-    tries = 1 if "files" in request else TRIES
+    max_tries = 1 if "files" in request else MAX_TRIES
     planned = {**request, "params": {"dry_run": "true"}}
-    return Call(method="POST", path="/datasets", read=as_dict, request=planned, tries=tries)
+    return Call(method="POST", path="/datasets", parse=as_dict, options=planned, max_tries=max_tries)
 
 
 def delete_dataset(ref: str) -> Call[None]:
-    # one try: a second one after a lost answer would be told that there is no such dataset
-    return Call(method="DELETE", path=f"/datasets/{ref}", read=lambda _: None, tries=1)
+    # no retries: after a lost response the second try would fail with 404
+    return Call(method="DELETE", path=f"/datasets/{ref}", parse=lambda _: None, max_tries=1)
 
 
 def datasets(cursor: str | None) -> Call[DatasetPage]:
     params = {} if cursor is None else {"cursor": cursor}
-    return Call(method="GET", path="/datasets", read=parsed(DatasetPage), request={"params": params})
+    return Call(method="GET", path="/datasets", parse=parse_as(DatasetPage), options={"params": params})
 
 
 def dataset(ref: str) -> Call[dict[str, JsonValue]]:
-    return Call(method="GET", path=f"/datasets/{ref}", read=as_dict)
+    return Call(method="GET", path=f"/datasets/{ref}", parse=as_dict)
 
 
 def workers() -> Call[list[dict[str, JsonValue]]]:
-    return Call(method="GET", path="/workers", read=as_items)
+    return Call(method="GET", path="/workers", parse=as_items)
 
 
-def _key(key: str | None) -> dict[str, str]:
-    """Without a key of the caller's own one is made, so that a repeated try is one job."""
+def _key_header(key: str | None) -> dict[str, str]:
+    """The Idempotency-Key header; without the caller's own key a random one, so that retries create one job."""
     return {"Idempotency-Key": key or str(uuid.uuid4())}
 
 
-class Frames:
-    """The frames of an event stream: `event:`, `id:` and `data:` lines, ended by an empty line; comments are pings."""
+class SseParser:
+    """Incremental parser of a server-sent event stream; comment lines (pings) are skipped."""
 
     def __init__(self) -> None:
         self._fields: dict[str, str] = {}
 
     def feed(self, line: str) -> Event | None:
-        """The event that this line completes."""
+        """The event that this line completes, or None."""
         if line.startswith(":"):
             return None
         if line:
@@ -268,9 +281,9 @@ class Frames:
         fields, self._fields = self._fields, {}
         if "data" not in fields:
             return None
-        identity = fields.get("id", "")
+        event_id = fields.get("id", "")
         return Event(
             kind=fields.get("event", "message"),
-            seq=int(identity) if identity.isdigit() else None,
+            seq=int(event_id) if event_id.isdigit() else None,
             body=json.loads(fields["data"]).get("body") or {},
         )

@@ -18,34 +18,34 @@ pytestmark = pytest.mark.usefixtures("panel")
 WAITS = TRAIN | {"resources": {"queue": "gpu"}}  # nobody serves that queue here
 
 
-class Asking(threading.Thread):
+class RequestLoop(threading.Thread):
     """One request after another, each on a connection of its own, none tried again."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
         self._url = url
-        self._over = threading.Event()
-        self.answers: Counter[str] = Counter()
+        self._stopped = threading.Event()
+        self.statuses: Counter[str] = Counter()
         self.accepted: list[str] = []
 
     def run(self) -> None:
-        while not self._over.wait(0.05):
-            self._ask("GET", "/jobs?limit=1")
-            self._ask("POST", "/jobs/train", WAITS)
+        while not self._stopped.wait(0.05):
+            self._send("GET", "/jobs?limit=1")
+            self._send("POST", "/jobs/train", WAITS)
 
-    def _ask(self, method: str, path: str, body: object = None) -> None:
+    def _send(self, method: str, path: str, body: object = None) -> None:
         headers = {"Connection": "close"}
         try:
-            answer = httpx.request(method, self._url + path, json=body, headers=headers, timeout=60, trust_env=False)
+            response = httpx.request(method, self._url + path, json=body, headers=headers, timeout=60, trust_env=False)
         except httpx.HTTPError as error:
-            self.answers[repr(error)] += 1
+            self.statuses[repr(error)] += 1
             return
-        self.answers[str(answer.status_code)] += 1
-        if answer.status_code == httpx.codes.ACCEPTED:
-            self.accepted.append(answer.json()["id"])
+        self.statuses[str(response.status_code)] += 1
+        if response.status_code == httpx.codes.ACCEPTED:
+            self.accepted.append(response.json()["id"])
 
     def stop(self) -> None:
-        self._over.set()
+        self._stopped.set()
         self.join()
 
 
@@ -57,11 +57,11 @@ def test_g7_a_request_on_its_way_is_answered_by_the_api_that_stops(up: Up) -> No
         old.terminate()
         time.sleep(0.2)  # it knows
         client.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-        answer = b""
+        response = b""
         while piece := client.recv(4096):
-            answer += piece
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b"connection: close" in answer.lower()
+            response += piece
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in response.lower()
     wait_for("another API", lambda: (new := up.find("uvicorn")) and new[0] != old, 60)
 
 
@@ -69,8 +69,8 @@ def test_g7_a_rolling_restart_fails_no_request_and_no_job(service: Client, up: U
     trainer = TRAIN["trainer"] | {"max_epochs": 8}  # type: ignore[operator]
     job = service.submit("train", TRAIN | {"trainer": trainer})
     wait_for("training", lambda: "val/rank_ic" in (service.job(job.id).latest or {}), 90)
-    asking = [Asking(up.url) for _ in range(2)]
-    for one in asking:
+    loops = [RequestLoop(up.url) for _ in range(2)]
+    for one in loops:
         one.start()
     for words in (("uvicorn",), ("celery", "cpu-0@")):
         [old, *_] = up.find(*words)
@@ -78,13 +78,13 @@ def test_g7_a_rolling_restart_fails_no_request_and_no_job(service: Client, up: U
         wait_for(f"another {words[0]}", lambda old=old, words=words: (new := up.find(*words)) and new[0] != old, 60)
         time.sleep(1.0)
     wait_for("a second attempt", lambda: service.job(job.id).attempt == 2, 120)
-    for one in asking:
+    for one in loops:
         one.stop()
-    answers = sum((one.answers for one in asking), Counter())
-    assert set(answers) == {"200", "202"}, answers
-    assert answers["202"] > 20
-    accepted = {job_id for one in asking for job_id in one.accepted}
-    assert len(accepted) == answers["202"]
+    statuses = sum((one.statuses for one in loops), Counter())
+    assert set(statuses) == {"200", "202"}, statuses
+    assert statuses["202"] > 20
+    accepted = {job_id for one in loops for job_id in one.accepted}
+    assert len(accepted) == statuses["202"]
     assert {service.cancel(job_id).state for job_id in accepted} == {"cancelled"}
     done = service.wait(job.id, 300)
     assert (done.state, done.attempt) == ("succeeded", 2)

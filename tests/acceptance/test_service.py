@@ -155,9 +155,9 @@ def test_the_demo_takes_ones_own_prices(up: Up, tmp_path: Path, bad: str, code: 
 def test_the_page_and_the_documentation_ask_nobody_else(up: Up) -> None:
     with httpx.Client(base_url=up.url, trust_env=False) as http:
         for path in ("/", "/docs"):
-            answer = http.get(path)
-            assert answer.status_code == 200
-            assert re.findall(r"(?:src|href)=[\"'](?:https?:)?//[^\"']+", answer.text) == []
+            response = http.get(path)
+            assert response.status_code == 200
+            assert re.findall(r"(?:src|href)=[\"'](?:https?:)?//[^\"']+", response.text) == []
         for path in re.findall(r"(?:src|href)=[\"'](/[^\"']+)", http.get("/").text + http.get("/docs").text):
             assert http.get(path).status_code == 200, path
         assert http.get("/openapi.json").json()["openapi"].startswith("3.1")

@@ -82,9 +82,9 @@ class Workload(threading.Thread):
         if time.monotonic() > self._until or job.kind != "train":
             return
         if job.state in ("failed", "cancelled") and self._random.random() < 0.5:
-            self._accept(lambda key: client.again(job.id, "retry", idempotency_key=key), "retry")
+            self._accept(lambda key: client.retry(job.id, idempotency_key=key), "retry")
         elif job.state == "succeeded" and self._random.random() < 0.15:
-            self._accept(lambda key: client.again(job.id, "rerun", idempotency_key=key), "rerun")
+            self._accept(lambda key: client.rerun(job.id, idempotency_key=key), "rerun")
 
     def _ask(self, client: Client, going: list[Job]) -> None:
         """What was planned for a job, when its time has come."""

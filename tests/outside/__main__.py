@@ -32,7 +32,7 @@ def environment() -> Path:
     return programs
 
 
-def told(command: list[str], folder: Path) -> str:
+def output_of(command: list[str], folder: Path) -> str:
     """What a program prints, run in `folder`. Ends this one when it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -47,17 +47,17 @@ def generated_client(service: Service, folder: Path, programs: Path) -> UUID:
     config = folder / "config.yml"
     config.write_text("post_hooks: []\n")  # its linter's mends of its own code do not pass mypy
     command = [str(programs / "openapi-python-client"), "generate", "--path", str(document)]
-    said = told([*command, "--meta", "none", "--output-path", "generated", "--config", str(config)], folder)
-    if "WARNING" in said or "Unable to process" in said:
-        raise SystemExit(f"the generator left something out:\n{said}")
-    print(told([str(programs / "mypy"), "--strict", "generated"], folder).strip())
-    return UUID(told([str(programs / "python"), str(HERE / "submit.py"), service.url], folder).strip())
+    printed = output_of([*command, "--meta", "none", "--output-path", "generated", "--config", str(config)], folder)
+    if "WARNING" in printed or "Unable to process" in printed:
+        raise SystemExit(f"the generator left something out:\n{printed}")
+    print(output_of([str(programs / "mypy"), "--strict", "generated"], folder).strip())
+    return UUID(output_of([str(programs / "python"), str(HERE / "submit.py"), service.url], folder).strip())
 
 
 def tensorboard(service: Service, job_id: UUID, folder: Path, programs: Path) -> None:
     atft = [sys.executable, "-m", "client.cli", "--url", service.url, "tensorboard", str(job_id), "--json"]
     [file] = json.loads(subprocess.run([*atft, "--to", str(folder)], capture_output=True, check=True).stdout)
-    read = json.loads(told([str(programs / "python"), str(HERE / "read_events.py"), file], folder))
+    read = json.loads(output_of([str(programs / "python"), str(HERE / "read_events.py"), file], folder))
     with Client(service.url) as client:
         expected = client.metrics(str(job_id)).series
     for name, series in expected.items():

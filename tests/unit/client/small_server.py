@@ -10,19 +10,19 @@ from client.sdk.sync import Client
 
 
 class Handler(BaseHTTPRequestHandler):
-    answer: Callable[["Handler"], None]
+    on_request: Callable[["Handler"], None]
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        type(self).answer(self)
+        type(self).on_request(self)
 
     def do_POST(self) -> None:
-        type(self).answer(self)
+        type(self).on_request(self)
 
     def log_message(self, *args: object) -> None:
         pass
 
-    def say(self, status: int, body: object, **headers: str) -> None:
+    def respond(self, status: int, body: object, **headers: str) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         for name, value in headers.items():
@@ -36,12 +36,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(answer: Callable[[Handler], None]) -> Iterator[Client]:
-    class Own(Handler):
+def serving(on_request: Callable[[Handler], None]) -> Iterator[Client]:
+    class TestHandler(Handler):
         pass
 
-    Own.answer = answer  # type: ignore[assignment]
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
+    TestHandler.on_request = on_request  # type: ignore[assignment]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), TestHandler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -11,8 +11,8 @@ from rich.progress import Progress
 from typer.testing import CliRunner
 
 from client.cli import display, terminal
-from client.cli.app import PROGRAMS, app
-from client.cli.display import job_lines, jobs_table, metrics_table, number
+from client.cli.app import PASSTHROUGH_COMMANDS, app
+from client.cli.display import format_number, job_table, jobs_table, metrics_table
 from client.sdk import operations
 from client.sdk.models import Event, Job
 from tests.unit.client.small_server import Handler, serving
@@ -22,7 +22,7 @@ runner = CliRunner()
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(operations, "MAX_RETRY_DELAY_SECONDS", 0.01)
 
 
 def test_no_service_is_3() -> None:
@@ -51,21 +51,21 @@ def test_one_url_of_two_is_2(tmp_path: Path) -> None:
 def test_a_prediction_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "scores.parquet"
     file.write_bytes(b"old")
-    asked: list[str] = []
+    requested: list[str] = []
 
-    def answer(request: Handler) -> None:
-        asked.append(f"{request.command} {request.path}")
+    def on_request(request: Handler) -> None:
+        requested.append(f"{request.command} {request.path}")
         job = {"id": "a", "kind": "predict", "state": "succeeded"}
         if request.path.endswith("/events"):
-            request.say(204, b"")
+            request.respond(204, b"")
         elif request.path.endswith(".parquet"):
-            body = b"scores" if len([line for line in asked if "parquet" in line]) > 1 else b""
-            request.say(200 if body else 404, body or {"title": "gone"})
+            body = b"scores" if len([line for line in requested if "parquet" in line]) > 1 else b""
+            request.respond(200 if body else 404, body or {"title": "gone"})
         else:
             assert request.command == "GET" or json.loads(request.read())["fold"] == 2
-            request.say(200 if request.command == "GET" else 202, job)
+            request.respond(200 if request.command == "GET" else 202, job)
 
-    with serving(answer) as client:
+    with serving(on_request) as client:
         command = ["--url", client.url, "predict", "m", "d", "2020-01-01", "2020-02-01", "--fold", "2", "-o", str(file)]
         assert runner.invoke(app, command).exit_code == 2
         assert file.read_bytes() == b"old"
@@ -73,8 +73,8 @@ def test_a_prediction_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, "a\n")
     assert file.read_bytes() == b"scores"
     assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
-    assert asked[0] == "POST /jobs/predict"
-    assert asked[-1] == "GET /jobs/a/artifacts/predictions.parquet"
+    assert requested[0] == "POST /jobs/predict"
+    assert requested[-1] == "GET /jobs/a/artifacts/predictions.parquet"
 
 
 def test_a_dataset_has_one_source() -> None:
@@ -90,9 +90,9 @@ def test_side_files_go_with_an_upload(tmp_path: Path) -> None:
 
 
 def test_an_undefined_figure_is_a_dash_and_never_0() -> None:
-    assert number(None) == "–"
-    assert [number(x) for x in (1.2e-5, -3e-5, 4.9e-4)] == ["1.2e-05", "-3e-05", "0.00049"]
-    assert [number(x) for x in (0.0, 0.01234, -0.5, 12.345, 250.0, 7)] == [
+    assert format_number(None) == "–"
+    assert [format_number(x) for x in (1.2e-5, -3e-5, 4.9e-4)] == ["1.2e-05", "-3e-05", "0.00049"]
+    assert [format_number(x) for x in (0.0, 0.01234, -0.5, 12.345, 250.0, 7)] == [
         "0",
         "0.0123",
         "-0.5000",
@@ -112,23 +112,23 @@ def test_json_is_read_as_yaml(tmp_path: Path) -> None:
     assert result.exit_code == 3  # it was read; there is nobody to send it to
 
 
-@pytest.mark.parametrize("move", ["cancel", "pause", "resume", "retry", "rerun"])
-def test_moves_say_which_job_and_how_it_is(move: str) -> None:
-    asked: list[tuple[str, bool]] = []
+@pytest.mark.parametrize("action", ["cancel", "pause", "resume", "retry", "rerun"])
+def test_moves_say_which_job_and_how_it_is(action: str) -> None:
+    requested: list[tuple[str, bool]] = []
 
-    def answer(request: Handler) -> None:
+    def on_request(request: Handler) -> None:
         request.read()
-        asked.append((request.path, "Idempotency-Key" in request.headers))
-        request.say(202, {"id": "new" if move.startswith("re") else "old", "kind": "train", "state": "queued"})
+        requested.append((request.path, "Idempotency-Key" in request.headers))
+        request.respond(202, {"id": "new" if action.startswith("re") else "old", "kind": "train", "state": "queued"})
 
-    with serving(answer) as client:
-        result = runner.invoke(app, ["--url", client.url, move, "old"])
+    with serving(on_request) as client:
+        result = runner.invoke(app, ["--url", client.url, action, "old"])
     assert result.exit_code == 0, result.output
-    assert asked == [(f"/jobs/old/{move}", move in ("retry", "rerun"))]
-    assert ("new" if move.startswith("re") else "old") in result.output
-    with serving(answer) as client:
-        said = runner.invoke(app, ["--url", client.url, move, "old", "--json"])
-    assert json.loads(said.stdout)["kind"] == "train"
+    assert requested == [(f"/jobs/old/{action}", action in ("retry", "rerun"))]
+    assert ("new" if action.startswith("re") else "old") in result.output
+    with serving(on_request) as client:
+        result = runner.invoke(app, ["--url", client.url, action, "old", "--json"])
+    assert json.loads(result.stdout)["kind"] == "train"
 
 
 def test_every_command_that_answers_takes_json() -> None:
@@ -141,7 +141,7 @@ def test_every_command_that_answers_takes_json() -> None:
         for command in answering
         if not {"as_json", "_as_json"} & set(inspect.signature(command.callback).parameters)
     ]
-    assert set(without) <= {"up", "logs", "rm", *(name for names in PROGRAMS.values() for name in names)}
+    assert set(without) <= {"up", "logs", "rm", *(name for names in PASSTHROUGH_COMMANDS.values() for name in names)}
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "ensemble"])
@@ -149,16 +149,16 @@ def test_every_command_that_answers_takes_json() -> None:
 def test_a_pretraining_or_an_ensemble_is_submitted_or_planned(tmp_path: Path, plan: bool, kind: str) -> None:
     file = tmp_path / "spec.yaml"
     file.write_text("dataset: d\nmask_ratio: 0.2\n")
-    asked: list[tuple[str, object]] = []
+    requested: list[tuple[str, object]] = []
 
-    def answer(request: Handler) -> None:
-        asked.append((request.path, json.loads(request.read())))
-        request.say(200 if plan else 202, {"epochs": 3} if plan else {"id": "p", "kind": kind, "state": "queued"})
+    def on_request(request: Handler) -> None:
+        requested.append((request.path, json.loads(request.read())))
+        request.respond(200 if plan else 202, {"epochs": 3} if plan else {"id": "p", "kind": kind, "state": "queued"})
 
-    with serving(answer) as client:
+    with serving(on_request) as client:
         result = runner.invoke(app, ["--url", client.url, kind, str(file), *["--plan"] * plan])
     assert result.exit_code == 0, result.output
-    assert asked == [(f"/jobs/{kind}" + "?dry_run=true" * plan, {"dataset": "d", "mask_ratio": 0.2})]
+    assert requested == [(f"/jobs/{kind}" + "?dry_run=true" * plan, {"dataset": "d", "mask_ratio": 0.2})]
     assert ('"epochs": 3' if plan else "p") in result.output
 
 
@@ -175,7 +175,7 @@ def test_a_pretraining_or_an_ensemble_is_submitted_or_planned(tmp_path: Path, pl
 def test_a_spec_is_read_as_json_has_it(text: str, body: object, tmp_path: Path) -> None:
     file = tmp_path / "spec"
     file.write_text(text)
-    assert terminal.read(file) == body
+    assert terminal.read_spec(file) == body
 
 
 @pytest.mark.parametrize("text", [b"a: .nan", b"a: b\xe9", b"[1]", b"a: [", b'{"a": NaN}'])
@@ -196,10 +196,10 @@ def test_names_with_brackets_are_shown_as_they_are_and_ids_whole() -> None:
     )  # fmt: skip
     for width in (80, 10_000):
         out = Console(width=width, file=StringIO(), force_terminal=False)
-        out.print(jobs_table([job]), job_lines(job))
-        said = out.file.getvalue()  # type: ignore[attr-defined]
-        assert job.id in said
-        assert width == 80 or ("a [/data] [lr=0.01]" in said and "wrong at [/data/window]" in said)
+        out.print(jobs_table([job]), job_table(job))
+        result = out.file.getvalue()  # type: ignore[attr-defined]
+        assert job.id in result
+        assert width == 80 or ("a [/data] [lr=0.01]" in result and "wrong at [/data/window]" in result)
 
 
 def test_epochs_of_a_fold_or_member_have_their_line() -> None:
@@ -207,5 +207,5 @@ def test_epochs_of_a_fold_or_member_have_their_line() -> None:
     values = {"val.2/rank_ic": 0.05, "train.2/loss": 0.5, "val.2/rank_ic@5d": 0.1}
     event = Event(kind="metrics", seq=1, body={"step": 3, "values": values})
     bar = Progress(console=out)
-    display._show(event, bar, bar.add_task(""), out, "job", "val/rank_ic")
+    display._show_event(event, bar, bar.add_task(""), out, "job", "val/rank_ic")
     assert "job  fold 2  epoch 3  train/loss 0.5000  val/rank_ic 0.0500" in out.file.getvalue()  # type: ignore[attr-defined]

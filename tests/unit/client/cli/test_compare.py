@@ -36,12 +36,12 @@ ANSWER: dict[str, Any] = {
 
 @contextmanager
 def answering(status: int, body: object) -> Iterator[tuple[str, list[str]]]:
-    """The address, and what was asked of it."""
-    asked: list[str] = []
+    """The address, and what was requested of it."""
+    requested: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requested.append(self.path)
             data = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
@@ -55,7 +55,7 @@ def answering(status: int, body: object) -> Iterator[tuple[str, list[str]]]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"http://127.0.0.1:{server.server_port}", requested
     finally:
         server.shutdown()
         server.server_close()
@@ -64,10 +64,10 @@ def answering(status: int, body: object) -> Iterator[tuple[str, list[str]]]:
 
 def test_a_comparison_is_shown_in_words() -> None:
     arguments = ["compare", "j1", "j2", "--metric", "test/rank_ic@5d", "--baseline", "ridge"]
-    with answering(200, ANSWER) as (url, asked):
+    with answering(200, ANSWER) as (url, requested):
         result = CliRunner().invoke(app, ["--url", url, *arguments])
     assert result.exit_code == 0, result.output
-    query = parse_qsl(urlsplit(asked[0]).query)
+    query = parse_qsl(urlsplit(requested[0]).query)
     assert query == [("job", "j1"), ("job", "j2"), ("baseline", "ridge"), ("metric", "test/rank_ic@5d")]
     text = result.stdout
     assert "[adamw] - ridge" in text

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from atft.spec.study import HpoSpec
 from client.cli import study_display
 from client.cli.app import app
-from client.demo.study import METRIC, PLANTED, SHARE, SPLIT, TRIALS, all_well, conclusion, study_spec
+from client.demo.study import METRIC, ORACLE_SHARE, PLANTED, SPLIT, TRIALS, conclusion, study_passed, study_spec
 from client.sdk import sync
 from client.sdk.models import BestTrial, Comparison, Job, Metrics, Trial
 from tests.unit.client.small_server import Handler, serving
@@ -27,25 +27,25 @@ STUDY = {"id": "s", "kind": "hpo", "state": "succeeded", "spec": {"objective": {
          "progress": {"phase": "ending", "step": 3, "steps": 3}}  # fmt: skip
 
 
-def answer(request: Handler) -> None:
+def on_request(request: Handler) -> None:
     match request.path:
         case "/jobs/s":
-            request.say(200, STUDY)
+            request.respond(200, STUDY)
         case "/jobs/s/trials":
-            request.say(200, {"items": [SUCCEEDED, PRUNED, FAILED]})
+            request.respond(200, {"items": [SUCCEEDED, PRUNED, FAILED]})
         case "/jobs/s/best":
-            request.say(200, {"number": 0, "job_id": "t0", "params": PARAMS, "value": 0.08, "epoch": 2})
+            request.respond(200, {"number": 0, "job_id": "t0", "params": PARAMS, "value": 0.08, "epoch": 2})
         case "/jobs/s/importance":
-            request.say(200, {"importance": None, "num_trials": 1, "why": "1 trial ended with a value"})
+            request.respond(200, {"importance": None, "num_trials": 1, "why": "1 trial ended with a value"})
         case "/jobs/s/promote":
-            request.say(202, {"id": "p", "kind": "train", "state": "queued", "spec": json.loads(request.read())})
+            request.respond(202, {"id": "p", "kind": "train", "state": "queued", "spec": json.loads(request.read())})
         case _:
-            request.say(404, {"title": "Not Found"})
+            request.respond(404, {"title": "Not Found"})
 
 
 @pytest.fixture
 def service() -> Iterator[sync.Client]:
-    with serving(answer) as client:
+    with serving(on_request) as client:
         yield client
 
 
@@ -111,9 +111,9 @@ def test_the_conclusion_is_the_service_s_verdict_with_its_limits() -> None:
 def test_all_is_well_only_when_every_trial_ended_well_and_all_is_finite() -> None:
     best = BestTrial(number=0, job_id="t0", params={}, value=0.08)
     good = [Trial.model_validate(SUCCEEDED), Trial.model_validate(PRUNED)]
-    shares = {SHARE: -0.2}
-    assert all_well(good, 2, best, found(), shares)
-    assert not all_well(good, 3, best, found(), shares)
-    assert not all_well([*good, Trial.model_validate(FAILED)], 3, best, found(), shares)
-    assert not all_well(good, 2, best, found(), {SHARE: None})
-    assert not all_well(good, 2, best, found(mean_difference=None), shares)
+    shares = {ORACLE_SHARE: -0.2}
+    assert study_passed(good, 2, best, found(), shares)
+    assert not study_passed(good, 3, best, found(), shares)
+    assert not study_passed([*good, Trial.model_validate(FAILED)], 3, best, found(), shares)
+    assert not study_passed(good, 2, best, found(), {ORACLE_SHARE: None})
+    assert not study_passed(good, 2, best, found(mean_difference=None), shares)

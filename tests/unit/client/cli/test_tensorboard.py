@@ -24,11 +24,11 @@ JOBS = {
 def test_one_folder_a_job_and_a_trial(tmp_path: Path) -> None:
     content = [b"begin"]
 
-    def answer(request: Handler) -> None:
+    def on_request(request: Handler) -> None:
         known = JOBS.get(request.path)
-        request.say(200, known if known is not None else content[0])
+        request.respond(200, known if known is not None else content[0])
 
-    with serving(answer) as client:
+    with serving(on_request) as client:
         command = ["--url", client.url, "tensorboard", "11111111", "22222222", "--to", str(tmp_path), "--json"]
         files = json.loads(runner.invoke(app, command).stdout)
         names = [str(Path(file).relative_to(tmp_path)) for file in files]
@@ -50,9 +50,9 @@ def test_one_folder_a_job_and_a_trial(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_refused_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(operations, "MAX_RETRY_DELAY_SECONDS", 0.01)
     file = tmp_path / "model"
     file.write_bytes(b"old")
-    with serving(lambda request: request.say(404, {"title": "gone"})) as client, pytest.raises(Refused):
+    with serving(lambda request: request.respond(404, {"title": "gone"})) as client, pytest.raises(Refused):
         client.download("/jobs/x/artifacts/model", file)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("model", b"old")]

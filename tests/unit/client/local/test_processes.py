@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client.local.processes import MOST_FAILURES, GaveUp, Program
+from client.local.processes import MAX_FAILURES, ManagedProcess, RestartLimitReached
 
 SLEEP = ("sleep", "60")
 
@@ -22,8 +22,8 @@ class Clock:
         return self.time
 
 
-def program(tmp_path: Path, *command: str, now: Clock | None = None) -> Program:
-    return Program("thing", command or SLEEP, tmp_path / "thing.log", now=now or Clock())
+def program(tmp_path: Path, *command: str, clock: Clock | None = None) -> ManagedProcess:
+    return ManagedProcess("thing", command or SLEEP, tmp_path / "thing.log", clock=clock or Clock())
 
 
 def gone(pid: int) -> bool:
@@ -40,11 +40,11 @@ def test_what_it_says_is_in_its_log_and_a_stop_ends_it(tmp_path: Path) -> None:
         end = time.monotonic() + 5
         while thing.log_tail() != "hello" and time.monotonic() < end:
             time.sleep(0.01)
-        assert thing.alive()
+        assert thing.is_running()
     finally:
         assert thing.stop(5)
     assert thing.log_tail() == "hello"
-    assert not thing.alive()
+    assert not thing.is_running()
 
 
 def test_a_deaf_program_is_killed_with_its_children(tmp_path: Path) -> None:
@@ -62,18 +62,18 @@ def test_a_deaf_program_is_killed_with_its_children(tmp_path: Path) -> None:
 
 def test_a_dead_program_starts_again_after_a_growing_pause(tmp_path: Path) -> None:
     clock = Clock()
-    thing = program(tmp_path, "false", now=clock)
+    thing = program(tmp_path, "false", clock=clock)
     thing.start()
     pauses = []
     for _ in range(3):
         assert thing.process is not None
         thing.process.wait()
-        line = thing.keep()
+        line = thing.restart_if_exited()
         assert line is not None
         assert "exit code 1" in line
         before = clock.time
         while thing.process is None:
-            assert thing.keep() is None
+            assert thing.restart_if_exited() is None
             clock.time += 0.125
         pauses.append(clock.time - before)
     thing.stop(5)
@@ -83,31 +83,31 @@ def test_a_dead_program_starts_again_after_a_growing_pause(tmp_path: Path) -> No
 
 def test_it_gives_up_with_the_last_words(tmp_path: Path) -> None:
     clock = Clock()
-    thing = program(tmp_path, "sh", "-c", "echo no such table; exit 3", now=clock)
+    thing = program(tmp_path, "sh", "-c", "echo no such table; exit 3", clock=clock)
     thing.start()
 
     def wait_and_keep() -> None:
         while True:
             if thing.process is not None:
                 thing.process.wait()
-            thing.keep()
+            thing.restart_if_exited()
             clock.time += 31
 
-    with pytest.raises(GaveUp, match=r"(?s)exit code 3.*no such table"):
+    with pytest.raises(RestartLimitReached, match=r"(?s)exit code 3.*no such table"):
         wait_and_keep()
-    assert thing.failures == MOST_FAILURES + 1
+    assert thing.failures == MAX_FAILURES + 1
 
 
 def test_a_steady_program_is_forgiven(tmp_path: Path) -> None:
     clock = Clock()
-    thing = program(tmp_path, now=clock)
+    thing = program(tmp_path, clock=clock)
     thing.failures = 5
     thing.start()
     clock.time = 61
     assert thing.process is not None
     thing.process.kill()
     thing.process.wait()
-    line = thing.keep()
+    line = thing.restart_if_exited()
     assert line is not None
     assert "SIGKILL" in line
     assert thing.failures == 1
@@ -149,8 +149,8 @@ def test_it_dies_with_a_keeper_that_is_killed(tmp_path: Path) -> None:
     keeper = f"""
 import time
 from pathlib import Path
-from client.local.processes import Program
-thing = Program("thing", ("sleep", "62"), Path({str(tmp_path)!r}) / "thing.log")
+from client.local.processes import ManagedProcess
+thing = ManagedProcess("thing", ("sleep", "62"), Path({str(tmp_path)!r}) / "thing.log")
 thing.start()
 print(thing.process.pid, flush=True)
 time.sleep(60)

@@ -17,7 +17,7 @@ JOB = {"id": "a", "kind": "train", "state": "queued"}
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(operations, "MAX_RETRY_DELAY_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize(("sync", "twin"), [(Client, AsyncClient), (LiveJob, AsyncJob)])
@@ -33,19 +33,19 @@ def test_the_twins_have_the_same_methods_with_the_same_arguments(sync: type, twi
 def test_a_submit_is_tried_again_with_one_key_and_waited_for() -> None:
     keys: list[str] = []
 
-    def answer(request: Handler) -> None:
+    def on_request(request: Handler) -> None:
         if request.command == "GET":
-            request.say(200, {**JOB, "state": "succeeded"})
+            request.respond(200, {**JOB, "state": "succeeded"})
             return
         request.read()
         keys.append(request.headers["Idempotency-Key"])
-        request.say(*((503, {"title": "Unavailable"}) if len(keys) < 3 else (202, JOB)))
+        request.respond(*((503, {"title": "Unavailable"}) if len(keys) < 3 else (202, JOB)))
 
     async def main(url: str) -> AsyncJob:
         async with AsyncClient(url) as service:
             return await (await service.train({"dataset": "d"})).wait(5)
 
-    with serving(answer) as client:
+    with serving(on_request) as client:
         assert asyncio.run(main(client.url)).state == "succeeded"
     assert len(keys) == 3
     assert len(set(keys)) == 1
@@ -56,7 +56,7 @@ def test_refusals_and_absence_are_the_same_errors() -> None:
         async with AsyncClient(url) as service:
             await service.job("a")
 
-    unknown = serving(lambda request: request.say(404, {"title": "No such job"}))
+    unknown = serving(lambda request: request.respond(404, {"title": "No such job"}))
     with unknown as client, pytest.raises(Refused, match="No such job"):
         asyncio.run(main(client.url))
     with pytest.raises(Unreachable, match=r"127\.0\.0\.1:9"):
@@ -64,14 +64,14 @@ def test_refusals_and_absence_are_the_same_errors() -> None:
 
 
 def test_a_cut_stream_goes_on_after_the_last_id_in_both_clients() -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
-    def answer(request: Handler) -> None:
+    def on_request(request: Handler) -> None:
         if not request.path.endswith("/events"):
-            request.say(200, JOB)
+            request.respond(200, JOB)
             return
-        asked.append(request.headers["Last-Event-ID"])
-        last = int(asked[-1])
+        requested.append(request.headers["Last-Event-ID"])
+        last = int(requested[-1])
         kinds = {1: "state", 2: "log", 3: "end"}
         frames = [f"event: {kinds[last + 1]}\nid: {last + 1}\ndata: {json.dumps({'body': {'n': last + 1}})}\n\n"]
         request.send_response(200)
@@ -85,10 +85,10 @@ def test_a_cut_stream_goes_on_after_the_last_id_in_both_clients() -> None:
         async with AsyncClient(url) as service:
             return [event.seq async for event in (await service.job("a")).stream()]
 
-    with serving(answer) as client:
+    with serving(on_request) as client:
         assert asyncio.run(main(client.url)) == [1, 2, 3]
         assert [event.seq for event in client.job("a").stream()] == [1, 2, 3]
-    assert asked == ["0", "1", "2"] * 2
+    assert requested == ["0", "1", "2"] * 2
 
 
 def test_series_as_a_frame_keep_the_undefined() -> None:
@@ -99,7 +99,9 @@ def test_series_as_a_frame_keep_the_undefined() -> None:
 
 
 def test_a_notebook_shows_a_job_and_a_verdict_and_runs_nothing() -> None:
-    with serving(lambda request: request.say(200, {**JOB, "name": "<script>", "metrics": {"val/rank_ic": None}})) as c:
+    with serving(
+        lambda request: request.respond(200, {**JOB, "name": "<script>", "metrics": {"val/rank_ic": None}})
+    ) as c:
         text = c.job("a")._repr_html_()
     assert "&lt;script&gt;" in text
     assert "<script>" not in text

@@ -14,21 +14,21 @@ JOB = {"id": "a", "kind": "train", "state": "queued", "something_new": 1}
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(operations, "MAX_RETRY_DELAY_SECONDS", 0.01)
 
 
 def test_a_submit_is_tried_again_with_the_same_idempotency_key() -> None:
     keys: list[str] = []
 
-    def answer(request: Handler) -> None:
+    def on_request(request: Handler) -> None:
         request.read()
         keys.append(request.headers["Idempotency-Key"])
         if len(keys) < 3:
-            request.say(503, {"title": "Unavailable"}, Retry_After="1")
+            request.respond(503, {"title": "Unavailable"}, Retry_After="1")
         else:
-            request.say(202, JOB)
+            request.respond(202, JOB)
 
-    with serving(answer) as client:
+    with serving(on_request) as client:
         assert client.submit("train", {"dataset": "d"}).id == "a"
     assert len(keys) == 3
     assert len(set(keys)) == 1
@@ -37,13 +37,13 @@ def test_a_submit_is_tried_again_with_the_same_idempotency_key() -> None:
 def test_trying_is_bounded() -> None:
     calls: list[str] = []
 
-    def answer(request: Handler) -> None:
+    def on_request(request: Handler) -> None:
         calls.append(request.path)
-        request.say(503, {"title": "Unavailable"})
+        request.respond(503, {"title": "Unavailable"})
 
-    with serving(answer) as client, pytest.raises(Unreachable, match="503"):
+    with serving(on_request) as client, pytest.raises(Unreachable, match="503"):
         client.job("a")
-    assert len(calls) == operations.TRIES
+    assert len(calls) == operations.MAX_TRIES
 
 
 def test_nothing_listens() -> None:
@@ -59,7 +59,7 @@ def test_a_refusal_shows_the_problem_with_its_pointers() -> None:
     }
     problem = {"title": "Invalid request", "status": 422, "detail": "1 field is wrong", "errors": [error]}
     with (
-        serving(lambda request: (request.read(), request.say(422, problem))) as client,
+        serving(lambda request: (request.read(), request.respond(422, problem))) as client,
         pytest.raises(Refused) as caught,
     ):  # type: ignore[arg-type, return-value]
         client.submit("train", {})
@@ -71,7 +71,7 @@ def test_a_refusal_shows_the_problem_with_its_pointers() -> None:
     ("status", "body"), [(500, {"detail": "oops", "request_id": "r1"}), (200, b"<html>"), (200, {"id": 3})]
 )
 def test_an_answer_that_is_not_the_contract_is_an_error(status: int, body: object) -> None:
-    with serving(lambda request: request.say(status, body)) as client, pytest.raises(Broken):
+    with serving(lambda request: request.respond(status, body)) as client, pytest.raises(Broken):
         client.job("a")
 
 
@@ -81,7 +81,7 @@ def frame(kind: str, seq: int | None, **body: object) -> bytes:
 
 
 def test_a_cut_stream_goes_on_after_the_last_id() -> None:
-    asked: list[str] = []
+    requested: list[str] = []
     whole = [
         frame("log", 1, n=1),
         frame("progress", None, ratio=0.5),
@@ -90,9 +90,9 @@ def test_a_cut_stream_goes_on_after_the_last_id() -> None:
         frame("end", 4),
     ]
 
-    def answer(request: Handler) -> None:
+    def on_request(request: Handler) -> None:
         last = request.headers["Last-Event-ID"]
-        asked.append(last)
+        requested.append(last)
         rest = b": ping\n\n" + b"".join(whole if last == "0" else whole[3:])
         request.send_response(200)
         request.send_header("Content-Type", "text/event-stream")
@@ -101,9 +101,9 @@ def test_a_cut_stream_goes_on_after_the_last_id() -> None:
         request.wfile.write(rest[: rest.index(b"id: 3") + 20] if last == "0" else rest)  # cut inside the third event
         request.close_connection = True
 
-    with serving(answer) as client:
+    with serving(on_request) as client:
         events = list(client.events("a"))
-    assert asked == ["0", "2"]
+    assert requested == ["0", "2"]
     assert [(event.kind, event.seq) for event in events] == [
         ("log", 1),
         ("progress", None),
@@ -114,25 +114,25 @@ def test_a_cut_stream_goes_on_after_the_last_id() -> None:
 
 
 def test_a_stream_of_a_finished_job_that_was_read_to_its_end_is_empty() -> None:
-    with serving(lambda request: request.say(204, b"")) as client:
+    with serving(lambda request: request.respond(204, b"")) as client:
         assert list(client.events("a", after=9)) == []
 
 
 def test_a_stream_of_an_unknown_job_is_refused() -> None:
-    with serving(lambda request: request.say(404, {"title": "Not found"})) as client, pytest.raises(Refused):
+    with serving(lambda request: request.respond(404, {"title": "Not found"})) as client, pytest.raises(Refused):
         list(client.events("a"))
 
 
 def test_an_upload_carries_the_file_and_the_spec(tmp_path: Path) -> None:
     bodies: list[bytes] = []
 
-    def answer(request: Handler) -> None:
+    def on_request(request: Handler) -> None:
         bodies.append(request.read())
-        request.say(202, JOB | {"kind": "dataset"})
+        request.respond(202, JOB | {"kind": "dataset"})
 
     file = tmp_path / "p.csv"
     file.write_text("date,code,close\n")
-    with serving(answer) as client:
+    with serving(on_request) as client:
         client.add_dataset({"name": "p"}, file=file)
     assert b'name="file"; filename="p.csv"' in bodies[0]
     assert b"date,code,close" in bodies[0]
@@ -141,16 +141,19 @@ def test_an_upload_carries_the_file_and_the_spec(tmp_path: Path) -> None:
 
 def test_waiting_ends_at_a_terminal_state_or_after_its_time() -> None:
     states = iter(["queued", "running", "failed"])
-    with serving(lambda request: request.say(200, JOB | {"state": next(states)})) as client:
+    with serving(lambda request: request.respond(200, JOB | {"state": next(states)})) as client:
         assert client.wait("a").state == "failed"
-    with serving(lambda request: request.say(200, JOB)) as client, pytest.raises(TimeoutError, match="still queued"):
+    with (
+        serving(lambda request: request.respond(200, JOB)) as client,
+        pytest.raises(TimeoutError, match="still queued"),
+    ):
         client.wait("a", timeout_seconds=0)
 
 
 def test_datasets_are_all_of_them_whatever_the_page() -> None:
-    def answer(request: Handler) -> None:
+    def on_request(request: Handler) -> None:
         second = "cursor=next" in request.path
-        request.say(200, {"items": [{"name": "b" if second else "a"}], "next_cursor": None if second else "next"})
+        request.respond(200, {"items": [{"name": "b" if second else "a"}], "next_cursor": None if second else "next"})
 
-    with serving(answer) as client:
+    with serving(on_request) as client:
         assert [one["name"] for one in client.datasets()] == ["a", "b"]

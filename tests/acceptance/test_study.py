@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from client.demo.study import Json, sweep
+from client.demo.study import Json, run_study
 from client.sdk.sync import Client
 from tests.acceptance.conftest import Up
 
@@ -20,8 +20,8 @@ SPLIT: Json = {"val_days": 20, "test_days": 40, "embargo_days": 11}
 
 def test_a_study_its_best_trial_twice_and_the_comparison(service: Client, up: Up, tmp_path: Path) -> None:
     text = io.StringIO()
-    summary, well = sweep(service, Console(file=text, width=200), panel=PANEL, split=SPLIT, num_trials=3)
-    assert well, text.getvalue()
+    summary, passed = run_study(service, Console(file=text, width=200), panel=PANEL, split=SPLIT, num_trials=3)
+    assert passed, text.getvalue()
     study, comparison, shares = summary["study"], summary["comparison"], summary["oracle_share"]
     assert isinstance(study, dict)
     assert isinstance(comparison, dict)

@@ -1,4 +1,4 @@
-"""The commands on datasets: `atft datasets add`, `ls`, `show`, `rm`."""
+"""The commands `atft datasets add`, `ls`, `show` and `rm`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,18 +23,21 @@ File = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
 @app.command("add")
 def _add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="What it is to be called.")],
+    name: Annotated[str, typer.Argument(help="Name of the new dataset.")],
     file: Annotated[
         Path | None, typer.Argument(help="Parquet, Arrow or CSV to upload.", exists=True, dir_okay=False)
     ] = None,
-    path: Annotated[str | None, typer.Option(help="A file or folder under the server's data root instead.")] = None,
+    path: Annotated[
+        str | None, typer.Option(help="Instead of FILE: a file or folder under the server's data root.")
+    ] = None,
     planted: Annotated[
-        Path | None, typer.Option(help="A planted panel instead: its spec, YAML or JSON.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(help="Instead of FILE: the spec of a planted panel, YAML or JSON.", exists=True, dir_okay=False),
     ] = None,
     universe: Annotated[
-        Path | None, typer.Option(help="Who belongs to the universe, by day or year; to upload.", exists=True)
+        Path | None, typer.Option(help="Members of the universe by day or year; uploaded.", exists=True)
     ] = None,
-    market: Annotated[Path | None, typer.Option(help="Market-wide series; to upload.", exists=True)] = None,
+    market: Annotated[Path | None, typer.Option(help="Market-wide series; uploaded.", exists=True)] = None,
     spec: Annotated[
         Path | None, typer.Option(help="More fields of the dataset spec, YAML or JSON.", exists=True, dir_okay=False)
     ] = None,
@@ -67,7 +70,7 @@ def _add(
 
 @app.command("ls")
 def _ls(context: typer.Context, as_json: AsJson = False) -> None:
-    """All datasets in their newest version."""
+    """List all datasets in their newest version."""
     with connect(context) as service:
         found = service.datasets()
     if as_json:
@@ -85,7 +88,7 @@ def _ls(context: typer.Context, as_json: AsJson = False) -> None:
 
 @app.command("show")
 def _show(context: typer.Context, name: DatasetRef, as_json: AsJson = False) -> None:
-    """One dataset: size, warnings, leaks, where its versions come from and how many jobs use them."""
+    """Show a dataset: size, warnings, suspected leaks, and its versions with their sources and jobs."""
     with connect(context) as service:
         found = service.dataset(name)
     print_json(found) if as_json else _print_dataset(found)
@@ -95,9 +98,9 @@ def _show(context: typer.Context, name: DatasetRef, as_json: AsJson = False) -> 
 def _rm(
     context: typer.Context,
     name: DatasetRef,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Delete a dataset, or one version: refused while unfinished jobs need it; finished jobs keep their record."""
+    """Delete a dataset or one version; refused while unfinished jobs use it. Finished jobs keep their results."""
     with connect(context) as service:
         found = service.dataset(name)
         versions = _objects(found["versions"])
@@ -110,7 +113,7 @@ def _rm(
 
 @contextmanager
 def _upload_progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar for an upload, in a terminal."""
+    """A progress bar for an upload; not shown when stderr is not a terminal. Yields the callback that updates it."""
     columns = TextColumn("{task.description}"), BarColumn(bar_width=30), DownloadColumn(), TransferSpeedColumn()
     bar = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
     task = bar.add_task("sending", total=None, visible=False)

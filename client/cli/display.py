@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: a job's live progress, tables. Plain lines when it is not a terminal."""
+"""Terminal output: tables and a job's live progress; plain lines when the output is not a terminal."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +16,12 @@ from rich.text import Text
 from client.sdk.models import Comparison, Event, Job, Value
 from client.sdk.sync import Client, LiveJob
 
-FOLD_INFIX: Final = re.compile(r"\.(\d+)/")  # of one of several folds or members
+FOLD_INFIX: Final = re.compile(r"\.(\d+)/")  # names the fold or ensemble member: val.2/rank_ic
 COLOURS: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "pruned": "yellow", "running": "cyan"}
 
 
 def console(*, stderr: bool = False) -> Console:
-    """As wide as the terminal; a file or a pipe gets whole lines."""
+    """A console as wide as the terminal; in a file or pipe lines are not wrapped."""
     made = Console(stderr=stderr, soft_wrap=True)
     if not made.is_terminal:
         made.width = 10_000
@@ -29,12 +29,12 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def escaped(value: object) -> str:
-    """What somebody wrote, whatever brackets it has, for a table; nothing for None."""
+    """Text for a table, with rich's markup escaped; empty for None."""
     return "" if value is None else escape(str(value))
 
 
 def format_number(value: JsonValue) -> str:
-    """Four digits; an undefined value is a dash, and neither that nor a small one is 0."""
+    """Format with four digits; an undefined value is a dash, and a small value is never shown as 0."""
     if value is None:
         return "–"
     if not isinstance(value, float):
@@ -45,13 +45,14 @@ def format_number(value: JsonValue) -> str:
 
 
 def state_markup(job: Job) -> str:
-    word = job.status or job.state
+    """The job's state in its colour, with the reason in parentheses."""
+    label = job.status or job.state
     colour = COLOURS.get(job.state, "default")
-    return f"[{colour}]{escaped(word)}[/]" + (f" ({escaped(job.reason)})" if job.reason else "")
+    return f"[{colour}]{escaped(label)}[/]" + (f" ({escaped(job.reason)})" if job.reason else "")
 
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
-    identity = Column("id", no_wrap=True, min_width=36)  # which the next command is given
+    identity = Column("id", no_wrap=True, min_width=36)  # never cut off: other commands need it whole
     others = ("kind", "name", "state", "epoch", "val/rank_ic", "dataset", "created")
     table = Table(identity, *others, box=None, pad_edge=False)
     for job in jobs:
@@ -91,7 +92,7 @@ def job_table(job: Job) -> Table:
 
 
 def metrics_table(values: Mapping[str, Value]) -> Table:
-    """Rows are metrics, columns their horizons; the first column is the mean over horizons."""
+    """Table of metrics (rows) by horizon (columns); the first column is the mean over horizons."""
     horizons = sorted({name.split("@")[1] for name in values if "@" in name}, key=lambda text: int(text.rstrip("d")))
     table = Table("metric", "mean", *horizons, box=None, pad_edge=False)
     for name in sorted({name.split("@")[0] for name in values}):
@@ -114,15 +115,15 @@ def baselines_table(title: str, rows: Mapping[str, Mapping[str, Value]], columns
 
 
 def comparison_view(found: Comparison) -> Group:
-    """Sides, what sets them apart, whether that is fair, and each pair's verdict in words."""
+    """Tables of a comparison: its jobs, their differing settings, whether it is fair, and the verdict of each pair."""
     jobs = Table("", found.metric, "std", "ic_t", "days", "state", "id", box=None, pad_edge=False)
     names = {job.id: escape(job.name or job.id) for job in found.jobs}
     for job in found.jobs:
         figures = (format_number(job.mean), format_number(job.std), format_number(job.ic_t), str(job.num_days))
         jobs.add_row(names[job.id], *figures, job.state or "baseline", job.id)
-    apart = Table("differs", *names.values(), box=None, pad_edge=False)
+    differences = Table("differs", *names.values(), box=None, pad_edge=False)
     for field, values in found.differences.items():
-        apart.add_row(field, *(escape(str(value)) for value in values))
+        differences.add_row(field, *(escape(str(value)) for value in values))
     fair = "[green]a fair comparison[/]" if found.fair else "[yellow]not a fair comparison:[/]"
     reasons = [f"  {escape(reason)}" for reason in found.unfair_because]
     pairs = Table("", "difference", "95 % interval", "p", "days", "verdict", box=None, pad_edge=False)
@@ -134,7 +135,7 @@ def comparison_view(found: Comparison) -> Group:
         pairs.add_row(title, format_number(pair.mean_difference), interval, p_value, str(pair.num_days), verdict)
     parts: list[Table | str] = [jobs, ""]
     if found.differences:
-        parts += [apart, ""]
+        parts += [differences, ""]
     parts += [fair, *reasons, "", pairs]
     if found.model_confidence_set is not None:
         kept = ", ".join(names.get(one, one) for one in found.model_confidence_set)
@@ -143,7 +144,7 @@ def comparison_view(found: Comparison) -> Group:
 
 
 def watch_job(service: Client, job_id: str, console: Console, label: str = "") -> LiveJob:
-    """Show a job until its end: a bar in a terminal, else a line for each epoch. Returns the job as it ended."""
+    """Show a job's progress until it ends: a bar in a terminal, else a line per epoch. Returns the finished job."""
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.percentage:>3.0f} %"),
         TextColumn("{task.fields[text]}"), TimeElapsedColumn(), console=console, transient=True,

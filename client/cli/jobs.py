@@ -22,19 +22,19 @@ from client.cli.terminal import (
 from client.sdk.models import Job
 
 app = typer.Typer()
-Wait = Annotated[bool, typer.Option(help="Show the new job until its end.")]
-Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key is one new job.")]
+Wait = Annotated[bool, typer.Option(help="Show the new job's progress until it ends.")]
+Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key creates one job.")]
 
 
 @app.command()
 def submit(
     context: typer.Context,
     file: SpecFile,
-    wait: Annotated[bool, typer.Option(help="Show the job until its end.")] = False,
-    key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec are one job.")] = None,
+    wait: Annotated[bool, typer.Option(help="Show the job's progress until it ends.")] = False,
+    key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec create one job.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a training job; prints its id."""
+    """Submit a training; prints its id."""
     with connect(context) as service:
         job = service.submit("train", read_spec(file), idempotency_key=key)
         report_submission(service, job, wait=wait, as_json=as_json)
@@ -42,8 +42,8 @@ def submit(
 
 @app.command()
 def plan(context: typer.Context, file: SpecFile, _as_json: AlwaysJson = True) -> None:
-    """What a training, a study or an ensemble would be, as JSON: the resolved spec, days, steps, parameters. Nothing is
-    stored. A pretraining's spec may be a training's too: `atft pretrain FILE --plan`.
+    """Show the plan of a training, study or ensemble, as JSON; nothing is stored. It has the resolved spec, days, steps
+    and parameters. For a pretraining use `atft pretrain FILE --plan`.
     """
     with connect(context) as service:
         spec = read_spec(file)
@@ -58,7 +58,7 @@ def _ls(
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """The newest jobs."""
+    """List the newest jobs."""
     with connect(context) as service:
         page = service.jobs(limit=limit, state=state, kind=kind)
     print_json([job_as_json(job) for job in page.items]) if as_json else out.print(display.jobs_table(page.items))
@@ -66,7 +66,7 @@ def _ls(
 
 @app.command()
 def show(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
-    """One job."""
+    """Show one job."""
     with connect(context) as service:
         job = service.job(job_id)
     print_json(job_as_json(job)) if as_json else out.print(display.job_table(job), highlight=False)
@@ -74,7 +74,7 @@ def show(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None
 
 @app.command()
 def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
-    """Show a job's progress, or a study's trials, until its end; the exit code tells how it ended."""
+    """Show a job's progress, or a study's trials, until it ends; exit code 0 when it succeeded, else 1."""
     with connect(context) as service:
         job = service.job(job_id)
         job = (
@@ -91,9 +91,9 @@ def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
 def logs(
     context: typer.Context,
     job_id: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stream new output until the job ends.")] = False,
 ) -> None:
-    """What the job's program wrote."""
+    """Print the log of a job's child process."""
     with connect(context) as service:
         for piece in service.follow_logs(job_id) if follow else [service.logs(job_id)]:
             typer.echo(piece, nl=False)
@@ -106,7 +106,7 @@ def metrics(
     name: Annotated[list[str] | None, typer.Argument(help="Prefixes, such as test/ or val/rank_ic.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The latest metrics by horizon; --json has the series."""
+    """Show the latest metrics by horizon; --json prints the whole series."""
     with connect(context) as service:
         found = service.metrics(job_id, name or ())
     if as_json:
@@ -126,11 +126,11 @@ def compare(
         str | None, typer.Option(help="Such as test/rank_ic@5d or test/long_short.", show_default="test/rank_ic")
     ] = None,
     baseline: Annotated[
-        list[str] | None, typer.Option(help="A stored baseline as one more side, such as ridge; repeatable.")
+        list[str] | None, typer.Option(help="Compare with a stored baseline too, such as ridge; repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Jobs side by side: what sets them apart, whether that is fair, and whether the difference is more than chance."""
+    """Compare jobs: differing settings, whether the comparison is fair, and whether the difference is significant."""
     with connect(context) as service:
         found = service.compare(job_ids, metric=metric, baselines=baseline or ())
     print_json(found.model_dump(mode="json")) if as_json else out.print(display.comparison_view(found), highlight=False)
@@ -138,7 +138,7 @@ def compare(
 
 @app.command()
 def evidence(context: typer.Context, job_id: JobId, _as_json: AlwaysJson = True) -> None:
-    """What really ran, beside what was asked, as JSON."""
+    """Show what really ran and what was requested, as JSON."""
     with connect(context) as service:
         print_json(service.evidence(job_id))
 
@@ -149,28 +149,28 @@ def _print_state(job: Job, *, as_json: bool) -> None:
 
 @app.command()
 def cancel(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
-    """Ask a job to end."""
+    """Cancel a job."""
     with connect(context) as service:
         _print_state(service.cancel(job_id), as_json=as_json)
 
 
 @app.command()
 def pause(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
-    """Ask a job to save itself and free its device."""
+    """Pause a job: it saves a checkpoint and frees its device."""
     with connect(context) as service:
         _print_state(service.pause(job_id), as_json=as_json)
 
 
 @app.command()
 def resume(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
-    """Queue a paused job again; it goes on from its checkpoint."""
+    """Resume a paused job from its checkpoint."""
     with connect(context) as service:
         _print_state(service.resume(job_id), as_json=as_json)
 
 
 @app.command()
 def retry(context: typer.Context, job_id: JobId, wait: Wait = False, key: Key = None, as_json: AsJson = False) -> None:
-    """Go on with a failed or cancelled job, as a new one; prints its id."""
+    """Continue a failed or cancelled job as a new job, from its last checkpoint; prints its id."""
     with connect(context) as service:
         job = service.retry(job_id, idempotency_key=key)
         report_submission(service, job, wait=wait, as_json=as_json)
@@ -178,7 +178,7 @@ def retry(context: typer.Context, job_id: JobId, wait: Wait = False, key: Key = 
 
 @app.command()
 def rerun(context: typer.Context, job_id: JobId, wait: Wait = False, key: Key = None, as_json: AsJson = False) -> None:
-    """Repeat a succeeded job, as a new one whose message tells what drifted; prints its id."""
+    """Repeat a succeeded job as a new job whose message reports differing metrics; prints its id."""
     with connect(context) as service:
         job = service.rerun(job_id, idempotency_key=key)
         report_submission(service, job, wait=wait, as_json=as_json)

@@ -1,4 +1,4 @@
-"""The command on models: `atft predict`."""
+"""The command `atft predict`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,15 +26,17 @@ def predict(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="ID", help="A training job or trial that has succeeded.")],
     dataset: Annotated[str, typer.Argument(help="A registered dataset, NAME or NAME@VERSION.")],
-    from_day: Annotated[str, typer.Argument(metavar="FROM", help="As 2024-01-02.")],
-    to_day: Annotated[str, typer.Argument(metavar="TO", help="The last day, itself included.")],
-    fold: Annotated[int | None, typer.Option(help="Whose weights, from 1, when the model has several folds.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only: nothing is stored.")] = False,
-    wait: Annotated[bool, typer.Option(help="Show the job until its end.")] = False,
+    from_day: Annotated[str, typer.Argument(metavar="FROM", help="First day, such as 2024-01-02.")],
+    to_day: Annotated[str, typer.Argument(metavar="TO", help="Last day, inclusive.")],
+    fold: Annotated[
+        int | None, typer.Option(help="Fold whose weights are used, from 1; for models of several folds.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; nothing is stored.")] = False,
+    wait: Annotated[bool, typer.Option(help="Show the job's progress until it ends.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", dir_okay=False, help="Wait, and save the scores here (Parquet).")
     ] = None,
-    key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and request are one job.")] = None,
+    key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec create one job.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a range of days with a model's best weights; prints the job's id."""

@@ -1,4 +1,4 @@
-"""Two more kinds of run: `atft pretrain` and `atft ensemble`."""
+"""The commands `atft pretrain` and `atft ensemble`."""
 
 from typing import Annotated, Literal
 
@@ -7,9 +7,9 @@ import typer
 from client.cli.terminal import AsJson, SpecFile, connect, print_json, read_spec, report_submission
 
 app = typer.Typer()
-Wait = Annotated[bool, typer.Option(help="Show the job until its end.")]
-Plan = Annotated[bool, typer.Option(help="Only what it would be; nothing is stored.")]
-Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec are one job.")]
+Wait = Annotated[bool, typer.Option(help="Show the job's progress until it ends.")]
+Plan = Annotated[bool, typer.Option(help="Show the plan; nothing is stored.")]
+Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec create one job.")]
 
 
 @app.command()
@@ -21,7 +21,7 @@ def pretrain(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a pretraining of the encoder; prints its id, for a training's init_from."""
+    """Submit a pretraining of the encoder; prints its id, which a training takes as init_from."""
     _submit(context, "pretrain", file, wait, plan, key, as_json)
 
 
@@ -34,7 +34,7 @@ def ensemble(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit one training for each seed, whose scores are averaged by rank; prints the job's id."""
+    """Submit an ensemble: one training for each seed, scores averaged by rank; prints the job's id."""
     _submit(context, "ensemble", file, wait, plan, key, as_json)
 
 

@@ -18,11 +18,11 @@ def _up(
     host: Annotated[
         str, typer.Option(envvar="ATFT_BIND", help="Address to listen on; beyond loopback only with keys.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 picks a free one.", min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(help="Port; 0 picks a free one.", min=0, max=65535)] = 8000,
     var: Annotated[Path, typer.Option(help="Folder of databases, runs and logs.", file_okay=False)] = Path("var"),
     workers: Annotated[int, typer.Option(help="Worker processes on queue cpu.", min=0, max=64)] = 1,
     gpus: Annotated[
-        int | None, typer.Option(help="Worker processes on queue gpu, one a device.", min=0, show_default="all found")
+        int | None, typer.Option(help="Worker processes on queue gpu, one per device.", min=0, show_default="all found")
     ] = None,
     database_url: Annotated[
         str | None, typer.Option(envvar="ATFT_DATABASE_URL", help="Postgres.", show_default="embedded")
@@ -31,7 +31,10 @@ def _up(
         str | None, typer.Option(envvar="ATFT_REDIS_URL", help="Redis or Valkey.", show_default="embedded")
     ] = None,
     data_root: Annotated[
-        Path | None, typer.Option(envvar="ATFT_DATA_ROOT", help="Folder of server paths.", show_default="VAR/data")
+        Path | None,
+        typer.Option(
+            envvar="ATFT_DATA_ROOT", help="The only folder that a dataset's path may lie in.", show_default="VAR/data"
+        ),
     ] = None,
     run_root: Annotated[
         Path | None, typer.Option(envvar="ATFT_RUN_ROOT", help="Folder of runs.", show_default="VAR/runs")
@@ -50,7 +53,7 @@ def _up(
 
 @app.command()
 def workers(context: typer.Context, as_json: AsJson = False) -> None:
-    """The worker processes and what they do."""
+    """List the worker processes and their current jobs."""
     with connect(context) as service:
         found = service.workers()
     print_json(found) if as_json else out.print(display.workers_table(found))

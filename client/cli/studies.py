@@ -1,4 +1,4 @@
-"""The commands on studies: `atft hpo`, `trials`, `best`, `importance`, `promote`."""
+"""The commands on studies: `atft hpo`, `trials`, `best`, `importance` and `promote`."""
 
 import json
 from typing import Annotated
@@ -29,11 +29,11 @@ app = typer.Typer()
 def hpo(
     context: typer.Context,
     file: SpecFile,
-    wait: Annotated[bool, typer.Option(help="Show the trials until the study's end.")] = False,
-    key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec are one study.")] = None,
+    wait: Annotated[bool, typer.Option(help="Show the trials until the study ends.")] = False,
+    key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec create one study.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a study, a search for the best settings; prints its id."""
+    """Submit a hyperparameter study; prints its id."""
     with connect(context) as service:
         job = service.hpo(read_spec(file), idempotency_key=key)
         report_submission(service, job, wait=wait, as_json=as_json, watch=study_display.watch_study)
@@ -53,7 +53,7 @@ def trials(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> No
 
 @app.command()
 def best(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
-    """A study's best trial so far; --json has its whole training spec."""
+    """Show a study's best trial so far; --json includes its training spec."""
     with connect(context) as service:
         found = service.best(job_id)
     print_json(found.model_dump(mode="json")) if as_json else out.print(study_display.best_table(found))
@@ -61,7 +61,7 @@ def best(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None
 
 @app.command()
 def importance(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> None:
-    """How much each parameter of an ended study matters."""
+    """Show the parameter importance of a finished study."""
     with connect(context) as service:
         found = service.importance(job_id)
     print_json(found.model_dump(mode="json")) if as_json else out.print(study_display.importance_table(found))
@@ -72,12 +72,13 @@ def promote(
     context: typer.Context,
     job_id: JobId,
     change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="As trainer.max_epochs=20; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Such as trainer.max_epochs=20; repeatable."),
     ] = None,
-    wait: Annotated[bool, typer.Option(help="Show the job until its end.")] = False,
+    wait: Annotated[bool, typer.Option(help="Show the job's progress until it ends.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a study's best trial, or a job itself, a full training job; prints its id."""
+    """Submit a study's best trial, or a job itself, as a full training; prints its id."""
     changes = dict(_change(text) for text in change or ())
     with connect(context) as service:
         job = service.promote(job_id, changes)
@@ -90,7 +91,7 @@ def promote(
 
 
 def _change(text: str) -> tuple[str, JsonValue]:
-    """The value is JSON (1, 1e-3, true, null, [1, 5]); what is not is a word."""
+    """Split FIELD=VALUE; the value is parsed as JSON (1, 1e-3, true, null, [1, 5]), else it is a string."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         fail(2, f"--set {text}: write FIELD=VALUE")

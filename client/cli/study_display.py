@@ -1,4 +1,4 @@
-"""A study in the terminal: its trials as they go. A table that grows; plain lines, one a finished trial, in a pipe."""
+"""A study in the terminal: a live table of its trials, or in a pipe one line per finished trial."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from client.sdk.models import TERMINAL, BestTrial, Importance, Job, Trial
 from client.sdk.sync import Client, LiveJob
 
 POLL_SECONDS: Final = 1.0
-FRAME_LINES: Final = 6  # of the live picture, beside its trials
+FRAME_LINES: Final = 6  # lines of the live view other than its trials
 
 
 def watch_study(service: Client, job_id: str, console: Console) -> LiveJob:
-    """Show a study until its end. Returns it as it ended."""
+    """Show a study's trials until it ends. Returns the finished job."""
     if not console.is_terminal:
         return _watch_as_lines(service, job_id, console)
     with Live(console=console, refresh_per_second=4) as live:
@@ -86,7 +86,7 @@ def _live_view(job: Job, trials: Sequence[Trial], rows: int | None) -> Group:
 
 
 def trials_table(trials: Sequence[Trial], best: Trial | None = None) -> Table:
-    """Number, state, value, parameters; of a trial without a value the last epoch's, in brackets."""
+    """Table of trials: number, state, value, parameters; without a final value the last epoch's in parentheses."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     table = Table("trial", "state", "value", *(_short_name(name) for name in names), box=None, pad_edge=False)
     for trial in trials:
@@ -120,7 +120,7 @@ def importance_table(found: Importance) -> Table | str:
 
 
 def best_of(job: Job, trials: Sequence[Trial]) -> Trial | None:
-    """The best trial that has a value; of equal ones the first."""
+    """The trial with the best value, the first of equal ones; None when no trial has a value."""
     objective = job.spec.get("objective")
     sign = -1 if isinstance(objective, dict) and objective.get("direction") == "minimize" else 1
     valued = [trial for trial in trials if trial.value is not None]

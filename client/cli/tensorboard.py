@@ -1,4 +1,4 @@
-"""`atft tensorboard`: the points of jobs as files for TensorBoard's `--logdir`."""
+"""The command `atft tensorboard`: metrics of jobs as event files for TensorBoard."""
 
 import shutil
 import tempfile
@@ -16,13 +16,13 @@ app = typer.Typer()
 @app.command()
 def tensorboard(
     context: typer.Context,
-    job_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Jobs; a study brings all its trials.")],
-    to: Annotated[Path, typer.Option(help="A folder, then `tensorboard --logdir FOLDER`.", file_okay=False)] = Path(
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Jobs; a study stands for all its trials.")],
+    to: Annotated[Path, typer.Option(help="Output folder, for `tensorboard --logdir FOLDER`.", file_okay=False)] = Path(
         "runs"
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Write jobs' metrics as TensorBoard event files, one folder a job; say it again and they grow."""
+    """Write metrics as TensorBoard event files, one folder per job; run it again to append new points."""
     with connect(context) as service:
         wanted = [(job_id, name) for given in job_ids for job_id, name in _runs(service, given)]
         if not wanted:
@@ -34,7 +34,7 @@ def tensorboard(
 
 
 def _runs(service: Client, job_id: str) -> list[tuple[str, str]]:
-    """Job ids and folders below the chosen one."""
+    """(job id, folder below the output folder) of a job, or of each trial of a study."""
     job = service.job(job_id)
     name = "".join(sign if sign.isalnum() or sign in " ,.+-_=" else "_" for sign in job.name or job.kind).strip(" .")
     folder = f"{name}-{job.id[-8:]}"
@@ -44,7 +44,7 @@ def _runs(service: Client, job_id: str) -> list[tuple[str, str]]:
 
 
 def _write(service: Client, job_id: str, folder: Path) -> Path:
-    """In place: a TensorBoard that reads the file goes on where it was, for what was there stays the beginning."""
+    """Overwrite in place: the old content is a prefix of the new, so that a running TensorBoard reads on."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"events.out.tfevents.0.{job_id}"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:

@@ -1,4 +1,4 @@
-"""What the commands share: where the service is, how a spec is read, what an exit code means."""
+"""Helpers that the commands share: connecting to the service, reading specs, printing, exit codes."""
 
 import json
 import re
@@ -22,24 +22,25 @@ out = display.console()
 err = display.console(stderr=True)
 
 JobId = Annotated[str, typer.Argument(metavar="ID")]
-AsJson = Annotated[bool, typer.Option("--json", help="The service's own answer, for programs.")]
-AlwaysJson = Annotated[
-    bool, typer.Option("--json", help="The only form there is; taken so that scripts may always say it.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's response as JSON.")]
+AlwaysJson = Annotated[bool, typer.Option("--json", help="Accepted for uniformity: the output is always JSON.")]
 SpecFile = Annotated[Path, typer.Argument(metavar="FILE", help="The spec, YAML or JSON.", exists=True, dir_okay=False)]
 
 
 @dataclass(frozen=True)
 class ServiceAddress:
+    """URL and API key of the service, from the command's global options."""
+
     url: str
     api_key: str | None
 
 
 @contextmanager
 def connect(context: typer.Context) -> Iterator[Client]:
-    target: ServiceAddress = context.obj
+    """A client of the service; its errors end the command with exit code 2 or 3."""
+    address: ServiceAddress = context.obj
     try:
-        with Client(target.url, target.api_key) as service:
+        with Client(address.url, address.api_key) as service:
             yield service
     except Unreachable as error:
         fail(3, f"{error}\nIs the service up? `atft up` starts one; --url or ATFT_URL names another.")
@@ -48,10 +49,11 @@ def connect(context: typer.Context) -> Iterator[Client]:
     except ServiceError as error:
         fail(3, str(error))
     except httpx.InvalidURL as error:
-        fail(2, f"{target.url} is no address: {error}")
+        fail(2, f"{address.url} is not a valid URL: {error}")
 
 
 def fail(code: int, message: str) -> NoReturn:
+    """Print a message to stderr and exit."""
     err.print(message, markup=False, highlight=False)
     raise typer.Exit(code)
 
@@ -61,12 +63,13 @@ def print_json(body: object) -> None:
 
 
 def job_as_json(job: Job) -> dict[str, JsonValue]:
+    """The job as the service sent it, without the defaults of missing fields."""
     body: dict[str, JsonValue] = job.model_dump(mode="json", exclude_unset=True, by_alias=True)
     return body
 
 
 def read_spec(file: Path) -> dict[str, JsonValue]:
-    """JSON, else YAML. What could not be sent as JSON ends the command with exit code 2."""
+    """Read a spec, JSON or else YAML. Anything that JSON cannot represent ends the command with exit code 2."""
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -79,16 +82,16 @@ def read_spec(file: Path) -> dict[str, JsonValue]:
         except yaml.YAMLError as error:
             fail(2, f"{file}: {error}")
     if not isinstance(body, dict):
-        fail(2, f"{file}: a spec is a mapping of fields")
+        fail(2, f"{file}: a spec must be a mapping of fields")
     try:
         json.dumps(body, allow_nan=False)
     except (TypeError, ValueError) as error:
-        fail(2, f"{file}: {error}: write it as JSON would have it")
+        fail(2, f"{file}: {error}: only values that JSON can represent are allowed")
     return body
 
 
 class _JsonCompatibleLoader(yaml.SafeLoader):
-    """1e-05 is a number, as in JSON and YAML 1.2, and a day stays the text that it is."""
+    """YAML with JSON's scalars: 1e-05 is a number, as in YAML 1.2, and dates stay strings."""
 
 
 _JsonCompatibleLoader.yaml_implicit_resolvers = {
@@ -105,6 +108,7 @@ _JsonCompatibleLoader.add_implicit_resolver(
 
 
 def print_warnings(job: Job) -> None:
+    """Print the warnings of a submit to stderr."""
     for warning in job.warnings:
         err.print(f"warning: {warning}", markup=False, highlight=False)
 
@@ -117,7 +121,7 @@ def report_submission(
     as_json: bool,
     watch: Callable[[Client, str, Console], LiveJob] = display.watch_job,
 ) -> None:
-    """What a submit prints: its warnings, with `--wait` its course, its id, and then its end."""
+    """Print the warnings and the id of a submitted job; with `wait` show its progress and exit with its result."""
     print_warnings(job)
     if wait:
         err.print(job.id)
@@ -128,7 +132,7 @@ def report_submission(
 
 
 def exit_with_state(job: Job) -> None:
-    """The job's end, as a line and as the exit code."""
+    """Print the final state and exit: 0 when the job succeeded, else 1."""
     if job.message and job.state != "succeeded":
         err.print(job.message, markup=False, highlight=False)
     err.print(f"{job.id} {display.state_markup(job)}", highlight=False)

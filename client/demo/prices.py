@@ -1,8 +1,8 @@
-"""`make demo`: real prices through the whole service, as a user would send them, and the metrics that come back; then a
-study and a comparison (`client/demo/study.py`).
+"""`make demo`: registers real prices, trains on them and prints the test metrics, then runs a study and a comparison
+(`client/demo/study.py`).
 
-Starts its own service under `--var` (or uses the one at ATFT_URL) and stops it at the end. Exit code 0 only when the
-job succeeded, every horizon has a finite test metric, and every trial of the study succeeded or was pruned.
+Starts a service of its own under `--var` (or uses the one at ATFT_URL) and stops it at the end. Exit code 0 only when
+the job succeeded, every horizon has a finite test metric, and every trial of the study succeeded or was pruned.
 """
 
 import json
@@ -37,12 +37,12 @@ from client.sdk.sync import Client, ServiceError
 HORIZONS: Final = (1, 5, 10, 20)
 EMBARGO_DAYS: Final = 21
 WINDOW: Final = 20
-SAMPLES_PER_EPOCH: Final = 40_000  # keeps an epoch to seconds on two cores, whatever the panel
+SAMPLES_PER_EPOCH: Final = 40_000  # an epoch takes seconds on two cores, whatever the panel
 BASELINES: Final = ("ridge", "lightgbm", "last_return", "zero")
 
 
 def packaged_prices(target: Path) -> Path:
-    """Closes of 20 S&P 500 stocks, 1990 to 2022, that the package skfolio carries, as (date, code, close)."""
+    """Write closes of 20 S&P 500 stocks, 1990 to 2022, from the package skfolio as Parquet (date, code, close)."""
     package = find_spec("skfolio")
     folders = package.submodule_search_locations if package is not None else None
     source = Path(folders[0]) / "datasets" / "data" / "sp500_dataset.csv.gz" if folders else None
@@ -61,7 +61,7 @@ def packaged_prices(target: Path) -> Path:
 
 
 def job_spec(dataset: str, num_days: int, num_codes: int) -> Json:
-    """A small model of full shape. Test and validation take the last days, training as many more as fit the time."""
+    """Spec of a small model with all modules; the last days are test and validation days."""
     free = num_days - WINDOW - max(HORIZONS) - 2 * EMBARGO_DAYS
     test_days = val_days = max(2, min(250, free // 4))
     train_days = max(2, min(free - test_days - val_days, max(120, SAMPLES_PER_EPOCH // max(1, num_codes)), 2000))
@@ -80,30 +80,30 @@ def job_spec(dataset: str, num_days: int, num_codes: int) -> Json:
 
 @contextmanager
 def running_service(url: str | None, var: Path, console: Console) -> Iterator[str]:
-    """The address of a running service: the given one, or one of our own that ends with us."""
+    """URL of a running service: the given one, or one that is started here and stopped on exit."""
     if url:
         yield url
         return
     console.print("starting Postgres, Valkey, the API and the workers …")
     var.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "client.cli", "up", "--port", "0", "--var", str(var), "--workers", "2"]
-    own = ManagedProcess("atft up", command, var / "up.log", parent_death_signal=signal.SIGTERM)
-    own.rotate_log()
+    up = ManagedProcess("atft up", command, var / "up.log", parent_death_signal=signal.SIGTERM)
+    up.rotate_log()
     read_end, write_end = os.pipe()
     try:
-        own.start(stdout=write_end)
+        up.start(stdout=write_end)
         os.close(write_end)
         with os.fdopen(read_end) as pipe:
-            line = pipe.readline()  # it bounds its own start; when it fails this is the end of file
+            line = pipe.readline()  # `atft up` has its own timeout; when it fails the pipe closes
             if not line.startswith("ready "):
-                raise DemoError(f"the service did not start:\n{own.log_tail()}")
+                raise DemoError(f"the service did not start:\n{up.log_tail()}")
             yield line.split()[1]
     finally:
-        own.stop(40.0)
+        up.stop(40.0)
 
 
 def standard_error(values: Mapping[str, Value], horizon: int) -> float | None:
-    """Of the mean daily test RankIC: its standard deviation over days / √(days / h), since labels of h days overlap."""
+    """Of the mean daily test RankIC: daily standard deviation / √(days / h), as labels of h days overlap."""
     mean, ratio = values.get(f"test/rank_ic@{horizon}d"), values.get(f"test/rank_icir@{horizon}d")
     days = values.get(f"test/num_days@{horizon}d") or values.get("test/num_days")
     if mean is None or not ratio or not days:
@@ -112,7 +112,7 @@ def standard_error(values: Mapping[str, Value], horizon: int) -> float | None:
 
 
 def verdict(values: Mapping[str, Value]) -> str:
-    """What the figures allow to be said."""
+    """One sentence on whether the test RankIC is significant."""
     beyond, unknown = [], []
     for horizon in HORIZONS:
         mean, error = values.get(f"test/rank_ic@{horizon}d"), standard_error(values, horizon)
@@ -220,16 +220,16 @@ def _object(value: JsonValue) -> Json:
 
 
 def main(
-    var: Annotated[Path, typer.Option(help="Folder of the demo's service and summary.")] = Path("var/demo"),
+    var: Annotated[Path, typer.Option(help="Folder for the demo's service and summary.")] = Path("var/demo"),
     url: Annotated[
-        str | None, typer.Option(envvar="ATFT_URL", help="A running service to use instead of an own one.")
+        str | None, typer.Option(envvar="ATFT_URL", help="URL of a running service; by default one is started.")
     ] = None,
     api_key: Annotated[str | None, typer.Option(envvar="ATFT_API_KEY")] = None,
     prices: Annotated[
         Path | None, typer.Option(envvar="ATFT_DEMO_PRICES", help="Your own prices: Parquet, Arrow or CSV.")
     ] = None,
     trials: Annotated[
-        int, typer.Option(min=0, help="Trials of the study; 0 leaves it and the comparison out.")
+        int, typer.Option(min=0, help="Trials of the study; 0 skips the study and the comparison.")
     ] = TRIALS,
 ) -> None:
     console = display.console()

@@ -1,4 +1,4 @@
-"""The demo's second half: a search on a made panel whose best possible score is known, then two optimizers compared."""
+"""The demo's second half: a study on a planted panel with a known best score, then a comparison of two optimizers."""
 
 import math
 import time
@@ -27,17 +27,18 @@ FULL_EPOCHS: Final = 8
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says what to do."""
+    """The demo cannot continue; the message says what to do."""
 
 
 def require_success(job: LiveJob) -> LiveJob:
+    """The job if it succeeded. Raises DemoError."""
     if job.state != "succeeded":
         raise DemoError(f"job {job.id} {job.state} ({job.reason}): {job.message or 'no message'}")
     return job
 
 
 def study_spec(dataset: str, panel: Json, split: Json, num_trials: int, queue: str) -> Json:
-    """A network small enough for a trial to be seconds: starting its process is the larger part."""
+    """Spec of a study on a network so small that a trial takes seconds, mostly for starting its process."""
     return {
         "base": {
             "dataset": dataset,
@@ -73,7 +74,7 @@ def run_study(
     ServiceError."""
     start = time.monotonic()
     name = "planted"
-    console.print(f"\nregistering a made panel as dataset [bold]{name}[/], whose best possible score is known …")
+    console.print(f"\nregistering a planted panel as dataset [bold]{name}[/], whose best possible score is known …")
     spec: Json = {"name": name, "horizons": list(HORIZONS), "planted": panel}
     require_success(display.watch_job(client, client.add_dataset(spec).id, console, "dataset"))
     dataset = client.dataset(name)
@@ -123,7 +124,7 @@ def run_study(
 def study_passed(
     trials: list[Trial], num_trials: int, best: BestTrial, found: Comparison, shares: Mapping[str, Value]
 ) -> bool:
-    """Every trial succeeded with a finite value or was pruned; the comparison is fair; every figure is finite."""
+    """Whether every trial succeeded or was pruned, the comparison is fair, and all figures are finite."""
     figures = [best.value, *(job.mean for job in found.jobs), *(pair.mean_difference for pair in found.pairs)]
     figures += [*shares.values(), *(trial.value for trial in trials if trial.state == "succeeded")]
     return (
@@ -135,7 +136,7 @@ def study_passed(
 
 
 def conclusion(found: Comparison, shares: Mapping[str, Value], best: BestTrial, metrics: Mapping[str, Metrics]) -> str:
-    """What the figures allow to be said."""
+    """The verdict of the comparison, with the limits of what it shows."""
     pair = found.pairs[0]
     interval = "" if pair.ci95 is None else f" (95 % interval {pair.ci95[0]:+.4f} to {pair.ci95[1]:+.4f})"
     oracle = metrics["adamw"].baselines.get("oracle_observed", {})
@@ -162,6 +163,6 @@ def _print_best(client: Client, job: Job, best: BestTrial, counts: Mapping[str, 
 
 
 def _promote(client: Client, study: Job, optimizer: str) -> LiveJob:
-    """The best trial for longer, and judged on test days; both go through the same changes but for the optimizer."""
+    """Submit the best trial as a full training with test days; only the optimizer differs between the two calls."""
     changes = {"optimizer.name": optimizer, "name": optimizer, "trainer.max_epochs": FULL_EPOCHS, "baselines": False}
     return client.promote(study.id, changes)

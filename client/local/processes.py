@@ -1,7 +1,7 @@
-"""One program that `atft up` keeps alive: in its own session, logged to a file, restarted with growing pauses, stopped.
+"""A child process of `atft up`: in its own session, logged to a file, restarted with exponential backoff, stopped.
 
-It knows nothing of the service. The loop that watches belongs to `client.local.up`; the thread that starts a program
-must outlive it, because on Linux the kernel ends a program when the thread that started it is gone.
+The supervising loop is in `client.local.up`. The thread that starts a process must outlive it: on Linux the parent
+death signal is sent when that thread exits.
 """
 
 import ctypes
@@ -17,23 +17,25 @@ from typing import Final
 
 LOG_BYTES: Final = 50_000_000
 LOGS_KEPT: Final = 3
-STABLE_SECONDS: Final = 60.0  # a program that lived this long starts again at once, as if it had never failed
-MAX_FAILURES: Final = 8  # in a row: about two minutes of trying
+STABLE_SECONDS: Final = 60.0  # a process that ran this long resets the count of failures
+MAX_FAILURES: Final = 8  # in a row: about two minutes
 MAX_RESTART_DELAY_SECONDS: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class RestartLimitReached(Exception):
-    """A program ends again and again; the message ends with what it said last."""
+    """A process exited too often in a row; the message contains the end of its log."""
 
 
 @dataclass
 class ManagedProcess:
+    """One supervised process; `restart_if_exited` is called in a loop."""
+
     name: str
     command: Sequence[str]
     log: Path
-    parent_death_signal: signal.Signals = signal.SIGKILL  # what it gets when we are killed ourselves
+    parent_death_signal: signal.Signals = signal.SIGKILL  # sent to it when this process dies
     pass_fds: tuple[int, ...] = ()
     clock: Callable[[], float] = time.monotonic
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -42,7 +44,7 @@ class ManagedProcess:
     _restart_at: float = field(default=0.0, init=False)
 
     def start(self, stdout: int | None = None) -> None:
-        """Its output goes to the log, or what it prints to the descriptor `stdout`."""
+        """Start the process; stdout goes to the log, or to the file descriptor `stdout`; stderr to the log."""
         parent = os.getpid()
 
         def bind_to_parent() -> None:
@@ -57,9 +59,9 @@ class ManagedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output if stdout is None else stdout,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C in the terminal is ours; we stop the rest in order
+                start_new_session=True,  # Ctrl-C must reach only the supervisor, which stops the processes in order
                 pass_fds=self.pass_fds,
-                preexec_fn=bind_to_parent,  # noqa: PLW1509 - one prepared system call; we have one thread
+                preexec_fn=bind_to_parent,  # noqa: PLW1509 - one system call, and there is one thread
             )
         self._started = self.clock()
 
@@ -67,7 +69,7 @@ class ManagedProcess:
         return self.process is not None and self.process.poll() is None
 
     def restart_if_exited(self) -> str | None:
-        """Start it again when it has ended and its pause is over; a line for the person watching when it ended."""
+        """Restart the process if it exited and its delay is over; returns a message when it has just exited."""
         if self.is_running():
             return None
         now = self.clock()
@@ -79,19 +81,20 @@ class ManagedProcess:
                 raise RestartLimitReached(
                     f"{ended} {self.failures} times in a row; {self.log} ends with:\n{self.log_tail()}"
                 )
-            pause = min(0.25 * 2.0 ** (self.failures - 1), MAX_RESTART_DELAY_SECONDS)
-            self._restart_at = now + pause
-            return f"{ended}; starting it again in {pause:g} s"
+            delay = min(0.25 * 2.0 ** (self.failures - 1), MAX_RESTART_DELAY_SECONDS)
+            self._restart_at = now + delay
+            return f"{ended}; restarting in {delay:g} s"
         if now >= self._restart_at:
             self.start()
         return None
 
     def terminate(self) -> None:
+        """Send SIGTERM without waiting."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
 
     def stop(self, seconds: float) -> bool:
-        """SIGTERM, then after `seconds` SIGKILL to the whole session; False when it had to be killed."""
+        """Send SIGTERM, and after `seconds` SIGKILL to the process group. Returns False when it had to be killed."""
         if self.process is None:
             return True
         self.terminate()
@@ -107,7 +110,7 @@ class ManagedProcess:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) if self.log.exists() else "(nothing)"
 
     def rotate_log(self, limit_bytes: int = 0) -> None:
-        """Keep the last few logs: at each start, and while running when one grows past `limit_bytes`."""
+        """Rotate the log when it is longer than `limit_bytes`; the last LOGS_KEPT are kept."""
         if not self.log.exists() or self.log.stat().st_size <= limit_bytes:
             return
         for number in range(LOGS_KEPT - 1, 0, -1):
@@ -115,7 +118,7 @@ class ManagedProcess:
             if older.exists():
                 older.rename(self.log.with_name(f"{self.log.name}.{number + 1}"))
         previous = self.log.with_name(f"{self.log.name}.1")
-        if self.is_running():  # it holds the file open for appending: copy, then empty it
+        if self.is_running():  # the process holds the file open for appending: copy, then truncate
             previous.write_bytes(self.log.read_bytes())
             os.truncate(self.log, 0)
         else:

@@ -1,8 +1,8 @@
-"""`atft up`: the whole service on one machine. It only spawns and watches: servers, migration, API, workers.
+"""`atft up`: supervises the whole service on one machine: embedded servers, migration, API, workers.
 
-Order: embedded servers (unless both URLs are given), migration, then API, workers and control side by side. Stopping
-goes the other way: API, workers (which save and hand back their jobs), servers. Killed itself, on Linux it takes
-everything with it.
+Start order: embedded servers (unless both URLs are given), migration, then API, workers and control together. Stop
+order: API, workers (which save and hand back their jobs), servers. When it is killed itself, on Linux all processes
+that it started are killed too.
 """
 
 import fcntl
@@ -34,30 +34,32 @@ URL_NAMES: Final = ("ATFT_DATABASE_URL", "ATFT_REDIS_URL")
 
 
 class UpError(Exception):
-    """The service could not be started or kept; the message says what to do."""
+    """The service could not be started; the message says what to do."""
 
 
 class AlreadyUp(UpError):
-    """Another `atft up` uses this folder."""
+    """Another `atft up` holds the lock of this folder."""
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM came before the service was ready."""
+    """SIGINT or SIGTERM arrived before the service was ready."""
 
 
 @dataclass
 class UpOptions:
+    """The options of `atft up`."""
+
     host: str
     port: int
     var: Path
     workers: int
     urls: dict[str, str]  # ATFT_DATABASE_URL and ATFT_REDIS_URL, or empty: embedded servers
-    settings: Mapping[str, str] = field(default_factory=dict)  # further ATFT_* variables for what is started
-    gpus: int | None = None  # None: as many as the driver shows
+    settings: Mapping[str, str] = field(default_factory=dict)  # further ATFT_* variables for the processes
+    gpus: int | None = None  # None: all that the driver reports
 
 
 def count_gpus(log: Callable[[str], None]) -> int:
-    """CUDA devices that this installation can use, without loading torch."""
+    """Number of GPUs that this installation can use, without importing torch."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -74,7 +76,7 @@ def count_gpus(log: Callable[[str], None]) -> int:
 
 
 class LocalService:
-    """What one `atft up` runs. `run` returns the exit code."""
+    """The processes of one `atft up`; `run` blocks until a signal and returns the exit code."""
 
     def __init__(self, options: UpOptions, log: Callable[[str], None], announce_ready: Callable[[str], None]) -> None:
         self.options, self.log, self.announce_ready = options, log, announce_ready
@@ -141,7 +143,7 @@ class LocalService:
         return lock
 
     def _listen(self) -> socket.socket:
-        """Our own socket, handed to the API: while it restarts, the port stays ours and clients wait."""
+        """The listening socket, inherited by the API process: while that restarts, clients wait instead of failing."""
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
                 self.options.host, self.options.port, type=socket.SOCK_STREAM
@@ -164,7 +166,7 @@ class LocalService:
         return {name: str(folder) for name, folder in folders.items()}
 
     def _start_servers(self) -> dict[str, str]:
-        """The servers under their own supervisor, which prints their URLs: to a pipe, as they hold a password."""
+        """Start the embedded servers' supervisor and read their URLs from a pipe, since they contain a password."""
         command = [sys.executable, "-m", "jobs.embedded", "--var", str(self.var)]
         self.servers = ManagedProcess("servers", command, self.logs / "servers.log", parent_death_signal=signal.SIGTERM)
         self.servers.rotate_log()
@@ -196,9 +198,7 @@ class LocalService:
 
     def _set_environment(self, variables: Mapping[str, str]) -> None:
         for name, value in variables.items():
-            os.putenv(
-                name, value
-            )  # written for what we start, read by nobody here: settings are read in jobs/settings.py
+            os.putenv(name, value)  # only for child processes: settings are read in jobs/settings.py
 
     def _migrate(self) -> None:
         log = self.logs / "migrate.log"
@@ -231,7 +231,7 @@ class LocalService:
         return [api, *workers, managed("control", "worker", "--control")]
 
     def _wait_ready(self, url: str) -> None:
-        """Ready is what `/readyz` says: jobs are accepted; a worker may come a moment later."""
+        """Poll `/readyz` until the API accepts jobs; workers may become ready a moment later."""
         end = time.monotonic() + READY_SECONDS
         problem = "no response"
         with httpx.Client(timeout=5, trust_env=False) as http:
@@ -251,14 +251,14 @@ class LocalService:
         tails = "\n".join(f"{process.log}:\n{process.log_tail()}" for process in self.processes)
         raise UpError(f"not ready after {READY_SECONDS:.0f} s: {problem}\n{tails}")
 
-    # -- watching and stopping
+    # -- supervising and stopping
 
     def _restart_exited(self) -> None:
         if self.servers is not None and not self.servers.is_running():
-            self.log("the embedded servers' supervisor ended; starting it again")
+            self.log("the embedded servers' supervisor exited; restarting it")
             before = self.urls
             urls = self._start_servers()
-            if urls != before:  # another program took a port meanwhile: everything must be told
+            if urls != before:  # the ports changed: every process needs the new URLs
                 self._set_environment(urls)
                 for process in self.processes:
                     process.terminate()
@@ -268,7 +268,7 @@ class LocalService:
             process.rotate_log(LOG_BYTES)
 
     def _stop(self) -> None:
-        """API first (no new work), then the workers together, at last the servers that they write to."""
+        """Stop the API first (no new jobs), then all workers in parallel, then the servers that they write to."""
         started = self.processes
         for process in started[:1]:
             process.stop(API_STOP_SECONDS)
@@ -277,7 +277,7 @@ class LocalService:
         end = time.monotonic() + WORKER_STOP_SECONDS
         for process in started[1:]:
             if not process.stop(max(0.1, end - time.monotonic())):
-                self.log(f"{process.name} had to be killed; its job is taken up again after its lease")
+                self.log(f"{process.name} had to be killed; its job continues after its lease has expired")
         if self.servers is not None and not self.servers.stop(SERVERS_STOP_SECONDS):
             self.log("the embedded servers had to be killed")
 
@@ -286,7 +286,7 @@ class LocalService:
 
 
 def up(options: UpOptions, log: Callable[[str], None], announce_ready: Callable[[str], None]) -> int:
-    """Run until SIGINT or SIGTERM. Exit code 0; 1: something would not start or stay; 2: the folder is in use."""
+    """Run until SIGINT or SIGTERM. Exit codes: 0; 1 a process did not start or kept exiting; 2 the folder is in use."""
     try:
         return LocalService(options, log, announce_ready).run()
     except AlreadyUp as error:

@@ -1,7 +1,7 @@
 # `make help` lists what there is. Every target sets up what it needs; the second time that takes a moment.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test check audit fuzz parity bench load chaos kills guarantees outside migration lock clean
+.PHONY: help setup setup-dev demo up test check audit fuzz parity bench load chaos kills guarantees same outside migration lock clean
 # A polluted shell must not reach the environment's own Python.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV
 
@@ -58,6 +58,10 @@ bench: setup-dev ## run the benchmarks (dated JSON under benchmarks/)
 
 load: setup-dev ## the API under load beside MLflow's server on the same Postgres (ARGS="--rounds 1 --only submit")
 	@$(BIN)/python benchmarks/load.py $(ARGS)
+
+BEFORE ?= ../before
+same: setup-dev ## whether another checkout, with its own .venv, gives bit-equal results (BEFORE=/path/to/it)
+	@$(BIN)/python -m tests.same --before $(BEFORE) $(ARGS)
 
 MINUTES ?= 2
 chaos: setup-dev ## mixed work while everything is killed, then a check of every row and file (MINUTES=20, ARGS="--seed 7")

@@ -20,10 +20,10 @@ from api.datasets import routes as datasets
 from api.http import errors
 from api.http.auth import check_bind, is_loopback
 from api.http.database import Database
-from api.http.deps import name_route
-from api.http.middleware import Edge
-from api.http.prometheus import Telemetry
-from api.http.rate_limits import Ledger
+from api.http.deps import store_route_template
+from api.http.middleware import RequestMiddleware
+from api.http.prometheus import PrometheusMetrics
+from api.http.rate_limits import RateLimits
 from api.http.service import Service
 from api.jobs import results, tensorboard
 from api.jobs import routes as jobs
@@ -55,15 +55,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     engine = async_engine(settings, pool_size=POOL_SIZE)
     reading = async_engine(settings, pool_size=POOL_SIZE, read_only=True)
     database = Database(async_sessions(engine), async_sessions(reading))
-    telemetry = Telemetry()
-    ledger = Ledger()
+    metrics = PrometheusMetrics()
+    rate_limits = RateLimits()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await check_bind(settings, database)
         redis = async_redis_client(settings)
         async with PubSub(settings) as pubsub, redis:
-            service = app.state.service = Service(settings, database, pubsub, redis, telemetry, ledger)
+            service = app.state.service = Service(settings, database, pubsub, redis, metrics, rate_limits)
             if is_loopback(settings.bind) and settings.admin_key is None:
                 log.warning("no admin key is configured: without API keys only programs on this machine are served")
             try:
@@ -84,12 +84,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url="/openapi.json",
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        dependencies=[Depends(name_route)],
+        dependencies=[Depends(store_route_template)],
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
     app.state.database = database
-    app.state.ledger = ledger
+    app.state.rate_limits = rate_limits
     for router in ROUTERS:
         app.include_router(router)
     pages.install(app)
@@ -97,7 +97,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.openapi = _cached(lambda: openapi.document(app))  # type: ignore[method-assign]  # FastAPI's own way to change the document
     errors.install(app)
     app.add_middleware(
-        Edge, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes, telemetry=telemetry
+        RequestMiddleware,
+        max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+        metrics=metrics,
     )
     return app
 

@@ -11,7 +11,7 @@ from api.access.schemas import AuditPage, Keys, MadeKey, NewKey, ShownKey, audit
 from api.http import examples
 from api.http.auth import COOKIE, Admin, log_in, require_same_origin
 from api.http.database import AUDITED
-from api.http.deps import MAX_INTEGER, Limit, ServiceDep, json_body, problems
+from api.http.deps import MAX_INTEGER, Limit, ServiceDep, problems, require_json
 from api.http.errors import invalid
 from jobs.access import audit, keys, sessions
 from jobs.errors import Invalid
@@ -24,7 +24,7 @@ _SHOWN = {"key": {"summary": "A key as it was shown when it was made", "value": 
 @router.post(
     "/keys",
     status_code=201,
-    dependencies=[Depends(json_body)],
+    dependencies=[Depends(require_json)],
     summary="Make an API key",
     response_description="The key, shown this once.",
     responses=problems(413, 415),
@@ -70,7 +70,7 @@ async def revoke_key(
     "/session",
     status_code=204,
     response_class=Response,
-    dependencies=[Depends(json_body)],
+    dependencies=[Depends(require_json)],
     summary="Log a browser in",
     response_description="`Set-Cookie`: a session of twelve hours, for this site only, that no script can read.",
     responses=problems(413, 415),

@@ -22,7 +22,7 @@ from api.http.errors import Refused, from_pydantic, invalid
 from api.http.path_guard import confine, outside
 from api.http.service import Service
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import Identity, identity, once, refuse_nul, submit
+from api.jobs.submission import RequestIdentity, reject_nul, replay_on_refusal, request_identity, submit
 from api.jobs.views import submitted_view
 from api.training import admission
 from atft.spec.data import DatasetRef, DatasetSpec
@@ -105,28 +105,32 @@ async def create_dataset(
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
         spec = _server_spec(_parse(await request.body()))
-        asked = None if dry_run else identity(idempotency_key, JobKind.DATASET, {"spec": spec.model_dump(mode="json")})
+        identity = (
+            None
+            if dry_run
+            else request_identity(idempotency_key, JobKind.DATASET, {"spec": spec.model_dump(mode="json")})
+        )
 
         async def create() -> SubmittedView | Response:
             return await _plan_or_submit(
-                service, principal, response, spec, _server_files(service, spec), None, dry_run, asked
+                service, principal, response, spec, _server_files(service, spec), None, dry_run, identity
             )
 
-        return await once(service, principal, asked, response, create())
+        return await replay_on_refusal(service, principal, identity, response, create())
     if media_type != "multipart/form-data":
         raise Refused(
             415,
             "unsupported_media_type",
             f"send application/json or multipart/form-data, not {media_type or 'a body without Content-Type'}",
         )
-    await service.check_upload(principal, request)
+    await service.check_upload_quota(principal, request)
     async with receive(request, service.settings.uploads_root, service.settings.max_body_bytes) as upload:
         spec, files = _upload_spec(upload)
         content = {part.name: part.sha256 for part in upload.parts.values() if part.path is not None}
         body = {"spec": spec.model_dump(mode="json"), "content": content}
-        asked = None if dry_run else identity(idempotency_key, JobKind.DATASET, body)
-        sent = _plan_or_submit(service, principal, response, spec, files, upload, dry_run, asked)
-        return await once(service, principal, asked, response, sent)
+        identity = None if dry_run else request_identity(idempotency_key, JobKind.DATASET, body)
+        sent = _plan_or_submit(service, principal, response, spec, files, upload, dry_run, identity)
+        return await replay_on_refusal(service, principal, identity, response, sent)
 
 
 def _parse(text: bytes | bytearray) -> Json:
@@ -144,7 +148,7 @@ def _validate(body: Json) -> DatasetSpec:
         spec = DatasetSpec.model_validate(body)
     except ValidationError as error:
         raise from_pydantic(error) from error
-    refuse_nul(spec.model_dump(mode="json"))
+    reject_nul(spec.model_dump(mode="json"))
     return spec
 
 
@@ -167,15 +171,15 @@ def _server_spec(body: Json) -> DatasetSpec:
 
 def _server_files(service: Service, spec: DatasetSpec) -> Json:
     """`params.files` of such a dataset."""
-    asked = {"panel": ("/path", spec.path)}
-    asked |= {
+    requested = {"panel": ("/path", spec.path)}
+    requested |= {
         role: (f"/{role}/file", side.file)
         for role, side in (("universe", spec.universe), ("market", spec.market))
         if side is not None
     }
     return {
         role: f"data:{confine(service.settings.data_root, path, pointer, folders=role == 'panel')}"
-        for role, (pointer, path) in asked.items()
+        for role, (pointer, path) in requested.items()
         if path is not None
     }
 
@@ -223,7 +227,7 @@ async def _plan_or_submit(
     files: Json,
     upload: Upload | None,
     dry_run: bool,
-    asked: Identity | None,
+    identity: RequestIdentity | None,
 ) -> SubmittedView | Response:
     warnings = admission.unwatched_queue_warnings(CPU, await service.database.read(queries.live_queues))
     if dry_run:
@@ -244,7 +248,7 @@ async def _plan_or_submit(
             kind=JobKind.DATASET,
             spec=spec,
             queue=CPU,
-            asked=asked,
+            identity=identity,
             name=spec.name,
             dataset=spec.name,
             params={"files": files} if upload is None else {"files": files, "sources": upload.sources(files)},

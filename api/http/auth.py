@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from api.http.database import Database, acting
 from api.http.errors import Refused
 from api.http.middleware import is_origin_of
-from api.http.rate_limits import Ledger
+from api.http.rate_limits import RateLimits
 from jobs.access import keys, sessions
 from jobs.access.audit import AuditEntry
 from jobs.db.tables import ApiKey
@@ -48,19 +48,19 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
-    """`holds` asks the record whether this is still so: for what lasts longer than one request."""
+    """`is_valid` asks the record whether this is still so: for what lasts longer than one request."""
 
     name: str
     scopes: frozenset[str]
     limits: Limits
-    holds: Callable[[Session], bool]
+    is_valid: Callable[[Session], bool]
 
 
 def _principal(
     settings: Settings,
     name: str,
     scopes: Iterable[str],
-    holds: Callable[[Session], bool],
+    is_valid: Callable[[Session], bool],
     quota: Mapping[str, int] | None = None,
 ) -> Principal:
     own = {
@@ -69,7 +69,9 @@ def _principal(
         "upload_bytes": settings.quota_upload_bytes,
     } | dict(quota or {})
     granted = frozenset(scopes)
-    return Principal(name=name, scopes=SCOPES if "admin" in granted else granted, limits=Limits(**own), holds=holds)
+    return Principal(
+        name=name, scopes=SCOPES if "admin" in granted else granted, limits=Limits(**own), is_valid=is_valid
+    )
 
 
 def _configured(session: Session) -> bool:
@@ -81,8 +83,8 @@ def _is_good(sha256: str, session: Session) -> bool:
     return keys.find_by_digest(session, sha256) is not None
 
 
-def _has_session(cookie: str, who: "Principal", session: Session) -> bool:
-    return sessions.key_of(session, cookie) is not None and who.holds(session)
+def _has_session(cookie: str, principal: "Principal", session: Session) -> bool:
+    return sessions.key_of(session, cookie) is not None and principal.is_valid(session)
 
 
 def is_loopback(host: str) -> bool:
@@ -123,21 +125,21 @@ def _unauthorized(detail: str) -> Refused:
     return Refused(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-async def principal(
+async def authenticate(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Principal:
     settings: Settings = request.app.state.settings
-    ledger: Ledger = request.app.state.ledger
-    who = await _identify(request, settings, credentials)
-    request.state.rate = ledger.request(who.name, settings.quota_requests)
+    rate_limits: RateLimits = request.app.state.rate_limits
+    principal = await _identify(request, settings, credentials)
+    request.state.rate = rate_limits.count_request(principal.name, settings.quota_requests)
     if request.method not in SAFE_METHODS:
-        acting.set(_act(request, who, request.url.path))
-    return who
+        acting.set(_act(request, principal, request.url.path))
+    return principal
 
 
-def _act(request: Request, who: Principal, target: str) -> AuditEntry:
+def _act(request: Request, principal: Principal, target: str) -> AuditEntry:
     return AuditEntry(
-        principal=who.name,
+        principal=principal.name,
         action=f"{request.method} {request.state.route}",
         target=target,
         request_id=request.state.request_id,
@@ -160,7 +162,7 @@ async def _identify(
         found = None if sha256 is None else await _by_digest(request, settings, sha256)
         if found is not None:
             require_same_origin(request)
-            return replace(found, holds=partial(_has_session, cookie, found))
+            return replace(found, is_valid=partial(_has_session, cookie, found))
     if settings.admin_key is None and is_local(request) and not await database.read(_configured):
         return _principal(settings, "anonymous", SCOPES, lambda session: not _configured(session))
     raise _unauthorized("send an API key: Authorization: Bearer <key>, or log in on the page")
@@ -183,7 +185,7 @@ async def _by_digest(request: Request, settings: Settings, sha256: str) -> Princ
     key = await database.read(keys.find_by_digest, sha256)
     if key is None:
         return None
-    if request.app.state.ledger.should_note(key.id):
+    if request.app.state.rate_limits.should_record_use(key.id):
         await database.write(keys.mark_used, key.id)
     return _principal(settings, f"key:{key.id}", key.scopes, partial(_is_good, sha256), key.quota)
 
@@ -191,12 +193,12 @@ async def _by_digest(request: Request, settings: Settings, sha256: str) -> Princ
 async def log_in(request: Request, key: str) -> str:
     """The cookie that stands for this key from now on. Raises Refused (401)."""
     settings: Settings = request.app.state.settings
-    who = await _by_key(request, settings, key)
-    if who is None:
+    principal = await _by_key(request, settings, key)
+    if principal is None:
         log.warning("request %s: refused a log-in from %s", request.state.request_id, _peer(request))
         raise _unauthorized("this API key is unknown, revoked or expired")
     database: Database = request.app.state.database
-    acting.set(_act(request, who, "/session"))
+    acting.set(_act(request, principal, "/session"))
     return await database.write(sessions.begin, keys.digest(key), replaces=request.cookies.get(COOKIE))
 
 
@@ -215,16 +217,16 @@ def require_same_origin(request: Request) -> None:
 def require(scope: str) -> Callable[[Principal], Awaitable[Principal]]:
     """The dependency of a route that needs `scope`."""
 
-    async def allowed(who: Annotated[Principal, Depends(principal)]) -> Principal:
-        check_scope(who, scope)
-        return who
+    async def allowed(principal: Annotated[Principal, Depends(authenticate)]) -> Principal:
+        check_scope(principal, scope)
+        return principal
 
     return allowed
 
 
-def check_scope(who: Principal, scope: str) -> None:
+def check_scope(principal: Principal, scope: str) -> None:
     """Raises Refused (403)."""
-    if scope not in who.scopes:
+    if scope not in principal.scopes:
         raise Refused(403, "forbidden", f"this API key lacks the scope {scope}")
 
 

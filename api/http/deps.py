@@ -22,12 +22,12 @@ async def service(request: Request) -> Service:
     return found
 
 
-async def name_route(request: Request) -> None:
+async def store_route_template(request: Request) -> None:
     """For the request counts: the route's template, not its address."""
     request.state.route = getattr(request.scope.get("route"), "path", "none")
 
 
-async def json_body(request: Request) -> None:
+async def require_json(request: Request) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Refused(
@@ -65,12 +65,12 @@ IdempotencyKey = Annotated[
 ]
 
 
-def with_position(session: Session, job: Job) -> tuple[Job, QueuePosition]:
+def with_queue_position(session: Session, job: Job) -> tuple[Job, QueuePosition]:
     return job, queries.queue_position(session, job)
 
 
-def find_job(session: Session, job_id: UUID) -> tuple[Job, QueuePosition]:
-    return with_position(session, queries.get(session, job_id))
+def get_job_with_queue_position(session: Session, job_id: UUID) -> tuple[Job, QueuePosition]:
+    return with_queue_position(session, queries.get(session, job_id))
 
 
 _PROBLEMS: Final = {

@@ -1,28 +1,28 @@
-"""What uvicorn makes of a client's connection: `uvicorn --http api.http.graceful:Patient`."""
+"""An HTTP protocol of uvicorn with graceful shutdown: `uvicorn --http api.http.graceful:GracefulHttpProtocol`."""
 
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-PATIENCE_SECONDS: Final = 0.5
+IDLE_GRACE_SECONDS: Final = 0.5
 
 
-class Patient(HttpToolsProtocol):
-    """A connection without a request is not cut when the server is told to stop, for one may be on its way: it is
-    answered, and told that it was the last one. uvicorn's own cuts it, and the client sees a reset.
+class GracefulHttpProtocol(HttpToolsProtocol):
+    """On shutdown keeps idle connections open for a moment: a request that is already on its way is answered, with
+    `Connection: close`. uvicorn's own protocol closes them at once, and the client sees a connection reset.
     """
 
-    _leaving = False
+    _shutting_down = False
 
     def shutdown(self) -> None:
         """Called once by the server, which then waits until every connection is closed."""
-        self._leaving = True
+        self._shutting_down = True
         if self.cycle is None or self.cycle.response_complete:
-            self.loop.call_later(PATIENCE_SECONDS, super().shutdown)
+            self.loop.call_later(IDLE_GRACE_SECONDS, super().shutdown)
         else:
             super().shutdown()
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        if self._leaving and self.cycle is not None:
+        if self._shutting_down and self.cycle is not None:
             self.cycle.keep_alive = False

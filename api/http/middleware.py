@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.database import acting
 from api.http.errors import Refused, problem
-from api.http.prometheus import Telemetry
+from api.http.prometheus import PrometheusMetrics
 from jobs import logs
 
 log = logging.getLogger("api")
@@ -41,12 +41,12 @@ _SECURITY: Final = {
 }
 
 
-class Edge:
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_upload_bytes: int, telemetry: Telemetry) -> None:
+class RequestMiddleware:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_upload_bytes: int, metrics: PrometheusMetrics) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._max_upload_bytes = max_upload_bytes
-        self._telemetry = telemetry
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -81,7 +81,7 @@ class Edge:
                 await self._guarded(scope, headers, receive, answer)
             finally:
                 seconds = time.perf_counter() - started
-                self._telemetry.request(state["method"], state.get("route", "none"), status, seconds)
+                self._metrics.request(state["method"], state.get("route", "none"), status, seconds)
                 _tell(scope["path"], state["method"], status, seconds, made)
 
     async def _guarded(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""What one application holds while it runs: settings, database, broker, wake-ups, open streams."""
+"""The state shared by all requests of one application: settings, database, broker, pub/sub, limits, open streams."""
 
 import asyncio
 import logging
@@ -16,10 +16,10 @@ from redis.asyncio import Redis
 from api.http.auth import Principal
 from api.http.database import Database
 from api.http.errors import Refused
-from api.http.prometheus import Telemetry
-from api.http.rate_limits import Ledger
-from api.http.sse import look
-from api.http.stream_batcher import Lookout
+from api.http.prometheus import PrometheusMetrics
+from api.http.rate_limits import RateLimits
+from api.http.sse import read_updates
+from api.http.stream_batcher import StreamBatcher
 from jobs.broker.pubsub import PubSub, apublish
 from jobs.broker.queue import HintSender
 from jobs.db.tables import Job
@@ -30,119 +30,123 @@ log = logging.getLogger("api")
 HINT_SECONDS: Final = 2.0
 _MAX_PENDING_HINTS: Final = 64
 MAX_STREAMS: Final = 2000
-STANDING_SECONDS: Final = 5.0
+ACCESS_CHECK_SECONDS: Final = 5.0
 _DISK_SECONDS: Final = 1.0
 
 
-class Lost(Exception):
-    """Who follows a stream may not do so any more. The stream just ends: whoever comes back is told why."""
+class AccessLost(Exception):
+    """The principal of an open stream has lost its access. The stream just ends; a new request says why."""
 
 
-class Standing:
-    """Asks every few seconds whether who follows a stream still may: a key that is revoked ends its streams too."""
+class StreamAccess:
+    """Checks every few seconds that the principal of an open stream is still valid: revoking a key ends its streams."""
 
-    def __init__(self, database: Database, who: Principal) -> None:
-        self._database, self._who = database, who
-        self._asked = time.monotonic()
+    def __init__(self, database: Database, principal: Principal) -> None:
+        self._database, self._principal = database, principal
+        self._checked_at = time.monotonic()
 
     async def check(self) -> None:
-        """Raises Lost, Unavailable."""
-        if time.monotonic() - self._asked >= STANDING_SECONDS:
-            if not await self._database.read(self._who.holds):
-                raise Lost
-            self._asked = time.monotonic()
+        """Raises AccessLost, Unavailable."""
+        if time.monotonic() - self._checked_at >= ACCESS_CHECK_SECONDS:
+            if not await self._database.read(self._principal.is_valid):
+                raise AccessLost
+            self._checked_at = time.monotonic()
 
 
 class Service:
+    """One per application, made at startup: routes get it as `ServiceDep`."""
+
     def __init__(
         self,
         settings: Settings,
         database: Database,
         pubsub: PubSub,
         redis: Redis,
-        telemetry: Telemetry,
-        ledger: Ledger,
+        metrics: PrometheusMetrics,
+        rate_limits: RateLimits,
     ) -> None:
-        self.ledger = ledger
+        self.rate_limits = rate_limits
         self.settings = settings
         self.database = database
         self.pubsub = pubsub
         self.redis = redis
-        self.telemetry = telemetry
+        self.metrics = metrics
         self.closing = asyncio.Event()
-        self._hints = HintSender(settings)
-        self._senders = ThreadPoolExecutor(2, thread_name_prefix="hints")
-        self._pending = 0
-        self._streams = 0
-        self._disk: tuple[float, int] | None = None
-        self.lookout = Lookout(lambda places: database.read(look, places))
+        self._hint_sender = HintSender(settings)
+        self._hint_executor = ThreadPoolExecutor(2, thread_name_prefix="hints")
+        self._pending_hints = 0
+        self._open_streams = 0
+        self._free_bytes: tuple[float, int] | None = None
+        self.stream_batcher = StreamBatcher(lambda positions: database.read(read_updates, positions))
 
-    async def announce(self, job: Job) -> None:
-        """Tell the broker of a committed job. Bounded: a hint that is not sent is sent again by the sweep."""
-        if self._pending >= _MAX_PENDING_HINTS:
-            self.telemetry.hints_lost.inc()
+    async def send_hint(self, job: Job) -> None:
+        """Send the hint of a committed job to the broker, waiting at most two seconds; the sweep resends lost hints."""
+        if self._pending_hints >= _MAX_PENDING_HINTS:
+            self.metrics.hints_lost.inc()
             return
-        self._pending += 1
+        self._pending_hints += 1
         sending = asyncio.get_running_loop().run_in_executor(
-            self._senders, self._hints.send, job.queue, job.id, job.priority
+            self._hint_executor, self._hint_sender.send, job.queue, job.id, job.priority
         )
-        sending.add_done_callback(self._sent)
+        sending.add_done_callback(self._on_hint_sent)
         await asyncio.wait([sending], timeout=HINT_SECONDS)
 
-    def _sent(self, sending: "asyncio.Future[bool]") -> None:
-        self._pending -= 1
+    def _on_hint_sent(self, sending: "asyncio.Future[bool]") -> None:
+        self._pending_hints -= 1
         if sending.cancelled() or sending.exception() is not None or not sending.result():
-            self.telemetry.hints_lost.inc()
-            log.warning("the broker took no hint; the sweep will send it again")
+            self.metrics.hints_lost.inc()
+            log.warning("a hint could not be sent to the broker; the sweep will resend it")
 
-    async def wake(self, job_id: UUID) -> None:
-        """Say that a job has news: its worker and its viewers look at once instead of within two seconds."""
+    async def notify(self, job_id: UUID) -> None:
+        """Publish that a job has changed: its worker and its streams read it now instead of within two seconds."""
         await apublish(self.redis, job_id)
 
     def start_closing(self) -> None:
-        """The process is about to stop: streams end now, so that the server need not wait for them."""
+        """End all streams, because the process is about to stop and would wait for them."""
         self.closing.set()
         self.pubsub.wake_all()
 
     @contextmanager
-    def stream(self, who: Principal) -> Iterator[None]:
+    def open_stream(self, principal: Principal) -> Iterator[None]:
         """Count one open stream."""
-        self._streams += 1
-        self.telemetry.streams.set(self._streams)
+        self._open_streams += 1
+        self.metrics.streams.set(self._open_streams)
         try:
-            with self.ledger.stream(who.name):
+            with self.rate_limits.open_stream(principal.name):
                 yield
         finally:
-            self._streams -= 1
-            self.telemetry.streams.set(self._streams)
+            self._open_streams -= 1
+            self.metrics.streams.set(self._open_streams)
 
-    def standing(self, who: Principal) -> Standing:
-        return Standing(self.database, who)
+    def stream_access(self, principal: Principal) -> StreamAccess:
+        return StreamAccess(self.database, principal)
 
-    def check_streams(self, who: Principal) -> None:
-        """Raises Refused (429, 503) when too many are open, before an answer starts that would be a broken 200."""
-        self.ledger.check_streams(who.name, who.limits.streams)
-        if self._streams >= MAX_STREAMS:
+    def check_stream_limit(self, principal: Principal) -> None:
+        """Raises Refused (429, 503) when too many are open, before the response starts with status 200."""
+        self.rate_limits.check_stream_limit(principal.name, principal.limits.streams)
+        if self._open_streams >= MAX_STREAMS:
             raise Refused(503, "too_many_streams", f"{MAX_STREAMS} streams are open", headers={"Retry-After": "5"})
 
     async def check_disk(self) -> None:
-        """Raises Refused (507) when the disk is so full that no new job is accepted."""
-        least, now = self.settings.min_free_bytes, time.monotonic()
-        if self._disk is None or now - self._disk[0] > _DISK_SECONDS:
-            self._disk = now, await asyncio.to_thread(free_bytes, self.settings.run_root)
-        if self._disk[1] < least:
-            detail = f"less than {least / 1e9:g} GB are free on the server's disk: no job is accepted until there are"
+        """Raises Refused (507) when too little disk space is free to accept a new job."""
+        min_free, now = self.settings.min_free_bytes, time.monotonic()
+        if self._free_bytes is None or now - self._free_bytes[0] > _DISK_SECONDS:
+            self._free_bytes = now, await asyncio.to_thread(free_bytes, self.settings.run_root)
+        if self._free_bytes[1] < min_free:
+            detail = (
+                f"less than {min_free / 1e9:g} GB are free on the server's disk: no job is accepted until there are"
+            )
             raise Refused(507, "disk_full", detail, headers={"Retry-After": "60"})
 
-    async def check_upload(self, who: Principal, request: Request) -> None:
-        """Raises QuotaExceeded when this upload, as long as it says that it is, would be too much for its key."""
+    async def check_upload_quota(self, principal: Principal, request: Request) -> None:
+        """Raises QuotaExceeded when this upload, by its Content-Length, would exceed the daily limit of its key."""
         length = request.headers.get("content-length", "")
-        coming_bytes = int(length) if length.isascii() and length.isdigit() else 0
-        await self.database.read(check_upload_quota, who.name, coming_bytes, who.limits.upload_bytes)
+        expected_bytes = int(length) if length.isascii() and length.isdigit() else 0
+        await self.database.read(check_upload_quota, principal.name, expected_bytes, principal.limits.upload_bytes)
 
     def job_folder(self, job_id: UUID) -> Path:
         return self.settings.jobs_root / str(job_id)
 
     def close(self) -> None:
-        self._senders.shutdown(wait=False, cancel_futures=True)
-        self._hints.close()
+        self._hint_executor.shutdown(wait=False, cancel_futures=True)
+        self._hint_sender.close()

@@ -1,7 +1,8 @@
-"""The looks at the record of every stream of this process, gathered: a thousand viewers are a few statements a second.
+"""Batches the database reads of all open streams of this process, so that a thousand streams cost a few statements a
+second.
 
-A look waits a hundredth of a second for others, and while one is under way; then all that wait go as one, each job and
-place in it once. What comes of it is bounded whatever the number of viewers, so that one look cannot fill the memory.
+A read waits 10 ms for others, and while another batch is being read; then all waiting reads go as one, with each stream
+position in it once. The rows of one batch are bounded whatever the number of streams, and so is the memory.
 """
 
 import asyncio
@@ -9,54 +10,58 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 from uuid import UUID
 
-from api.http.sse import News
+from api.http.sse import JobUpdate
 from jobs.errors import JobNotFound
 from jobs.record.tailing import StreamPosition
 
-GATHER_SECONDS: Final = 0.01
-Read = Callable[[Collection[StreamPosition]], Awaitable[dict[StreamPosition, News]]]
+BATCH_WINDOW_SECONDS: Final = 0.01
+Read = Callable[[Collection[StreamPosition]], Awaitable[dict[StreamPosition, JobUpdate]]]
 
 
-class Lookout:
+class StreamBatcher:
+    """Combines concurrent calls of `read` into one call of the given function."""
+
     def __init__(self, read: Read) -> None:
         self._read = read
-        self._waiting: list[tuple[Mapping[UUID, int], asyncio.Future[dict[UUID, News]]]] = []
-        self._looking: asyncio.Task[None] | None = None
+        self._waiting: list[tuple[Mapping[UUID, int], asyncio.Future[dict[UUID, JobUpdate]]]] = []
+        self._task: asyncio.Task[None] | None = None
 
-    async def look(self, wanted: Mapping[UUID, int]) -> dict[UUID, News]:
-        """What follows each job's seq. Raises JobNotFound, and whatever the read raises."""
-        answer: asyncio.Future[dict[UUID, News]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((wanted, answer))
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_for_all(), name="lookout")
-        return await answer
+    async def read(self, after: Mapping[UUID, int]) -> dict[UUID, JobUpdate]:
+        """The update of each job after its `seq`. Raises JobNotFound, and whatever the given function raises."""
+        result: asyncio.Future[dict[UUID, JobUpdate]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((after, result))
+        if self._task is None:
+            self._task = asyncio.create_task(self._read_batches(), name="stream-batcher")
+        return await result
 
-    async def _look_for_all(self) -> None:
+    async def _read_batches(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(GATHER_SECONDS)
+                await asyncio.sleep(BATCH_WINDOW_SECONDS)
                 waiting, self._waiting = self._waiting, []
                 try:
-                    found = await self._read({place for wanted, _ in waiting for place in wanted.items()})
-                except Exception as error:  # noqa: BLE001 - handed to everyone who waits for this look
-                    for _, answer in waiting:
-                        if not answer.done():
-                            answer.set_exception(error)
+                    found = await self._read({position for after, _ in waiting for position in after.items()})
+                except Exception as error:  # noqa: BLE001 - raised in every caller that waits for this batch
+                    for _, result in waiting:
+                        if not result.done():
+                            result.set_exception(error)
                     continue
-                for wanted, answer in waiting:
-                    if not answer.done():  # a viewer may have gone meanwhile
-                        _tell(answer, wanted, found)
+                for after, result in waiting:
+                    if not result.done():  # the client may have disconnected meanwhile
+                        _resolve(result, after, found)
         finally:
-            self._looking = None
-            for _, answer in self._waiting:
-                answer.cancel()
+            self._task = None
+            for _, result in self._waiting:
+                result.cancel()
 
 
-def _tell(
-    answer: asyncio.Future[dict[UUID, News]], wanted: Mapping[UUID, int], found: Mapping[StreamPosition, News]
+def _resolve(
+    result: asyncio.Future[dict[UUID, JobUpdate]],
+    after: Mapping[UUID, int],
+    found: Mapping[StreamPosition, JobUpdate],
 ) -> None:
-    missing = [job_id for job_id, after in wanted.items() if (job_id, after) not in found]
+    missing = [job_id for job_id, seq in after.items() if (job_id, seq) not in found]
     if missing:
-        answer.set_exception(JobNotFound(f"there is no job {missing[0]}"))
+        result.set_exception(JobNotFound(f"there is no job {missing[0]}"))
     else:
-        answer.set_result({job_id: found[job_id, after] for job_id, after in wanted.items()})
+        result.set_result({job_id: found[job_id, seq] for job_id, seq in after.items()})

@@ -18,13 +18,13 @@ from api.http.deps import (
     Limit,
     ServiceDep,
     expected_version,
-    find_job,
-    json_body,
+    get_job_with_queue_position,
     problems,
-    with_position,
+    require_json,
+    with_queue_position,
 )
 from api.jobs.schemas import JobPage, JobView, Priority, SubmittedView
-from api.jobs.submission import identity, once
+from api.jobs.submission import replay_on_refusal, request_identity
 from api.jobs.views import etag, job_view, submitted_view
 from atft.spec.data import DatasetRef
 from jobs.db.tables import Job
@@ -88,7 +88,7 @@ async def get_job(
     job_id: JobId, request: Request, response: Response, service: ServiceDep, _: Reader
 ) -> JobView | Response:
     """The job with its newest metrics and progress. `ETag` is its version, for If-None-Match and If-Match."""
-    job, position = await service.database.read(find_job, job_id)
+    job, position = await service.database.read(get_job_with_queue_position, job_id)
     headers = {"ETag": etag(job), "Cache-Control": "no-cache"}
     seen = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag(job) in seen and job.state is not JobState.QUEUED:  # a queued job's position changes without a new version
@@ -98,17 +98,17 @@ async def get_job(
 
 
 async def _want(
-    service: ServiceDep, who: Principal, job_id: UUID, wanted: Wanted, if_match: str | None, response: Response
+    service: ServiceDep, principal: Principal, job_id: UUID, wanted: Wanted, if_match: str | None, response: Response
 ) -> JobView:
     def move(session: Session) -> tuple[Job, QueuePosition]:
-        job = lifecycle.want(session, job_id, wanted, by=who.name, expected_version=expected_version(if_match))
-        return with_position(session, job)
+        job = lifecycle.want(session, job_id, wanted, by=principal.name, expected_version=expected_version(if_match))
+        return with_queue_position(session, job)
 
     job, position = await service.database.write(move)
-    await service.wake(job_id)
+    await service.notify(job_id)
     advance = job.kind in COORDINATING and job.state is JobState.RUNNING
     if advance or (wanted is Wanted.RUN and job.state is JobState.QUEUED):
-        await service.announce(job)
+        await service.send_hint(job)
     response.headers["ETag"] = etag(job)
     return job_view(job, position)
 
@@ -121,13 +121,13 @@ async def _want(
     responses=problems(404, 409, 412),
 )
 async def cancel_job(
-    job_id: JobId, response: Response, service: ServiceDep, who: Submitter, if_match: IfMatch = None
+    job_id: JobId, response: Response, service: ServiceDep, principal: Submitter, if_match: IfMatch = None
 ) -> JobView:
     """Say that the job must not run. A queued job is cancelled at once; a running one when its processes are gone.
 
     Cancelling a cancelled job changes nothing; any other finished job answers 409.
     """
-    return await _want(service, who, job_id, Wanted.CANCEL, if_match, response)
+    return await _want(service, principal, job_id, Wanted.CANCEL, if_match, response)
 
 
 @router.post(
@@ -138,10 +138,10 @@ async def cancel_job(
     responses=problems(404, 409, 412),
 )
 async def pause_job(
-    job_id: JobId, response: Response, service: ServiceDep, who: Submitter, if_match: IfMatch = None
+    job_id: JobId, response: Response, service: ServiceDep, principal: Submitter, if_match: IfMatch = None
 ) -> JobView:
     """Stop the job and free its device: a running job saves a checkpoint first. Finished jobs answer 409."""
-    return await _want(service, who, job_id, Wanted.PAUSE, if_match, response)
+    return await _want(service, principal, job_id, Wanted.PAUSE, if_match, response)
 
 
 @router.post(
@@ -152,16 +152,16 @@ async def pause_job(
     responses=problems(404, 409, 412),
 )
 async def resume_job(
-    job_id: JobId, response: Response, service: ServiceDep, who: Submitter, if_match: IfMatch = None
+    job_id: JobId, response: Response, service: ServiceDep, principal: Submitter, if_match: IfMatch = None
 ) -> JobView:
     """Queue a paused job again; it goes on from its checkpoint. Other unfinished jobs stay as they are."""
-    return await _want(service, who, job_id, Wanted.RUN, if_match, response)
+    return await _want(service, principal, job_id, Wanted.RUN, if_match, response)
 
 
 @router.post(
     "/{job_id}/priority",
     status_code=202,
-    dependencies=[Depends(json_body)],
+    dependencies=[Depends(require_json)],
     summary="Change a job's priority",
     response_description="The job as it stands now.",
     responses=problems(404, 409, 412, 413, 415),
@@ -171,54 +171,54 @@ async def set_priority(
     wish: Annotated[Priority, Body(openapi_examples={"first": {"summary": "Run next", "value": {"priority": 0}}})],
     response: Response,
     service: ServiceDep,
-    who: Submitter,
+    principal: Submitter,
     if_match: IfMatch = None,
 ) -> JobView:
     """Move a job in its queue: 0 runs first, 9 last. A study takes its trials along; finished jobs answer 409."""
 
     def move(session: Session) -> tuple[list[Job], QueuePosition]:
         version = expected_version(if_match)
-        changed = lifecycle.set_priority(session, job_id, wish.priority, by=who.name, expected_version=version)
+        changed = lifecycle.set_priority(session, job_id, wish.priority, by=principal.name, expected_version=version)
         return changed, queries.queue_position(session, changed[0])
 
     changed, position = await service.database.write(move)
-    await service.wake(job_id)
-    await asyncio.gather(*(service.announce(job) for job in changed if job.state is JobState.QUEUED))
+    await service.notify(job_id)
+    await asyncio.gather(*(service.send_hint(job) for job in changed if job.state is JobState.QUEUED))
     response.headers["ETag"] = etag(changed[0])
     return job_view(changed[0], position)
 
 
 async def _again(
     service: ServiceDep,
-    who: Principal,
+    principal: Principal,
     job_id: UUID,
     how: RerunKind,
     key: str | None,
     if_match: str | None,
     response: Response,
 ) -> SubmittedView | Response:
-    asked = identity(key, JobKind.TRAIN, {how: str(job_id)})
+    identity = request_identity(key, JobKind.TRAIN, {how: str(job_id)})
 
     def write(session: Session) -> tuple[Job, bool, QueuePosition]:
         if queries.get(session, job_id).kind is JobKind.DATASET:
-            check_scope(who, "datasets:write")
+            check_scope(principal, "datasets:write")
         version = expected_version(if_match)
         made = reruns.submit_rerun(
-            session, job_id, how, by=who.name, expected_version=version, idempotency=asked,
-            max_unfinished=who.limits.jobs,
+            session, job_id, how, by=principal.name, expected_version=version, idempotency=identity,
+            max_unfinished=principal.limits.jobs,
         )  # fmt: skip
         session.info[AUDITED] = f"/jobs/{made.job.id}"
-        job, position = with_position(session, made.job)
+        job, position = with_queue_position(session, made.job)
         return job, made.created, position
 
     async def making() -> SubmittedView:
         await service.check_disk()
         job, created, position = await service.database.write(write)
         if created:
-            await service.announce(job)
+            await service.send_hint(job)
         return submitted_view(response, job, position, [])
 
-    return await once(service, who, asked, response, making())
+    return await replay_on_refusal(service, principal, identity, response, making())
 
 
 @router.post(
@@ -233,7 +233,7 @@ async def retry_job(
     job_id: JobId,
     response: Response,
     service: ServiceDep,
-    who: Submitter,
+    principal: Submitter,
     idempotency_key: IdempotencyKey = None,
     if_match: IfMatch = None,
 ) -> SubmittedView | Response:
@@ -241,7 +241,7 @@ async def retry_job(
 
     The points up to that checkpoint come along. What failed for a reason in the spec or the data fails again.
     """
-    return await _again(service, who, job_id, RerunKind.RETRY, idempotency_key, if_match, response)
+    return await _again(service, principal, job_id, RerunKind.RETRY, idempotency_key, if_match, response)
 
 
 @router.post(
@@ -256,7 +256,7 @@ async def rerun_job(
     job_id: JobId,
     response: Response,
     service: ServiceDep,
-    who: Submitter,
+    principal: Submitter,
     idempotency_key: IdempotencyKey = None,
     if_match: IfMatch = None,
 ) -> SubmittedView | Response:
@@ -264,4 +264,4 @@ async def rerun_job(
 
     At its end its message, and `drift` in its evidence, say which metrics, weights and versions differ from this job's.
     """
-    return await _again(service, who, job_id, RerunKind.RERUN, idempotency_key, if_match, response)
+    return await _again(service, principal, job_id, RerunKind.RERUN, idempotency_key, if_match, response)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.http.auth import Principal
 from api.http.database import AUDITED
-from api.http.deps import json_body, problems, with_position
+from api.http.deps import problems, require_json, with_queue_position
 from api.http.errors import Refused, Unavailable, invalid
 from api.http.service import Service
 from api.jobs.schemas import SubmittedView
@@ -25,15 +25,15 @@ from jobs.record.queries import QueuePosition
 from jobs.record.quotas import check_upload_quota
 from jobs.states import JobKind
 
-Identity = tuple[str, str]  # an Idempotency-Key, and the SHA-256 of what was asked with it
+RequestIdentity = tuple[str, str]  # an Idempotency-Key, and the SHA-256 of what was asked with it
 
 
-def submits(plan: type[BaseModel], then: str = "The job, queued. `Location` is its address.") -> dict[str, Any]:
+def submit_route(plan: type[BaseModel], then: str = "The job, queued. `Location` is its address.") -> dict[str, Any]:
     """How a route is declared that takes a spec as JSON and answers with its job, or with `dry_run=true` its plan."""
     return {
         "status_code": 202,
         "response_model": SubmittedView,
-        "dependencies": [Depends(json_body)],
+        "dependencies": [Depends(require_json)],
         "response_description": then,
         "responses": {
             **problems(413, 415),
@@ -42,33 +42,33 @@ def submits(plan: type[BaseModel], then: str = "The job, queued. `Location` is i
     }
 
 
-def refuse_nul(value: object, pointer: str = "") -> None:
+def reject_nul(value: object, pointer: str = "") -> None:
     """Postgres stores no NUL character. Raises Refused (422) naming the field."""
     if isinstance(value, str) and "\x00" in value:
         raise invalid(pointer, "text must not contain NUL characters")
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            refuse_nul(key, pointer)
-            refuse_nul(inner, f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
+            reject_nul(key, pointer)
+            reject_nul(inner, f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
-            refuse_nul(inner, f"{pointer}/{number}")
+            reject_nul(inner, f"{pointer}/{number}")
 
 
-def identity(key: str | None, kind: JobKind, asked: Json) -> Identity | None:
+def request_identity(key: str | None, kind: JobKind, requested: Json) -> RequestIdentity | None:
     """Of what was asked, not of how it was spelled, nor of what it comes to today: a repeated request is the same one
     when its dataset has a newer version and its study a better trial.
     """
     if key is None:
         return None
-    text = json.dumps([kind.value, asked], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([kind.value, requested], sort_keys=True, separators=(",", ":"))
     return key, hashlib.sha256(text.encode()).hexdigest()
 
 
-async def once(
+async def replay_on_refusal(
     service: Service,
-    who: Principal,
-    asked: Identity | None,
+    principal: Principal,
+    identity: RequestIdentity | None,
     answer: Response,
     making: Awaitable[SubmittedView | Response],
 ) -> SubmittedView | Response:
@@ -76,27 +76,27 @@ async def once(
     try:
         return await making
     except (Refused, JobsError) as refusal:
-        if asked is None or isinstance(refusal, Unavailable):
+        if identity is None or isinstance(refusal, Unavailable):
             raise
-        made = await service.database.read(_made, who.name, asked)
+        made = await service.database.read(_made, principal.name, identity)
         if made is None:
             raise
         return submitted_view(answer, *made, [])
 
 
-def _made(session: Session, principal: str, asked: Identity) -> tuple[Job, QueuePosition] | None:
-    job = submission.find_idempotent(session, principal, *asked)
-    return None if job is None else with_position(session, job)
+def _made(session: Session, principal: str, identity: RequestIdentity) -> tuple[Job, QueuePosition] | None:
+    job = submission.find_idempotent(session, principal, *identity)
+    return None if job is None else with_queue_position(session, job)
 
 
 async def submit(
     service: Service,
-    who: Principal,
+    principal: Principal,
     *,
     kind: JobKind,
     spec: Spec,
     queue: str,
-    asked: Identity | None,
+    identity: RequestIdentity | None,
     name: str | None = None,
     tags: Mapping[str, str] | None = None,
     priority: int = 5,
@@ -107,7 +107,7 @@ async def submit(
     params: Json | None = None,
     source_job_id: UUID | None = None,
 ) -> tuple[Job, QueuePosition]:
-    """The job, committed and announced: a new one, or the one that `asked` has made before."""
+    """The job, committed and announced: a new one, or the one that `identity` has made before."""
     body = spec.model_dump(mode="json")
     await service.check_disk()
 
@@ -127,17 +127,17 @@ async def submit(
             params=params,
             source_job_id=source_job_id,
             queue_timeout_seconds=queue_timeout_seconds,
-            created_by=who.name,
-            idempotency=asked,
-            max_unfinished=who.limits.jobs,
+            created_by=principal.name,
+            idempotency=identity,
+            max_unfinished=principal.limits.jobs,
         )
         if submitted.created and "sources" in (params or {}):  # now that its size is known, and in turn
-            check_upload_quota(session, who.name, 0, who.limits.upload_bytes)
+            check_upload_quota(session, principal.name, 0, principal.limits.upload_bytes)
         session.info[AUDITED] = f"/jobs/{submitted.job.id}"
-        job, position = with_position(session, submitted.job)
+        job, position = with_queue_position(session, submitted.job)
         return job, submitted.created, position
 
     job, created, position = await service.database.write(write)
     if created:
-        await service.announce(job)
+        await service.send_hint(job)
     return job, position

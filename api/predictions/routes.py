@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Response
 from api.http.auth import Submitter
 from api.http.deps import DryRun, IdempotencyKey, ServiceDep
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import Identity, submits
+from api.jobs.submission import RequestIdentity, submit_route
 from api.predictions import admission
 from api.predictions.schemas import PREDICT, PREDICT_FOLD, PredictPlan
 from api.training.submission import plan_or_queue, queue_run
@@ -21,7 +21,7 @@ EXAMPLES = {
 }
 
 
-@router.post("/predict", summary="Submit a prediction", **submits(PredictPlan))
+@router.post("/predict", summary="Submit a prediction", **submit_route(PredictPlan))
 async def submit_predict(
     spec: Annotated[PredictSpec, Body(openapi_examples=EXAMPLES)],
     response: Response,
@@ -38,10 +38,10 @@ async def submit_predict(
     days the model has learnt from: their scores are not out of sample.
     """
 
-    async def queue(admitted: admission.AdmittedPrediction, asked: Identity | None) -> SubmittedView:
+    async def queue(admitted: admission.AdmittedPrediction, identity: RequestIdentity | None) -> SubmittedView:
         return await queue_run(
             service, principal, spec, JobKind.PREDICT, response, queue=admitted.queue, dataset=admitted.dataset.name,
-            fingerprint=admitted.dataset.fingerprint, asked=asked, warnings=admitted.warnings,
+            fingerprint=admitted.dataset.fingerprint, identity=identity, warnings=admitted.warnings,
             source=admitted.model.id, params=admitted.params,
         )  # fmt: skip
 

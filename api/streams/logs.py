@@ -10,8 +10,8 @@ from uuid import UUID
 from api.http.auth import Principal
 from api.http.errors import Unavailable
 from api.http.path_guard import under
-from api.http.service import Lost, Service, Standing
-from api.http.sse import Line, wait
+from api.http.service import AccessLost, Service, StreamAccess
+from api.http.sse import Event, wait_for
 from jobs.db.tables import JobEvent
 from jobs.record import history, queries
 from jobs.states import TERMINAL
@@ -22,7 +22,7 @@ _BREAKS: Final = {number: "\n    " if number == 10 else "\ufffd" for number in (
 _COMMENT: Final = "# the database is away, waiting\n"
 
 
-def _text(line: Line | JobEvent) -> str:
+def _text(line: Event | JobEvent) -> str:
     moment = line.time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if line.kind == "log":
         words = f"{line.body.get('level', 'info')} {line.body.get('message', '')}"
@@ -35,47 +35,47 @@ def _text(line: Line | JobEvent) -> str:
 
 
 async def record(
-    service: Service, who: Principal, job_id: UUID, *, follow: bool, tail: int | None = None
+    service: Service, principal: Principal, job_id: UUID, *, follow: bool, tail: int | None = None
 ) -> AsyncIterator[str]:
     """State moves and log lines, oldest first; `tail` of them before what is new."""
-    after, standing = 0, service.standing(who)
+    after, access = 0, service.stream_access(principal)
     if tail is not None:
         lines = await service.database.read(history.tail, job_id, tail)
         yield "".join(_text(line) for line in lines)
         if not follow:
             return
         after = lines[-1].seq if lines else 0
-    with service.stream(who), service.pubsub.listen(job_id) as woken, contextlib.suppress(Lost):
+    with service.open_stream(principal), service.pubsub.listen(job_id) as notified, contextlib.suppress(AccessLost):
         while not service.closing.is_set():
-            woken.clear()
+            notified.clear()
             try:
-                await standing.check()
-                news = (await service.lookout.look({job_id: after}))[job_id]
+                await access.check()
+                update = (await service.stream_batcher.read({job_id: after}))[job_id]
             except Unavailable:
                 if not follow:
                     raise
                 yield _COMMENT
                 await asyncio.sleep(WAIT_SECONDS)
                 continue
-            after = news.lines[-1].seq if news.lines else after
-            text = "".join(_text(line) for line in news.lines if line.kind in ("log", "state"))
+            after = update.events[-1].seq if update.events else after
+            text = "".join(_text(line) for line in update.events if line.kind in ("log", "state"))
             if text:
                 yield text
-            if news.whole and (not follow or news.state in TERMINAL):
+            if update.complete and (not follow or update.state in TERMINAL):
                 return
-            if news.whole:
-                await wait(woken, 2 * WAIT_SECONDS)
+            if update.complete:
+                await wait_for(notified, 2 * WAIT_SECONDS)
 
 
 async def process(
-    service: Service, who: Principal, job_id: UUID, attempt: int, *, follow: bool
+    service: Service, principal: Principal, job_id: UUID, attempt: int, *, follow: bool
 ) -> AsyncIterator[bytes]:
     """What the attempt's processes wrote to their output. Following ends when this attempt is over."""
-    position, standing = 0, service.standing(who)
-    with service.stream(who), contextlib.suppress(Lost):
+    position, access = 0, service.stream_access(principal)
+    with service.open_stream(principal), contextlib.suppress(AccessLost):
         while not service.closing.is_set():
             over = (
-                await _is_over(service, standing, job_id, attempt) if follow else True
+                await _is_over(service, access, job_id, attempt) if follow else True
             )  # asked before reading: nothing written before is missed
             while piece := await asyncio.to_thread(_read, service, job_id, attempt, position):
                 position += len(piece)
@@ -85,9 +85,9 @@ async def process(
             await asyncio.sleep(WAIT_SECONDS)
 
 
-async def _is_over(service: Service, standing: Standing, job_id: UUID, attempt: int) -> bool:
+async def _is_over(service: Service, access: StreamAccess, job_id: UUID, attempt: int) -> bool:
     try:
-        await standing.check()
+        await access.check()
         job = await service.database.read(queries.get, job_id)
     except Unavailable:
         return False

@@ -14,8 +14,8 @@ from api.http import examples
 from api.http.auth import Principal, Reader
 from api.http.deps import MAX_INTEGER, JobId, ServiceDep, problems
 from api.http.errors import Refused
-from api.http.service import Lost, Service
-from api.http.sse import Cursor, News, events, wait
+from api.http.service import AccessLost, Service
+from api.http.sse import Cursor, JobUpdate, event_stream, wait_for
 from api.streams import logs
 from jobs.record import queries
 from jobs.states import TERMINAL
@@ -49,9 +49,9 @@ def _bad_id(text: str) -> Refused:
     return Refused(422, "invalid_request", f"{text[:100]!r} is not the id of an event of this stream")
 
 
-def _seq(text: str, whole: str) -> int:
+def _seq(text: str, event_id: str) -> int:
     if not text.isdecimal() or len(text) > 18:
-        raise _bad_id(whole)
+        raise _bad_id(event_id)
     return int(text)
 
 
@@ -64,25 +64,29 @@ def _newest(session: Session, jobs: Sequence[UUID]) -> dict[UUID, int]:
     return {job_id: queries.get(session, job_id).last_seq for job_id in jobs}
 
 
-async def _stream(service: Service, who: Principal, request: Request, cursor: Cursor) -> Response:
+async def _stream(service: Service, principal: Principal, request: Request, cursor: Cursor) -> Response:
     if await service.database.read(_ended, cursor.after):
         return Response(status_code=204)
     if request.state.method == "HEAD":
         return Response(media_type="text/event-stream", headers=_HEADERS)
-    service.check_streams(who)
-    return StreamingResponse(_frames(service, who, cursor), media_type="text/event-stream", headers=_HEADERS)
+    service.check_stream_limit(principal)
+    return StreamingResponse(_frames(service, principal, cursor), media_type="text/event-stream", headers=_HEADERS)
 
 
-async def _frames(service: Service, who: Principal, cursor: Cursor) -> AsyncIterator[bytes]:
-    standing = service.standing(who)
+async def _frames(service: Service, principal: Principal, cursor: Cursor) -> AsyncIterator[bytes]:
+    access = service.stream_access(principal)
 
-    async def read(wanted: Mapping[UUID, int]) -> dict[UUID, News]:
-        woken.clear()  # before reading: news that come while we read wake us again
-        await standing.check()
-        return await service.lookout.look(wanted)
+    async def read(after: Mapping[UUID, int]) -> dict[UUID, JobUpdate]:
+        notified.clear()  # before reading: a change during the read ends the next wait
+        await access.check()
+        return await service.stream_batcher.read(after)
 
-    with service.stream(who), service.pubsub.listen(*cursor.after) as woken, contextlib.suppress(Lost):
-        async for frame in events(cursor, read, partial(wait, woken), service.closing):
+    with (
+        service.open_stream(principal),
+        service.pubsub.listen(*cursor.after) as notified,
+        contextlib.suppress(AccessLost),
+    ):
+        async for frame in event_stream(cursor, read, partial(wait_for, notified), service.closing):
             yield frame
 
 
@@ -96,7 +100,7 @@ async def stream_job_events(
     job_id: JobId,
     request: Request,
     service: ServiceDep,
-    who: Reader,
+    principal: Reader,
     last_event_id: LastEventId = None,
     after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="like Last-Event-ID, which wins")] = None,
 ) -> Response:
@@ -107,7 +111,7 @@ async def stream_job_events(
     start = after or 0
     if last_event_id:
         start = _seq(last_event_id.strip(), last_event_id)
-    return await _stream(service, who, request, Cursor(after={job_id: start}))
+    return await _stream(service, principal, request, Cursor(after={job_id: start}))
 
 
 @router.get(
@@ -116,7 +120,7 @@ async def stream_job_events(
 async def stream_events(
     request: Request,
     service: ServiceDep,
-    who: Reader,
+    principal: Reader,
     job: Annotated[
         list[UUID],
         Query(min_length=1, max_length=MAX_JOBS, description="the jobs; repeatable", examples=[[examples.JOB_ID]]),
@@ -145,7 +149,7 @@ async def stream_events(
                 raise _bad_id(pair) from error
             if job_id in positions:
                 positions[job_id] = newest[job_id] if seq == NEWEST else _seq(seq, pair)
-    return await _stream(service, who, request, Cursor(after=positions, many=True))
+    return await _stream(service, principal, request, Cursor(after=positions, multiple_jobs=True))
 
 
 @router.get(
@@ -165,7 +169,7 @@ async def get_logs(
     job_id: JobId,
     request: Request,
     service: ServiceDep,
-    who: Reader,
+    principal: Reader,
     follow: Annotated[bool, Query(description="stream until the job ends")] = False,
     source: Annotated[
         Literal["record", "process"],
@@ -181,10 +185,10 @@ async def get_logs(
     if request.state.method == "HEAD":
         return PlainTextResponse("")
     if follow:
-        service.check_streams(who)
+        service.check_stream_limit(principal)
     lines: AsyncIterator[str] | AsyncIterator[bytes]
     if source == "record":
-        lines = logs.record(service, who, job_id, follow=follow, tail=tail)
+        lines = logs.record(service, principal, job_id, follow=follow, tail=tail)
     else:
-        lines = logs.process(service, who, job_id, attempt or job.attempt, follow=follow)
+        lines = logs.process(service, principal, job_id, attempt or job.attempt, follow=follow)
     return StreamingResponse(lines, media_type="text/plain; charset=utf-8", headers=_HEADERS)

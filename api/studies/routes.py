@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session
 
 from api.http import examples
 from api.http.auth import Reader, Submitter
-from api.http.deps import DryRun, IdempotencyKey, JobId, ServiceDep, json_body, problems
+from api.http.deps import DryRun, IdempotencyKey, JobId, ServiceDep, problems, require_json
 from api.http.errors import Refused, invalid
 from api.http.path_guard import under
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import Identity, identity, once, refuse_nul, submit, submits
+from api.jobs.submission import RequestIdentity, reject_nul, replay_on_refusal, request_identity, submit, submit_route
 from api.jobs.views import submitted_view
 from api.studies import admission as study_admission
 from api.studies import service as studies
@@ -36,7 +36,7 @@ HPO_EXAMPLES = {
 PROMOTE_EXAMPLES = {"longer": {"summary": "The best trial, trained for 20 epochs", "value": examples.PROMOTE}}
 
 
-@router.post("/hpo", summary="Submit a study", **submits(StudyPlan, "The study is stored; its trials follow."))
+@router.post("/hpo", summary="Submit a study", **submit_route(StudyPlan, "The study is stored; its trials follow."))
 async def submit_hpo(
     spec: Annotated[HpoSpec, Body(openapi_examples=HPO_EXAMPLES)],
     response: Response,
@@ -51,7 +51,7 @@ async def submit_hpo(
     warning. Both extremes of the space run one step before the first trial starts. A failed trial is never a number.
     """
 
-    async def queue(study: study_admission.AdmittedStudy, asked: Identity | None) -> SubmittedView:
+    async def queue(study: study_admission.AdmittedStudy, identity: RequestIdentity | None) -> SubmittedView:
         base = study.spec.base
         job, position = await submit(
             service,
@@ -59,7 +59,7 @@ async def submit_hpo(
             kind=JobKind.HPO,
             spec=study.spec,
             queue=CONTROL,
-            asked=asked,
+            identity=identity,
             name=base.name,
             tags=base.tags,
             priority=base.resources.priority,
@@ -113,7 +113,7 @@ def _promote(session: Session, job_id: UUID, promotion: Promotion) -> tuple[Trai
     "/{job_id}/promote",
     status_code=202,
     response_model=SubmittedView,
-    dependencies=[Depends(json_body)],
+    dependencies=[Depends(require_json)],
     summary="Promote to a full training job",
     response_description="The training job is stored and will run.",
     responses=problems(404, 409, 413, 415),
@@ -132,15 +132,15 @@ async def promote(
     """
     if promotion.target == "alias":
         raise invalid("/as", "model aliases are not available yet; use train")
-    refuse_nul(promotion.changes)
+    reject_nul(promotion.changes)
     body: Json = {"promote": str(job_id), "as": promotion.target, "changes": dict(promotion.changes)}
-    asked = identity(idempotency_key, JobKind.TRAIN, body)
+    identity = request_identity(idempotency_key, JobKind.TRAIN, body)
 
     async def create() -> SubmittedView:
         spec, source, admitted = await service.database.read(_promote, job_id, promotion)
         return await queue_run(
             service, principal, spec, JobKind.TRAIN, response, queue=admitted.queue, dataset=admitted.dataset_name,
-            fingerprint=admitted.fingerprint, asked=asked, warnings=admitted.warnings, source=source,
+            fingerprint=admitted.fingerprint, identity=identity, warnings=admitted.warnings, source=source,
         )  # fmt: skip
 
-    return await once(service, principal, asked, response, create())
+    return await replay_on_refusal(service, principal, identity, response, create())

@@ -148,7 +148,7 @@ async def get_prometheus(service: ServiceDep, _: Reader) -> Response:
     """Jobs by kind and state, queue depth, workers, requests, streams. Without the database, not its figures."""
     try:
         jobs, depth, workers = await service.database.read(_figures)
-        body = service.telemetry.render(jobs, depth, workers, database_up=True)
+        body = service.metrics.render(jobs, depth, workers, database_up=True)
     except Unavailable:
-        body = service.telemetry.render({}, {}, {}, database_up=False)
+        body = service.metrics.render({}, {}, {}, database_up=False)
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

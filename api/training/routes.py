@@ -11,7 +11,7 @@ from api.http.auth import Reader, Submitter
 from api.http.deps import DryRun, IdempotencyKey, JobId, ServiceDep, problems
 from api.http.errors import Refused
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import submits
+from api.jobs.submission import submit_route
 from api.jobs.views import etag
 from api.training.schemas import Plan, SplitView
 from api.training.split import observed_folds, planned_folds, split_figure, trading_days
@@ -42,7 +42,7 @@ PRETRAIN_EXAMPLES = {
 }
 
 
-@router.post("/train", tags=["jobs"], summary="Submit a training job", **submits(Plan))
+@router.post("/train", tags=["jobs"], summary="Submit a training job", **submit_route(Plan))
 async def submit_train(
     spec: Annotated[TrainSpec, Body(openapi_examples=TRAIN_EXAMPLES)],
     response: Response,
@@ -61,7 +61,7 @@ async def submit_train(
     )
 
 
-@router.post("/ensemble", tags=["jobs"], summary="Submit a seed ensemble", **submits(Plan))
+@router.post("/ensemble", tags=["jobs"], summary="Submit a seed ensemble", **submit_route(Plan))
 async def submit_ensemble(
     spec: Annotated[EnsembleSpec, Body(openapi_examples=ENSEMBLE_EXAMPLES)],
     response: Response,
@@ -81,7 +81,7 @@ async def submit_ensemble(
     )
 
 
-@router.post("/pretrain", tags=["jobs"], summary="Submit a pretraining job", **submits(Plan))
+@router.post("/pretrain", tags=["jobs"], summary="Submit a pretraining job", **submit_route(Plan))
 async def submit_pretrain(
     spec: Annotated[PretrainSpec, Body(openapi_examples=PRETRAIN_EXAMPLES)],
     response: Response,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from api.http.auth import Principal
 from api.http.service import Service
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import Identity, identity, once, refuse_nul, submit
+from api.jobs.submission import RequestIdentity, reject_nul, replay_on_refusal, request_identity, submit
 from api.jobs.views import submitted_view
 from api.training import admission
 from atft.spec.base import Spec
@@ -36,10 +36,10 @@ async def submit_run(
 ) -> SubmittedView | Response:
     """Raises Refused (422) naming the field that does not fit; the headers go to `answer`."""
 
-    async def queue(admitted: admission.AdmittedRun, asked: Identity | None) -> SubmittedView:
+    async def queue(admitted: admission.AdmittedRun, identity: RequestIdentity | None) -> SubmittedView:
         return await queue_run(
             service, principal, spec, kind, response, queue=admitted.queue, dataset=admitted.dataset_name,
-            fingerprint=admitted.fingerprint, asked=asked, warnings=admitted.warnings,
+            fingerprint=admitted.fingerprint, identity=identity, warnings=admitted.warnings,
         )  # fmt: skip
 
     return await plan_or_queue(
@@ -61,21 +61,21 @@ async def plan_or_queue(
     response: Response,
     admit: Callable[[Session], AdmittedT],
     plan: Callable[[Session, AdmittedT], BaseModel],
-    queue: Callable[[AdmittedT, Identity | None], Awaitable[SubmittedView]],
+    queue: Callable[[AdmittedT, RequestIdentity | None], Awaitable[SubmittedView]],
 ) -> SubmittedView | Response:
     """What every submit of a spec does: check it, then tell its plan, or queue it once. Raises Refused as `admit`."""
     body = spec.model_dump(mode="json")
-    refuse_nul(body)
-    asked = None if dry_run else identity(key, kind, {"spec": body})
+    reject_nul(body)
+    identity = None if dry_run else request_identity(key, kind, {"spec": body})
 
     async def create() -> SubmittedView | Response:
         admitted = await service.database.read(admit)
         if dry_run:
             planned = await service.database.read(plan, admitted)
             return Response(planned.model_dump_json(), media_type="application/json")
-        return await queue(admitted, asked)
+        return await queue(admitted, identity)
 
-    return await once(service, principal, asked, response, create())
+    return await replay_on_refusal(service, principal, identity, response, create())
 
 
 async def queue_run(
@@ -88,7 +88,7 @@ async def queue_run(
     queue: str,
     dataset: str,
     fingerprint: str,
-    asked: Identity | None,
+    identity: RequestIdentity | None,
     warnings: list[str],
     source: UUID | None = None,
     params: Json | None = None,
@@ -101,7 +101,7 @@ async def queue_run(
         kind=kind,
         spec=spec,
         queue=queue,
-        asked=asked,
+        identity=identity,
         name=run_spec.name,
         tags=run_spec.tags,
         priority=run_spec.resources.priority,

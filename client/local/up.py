@@ -217,7 +217,7 @@ class LocalService:
         socket_number = str(listener.fileno())
         api = managed(
             "api", "uvicorn", "--factory", "api.app:create_app", "--fd", socket_number,
-            "--http", "api.http.graceful:Patient", "--timeout-graceful-shutdown", "3", "--no-access-log",
+            "--http", "api.http.graceful:GracefulHttpProtocol", "--timeout-graceful-shutdown", "3", "--no-access-log",
             pass_fds=(listener.fileno(),),
         )  # fmt: skip
         gpus = count_gpus(self.log) if self.options.gpus is None else self.options.gpus

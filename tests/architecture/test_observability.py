@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.http.prometheus import Telemetry
+from api.http.prometheus import PrometheusMetrics
 from jobs.states import JobKind, JobState
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -17,10 +17,10 @@ LABEL = re.compile(r"(?:by|on) \(([a-z, ]+)\)")
 
 def served() -> tuple[set[str], set[str]]:
     """Sample names and label names of a scrape in which everything has happened once."""
-    telemetry = Telemetry()
-    telemetry.request("GET", "/jobs", 200, 0.01)
-    telemetry.hints_lost.inc()
-    text = telemetry.render({(JobKind.TRAIN, JobState.QUEUED): 1}, {"cpu": 1}, {"cpu": 1}, database_up=True).decode()
+    metrics = PrometheusMetrics()
+    metrics.request("GET", "/jobs", 200, 0.01)
+    metrics.hints_lost.inc()
+    text = metrics.render({(JobKind.TRAIN, JobState.QUEUED): 1}, {"cpu": 1}, {"cpu": 1}, database_up=True).decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {sample.name for sample in samples}, {label for sample in samples for label in sample.labels}
 

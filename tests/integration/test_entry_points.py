@@ -20,7 +20,7 @@ for name in names:
     assert pathlib.Path(module.__file__).is_relative_to(root), (name, module.__file__)
 from client.sdk import AsyncClient, Client
 from worker.tasks import run_job, advance_study, sweep
-for name in ("api.app:create_app", "api.http.graceful:Patient"):
+for name in ("api.app:create_app", "api.http.graceful:GracefulHttpProtocol"):
     import_from_string(name)
 for file in ("api/web/templates/base.html", "api/web/static/page.css", "migrations/script.py.mako"):
     assert (root / file).is_file(), file

@@ -61,7 +61,7 @@ def bearer(key: str) -> dict[str, str]:
 async def test_a_revoked_key_and_an_ended_session_end_their_streams(
     client: httpx.AsyncClient, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "STANDING_SECONDS", 0.2)
+    monkeypatch.setattr(service, "ACCESS_CHECK_SECONDS", 0.2)
     with transaction(sessions) as session:
         row, key = keys.create(session, name="reader", scopes=["jobs:read"])
         key_id = row.id

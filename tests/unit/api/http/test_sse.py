@@ -11,7 +11,7 @@ import pytest
 
 from api.http import sse
 from api.http.errors import Unavailable
-from api.http.sse import Cursor, Line, News, events
+from api.http.sse import Cursor, Event, JobUpdate, event_stream
 from jobs.states import JobState
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
@@ -24,7 +24,7 @@ class Record:
         self.looks = list(looks)
         self.batch = batch
 
-    async def read(self, wanted: Mapping[UUID, int]) -> dict[UUID, News]:
+    async def read(self, wanted: Mapping[UUID, int]) -> dict[UUID, JobUpdate]:
         look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
         if look is None:
             raise Unavailable
@@ -32,9 +32,11 @@ class Record:
         found = {}
         for job_id, after in wanted.items():
             seqs = range(after + 1, min(last, after + self.batch) + 1)
-            lines = [Line(seq=seq, kind="log", time=NOW, body={"message": f"line {seq}"}, attempt=1) for seq in seqs]
-            whole = (lines[-1].seq if lines else after) >= last
-            found[job_id] = News(lines=lines, whole=whole, state=state, reason=None, last_seq=last, progress=progress)
+            lines = [Event(seq=seq, kind="log", time=NOW, body={"message": f"line {seq}"}, attempt=1) for seq in seqs]
+            complete = (lines[-1].seq if lines else after) >= last
+            found[job_id] = JobUpdate(
+                events=lines, complete=complete, state=state, reason=None, last_seq=last, progress=progress
+            )
         return found
 
 
@@ -47,7 +49,7 @@ def collect(
 ) -> list[dict[str, str]]:
     async def run() -> str:
         text = b""
-        async for piece in events(cursor, record.read, no_wait, closing or asyncio.Event()):
+        async for piece in event_stream(cursor, record.read, no_wait, closing or asyncio.Event()):
             text += piece
             limit_left[0] -= 1
             if limit_left[0] == 0:
@@ -111,7 +113,7 @@ def test_database_away_is_a_comment_and_the_stream_lives() -> None:
 
 def test_several_jobs_in_one_stream() -> None:
     first, second = uuid4(), uuid4()
-    frames = collect(Record((2, JobState.SUCCEEDED, None)), Cursor(after={first: 1, second: 0}, many=True))
+    frames = collect(Record((2, JobState.SUCCEEDED, None)), Cursor(after={first: 1, second: 0}, multiple_jobs=True))
     assert frames[0]["id"] == f"{first}:2,{second}:0"
     assert frames[-1]["id"] == f"{first}:2,{second}:2"
     assert [frame["event"] for frame in frames].count("end") == 2

@@ -1,3 +1,3 @@
-"""The schema's history. `python -m jobs.admin migrate` brings a database to its head, and
-`python -m jobs.admin migration TEXT` drafts the next step.
+"""The Alembic migrations. `python -m jobs.admin migrate` upgrades a database to the newest one, and
+`python -m jobs.admin migration TEXT` drafts the next one.
 """

@@ -1,5 +1,5 @@
-"""Run by Alembic: applies the steps on the connection that `jobs.db.migrate` hands over. Its version table is ours
-alone: Optuna has its own Alembic.
+"""The Alembic environment: runs the migrations on the connection that `jobs.db.migrate` passes. Its version table has a
+name of its own, because Optuna uses Alembic too.
 """
 
 from alembic import context
@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 
 from jobs.db.tables import Base
 
-_LOCK = 0x61746674  # one migration at a time, whoever starts it
+_LOCK = 0x61746674  # the advisory lock that serializes migrations
 
 
 def _run(connection: Connection) -> None:

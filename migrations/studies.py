@@ -1,6 +1,6 @@
-"""`python -m migrations.studies`: Optuna's own tables, in the schema `optuna`, at the version of the installed Optuna.
+"""`python -m migrations.studies`: creates or upgrades the tables of the installed Optuna, in the schema `optuna`.
 
-A program of its own, which `python -m jobs.admin migrate` runs: what imports `jobs` is to load no Optuna.
+A separate program, run by `python -m jobs.admin migrate`, so that code that imports `jobs` does not load Optuna.
 """
 
 import sys
@@ -10,11 +10,11 @@ import sqlalchemy as sa
 
 from jobs.settings import Settings
 
-_LOCK = 0x6F707475  # one at a time, whoever starts it
+_LOCK = 0x6F707475  # the advisory lock that serializes these migrations
 
 
 def migrate(settings: Settings) -> None:
-    """Make the schema and its tables, or bring them up; Optuna's version table stands among them, ours does not."""
+    """Create the schema and its tables, or upgrade them. Optuna's version table is one of them."""
     engine = sa.create_engine(settings.sync_database_url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})

@@ -1,4 +1,6 @@
-"""Engines for one database URL, and the only places that commit: `transaction` and its async twin (keep in step)."""
+"""SQLAlchemy engines and sessions, sync and async, and the only functions that commit: `transaction` and
+`async_transaction`.
+"""
 
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +18,7 @@ from jobs.settings import Settings
 
 IDLE_SECONDS: Final = 1.0
 
-# A transaction here is short: one that waits longer is a bug, and must not hold a row that others need.
+# Transactions are short: one that takes longer is a bug and must not keep rows locked.
 _TIMEOUTS: Final = {
     "statement_timeout": "30s",
     "lock_timeout": "10s",
@@ -26,8 +28,8 @@ _TIMEOUTS: Final = {
 
 
 def sync_engine(settings: Settings, *, pool_size: int = 5) -> Engine:
-    """psycopg: worker, admin, tests. A dead peer is noticed after about 15 s at the latest, and every lost connection
-    is an OperationalError.
+    """An engine on psycopg, for workers, admin commands and tests. A dead peer is noticed within about 15 s, and every
+    lost connection raises OperationalError.
     """
     engine = create_engine(
         settings.sync_database_url,
@@ -45,7 +47,9 @@ def sync_engine(settings: Settings, *, pool_size: int = 5) -> Engine:
 
 
 def _to_operational_error(context: ExceptionContext) -> Exception | None:
-    """Who was frozen in a transaction has lost it, which psycopg calls an internal error."""
+    """Convert other disconnect errors to OperationalError: psycopg raises InternalError for an idle-in-transaction
+    timeout.
+    """
     error = context.sqlalchemy_exception
     if context.is_disconnect and isinstance(error, DBAPIError) and not isinstance(error, OperationalError):
         return OperationalError(error.statement, error.params, error.orig or error, connection_invalidated=True)
@@ -53,14 +57,14 @@ def _to_operational_error(context: ExceptionContext) -> Exception | None:
 
 
 def async_engine(settings: Settings, *, pool_size: int = 10, read_only: bool = False) -> AsyncEngine:
-    """asyncpg: the API. With `read_only` each statement is a transaction of its own, which costs no round trip, and
-    Postgres refuses to write.
+    """An engine on asyncpg, for the API. With `read_only` every statement is its own transaction, which saves round
+    trips, and Postgres refuses writes.
     """
     reading = {"default_transaction_read_only": "on"} if read_only else {}
     engine = create_async_engine(
         settings.async_database_url,
         pool_size=pool_size,
-        json_deserializer=from_json,  # several times as fast as Python's own, with the same result
+        json_deserializer=from_json,  # several times as fast as the json module, with the same result
         json_serializer=_to_json,
         connect_args={
             "timeout": 5,
@@ -75,7 +79,7 @@ def async_engine(settings: Settings, *, pool_size: int = 10, read_only: bool = F
 
 
 def _to_json(value: object) -> str:
-    """As `from_json`. What is no number in JSON is left for Postgres to refuse."""
+    """The value as JSON. NaN and infinity are written as they are, for Postgres to refuse."""
     return to_json(value, inf_nan_mode="constants").decode()
 
 
@@ -84,8 +88,8 @@ def _record_use(_connection: object, entry: ConnectionPoolEntry) -> None:
 
 
 def _check_alive(connection: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
-    """In place of `pool_pre_ping`, whose three round trips at each use are more than most reads: the driver knows at
-    once of a connection that its peer has closed; only one that has been idle may be dead without that, and is asked.
+    """A cheaper `pool_pre_ping`, which costs three round trips at each use, more than most reads: the driver already
+    knows when the peer has closed a connection; only one that has been idle may be dead unnoticed and is pinged.
     """
     if connection.driver_connection.is_closed():
         raise InvalidatePoolError
@@ -97,22 +101,24 @@ def _check_alive(connection: Any, entry: ConnectionPoolEntry, _proxy: object) ->
 
 
 def sync_sessions(engine: Engine) -> sessionmaker[Session]:
-    """Rows stay readable after the commit: callers hand them on."""
+    """A session factory whose rows stay readable after the commit."""
     return sessionmaker(engine, expire_on_commit=False)
 
 
 def async_sessions(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """The same for an async engine."""
     return async_sessionmaker(engine, expire_on_commit=False)
 
 
 @contextmanager
 def transaction(sessions: sessionmaker[Session]) -> Iterator[Session]:
-    """Commit on leaving, roll back on an error."""
+    """A session that commits when the block ends and rolls back on an exception."""
     with sessions.begin() as session:
         yield session
 
 
 @asynccontextmanager
 async def async_transaction(sessions: async_sessionmaker[AsyncSession]) -> AsyncIterator[AsyncSession]:
+    """The async version of `transaction`."""
     async with sessions.begin() as session:
         yield session

@@ -1,5 +1,5 @@
-"""All tables. What the schema can promise (CHECK, unique index, NOT NULL, the trigger of the first migration) it
-promises.
+"""The database tables as SQLAlchemy models. The schema enforces its invariants: CHECKs, unique indexes, NOT NULL, and
+the triggers of the migrations.
 """
 
 from datetime import date, datetime
@@ -22,7 +22,7 @@ def _one_of(column: str, values: type[StrEnum]) -> str:
 
 
 def _text_enum(values: type[StrEnum], length: int = 20) -> sa.Enum:
-    """Text with a CHECK of its own: adding a value is a cheap migration."""
+    """An enum stored as text, with a separate CHECK, so that adding a value is a cheap migration."""
     return sa.Enum(
         values,
         native_enum=False,
@@ -55,7 +55,7 @@ class Base(DeclarativeBase):
 
 
 class Job(Base):
-    """One job of any kind; a trial is a job with `parent_id`. `attempt` is the fencing token: only its holder
+    """One job of any kind; a study's trial has a `parent_id`. `attempt` is the fencing token: only the current attempt
     writes.
     """
 
@@ -115,7 +115,7 @@ class Job(Base):
 
     @property
     def run(self) -> Json:
-        """The spec of what the job's program trains: of an ensemble its base."""
+        """The spec of what is trained: the job's spec, or the base of an ensemble."""
         base: Json = self.spec["base"] if self.kind is JobKind.ENSEMBLE else self.spec
         return base
 
@@ -149,6 +149,8 @@ class Job(Base):
 
 
 class Attempt(Base):
+    """One run of a job by a worker, and how it ended."""
+
     __tablename__ = "attempts"
 
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
@@ -195,7 +197,7 @@ class JobEvent(Base):
 
 
 class Metric(Base):
-    """One point: an undefined value is NULL. `step` is the 1-based epoch, or the update number for `step/…` names."""
+    """One point of a metric; undefined is NULL. `step` is the epoch from 1, or the update for `step/…` names."""
 
     __tablename__ = "metrics"
 
@@ -208,8 +210,8 @@ class Metric(Base):
 
 
 class DailyMetric(Base):
-    """One metric of one day: what a comparison pairs. `source` is '' for the job's own model, else a baseline's
-    name.
+    """One metric of one day, by which comparisons pair jobs. `source` is a baseline's name, or '' for the job's own
+    model.
     """
 
     __tablename__ = "daily_metrics"
@@ -225,7 +227,7 @@ class DailyMetric(Base):
 
 
 class ArtifactRow(Base):
-    """A file is visible only when whole: the row is written after the rename. `path` is relative to the run root."""
+    """A file of a job, complete: the row is written after its rename. `path` is relative to the run root."""
 
     __tablename__ = "artifacts"
 
@@ -240,7 +242,7 @@ class ArtifactRow(Base):
 
 
 class Dataset(Base):
-    """One version of a dataset; the same content under the same name is the same version."""
+    """One version of a dataset. The same content under the same name is the same version."""
 
     __tablename__ = "datasets"
 
@@ -266,7 +268,7 @@ class Dataset(Base):
 
 
 class Idempotency(Base):
-    """One key and one body are one job. Rows older than a day are swept."""
+    """The job that was created with an Idempotency-Key and body. Rows older than a day are deleted."""
 
     __tablename__ = "idempotency"
 
@@ -278,7 +280,7 @@ class Idempotency(Base):
 
 
 class ApiKey(Base):
-    """`quota` replaces some of the settings' limits: {jobs, streams, upload_bytes}."""
+    """An API key. `quota` overrides some of the settings' limits: {jobs, streams, upload_bytes}."""
 
     __tablename__ = "keys"
 
@@ -295,7 +297,7 @@ class ApiKey(Base):
 
 
 class LoginSession(Base):
-    """A browser that showed a key: it is as good as that key is now, until `expires_at`."""
+    """The login session of a browser: it has the rights of its key, while that is valid, until `expires_at`."""
 
     __tablename__ = "sessions"
 
@@ -306,7 +308,7 @@ class LoginSession(Base):
 
 
 class AuditRow(Base):
-    """Who changed what, when and from where. A trigger refuses to change or remove a row."""
+    """One entry of the audit log: who changed what, when and from where. Triggers make the table append-only."""
 
     __tablename__ = "audit"
 
@@ -322,7 +324,7 @@ class AuditRow(Base):
 
 
 class Worker(Base):
-    """A worker process, seen by its own heartbeat. `name` is host, queue and device slot."""
+    """A worker process and its last heartbeat. `name` is host, queue and device slot."""
 
     __tablename__ = "workers"
 

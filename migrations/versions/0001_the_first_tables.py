@@ -11,7 +11,7 @@ depends_on = None
 
 INSTANT = sa.DateTime(timezone=True)
 
-# What no CHECK can say: a state follows its predecessor (jobs.states.NEXT as it was at this step), and history is only added to.
+# What no CHECK can enforce: the state transitions (jobs.states.NEXT as of this migration), and that events are append-only.
 TRIGGERS = """
 CREATE FUNCTION jobs_guard_state() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

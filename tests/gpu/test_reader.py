@@ -1,4 +1,4 @@
-"""The resident panel on a real device: the same numbers, no waiting, and the fallback when the device is full."""
+"""Resident rows on a GPU: the same numbers, no synchronisation, and the fallback when the device is full."""
 
 from pathlib import Path
 

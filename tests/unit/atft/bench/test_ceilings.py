@@ -44,8 +44,8 @@ def test_exact_theory_is_the_spearman_of_a_strong_signal() -> None:
 def test_no_regression_on_long_histories_beats_the_observed_oracle(
     mode: PlantedMode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fitted to true scores on other panels, 60 lags, told the peers and the regime's belief: at best as good. Few and
-    small panels here; `python -m atft bench planted` does it at size.
+    """Fitted to true scores on other panels, 60 lags, knowing the peers and the regime's belief: at best as good. Few
+    and small panels here; `python -m atft bench planted` does it at size.
     """
     monkeypatch.setattr(module, "FIT_PANELS", 2)
     monkeypatch.setattr(module, "FIT_CODES", 60)
@@ -55,7 +55,7 @@ def test_no_regression_on_long_histories_beats_the_observed_oracle(
     assert at_5.gain.mean is not None
     assert at_5.gain.error is not None
     assert at_5.gain.mean < 2 * at_5.gain.error
-    assert at_5.regression_truth.mean > 0.5  # a rival worth the name
+    assert at_5.regression_truth.mean > 0.5  # a strong regression
     assert at_5.observed.mean < at_5.true.mean + 2 * at_5.true.error
     assert at_5.observed.mean > 0
 

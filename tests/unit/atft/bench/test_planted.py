@@ -1,4 +1,4 @@
-"""`python -m atft bench planted`: the table and the file say the same, and bad sizes are told."""
+"""`python -m atft bench planted`: the table and the JSON file agree, and bad sizes are usage errors."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_a_mode_with_theory_and_one_without_signal(
     file = tmp_path / "planted.json"
     modes = ["--mode", "theory", "--mode", "null"]
     assert program.main(["bench", "planted", *modes, *sizes, "--json", str(file)]) == 0
-    shown, said = capsys.readouterr()
+    table, log = capsys.readouterr()
     written = json.loads(file.read_text())
     assert written["settings"]["num_codes"] == 40
     rows = {(row["mode"], row["horizon"]): row for row in written["rows"]}
@@ -28,10 +28,10 @@ def test_a_mode_with_theory_and_one_without_signal(
     assert abs(theory["true"] - theory["theory_exact"]) < 4 * theory["true_error"]
     assert theory["gain"] < 0.05
     assert all(rows["null", 1][name] is None for name in ("true", "observed", "theory", "gain"))
-    line = next(text for text in shown.splitlines() if text.split()[:2] == ["theory", "1"])
+    line = next(text for text in table.splitlines() if text.split()[:2] == ["theory", "1"])
     assert f"{theory['true']:.4f}" in line
     assert line.count("±") == 5
-    assert said.count("build") == 4
+    assert log.count("build") == 4
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,6 @@ def test_a_mode_with_theory_and_one_without_signal(
         (["--seeds", "0"], "must be at least 1"),
     ],
 )
-def test_what_cannot_be_judged_is_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_sizes_are_usage_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["bench", "planted", "--mode", "theory", *arguments]) == program.USAGE
     assert message in capsys.readouterr().err

@@ -1,5 +1,5 @@
-"""What the build must compute, again: plain loops over one stock's own rows, written from the formulas in words and
-from nothing else. Slow on purpose; an unknown value is NaN.
+"""A slow reference implementation of the build: plain loops over one stock's rows, written from the documented formulas
+only. An unknown value is NaN.
 """
 
 import datetime
@@ -251,7 +251,7 @@ class SlowPanel:
         return float(np.clip(((r - r.mean()) * (m - m.mean())).mean() / m.var(), -5, 5)) if m.var() > 1e-12 else 1.0
 
     def raw(self, name: str, day: int) -> dict[int, float]:
-        """The feature of each stock present on `day`, by the stock's place in `stocks`."""
+        """The feature of each stock present on `day`, by the stock's index in `stocks`."""
         present = [
             (n, self.stocks[code], i) for n, code in enumerate(self.stocks) if (i := self.at(code, day)) is not None
         ]

@@ -1,4 +1,4 @@
-"""The pages say what the code does: tables are compared, and code on a page is run as it stands there."""
+"""The documentation agrees with the code: tables are compared, and code blocks are run."""
 
 import re
 from collections.abc import Callable
@@ -47,17 +47,17 @@ TABLES = {
 
 
 @pytest.mark.parametrize("page", list(TABLES))
-def test_the_tables_of_a_page_are_those_of_the_code(page: str) -> None:
+def test_tables_in_the_docs_equal_the_code(page: str) -> None:
     text = (DOCS / page).read_text()
     for wanted in TABLES[page]:
         assert wanted in text
     assert len(re.findall(r"^\|(?: -+ \|)+$|^\| ---", text, re.MULTILINE)) == len(TABLES[page])
 
 
-def test_the_cache_is_read_by_others_as_the_page_says(
+def test_code_in_the_docs_reads_the_cache(
     builder: Builder, prices: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Must show 4 of the cache's issue: every block of the page, in order, in one namespace."""
+    """Every code block of the page runs, in order, in one namespace."""
     cache, _ = builder(prices)
     (tmp_path / "cache").symlink_to(cache.path)
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,5 @@
-"""Columns on their way into the matrix: scores against slow recomputation, block by block equal to all at once, stopped
-and broken off anywhere without a trace.
+"""Writing of the feature matrix: scores equal slow recomputation, block sizes do not matter, and a build that is
+cancelled or fails leaves no files.
 """
 
 import os
@@ -30,7 +30,7 @@ COUNTS = (7, 1, 6, 2, 40, 7, 7, 3)  # stocks of each day
 
 
 def slow_scores(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """One day, by the book."""
+    """The robust z-scores of one day, straight from their definition."""
     known = np.isfinite(values)
     used = values[known & valid].astype(np.float64)
     if not len(used):
@@ -75,9 +75,9 @@ def test_scores_equal_slow_recomputation(
         np.testing.assert_array_equal(columns, got)
 
 
-def test_what_is_too_large_for_float32_is_clipped() -> None:
+def test_values_beyond_float32_are_clipped() -> None:
     values = np.array([[0.0, 1.0, 2.0, 3.0, 1e300, -1e300]])
-    valid = np.arange(6) < 4  # the others are measured by these
+    valid = np.arange(6) < 4  # the others are scored by these
     out = np.empty(values.shape, np.float32)
     CrossSection(np.array([0, 6]), valid).normalise(values, out)
     assert out[0, 4:].tolist() == [5.0, -5.0]
@@ -106,7 +106,7 @@ def built(path: Path, out: Path, **settings: object) -> Cache:
     return Cache.open(out)
 
 
-@pytest.mark.parametrize("group_rows", [1, 1 << 20])  # row groups whole, and in batches
+@pytest.mark.parametrize("group_rows", [1, 1 << 20])  # whole row groups, and batches
 @pytest.mark.parametrize(
     ("order", "build_features"), [([], True), (["code", "date"], False), (["date"], True), (["date"], False)]
 )
@@ -142,7 +142,9 @@ def test_blocks_of_any_size_make_the_same_cache(
 
 
 @pytest.mark.parametrize("order", [[], ["code", "date"], ["date"]])
-def test_every_own_column_equals_slow_recomputation(ready: pl.DataFrame, tmp_path: Path, order: list[str]) -> None:
+def test_every_column_of_the_file_equals_slow_recomputation(
+    ready: pl.DataFrame, tmp_path: Path, order: list[str]
+) -> None:
     (ready.sort(order) if order else ready).write_parquet(tmp_path / "p.parquet")
     cache = built(tmp_path / "p.parquet", tmp_path / "a", build_features=False)
     frame = ready.sort("code", "date").with_columns(
@@ -171,7 +173,7 @@ def test_only_roles_are_in_memory(ready: pl.DataFrame, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
-def test_a_build_can_be_stopped_at_any_word(ready: pl.DataFrame, tmp_path: Path, form: str) -> None:
+def test_a_build_can_be_cancelled_at_any_point(ready: pl.DataFrame, tmp_path: Path, form: str) -> None:
     getattr(ready, f"write_{form}")(tmp_path / "p")
     spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
     calls, after = 0, 1
@@ -196,28 +198,37 @@ def test_a_build_can_be_stopped_at_any_word(ready: pl.DataFrame, tmp_path: Path,
 
 
 @pytest.mark.parametrize("writer", ["create_panel_file", "write_side_files"])
-def test_a_stop_waits_for_what_writes(
+def test_a_cancelled_build_waits_for_its_writers(
     ready: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
-    """Else the folder would be removed while files are made in it, and stay."""
+    """Otherwise its folder would be removed while files are still written to it, and they would remain."""
     ready.write_parquet(tmp_path / "p")
-    writing, write = threading.Event(), getattr(building, writer)
+    writing, cancelled, written = threading.Event(), threading.Event(), threading.Event()
+    write = getattr(building, writer)
 
-    def late(*arguments: object) -> object:
+    def slow(*arguments: object) -> object:
         writing.set()
-        time.sleep(0.2)
-        return write(*arguments)
+        assert cancelled.wait(20)
+        time.sleep(0.1)  # a slow disk
+        result = write(*arguments)
+        written.set()
+        return result
 
-    monkeypatch.setattr(building, writer, late)
+    def stop() -> bool:
+        if writing.is_set():
+            cancelled.set()
+        return writing.is_set()
+
+    monkeypatch.setattr(building, writer, slow)
     monkeypatch.setattr("atft.data.progress.POLL_SECONDS", 0.01)
     spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
     with pytest.raises(BuildStopped):
-        build(spec, tmp_path / "out" / "cache", lambda _: None, writing.is_set)
-    time.sleep(0.3)
+        build(spec, tmp_path / "out" / "cache", lambda _: None, stop)
+    assert written.is_set()
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_file_that_changes_after_the_look_is_refused(ready: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_file_that_changes_during_the_build_is_refused(ready: pl.DataFrame, tmp_path: Path) -> None:
     ready.write_parquet(tmp_path / "p")
     spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
 
@@ -230,7 +241,7 @@ def test_a_file_that_changes_after_the_look_is_refused(ready: pl.DataFrame, tmp_
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_progress_tells_stage_rows_and_time_left(
+def test_progress_reports_stage_rows_and_time_left(
     ready: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("atft.data.progress.REPORT_SECONDS", 0.0)
@@ -239,8 +250,8 @@ def test_progress_tells_stage_rows_and_time_left(
     seen: list[Event] = []
     spec = DatasetSpec(name="x", path=str(tmp_path / "p"), horizons=(1, 5))
     build(spec, tmp_path / "cache", seen.append, lambda: False)
-    words = [e for e in seen if isinstance(e, Progress)]
-    stages = list(dict.fromkeys(e.stage for e in words))
+    reports = [e for e in seen if isinstance(e, Progress)]
+    stages = list(dict.fromkeys(e.stage for e in reports))
     assert stages == [
         "reading",
         "looking at columns",
@@ -249,13 +260,13 @@ def test_progress_tells_stage_rows_and_time_left(
         "hashing and screening",
         None,
     ]
-    looked = [e.rows for e in words if e.stage == "looking at columns" and e.rows is not None]
-    assert looked == sorted(looked)
-    assert {0, ready.height} <= set(looked)
-    assert len(set(looked)) > 4
-    assert all(e.num_rows == ready.height for e in words if e.stage == "looking at columns")
-    assert [e.ratio for e in words] == sorted(e.ratio for e in words)
-    assert any(e.eta_seconds is not None for e in words)
+    surveyed = [e.rows for e in reports if e.stage == "looking at columns" and e.rows is not None]
+    assert surveyed == sorted(surveyed)
+    assert {0, ready.height} <= set(surveyed)
+    assert len(set(surveyed)) > 4
+    assert all(e.num_rows == ready.height for e in reports if e.stage == "looking at columns")
+    assert [e.ratio for e in reports] == sorted(e.ratio for e in reports)
+    assert any(e.eta_seconds is not None for e in reports)
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])

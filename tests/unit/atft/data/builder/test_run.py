@@ -1,4 +1,4 @@
-"""What the build computes, against slow recomputation from raw prices; and how it writes."""
+"""The build's targets, features and universe equal slow recomputation from raw prices; its files are atomic."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -187,7 +187,7 @@ def test_universe_is_point_in_time(builder: Builder, prices: pl.DataFrame, tmp_p
         builder(prices, universe=SideFile(file=str(tmp_path / "z.csv")))
 
 
-def test_pain_20_profile_counts_what_is_odd(builder: Builder, prices: pl.DataFrame) -> None:
+def test_pain_20_profile_counts_anomalies(builder: Builder, prices: pl.DataFrame) -> None:
     odd = prices.with_columns(
         close=pl.when((pl.col("code") == "B01") & (pl.col("date") > pl.date(2020, 3, 2)))
         .then(pl.col("close") * 3)
@@ -237,15 +237,15 @@ def test_build_is_atomic_and_can_be_stopped(prices: pl.DataFrame, folder: Path) 
         build(spec, folder.parent / "other", seen.append, lambda: False)
 
 
-def test_inspect_tells_what_would_be_built_and_writes_nothing(
+def test_inspect_returns_the_planned_cache_and_writes_nothing(
     prices: pl.DataFrame, cache: Cache, tmp_path: Path
 ) -> None:
     prices.rename({"date": "Date", "code": "Symbol", "close": "Adj Close"}).with_columns(
         *((pl.col(c) * 2).alias(c) for c in ("open", "high", "low")), Close=pl.col("Adj Close") * 2
     ).write_csv(tmp_path / "p.csv")
-    told = inspect(DatasetSpec(name="x", path=str(tmp_path / "p.csv"), horizons=(1, 5)))
-    assert told["kind"] == "prices"
-    assert told["columns"] == {
+    inspected = inspect(DatasetSpec(name="x", path=str(tmp_path / "p.csv"), horizons=(1, 5)))
+    assert inspected["kind"] == "prices"
+    assert inspected["columns"] == {
         "date": "Date",
         "code": "Symbol",
         "sector": "sector",
@@ -255,8 +255,8 @@ def test_inspect_tells_what_would_be_built_and_writes_nothing(
         "close": "Adj Close",
         "volume": "volume",
     }
-    assert told["num_rows"] == len(cache.valid)
-    assert tuple(told["feature_names"]) == cache.feature_names  # type: ignore[arg-type]
+    assert inspected["num_rows"] == len(cache.valid)
+    assert tuple(inspected["feature_names"]) == cache.feature_names  # type: ignore[arg-type]
     assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]
 
 
@@ -272,7 +272,9 @@ def test_adjusted_close_scales_the_other_prices(builder: Builder, prices: pl.Dat
     np.testing.assert_allclose(adjusted.targets, plain.targets, rtol=1e-6)
 
 
-def test_a_full_disk_is_told_as_such(prices: pl.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_of_its_own(
+    prices: pl.DataFrame, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

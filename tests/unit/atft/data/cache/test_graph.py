@@ -1,4 +1,4 @@
-"""The day graph: against plain loops, from the past only, induced on the day's stocks."""
+"""The day graph equals plain loops, uses past returns only, and is induced on the day's stocks."""
 
 import json
 import shutil

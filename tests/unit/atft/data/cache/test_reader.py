@@ -48,7 +48,7 @@ def test_plain_pyarrow_opens_the_panel(cache: Cache) -> None:
     assert keys == sorted(set(keys))
     assert table["features"].null_count == table["targets"].null_count == 0
     assert table["sector"].null_count == 90  # B13 has no sector
-    told = json.loads(table.schema.metadata[b"atft"])
+    metadata = json.loads(table.schema.metadata[b"atft"])
     manifest = json.loads((cache.path / "manifest.json").read_text())
     assert {
         "format_version",
@@ -61,8 +61,8 @@ def test_plain_pyarrow_opens_the_panel(cache: Cache) -> None:
         "num_codes",
         "calendar",
         "normalisation",
-    } <= set(told)
-    assert told == {k: v for k, v in manifest.items() if k != "files"}
+    } <= set(metadata)
+    assert metadata == {k: v for k, v in manifest.items() if k != "files"}
     for name, entry in manifest["files"].items():
         assert entry == {"sha256": sha256_of(cache.path / name), "size_bytes": (cache.path / name).stat().st_size}
     assert pl.read_ipc(cache.path / "panel.arrow", columns=["date", "code", "sector", "targets"]).height == len(

@@ -1,4 +1,4 @@
-"""A resident panel gives what the map gives; what does not fit stays mapped. On the CPU: the same code as on a GPU."""
+"""Resident rows equal mapped ones, and rows that do not fit stay mapped; on the CPU, with the same code as on a GPU."""
 
 from dataclasses import fields
 
@@ -67,7 +67,7 @@ def test_bfloat16_is_within_its_rounding_and_comes_as_float32(cache: Cache) -> N
     assert not torch.equal(got, want)
 
 
-def test_the_budget_decides_to_the_byte(cache: Cache) -> None:
+def test_the_row_store_fits_the_budget_to_the_byte(cache: Cache) -> None:
     mapped = reader(cache)
     rows = len(np.unique(np.concatenate([mapped.batch(DAYS).rows - k for k in range(20)])))
     whole = rows * mapped.num_features * 4
@@ -84,7 +84,7 @@ def test_the_budget_decides_to_the_byte(cache: Cache) -> None:
         assert read.batch(DAYS[:2]).x.shape == mapped.batch(DAYS[:2]).x.shape
 
 
-def test_the_cpu_keeps_the_map(cache: Cache) -> None:
+def test_on_the_cpu_rows_stay_mapped(cache: Cache) -> None:
     assert device_budget(CPU) == 0
     read = reader(cache)
     read.make_resident(DAYS, allow_bfloat16=True)
@@ -98,12 +98,12 @@ def test_days_that_were_not_copied_are_refused(cache: Cache) -> None:
         read.batch(np.array([70]))
 
 
-def test_whole_windows_are_the_gathered_ones(cache: Cache) -> None:
+def test_copied_windows_equal_gathered_ones(cache: Cache) -> None:
     names = cache.feature_names
     batch = reader(cache, features=names).batch(DAYS[:5])
     got = copy_windows(cache.features, batch.rows, 20)
     np.testing.assert_array_equal(got, batch.x[batch.windows].numpy())
-    for columns in (names, names[:2], None):  # the whole row in one piece, chosen columns, market columns too
+    for columns in (names, names[:2], None):  # contiguous rows, selected columns, with market columns
         mapped, resident = reader(cache, features=columns), reader(cache, features=columns)
         resident.make_resident(DAYS, allow_bfloat16=False, budget_bytes=PLENTY)
         batch = mapped.batch(DAYS[:5])

@@ -1,4 +1,4 @@
-"""The split in trading days: labels never meet, gaps are whole, nothing is lost."""
+"""Splits in trading days: labels of different parts never overlap, gaps are complete, no day is lost."""
 
 import numpy as np
 import pytest

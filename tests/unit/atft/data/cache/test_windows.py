@@ -1,4 +1,4 @@
-"""Batches against brute force, runs of days, labels."""
+"""Batches equal brute force; runs of days; labels."""
 
 import math
 import re
@@ -52,7 +52,7 @@ def test_pain_21_window_of_a_sample_equals_brute_force(cache: Cache) -> None:
         if r - cache.code_offsets[cache.code_index[r]] >= WINDOW - 1
     ]
     assert seen == want_seen  # B03 is out on 40 and 41, B05 (listed on 15) until 34
-    assert len(batch.x) == len(np.unique(batch.windows.numpy()))  # each row once, none in vain
+    assert len(batch.x) == len(np.unique(batch.windows.numpy()))  # each row once, and no other
 
 
 @settings(max_examples=40, deadline=None)

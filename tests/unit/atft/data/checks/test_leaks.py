@@ -1,4 +1,4 @@
-"""Science 6.6: a feature that knows the future is refused by name, or by |daily RankIC| > .2, unless vouched for."""
+"""Science 6.6: a leaked feature is refused, by name or by |daily RankIC| > .2, unless it is in `allow_leaks`."""
 
 from collections.abc import Callable
 
@@ -39,7 +39,7 @@ def test_rank_ic_equals_scipy() -> None:
 
 
 @pytest.mark.parametrize("max_cells", [0, 2_500, 10**8])
-def test_what_is_copied_of_the_sample_changes_nothing(monkeypatch: pytest.MonkeyPatch, max_cells: int) -> None:
+def test_the_number_of_copied_days_does_not_change_the_report(monkeypatch: pytest.MonkeyPatch, max_cells: int) -> None:
     rng = np.random.default_rng(2)
     x = rng.standard_normal((30 * 40, 3)).astype(np.float32)
     ranked = rng.random(len(x)) < 0.9
@@ -92,4 +92,4 @@ def test_detectors_fire_on_the_planted_leak(builder: Builder) -> None:
     cache, _ = builder(planted=leaking, allow_leaks=(LEAK_NAME,))
     assert LEAK_NAME in cache.feature_names
     strong = PlantedSpec(num_codes=40, num_days=120, num_features=6, signal=1.0, mode="theory")
-    assert builder(planted=strong)[1].leak_report["suspected"]  # strong on purpose: told, not refused
+    assert builder(planted=strong)[1].leak_report["suspected"]  # strong on purpose: reported, not refused

@@ -1,4 +1,4 @@
-"""Pain 20: what is odd about a panel is counted, named by its rows, and refused when it is too much."""
+"""Pain 20: anomalies of a panel are counted and named by their rows; too many of them refuse it."""
 
 import json
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from atft.data.panel.source import load
 from atft.data.schema import DataError
 from atft.spec.data import DatasetSpec
 
-Look = Callable[[pl.DataFrame], dict[str, Any]]
+ProfileOf = Callable[[pl.DataFrame], dict[str, Any]]
 NUMBER = pl.int_range(pl.len()).over("code", order_by="date")
 
 
 @pytest.fixture
-def look(tmp_path: Path) -> Look:
+def profile_of(tmp_path: Path) -> ProfileOf:
     def go(frame: pl.DataFrame) -> dict[str, Any]:
         frame.write_parquet(tmp_path / "p.parquet")
         return profile(load(DatasetSpec(name="p", path=str(tmp_path / "p.parquet"), horizons=(1, 5))))
@@ -32,8 +32,8 @@ def states(about: dict[str, Any]) -> dict[str, str]:
     return {c["check"]: c["state"] for c in about["checks"]}
 
 
-def test_a_clean_panel_has_every_check_and_its_numbers(look: Look, prices: pl.DataFrame) -> None:
-    about = look(prices)
+def test_a_clean_panel_has_every_check_and_its_numbers(profile_of: ProfileOf, prices: pl.DataFrame) -> None:
+    about = profile_of(prices)
     assert {name for name, state in states(about).items() if state != "ok"} == {"few_names"}  # it has 14
     assert set(states(about)) <= set(CHECKS)
     assert about["num_filled_rows"] == 2
@@ -69,9 +69,9 @@ ODD: dict[str, tuple[pl.Expr, str]] = {
 
 
 @pytest.mark.parametrize("check", list(ODD))
-def test_pain_20_what_is_odd_is_told_with_its_rows(look: Look, prices: pl.DataFrame, check: str) -> None:
+def test_pain_20_warnings_name_the_rows(profile_of: ProfileOf, prices: pl.DataFrame, check: str) -> None:
     change, rows = ODD[check]
-    about = look(prices.with_columns(change).drop(() if check == "outside_range" else ("open", "high", "low")))
+    about = profile_of(prices.with_columns(change).drop(() if check == "outside_range" else ("open", "high", "low")))
     assert states(about)[check] == "warn"
     (message,) = (c["message"] for c in about["checks"] if c["check"] == check)
     assert rows in message
@@ -87,39 +87,39 @@ REFUSED: dict[str, pl.Expr] = {
 
 
 @pytest.mark.parametrize("message", list(REFUSED))
-def test_pain_20_too_much_is_refused_with_its_rows(look: Look, prices: pl.DataFrame, message: str) -> None:
+def test_pain_20_refusals_name_the_rows(profile_of: ProfileOf, prices: pl.DataFrame, message: str) -> None:
     with pytest.raises(DataError, match=r"cannot be trusted.*limit") as caught:
-        look(prices.with_columns(REFUSED[message]).drop(() if "high" in message else ("open", "high", "low")))
+        profile_of(prices.with_columns(REFUSED[message]).drop(() if "high" in message else ("open", "high", "low")))
     assert message in str(caught.value)
 
 
-def test_gaps_thin_days_and_holes(look: Look, prices: pl.DataFrame) -> None:
+def test_gaps_thin_days_and_holes(profile_of: ProfileOf, prices: pl.DataFrame) -> None:
     day = pl.col("date").rank("dense")
-    about = look(prices.filter(~day.is_between(30, 45)))
+    about = profile_of(prices.filter(~day.is_between(30, 45)))
     assert states(about)["calendar_gap"] == "warn"
     assert about["calendar_gaps"][0] == {"after": "2020-02-10", "calendar_days": 23}
-    about = look(prices.filter((day != 50) | (pl.col("code") == "B00")))
+    about = profile_of(prices.filter((day != 50) | (pl.col("code") == "B00")))
     assert about["thin_days"] == ["2020-03-10"]
     assert any("2020-03-10 with 1" in w for w in about["warnings"])
-    about = look(prices.filter((pl.col("code") != "B02") | (day < 5) | (day > 85)))
+    about = profile_of(prices.filter((pl.col("code") != "B02") | (day < 5) | (day > 85)))
     assert about["num_filled_rows"] == 83
     assert any("B02 with 81 days" in w for w in about["warnings"])
     with pytest.raises(DataError, match="missing and filled as halts"):
-        look(prices.filter((pl.col("code").str.slice(1).cast(pl.Int32) + day) % 7 == 0))
+        profile_of(prices.filter((pl.col("code").str.slice(1).cast(pl.Int32) + day) % 7 == 0))
 
 
-def test_survivors_are_told_in_a_long_panel_only(look: Look) -> None:
+def test_survivorship_gives_a_warning_in_long_panels_only(profile_of: ProfileOf) -> None:
     days = np.busday_offset(np.datetime64("2019-01-01"), np.arange(300)).astype("datetime64[D]")
     codes = [f"C{i:02d}" for i in range(40)]
     rng = np.random.default_rng(0)
     frame = pl.DataFrame(
         {"date": np.repeat(days, 40), "code": codes * 300, "close": np.exp(0.01 * rng.standard_normal(12_000)) * 50}
     )
-    assert states(look(frame))["survivors"] == "warn"
+    assert states(profile_of(frame))["survivors"] == "warn"
     gone = frame.filter((pl.col("code") > "C05") | (pl.col("date") < pl.date(2019, 6, 1)))
-    assert states(look(gone))["survivors"] == "ok"
-    assert look(gone)["num_gone"] == 6
-    short = look(frame.filter(pl.col("date") < pl.date(2019, 10, 1)))
+    assert states(profile_of(gone))["survivors"] == "ok"
+    assert profile_of(gone)["num_gone"] == 6
+    short = profile_of(frame.filter(pl.col("date") < pl.date(2019, 10, 1)))
     assert next(c for c in short["checks"] if c["check"] == "survivors")["value"] is None
 
 
@@ -143,25 +143,25 @@ def test_a_column_without_values_has_no_range() -> None:
     }
 
 
-def test_numbers_at_the_end_of_the_range_are_told_without_a_mean(look: Look, prices: pl.DataFrame) -> None:
+def test_a_column_whose_sum_overflows_has_no_mean(profile_of: ProfileOf, prices: pl.DataFrame) -> None:
     sign = pl.when(pl.int_range(pl.len()) % 3 == 0).then(-1.0).otherwise(1.0)
-    about = look(prices.with_columns(far=1.7e308 * sign, volume=1.7e308))
+    about = profile_of(prices.with_columns(far=1.7e308 * sign, volume=1.7e308))
     assert about["columns"]["far"] == {"null_share": 0.0, "min": -1.7e308, "max": 1.7e308, "mean": None}
     assert about["columns"]["volume"]["mean"] is None
     json.dumps(about, allow_nan=False)
 
 
-def test_shares_are_told_in_per_cent() -> None:
+def test_shares_are_printed_in_per_cent() -> None:
     assert "30 names: 100.000%." in Finding(check="few_names", value=1.0).message
     assert "0.500% (7), such as" in Finding(check="jumps", value=0.005, count=7, rows=["x"]).message
     assert "calendar days: 20." in Finding(check="calendar_gap", value=20.0).message
 
 
-def test_rows_out_of_order_are_told(look: Look, prices: pl.DataFrame) -> None:
-    assert states(look(prices.sort("date", "code")))["unordered_rows"] == "ok"
-    assert states(look(prices.sort("code", "date")))["unordered_rows"] == "ok"
+def test_unordered_rows_give_a_warning(profile_of: ProfileOf, prices: pl.DataFrame) -> None:
+    assert states(profile_of(prices.sort("date", "code")))["unordered_rows"] == "ok"
+    assert states(profile_of(prices.sort("code", "date")))["unordered_rows"] == "ok"
     split = prices["date"] < pl.Series([prices["date"].unique().sort()[60]])
-    about = look(pl.concat([prices.filter(~split), prices.filter(split)]))
+    about = profile_of(pl.concat([prices.filter(~split), prices.filter(split)]))
     (to_json,) = (c for c in about["checks"] if c["check"] == "unordered_rows")
     assert to_json["value"] == 14  # each code's later part came first
     assert "2020-03-24 B00" in to_json["message"]

@@ -38,7 +38,7 @@ def test_derived_columns() -> None:
     assert np.isnan(got["market_return_20"][:19]).all()
 
 
-def test_brought_series_use_the_latest_value_up_to_the_day() -> None:
+def test_user_series_use_the_latest_value_up_to_the_day() -> None:
     days = np.busday_offset(np.datetime64("2020-01-01"), np.arange(25)).astype("datetime64[D]")
     dates = days[[0, 1, 3]]
     got = user_columns(

@@ -1,4 +1,4 @@
-"""A thousand random features and targets equal a slow recomputation from raw prices, and nothing looks ahead."""
+"""A thousand random features and targets equal a slow recomputation from raw prices, and none uses later data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -132,7 +132,7 @@ def whole(builder: Builder, rough: pl.DataFrame, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("after", [59, 139, 259])  # refresh days of the graph: one day ahead would be seen
-def test_what_comes_later_changes_nothing_earlier(
+def test_later_data_changes_no_earlier_value(
     builder: Builder, rough: pl.DataFrame, whole: Cache, tmp_path: Path, after: int
 ) -> None:
     """Science 6.4: after day t other prices, volumes, sectors, lists and market values. To the last bit the same up to
@@ -156,7 +156,7 @@ def test_what_comes_later_changes_nothing_earlier(
     assert not np.array_equal(other.market[after + 1 :], whole.market[after + 1 :])
 
 
-def test_a_panel_that_ends_there_is_the_same_up_to_there(
+def test_a_shorter_panel_has_the_same_values(
     builder: Builder, rough: pl.DataFrame, whole: Cache, tmp_path: Path
 ) -> None:
     """Nothing later than day t exists at all: every valid row up to t is as before. (A halt that is never seen to end

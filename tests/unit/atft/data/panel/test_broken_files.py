@@ -1,4 +1,4 @@
-"""Files that people really send: each is refused with what is wrong, where, and what to do; nothing is left of it."""
+"""Broken files: each is refused with an error that says what is wrong, where, and what to do, and leaves no files."""
 
 import gzip
 import io
@@ -90,7 +90,7 @@ def spoiled_middle(frame: pl.DataFrame, path: Path) -> None:
 
 
 def arrow(frame: pl.DataFrame, path: Path, **columns: pa.Array) -> None:
-    """An Arrow file of which some columns are what no honest writer makes."""
+    """An Arrow file in which the given columns replace valid ones."""
     table = frame.select("date", "code", "close").to_arrow().combine_chunks()
     arrays = {name: table[name].chunk(0) for name in table.column_names} | columns
     batch = pa.record_batch(list(arrays.values()), names=list(arrays))
@@ -102,19 +102,21 @@ def texts(offsets: npt.NDArray[np.int32], data: bytes) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
-def lying(frame: pl.DataFrame, path: Path, place: int, number: bytes) -> None:
-    """A 100 of the footer (0: of the file, 4: of the last column) is `number`, in Thrift's compact writing."""
+def false_count(frame: pl.DataFrame, path: Path, which: int, number: bytes) -> None:
+    """A Parquet file whose count 100 at index `which` of the footer (0: of the file, 4: of the last column) is replaced
+    by `number`, in Thrift's compact encoding.
+    """
     pq.write_table(frame.select("date", "code", "close", x="close").head(100).to_arrow(), path, store_schema=False)
     data = path.read_bytes()
     length = struct.unpack("<I", data[-8:-4])[0]
-    said = b"\x16" + bytes([200 | 128, 1])  # zigzag 100, as i64
-    parts = data[-8 - length : -8].split(said)
+    count = b"\x16" + bytes([200 | 128, 1])  # zigzag 100, as i64
+    parts = data[-8 - length : -8].split(count)
     assert len(parts) == 7  # of the file, of each column, of the row group
-    footer = said.join(parts[: place + 1]) + b"\x16" + number + said.join(parts[place + 1 :])
+    footer = count.join(parts[: which + 1]) + b"\x16" + number + count.join(parts[which + 1 :])
     path.write_bytes(data[: -8 - length] + footer + struct.pack("<I", len(footer)) + data[-4:])
 
 
-def alike(frame: pl.DataFrame, path: Path) -> None:
+def equal_rows(frame: pl.DataFrame, path: Path) -> None:
     """Two million equal rows in a few thousand bytes."""
     one = {name: frame[name].to_arrow()[0] for name in ("date", "code", "close")}
     pq.write_table(pa.table({name: pa.repeat(value, 2_000_000) for name, value in one.items()}), path)
@@ -320,17 +322,17 @@ BROKEN: dict[str, tuple[str, Write, dict[str, object], str]] = {
     ),
     "rows that are not there": (
         "p.parquet",
-        lambda f, p: lying(f, p, 0, b"\xfe\x7f"),
+        lambda f, p: false_count(f, p, 0, b"\xfe\x7f"),
         {},
         "says that it has 8,191 rows, but has 100: write it again",
     ),
     "fewer values than none": (
         "p.parquet",
-        lambda f, p: lying(f, p, 4, b"\x09"),
+        lambda f, p: false_count(f, p, 4, b"\x09"),
         {},
         "says that it has 100 rows, but has 0: write it again",
     ),
-    "Parquet bomb": ("p.parquet", alike, {}, "unpacks to more than 10 times its .* bytes"),
+    "Parquet bomb": ("p.parquet", equal_rows, {}, "unpacks to more than 10 times its .* bytes"),
     "endless nulls": (
         "p.arrow",
         lambda _, p: arrow(

@@ -1,4 +1,4 @@
-"""Wrong input: each refusal names the column or the rows, and says what to do."""
+"""Wrong input: each error names the column or the rows, and says what to do."""
 
 import gzip
 from collections.abc import Callable
@@ -164,7 +164,7 @@ def test_a_partitioned_folder_is_one_panel(prices: pl.DataFrame, tmp_path: Path)
 
 
 def test_rows_that_step_back_in_time_are_counted(prices: pl.DataFrame, tmp_path: Path) -> None:
-    """A file by day or by code is in order; each day put before an earlier one counts for every code that has both."""
+    """Files sorted by date or by code have none; a block moved behind later days counts once per code."""
     for name, frame, count in (
         ("days", prices, 0),
         ("codes", prices.sort("code", "date"), 0),
@@ -185,7 +185,7 @@ def test_codes_stay_text(tmp_path: Path) -> None:
     assert load(spec(tmp_path / "p.csv")).frame["@code"].unique().sort().to_list() == ["000001", "7203", "NA"]
 
 
-def test_missing_words_in_numbers_are_halts(prices: pl.DataFrame, tmp_path: Path) -> None:
+def test_missing_markers_in_prices_are_halts(prices: pl.DataFrame, tmp_path: Path) -> None:
     spoiled(prices, "close", "NaN").write_csv(tmp_path / "p.csv")
     assert load(spec(tmp_path / "p.csv")).frame["@close"].null_count() == 1
     assert inspect(spec(tmp_path / "p.csv"))["num_filled_rows"] == 3

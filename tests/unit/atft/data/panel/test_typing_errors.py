@@ -1,4 +1,4 @@
-"""What users' files get wrong or hide: refused or told, never read as something else."""
+"""Errors in users' files are refused or give a warning, and are never read as something else."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ Builder = Callable[..., tuple[Cache, BuildResult]]
 @pytest.mark.parametrize(
     "cell", ["31/12/24", "24/01/31", "31-12-24", "1704123199", "2024/1/5", "1724-01-31", "20241301"]
 )
-def test_what_only_looks_like_a_date_is_refused(cell: str) -> None:
+def test_text_that_resembles_a_date_is_refused(cell: str) -> None:
     with pytest.raises(DataError, match="is not a date in row"):
         parse_dates(pl.Series("date", [cell]), "p.csv")
 
@@ -31,7 +31,7 @@ def test_dates_in_their_forms() -> None:
 
 
 def test_a_later_split_changes_no_earlier_feature(builder: Builder, prices: pl.DataFrame) -> None:
-    """As vendors tell it: a close adjusted for the split, the traded close and volume beside it."""
+    """As vendors deliver it: a close adjusted for the split beside the traded close and volume."""
     when = prices["date"].unique().sort()[60]
     split = (pl.col("code") == "B00") & (pl.col("date") >= when)
     caches = []
@@ -61,7 +61,7 @@ def test_edges_do_not_know_whether_a_halted_stock_trades_again(builder: Builder,
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_short_panel_is_not_refused_for_what_was_built_from_it(builder: Builder, seed: int) -> None:
+def test_strong_built_features_do_not_refuse_a_short_panel(builder: Builder, seed: int) -> None:
     rng = np.random.default_rng(seed)
     dates = np.busday_offset(np.datetime64("2020-01-01"), np.arange(60)).astype("datetime64[D]")
     close = 100 * np.exp(np.cumsum(0.02 * rng.standard_normal((60, 8)), axis=0))
@@ -69,7 +69,7 @@ def test_a_short_panel_is_not_refused_for_what_was_built_from_it(builder: Builde
     builder(pl.DataFrame({"date": np.repeat(dates, 8), "code": codes, "close": close.reshape(-1)}))
 
 
-def test_a_few_stocks_events_are_not_the_markets(builder: Builder, prices: pl.DataFrame) -> None:
+def test_events_of_a_few_stocks_are_not_market_wide(builder: Builder, prices: pl.DataFrame) -> None:
     day = prices["date"].unique().sort()
     events = pl.when((pl.col("date") == day[30]) & pl.col("code").is_in(["B00", "B01"])).then(2.0)
     events = events.when((pl.col("date") == day[50]) & (pl.col("code") == "B02")).then(3.0)
@@ -79,7 +79,7 @@ def test_a_few_stocks_events_are_not_the_markets(builder: Builder, prices: pl.Da
     assert any("'split_ratio'" in str(warning) for warning in result.profile["warnings"])  # type: ignore[attr-defined]
 
 
-def test_a_market_column_with_an_odd_day_is_told(builder: Builder, prices: pl.DataFrame) -> None:
+def test_a_nearly_market_wide_column_gives_a_warning(builder: Builder, prices: pl.DataFrame) -> None:
     day = pl.col("date").rank("dense").cast(pl.Float64)
     fear = day.sin() * 10 + 20
     odd = pl.when((pl.col("code") == "B00") & (day == 80)).then(fear + 1e-9).otherwise(fear)
@@ -90,7 +90,7 @@ def test_a_market_column_with_an_odd_day_is_told(builder: Builder, prices: pl.Da
     assert "but not on ['2020-0" in str(result.profile["warnings"])
 
 
-def test_one_bad_cell_of_a_column_is_told_with_its_row(builder: Builder, prices: pl.DataFrame) -> None:
+def test_one_bad_cell_gives_a_warning_with_its_row(builder: Builder, prices: pl.DataFrame) -> None:
     rng = np.random.default_rng(0)
     text = [f"{x:.4f}" for x in rng.standard_normal(prices.height)]
     text[6] = "1,5x"
@@ -100,14 +100,14 @@ def test_one_bad_cell_of_a_column_is_told_with_its_row(builder: Builder, prices:
     )
 
 
-def test_infinite_cells_are_told(builder: Builder, prices: pl.DataFrame) -> None:
+def test_infinite_cells_give_a_warning(builder: Builder, prices: pl.DataFrame) -> None:
     rng = np.random.default_rng(0)
     values = np.where(rng.random(prices.height) < 0.1, np.inf, rng.standard_normal(prices.height))
     _, result = builder(prices.with_columns(value=pl.Series(values)))
     assert "'value' has infinite values" in str(result.profile["warnings"])
 
 
-def test_a_small_unit_is_no_constant(builder: Builder, prices: pl.DataFrame) -> None:
+def test_a_column_of_small_numbers_is_not_constant(builder: Builder, prices: pl.DataFrame) -> None:
     values = np.random.default_rng(0).lognormal(size=prices.height)
     caches = [builder(prices.with_columns(value=pl.Series(values * unit)))[0] for unit in (1.0, 1e-13)]
     columns = [cache.features[:, cache.feature_names.index("value")] for cache in caches]
@@ -135,9 +135,7 @@ def test_codes_that_were_read_as_numbers(builder: Builder, prices: pl.DataFrame)
         builder(prices.with_columns(code=pl.when(pl.col("code") == "B00").then(float("nan")).otherwise(number)))
 
 
-def test_a_market_file_does_not_take_the_place_of_a_column(
-    builder: Builder, prices: pl.DataFrame, tmp_path: object
-) -> None:
+def test_a_market_file_cannot_replace_a_column(builder: Builder, prices: pl.DataFrame, tmp_path: object) -> None:
     day = pl.col("date").rank("dense").cast(pl.Float64)
     prices.select("date").unique().sort("date").with_columns(vix=day.cos()).write_csv(f"{tmp_path}/market.csv")
     market = SideFile(file=f"{tmp_path}/market.csv")

@@ -1,23 +1,44 @@
-"""Text that repeats is handled word by word: each cell still has its own word, whatever the column is held as."""
+"""Parsing of cells: distinct values, groups, numbers and booleans."""
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atft.data.read.cells import factorize
+from atft.data.read.cells import factorize, group_argsort, numbers_from_text, parse_flags
+from atft.data.schema import DataError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)
 
 
 @pytest.mark.parametrize("dtype", [pl.String, pl.Categorical])
 @given(cells=st.lists(st.none() | TEXT))
-def test_each_cell_has_its_word(dtype: type[pl.DataType], cells: list[str | None]) -> None:
-    words, number = factorize(pl.Series(cells, dtype=pl.String).cast(dtype))
-    assert words.gather(number).to_list() == cells
-    assert words.to_list() == [*sorted({cell for cell in cells if cell is not None}, key=str.encode), None]
+def test_factorize_returns_the_value_of_each_cell(dtype: type[pl.DataType], cells: list[str | None]) -> None:
+    values, index = factorize(pl.Series(cells, dtype=pl.String).cast(dtype))
+    assert values.gather(index).to_list() == cells
+    assert values.to_list() == [*sorted({cell for cell in cells if cell is not None}, key=str.encode), None]
 
 
-def test_numbers_are_words_too() -> None:
-    words, number = factorize(pl.Series([10, 9, None, 10]))
-    assert (words.to_list(), number.tolist()) == (["10", "9", None], [0, 1, 2, 0])
+def test_factorize_turns_numbers_into_text() -> None:
+    values, index = factorize(pl.Series([10, 9, None, 10]))
+    assert (values.to_list(), index.tolist()) == (["10", "9", None], [0, 1, 2, 0])
+
+
+def test_groups_are_ordered_and_stable() -> None:
+    for count in (3, 1 << 16):  # 16-bit and wider keys
+        assert group_argsort(np.array([2, 0, 1, 0, 2]), count).tolist() == [1, 3, 2, 0, 4]
+
+
+def test_text_is_a_number_or_missing_or_neither() -> None:
+    values, failed = numbers_from_text(pl.Series(["1.5", " 2 ", "N/A", "-", None, "x", "1,5"]))
+    assert values.to_list() == [1.5, 2.0, None, None, None, None, None]
+    assert failed.to_list() == [False] * 5 + [True] * 2
+
+
+def test_booleans_are_read_from_text_and_numbers() -> None:
+    table = pl.DataFrame({"@date": ["d"], "@code": ["c"]})
+    assert parse_flags(pl.Series("u", ["True", "no", "1"]), table, "p").to_list() == [True, False, True]
+    assert parse_flags(pl.Series("u", [1.0, 0.0]), table, "p").to_list() == [True, False]
+    with pytest.raises(DataError, match="'u' must be true or false; see d c"):
+        parse_flags(pl.Series("u", ["maybe"]), table, "p")

@@ -1,4 +1,4 @@
-"""Whatever comes from outside, each parser gives a value or its own declared error, never another exception."""
+"""Each parser of untrusted input returns a value or raises its declared error, never another exception."""
 
 import base64
 import contextlib
@@ -39,16 +39,16 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-HEADER = st.text(st.characters(max_codepoint=255), max_size=40)  # what a server gives of a header's bytes
+HEADER = st.text(st.characters(max_codepoint=255), max_size=40)  # how a server decodes a header's bytes
 
 
 def near(valid: object) -> st.SearchStrategy[bytes]:
-    """JSON text of `valid` with one of its values replaced, or cut: deeper in than noise comes."""
+    """JSON text of `valid` with one value replaced, or cut off: it reaches deeper into a parser than noise does."""
     text = json.dumps(valid)
 
-    def places(found: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    def paths(found: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         inner = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
-        return [path, *(place for key, part in inner for place in places(part, (*path, key)))]
+        return [path, *(below for key, part in inner for below in paths(part, (*path, key)))]
 
     def replaced(choice: tuple[tuple[Any, ...], object]) -> bytes:
         path, value = choice
@@ -61,10 +61,10 @@ def near(valid: object) -> st.SearchStrategy[bytes]:
 
     odd = JSON | st.sampled_from([10**400, -1, 0, 1e308, -1e308, 5e-324, float("nan"), "\0", "\ud800", "x" * 9000])
     cut = st.integers(0, len(text)).map(lambda at: text[:at].encode())
-    return st.tuples(st.sampled_from(places(json.loads(text))), odd).map(replaced) | cut | st.binary(max_size=60)
+    return st.tuples(st.sampled_from(paths(json.loads(text))), odd).map(replaced) | cut | st.binary(max_size=60)
 
 
-SPOKEN = [
+EVENTS = [
     events.Log(child_seq=1, message="m"),
     events.Evidence(child_seq=2, body={"a": {"b": [1.5, None]}}),
     events.Metrics(child_seq=3, step=1, values={"v": 0.5}),
@@ -74,32 +74,32 @@ SPOKEN = [
 
 
 @quick
-@given(line=st.one_of([near(event.model_dump(mode="json")) for event in SPOKEN]))
+@given(line=st.one_of([near(event.model_dump(mode="json")) for event in EVENTS]))
 def test_line_of_a_child_is_an_event_or_a_protocol_error(line: bytes) -> None:
     try:
         event = events.parse(line)
     except ValidationError:
         return
-    said = event.model_dump_json()
-    assert events.parse(said) == event
-    assert "\\u0000" not in said.replace("\\\\", "")  # Postgres takes no NUL
-    json.loads(said, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    line_again = event.model_dump_json()
+    assert events.parse(line_again) == event
+    assert "\\u0000" not in line_again.replace("\\\\", "")  # Postgres takes no NUL
+    json.loads(line_again, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_a_number_that_is_none_breaks_the_protocol(number: str) -> None:
+def test_nan_and_infinity_break_the_protocol(number: str) -> None:
     line = json.dumps({"type": "evidence", "child_seq": 1, "body": {"a": [{"b": 7}]}}).replace("7", number)
     with pytest.raises(ValidationError):
         events.parse(line)
-    said = events.Evidence(body={"a": float("nan")}).model_dump_json()
-    assert events.parse(said) == events.Evidence.model_validate_json(said)  # what we say ourselves is null
+    ours = events.Evidence(body={"a": float("nan")}).model_dump_json()
+    assert events.parse(ours) == events.Evidence.model_validate_json(ours)  # we write null for NaN
 
 
-def test_nul_in_a_line_becomes_a_mark_and_a_written_backslash_stays() -> None:
-    said = events.Log(child_seq=1, message="a\0\0b \\u0000 \\\0")
-    heard = events.parse(said.model_dump_json())
-    assert isinstance(heard, events.Log)
-    assert heard.message == "a\ufffd\ufffdb \\u0000 \\\ufffd"
+def test_nul_becomes_the_replacement_character_and_a_backslash_stays() -> None:
+    log = events.Log(child_seq=1, message="a\0\0b \\u0000 \\\0")
+    parsed = events.parse(log.model_dump_json())
+    assert isinstance(parsed, events.Log)
+    assert parsed.message == "a\ufffd\ufffdb \\u0000 \\\ufffd"
 
 
 SPECS: list[tuple[type[Spec], dict[str, Any]]] = [
@@ -131,7 +131,7 @@ def test_spec_is_valid_or_refused_field_by_field(kind: type[Spec], valid: dict[s
     assert len(spec.digest()) > 8
 
 
-def _is_the_clients(error: Refused) -> None:
+def _is_client_error(error: Refused) -> None:
     assert error.status_code in (400, 413, 422)
 
 
@@ -141,11 +141,11 @@ def test_spec_part_of_an_upload_is_an_object_or_refused(text: bytes) -> None:
     try:
         assert isinstance(parse_spec(text), dict)
     except Refused as error:
-        _is_the_clients(error)
+        _is_client_error(error)
 
 
 @pytest.mark.parametrize("hours", [-23, 23])
-def test_cursor_of_the_ends_of_time_is_refused(hours: int) -> None:
+def test_cursor_with_the_first_or_last_timestamp_is_refused(hours: int) -> None:
     zone = timezone(timedelta(hours=hours))
     for moment in (datetime.min.replace(tzinfo=zone), datetime.max.replace(tzinfo=zone)):
         with contextlib.suppress(Invalid):
@@ -163,7 +163,7 @@ def values_or(parse: Callable[[str], object], *errors: type[Exception]) -> Calla
 
 
 REF: TypeAdapter[str] = TypeAdapter(DatasetRef)
-WORDS: dict[str, Callable[[str], None]] = {
+PARSERS: dict[str, Callable[[str], None]] = {
     "cursor": values_or(read_cursor, Invalid),
     "cursor of the audit log": values_or(parse_audit_cursor, Invalid),
     "Last-Event-ID": values_or(lambda text: parse_event_id(text, text), Refused),
@@ -176,11 +176,11 @@ WORDS: dict[str, Callable[[str], None]] = {
 }
 
 
-@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("name", PARSERS)
 @quick
 @given(text=HEADER | st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
-def test_words_of_a_request_are_values_or_refused(name: str, text: str) -> None:
-    WORDS[name](text)
+def test_request_fields_are_parsed_or_refused(name: str, text: str) -> None:
+    PARSERS[name](text)
 
 
 @quick
@@ -193,7 +193,7 @@ def test_content_type_has_a_boundary_or_none(text: str) -> None:
 @given(moment=st.text(max_size=30), row=JSON)
 def test_cursor_that_looks_like_one_is_read_or_refused(moment: str, row: object) -> None:
     text = base64.urlsafe_b64encode(json.dumps([moment, row]).encode()).decode()
-    WORDS["cursor"](text)
+    PARSERS["cursor"](text)
 
 
 @quick
@@ -220,7 +220,7 @@ def test_multipart_is_taken_or_refused_and_stays_in_its_folder(
     try:
         receiver.write(body[:at] + noise + body[at:])
     except Refused as error:
-        _is_the_clients(error)
+        _is_client_error(error)
     finally:
         receiver.close()
     assert {path.name for path in folder.parent.iterdir()} == {"upload"}
@@ -250,7 +250,7 @@ def test_setting_is_taken_or_refused_by_name(name: str, value: str) -> None:
         try:
             Settings()
         except ValidationError as error:
-            wrong = {str(place).lower().removeprefix("atft_") for found in error.errors() for place in found["loc"]}
+            wrong = {str(part).lower().removeprefix("atft_") for found in error.errors() for part in found["loc"]}
         else:
             return
     assert wrong == {name}

@@ -45,7 +45,7 @@ PHASES = "examples,coverage,fuzzing,stateful"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FuzzResult:
     """schemathesis' exit code, and how many cases it made."""
 
     code: int
@@ -59,7 +59,7 @@ def fuzz(
     phases: str = PHASES,
     seed: int = 1,
     seconds: float | None = None,
-) -> Outcome:
+) -> FuzzResult:
     """One run against a record with a dataset and a job that has all its parts. Within `seconds`, where they are given,
     it goes on making cases as long as it may; else it ends with `examples` of each operation and phase.
     """
@@ -95,7 +95,7 @@ def fuzz(
         if seconds is not None:
             command += ["--max-time", str(max(1, int(seconds)))]
         code = subprocess.run(command, check=False, cwd=settings.run_root).returncode
-    return Outcome(code, json.loads(report.read_text())["test_cases"]["generated"])
+    return FuzzResult(code, json.loads(report.read_text())["test_cases"]["generated"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(arguments)
     end = None if given.minutes is None else time.monotonic() + 60 * given.minutes
-    outcomes = []
+    results = []
     with tempfile.TemporaryDirectory(prefix="atft-fuzz-") as var:
         Path(var).chmod(0o755)
         with embedded.start(Path(var), postgres_options=("-c", "fsync=off")) as servers:
@@ -116,10 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 settings = _database(servers, Path(var), name)
                 key = _admin_key(settings) if keyed else None
                 seconds = None if end is None else (end - time.monotonic()) / (1 if keyed else 2)
-                outcome = fuzz(settings, key, given.examples, given.phases, given.seed, seconds)
-                print(f"{outcome.cases} cases {'with' if keyed else 'without'} a key, exit code {outcome.code}")
-                outcomes.append(outcome)
-    cases, code = sum(outcome.cases for outcome in outcomes), max(outcome.code for outcome in outcomes)
+                result = fuzz(settings, key, given.examples, given.phases, given.seed, seconds)
+                print(f"{result.cases} cases {'with' if keyed else 'without'} a key, exit code {result.code}")
+                results.append(result)
+    cases, code = sum(result.cases for result in results), max(result.code for result in results)
     print(f"{cases} cases in all" + (f", fewer than {given.least}" if cases < given.least else ""))
     return code or int(cases < given.least)
 

@@ -14,8 +14,8 @@ from sqlalchemy.exc import OperationalError
 from jobs.broker.queue import CONTROL, CPU, GPU
 from jobs.settings import Settings
 from worker.commands import control_argv, worker_argv
-from worker.slot import Slot
-from worker.upkeep.health import SEEN_SECONDS, is_healthy
+from worker.slot import DeviceSlot
+from worker.upkeep.health import HEARTBEAT_TIMEOUT_SECONDS, is_healthy
 
 
 def main() -> None:
@@ -28,18 +28,18 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = Settings()
     host = socket.gethostname()
-    slot = Slot(CONTROL if arguments.control else arguments.queue, arguments.device, host)
+    slot = DeviceSlot(CONTROL if arguments.control else arguments.queue, arguments.device, host)
     if arguments.healthy:
-        sys.exit(_check(settings, slot))
-    if missing := _missing(settings):
-        parser.exit(2, f"{missing}\n")
-    if not _hold(settings.run_root / "workers", slot):
+        sys.exit(_report_health(settings, slot))
+    if problem := _missing_setting(settings):
+        parser.exit(2, f"{problem}\n")
+    if not _lock_slot(settings.run_root / "workers", slot):
         parser.exit(2, f"worker {slot.name} runs already: give another --device, or stop that one first\n")
     argv = (control_argv if arguments.control else worker_argv)(slot, settings.log_level)
     os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
 
 
-def _missing(settings: Settings) -> str | None:
+def _missing_setting(settings: Settings) -> str | None:
     """Without a broker's address Celery would look for another kind of broker, for ever."""
     try:
         _ = settings.sync_database_url
@@ -50,18 +50,18 @@ def _missing(settings: Settings) -> str | None:
     return None
 
 
-def _check(settings: Settings, slot: Slot) -> int:
+def _report_health(settings: Settings, slot: DeviceSlot) -> int:
     try:
         if is_healthy(settings, slot):
             return 0
-        problem = f"worker {slot.name} was not seen for {SEEN_SECONDS:.0f} s"
+        problem = f"worker {slot.name} was not seen for {HEARTBEAT_TIMEOUT_SECONDS:.0f} s"
     except OperationalError as error:
         problem = f"Postgres is away: {error.orig}"
     sys.stderr.write(f"{problem}\n")
     return 1
 
 
-def _hold(folder: Path, slot: Slot) -> bool:
+def _lock_slot(folder: Path, slot: DeviceSlot) -> bool:
     """Lock the slot for as long as this process lives, through its exec: two trainings on one GPU must not happen."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / f"{slot.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)

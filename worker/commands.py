@@ -9,10 +9,10 @@
 
 import sys
 
-from worker.slot import Slot
+from worker.slot import DeviceSlot
 
 
-def worker_argv(slot: Slot, log_level: str = "INFO") -> list[str]:
+def worker_argv(slot: DeviceSlot, log_level: str = "INFO") -> list[str]:
     """Celery's, for one worker process on one device."""
     return [
         sys.executable, "-m", "celery", "-A", "worker.tasks", "worker", "-Q", slot.queue, "-c", "1", "-n", slot.name,
@@ -20,6 +20,6 @@ def worker_argv(slot: Slot, log_level: str = "INFO") -> list[str]:
     ]  # fmt: skip
 
 
-def control_argv(slot: Slot, log_level: str = "INFO") -> list[str]:
+def control_argv(slot: DeviceSlot, log_level: str = "INFO") -> list[str]:
     """The same for queue control, with the sweeps' clock inside. It keeps no file: a sweep too many does no harm."""
     return [*worker_argv(slot, log_level), "-B", "--scheduler", "worker.clock:Clock"]

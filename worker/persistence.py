@@ -12,7 +12,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.db.session import transaction
 
 T = TypeVar("T")
-AWAY: Final = (OperationalError, InterfaceError, PoolTimeout)  # Postgres cannot be reached, or is going down: try again
+POSTGRES_UNAVAILABLE: Final = (
+    OperationalError,
+    InterfaceError,
+    PoolTimeout,
+)  # Postgres cannot be reached, or is going down: try again
 TICK_SECONDS: Final = 0.25
 MAX_BACKOFF_SECONDS: Final = 2.0
 logger = logging.getLogger(__name__)
@@ -25,7 +29,7 @@ def persist(sessions: sessionmaker[Session], write: Callable[[Session], T], give
         try:
             with transaction(sessions) as session:
                 return write(session)
-        except AWAY as error:
+        except POSTGRES_UNAVAILABLE as error:
             logger.warning("Postgres is away, trying again: %s", error)
             if give_up():
                 return None

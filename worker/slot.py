@@ -5,7 +5,7 @@ from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class DeviceSlot:
     """`index` is the CUDA device on queue `gpu`, a mere number on the others."""
 
     queue: str
@@ -15,8 +15,8 @@ class Slot:
     @classmethod
     def parse(cls, node: str) -> Self:
         """Raises ValueError for a node name that is not ours."""
-        place, _, host = node.partition("@")
-        queue, _, index = place.rpartition("-")
+        queue_index, _, host = node.partition("@")
+        queue, _, index = queue_index.rpartition("-")
         if not (queue and index.isdecimal() and host):
             raise ValueError(f"worker name {node!r} is not QUEUE-INDEX@HOST: start workers with `python -m worker`")
         return cls(queue, int(index), host)

@@ -25,23 +25,23 @@ from jobs.record import queries
 from jobs.settings import Settings
 from worker.attempt.supervisor import Supervisor
 from worker.clock import die_with_parent
-from worker.slot import Slot
+from worker.slot import DeviceSlot
 from worker.upkeep.heartbeat import Heartbeat
 from worker.upkeep.janitor import Janitor
-from worker.upkeep.orphans import tidy
+from worker.upkeep.orphans import remove_orphans
 from worker.upkeep.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-DRAIN: Final = signal.SIGUSR2
+DRAIN_SIGNAL: Final = signal.SIGUSR2
 logger = logging.getLogger(__name__)
 settings = Settings()
 app = queue.celery_app(settings)
 app.set_default()
 for noisy in ("celery.app.trace", "celery.beat", "celery.worker.strategy"):  # three lines for every sweep
     logging.getLogger(noisy).setLevel(logging.WARNING)
-_told_to_drain = False
+_draining = False
 
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
@@ -53,7 +53,7 @@ def _set_up_logs(**_: Any) -> None:
 @app.task(name=queue.RUN_JOB, bind=True)  # type: ignore[untyped-decorator]
 def run_job(task: Task, _job_id: str) -> None:
     """One attempt of the job that is first in line now: seldom the one that the message was sent for."""
-    _supervisor(Slot.parse(task.request.hostname)).run()
+    _supervisor(DeviceSlot.parse(task.request.hostname)).run()
 
 
 @app.task(name=queue.ADVANCE_STUDY)  # type: ignore[untyped-decorator]
@@ -63,17 +63,17 @@ def advance_study(job_id: str) -> None:
 
     _hints().clear_pending(UUID(job_id))
     with logs.log_context(job_id=job_id):
-        news = advance(_sessions(), _storage(), settings, UUID(job_id))
-    for hint in news.hints:
+        result = advance(_sessions(), _storage(), settings, UUID(job_id))
+    for hint in result.hints:
         _hints().send(*hint)
-    for changed in news.changed:
+    for changed in result.changed:
         _publish(changed)
 
 
 @app.task(name=queue.SWEEP)  # type: ignore[untyped-decorator]
 def sweep() -> None:
     _sweeper().sweep()
-    _janitor().round()
+    _janitor().run_once()
 
 
 @app.task(name=queue.PING)  # type: ignore[untyped-decorator]
@@ -85,7 +85,7 @@ def ping(name: str | None = None) -> None:
     with transaction(_sessions()) as session:
         watched = queries.live_queues(session)
     for other in sorted(watched - {queue.CONTROL}):
-        if _drained(other):
+        if _queue_is_empty(other):
             _hints().ping(other)
 
 
@@ -108,14 +108,14 @@ def _hints() -> queue.HintSender:
 
 
 @cache
-def _supervisor(slot: Slot) -> Supervisor:
+def _supervisor(slot: DeviceSlot) -> Supervisor:
     return Supervisor(
         settings=settings,
         sessions=_sessions(),
         slot=slot,
         publish=_publish,
         hint=_hints().send,
-        draining=lambda: _told_to_drain,
+        draining=lambda: _draining,
     )
 
 
@@ -125,9 +125,9 @@ def _sweeper() -> Sweeper:
         _sessions(),
         settings.lease_seconds,
         hint=_hints().send,
-        drained=_drained,
+        queue_is_empty=_queue_is_empty,
         publish=_publish,
-        tidy=lambda: tidy(settings, _sessions()),
+        remove_orphans=lambda: remove_orphans(settings, _sessions()),
         sweep_seconds=settings.sweep_seconds,
     )
 
@@ -146,7 +146,7 @@ def _publish(job_id: UUID) -> None:
     pubsub.publish(_redis(), job_id)
 
 
-def _drained(name: str) -> bool:
+def _queue_is_empty(name: str) -> bool:
     """No message waits in the queue; false when the broker cannot be asked, for then nothing can be sent either."""
     try:
         with app.connection_for_read() as connection, connection.channel() as channel:
@@ -160,7 +160,7 @@ def _drained(name: str) -> bool:
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _start_heartbeat(sender: Any, **_: object) -> None:
-    heartbeat = Heartbeat(_sessions(), Slot.parse(sender.hostname))
+    heartbeat = Heartbeat(_sessions(), DeviceSlot.parse(sender.hostname))
     heartbeat.start()
     signals.worker_shutting_down.connect(lambda **_: _drain(sender.pool), weak=False)
 
@@ -169,15 +169,15 @@ def _drain(pool: Any) -> None:
     """Runs inside a signal handler of the main process."""
     for process in pool._pool._pool:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, DRAIN)
+            os.kill(process.pid, DRAIN_SIGNAL)
 
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _enter_pool_process(**_: object) -> None:
-    signal.signal(DRAIN, _tell_to_drain)
+    signal.signal(DRAIN_SIGNAL, _start_draining)
     die_with_parent()
 
 
-def _tell_to_drain(*_: object) -> None:
-    global _told_to_drain  # noqa: PLW0603 - a signal handler has no other place to write to
-    _told_to_drain = True
+def _start_draining(*_: object) -> None:
+    global _draining  # noqa: PLW0603 - a signal handler has no other place to write to
+    _draining = True

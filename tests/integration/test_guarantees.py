@@ -21,13 +21,13 @@ from jobs.record import catalog, history, queries
 from jobs.settings import Settings
 from jobs.states import JobState
 from tests.integration.api.application import SPEC, register, serving
-from tests.integration.worker.supervision import HONEST, Bench
+from tests.integration.worker.supervisor_harness import HONEST_PROGRAM, SupervisorHarness
 from tests.integration.worker.test_processes import Service, cache, service  # noqa: F401 - fixtures
 
 
 @pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
-    return Bench(settings, sessions)
+def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHarness:
+    return SupervisorHarness(settings, sessions)
 
 
 @pytest.mark.anyio
@@ -65,21 +65,21 @@ def test_g3_a_frozen_supervisor_writes_nothing_once_another_has_the_job(service:
     service.worker("--control")
     first = service.worker()
     job_id = service.submit()
-    service.in_the_middle(job_id)
+    service.wait_until_half_trained(job_id)
     pool, program = family_of(psutil.Process(first.pid))
     pool.suspend()
     try:
         # Its lease is over, so that nobody is left who could write files either; the frozen parent cannot reap it.
-        service.until(lambda: program.status() == psutil.STATUS_ZOMBIE, 60)
+        service.wait_until(lambda: program.status() == psutil.STATUS_ZOMBIE, 60)
         service.worker("--device", "1")
-        service.until(lambda: service.job(job_id).attempt == 2, 60)
+        service.wait_until(lambda: service.job(job_id).attempt == 2, 60)
         with transaction(service.sessions) as session:
             before = [event.seq for event in history.read_after(session, job_id, 0)]
     finally:
         pool.resume()
-    done = service.end_of(job_id)
+    done = service.wait_for_end(job_id)
     log = service.settings.run_root / "workers.log"
-    service.until(lambda: "another attempt has the job; nothing was written" in log.read_text(), 20)
+    service.wait_until(lambda: "another attempt has the job; nothing was written" in log.read_text(), 20)
     assert (done.state, done.attempt) == (JobState.SUCCEEDED, 2)
     with transaction(service.sessions) as session:
         events = history.read_after(session, job_id, 0, 2000)
@@ -89,21 +89,21 @@ def test_g3_a_frozen_supervisor_writes_nothing_once_another_has_the_job(service:
     assert attempts <= {1, 2}
 
 
-def listed(bench: Bench, job_id: UUID) -> list[ArtifactRow]:
-    with transaction(bench.sessions) as session:
+def listed(harness: SupervisorHarness, job_id: UUID) -> list[ArtifactRow]:
+    with transaction(harness.sessions) as session:
         return catalog.artifacts(session, job_id)
 
 
-def test_g11_a_file_that_was_being_written_at_a_kill_is_never_listed(bench: Bench) -> None:
-    job_id = bench.submit()
-    argv = (*HONEST, "--epochs", "2", "--epoch-seconds", "0.3")
-    running = bench.start(*argv)
-    bench.until((bench.folder(job_id) / "checkpoints").exists)
-    (bench.folder(job_id) / "model.bin").write_bytes(b"half of the wei")
-    os.kill(bench.child_of(job_id), signal.SIGKILL)
-    assert running.end() is JobState.QUEUED
-    assert listed(bench, job_id) == []
-    assert bench.run(job_id, *argv) is JobState.SUCCEEDED
-    [artifact] = listed(bench, job_id)
-    content = (bench.settings.run_root / artifact.path).read_bytes()
+def test_g11_a_file_that_was_being_written_at_a_kill_is_never_listed(harness: SupervisorHarness) -> None:
+    job_id = harness.submit()
+    argv = (*HONEST_PROGRAM, "--epochs", "2", "--epoch-seconds", "0.3")
+    running = harness.start(*argv)
+    harness.wait_until((harness.folder(job_id) / "checkpoints").exists)
+    (harness.folder(job_id) / "model.bin").write_bytes(b"half of the wei")
+    os.kill(harness.child_of(job_id), signal.SIGKILL)
+    assert running.result() is JobState.QUEUED
+    assert listed(harness, job_id) == []
+    assert harness.run(job_id, *argv) is JobState.SUCCEEDED
+    [artifact] = listed(harness, job_id)
+    content = (harness.settings.run_root / artifact.path).read_bytes()
     assert (content, artifact.sha256, artifact.attempt) == (b"weights", hashlib.sha256(b"weights").hexdigest(), 2)

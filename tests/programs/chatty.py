@@ -2,14 +2,14 @@
 
 import argparse
 
-from speech import Speech
+from protocol import Protocol
 
-speech = Speech()
+protocol = Protocol()
 parser = argparse.ArgumentParser()
 parser.add_argument("--bytes", type=int, default=200_000)
-options, _ = parser.parse_known_args(speech.rest)
-speech.start()
+options, _ = parser.parse_known_args(protocol.rest)
+protocol.start()
 for _ in range(options.bytes // 100):
     print("x" * 99)
 print("the very last line", flush=True)
-speech.say("finished")
+protocol.send("finished")

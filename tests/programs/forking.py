@@ -5,13 +5,13 @@ import sys
 import time
 from pathlib import Path
 
-from speech import Speech
+from protocol import Protocol
 
-speech = Speech()
+protocol = Protocol()
 grandchild = os.fork()
 if grandchild == 0:
     time.sleep(600)
     sys.exit(0)
-(Path(speech.arguments.out) / "grandchild").write_text(str(grandchild))
-speech.start()
-speech.say("finished")
+(Path(protocol.arguments.out) / "grandchild").write_text(str(grandchild))
+protocol.start()
+protocol.send("finished")

@@ -1,11 +1,11 @@
-"""Starts, says so, works, and hangs without another word; `--litter` leaves a temporary file."""
+"""Starts, says so, works, and hangs without another word; `--leave-temporary-file` leaves a temporary file."""
 
 import faulthandler
 import signal
 import tempfile
 import time
 
-from speech import Speech
+from protocol import Protocol
 
 faulthandler.register(signal.SIGUSR1, all_threads=True)
 
@@ -14,9 +14,9 @@ def hang() -> None:
     time.sleep(600)
 
 
-speech = Speech()
-speech.start()
-speech.progress()
-if "--litter" in speech.rest:
+protocol = Protocol()
+protocol.start()
+protocol.progress()
+if "--leave-temporary-file" in protocol.rest:
     tempfile.mkstemp()
 hang()

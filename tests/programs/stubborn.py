@@ -6,16 +6,16 @@ import sys
 import time
 from pathlib import Path
 
-from speech import Speech
+from protocol import Protocol
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-speech = Speech()
+protocol = Protocol()
 grandchild = os.fork()
 if grandchild == 0:
     time.sleep(600)
     sys.exit(0)
-(Path(speech.arguments.out) / "grandchild").write_text(str(grandchild))
-speech.start()
+(Path(protocol.arguments.out) / "grandchild").write_text(str(grandchild))
+protocol.start()
 while True:
-    speech.progress(0.5)
+    protocol.progress(0.5)
     time.sleep(0.05)

@@ -15,7 +15,7 @@ from jobs.settings import Settings
 _CHUNK: Final = 1 << 20
 
 
-class Missing(Exception):
+class MissingOutput(Exception):
     """A declared output is not there, or not where it may be."""
 
 
@@ -30,7 +30,7 @@ class Output:
     media_type: str
 
 
-def collect(settings: Settings, folder: Path, declared: Iterable[Artifact]) -> list[Output]:
+def collect_outputs(settings: Settings, folder: Path, declared: Iterable[Artifact]) -> list[Output]:
     """The declared files of an attempt's folder, each flushed to disk and hashed. Raises Missing, OSError."""
     run_root = settings.run_root.resolve()
     return [_collect_one(run_root, folder, artifact) for artifact in declared]
@@ -39,7 +39,7 @@ def collect(settings: Settings, folder: Path, declared: Iterable[Artifact]) -> l
 def _collect_one(run_root: Path, folder: Path, artifact: Artifact) -> Output:
     path = (folder / artifact.path).resolve()
     if not path.is_relative_to(folder) or not path.is_file():
-        raise Missing(f"the declared artifact {artifact.name!r} ({artifact.path}) does not exist")
+        raise MissingOutput(f"the declared artifact {artifact.name!r} ({artifact.path}) does not exist")
     return Output(
         name=artifact.name,
         path=str(path.relative_to(run_root)),
@@ -59,24 +59,24 @@ def flush_and_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def place_cache(settings: Settings, built: Path, fingerprint: str) -> Path:
+def install_cache(settings: Settings, built: Path, fingerprint: str) -> Path:
     """Rename a built cache to `caches/{fingerprint}`, or drop it when that exists; returns the place. A program that
     found its content there has built none.
     """
-    place = settings.caches_root.resolve() / fingerprint
+    cache = settings.caches_root.resolve() / fingerprint
     if not fingerprint.isalnum():
-        raise Missing(f"the fingerprint {fingerprint!r} is no name for a folder")
+        raise MissingOutput(f"the fingerprint {fingerprint!r} is no name for a folder")
     if not built.is_dir():
-        return place
-    place.parent.mkdir(parents=True, exist_ok=True)
+        return cache
+    cache.parent.mkdir(parents=True, exist_ok=True)
     try:
-        built.rename(place)
+        built.rename(cache)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         shutil.rmtree(built)
-    flush_folder(place.parent)
-    return place
+    flush_folder(cache.parent)
+    return cache
 
 
 def flush_folder(folder: Path) -> None:

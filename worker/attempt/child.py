@@ -31,7 +31,7 @@ class ProtocolError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Exit:
+class ExitStatus:
     """How a process ended: an exit code, or the name of the signal that killed it."""
 
     code: int | None = None
@@ -79,7 +79,7 @@ class Child:
         if memory_bytes is not None:
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(self.pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-        self._exit: Exit | None = None
+        self._exit: ExitStatus | None = None
         self._events = read_end
         self._events_open = True
         self._pending = b""
@@ -89,8 +89,8 @@ class Child:
         self._selector.register(read_end, selectors.EVENT_READ)
         assert self._process.stdin is not None  # noqa: S101 - Popen was given a PIPE
         assert self._process.stdout is not None  # noqa: S101
-        self._renewals = self._process.stdin.fileno()
-        os.set_blocking(self._renewals, False)
+        self._stdin = self._process.stdin.fileno()
+        os.set_blocking(self._stdin, False)
         self._log = _Log(self._process.stdout, log, max_log_bytes)
 
     def events(self, timeout_seconds: float) -> list[AnyEvent]:
@@ -124,16 +124,16 @@ class Child:
         return event
 
     @property
-    def silent(self) -> bool:
+    def events_closed(self) -> bool:
         """No event can come any more: the program has closed its events pipe."""
         return not self._events_open
 
     def renew(self) -> None:
         """Write one renewal line. A child that does not read them, or is gone, costs nothing."""
         with contextlib.suppress(BlockingIOError, BrokenPipeError, ValueError):
-            os.write(self._renewals, b"\n")
+            os.write(self._stdin, b"\n")
 
-    def ask_to_stop(self) -> None:
+    def terminate(self) -> None:
         """SIGTERM to the program itself: finish the step, save, say Stopped."""
         self._signal(signal.SIGTERM)
 
@@ -151,7 +151,7 @@ class Child:
             return True
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
-    def wait(self, timeout_seconds: float) -> Exit | None:
+    def wait(self, timeout_seconds: float) -> ExitStatus | None:
         """The exit, or None when it still runs after `timeout_seconds`. What it left in its group is killed."""
         deadline = time.monotonic() + timeout_seconds
         pause = 0.002
@@ -164,7 +164,7 @@ class Child:
         if self._exit is None:
             self._kill_group()
             code = self._process.wait()
-            self._exit = Exit(code=code) if code >= 0 else Exit(signal=signal.Signals(-code).name)
+            self._exit = ExitStatus(code=code) if code >= 0 else ExitStatus(signal=signal.Signals(-code).name)
         return self._exit
 
     def kill(self) -> None:
@@ -176,10 +176,10 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    def group_gone(self, timeout_seconds: float) -> bool:
+    def wait_for_group_exit(self, timeout_seconds: float) -> bool:
         """Wait until no process of the group is left (a zombie nobody has reaped is no process)."""
         deadline = time.monotonic() + timeout_seconds
-        while _group(self.pid):
+        while _live_processes(self.pid):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.02)
@@ -189,18 +189,18 @@ class Child:
         """The last of what the program wrote to stdout and stderr, as text that Postgres takes: without NUL."""
         return self._log.tail(max_bytes).replace("\0", "\ufffd")
 
-    def close(self) -> Exit:
+    def close(self) -> ExitStatus:
         """Kill what is left, reap it, and release every descriptor."""
         self.kill()
-        ended = self.wait(30.0)
-        if ended is None:
+        exit_status = self.wait(30.0)
+        if exit_status is None:
             raise RuntimeError(f"process {self.pid} outlived SIGKILL for 30 s (a hung device or file system?)")
         self._log.finish()
         self._close_events()
         assert self._process.stdin is not None  # noqa: S101
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        return ended
+        return exit_status
 
     def _close_events(self) -> None:
         if self._events_open:
@@ -255,11 +255,11 @@ class _Log:
             self._source.close()
 
 
-def _group(pgid: int) -> list[int]:
+def _live_processes(pgid: int) -> list[int]:
     found = []
     for process in psutil.process_iter(["status"]):
         with contextlib.suppress(ProcessLookupError):
-            ended = process.info["status"] in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-            if not ended and os.getpgid(process.pid) == pgid:
+            exit_status = process.info["status"] in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+            if not exit_status and os.getpgid(process.pid) == pgid:
                 found.append(process.pid)
     return found

@@ -16,7 +16,7 @@ MEMORY_BYTES: Final = 8_000_000
 DISK_BYTES: Final = 256_000_000
 
 
-class Buffer:
+class EventBuffer:
     """A queue of one writer and one reader: `head` is the oldest part, then comes the file, then `tail`."""
 
     def __init__(self, path: Path, *, memory_bytes: int = MEMORY_BYTES, disk_bytes: int = DISK_BYTES) -> None:
@@ -29,7 +29,7 @@ class Buffer:
         self._tail: deque[AnyEvent] = deque()  # the newest event, which newer progress may replace; more when `_stuck`
         self._file: IO[bytes] | None = None
         self._read_at = self._end = 0
-        self._stuck = False
+        self._blocked = False
 
     def add(self, event: AnyEvent) -> None:
         with self._lock:
@@ -37,30 +37,30 @@ class Buffer:
                 self._tail[-1] = event
             else:
                 self._tail.append(event)
-            self._move(keep=1)
+            self._spill_tail(keep=1)
 
     @property
     def full(self) -> bool:
         """Too much waits for Postgres: read no more for now."""
-        return self._stuck or self._end >= self._disk_bytes
+        return self._blocked or self._end >= self._disk_bytes
 
     @property
     def empty(self) -> bool:
         return not self._tail and not self._head and self._read_at == self._end
 
-    def oldest(self, most: int) -> list[AnyEvent]:
+    def oldest(self, max_events: int) -> list[AnyEvent]:
         """The first events, at least one if any waits; they stay until they are forgotten."""
         with self._lock:
             if not self._head:
-                self._refill()
+                self._load_head()
             if self._read_at == self._end:
-                self._move(keep=1)
-            found = [event for event, _ in list(self._head)[:most]]
-            if len(found) < most and len(found) == len(self._head) and self._read_at == self._end:
-                found += list(self._tail)[: most - len(found)]
+                self._spill_tail(keep=1)
+            found = [event for event, _ in list(self._head)[:max_events]]
+            if len(found) < max_events and len(found) == len(self._head) and self._read_at == self._end:
+                found += list(self._tail)[: max_events - len(found)]
             return found
 
-    def forget(self, events: list[AnyEvent]) -> None:
+    def discard(self, events: list[AnyEvent]) -> None:
         """Drop what is recorded: the oldest events, as `oldest` gave them."""
         with self._lock:
             for event in events:
@@ -76,7 +76,7 @@ class Buffer:
                 self._file = None
                 self._path.unlink(missing_ok=True)
 
-    def _move(self, keep: int) -> None:
+    def _spill_tail(self, keep: int) -> None:
         """All of the tail but its last `keep` events, to where there is room."""
         while len(self._tail) > keep:
             line = self._tail[0].model_dump_json().encode() + b"\n"
@@ -84,10 +84,10 @@ class Buffer:
                 self._head.append((self._tail[0], len(line)))
                 self._head_bytes += len(line)
             elif not self._write(line):
-                self._stuck = True
+                self._blocked = True
                 return
             self._tail.popleft()
-        self._stuck = False
+        self._blocked = False
 
     def _write(self, line: bytes) -> bool:
         try:
@@ -102,7 +102,7 @@ class Buffer:
             return False
         return False
 
-    def _refill(self) -> None:
+    def _load_head(self) -> None:
         """The next part of the file becomes the head; a file that is read to its end is emptied."""
         if self._file is None or self._read_at == self._end:
             return

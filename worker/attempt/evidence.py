@@ -21,7 +21,7 @@ from jobs.db.tables import Json
 EXTRA_OS_THREADS: Final = 8  # interpreter, sampler, lease and library threads, which do no arithmetic
 TOLERANCE: Final = 1e-6
 # What the child may decide where the request leaves it open (null or auto).
-OPEN: Final = frozenset(
+OPEN_FIELDS: Final = frozenset(
     {"data.features", "split.train_days", "optimizer.eps", "trainer.precision", "resources.device", "resources.queue"}
 )
 OPTIMIZERS: Final = {
@@ -38,56 +38,56 @@ SCHEDULERS: Final = {
 
 
 Difference = tuple[str, object, object]
-C = TypeVar("C", bound="Claims")
+E = TypeVar("E", bound="BaseEvidence")
 
 
-class Part(BaseModel):
+class EvidenceModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Claims(Part):
+class BaseEvidence(EvidenceModel):
     """What every child's evidence says of its spec."""
 
     requested: Json
     resolved: Json
 
 
-class _Group(Part):
+class _ParamGroup(EvidenceModel):
     betas: tuple[float, float]
     eps: float
     weight_decay: float
 
 
-class _Optimizer(Part):
+class _OptimizerEvidence(EvidenceModel):
     name: str = Field(alias="class")
     state_keys: tuple[str, ...]
-    param_groups: tuple[_Group, ...] = Field(min_length=1)
+    param_groups: tuple[_ParamGroup, ...] = Field(min_length=1)
 
 
-class _Scheduler(Part):
+class _SchedulerEvidence(EvidenceModel):
     name: str = Field(alias="class")
     lr_by_epoch: tuple[float, ...] = Field(min_length=1)
 
 
-class Threads(Part):
+class Threads(EvidenceModel):
     limit: int
     torch_num_threads: int
     os_threads_peak: int
 
 
-class Stretch(Part):
+class DayRange(EvidenceModel):
     first: str
     last: str
     num_days: int
 
 
-class FoldDays(Part):
-    train: tuple[Stretch, ...]
-    val: tuple[Stretch, ...]
-    test: tuple[Stretch, ...]
+class FoldDays(EvidenceModel):
+    train: tuple[DayRange, ...]
+    val: tuple[DayRange, ...]
+    test: tuple[DayRange, ...]
 
 
-class _Data(Part):
+class _DataEvidence(EvidenceModel):
     fingerprint: str
     num_features: int
     horizons: tuple[int, ...]
@@ -99,45 +99,45 @@ class _Data(Part):
     folds: tuple[FoldDays, ...] = ()
 
 
-class _Fold(Part):
+class _FoldEvidence(EvidenceModel):
     seed: int | None = None
     lr_by_epoch: tuple[float, ...] = Field(min_length=1)
     grad_norm_first_step: dict[str, float | None] = Field(min_length=1)
 
 
-class _Module(Part):
+class _ModuleEvidence(EvidenceModel):
     grad_norm_first_step: float | None
 
 
-class _Inherited(Part):
+class _InitFromEvidence(EvidenceModel):
     job_id: str
     files: dict[str, str]
     loaded: tuple[str, ...]
 
 
-class _Seeds(Part):
+class _SeedsEvidence(EvidenceModel):
     seed: int
 
 
-class Observed(Claims):
+class TrainingEvidence(BaseEvidence):
     """The parts of the evidence that can be wrong."""
 
-    optimizer: _Optimizer
-    scheduler: _Scheduler
+    optimizer: _OptimizerEvidence
+    scheduler: _SchedulerEvidence
     threads: Threads
     device: str
     precision: str
     compiled: bool
     ema_decay: float | None
-    data: _Data
-    modules: dict[str, _Module]
+    data: _DataEvidence
+    modules: dict[str, _ModuleEvidence]
     parameters: int
     batches_per_epoch: int
     accumulate: int
-    seeds: _Seeds
-    init_from: _Inherited | None = None
-    folds: tuple[_Fold, ...] = ()
-    members: tuple[_Fold, ...] = ()
+    seeds: _SeedsEvidence
+    init_from: _InitFromEvidence | None = None
+    folds: tuple[_FoldEvidence, ...] = ()
+    members: tuple[_FoldEvidence, ...] = ()
 
 
 def differences(
@@ -152,84 +152,93 @@ def differences(
     file of the job that `init_from` names.
     """
     run = spec.members[-1] if isinstance(spec, EnsembleSpec) else spec  # an ensemble ends with its last member
-    return held_against(
-        Observed,
+    return differences_from_request(
+        TrainingEvidence,
         spec,
         evidence,
-        OPEN if run is spec else frozenset(f"base.{name}" for name in OPEN),
-        lambda seen: chain(
-            _facts(run, seen, fingerprint, threads),
-            _inherited(run, seen, weights or {}),
-            _members(spec, seen) if isinstance(spec, EnsembleSpec) else (),
+        OPEN_FIELDS if run is spec else frozenset(f"base.{name}" for name in OPEN_FIELDS),
+        lambda observed: chain(
+            _fact_differences(run, observed, fingerprint, threads),
+            _init_from_differences(run, observed, weights or {}),
+            _member_differences(spec, observed) if isinstance(spec, EnsembleSpec) else (),
         ),
     )
 
 
-def held_against(
-    claims: type[C], spec: Spec, evidence: Json, open_fields: frozenset[str], facts: Callable[[C], Iterable[Difference]]
+def differences_from_request(
+    model: type[E], spec: Spec, evidence: Json, open_fields: frozenset[str], facts: Callable[[E], Iterable[Difference]]
 ) -> list[str]:
     """The differences of request and evidence, and those among `facts`."""
     try:
-        seen = claims.model_validate(evidence)
+        observed = model.model_validate(evidence)
     except ValidationError as error:
-        places = [".".join(str(step) for step in found["loc"]) + f": {found['msg']}" for found in error.errors()]
-        return [f"evidence.{place}" for place in places]
-    asked = spec.model_dump(mode="json")
+        problems = [".".join(str(step) for step in found["loc"]) + f": {found['msg']}" for found in error.errors()]
+        return [f"evidence.{problem}" for problem in problems]
+    requested = spec.model_dump(mode="json")
     pairs = [
-        *unequal("", asked, seen.requested, open_fields=frozenset()),
-        *unequal("", asked, seen.resolved, open_fields=open_fields),
-        *facts(seen),
+        *unequal_leaves("", requested, observed.requested, open_fields=frozenset()),
+        *unequal_leaves("", requested, observed.resolved, open_fields=open_fields),
+        *facts(observed),
     ]
-    return [f"{field}: asked for {wanted!r}, found {found!r}" for field, wanted, found in pairs]
+    return [f"{field}: asked for {expected!r}, found {found!r}" for field, expected, found in pairs]
 
 
-def unequal(path: str, asked: object, found: object, open_fields: frozenset[str]) -> Iterator[Difference]:
+def unequal_leaves(path: str, requested: object, found: object, open_fields: frozenset[str]) -> Iterator[Difference]:
     """Leaf by leaf; an open field that was asked as null or auto may have become anything."""
-    if isinstance(asked, dict) and isinstance(found, dict):
-        for key in sorted(set(asked) | set(found)):
-            yield from unequal(f"{path}.{key}" if path else key, asked.get(key), found.get(key), open_fields)
-    elif path.endswith("data.features") and path in open_fields and isinstance(asked, list) and isinstance(found, list):
-        missing = [name for name in asked if name not in found]
+    if isinstance(requested, dict) and isinstance(found, dict):
+        for key in sorted(set(requested) | set(found)):
+            yield from unequal_leaves(f"{path}.{key}" if path else key, requested.get(key), found.get(key), open_fields)
+    elif (
+        path.endswith("data.features")
+        and path in open_fields
+        and isinstance(requested, list)
+        and isinstance(found, list)
+    ):
+        missing = [name for name in requested if name not in found]
         if missing:  # the market's columns come along unasked
-            yield path, asked, found
-    elif asked != found and not (path in open_fields and asked in (None, "auto")):
-        yield path, asked, found
+            yield path, requested, found
+    elif requested != found and not (path in open_fields and requested in (None, "auto")):
+        yield path, requested, found
 
 
-def _facts(spec: RunSpec, seen: Observed, fingerprint: str | None, threads: int) -> Iterator[Difference]:
+def _fact_differences(
+    spec: RunSpec, observed: TrainingEvidence, fingerprint: str | None, threads: int
+) -> Iterator[Difference]:
     facts: dict[str, tuple[object, object]] = {
-        "dataset fingerprint": (fingerprint, seen.data.fingerprint),
-        "data.horizons": (spec.data.horizons, seen.data.horizons),
-        "split.embargo_days": (spec.split.embargo_days, seen.data.embargo_days),
-        "trainer.compile": (spec.trainer.compile, seen.compiled),
-        "trainer.ema_decay": (spec.trainer.ema_decay, seen.ema_decay),
-        "trainer.accumulate": (spec.trainer.accumulate, seen.accumulate),
-        "seed": (spec.seed, seen.seeds.seed),
-        "resources.threads": (threads, seen.threads.limit),
-        "threads.torch_num_threads": (threads, seen.threads.torch_num_threads),
-        "model.use_fan": (spec.model.use_fan, "fan" in seen.modules),
-        "model.use_gat": (spec.model.use_gat, "graph" in seen.modules),
+        "dataset fingerprint": (fingerprint, observed.data.fingerprint),
+        "data.horizons": (spec.data.horizons, observed.data.horizons),
+        "split.embargo_days": (spec.split.embargo_days, observed.data.embargo_days),
+        "trainer.compile": (spec.trainer.compile, observed.compiled),
+        "trainer.ema_decay": (spec.trainer.ema_decay, observed.ema_decay),
+        "trainer.accumulate": (spec.trainer.accumulate, observed.accumulate),
+        "seed": (spec.seed, observed.seeds.seed),
+        "resources.threads": (threads, observed.threads.limit),
+        "threads.torch_num_threads": (threads, observed.threads.torch_num_threads),
+        "model.use_fan": (spec.model.use_fan, "fan" in observed.modules),
+        "model.use_gat": (spec.model.use_gat, "graph" in observed.modules),
         "parameters": (
-            spec.num_parameters(seen.data.num_features),
-            seen.parameters,
+            spec.num_parameters(observed.data.num_features),
+            observed.parameters,
         ),
     }
     if spec.resources.device != "auto":
-        facts["resources.device"] = (spec.resources.device, seen.device)
+        facts["resources.device"] = (spec.resources.device, observed.device)
     if spec.trainer.precision != "auto":
-        facts["trainer.precision"] = (spec.trainer.precision, seen.precision)
-    yield from ((field, asked, found) for field, (asked, found) in facts.items() if asked != found)
-    yield from _optimizer(spec, seen)
-    yield from _limits(spec, seen, threads)
-    yield from _days(spec, seen) if spec.split.num_splits == 1 else _folds(spec, seen)
+        facts["trainer.precision"] = (spec.trainer.precision, observed.precision)
+    yield from ((field, requested, found) for field, (requested, found) in facts.items() if requested != found)
+    yield from _optimizer_differences(spec, observed)
+    yield from _limit_differences(spec, observed, threads)
+    yield from _day_differences(spec, observed) if spec.split.num_splits == 1 else _fold_differences(spec, observed)
 
 
-def _inherited(spec: RunSpec, seen: Observed, weights: Mapping[str, str]) -> Iterator[Difference]:
+def _init_from_differences(
+    spec: RunSpec, observed: TrainingEvidence, weights: Mapping[str, str]
+) -> Iterator[Difference]:
     """The weights that were recorded, in every part of the encoder."""
-    asked = spec.init_from if isinstance(spec, TrainSpec) else None
-    found = seen.init_from
-    if asked != (found.job_id if found is not None else None):
-        yield "init_from", asked, found and found.job_id
+    requested = spec.init_from if isinstance(spec, TrainSpec) else None
+    found = observed.init_from
+    if requested != (found.job_id if found is not None else None):
+        yield "init_from", requested, found and found.job_id
     elif found is not None:
         if dict(weights) != found.files:
             yield "weights of init_from", dict(weights), found.files
@@ -238,27 +247,27 @@ def _inherited(spec: RunSpec, seen: Observed, weights: Mapping[str, str]) -> Ite
                 yield f"module {name} of init_from", "loaded", "left as it was"
 
 
-def _optimizer(spec: RunSpec, seen: Observed) -> Iterator[Difference]:
+def _optimizer_differences(spec: RunSpec, observed: TrainingEvidence) -> Iterator[Difference]:
     kind, state_key = OPTIMIZERS[spec.optimizer.name]
-    if spec.optimizer.name == "adabelief" and seen.device == "cuda":
+    if spec.optimizer.name == "adabelief" and observed.device == "cuda":
         kind = GPU_ADABELIEF
-    if seen.optimizer.name != kind:
-        yield "optimizer.name", kind, seen.optimizer.name
-    if state_key not in seen.optimizer.state_keys:
-        yield "optimizer state", state_key, list(seen.optimizer.state_keys)
-    for group in seen.optimizer.param_groups:
+    if observed.optimizer.name != kind:
+        yield "optimizer.name", kind, observed.optimizer.name
+    if state_key not in observed.optimizer.state_keys:
+        yield "optimizer state", state_key, list(observed.optimizer.state_keys)
+    for group in observed.optimizer.param_groups:
         if not all(map(math.isclose, spec.optimizer.betas, group.betas)):
             yield "optimizer.betas", spec.optimizer.betas, group.betas
         if not math.isclose(spec.optimizer.resolved_eps, group.eps):
             yield "optimizer.eps", spec.optimizer.resolved_eps, group.eps
         if not math.isclose(spec.optimizer.weight_decay, group.weight_decay):
             yield "optimizer.weight_decay", spec.optimizer.weight_decay, group.weight_decay
-    if seen.scheduler.name != SCHEDULERS[spec.scheduler.name]:
-        yield "scheduler.name", SCHEDULERS[spec.scheduler.name], seen.scheduler.name
-    yield from _rates(spec, seen.scheduler.lr_by_epoch)
+    if observed.scheduler.name != SCHEDULERS[spec.scheduler.name]:
+        yield "scheduler.name", SCHEDULERS[spec.scheduler.name], observed.scheduler.name
+    yield from _learning_rate_differences(spec, observed.scheduler.lr_by_epoch)
 
 
-def _rates(spec: RunSpec, lr_by_epoch: tuple[float, ...], where: str = "") -> Iterator[Difference]:
+def _learning_rate_differences(spec: RunSpec, lr_by_epoch: tuple[float, ...], where: str = "") -> Iterator[Difference]:
     for epoch, found in enumerate(lr_by_epoch):
         phase, first = spec.trainer.phase_of(epoch)
         rate = phase.lr if phase.lr is not None else spec.optimizer.lr
@@ -269,78 +278,78 @@ def _rates(spec: RunSpec, lr_by_epoch: tuple[float, ...], where: str = "") -> It
         yield f"{where}trainer.max_epochs", spec.trainer.max_epochs, len(lr_by_epoch)
 
 
-def _limits(spec: RunSpec, seen: Observed, threads: int) -> Iterator[Difference]:
-    if seen.device == "cpu" and seen.threads.os_threads_peak > threads + EXTRA_OS_THREADS:
-        yield "threads.os_threads_peak", f"at most {threads + EXTRA_OS_THREADS}", seen.threads.os_threads_peak
-    most = spec.trainer.max_steps_per_epoch
-    if most is not None and seen.batches_per_epoch > most:
-        yield "trainer.max_steps_per_epoch", most, seen.batches_per_epoch
-    norms = {name: module.grad_norm_first_step for name, module in seen.modules.items()}
-    yield from _gradients(spec, norms, len(seen.scheduler.lr_by_epoch))
+def _limit_differences(spec: RunSpec, observed: TrainingEvidence, threads: int) -> Iterator[Difference]:
+    if observed.device == "cpu" and observed.threads.os_threads_peak > threads + EXTRA_OS_THREADS:
+        yield "threads.os_threads_peak", f"at most {threads + EXTRA_OS_THREADS}", observed.threads.os_threads_peak
+    max_steps = spec.trainer.max_steps_per_epoch
+    if max_steps is not None and observed.batches_per_epoch > max_steps:
+        yield "trainer.max_steps_per_epoch", max_steps, observed.batches_per_epoch
+    norms = {name: module.grad_norm_first_step for name, module in observed.modules.items()}
+    yield from _gradient_differences(spec, norms, len(observed.scheduler.lr_by_epoch))
 
 
-def _gradients(
+def _gradient_differences(
     spec: RunSpec, norms: Mapping[str, float | None], num_epochs: int, where: str = ""
 ) -> Iterator[Difference]:
     """Every module that a phase begun so far trains has shown a gradient."""
-    begun = [spec.trainer.phase_of(epoch)[0] for epoch in range(num_epochs)]
-    trained = {name for phase in begun for name in phase.modules or spec.model.modules}
+    begun_phases = [spec.trainer.phase_of(epoch)[0] for epoch in range(num_epochs)]
+    trained = {name for phase in begun_phases for name in phase.modules or spec.model.modules}
     for name, norm in norms.items():
         if name in trained and not norm:
             yield f"gradient of {where}module {name} at the first step", "above 0", norm
 
 
-def _days(spec: RunSpec, seen: Observed) -> Iterator[Difference]:
-    data, split = seen.data, spec.split
-    for name, asked, found in (
+def _day_differences(spec: RunSpec, observed: TrainingEvidence) -> Iterator[Difference]:
+    data, split = observed.data, spec.split
+    for name, requested, found in (
         ("train_days", split.train_days, len(data.train_days)),
         ("val_days", split.val_days, len(data.val_days)),
         ("test_days", split.test_days, len(data.test_days)),
     ):
-        if asked is not None and asked != found:
-            yield f"split.{name}", asked, found
+        if requested is not None and requested != found:
+            yield f"split.{name}", requested, found
     days = [*data.train_days, *data.val_days, *data.test_days]
     if days != sorted(set(days)):  # ISO dates sort by time
         yield "split", "training, validation and test days one after the other", "days that overlap or go back"
 
 
-def _folds(spec: RunSpec, seen: Observed) -> Iterator[Difference]:
+def _fold_differences(spec: RunSpec, observed: TrainingEvidence) -> Iterator[Difference]:
     """Each fold's days against the split planned again on the days that were used, and its training against the
     request.
     """
-    data, window, horizon = seen.data, spec.data.window, max(spec.data.horizons)
+    data, window, horizon = observed.data, spec.data.window, max(spec.data.horizons)
     days = sorted({*data.train_days, *data.val_days, *data.test_days, *data.purged_days})
     try:
         plan = plan_split(len(days) + window + horizon, window, horizon, spec.split)
     except PydanticCustomError as error:
         yield "split", f"{spec.split.num_splits} folds", f"{len(days)} days: {error.message()}"
         return
-    for count, what in ((len(data.folds), "folds with days"), (len(seen.folds), "folds trained")):
+    for count, what in ((len(data.folds), "folds with days"), (len(observed.folds), "folds trained")):
         if count != len(plan.folds):
             yield what, len(plan.folds), count
-    for number, (asked, found) in enumerate(zip(plan.folds, data.folds, strict=False), 1):
+    for number, (requested, found) in enumerate(zip(plan.folds, data.folds, strict=False), 1):
         for role in ("train", "val", "test"):
-            wanted = [_stretch(days, part.start - window + 1, len(part)) for part in getattr(asked, role)]
-            if wanted != list(getattr(found, role)):
-                yield f"{role} days of fold {number}", wanted, list(getattr(found, role))
-    yield from _trainings(spec, seen.folds, "fold")
+            expected = [_day_range(days, part.start - window + 1, len(part)) for part in getattr(requested, role)]
+            if expected != list(getattr(found, role)):
+                yield f"{role} days of fold {number}", expected, list(getattr(found, role))
+    yield from _training_differences(spec, observed.folds, "fold")
 
 
-def _members(spec: EnsembleSpec, seen: Observed) -> Iterator[Difference]:
-    found = tuple(member.seed for member in seen.members)
+def _member_differences(spec: EnsembleSpec, observed: TrainingEvidence) -> Iterator[Difference]:
+    found = tuple(member.seed for member in observed.members)
     if found != spec.seeds:
         yield "seeds", spec.seeds, found
-    yield from _trainings(spec.base, seen.members, "member")
+    yield from _training_differences(spec.base, observed.members, "member")
 
 
-def _trainings(spec: RunSpec, folds: Sequence[_Fold], word: str) -> Iterator[Difference]:
+def _training_differences(spec: RunSpec, folds: Sequence[_FoldEvidence], part: str) -> Iterator[Difference]:
     for number, fold in enumerate(folds, 1):
-        yield from _rates(spec, fold.lr_by_epoch, f"{word} {number}, ")
-        yield from _gradients(spec, fold.grad_norm_first_step, len(fold.lr_by_epoch), f"{word} {number}, ")
+        yield from _learning_rate_differences(spec, fold.lr_by_epoch, f"{part} {number}, ")
+        yield from _gradient_differences(spec, fold.grad_norm_first_step, len(fold.lr_by_epoch), f"{part} {number}, ")
 
 
-def _stretch(days: Sequence[str], start: int, length: int) -> Stretch:
-    return Stretch(first=days[start], last=days[start + length - 1], num_days=length)
+def _day_range(days: Sequence[str], start: int, length: int) -> DayRange:
+    return DayRange(first=days[start], last=days[start + length - 1], num_days=length)
 
 
 def learning_rate(scheduler: SchedulerSpec, lr: float, epoch: int, max_epochs: int) -> float:

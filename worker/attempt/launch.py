@@ -16,12 +16,12 @@ from jobs.settings import Settings
 from jobs.states import JobKind, Reason
 
 PROGRAM: Final = (sys.executable, "-P", "-m", "atft")  # -P: the attempt's folder is no place to import from
-_ROOT: Final = Path(atft.__file__).parent.parent
+_REPOSITORY: Final = Path(atft.__file__).parent.parent
 MAX_BUILD_THREADS: Final = 8
 MIN_BUILD_BYTES: Final = 4 << 30
 
 
-class Refused(Exception):
+class LaunchRefused(Exception):
     """The job cannot be started as it stands; the message says why."""
 
     def __init__(self, reason: Reason, message: str) -> None:
@@ -49,12 +49,12 @@ def attempt_folder(settings: Settings, job: Job) -> Path:
     return (settings.jobs_root / str(job.id) / str(job.attempt)).resolve()
 
 
-def scratch(folder: Path) -> Path:
+def scratch_folder(folder: Path) -> Path:
     """Where an attempt's program and its libraries put what they need for a moment (PyG writes modules there)."""
     return folder / "tmp"
 
 
-def checkpoint_is_gone(settings: Settings, job: Job) -> bool:
+def checkpoint_is_missing(settings: Settings, job: Job) -> bool:
     """The recorded checkpoint is not on disk: the program had replaced it, and died before the new one was recorded."""
     return (
         job.checkpoint is not None
@@ -62,7 +62,7 @@ def checkpoint_is_gone(settings: Settings, job: Job) -> bool:
     )
 
 
-def launch(
+def prepare_launch(
     settings: Settings,
     job: Job,
     *,
@@ -80,24 +80,24 @@ def launch(
         cuda_device = None
     match job.kind:
         case JobKind.TRAIN | JobKind.TRIAL | JobKind.PREFLIGHT | JobKind.PRETRAIN | JobKind.ENSEMBLE:
-            arguments = _run(settings, job, folder)
+            arguments = _run_arguments(settings, job, folder)
             if weights is not None:
                 arguments += ["--init-from", str(settings.run_root.resolve() / weights.folder)]
             threads = int(resources.get("threads", 1))
             timeout = job.run.get("trainer", {}).get("timeout_seconds")
         case JobKind.PREDICT:
-            arguments = _predict(settings, job, folder)
+            arguments = _predict_arguments(settings, job, folder)
             threads, timeout = int(resources.get("threads", 1)), None
         case JobKind.DATASET:
-            arguments = _build(settings, job, folder)
+            arguments = _build_arguments(settings, job, folder)
             threads = min(MAX_BUILD_THREADS, max(1, (os.cpu_count() or 1) // 2))
             cuda_device = timeout = None
         case _:
-            raise Refused(Reason.INTERNAL, f"this worker has no program for a job of kind {job.kind}")
+            raise LaunchRefused(Reason.INTERNAL, f"this worker has no program for a job of kind {job.kind}")
     environment = settings.child_environment(threads, cuda_device)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), environment.get("PYTHONPATH")]))
-    environment["TMPDIR"] = str(scratch(folder))
-    scratch(folder).mkdir(exist_ok=True)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_REPOSITORY), environment.get("PYTHONPATH")]))
+    environment["TMPDIR"] = str(scratch_folder(folder))
+    scratch_folder(folder).mkdir(exist_ok=True)
     return Launch(
         folder=folder,
         argv=(*program, *arguments, "--lease-seconds", str(settings.lease_seconds)),
@@ -105,47 +105,47 @@ def launch(
         threads=threads,
         timeout_seconds=timeout,
         weights=weights,
-        memory_bytes=_most_memory() if job.kind is JobKind.DATASET else None,
+        memory_bytes=_max_build_memory_bytes() if job.kind is JobKind.DATASET else None,
     )
 
 
-def _most_memory() -> int:
+def _max_build_memory_bytes() -> int:
     """What a build may take: a user's file decides what it asks for, and the machine has others to serve."""
     return max(MIN_BUILD_BYTES, int(0.8 * free_and_total()[0]))
 
 
-def _run(settings: Settings, job: Job, folder: Path) -> list[str]:
+def _run_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
     command = job.kind if job.kind in (JobKind.PRETRAIN, JobKind.ENSEMBLE) else "run"
-    arguments = [command, *_inputs(settings, job, folder)]
+    arguments = [command, *_common_arguments(settings, job, folder)]
     arguments += {JobKind.TRIAL: ["--no-test"], JobKind.PREFLIGHT: ["--preflight"]}.get(job.kind, [])
     if job.checkpoint is not None:
         arguments += ["--resume", str(checkpoint_folder(settings.jobs_root, job.id, job.checkpoint["path"]))]
     return arguments
 
 
-def _predict(settings: Settings, job: Job, folder: Path) -> list[str]:
+def _predict_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
     """Raises Refused when the model's folder is gone; the program itself refuses other weights than were asked for."""
     model: Json = (job.params or {}).get("model", {})
     place = settings.run_root.resolve() / str(model.get("folder"))
     if not place.is_dir():
-        raise Refused(Reason.DATA_CHANGED, f"what job {job.source_job_id} left is gone: train the model again")
+        raise LaunchRefused(Reason.DATA_CHANGED, f"what job {job.source_job_id} left is gone: train the model again")
     weights = ["--model", str(place), "--weights-sha256", str(model.get("sha256"))]
-    return ["predict", *_inputs(settings, job, folder), *weights]
+    return ["predict", *_common_arguments(settings, job, folder), *weights]
 
 
-def _inputs(settings: Settings, job: Job, folder: Path) -> list[str]:
+def _common_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
     """What every program on a dataset gets: its spec, the cache, where to write, and its largest micro-batch."""
     cache = (settings.caches_root / (job.dataset_fingerprint or "-")).resolve()
     if not cache.is_dir():
         message = f"the cache of dataset {job.dataset} ({job.dataset_fingerprint}) is gone: register it again"
-        raise Refused(Reason.DATA_CHANGED, message)
+        raise LaunchRefused(Reason.DATA_CHANGED, message)
     arguments = [str(_write_spec(folder, job.spec)), "--cache", str(cache), "--out", str(folder)]
     if "micro_batch_days" in job.overrides:
         arguments += ["--most-days", str(job.overrides["micro_batch_days"])]
     return arguments
 
 
-def _build(settings: Settings, job: Job, folder: Path) -> list[str]:
+def _build_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
     spec = _write_spec(folder, _with_local_paths(settings, job))
     return ["build", str(spec), "--out", str(folder / "cache"), "--known", str(settings.caches_root.resolve())]
 
@@ -156,16 +156,16 @@ def _with_local_paths(settings: Settings, job: Job) -> Json:
     files: dict[str, str] = (job.params or {}).get("files", {})
     unknown = set(files) - {"panel", "universe", "market"}
     if unknown:
-        raise Refused(Reason.INTERNAL, f"unknown files {sorted(unknown)}")
+        raise LaunchRefused(Reason.INTERNAL, f"unknown files {sorted(unknown)}")
     if "panel" in files:
         spec["path"] = str(resolve(settings, files["panel"], folders=True))
     elif spec.get("planted") is None:
-        raise Refused(Reason.INVALID_PARAMS, "the dataset has neither a file nor a planted panel")
+        raise LaunchRefused(Reason.INVALID_PARAMS, "the dataset has neither a file nor a planted panel")
     for part in ("universe", "market"):
         if part in files:
             spec[part] = {**spec[part], "file": str(resolve(settings, files[part]))}
         elif spec.get(part) is not None:
-            raise Refused(Reason.INTERNAL, f"the job names no place for its {part} file")
+            raise LaunchRefused(Reason.INTERNAL, f"the job names no place for its {part} file")
     return spec
 
 
@@ -174,16 +174,16 @@ def resolve(settings: Settings, place: str, *, folders: bool = False) -> Path:
     kind, _, relative = place.partition(":")
     roots = {"data": settings.data_root, "upload": settings.uploads_root}
     if kind not in roots:
-        raise Refused(Reason.INTERNAL, f"no such place: {place!r}")
+        raise LaunchRefused(Reason.INTERNAL, f"no such place: {place!r}")
     try:
         return resolve_inside(roots[kind], relative, folders=folders and kind == "data")
     except OutsideRoot as error:
-        raise Refused(Reason.INVALID_PARAMS, f"{relative!r} leads out of the data root") from error
+        raise LaunchRefused(Reason.INVALID_PARAMS, f"{relative!r} leads out of the data root") from error
     except NotFound as error:
         if kind == "upload":
             message = "an upload is kept until its dataset is built, or for a day after a failure: send the file again"
-            raise Refused(Reason.INVALID_PARAMS, message) from error
-        raise Refused(Reason.INVALID_PARAMS, f"{error} under the data root") from error
+            raise LaunchRefused(Reason.INVALID_PARAMS, message) from error
+        raise LaunchRefused(Reason.INVALID_PARAMS, f"{error} under the data root") from error
 
 
 def _write_spec(folder: Path, spec: Json) -> Path:

@@ -13,7 +13,7 @@ from jobs.states import Reason
 WAIT_SECONDS: Final = 15.0
 
 
-def postponed(session: Session, job_id: UUID) -> bool:
+def postpone_for_memory(session: Session, job_id: UUID) -> bool:
     """Put the job off when it takes more memory than is free here now; one that could never fit is let through, for its
     own preflight to refuse it.
     """
@@ -25,16 +25,16 @@ def postponed(session: Session, job_id: UUID) -> bool:
     return transitions.postpone(session, job_id, WAIT_SECONDS, Reason.OOM_HOST, message)
 
 
-def oom_kills() -> int:
+def count_oom_kills() -> int:
     """Processes killed so far, in our cgroup where that can be read (v2), else on the whole machine; 0 elsewhere.
 
     Two readings around a child's life that differ say that its SIGKILL was very likely the kernel's.
     """
     events = own_group() / "memory.events"  # the machine's counter moves for our neighbours too
-    return _counter(events if events.is_file() else Path("/proc/vmstat"))
+    return _read_counter(events if events.is_file() else Path("/proc/vmstat"))
 
 
-def _counter(path: Path) -> int:
+def _read_counter(path: Path) -> int:
     try:
         lines = path.read_text().splitlines()
     except OSError:

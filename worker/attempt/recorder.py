@@ -19,8 +19,8 @@ from jobs.db.session import transaction
 from jobs.errors import JobNotFound, StaleAttempt
 from jobs.record import history, lifecycle, queries
 from jobs.states import JobState, Wanted
-from worker.attempt.event_buffer import Buffer
-from worker.persistence import AWAY, MAX_BACKOFF_SECONDS, TICK_SECONDS
+from worker.attempt.event_buffer import EventBuffer
+from worker.persistence import MAX_BACKOFF_SECONDS, POSTGRES_UNAVAILABLE, TICK_SECONDS
 
 URGENT: Final = (Checkpointed, Finished, Stopped, Failed)  # a checkpoint is soon replaced on disk, an end is waited for
 MAX_BATCH: Final = 500
@@ -39,24 +39,24 @@ class Recorder(threading.Thread):
         attempt: int,
         *,
         lease_seconds: float,
-        look_seconds: float,
+        wanted_poll_seconds: float,
         publish: Callable[[UUID], None],
-        spill: Path,
-        epoch_told: Callable[[], None] = lambda: None,
+        spill_path: Path,
+        on_epoch_recorded: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="recorder", daemon=True)
         self._sessions = sessions
         self._job_id = job_id
         self._attempt = attempt
         self._lease_seconds = lease_seconds
-        self._look_seconds = look_seconds
+        self._wanted_poll_seconds = wanted_poll_seconds
         self._publish = publish
-        self._epoch_told = epoch_told
-        self._buffer = Buffer(spill)
+        self._on_epoch_recorded = on_epoch_recorded
+        self._buffer = EventBuffer(spill_path)
         self._wake = threading.Event()
-        self._ended = False
+        self._stopped = False
         self._renew_at = time.monotonic() + lease_seconds / 3
-        self._look_at = 0.0
+        self._read_wanted_at = 0.0
         self.wanted = Wanted.RUN
         self.superseded = False
         self.error: Exception | None = None
@@ -73,24 +73,24 @@ class Recorder(threading.Thread):
         return self._buffer.full
 
     @property
-    def settled(self) -> bool:
+    def flushed(self) -> bool:
         """Nothing waits, or nothing may be written any more."""
         return self._buffer.empty or self.superseded or self.error is not None
 
     def run(self) -> None:
         with logs.log_context(job_id=self._job_id, attempt=self._attempt):  # a thread inherits no context
-            self._work()
+            self._run_loop()
 
-    def _work(self) -> None:
+    def _run_loop(self) -> None:
         failures = 0
         while True:
             self._wake.wait(min(TICK_SECONDS * 2**failures, MAX_BACKOFF_SECONDS))
             self._wake.clear()
-            if self._ended:
+            if self._stopped:
                 return
             try:
                 self._tick()
-            except AWAY as error:
+            except POSTGRES_UNAVAILABLE as error:
                 if failures == 0:
                     logger.warning("job %s: Postgres is away, its events wait: %s", self._job_id, error)
                 failures = min(failures + 1, 8)
@@ -106,9 +106,9 @@ class Recorder(threading.Thread):
     def _tick(self) -> None:
         """One short transaction, or none when there is nothing to do."""
         now = time.monotonic()
-        renew, look = now >= self._renew_at, now >= self._look_at
+        renew, read_wanted = now >= self._renew_at, now >= self._read_wanted_at
         batch = self._buffer.oldest(MAX_BATCH)
-        if not (batch or renew or look):
+        if not (batch or renew or read_wanted):
             return
         with transaction(self._sessions) as session:
             if batch:
@@ -118,18 +118,18 @@ class Recorder(threading.Thread):
                 if wanted is None:
                     raise StaleAttempt
                 self.wanted = wanted
-            elif look:
-                self._look(session)
+            elif read_wanted:
+                self._read_wanted(session)
         if renew:
             self._renew_at = now + self._lease_seconds / 3
-        self._look_at = now + self._look_seconds
+        self._read_wanted_at = now + self._wanted_poll_seconds
         if batch:
-            self._buffer.forget(batch)
+            self._buffer.discard(batch)
             self._publish(self._job_id)
-            if any(isinstance(event, Metrics) and _of_epoch(event) for event in batch):
-                self._epoch_told()
+            if any(isinstance(event, Metrics) and _is_epoch_metrics(event) for event in batch):
+                self._on_epoch_recorded()
 
-    def _look(self, session: Session) -> None:
+    def _read_wanted(self, session: Session) -> None:
         job = queries.get(session, self._job_id)
         if job.attempt != self._attempt or job.state is not JobState.RUNNING:
             raise StaleAttempt
@@ -137,7 +137,7 @@ class Recorder(threading.Thread):
 
     def flush(self, give_up: Callable[[], bool]) -> bool:
         """Wait until everything is written; False when `give_up` says so first."""
-        while not self.settled:
+        while not self.flushed:
             if give_up():
                 return False
             time.sleep(0.02)
@@ -145,11 +145,11 @@ class Recorder(threading.Thread):
 
     def stop(self) -> None:
         """End the thread; what waits is left unwritten."""
-        self._ended = True
+        self._stopped = True
         self._wake.set()
         self.join()
         self._buffer.close()
 
 
-def _of_epoch(event: Metrics) -> bool:
+def _is_epoch_metrics(event: Metrics) -> bool:
     return event.source is None and not all(name.startswith("step/") for name in event.values)

@@ -15,18 +15,18 @@ from jobs.record.caches import lock_cache
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 from worker.attempt import prediction_evidence
-from worker.attempt.artifacts import Missing, Output, collect, place_cache
-from worker.attempt.child import Exit
+from worker.attempt.artifacts import MissingOutput, Output, collect_outputs, install_cache
+from worker.attempt.child import ExitStatus
 from worker.attempt.evidence import differences
 from worker.attempt.launch import Launch
-from worker.attempt.outcome import Verdict
+from worker.attempt.outcome import Outcome
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Built:
+class BuiltCache:
     """A dataset's cache in its place; `path` is relative to the run root, `place` is where that is."""
 
-    place: Path
+    folder: Path
     path: str
     size_bytes: int
     manifest: Json
@@ -36,20 +36,20 @@ class Built:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settlement:
-    """`exit` is null when no child was started."""
+    """`exit_status` is null when no child was started."""
 
-    verdict: Verdict
-    exit: Exit | None = None
+    outcome: Outcome
+    exit_status: ExitStatus | None = None
     log_tail: str | None = None
     outputs: tuple[Output, ...] = ()
-    built: Built | None = None
+    built: BuiltCache | None = None
 
     def write(self, session: Session, job: Job, delay_seconds: float) -> JobState:
         """Settle the attempt with all it leaves, in the caller's transaction; returns a state. Raises StaleAttempt."""
-        verdict = self.verdict
-        if self.built is not None and not lock_cache(session, self.built.place):
+        outcome = self.outcome
+        if self.built is not None and not lock_cache(session, self.built.folder):
             message = "its cache is not there any more: it is built again"
-            verdict = Verdict(to=JobState.QUEUED, reason=Reason.DATA_CHANGED, message=message, counts=True)
+            outcome = Outcome(to=JobState.QUEUED, reason=Reason.DATA_CHANGED, message=message, counts_as_failure=True)
         for output in self.outputs:
             catalog.add_artifact(
                 session,
@@ -61,7 +61,7 @@ class Settlement:
                 sha256=output.sha256,
                 media_type=output.media_type,
             )
-        if self.built is not None and verdict.to is JobState.SUCCEEDED:
+        if self.built is not None and outcome.to is JobState.SUCCEEDED:
             catalog.register_dataset(
                 session,
                 job,
@@ -74,17 +74,17 @@ class Settlement:
                 path=self.built.path,
                 size_bytes=self.built.size_bytes,
             )
-        code, signal = (self.exit.code, self.exit.signal) if self.exit else (None, None)
-        if verdict.to is JobState.QUEUED:
+        code, signal = (self.exit_status.code, self.exit_status.signal) if self.exit_status else (None, None)
+        if outcome.to is JobState.QUEUED:
             return lifecycle.requeue(
                 session,
                 job.id,
                 job.attempt,
-                reason=verdict.reason or Reason.INTERNAL,
-                message=verdict.message or "",
-                counts_as_failure=verdict.counts,
+                reason=outcome.reason or Reason.INTERNAL,
+                message=outcome.message or "",
+                counts_as_failure=outcome.counts_as_failure,
                 delay_seconds=delay_seconds,
-                overrides=verdict.overrides,
+                overrides=outcome.overrides,
                 exit_code=code,
                 signal=signal,
                 log_tail=self.log_tail,
@@ -93,89 +93,89 @@ class Settlement:
             session,
             job.id,
             job.attempt,
-            verdict.to,
-            reason=verdict.reason,
-            message=self._drift(session, job) if verdict.to is JobState.SUCCEEDED else verdict.message,
+            outcome.to,
+            reason=outcome.reason,
+            message=self._record_drift(session, job) if outcome.to is JobState.SUCCEEDED else outcome.message,
             exit_code=code,
             signal=signal,
             log_tail=self.log_tail,
         )
-        return verdict.to
+        return outcome.to
 
-    def _drift(self, session: Session, job: Job) -> str | None:
+    def _record_drift(self, session: Session, job: Job) -> str | None:
         """Of a rerun: what came out differently, kept with the evidence; in words for the job's message."""
         fingerprint = self.built.manifest["fingerprint"] if self.built is not None else job.dataset_fingerprint
         now = history.lock_running(session, job.id, job.attempt)
         found = reruns.drift(session, now, fingerprint=fingerprint)
         if found is None:
-            return self.verdict.message
+            return self.outcome.message
         history.set_evidence(session, job.id, job.attempt, (now.evidence or {}) | {"drift": found})
         return reruns.summary(found)
 
 
-def failure(error: Missing | OSError) -> Verdict:
+def outcome_of_output_error(error: MissingOutput | OSError) -> Outcome:
     """What an output that is not whole means for the job. Raises `error` again when it is about something else."""
-    if isinstance(error, Missing):
-        return Verdict(to=JobState.FAILED, reason=Reason.INTERNAL, message=str(error))
+    if isinstance(error, MissingOutput):
+        return Outcome(to=JobState.FAILED, reason=Reason.INTERNAL, message=str(error))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Verdict(to=JobState.FAILED, reason=Reason.DISK_FULL, message=f"the disk is full: {error}")
+        return Outcome(to=JobState.FAILED, reason=Reason.DISK_FULL, message=f"the disk is full: {error}")
     raise error
 
 
-def accept(
-    settings: Settings, job: Job, start: Launch, finished: Finished, evidence: Json | None, settlement: Settlement
+def check_result(
+    settings: Settings, job: Job, launch: Launch, finished: Finished, evidence: Json | None, settlement: Settlement
 ) -> Settlement:
     """Check the word of a child that says it has finished: the evidence first, then every declared output."""
     try:
         if job.kind is JobKind.DATASET:
-            return _accept_dataset(settings, start.folder, finished, settlement)
+            return _check_dataset(settings, launch.folder, finished, settlement)
         if job.kind is JobKind.PREFLIGHT:  # nothing has been trained that could be proved
             return settlement
-        found = _differences(job, start, evidence)
+        found = _evidence_differences(job, launch, evidence)
         if found:
-            verdict = Verdict(
+            outcome = Outcome(
                 to=JobState.FAILED,
                 reason=Reason.EVIDENCE_MISMATCH,
                 message="what ran is not what was asked: " + "; ".join(found),
             )
-            return replace(settlement, verdict=verdict)
-        return replace(settlement, outputs=tuple(collect(settings, start.folder, finished.artifacts)))
-    except (Missing, OSError) as error:
-        return replace(settlement, verdict=failure(error))
+            return replace(settlement, outcome=outcome)
+        return replace(settlement, outputs=tuple(collect_outputs(settings, launch.folder, finished.artifacts)))
+    except (MissingOutput, OSError) as error:
+        return replace(settlement, outcome=outcome_of_output_error(error))
 
 
-def _differences(job: Job, start: Launch, evidence: Json | None) -> list[str]:
+def _evidence_differences(job: Job, launch: Launch, evidence: Json | None) -> list[str]:
     if evidence is None:
         return ["the program sent no evidence"]
     try:
         if job.kind is JobKind.PREDICT:
-            asked = PredictSpec.model_validate(job.spec)
-            return prediction_evidence.differences(asked, evidence, job=job, threads=start.threads)
+            requested = PredictSpec.model_validate(job.spec)
+            return prediction_evidence.differences(requested, evidence, job=job, threads=launch.threads)
         spec = init_from.trained_spec(job)
     except ValidationError as error:
         return [f"the job's spec no longer validates: {error}"]
-    weights = start.weights.sha256 if start.weights is not None else None
-    return differences(spec, evidence, fingerprint=job.dataset_fingerprint, threads=start.threads, weights=weights)
+    weights = launch.weights.sha256 if launch.weights is not None else None
+    return differences(spec, evidence, fingerprint=job.dataset_fingerprint, threads=launch.threads, weights=weights)
 
 
-def _accept_dataset(settings: Settings, folder: Path, finished: Finished, settlement: Settlement) -> Settlement:
+def _check_dataset(settings: Settings, folder: Path, finished: Finished, settlement: Settlement) -> Settlement:
     """A built cache goes to its place; where the program says that the content is there already, it stays as it is."""
-    profile, leak_report = (_part(finished, name) for name in ("profile", "leak_report"))
-    manifest = _part(finished, "manifest")
-    place = place_cache(settings, folder / "cache", str(manifest.get("fingerprint", "")))
-    built = Built(
-        place=place,
-        path=str(place.relative_to(settings.run_root.resolve())),
-        size_bytes=sum(file.stat().st_size for file in place.rglob("*") if file.is_file()),
+    profile, leak_report = (_result_part(finished, name) for name in ("profile", "leak_report"))
+    manifest = _result_part(finished, "manifest")
+    folder = install_cache(settings, folder / "cache", str(manifest.get("fingerprint", "")))
+    built = BuiltCache(
+        folder=folder,
+        path=str(folder.relative_to(settings.run_root.resolve())),
+        size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         manifest=manifest,
         profile=profile,
         leak_report=leak_report,
     )
-    return replace(settlement, outputs=tuple(collect(settings, folder, finished.artifacts)), built=built)
+    return replace(settlement, outputs=tuple(collect_outputs(settings, folder, finished.artifacts)), built=built)
 
 
-def _part(finished: Finished, name: str) -> Json:
+def _result_part(finished: Finished, name: str) -> Json:
     part = finished.result.get(name)
     if not isinstance(part, dict):
-        raise Missing(f"the program gave no {name}")
+        raise MissingOutput(f"the program gave no {name}")
     return part

@@ -14,7 +14,7 @@ class Timing:
     """Seconds. A cancelled group is gone after look + grace + a moment: well under the promised 20 s."""
 
     poll_seconds: float = 0.25
-    look_seconds: float = 1.0  # how often `wanted` is read
+    wanted_poll_seconds: float = 1.0  # how often `wanted` is read
     startup_seconds: float = 300.0  # to `started`, and again to the next word: importing torch can be slow
     stall_seconds: float = 60.0  # between words, at least
     stall_micro_batches: float = 10.0  # between words, in micro-batches
@@ -24,7 +24,7 @@ class Timing:
     max_retry_seconds: float = 60.0
 
 
-class Ending(Enum):
+class StopCause(Enum):
     """Why the supervisor ends a child; None of these: the child ended by itself."""
 
     CANCEL = auto()
@@ -37,12 +37,12 @@ class Ending(Enum):
     SUPERSEDED = auto()
 
 
-_ASKED = {Wanted.CANCEL: Ending.CANCEL, Wanted.PRUNE: Ending.PRUNE, Wanted.PAUSE: Ending.PAUSE}
-_MILD = frozenset({Ending.PAUSE, Ending.DRAIN})  # a cancel or a prune may still take over from these
-Word = Finished | Stopped | Failed
+_CAUSE_OF_WANTED = {Wanted.CANCEL: StopCause.CANCEL, Wanted.PRUNE: StopCause.PRUNE, Wanted.PAUSE: StopCause.PAUSE}
+_GRACEFUL = frozenset({StopCause.PAUSE, StopCause.DRAIN})  # a cancel or a prune may still take over from these
+FinalEvent = Finished | Stopped | Failed
 
 
-class Watch:
+class Watchdog:
     """`step` returns what to end the child for; once it has, the answer changes to something stronger only."""
 
     def __init__(
@@ -50,27 +50,27 @@ class Watch:
     ) -> None:
         self._timing = timing
         self._now = now
-        self._began = self._last_word = now()
+        self._began = self._last_event_at = now()
         self._timeout_seconds = timeout_seconds
         self._started = False
         self._micro_batch_seconds = 0.0
         self.phase = "start-up"
-        self.ending: Ending | None = None
+        self.stop_cause: StopCause | None = None
         self._kill_at: float | None = None
-        self.word: Word | None = None
+        self.final_event: FinalEvent | None = None
 
-    def heard(self, event: AnyEvent) -> None:
+    def on_event(self, event: AnyEvent) -> None:
         self._started = self._started or not isinstance(event, Started)
-        self._last_word = self._now()
+        self._last_event_at = self._now()
         if isinstance(event, Progress):
             self.phase = event.phase
             self._micro_batch_seconds = event.micro_batch_seconds or self._micro_batch_seconds
         elif isinstance(event, Finished | Stopped | Failed):
-            self.word = event
+            self.final_event = event
 
-    def not_listening(self) -> None:
+    def reset_silence(self) -> None:
         """The supervisor itself reads nothing for now: silence is not the child's."""
-        self._last_word = self._now()
+        self._last_event_at = self._now()
 
     @property
     def stall_seconds(self) -> float:
@@ -81,44 +81,44 @@ class Watch:
 
     @property
     def silent_seconds(self) -> float:
-        return self._now() - self._last_word
+        return self._now() - self._last_event_at
 
-    def end(self, ending: Ending) -> None:
+    def begin_stop(self, stop_cause: StopCause) -> None:
         """End the child for `ending`, after the grace that belongs to it."""
         grace = {
-            Ending.PAUSE: self._timing.save_grace_seconds,
-            Ending.STALL: 0.0,
-            Ending.PROTOCOL: 0.0,
-            Ending.SUPERSEDED: 0.0,
-        }.get(ending, self._timing.grace_seconds)
-        self.ending = ending
+            StopCause.PAUSE: self._timing.save_grace_seconds,
+            StopCause.STALL: 0.0,
+            StopCause.PROTOCOL: 0.0,
+            StopCause.SUPERSEDED: 0.0,
+        }.get(stop_cause, self._timing.grace_seconds)
+        self.stop_cause = stop_cause
         self._kill_at = self._now() + grace
 
-    def step(self, *, wanted: Wanted, draining: bool, superseded: bool) -> Ending | None:
+    def step(self, *, wanted: Wanted, draining: bool, superseded: bool) -> StopCause | None:
         """The reason to ask the child to stop, when there is a new one."""
         new = self._reason(wanted, draining, superseded)
         if new is not None:
-            self.end(new)
+            self.begin_stop(new)
         return new
 
-    def _reason(self, wanted: Wanted, draining: bool, superseded: bool) -> Ending | None:  # noqa: PLR0911 - a table
+    def _reason(self, wanted: Wanted, draining: bool, superseded: bool) -> StopCause | None:  # noqa: PLR0911 - a table
         if superseded:
-            return Ending.SUPERSEDED if self.ending is not Ending.SUPERSEDED else None
-        asked = _ASKED.get(wanted)
-        if self.ending is None and self.word is None:
-            if asked is not None:
-                return asked
+            return StopCause.SUPERSEDED if self.stop_cause is not StopCause.SUPERSEDED else None
+        requested = _CAUSE_OF_WANTED.get(wanted)
+        if self.stop_cause is None and self.final_event is None:
+            if requested is not None:
+                return requested
             if draining:
-                return Ending.DRAIN
+                return StopCause.DRAIN
             if self._timeout_seconds is not None and self._now() - self._began > self._timeout_seconds:
-                return Ending.TIMEOUT
-        elif self.ending in _MILD and asked in (Ending.CANCEL, Ending.PRUNE):
-            return asked
-        if self.ending is None and self.silent_seconds > self.stall_seconds:
-            return Ending.STALL
+                return StopCause.TIMEOUT
+        elif self.stop_cause in _GRACEFUL and requested in (StopCause.CANCEL, StopCause.PRUNE):
+            return requested
+        if self.stop_cause is None and self.silent_seconds > self.stall_seconds:
+            return StopCause.STALL
         return None
 
     @property
-    def must_die(self) -> bool:
+    def must_kill(self) -> bool:
         """The grace is over."""
         return self._kill_at is not None and self._now() >= self._kill_at

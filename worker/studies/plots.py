@@ -16,20 +16,20 @@ from atft.spec.study import HpoSpec
 from jobs.db.tables import Json
 from jobs.settings import Settings
 from worker.attempt.artifacts import Output, flush_and_hash, flush_folder
-from worker.studies.sampling import open_study, quiet
+from worker.studies.sampling import open_study, without_experimental_warnings
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Plots:
     """The files that were written, and why there are no more."""
 
     outputs: tuple[Output, ...] = ()
-    missing: str | None = None
+    error: str | None = None
 
 
-def draw(settings: Settings, storage: optuna.storages.BaseStorage, job_id: UUID, spec: HpoSpec) -> Pictures:
+def draw_plots(settings: Settings, storage: optuna.storages.BaseStorage, job_id: UUID, spec: HpoSpec) -> Plots:
     """Write the files of an ended study under its job's folder. A disk that takes none must not keep it from ending."""
     import optuna.visualization as show  # noqa: PLC0415 - plotly is needed at the end of a study only
 
@@ -45,7 +45,7 @@ def draw(settings: Settings, storage: optuna.storages.BaseStorage, job_id: UUID,
     bodies: dict[str, Json] = {"importance.json": importance(study, spec)}
     for name, plot in plots.items():
         try:
-            with quiet():
+            with without_experimental_warnings():
                 bodies[f"{name}.json"] = json.loads(plot(study).to_json())  # type: ignore[attr-defined]  # plotly is untyped
         except Exception:  # a picture that cannot be drawn must not hold up the study's end
             logger.exception("study %s: no picture %s", job_id, name)
@@ -56,8 +56,8 @@ def draw(settings: Settings, storage: optuna.storages.BaseStorage, job_id: UUID,
             outputs.append(_write(settings, folder, name, body))
     except OSError as error:
         logger.warning("study %s: its pictures cannot be written: %s", job_id, error)
-        return Pictures(tuple(outputs), f"{len(outputs)} of {len(bodies)} pictures were written: {error}")
-    return Pictures(tuple(outputs))
+        return Plots(tuple(outputs), f"{len(outputs)} of {len(bodies)} pictures were written: {error}")
+    return Plots(tuple(outputs))
 
 
 def importance(study: optuna.Study, spec: HpoSpec) -> Json:
@@ -72,7 +72,7 @@ def importance(study: optuna.Study, spec: HpoSpec) -> Json:
     if not varied or len({trial.value for trial in complete}) == 1:
         return body | {"why": "every trial has the same value or the same parameters"}
     try:
-        with quiet():
+        with without_experimental_warnings():
             shares = optuna.importance.get_param_importances(study, params=varied)
     except (ValueError, RuntimeError) as error:
         return body | {"why": str(error)}

@@ -23,7 +23,7 @@ _LARGEST_RANGE = 2**62
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_experimental_warnings() -> Iterator[None]:
     """Optuna marks as experimental what we chose on purpose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -49,14 +49,14 @@ def open_study(storage: BaseStorage, job_id: UUID, spec: HpoSpec) -> optuna.Stud
     return optuna.create_study(
         study_name=str(job_id),
         storage=storage,
-        sampler=Designed(spec),
+        sampler=NonAdaptiveSampler(spec),
         pruner=pruner(spec),
         direction=spec.objective.direction,
         load_if_exists=True,
     )
 
 
-def parameters(study: optuna.Study, trial: optuna.trial.Trial, spec: HpoSpec) -> dict[str, Scalar]:
+def suggest_parameters(study: optuna.Study, trial: optuna.trial.Trial, spec: HpoSpec) -> dict[str, Scalar]:
     """The trial's point in the space; what it has already (a crash may have come in between) stays as it is."""
     study.sampler = sampler(spec, trial.number)
     return {key: _suggest(trial, key, dimension) for key, dimension in spec.space.items()}
@@ -66,18 +66,18 @@ def _suggest(trial: optuna.trial.Trial, key: str, d: Dimension) -> Scalar:
     if isinstance(d, CategoricalDimension):
         return trial.suggest_categorical(key, d.choices)
     if isinstance(d, FloatDimension):
-        return trial.suggest_float(key, d.low, _top(d), log=d.log, step=d.step)
-    return trial.suggest_int(key, d.low, int(_top(d)), log=d.log, step=d.step)
+        return trial.suggest_float(key, d.low, _largest_value(d), log=d.log, step=d.step)
+    return trial.suggest_int(key, d.low, int(_largest_value(d)), log=d.log, step=d.step)
 
 
-def _top(d: Dimension) -> float:
+def _largest_value(d: Dimension) -> float:
     """The largest value on the steps."""
     top = d.extremes()[-1]
     assert isinstance(top, int | float)  # noqa: S101 - of a dimension of numbers
     return top
 
 
-def at(d: Dimension, u: float) -> Scalar:
+def value_at(d: Dimension, u: float) -> Scalar:
     """Where `u` in [0, 1) falls in a dimension, on its scale."""
     count = d.num_levels
     if not isinstance(d, CategoricalDimension) and d.log:
@@ -96,12 +96,12 @@ def sampler(spec: HpoSpec, number: int) -> BaseSampler:
     one point again and again.
     """
     if spec.sampler.name != "tpe":
-        return Designed(spec)
+        return NonAdaptiveSampler(spec)
     seed = int(np.random.SeedSequence((spec.sampler.seed, number)).generate_state(1)[0])
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(1, spec.n_trials // 2)))
 
 
-class Designed(BaseSampler):
+class NonAdaptiveSampler(BaseSampler):
     """Samplers that learn nothing: a trial's parameters follow from its number alone, whoever asks, and when."""
 
     def __init__(self, spec: HpoSpec) -> None:
@@ -125,10 +125,10 @@ class Designed(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,  # noqa: ARG002
     ) -> Scalar:
-        return designed_point(self._spec, trial.number)[param_name]
+        return non_adaptive_point(self._spec, trial.number)[param_name]
 
 
-def designed_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
+def non_adaptive_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
     """The point of trial `number` of a random, quasi-random or grid search."""
     match spec.sampler.name:
         case "grid":
@@ -140,7 +140,7 @@ def designed_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
             unit = sequence.fast_forward(number).random(1)[0] if number else sequence.random(1)[0]
         case _:
             unit = np.random.default_rng((spec.sampler.seed, number)).random(len(spec.space))
-    return {key: at(d, float(u)) for (key, d), u in zip(spec.space.items(), unit, strict=True)}
+    return {key: value_at(d, float(u)) for (key, d), u in zip(spec.space.items(), unit, strict=True)}
 
 
 def _grid_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
@@ -159,10 +159,10 @@ def pruner(spec: HpoSpec) -> BasePruner:
     """Steps are 1-based epochs; the first `warmup_epochs` are never judged."""
     epochs = spec.base.trainer.max_epochs
     if "trainer.max_epochs" in spec.space:
-        epochs = int(_top(spec.space["trainer.max_epochs"]))
+        epochs = int(_largest_value(spec.space["trainer.max_epochs"]))
     first = min(spec.pruner.warmup_epochs + 1, epochs)
     median = optuna.pruners.MedianPruner(spec.pruner.startup_trials, n_warmup_steps=spec.pruner.warmup_epochs + 1)
-    with quiet():
+    with without_experimental_warnings():
         match spec.pruner.name:
             case "median":
                 return median

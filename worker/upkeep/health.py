@@ -8,15 +8,17 @@ from jobs.db.session import sync_engine, sync_sessions, transaction
 from jobs.db.tables import Worker
 from jobs.record.queries import seconds_ago
 from jobs.settings import Settings
-from worker.slot import Slot
+from worker.slot import DeviceSlot
 
-SEEN_SECONDS: Final = 60.0
+HEARTBEAT_TIMEOUT_SECONDS: Final = 60.0
 
 
-def is_healthy(settings: Settings, slot: Slot) -> bool:
+def is_healthy(settings: Settings, slot: DeviceSlot) -> bool:
     """Its heartbeat was seen within a minute, by the database's clock. OperationalError: Postgres is away."""
     engine = sync_engine(settings, pool_size=1)
-    fresh = select(Worker.name).where(Worker.name == slot.name, Worker.last_seen > seconds_ago(SEEN_SECONDS))
+    fresh = select(Worker.name).where(
+        Worker.name == slot.name, Worker.last_seen > seconds_ago(HEARTBEAT_TIMEOUT_SECONDS)
+    )
     try:
         with transaction(sync_sessions(engine)) as session:
             return session.scalar(fresh) is not None

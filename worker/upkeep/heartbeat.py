@@ -12,8 +12,8 @@ from jobs.db.session import transaction
 from jobs.db.tables import Job
 from jobs.record import queries
 from jobs.states import JobState
-from worker.persistence import AWAY
-from worker.slot import Slot
+from worker.persistence import POSTGRES_UNAVAILABLE
+from worker.slot import DeviceSlot
 
 HEARTBEAT_SECONDS: Final = 5.0
 logger = logging.getLogger(__name__)
@@ -22,20 +22,20 @@ logger = logging.getLogger(__name__)
 class Heartbeat(threading.Thread):
     """What the worker is busy with is what the record says: the running job that it claimed."""
 
-    def __init__(self, sessions: sessionmaker[Session], slot: Slot, seconds: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(self, sessions: sessionmaker[Session], slot: DeviceSlot, seconds: float = HEARTBEAT_SECONDS) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._sessions = sessions
         self._slot = slot
         self._seconds = seconds
-        self._ended = threading.Event()
+        self._stopped = threading.Event()
 
     def run(self) -> None:
         while True:
             try:
                 self._beat()
-            except AWAY as error:
+            except POSTGRES_UNAVAILABLE as error:
                 logger.warning("no heartbeat, Postgres is away: %s", error)
-            if self._ended.wait(self._seconds):
+            if self._stopped.wait(self._seconds):
                 return
 
     def _beat(self) -> None:
@@ -52,4 +52,4 @@ class Heartbeat(threading.Thread):
             )
 
     def stop(self) -> None:
-        self._ended.set()
+        self._stopped.set()

@@ -13,11 +13,11 @@ from jobs.settings import Settings
 from jobs.states import TERMINAL
 from worker.attempt.cleanup import entries, remove, remove_scratch
 
-YOUNG_SECONDS: Final = 3600.0  # what is younger may belong to a request or a worker that has not written its row yet
+MIN_AGE_SECONDS: Final = 3600.0  # what is younger may belong to a request or a worker that has not written its row yet
 logger = logging.getLogger(__name__)
 
 
-def tidy(settings: Settings, sessions: sessionmaker[Session]) -> None:
+def remove_orphans(settings: Settings, sessions: sessionmaker[Session]) -> None:
     """One round over everything, for what is missed when a process is killed. Safe to run anywhere, at any time."""
     with transaction(sessions) as session:
         builds = caches.recent_builds(session)
@@ -39,6 +39,6 @@ def tidy(settings: Settings, sessions: sessionmaker[Session]) -> None:
 
 def _is_old(path: Path) -> bool:
     try:
-        return time.time() - path.stat().st_mtime > YOUNG_SECONDS
+        return time.time() - path.stat().st_mtime > MIN_AGE_SECONDS
     except FileNotFoundError:
         return False

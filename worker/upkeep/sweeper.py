@@ -19,10 +19,10 @@ from jobs.db.session import transaction
 from jobs.db.tables import Job
 from jobs.record import lifecycle, queries
 from jobs.states import JobState
-from worker.persistence import AWAY
+from worker.persistence import POSTGRES_UNAVAILABLE
 
 BATCH: Final = 100
-TIDY_SECONDS: Final = 60.0
+ORPHANS_INTERVAL_SECONDS: Final = 60.0
 HINT_SECONDS: Final = 5.0  # a hint takes milliseconds: one that is older is lost, or its queue is busy
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on
 _UPTIME = text("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())")
 
 
-def clock_of(session: Session) -> float:
+def database_time(session: Session) -> float:
     """Seconds by the database's clock, by which leases end."""
     return float(session.scalars(select(func.clock_timestamp())).one().timestamp())
 
@@ -46,27 +46,27 @@ class Sweeper:
     sessions: sessionmaker[Session]
     lease_seconds: float
     hint: Callable[[str, UUID, int], object]
-    drained: Callable[[str], bool]
+    queue_is_empty: Callable[[str], bool]
     publish: Callable[[UUID], None]
-    tidy: Callable[[], None] = lambda: None
+    remove_orphans: Callable[[], None] = lambda: None
     sweep_seconds: float = 0.0
     now: Callable[[], float] = lambda: time.clock_gettime(_CLOCK)
-    clock_of: Callable[[Session], float] = clock_of
-    _seen_since: float = field(default=0.0, init=False)
-    _seen_at: float | None = field(default=None, init=False)
-    _clocks: tuple[float, float] | None = field(default=None, init=False)
-    _asked: UUID | None = field(default=None, init=False)  # the last study of the round before
-    _tidied_at: float = field(default=-TIDY_SECONDS, init=False)
+    database_time: Callable[[Session], float] = database_time
+    _reachable_since: float = field(default=0.0, init=False)
+    _last_reached_at: float | None = field(default=None, init=False)
+    _last_clocks: tuple[float, float] | None = field(default=None, init=False)
+    _last_study: UUID | None = field(default=None, init=False)  # the last study of the round before
+    _orphans_removed_at: float = field(default=-ORPHANS_INTERVAL_SECONDS, init=False)
 
     def sweep(self) -> None:
         """One bounded round. Raises nothing when Postgres is away: the wait for a full lease starts again."""
         try:
-            self._round()
-        except AWAY as error:
-            self._seen_at = None
+            self._sweep_once()
+        except POSTGRES_UNAVAILABLE as error:
+            self._last_reached_at = None
             logger.warning("no sweep, Postgres is away: %s", error)
 
-    def _round(self) -> None:
+    def _sweep_once(self) -> None:
         began = self.now()
         with transaction(self.sessions) as session:
             self._compare_clocks(session)
@@ -76,47 +76,51 @@ class Sweeper:
         for job_id in overdue:
             self.publish(job_id)
         # Nobody could renew while Postgres was away: silence means death only one full lease after its return.
-        if min(self._seen_seconds(began), uptime) > self.lease_seconds:
+        if min(self._reachable_seconds(began), uptime) > self.lease_seconds:
             self._expire_leases()
         for queue in (CPU, GPU):
             self._send_hints(queue)
         self._advance_studies()
-        if self.now() - self._tidied_at >= TIDY_SECONDS:
-            self._tidied_at = self.now()
-            self._tidy()
+        if self.now() - self._orphans_removed_at >= ORPHANS_INTERVAL_SECONDS:
+            self._orphans_removed_at = self.now()
+            self._remove_orphans()
 
-    def _tidy(self) -> None:
+    def _remove_orphans(self) -> None:
         try:
-            self.tidy()
+            self.remove_orphans()
         except OSError as error:
             logger.warning("not everything could be tidied up: %s", error)
 
-    def _seen_seconds(self, asked: float) -> float:
+    def _reachable_seconds(self, queried_at: float) -> float:
         """For how long Postgres has answered. It begins anew after an answer that came late, from a Postgres that was
         frozen, and after a pause of our own: the machine slept, or all of it was frozen.
         """
         pause = max(self.lease_seconds, self.sweep_seconds * 3)
-        if self._seen_at is None or asked - self._seen_at > pause or self.now() - asked > self.lease_seconds / 3:
-            self._seen_since = self.now()
-        self._seen_at = self.now()
-        return self._seen_at - self._seen_since
+        if (
+            self._last_reached_at is None
+            or queried_at - self._last_reached_at > pause
+            or self.now() - queried_at > self.lease_seconds / 3
+        ):
+            self._reachable_since = self.now()
+        self._last_reached_at = self.now()
+        return self._last_reached_at - self._reachable_since
 
     def _compare_clocks(self, session: Session) -> None:
         """A step of the database's clock ends leases that nobody had the time to renew: the wait begins anew."""
-        theirs, ours = self.clock_of(session), self.now()
-        if self._clocks is not None:
-            step = (theirs - self._clocks[0]) - (ours - self._clocks[1])
+        theirs, ours = self.database_time(session), self.now()
+        if self._last_clocks is not None:
+            step = (theirs - self._last_clocks[0]) - (ours - self._last_clocks[1])
             if abs(step) > self.lease_seconds / 3:
                 logger.warning("the database's clock stepped by %.1f s: every worker gets a whole lease", step)
-                self._seen_since = ours
-        self._clocks = theirs, ours
+                self._reachable_since = ours
+        self._last_clocks = theirs, ours
 
     def _expire_leases(self) -> None:
-        asked = self.now()
+        queried_at = self.now()
         with transaction(self.sessions) as session:
             lost = [(job.id, job.attempt) for job in queries.expired(session, BATCH)]
             self._compare_clocks(session)
-        if self._seen_seconds(asked) <= self.lease_seconds:
+        if self._reachable_seconds(queried_at) <= self.lease_seconds:
             return
         for job_id, attempt in lost:
             with transaction(self.sessions) as session:
@@ -132,16 +136,16 @@ class Sweeper:
     def _send_hints(self, queue: str) -> None:
         with transaction(self.sessions) as session:
             waiting = queries.due_jobs(session, queue, HINT_SECONDS, BATCH)
-        if waiting and self.drained(queue):
+        if waiting and self.queue_is_empty(queue):
             for job in waiting:
                 self.hint(queue, job.id, job.priority)
 
     def _advance_studies(self) -> None:
         """No lease watches a study: the rounds ask each of them in turn what there is to do."""
-        if not self.drained(CONTROL):
+        if not self.queue_is_empty(CONTROL):
             return
         with transaction(self.sessions) as session:
-            studies = queries.active_studies(session, BATCH, self._asked) or queries.active_studies(session, BATCH)
+            studies = queries.active_studies(session, BATCH, self._last_study) or queries.active_studies(session, BATCH)
         for study in studies:
             self.hint(CONTROL, study.id, study.priority)
-        self._asked = studies[-1].id if len(studies) == BATCH else None
+        self._last_study = studies[-1].id if len(studies) == BATCH else None

@@ -60,7 +60,7 @@ async def test_a_job_that_waits_past_its_queue_timeout_fails(client: httpx.Async
     impatient = await submit(client, resources={"queue": "gpu", "queue_timeout_seconds": 0.05})
     patient = await submit(client, resources={"queue": "gpu", "queue_timeout_seconds": 60})
     told: list[UUID] = []
-    sweeper = Sweeper(sessions, 4.0, hint=lambda *_: None, drained=lambda _: False, publish=told.append)
+    sweeper = Sweeper(sessions, 4.0, hint=lambda *_: None, queue_is_empty=lambda _: False, publish=told.append)
     await asyncio.sleep(0.1)
     sweeper.sweep()
     body = (await client.get(f"/jobs/{impatient['id']}")).json()

@@ -13,7 +13,7 @@ from jobs.record import lifecycle, queries
 from jobs.settings import Settings
 from jobs.states import JobState, Wanted
 from tests.integration.api.application import SPEC, Sessions, problem
-from tests.integration.worker.study_bench import Bench, opened
+from tests.integration.worker.study_harness import StudyHarness, open_harness
 
 pytestmark = pytest.mark.anyio
 SPACE = {
@@ -31,10 +31,10 @@ async def submit(client: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:
     return body
 
 
-def work(settings: Settings, sessions: Sessions, study: str) -> Bench:
-    with opened(settings, sessions) as bench:
-        bench.work(UUID(study))
-    return bench
+def run_study(settings: Settings, sessions: Sessions, study: str) -> StudyHarness:
+    with open_harness(settings, sessions) as harness:
+        harness.run_study(UUID(study))
+    return harness
 
 
 async def test_a_study_is_a_job_on_queue_control(client: httpx.AsyncClient, dataset: Dataset) -> None:
@@ -144,7 +144,7 @@ async def test_trials_best_and_importance(
     client: httpx.AsyncClient, dataset: Dataset, settings: Settings, sessions: Sessions
 ) -> None:
     study = (await submit(client))["id"]
-    work(settings, sessions, study)
+    run_study(settings, sessions, study)
     job = (await client.get(f"/jobs/{study}")).json()
     assert (job["state"], job["progress"]["ratio"]) == ("succeeded", 1.0)
     trials = (await client.get(f"/jobs/{study}/trials")).json()["items"]
@@ -172,7 +172,7 @@ async def test_promote_trains_the_best_in_full(
     rule = {"metric": "val/rank_ic", "at_epoch": 2, "below": -1.0}
     study = (await submit(client, stop_rules=[rule]))["id"]
     problem(await client.post(f"/jobs/{study}/promote", json={"as": "train"}), 404, "no_best_trial")
-    work(settings, sessions, study)
+    run_study(settings, sessions, study)
     best = (await client.get(f"/jobs/{study}/best")).json()
     changes = {"as": "train", "optimizer.name": "adabelief", "trainer": {"max_epochs": 3}, "tags": {"a": "b"}}
     answer = await client.post(f"/jobs/{study}/promote", json=changes)
@@ -221,11 +221,11 @@ async def test_cancel_of_a_running_study_is_asked_for(
     client: httpx.AsyncClient, dataset: Dataset, settings: Settings, sessions: Sessions
 ) -> None:
     study = (await submit(client))["id"]
-    with opened(settings, sessions) as bench:
-        bench.preflight(UUID(study))
+    with open_harness(settings, sessions) as harness:
+        harness.run_preflight(UUID(study))
         body = (await client.post(f"/jobs/{study}/cancel")).json()
         assert (body["state"], body["status"]) == ("running", "cancelling")
-        bench.advance(UUID(study))
+        harness.advance(UUID(study))
     assert (await client.get(f"/jobs/{study}")).json()["state"] == "cancelled"
     problem(await client.post(f"/jobs/{study}/promote", json={"as": "train"}), 404, "no_best_trial")
 

@@ -148,8 +148,8 @@ def test_pain_41_running_jobs_are_warned_of_a_full_disk_once(
     clock = iter(range(1000))
     full = settings.model_copy(update={"min_free_bytes": 2**60})
     janitor = Janitor(full, sessions, published.append, lambda: float(next(clock)))
-    janitor.round()
-    janitor.round()
+    janitor.run_once()
+    janitor.run_once()
     assert published == [running]
     with transaction(sessions) as session:
         logs = sa.select(JobEvent.job_id, JobEvent.body).where(JobEvent.kind == "log")
@@ -162,12 +162,12 @@ def test_pain_41_running_jobs_are_warned_of_a_full_disk_once(
 def test_janitor_tidies_now_and_then(settings: Settings, sessions: Sessions, make: Make) -> None:
     time = [0.0]
     janitor = Janitor(settings, sessions, lambda _: None, lambda: time[0])
-    janitor.round()
+    janitor.run_once()
     old = make()
-    janitor.round()
+    janitor.run_once()
     assert left(settings, old) == everything()
     time[0] = 3601
-    janitor.round()
+    janitor.run_once()
     assert left(settings, old) == {"2/model.bin"}
 
 

@@ -17,7 +17,7 @@ from jobs.db.tables import Dataset, Job
 from jobs.record import caches, catalog, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
-from tests.integration.worker.supervision import Bench, program
+from tests.integration.worker.supervisor_harness import SupervisorHarness, program
 from worker.attempt.launch import PROGRAM
 from worker.upkeep import orphans
 
@@ -25,12 +25,12 @@ PLANTED = {"num_codes": 12, "num_days": 80, "num_features": 4}
 
 
 @pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
-    return Bench(settings, sessions)
+def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHarness:
+    return SupervisorHarness(settings, sessions)
 
 
-def submit(bench: Bench, name: str, files: dict[str, str] | None = None, **spec: object) -> UUID:
-    with transaction(bench.sessions) as session:
+def submit(harness: SupervisorHarness, name: str, files: dict[str, str] | None = None, **spec: object) -> UUID:
+    with transaction(harness.sessions) as session:
         body = {"name": name, "horizons": [1], **spec}
         return submission.submit(
             session, kind=JobKind.DATASET, spec=body, spec_digest="x", queue="cpu", dataset=name,
@@ -38,77 +38,77 @@ def submit(bench: Bench, name: str, files: dict[str, str] | None = None, **spec:
         ).job.id  # fmt: skip
 
 
-def rows(bench: Bench) -> list[tuple[str, int, str]]:
-    with transaction(bench.sessions) as session:
+def rows(harness: SupervisorHarness) -> list[tuple[str, int, str]]:
+    with transaction(harness.sessions) as session:
         query = select(Dataset).where(Dataset.deleted_at.is_(None)).order_by(Dataset.name, Dataset.version)
         return [(row.name, row.version, row.fingerprint) for row in session.scalars(query)]
 
 
-def left(bench: Bench) -> list[str]:
+def left(harness: SupervisorHarness) -> list[str]:
     """Everything under the run root but logs, specs and the bench's own cache."""
-    root = bench.settings.run_root
+    root = harness.settings.run_root
     files = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     return sorted(name for name in files if not name.endswith(("log.txt", "spec.json")))
 
 
-def delete(bench: Bench, ref: str) -> None:
-    with transaction(bench.sessions) as session:
+def delete(harness: SupervisorHarness, ref: str) -> None:
+    with transaction(harness.sessions) as session:
         deleted = catalog.delete_dataset(session, ref)
     for row in deleted:
-        with transaction(bench.sessions) as session:
-            discarded = caches.move_to_trash(session, bench.settings.caches_root / row.fingerprint)
+        with transaction(harness.sessions) as session:
+            discarded = caches.move_to_trash(session, harness.settings.caches_root / row.fingerprint)
         if discarded is not None:
             shutil.rmtree(discarded)
 
 
-def test_the_same_content_is_built_once(bench: Bench) -> None:
-    assert bench.run(submit(bench, "a", planted=PLANTED), *PROGRAM) is JobState.SUCCEEDED
-    [(_, _, fingerprint)] = rows(bench)
-    cache = bench.settings.caches_root / fingerprint
+def test_the_same_content_is_built_once(harness: SupervisorHarness) -> None:
+    assert harness.run(submit(harness, "a", planted=PLANTED), *PROGRAM) is JobState.SUCCEEDED
+    [(_, _, fingerprint)] = rows(harness)
+    cache = harness.settings.caches_root / fingerprint
     before = (cache / "panel.arrow").stat().st_ino
-    again, other = submit(bench, "a", planted=PLANTED), submit(bench, "b", planted=PLANTED)
+    again, other = submit(harness, "a", planted=PLANTED), submit(harness, "b", planted=PLANTED)
     for job_id in (again, other):
-        assert bench.run(job_id, *PROGRAM) is JobState.SUCCEEDED
-    assert rows(bench) == [("a", 1, fingerprint), ("b", 1, fingerprint)]
+        assert harness.run(job_id, *PROGRAM) is JobState.SUCCEEDED
+    assert rows(harness) == [("a", 1, fingerprint), ("b", 1, fingerprint)]
     assert (cache / "panel.arrow").stat().st_ino == before
-    with transaction(bench.sessions) as session:
+    with transaction(harness.sessions) as session:
         reports = session.scalars(select(Dataset.profile)).all()
         versions = queries.get(session, again).evidence
     assert reports[0] == reports[1]
     assert versions is not None
     assert versions["versions"]["polars"]
-    delete(bench, "a@1")
+    delete(harness, "a@1")
     assert cache.is_dir()
-    delete(bench, "b")
-    assert [name for name in left(bench) if name.startswith("caches/")] == []
+    delete(harness, "b")
+    assert [name for name in left(harness) if name.startswith("caches/")] == []
 
 
-def test_a_cache_deleted_while_its_build_ends_is_built_again(bench: Bench) -> None:
+def test_a_cache_deleted_while_its_build_ends_is_built_again(harness: SupervisorHarness) -> None:
     """The program found its content built; then the last dataset of that content was deleted."""
-    job_id = submit(bench, "d", planted=PLANTED)
-    assert bench.run(job_id, *program("building", "--nothing")) is JobState.QUEUED
-    assert bench.job(job_id).reason is Reason.DATA_CHANGED
-    assert rows(bench) == []
-    (bench.settings.caches_root / "feed").mkdir()
-    assert bench.run(job_id, *program("building", "--nothing")) is JobState.SUCCEEDED
-    assert rows(bench) == [("d", 1, "feed")]
+    job_id = submit(harness, "d", planted=PLANTED)
+    assert harness.run(job_id, *program("building", "--already-built")) is JobState.QUEUED
+    assert harness.job(job_id).reason is Reason.DATA_CHANGED
+    assert rows(harness) == []
+    (harness.settings.caches_root / "feed").mkdir()
+    assert harness.run(job_id, *program("building", "--already-built")) is JobState.SUCCEEDED
+    assert rows(harness) == [("d", 1, "feed")]
 
 
-def test_deleting_and_adopting_at_once_leave_no_row_without_a_cache(bench: Bench) -> None:
+def test_deleting_and_adopting_at_once_leave_no_row_without_a_cache(harness: SupervisorHarness) -> None:
     for turn in range(4):
-        place = bench.settings.caches_root / "feed"
+        place = harness.settings.caches_root / "feed"
         place.mkdir(exist_ok=True)
-        assert bench.run(submit(bench, f"old{turn}", planted=PLANTED), *program("building", "--nothing"))
-        submit(bench, f"new{turn}", planted=PLANTED)
-        running = bench.start(*program("building", "--nothing"))
+        assert harness.run(submit(harness, f"old{turn}", planted=PLANTED), *program("building", "--already-built"))
+        submit(harness, f"new{turn}", planted=PLANTED)
+        running = harness.start(*program("building", "--already-built"))
         time.sleep(0.1 * turn)
-        delete(bench, f"old{turn}")
-        if running.end() is JobState.SUCCEEDED:
+        delete(harness, f"old{turn}")
+        if running.result() is JobState.SUCCEEDED:
             assert place.is_dir()
-            delete(bench, f"new{turn}")
-        assert rows(bench) == []
+            delete(harness, f"new{turn}")
+        assert rows(harness) == []
         assert not place.exists()
-        with transaction(bench.sessions) as session:
+        with transaction(harness.sessions) as session:
             for job in queries.page(session, state=JobState.QUEUED)[0]:
                 lifecycle.want(session, job.id, Wanted.CANCEL, by="test")
 
@@ -122,73 +122,73 @@ BAD = {
 
 
 @pytest.mark.parametrize(("text", "words"), BAD.items(), ids=BAD.values())
-def test_bad_input_leaves_nothing_but_its_upload_for_a_day(bench: Bench, text: str, words: str) -> None:
-    upload = bench.settings.uploads_root / "u1"
+def test_bad_input_leaves_nothing_but_its_upload_for_a_day(harness: SupervisorHarness, text: str, words: str) -> None:
+    upload = harness.settings.uploads_root / "u1"
     upload.mkdir(parents=True)
     (upload / "file.csv").write_text(text)
-    job_id = submit(bench, "d", {"panel": "upload:u1/file.csv"})
-    assert bench.run(job_id, *PROGRAM) is JobState.FAILED
-    job = bench.job(job_id)
-    assert (job.reason, rows(bench)) == (Reason.INVALID_PARAMS, [])
+    job_id = submit(harness, "d", {"panel": "upload:u1/file.csv"})
+    assert harness.run(job_id, *PROGRAM) is JobState.FAILED
+    job = harness.job(job_id)
+    assert (job.reason, rows(harness)) == (Reason.INVALID_PARAMS, [])
     assert words in (job.message or "")
-    assert left(bench) == ["uploads/u1/file.csv"]
-    old = time.time() - 2 * orphans.YOUNG_SECONDS
+    assert left(harness) == ["uploads/u1/file.csv"]
+    old = time.time() - 2 * orphans.MIN_AGE_SECONDS
     for path in (upload, upload / "file.csv"):
         os.utime(path, (old, old))
-    orphans.tidy(bench.settings, bench.sessions)
-    assert left(bench) == ["uploads/u1/file.csv"]
-    with transaction(bench.sessions) as session:
+    orphans.remove_orphans(harness.settings, harness.sessions)
+    assert left(harness) == ["uploads/u1/file.csv"]
+    with transaction(harness.sessions) as session:
         session.execute(update(Job).values(finished_at=Job.finished_at - caches.UPLOAD_RETENTION))
-    orphans.tidy(bench.settings, bench.sessions)
-    assert left(bench) == []
+    orphans.remove_orphans(harness.settings, harness.sessions)
+    assert left(harness) == []
 
 
-def test_a_full_disk_leaves_nothing(bench: Bench) -> None:
-    script = Path(__file__).parents[2] / "programs" / "filling.py"
-    job_id = submit(bench, "d", planted=PLANTED)
-    assert bench.run(job_id, PROGRAM[0], str(script)) is JobState.FAILED
-    assert bench.job(job_id).reason is Reason.DISK_FULL
-    assert (rows(bench), left(bench)) == ([], [])
+def test_a_full_disk_leaves_nothing(harness: SupervisorHarness) -> None:
+    script = Path(__file__).parents[2] / "programs" / "full_disk.py"
+    job_id = submit(harness, "d", planted=PLANTED)
+    assert harness.run(job_id, PROGRAM[0], str(script)) is JobState.FAILED
+    assert harness.job(job_id).reason is Reason.DISK_FULL
+    assert (rows(harness), left(harness)) == ([], [])
 
 
-def test_a_killed_build_leaves_nothing_and_is_built_in_the_end(bench: Bench) -> None:
+def test_a_killed_build_leaves_nothing_and_is_built_in_the_end(harness: SupervisorHarness) -> None:
     """Killed with its scratch on the disk; then its whole worker is gone, and only the next attempt tidies up."""
-    job_id = submit(bench, "d", planted={**PLANTED, "num_codes": 200, "num_days": 1000})
-    running = bench.start(*PROGRAM)
-    folder = bench.folder(job_id)
-    bench.until(lambda: list(folder.glob(".cache*")), 60)
-    os.kill(bench.child_of(job_id), signal.SIGKILL)
-    assert running.end() is JobState.QUEUED
-    assert (rows(bench), left(bench)) == ([], [])
+    job_id = submit(harness, "d", planted={**PLANTED, "num_codes": 200, "num_days": 1000})
+    running = harness.start(*PROGRAM)
+    folder = harness.folder(job_id)
+    harness.wait_until(lambda: list(folder.glob(".cache*")), 60)
+    os.kill(harness.child_of(job_id), signal.SIGKILL)
+    assert running.result() is JobState.QUEUED
+    assert (rows(harness), left(harness)) == ([], [])
     lost = folder / ".cache.lost.tmp"
     lost.mkdir()
     (lost / "features").write_bytes(b"x")
-    with transaction(bench.sessions) as session:
+    with transaction(harness.sessions) as session:
         session.execute(update(Job).values(not_before=None))
-    assert bench.run(job_id, *program("building")) is JobState.SUCCEEDED
-    assert [name for name in left(bench) if not name.startswith("caches/beef/")] == []
+    assert harness.run(job_id, *program("building")) is JobState.SUCCEEDED
+    assert [name for name in left(harness) if not name.startswith("caches/beef/")] == []
 
 
-def test_uploads_go_with_success_and_stay_while_another_build_reads_them(bench: Bench) -> None:
-    upload = bench.settings.uploads_root / "u1"
+def test_uploads_go_with_success_and_stay_while_another_build_reads_them(harness: SupervisorHarness) -> None:
+    upload = harness.settings.uploads_root / "u1"
     upload.mkdir(parents=True)
     (upload / "file.csv").write_text("x")
-    first, second = (submit(bench, "d", {"panel": "upload:u1/file.csv"}) for _ in range(2))
-    assert bench.run(first, *program("building")) is JobState.SUCCEEDED
+    first, second = (submit(harness, "d", {"panel": "upload:u1/file.csv"}) for _ in range(2))
+    assert harness.run(first, *program("building")) is JobState.SUCCEEDED
     assert upload.exists()
-    assert bench.run(second, *program("building")) is JobState.SUCCEEDED
+    assert harness.run(second, *program("building")) is JobState.SUCCEEDED
     assert not upload.exists()
-    third = submit(bench, "d", {"panel": "upload:u1/file.csv"})
-    assert bench.run(third, *program("building")) is JobState.FAILED
-    assert "send the file again" in (bench.job(third).message or "")
+    third = submit(harness, "d", {"panel": "upload:u1/file.csv"})
+    assert harness.run(third, *program("building")) is JobState.FAILED
+    assert "send the file again" in (harness.job(third).message or "")
 
 
-def test_tidying_keeps_what_is_young_or_needed(bench: Bench) -> None:
-    roots = bench.settings.caches_root, bench.settings.uploads_root
-    old = time.time() - 2 * orphans.YOUNG_SECONDS
-    assert bench.run(submit(bench, "d"), *program("building")) is JobState.FAILED
-    job_id = submit(bench, "d", planted=PLANTED)
-    assert bench.run(job_id, *program("building")) is JobState.SUCCEEDED
+def test_tidying_keeps_what_is_young_or_needed(harness: SupervisorHarness) -> None:
+    roots = harness.settings.caches_root, harness.settings.uploads_root
+    old = time.time() - 2 * orphans.MIN_AGE_SECONDS
+    assert harness.run(submit(harness, "d"), *program("building")) is JobState.FAILED
+    job_id = submit(harness, "d", planted=PLANTED)
+    assert harness.run(job_id, *program("building")) is JobState.SUCCEEDED
     for name in ("beef", "orphan", "young", f"{caches.TRASH_PREFIX}x"):
         (roots[0] / name).mkdir(exist_ok=True)
         if name != "young":
@@ -198,9 +198,11 @@ def test_tidying_keeps_what_is_young_or_needed(bench: Bench) -> None:
     (roots[1] / "arriving" / "file.csv").touch()  # it has taken more than an hour, and goes on
     for name in ("orphan", "arriving"):
         os.utime(roots[1] / name, (old, old))
-    bench.submit()
+    harness.submit()
     os.utime(roots[0] / "f00d", (old, old))  # no dataset has it, but an unfinished job needs it
-    threads = [threading.Thread(target=orphans.tidy, args=(bench.settings, bench.sessions)) for _ in range(2)]
+    threads = [
+        threading.Thread(target=orphans.remove_orphans, args=(harness.settings, harness.sessions)) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -209,9 +211,9 @@ def test_tidying_keeps_what_is_young_or_needed(bench: Bench) -> None:
     assert sorted(path.name for path in roots[1].iterdir()) == ["arriving", "young"]
 
 
-def test_lineage(bench: Bench) -> None:
-    assert bench.run(submit(bench, "d", planted=PLANTED), *program("building")) is JobState.SUCCEEDED
-    with transaction(bench.sessions) as session:
+def test_lineage(harness: SupervisorHarness) -> None:
+    assert harness.run(submit(harness, "d", planted=PLANTED), *program("building")) is JobState.SUCCEEDED
+    with transaction(harness.sessions) as session:
         jobs = [
             submission.submit(
                 session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu", dataset=name,

@@ -60,7 +60,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Points:
+def reference_points(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Points:
     """The points of a run without any service, but under the same thread limits: they decide the last digits."""
     folder = tmp_path_factory.mktemp("alone")
     (folder / "spec.json").write_text(TRAIN.model_dump_json())
@@ -138,19 +138,19 @@ class Service:
         with transaction(self.sessions) as session:
             return queries.get(session, job_id)
 
-    def until(self, happened: Callable[[], object], seconds: float = 90.0) -> None:
+    def wait_until(self, condition: Callable[[], object], seconds: float = 90.0) -> None:
         deadline = time.monotonic() + seconds
-        while not happened():
+        while not condition():
             assert time.monotonic() < deadline, (self.settings.run_root / "workers.log").read_text()[-3000:]
             time.sleep(0.05)
 
-    def end_of(self, job_id: UUID) -> Job:
-        self.until(lambda: self.job(job_id).state in TERMINAL)
+    def wait_for_end(self, job_id: UUID) -> Job:
+        self.wait_until(lambda: self.job(job_id).state in TERMINAL)
         return self.job(job_id)
 
-    def in_the_middle(self, job_id: UUID) -> None:
+    def wait_until_half_trained(self, job_id: UUID) -> None:
         """Some epochs are recorded, some are to come."""
-        self.until(lambda: (self.job(job_id).checkpoint or {}).get("epoch", 0) >= 3)
+        self.wait_until(lambda: (self.job(job_id).checkpoint or {}).get("epoch", 0) >= 3)
         assert self.job(job_id).state is JobState.RUNNING
 
     def points(self, job_id: UUID) -> Points:
@@ -168,24 +168,24 @@ def service(settings: Settings, sessions: sessionmaker[Session], cache: Path) ->
         yield service
 
 
-def same_numbers(points: Points, reference: Points) -> None:
+def assert_same_numbers(points: Points, reference: Points) -> None:
     assert {key: value for key, value in points.items() if not key[0].startswith(TIMINGS)} == {
         key: value for key, value in reference.items() if not key[0].startswith(TIMINGS)
     }
 
 
-def test_from_a_hint_to_a_result_that_is_proved(service: Service, undisturbed: Points) -> None:
+def test_from_a_hint_to_a_result_that_is_proved(service: Service, reference_points: Points) -> None:
     worker = service.worker()
-    built = service.end_of(service.submit(JobKind.DATASET, {"name": "d", "planted": PANEL}))
+    built = service.wait_for_end(service.submit(JobKind.DATASET, {"name": "d", "planted": PANEL}))
     assert (built.state, built.dataset_fingerprint) == (JobState.SUCCEEDED, service.fingerprint)
     with transaction(service.sessions) as session:
         dataset = catalog.dataset(session, "d@1")
     assert dataset.profile
     assert dataset.manifest["fingerprint"] == service.fingerprint
     job_id = service.submit()
-    done = service.end_of(job_id)
+    done = service.wait_for_end(job_id)
     assert (done.state, done.message) == (JobState.SUCCEEDED, None)
-    same_numbers(service.points(job_id), undisturbed)
+    assert_same_numbers(service.points(job_id), reference_points)
     evidence = done.evidence
     assert evidence is not None
     assert "AdaBelief" in evidence["optimizer"]["class"]
@@ -201,10 +201,10 @@ def test_from_a_hint_to_a_result_that_is_proved(service: Service, undisturbed: P
     assert worker.wait(20) == 0
 
 
-def test_g7_a_worker_told_to_stop_saves_and_hands_over(service: Service, undisturbed: Points) -> None:
+def test_g7_a_worker_told_to_stop_saves_and_hands_over(service: Service, reference_points: Points) -> None:
     first = service.worker()
     job_id = service.submit()
-    service.in_the_middle(job_id)
+    service.wait_until_half_trained(job_id)
     asked = time.monotonic()
     first.terminate()
     assert first.wait(25) == 0
@@ -212,17 +212,17 @@ def test_g7_a_worker_told_to_stop_saves_and_hands_over(service: Service, undistu
     job = service.job(job_id)
     assert (job.state, job.reason, job.failures) == (JobState.QUEUED, Reason.DRAINED, 0)
     service.worker()
-    done = service.end_of(job_id)
+    done = service.wait_for_end(job_id)
     assert (done.state, done.attempt) == (JobState.SUCCEEDED, 2)
-    same_numbers(service.points(job_id), undisturbed)
+    assert_same_numbers(service.points(job_id), reference_points)
 
 
 @pytest.mark.parametrize("victim", ["main process", "pool process"])
-def test_g4_a_killed_worker_leaves_nothing_behind(service: Service, undisturbed: Points, victim: str) -> None:
+def test_g4_a_killed_worker_leaves_nothing_behind(service: Service, reference_points: Points, victim: str) -> None:
     service.worker("--control")
     first = service.worker()
     job_id = service.submit()
-    service.in_the_middle(job_id)
+    service.wait_until_half_trained(job_id)
     family = psutil.Process(first.pid).children(recursive=True)
     assert len(family) >= 2  # the pool process and the program
     if victim == "main process":
@@ -239,51 +239,51 @@ def test_g4_a_killed_worker_leaves_nothing_behind(service: Service, undisturbed:
     assert [process for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
     with redis.Redis.from_url(service.settings.redis_url.get_secret_value()) as broker:
         broker.flushall()
-    done = service.end_of(job_id)
+    done = service.wait_for_end(job_id)
     assert (done.state, done.attempt, done.failures) == (JobState.SUCCEEDED, 2, 1)
-    same_numbers(service.points(job_id), undisturbed)
+    assert_same_numbers(service.points(job_id), reference_points)
 
 
 def test_a_killed_broker_is_not_noticed_by_what_runs(
-    service: Service, servers: embedded.EmbeddedServers, undisturbed: Points
+    service: Service, servers: embedded.EmbeddedServers, reference_points: Points
 ) -> None:
     service.worker("--control")
     service.worker()
     job_id = service.submit()
-    service.in_the_middle(job_id)
+    service.wait_until_half_trained(job_id)
     assert servers.valkey.process is not None
     servers.valkey.process.kill()
     time.sleep(1.0)
     assert servers.check() == [servers.valkey.name]
-    done = service.end_of(job_id)
+    done = service.wait_for_end(job_id)
     assert (done.state, done.attempt) == (JobState.SUCCEEDED, 1)
-    same_numbers(service.points(job_id), undisturbed)
+    assert_same_numbers(service.points(job_id), reference_points)
     later = service.submit(JobKind.DATASET, {"name": "d", "planted": PANEL})
-    assert service.end_of(later).state is JobState.SUCCEEDED
+    assert service.wait_for_end(later).state is JobState.SUCCEEDED
 
 
 def test_pain_05_cancel_ends_the_program_of_its_own_job_only(service: Service) -> None:
     service.worker()
     service.worker("--device", "1")
     first, second = service.submit(), service.submit()
-    service.in_the_middle(first)
+    service.wait_until_half_trained(first)
     with transaction(service.sessions) as session:
         lifecycle.want(session, first, Wanted.CANCEL, by="test")
-    assert service.end_of(first).state is JobState.CANCELLED
-    assert service.end_of(second).state is JobState.SUCCEEDED
+    assert service.wait_for_end(first).state is JobState.CANCELLED
+    assert service.wait_for_end(second).state is JobState.SUCCEEDED
 
 
 def test_g1_a_hint_that_is_lost_is_sent_again(service: Service) -> None:
     service.worker("--control")
     service.worker()
     job_id = service.submit(JobKind.DATASET, {"name": "d", "planted": PANEL}, hint=False)
-    assert service.end_of(job_id).state is JobState.SUCCEEDED
+    assert service.wait_for_end(job_id).state is JobState.SUCCEEDED
 
 
 def test_pain_05_a_slot_has_one_process(service: Service) -> None:
     service.worker("--queue", "gpu", "--device", "0")
     lock = service.settings.run_root / "workers"
-    service.until(lambda: list(lock.glob("gpu-0@*.lock")))
+    service.wait_until(lambda: list(lock.glob("gpu-0@*.lock")))
     time.sleep(0.5)
     second = service.worker("--queue", "gpu", "--device", "0")
     assert second.wait(30) == 2

@@ -18,21 +18,21 @@ from jobs.record.reruns import RerunKind, submit_rerun
 from jobs.settings import Settings
 from jobs.states import JobState, Reason, Wanted
 from tests.integration.api.application import Sessions, problem, run, submit
-from tests.integration.worker.supervision import HONEST, Bench, program
+from tests.integration.worker.supervisor_harness import HONEST_PROGRAM, SupervisorHarness, program
 
 
 @pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
-    return Bench(settings, sessions)
+def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHarness:
+    return SupervisorHarness(settings, sessions)
 
 
-def again(bench: Bench, job_id: UUID, how: RerunKind) -> Job:
-    with transaction(bench.sessions) as session:
+def again(harness: SupervisorHarness, job_id: UUID, how: RerunKind) -> Job:
+    with transaction(harness.sessions) as session:
         return submit_rerun(session, job_id, how, by="test").job
 
 
-def said(bench: Bench, job_id: UUID) -> list[str]:
-    with transaction(bench.sessions) as session:
+def said(harness: SupervisorHarness, job_id: UUID) -> list[str]:
+    with transaction(harness.sessions) as session:
         return [event.body["message"] for event in history.read_after(session, job_id, 0) if event.kind == "log"]
 
 
@@ -96,75 +96,77 @@ class TestAsked:
 
 
 class TestRetry:
-    def test_it_goes_on_from_the_last_checkpoint_with_the_points_before_it(self, bench: Bench) -> None:
-        argv = (*HONEST, "--epochs", "4", "--epoch-seconds", "0.4")
-        source = bench.submit(max_attempts=1)
-        running = bench.start(*argv)
-        bench.until(lambda: (bench.job(source).checkpoint or {}).get("epoch", 0) >= 2)
-        os.kill(bench.child_of(source), signal.SIGKILL)
-        assert running.end() is JobState.FAILED
-        before = bench.job(source)
+    def test_it_goes_on_from_the_last_checkpoint_with_the_points_before_it(self, harness: SupervisorHarness) -> None:
+        argv = (*HONEST_PROGRAM, "--epochs", "4", "--epoch-seconds", "0.4")
+        source = harness.submit(max_attempts=1)
+        running = harness.start(*argv)
+        harness.wait_until(lambda: (harness.job(source).checkpoint or {}).get("epoch", 0) >= 2)
+        os.kill(harness.child_of(source), signal.SIGKILL)
+        assert running.result() is JobState.FAILED
+        before = harness.job(source)
         assert before.checkpoint is not None
-        retried = again(bench, source, RerunKind.RETRY)
+        retried = again(harness, source, RerunKind.RETRY)
         assert retried.checkpoint == before.checkpoint | {"path": f"../{source}/{before.checkpoint['path']}"}
-        assert bench.points(retried.id) == [
-            point for point in bench.points(source) if point[1] <= retried.checkpoint["epoch"]
+        assert harness.points(retried.id) == [
+            point for point in harness.points(source) if point[1] <= retried.checkpoint["epoch"]
         ]
         assert retried.metrics["train/loss"] == 0.5 ** retried.checkpoint["epoch"]
-        between = again(bench, source, RerunKind.RETRY).id
-        bench.want(between, Wanted.CANCEL)  # before it has a checkpoint of its own
-        third = again(bench, between, RerunKind.RETRY)
+        between = again(harness, source, RerunKind.RETRY).id
+        harness.want(between, Wanted.CANCEL)  # before it has a checkpoint of its own
+        third = again(harness, between, RerunKind.RETRY)
         assert third.checkpoint == retried.checkpoint
-        bench.want(third.id, Wanted.CANCEL)
-        assert bench.run(retried.id, *argv) is JobState.SUCCEEDED
-        resumed = bench.attempt(retried.id, 1).resumed_from
+        harness.want(third.id, Wanted.CANCEL)
+        assert harness.run(retried.id, *argv) is JobState.SUCCEEDED
+        resumed = harness.attempt(retried.id, 1).resumed_from
         assert resumed is not None
         assert resumed["epoch"] >= 2
-        assert "training from epoch 0" not in (bench.folder(retried.id) / "log.txt").read_text()
-        assert [value for name, _, value in bench.points(retried.id) if name == "train/loss"] == [
+        assert "training from epoch 0" not in (harness.folder(retried.id) / "log.txt").read_text()
+        assert [value for name, _, value in harness.points(retried.id) if name == "train/loss"] == [
             0.5,
             0.25,
             0.125,
             0.0625,
         ]
-        assert bench.job(source).state is JobState.FAILED
-        assert said(bench, retried.id)[0].startswith(f"retry of job {source}, from its checkpoint of epoch")
+        assert harness.job(source).state is JobState.FAILED
+        assert said(harness, retried.id)[0].startswith(f"retry of job {source}, from its checkpoint of epoch")
 
-    def test_a_cancelled_job_without_a_checkpoint_starts_over(self, bench: Bench) -> None:
-        source = bench.submit()
-        bench.want(source, Wanted.CANCEL)
-        retried = again(bench, source, RerunKind.RETRY)
-        assert bench.run(retried.id, *HONEST) is JobState.SUCCEEDED
+    def test_a_cancelled_job_without_a_checkpoint_starts_over(self, harness: SupervisorHarness) -> None:
+        source = harness.submit()
+        harness.want(source, Wanted.CANCEL)
+        retried = again(harness, source, RerunKind.RETRY)
+        assert harness.run(retried.id, *HONEST_PROGRAM) is JobState.SUCCEEDED
 
-    def test_pain_08_a_spent_time_budget_is_not_tried_again(self, bench: Bench) -> None:
-        source = bench.submit(timeout_seconds=0.3)
-        assert bench.run(source, *program("obedient", "--epoch-seconds", "60")) is JobState.FAILED
-        assert bench.job(source).reason is Reason.TIMEOUT_EXEC
+    def test_pain_08_a_spent_time_budget_is_not_tried_again(self, harness: SupervisorHarness) -> None:
+        source = harness.submit(timeout_seconds=0.3)
+        assert harness.run(source, *program("obedient", "--epoch-seconds", "60")) is JobState.FAILED
+        assert harness.job(source).reason is Reason.TIMEOUT_EXEC
         with pytest.raises(IllegalTransition, match="timeout_seconds"):
-            again(bench, source, RerunKind.RETRY)
+            again(harness, source, RerunKind.RETRY)
 
 
 class TestRerun:
-    def test_the_same_again_is_told_to_be_the_same(self, bench: Bench) -> None:
-        source = bench.submit()
-        assert bench.run(source, *HONEST) is JobState.SUCCEEDED
-        rerun = again(bench, source, RerunKind.RERUN)
+    def test_the_same_again_is_told_to_be_the_same(self, harness: SupervisorHarness) -> None:
+        source = harness.submit()
+        assert harness.run(source, *HONEST_PROGRAM) is JobState.SUCCEEDED
+        rerun = again(harness, source, RerunKind.RERUN)
         assert rerun.checkpoint is None
-        assert bench.points(rerun.id) == []
-        assert bench.run(rerun.id, *HONEST) is JobState.SUCCEEDED
-        job = bench.job(rerun.id)
+        assert harness.points(rerun.id) == []
+        assert harness.run(rerun.id, *HONEST_PROGRAM) is JobState.SUCCEEDED
+        job = harness.job(rerun.id)
         assert job.evidence is not None
         assert job.evidence["drift"]["equal"]
         assert job.evidence["drift"]["points"] == 9
         assert "no drift, 9 of 9 points" in (job.message or "")
 
-    def test_drift_is_told_by_metric_and_size(self, bench: Bench) -> None:
-        source = bench.submit()
-        assert bench.run(source, *HONEST) is JobState.SUCCEEDED
-        rerun = again(bench, source, RerunKind.RERUN)
+    def test_drift_is_told_by_metric_and_size(self, harness: SupervisorHarness) -> None:
+        source = harness.submit()
+        assert harness.run(source, *HONEST_PROGRAM) is JobState.SUCCEEDED
+        rerun = again(harness, source, RerunKind.RERUN)
         lie = json.dumps({"versions": {"torch": "0.0"}})
-        assert bench.run(rerun.id, *HONEST, "--drift", "0.25", "--lie", lie) is JobState.SUCCEEDED
-        job = bench.job(rerun.id)
+        assert (
+            harness.run(rerun.id, *HONEST_PROGRAM, "--drift", "0.25", "--evidence-override", lie) is JobState.SUCCEEDED
+        )
+        job = harness.job(rerun.id)
         assert job.evidence is not None
         found = job.evidence["drift"]
         assert not found["equal"]
@@ -176,6 +178,6 @@ class TestRerun:
         }  # fmt: skip
         assert found["environment"] == {"version of torch": [None, "0.0"]}
         assert "train/loss most, by 0.25" in (job.message or "")
-        with transaction(bench.sessions) as session:
+        with transaction(harness.sessions) as session:
             last = history.read_after(session, rerun.id, 0)[-1]
         assert (last.kind, last.body["message"]) == ("state", job.message)

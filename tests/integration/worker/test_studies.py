@@ -16,25 +16,25 @@ from jobs.db.tables import Attempt, JobEvent
 from jobs.record import catalog, history, lifecycle, queries
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Wanted
-from tests.integration.worker.study_bench import SPACE, Bench, climbing, opened
-from worker.studies.sampling import designed_point
+from tests.integration.worker.study_harness import SPACE, StudyHarness, improving_objective, open_harness
+from worker.studies.sampling import non_adaptive_point
 from worker.upkeep.sweeper import Sweeper
 
 
 @pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[Bench]:
-    with opened(settings, sessions) as bench:
-        yield bench
+def harness(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[StudyHarness]:
+    with open_harness(settings, sessions) as harness:
+        yield harness
 
 
-def test_pain_37_a_study_ends_with_every_number_its_trials_own(bench: Bench) -> None:
-    study = bench.submit(n_trials=6, parallelism=2)
-    job = bench.work(study)
+def test_pain_37_a_study_ends_with_every_number_its_trials_own(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=6, parallelism=2)
+    job = harness.run_study(study)
     assert (job.state, job.reason, job.attempt, job.lease_until) == (JobState.SUCCEEDED, None, 1, None)
-    trials = bench.children(study)
+    trials = harness.children(study)
     assert [t.trial_number for t in trials] == list(range(6))
-    for trial, frozen in zip(trials, bench.optuna(study), strict=True):
-        value = climbing(trial.params or {}, 0)[-1]  # type: ignore[index]
+    for trial, frozen in zip(trials, harness.optuna(study), strict=True):
+        value = improving_objective(trial.params or {}, 0)[-1]  # type: ignore[index]
         assert (frozen.state, frozen.value, frozen.params) == (TrialState.COMPLETE, pytest.approx(value), trial.params)
         assert frozen.intermediate_values == pytest.approx({1: value / 2, 2: value})
         assert trial.spec["optimizer"]["lr"] == (trial.params or {})["optimizer.lr"]
@@ -44,8 +44,8 @@ def test_pain_37_a_study_ends_with_every_number_its_trials_own(bench: Bench) -> 
     assert (job.best["trial"], job.best["job_id"]) == (best.trial_number, str(best.id))
     assert job.progress is not None
     assert (job.progress["step"], job.progress["steps"], job.progress["ratio"]) == (6, 6, 1.0)
-    with transaction(bench.sessions) as session:
-        files = {row.name: bench.settings.run_root / row.path for row in catalog.artifacts(session, study)}
+    with transaction(harness.sessions) as session:
+        files = {row.name: harness.settings.run_root / row.path for row in catalog.artifacts(session, study)}
         logs = [e.body["message"] for e in history.read_after(session, study, 0) if e.kind == "log"]
     assert set(files) == {
         f"{n}.json"
@@ -56,33 +56,33 @@ def test_pain_37_a_study_ends_with_every_number_its_trials_own(bench: Bench) -> 
     assert sum(importance["importance"].values()) == pytest.approx(1)
     assert json.loads(files["history.json"].read_text())["data"]
     assert len([line for line in logs if "succeeded: val/rank_ic" in line]) == 6
-    assert bench.advance(study).hints == []
+    assert harness.advance(study).hints == []
 
 
 @pytest.mark.parametrize("parallelism", [1, 2, 4])
-def test_pain_37_random_trials_are_the_same_for_any_number_of_workers(bench: Bench, parallelism: int) -> None:
-    study = bench.submit(n_trials=5, parallelism=parallelism)
-    bench.work(study)
-    spec = HpoSpec.model_validate(bench.job(study).spec)
-    assert [t.params for t in bench.children(study)] == [designed_point(spec, n) for n in range(5)]
+def test_pain_37_random_trials_are_the_same_for_any_number_of_workers(harness: StudyHarness, parallelism: int) -> None:
+    study = harness.submit(n_trials=5, parallelism=parallelism)
+    harness.run_study(study)
+    spec = HpoSpec.model_validate(harness.job(study).spec)
+    assert [t.params for t in harness.children(study)] == [non_adaptive_point(spec, n) for n in range(5)]
 
 
-def test_exactly_n_trials_with_eight_advances_at_a_time(bench: Bench) -> None:
-    study = bench.submit(n_trials=12, parallelism=4)
-    bench.preflight(study)
+def test_exactly_n_trials_with_eight_advances_at_a_time(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=12, parallelism=4)
+    harness.run_preflight(study)
     seen: list[int] = []
     errors: list[BaseException] = []
 
     def advance_and_work(index: int) -> None:
         try:
             for _ in range(200):
-                bench.advance(study)
-                alive = bench.children(study, alive=True)
-                seen.append(len(alive))
-                if bench.job(study).state in TERMINAL:
+                harness.advance(study)
+                unfinished = harness.children(study, unfinished=True)
+                seen.append(len(unfinished))
+                if harness.job(study).state in TERMINAL:
                     return
-                for job in alive[index % 4 : index % 4 + 1]:
-                    bench.run(job)
+                for job in unfinished[index % 4 : index % 4 + 1]:
+                    harness.run(job)
         except BaseException as error:  # noqa: BLE001 - raised below, in the test's own thread
             errors.append(error)
 
@@ -92,102 +92,102 @@ def test_exactly_n_trials_with_eight_advances_at_a_time(bench: Bench) -> None:
     for thread in threads:
         thread.join(90)
     assert errors == []
-    assert bench.job(study).state is JobState.SUCCEEDED
+    assert harness.job(study).state is JobState.SUCCEEDED
     assert max(seen) <= 4
-    assert [t.trial_number for t in bench.children(study)] == list(range(12))
-    assert bench.states(study) == [TrialState.COMPLETE] * 12
+    assert [t.trial_number for t in harness.children(study)] == list(range(12))
+    assert harness.states(study) == [TrialState.COMPLETE] * 12
 
 
-def test_a_crash_between_ask_and_commit_is_adopted(bench: Bench) -> None:
-    study = bench.submit(n_trials=3)
-    bench.preflight(study)
-    bench.crash(study)
-    assert bench.children(study) == []
-    assert bench.states(study) == [TrialState.RUNNING]
-    bench.advance(study)
-    [adopted] = bench.children(study)
-    assert (adopted.trial_number, adopted.params) == (0, bench.optuna(study)[0].params)
-    assert bench.work(study).state is JobState.SUCCEEDED
-    assert bench.states(study) == [TrialState.COMPLETE] * 3
-    assert len(bench.children(study)) == 3
+def test_a_crash_between_ask_and_commit_is_adopted(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=3)
+    harness.run_preflight(study)
+    harness.crash_before_commit(study)
+    assert harness.children(study) == []
+    assert harness.states(study) == [TrialState.RUNNING]
+    harness.advance(study)
+    [adopted] = harness.children(study)
+    assert (adopted.trial_number, adopted.params) == (0, harness.optuna(study)[0].params)
+    assert harness.run_study(study).state is JobState.SUCCEEDED
+    assert harness.states(study) == [TrialState.COMPLETE] * 3
+    assert len(harness.children(study)) == 3
 
 
-def test_enqueued_points_come_first_once_each(bench: Bench) -> None:
+def test_enqueued_points_come_first_once_each(harness: StudyHarness) -> None:
     points: list[dict[str, Scalar]] = [{"optimizer.lr": 5e-4, "model.gat_layers": 2}, {"model.gat_layers": 3}]
-    study = bench.submit(n_trials=4, parallelism=2, enqueue=points)
-    bench.work(study)
-    params = [t.params or {} for t in bench.children(study)]
+    study = harness.submit(n_trials=4, parallelism=2, enqueue=points)
+    harness.run_study(study)
+    params = [t.params or {} for t in harness.children(study)]
     assert params[0] == points[0]
     assert params[1]["model.gat_layers"] == 3
-    assert len(bench.optuna(study)) == 4
-    spec = HpoSpec.model_validate(bench.job(study).spec)
-    assert params[2:] == [designed_point(spec, n) for n in (2, 3)]
+    assert len(harness.optuna(study)) == 4
+    spec = HpoSpec.model_validate(harness.job(study).spec)
+    assert params[2:] == [non_adaptive_point(spec, n) for n in (2, 3)]
 
 
-def test_a_grid_is_run_exactly(bench: Bench) -> None:
+def test_a_grid_is_run_exactly(harness: StudyHarness) -> None:
     space = {
         "model.gat_layers": SPACE["model.gat_layers"],
         "optimizer.lr": {"kind": "categorical", "choices": [1e-4, 1e-3]},
     }
-    study = bench.submit(space=space, sampler={"name": "grid"}, n_trials=20, parallelism=3)
-    bench.work(study)
-    points = {tuple((t.params or {}).values()) for t in bench.children(study)}
-    assert len(bench.children(study)) == 8
+    study = harness.submit(space=space, sampler={"name": "grid"}, n_trials=20, parallelism=3)
+    harness.run_study(study)
+    points = {tuple((t.params or {}).values()) for t in harness.children(study)}
+    assert len(harness.children(study)) == 8
     assert {layers for layers, _ in points} == {1, 2, 3, 4} or {layers for _, layers in points} == {1, 2, 3, 4}
     assert len(points) == 8
 
 
-def test_a_study_is_never_claimed_nor_does_it_expire(bench: Bench) -> None:
-    study = bench.submit()
-    assert not bench.claim(bench.job(study))
-    bench.advance(study)
-    with transaction(bench.sessions) as session:
+def test_a_study_is_never_claimed_nor_does_it_expire(harness: StudyHarness) -> None:
+    study = harness.submit()
+    assert not harness.claim(harness.job(study))
+    harness.advance(study)
+    with transaction(harness.sessions) as session:
         assert queries.expired(session, 10) == []
         assert session.get_one(Attempt, (study, 1)).worker == "control"
         assert [job.id for job in queries.active_studies(session, 10)] == [study]
         assert [job.kind for job in queries.due_jobs(session, "cpu", -1, 10)] == [JobKind.PREFLIGHT] * 2
 
 
-def test_the_sweep_asks_active_studies_again_and_again(bench: Bench) -> None:
-    study, over = bench.submit(), bench.submit()
-    with transaction(bench.sessions) as session:
+def test_the_sweep_asks_active_studies_again_and_again(harness: StudyHarness) -> None:
+    study, over = harness.submit(), harness.submit()
+    with transaction(harness.sessions) as session:
         lifecycle.want(session, over, Wanted.CANCEL, by="test")
     hinted: list[tuple[str, UUID]] = []
     sweeper = Sweeper(
-        bench.sessions,
+        harness.sessions,
         60,
         hint=lambda queue, job_id, _: hinted.append((queue, job_id)),
-        drained=lambda _: True,
+        queue_is_empty=lambda _: True,
         publish=lambda _: None,
     )
     sweeper.sweep()
-    bench.advance(study)
+    harness.advance(study)
     sweeper.sweep()
     assert hinted == [("control", study)] * 2
 
 
-def test_priority_of_a_study_is_that_of_its_trials(bench: Bench) -> None:
-    study = bench.submit(parallelism=2)
-    bench.preflight(study)
-    bench.advance(study)
-    with transaction(bench.sessions) as session:
+def test_priority_of_a_study_is_that_of_its_trials(harness: StudyHarness) -> None:
+    study = harness.submit(parallelism=2)
+    harness.run_preflight(study)
+    harness.advance(study)
+    with transaction(harness.sessions) as session:
         changed = lifecycle.set_priority(session, study, 1, by="test")
-    assert [job.id for job in changed] == [study, *sorted(job.id for job in bench.children(study))]
-    assert {job.priority for job in bench.children(study)} == {1}
-    assert bench.job(bench.children(study, JobKind.PREFLIGHT)[0].id).priority == 5
+    assert [job.id for job in changed] == [study, *sorted(job.id for job in harness.children(study))]
+    assert {job.priority for job in harness.children(study)} == {1}
+    assert harness.job(harness.children(study, JobKind.PREFLIGHT)[0].id).priority == 5
 
 
-def test_optunas_tables_stand_in_their_own_schema(bench: Bench) -> None:
+def test_optunas_tables_stand_in_their_own_schema(harness: StudyHarness) -> None:
     query = text(
         "SELECT table_schema FROM information_schema.tables WHERE table_name IN ('studies', 'alembic_version')"
     )
-    with transaction(bench.sessions) as session:
+    with transaction(harness.sessions) as session:
         assert set(session.scalars(query)) == {"optuna"}
 
 
-def test_history_of_a_study_has_no_gap(bench: Bench) -> None:
-    study = bench.submit(n_trials=2)
-    bench.work(study)
-    with transaction(bench.sessions) as session:
+def test_history_of_a_study_has_no_gap(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=2)
+    harness.run_study(study)
+    with transaction(harness.sessions) as session:
         seqs = list(session.scalars(select(JobEvent.seq).where(JobEvent.job_id == study).order_by(JobEvent.seq)))
     assert seqs == list(range(1, len(seqs) + 1))

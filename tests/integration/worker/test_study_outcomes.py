@@ -14,35 +14,42 @@ from jobs.db.tables import Job
 from jobs.record import catalog, history, lifecycle
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
-from tests.integration.worker.study_bench import METRIC, SPACE, Bench, Outcome, climbing, opened
-from worker.studies.advance import News
+from tests.integration.worker.study_harness import (
+    METRIC,
+    SPACE,
+    StudyHarness,
+    TrialResult,
+    improving_objective,
+    open_harness,
+)
+from worker.studies.advance import AdvanceResult
 
 
 @pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[Bench]:
-    with opened(settings, sessions) as bench:
-        yield bench
+def harness(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[StudyHarness]:
+    with open_harness(settings, sessions) as harness:
+        yield harness
 
 
-def test_a_study_cancelled_after_such_a_crash_leaves_nothing_running(bench: Bench) -> None:
-    study = bench.submit(n_trials=3)
-    bench.preflight(study)
-    bench.crash(study)
-    with transaction(bench.sessions) as session:
+def test_a_study_cancelled_after_such_a_crash_leaves_nothing_running(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=3)
+    harness.run_preflight(study)
+    harness.crash_before_commit(study)
+    with transaction(harness.sessions) as session:
         lifecycle.want(session, study, Wanted.CANCEL, by="test")
-    bench.advance(study)
-    assert bench.job(study).state is JobState.CANCELLED
-    assert bench.states(study) == [TrialState.FAIL]
+    harness.advance(study)
+    assert harness.job(study).state is JobState.CANCELLED
+    assert harness.states(study) == [TrialState.FAIL]
 
 
-def test_pain_37_a_failed_trial_is_fail_with_its_reason_and_never_a_number(bench: Bench) -> None:
-    study = bench.submit(n_trials=4, max_failed_trials=2)
+def test_pain_37_a_failed_trial_is_fail_with_its_reason_and_never_a_number(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=4, max_failed_trials=2)
 
-    def sometimes(params: dict[str, Scalar], number: int) -> Outcome:
-        return {1: Reason.NAN_LOSS, 2: [None, None]}.get(number) or climbing(params, number)  # type: ignore[return-value]
+    def sometimes(params: dict[str, Scalar], number: int) -> TrialResult:
+        return {1: Reason.NAN_LOSS, 2: [None, None]}.get(number) or improving_objective(params, number)  # type: ignore[return-value]
 
-    assert bench.work(study, sometimes).state is JobState.SUCCEEDED
-    frozen = bench.optuna(study)
+    assert harness.run_study(study, sometimes).state is JobState.SUCCEEDED
+    frozen = harness.optuna(study)
     complete, fail = TrialState.COMPLETE, TrialState.FAIL
     assert [t.state for t in frozen] == [complete, fail, fail, complete]
     assert [frozen[n].values for n in (1, 2)] == [None, None]
@@ -50,206 +57,206 @@ def test_pain_37_a_failed_trial_is_fail_with_its_reason_and_never_a_number(bench
     assert frozen[1].user_attrs["message"] == "it said so"
 
 
-def test_pain_37_a_study_of_failures_only_is_failed(bench: Bench) -> None:
-    study = bench.submit(n_trials=3, max_failed_trials=3)
-    job = bench.work(study, lambda _params, _number: Reason.OOM_HOST)
+def test_pain_37_a_study_of_failures_only_is_failed(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=3, max_failed_trials=3)
+    job = harness.run_study(study, lambda _params, _number: Reason.OOM_HOST)
     assert (job.state, job.reason, job.best) == (JobState.FAILED, Reason.OBJECTIVE_MISSING, None)
-    assert bench.states(study) == [TrialState.FAIL] * 3
+    assert harness.states(study) == [TrialState.FAIL] * 3
 
 
-def test_too_many_failed_trials_end_the_study_and_stop_the_others(bench: Bench) -> None:
-    study = bench.submit(n_trials=20, parallelism=3, max_failed_trials=1)
-    bench.preflight(study)
-    bench.advance(study)
-    first, second, third = bench.children(study)
-    assert bench.claim(third)
+def test_too_many_failed_trials_end_the_study_and_stop_the_others(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=20, parallelism=3, max_failed_trials=1)
+    harness.run_preflight(study)
+    harness.advance(study)
+    first, second, third = harness.children(study)
+    assert harness.claim(third)
     for trial in (first, second):
-        bench.run(trial, lambda _params, _number: Reason.NAN_LOSS)
-    bench.advance(study)
-    assert (bench.job(study).state, bench.job(third.id).wanted) == (JobState.RUNNING, Wanted.CANCEL)
-    assert len(bench.children(study)) == 3
-    bench.settle(third, JobState.CANCELLED, Reason.USER)
-    bench.advance(study)
-    job = bench.job(study)
+        harness.run(trial, lambda _params, _number: Reason.NAN_LOSS)
+    harness.advance(study)
+    assert (harness.job(study).state, harness.job(third.id).wanted) == (JobState.RUNNING, Wanted.CANCEL)
+    assert len(harness.children(study)) == 3
+    harness.settle(third, JobState.CANCELLED, Reason.USER)
+    harness.advance(study)
+    job = harness.job(study)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.TOO_MANY_FAILED_TRIALS)
     assert job.message == "2 trials failed (nan_loss); max_failed_trials is 1"
-    assert bench.job(third.id).reason is Reason.PARENT_STOPPED
+    assert harness.job(third.id).reason is Reason.PARENT_STOPPED
 
 
-def test_a_hopeless_trial_is_pruned_while_it_runs(bench: Bench) -> None:
-    study = bench.submit(n_trials=3, pruner={"name": "median", "startup_trials": 1, "warmup_epochs": 1})
-    bench.preflight(study)
-    bench.advance(study)
-    bench.run(bench.children(study)[0], lambda _params, _number: [0.5, 0.6, 0.7])
-    bench.advance(study)
-    bad = bench.children(study)[1]
-    assert bench.claim(bad)
+def test_a_hopeless_trial_is_pruned_while_it_runs(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=3, pruner={"name": "median", "startup_trials": 1, "warmup_epochs": 1})
+    harness.run_preflight(study)
+    harness.advance(study)
+    harness.run(harness.children(study)[0], lambda _params, _number: [0.5, 0.6, 0.7])
+    harness.advance(study)
+    bad = harness.children(study)[1]
+    assert harness.claim(bad)
     for epoch, wanted in ((1, Wanted.RUN), (2, Wanted.PRUNE)):
-        bench.say(bad, epoch, 0.01)
-        news = bench.advance(study)
-        assert bench.job(bad.id).wanted is wanted
+        harness.report(bad, epoch, 0.01)
+        news = harness.advance(study)
+        assert harness.job(bad.id).wanted is wanted
     assert bad.id in news.changed
-    bench.settle(bad, JobState.PRUNED, Reason.PRUNED)
-    assert bench.work(study).state is JobState.SUCCEEDED
-    frozen = bench.optuna(study)[1]
+    harness.settle(bad, JobState.PRUNED, Reason.PRUNED)
+    assert harness.run_study(study).state is JobState.SUCCEEDED
+    frozen = harness.optuna(study)[1]
     assert (frozen.state, frozen.intermediate_values) == (TrialState.PRUNED, {1: 0.01, 2: 0.01})
 
 
-def test_a_prune_that_meets_a_drain_is_no_failure(bench: Bench) -> None:
-    study = bench.submit(n_trials=2, max_failed_trials=0)
-    bench.preflight(study)
-    bench.advance(study)
-    [trial] = bench.children(study)
-    assert bench.claim(trial)
-    bench.say(trial, 1, 0.01)
-    with transaction(bench.sessions) as session:
+def test_a_prune_that_meets_a_drain_is_no_failure(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=2, max_failed_trials=0)
+    harness.run_preflight(study)
+    harness.advance(study)
+    [trial] = harness.children(study)
+    assert harness.claim(trial)
+    harness.report(trial, 1, 0.01)
+    with transaction(harness.sessions) as session:
         lifecycle.requeue(session, trial.id, 1, reason=Reason.DRAINED, message="drained", counts_as_failure=False)
-    with transaction(bench.sessions) as session:
+    with transaction(harness.sessions) as session:
         lifecycle.want(session, trial.id, Wanted.PRUNE, by="study", reason=Reason.PRUNED)
-    assert bench.job(trial.id).state is JobState.CANCELLED
-    assert bench.work(study).state is JobState.SUCCEEDED
-    assert bench.states(study) == [TrialState.PRUNED, TrialState.COMPLETE]
-    with transaction(bench.sessions) as session:
+    assert harness.job(trial.id).state is JobState.CANCELLED
+    assert harness.run_study(study).state is JobState.SUCCEEDED
+    assert harness.states(study) == [TrialState.PRUNED, TrialState.COMPLETE]
+    with transaction(harness.sessions) as session:
         said = [e.body["message"] for e in history.read_after(session, study, 0) if e.kind == "log"]
     assert said[0] == "trial 0 pruned: after epoch 1"
 
 
-def test_a_trial_of_several_folds_is_not_cut_short_by_the_value_it_ends_with(bench: Bench) -> None:
+def test_a_trial_of_several_folds_is_not_cut_short_by_the_value_it_ends_with(harness: StudyHarness) -> None:
     base = {"dataset": "d", "split": {"folds": 3}}
-    study = bench.submit(base=base, n_trials=3, pruner={"name": "median", "startup_trials": 1, "warmup_epochs": 1})
-    bench.preflight(study)
-    bench.advance(study)
-    bench.run(bench.children(study)[0], lambda _params, _number: [0.5, 0.6, 0.7])
-    bench.advance(study)
-    bad = bench.children(study)[1]
-    assert bench.claim(bad)
-    bench.say(bad, 2, 0.01)
-    bench.advance(study)
-    assert bench.job(bad.id).wanted is Wanted.RUN
-    bench.settle(bad, JobState.SUCCEEDED)
-    bench.advance(study)
-    assert bench.optuna(study)[1].value == 0.01
+    study = harness.submit(base=base, n_trials=3, pruner={"name": "median", "startup_trials": 1, "warmup_epochs": 1})
+    harness.run_preflight(study)
+    harness.advance(study)
+    harness.run(harness.children(study)[0], lambda _params, _number: [0.5, 0.6, 0.7])
+    harness.advance(study)
+    bad = harness.children(study)[1]
+    assert harness.claim(bad)
+    harness.report(bad, 2, 0.01)
+    harness.advance(study)
+    assert harness.job(bad.id).wanted is Wanted.RUN
+    harness.settle(bad, JobState.SUCCEEDED)
+    harness.advance(study)
+    assert harness.optuna(study)[1].value == 0.01
 
 
-def test_a_disk_that_takes_no_pictures_does_not_keep_the_study_from_ending(bench: Bench) -> None:
-    study = bench.submit(n_trials=2)
-    bench.settings.jobs_root.mkdir(parents=True, exist_ok=True)
-    (bench.settings.jobs_root / str(study)).write_text("no folder can be made here")
-    assert bench.work(study).state is JobState.SUCCEEDED
-    with transaction(bench.sessions) as session:
+def test_a_disk_that_takes_no_pictures_does_not_keep_the_study_from_ending(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=2)
+    harness.settings.jobs_root.mkdir(parents=True, exist_ok=True)
+    (harness.settings.jobs_root / str(study)).write_text("no folder can be made here")
+    assert harness.run_study(study).state is JobState.SUCCEEDED
+    with transaction(harness.sessions) as session:
         assert catalog.artifacts(session, study) == []
         said = [e.body for e in history.read_after(session, study, 0) if e.kind == "log"]
     assert said[-1]["level"] == "warning"
     assert said[-1]["message"].startswith("0 of 6 pictures were written: ")
 
 
-def test_the_goal_ends_the_study(bench: Bench) -> None:
-    study = bench.submit(n_trials=10, parallelism=2, goal=0.5)
-    job = bench.work(study, lambda _params, number: [0.1 + 0.2 * number])
+def test_the_goal_ends_the_study(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=10, parallelism=2, goal=0.5)
+    job = harness.run_study(study, lambda _params, number: [0.1 + 0.2 * number])
     assert (job.state, job.reason) == (JobState.SUCCEEDED, Reason.GOAL_REACHED)
     assert job.message == "val/rank_ic reached 0.5; the goal was 0.5"
-    assert len(bench.children(study)) == 4  # the fourth had been started beside the third
-    assert TrialState.RUNNING not in bench.states(study)
+    assert len(harness.children(study)) == 4  # the fourth had been started beside the third
+    assert TrialState.RUNNING not in harness.states(study)
 
 
-def test_a_loss_is_minimised(bench: Bench) -> None:
-    study = bench.submit(n_trials=3, objective={"metric": "val/loss", "direction": "minimize"}, goal=0.2)
-    bench.preflight(study)
+def test_a_loss_is_minimised(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=3, objective={"metric": "val/loss", "direction": "minimize"}, goal=0.2)
+    harness.run_preflight(study)
     for value in (0.9, 0.15):
-        bench.advance(study)
-        [trial] = bench.children(study, alive=True)
-        assert bench.claim(trial)
-        with transaction(bench.sessions) as session:
+        harness.advance(study)
+        [trial] = harness.children(study, unfinished=True)
+        assert harness.claim(trial)
+        with transaction(harness.sessions) as session:
             history.append(session, trial.id, 1, [Metrics(child_seq=1, step=1, values={"val/loss": value}, best=True)])
-        bench.settle(trial, JobState.SUCCEEDED)
-    bench.advance(study)
-    job = bench.job(study)
+        harness.settle(trial, JobState.SUCCEEDED)
+    harness.advance(study)
+    job = harness.job(study)
     assert (job.reason, (job.best or {})["trial"]) == (Reason.GOAL_REACHED, 1)
 
 
 @pytest.mark.parametrize("done", [0, 1])
-def test_a_study_whose_time_is_over_says_so(bench: Bench, done: int) -> None:
-    study = bench.submit(n_trials=2, parallelism=2, timeout_seconds=3600)
-    bench.preflight(study)
-    bench.advance(study)
-    trials = bench.children(study)
+def test_a_study_whose_time_is_over_says_so(harness: StudyHarness, done: int) -> None:
+    study = harness.submit(n_trials=2, parallelism=2, timeout_seconds=3600)
+    harness.run_preflight(study)
+    harness.advance(study)
+    trials = harness.children(study)
     for trial in trials[:done]:
-        bench.run(trial)
-    assert bench.claim(trials[1])
-    with transaction(bench.sessions) as session:
+        harness.run(trial)
+    assert harness.claim(trials[1])
+    with transaction(harness.sessions) as session:
         past = func.now() - text("interval '2 hours'")
         session.execute(update(Job).where(Job.id == study).values(started_at=past))
-    bench.advance(study)
-    bench.settle(trials[1], JobState.CANCELLED, Reason.USER)
-    bench.advance(study)
-    job = bench.job(study)
+    harness.advance(study)
+    harness.settle(trials[1], JobState.CANCELLED, Reason.USER)
+    harness.advance(study)
+    job = harness.job(study)
     assert (job.state, job.reason) == (JobState.SUCCEEDED if done else JobState.FAILED, Reason.TIMEOUT_EXEC)
-    assert TrialState.RUNNING not in bench.states(study)
+    assert TrialState.RUNNING not in harness.states(study)
 
 
-def test_cancel_of_a_study_cancels_its_trials(bench: Bench) -> None:
-    study = bench.submit(n_trials=5, parallelism=2)
-    bench.preflight(study)
-    bench.advance(study)
-    running, queued = bench.children(study)
-    assert bench.claim(running)
-    with transaction(bench.sessions) as session:
+def test_cancel_of_a_study_cancels_its_trials(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=5, parallelism=2)
+    harness.run_preflight(study)
+    harness.advance(study)
+    running, queued = harness.children(study)
+    assert harness.claim(running)
+    with transaction(harness.sessions) as session:
         assert lifecycle.want(session, study, Wanted.CANCEL, by="test").state is JobState.RUNNING
-    news = bench.advance(study)
+    news = harness.advance(study)
     assert {running.id, queued.id} <= set(news.changed)
-    assert (bench.job(queued.id).state, bench.job(queued.id).reason) == (JobState.CANCELLED, Reason.PARENT_STOPPED)
-    assert (bench.job(running.id).wanted, bench.job(study).state) == (Wanted.CANCEL, JobState.RUNNING)
-    bench.settle(running, JobState.CANCELLED, Reason.USER)
-    bench.advance(study)
-    job = bench.job(study)
+    assert (harness.job(queued.id).state, harness.job(queued.id).reason) == (JobState.CANCELLED, Reason.PARENT_STOPPED)
+    assert (harness.job(running.id).wanted, harness.job(study).state) == (Wanted.CANCEL, JobState.RUNNING)
+    harness.settle(running, JobState.CANCELLED, Reason.USER)
+    harness.advance(study)
+    job = harness.job(study)
     assert (job.state, job.reason) == (JobState.CANCELLED, Reason.USER)
-    assert bench.job(running.id).reason is Reason.PARENT_STOPPED
-    assert bench.states(study) == [TrialState.FAIL] * 2
+    assert harness.job(running.id).reason is Reason.PARENT_STOPPED
+    assert harness.states(study) == [TrialState.FAIL] * 2
 
 
-def test_a_queued_study_is_cancelled_at_once(bench: Bench) -> None:
-    study = bench.submit()
-    with transaction(bench.sessions) as session:
+def test_a_queued_study_is_cancelled_at_once(harness: StudyHarness) -> None:
+    study = harness.submit()
+    with transaction(harness.sessions) as session:
         assert lifecycle.want(session, study, Wanted.CANCEL, by="test").state is JobState.CANCELLED
-    assert bench.advance(study) == News()
+    assert harness.advance(study) == AdvanceResult()
 
 
-def test_pain_38_a_space_whose_extreme_cannot_run_fails_before_any_trial(bench: Bench) -> None:
-    study = bench.submit(n_trials=5, parallelism=4)
-    bench.advance(study)
-    low, high = sorted(bench.children(study, JobKind.PREFLIGHT), key=lambda job: str(job.tags), reverse=True)
+def test_pain_38_a_space_whose_extreme_cannot_run_fails_before_any_trial(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=5, parallelism=4)
+    harness.advance(study)
+    low, high = sorted(harness.children(study, JobKind.PREFLIGHT), key=lambda job: str(job.tags), reverse=True)
     assert (low.params, high.params) == (
         {"optimizer.lr": 1e-5, "model.gat_layers": 1},
         {"optimizer.lr": 1e-3, "model.gat_layers": 4},
     )
     assert high.spec["model"]["gat_layers"] == 4
-    bench.run(low)
-    bench.advance(study)
-    assert bench.children(study) == []
-    assert bench.claim(high)
-    bench.settle(high, JobState.FAILED, Reason.INTERNAL)
-    bench.advance(study)
-    job = bench.job(study)
+    harness.run(low)
+    harness.advance(study)
+    assert harness.children(study) == []
+    assert harness.claim(high)
+    harness.settle(high, JobState.FAILED, Reason.INTERNAL)
+    harness.advance(study)
+    job = harness.job(study)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.PREFLIGHT_FAILED)
     assert '"model.gat_layers": 4' in (job.message or "")
     assert "it said so" in (job.message or "")
-    assert bench.children(study) == []
+    assert harness.children(study) == []
 
 
-def test_pain_38_both_extremes_must_have_run_before_the_first_trial(bench: Bench) -> None:
-    study = bench.submit(n_trials=2)
+def test_pain_38_both_extremes_must_have_run_before_the_first_trial(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=2)
     for _ in range(3):
-        bench.advance(study)
-    low, high = bench.children(study, JobKind.PREFLIGHT)
-    bench.run(low)
-    bench.advance(study)
-    assert bench.children(study) == []
-    bench.run(high)
-    bench.advance(study)
-    assert len(bench.children(study)) == 1
+        harness.advance(study)
+    low, high = harness.children(study, JobKind.PREFLIGHT)
+    harness.run(low)
+    harness.advance(study)
+    assert harness.children(study) == []
+    harness.run(high)
+    harness.advance(study)
+    assert len(harness.children(study)) == 1
 
 
-def test_parameters_that_make_no_job_are_a_failed_trial(bench: Bench) -> None:
+def test_parameters_that_make_no_job_are_a_failed_trial(harness: StudyHarness) -> None:
     space = {
         "model.hidden_size": {"kind": "categorical", "choices": [16, 20, 32]},
         "optimizer.lr": SPACE["optimizer.lr"],
@@ -257,68 +264,68 @@ def test_parameters_that_make_no_job_are_a_failed_trial(bench: Bench) -> None:
     base = {"dataset": "d", "model": {"hidden_size": 16, "gat_heads": 2, "attention_heads": 4}}
     heads = space | {"model.attention_heads": {"kind": "categorical", "choices": [4, 8]}}
     points = [{"model.hidden_size": 32}, {"model.hidden_size": 20, "model.attention_heads": 8}]
-    study = bench.submit(base=base, space=heads, n_trials=2, enqueue=points)
-    job = bench.work(study, lambda _params, _number: [0.1])
+    study = harness.submit(base=base, space=heads, n_trials=2, enqueue=points)
+    job = harness.run_study(study, lambda _params, _number: [0.1])
     assert job.state is JobState.SUCCEEDED
-    bad = bench.children(study)[1]
+    bad = harness.children(study)[1]
     assert (bad.state, bad.reason, bad.attempt) == (JobState.FAILED, Reason.INVALID_PARAMS, 0)
     assert "hidden_size 20 must be a multiple of attention_heads 8" in (bad.message or "")
     assert bad.spec["model"]["hidden_size"] == 20
-    assert bench.optuna(study)[1].user_attrs["reason"] == "invalid_params"
+    assert harness.optuna(study)[1].user_attrs["reason"] == "invalid_params"
 
 
-def test_a_refused_trial_whose_advance_was_rolled_back_is_refused_again(bench: Bench) -> None:
+def test_a_refused_trial_whose_advance_was_rolled_back_is_refused_again(harness: StudyHarness) -> None:
     space = {
         "model.hidden_size": {"kind": "categorical", "choices": [16, 20, 32]},
         "model.attention_heads": {"kind": "categorical", "choices": [4, 8]},
     }
     base = {"dataset": "d", "model": {"hidden_size": 16, "gat_heads": 2, "attention_heads": 4}}
     points = [{"model.hidden_size": size, "model.attention_heads": 8} for size in (20, 32)]
-    study = bench.submit(base=base, space=space, n_trials=2, enqueue=points)
-    bench.preflight(study)
-    bench.crash(study)
-    assert bench.states(study)[0] is TrialState.FAIL
-    assert bench.children(study) == []
-    assert bench.work(study, lambda _params, _number: [0.1]).state is JobState.SUCCEEDED
-    assert [trial.reason for trial in bench.children(study)] == [Reason.INVALID_PARAMS, None]
-    assert bench.states(study) == [TrialState.FAIL, TrialState.COMPLETE]
-    assert bench.optuna(study)[0].user_attrs["reason"] == "invalid_params"
+    study = harness.submit(base=base, space=space, n_trials=2, enqueue=points)
+    harness.run_preflight(study)
+    harness.crash_before_commit(study)
+    assert harness.states(study)[0] is TrialState.FAIL
+    assert harness.children(study) == []
+    assert harness.run_study(study, lambda _params, _number: [0.1]).state is JobState.SUCCEEDED
+    assert [trial.reason for trial in harness.children(study)] == [Reason.INVALID_PARAMS, None]
+    assert harness.states(study) == [TrialState.FAIL, TrialState.COMPLETE]
+    assert harness.optuna(study)[0].user_attrs["reason"] == "invalid_params"
 
 
-def test_a_late_report_of_a_failed_trial_does_no_harm(bench: Bench) -> None:
-    study = bench.submit(n_trials=2, max_failed_trials=5)
-    bench.preflight(study)
-    bench.advance(study)
-    [trial] = bench.children(study)
-    assert bench.claim(trial)
-    bench.say(trial, 1, 0.3)
-    bench.settle(trial, JobState.FAILED, Reason.STALLED)
-    bench.advance(study)
-    with transaction(bench.sessions) as session:  # a point that a lost attempt had on its way
+def test_a_late_report_of_a_failed_trial_does_no_harm(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=2, max_failed_trials=5)
+    harness.run_preflight(study)
+    harness.advance(study)
+    [trial] = harness.children(study)
+    assert harness.claim(trial)
+    harness.report(trial, 1, 0.3)
+    harness.settle(trial, JobState.FAILED, Reason.STALLED)
+    harness.advance(study)
+    with transaction(harness.sessions) as session:  # a point that a lost attempt had on its way
         session.execute(
             text("INSERT INTO metrics (job_id, name, step, attempt, value) VALUES (:id, 'val/rank_ic', 2, 1, 0.9)"),
             {"id": trial.id},
         )
-    bench.advance(study)
-    assert bench.work(study).state is JobState.SUCCEEDED
-    assert bench.states(study) == [TrialState.FAIL, TrialState.COMPLETE]
-    assert bench.optuna(study)[0].intermediate_values == {1: 0.3}
+    harness.advance(study)
+    assert harness.run_study(study).state is JobState.SUCCEEDED
+    assert harness.states(study) == [TrialState.FAIL, TrialState.COMPLETE]
+    assert harness.optuna(study)[0].intermediate_values == {1: 0.3}
 
 
-def test_pain_40_a_trial_that_is_tried_again_is_one_trial(bench: Bench) -> None:
-    study = bench.submit(n_trials=2)
-    bench.preflight(study)
-    bench.advance(study)
-    [trial] = bench.children(study)
-    assert bench.claim(trial)
-    bench.say(trial, 1, 0.3)
-    with transaction(bench.sessions) as session:
+def test_pain_40_a_trial_that_is_tried_again_is_one_trial(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=2)
+    harness.run_preflight(study)
+    harness.advance(study)
+    [trial] = harness.children(study)
+    assert harness.claim(trial)
+    harness.report(trial, 1, 0.3)
+    with transaction(harness.sessions) as session:
         lifecycle.requeue(session, trial.id, 1, reason=Reason.WORKER_LOST, message="lost", counts_as_failure=True)
-    bench.advance(study)
-    assert bench.states(study) == [TrialState.RUNNING]
-    with transaction(bench.sessions) as session:
+    harness.advance(study)
+    assert harness.states(study) == [TrialState.RUNNING]
+    with transaction(harness.sessions) as session:
         assert lifecycle.claim(session, trial.id, worker="w", host="h", device="cpu", lease_seconds=60)
         history.append(session, trial.id, 2, [Metrics(child_seq=1, step=1, values={METRIC: 0.3}, best=True)])
         lifecycle.settle(session, trial.id, 2, JobState.SUCCEEDED)
-    bench.work(study)
-    assert bench.states(study) == [TrialState.COMPLETE] * 2
+    harness.run_study(study)
+    assert harness.states(study) == [TrialState.COMPLETE] * 2

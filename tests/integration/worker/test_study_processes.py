@@ -15,7 +15,7 @@ from jobs.db.tables import Job
 from jobs.record import submission
 from jobs.states import TERMINAL, JobKind, JobState, Reason
 from tests.integration.worker.test_processes import TRAIN, Service, cache, service  # noqa: F401 - fixtures
-from worker.studies.sampling import designed_point
+from worker.studies.sampling import non_adaptive_point
 
 BASE = TRAIN.model_copy(update={"trainer": TRAIN.trainer.model_copy(update={"max_epochs": 3})})
 SPACE = {
@@ -58,11 +58,11 @@ def test_pain_37_a_killed_worker_costs_a_sweep_no_trial(service: Service) -> Non
     def training() -> list[Job]:
         return [trial for trial in children(service, study) if trial.state is JobState.RUNNING and trial.metrics]
 
-    service.until(training)
+    service.wait_until(training)
     family = psutil.Process(workers[0].pid).children(recursive=True)
     os.kill(workers[0].pid, signal.SIGKILL)
     psutil.wait_procs(family, timeout=10)
-    service.until(lambda: over(service, study), 240)
+    service.wait_until(lambda: over(service, study), 240)
     done = service.job(study.id)
     assert (done.state, done.message) == (JobState.SUCCEEDED, None)
     trials = children(service, study)
@@ -70,7 +70,7 @@ def test_pain_37_a_killed_worker_costs_a_sweep_no_trial(service: Service) -> Non
     assert {trial.state for trial in trials} <= {JobState.SUCCEEDED, JobState.PRUNED}
     spec = HpoSpec.model_validate(done.spec)
     for trial in trials:
-        assert trial.params == designed_point(spec, trial.trial_number or 0)
+        assert trial.params == non_adaptive_point(spec, trial.trial_number or 0)
         if trial.state is JobState.SUCCEEDED:
             assert trial.evidence is not None
             assert trial.evidence["requested"] == trial.spec
@@ -96,7 +96,7 @@ def test_pain_38_a_space_with_an_extreme_that_cannot_run(service: Service) -> No
     service.worker("--control")
     service.worker()
     study = submit(service, space={"loss.base_weight": {"kind": "float", "low": 1.0, "high": 1e39}})
-    service.until(lambda: over(service, study), 120)
+    service.wait_until(lambda: over(service, study), 120)
     done = service.job(study.id)
     assert (done.state, done.reason) == (JobState.FAILED, Reason.PREFLIGHT_FAILED)
     assert '"loss.base_weight": 1' in (done.message or "")

@@ -12,40 +12,42 @@ from jobs.db.tables import Job
 from jobs.record import history, queries
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
-from tests.integration.worker.supervision import HONEST, Bench, program
+from tests.integration.worker.supervisor_harness import HONEST_PROGRAM, SupervisorHarness, program
 
 
 @pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session]) -> Bench:
-    return Bench(settings, sessions)
+def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHarness:
+    return SupervisorHarness(settings, sessions)
 
 
 def greedy(*options: str) -> tuple[str, ...]:
     return program("greedy", *options, imports=True)
 
 
-def pending(bench: Bench, job_id: UUID) -> str:
-    with transaction(bench.sessions) as session:
+def pending(harness: SupervisorHarness, job_id: UUID) -> str:
+    with transaction(harness.sessions) as session:
         queries.heartbeat_worker(session, name="w", host="h", pid=1, queue="cpu", device="cpu", busy_with=None)
         return queries.queue_position(session, queries.get(session, job_id))[1] or ""
 
 
 @pytest.mark.parametrize("reason", [Reason.OOM_HOST, Reason.OOM_GPU])
-def test_g8_pain_28_out_of_memory_halves_the_micro_batch_and_says_so(bench: Bench, reason: Reason) -> None:
+def test_g8_pain_28_out_of_memory_halves_the_micro_batch_and_says_so(
+    harness: SupervisorHarness, reason: Reason
+) -> None:
     """8 days need 800 MB of the 500 MB there are, 4 days fit."""
-    job_id = bench.submit()
-    assert bench.run(job_id, *greedy("--word", reason)) is JobState.QUEUED
-    job = bench.job(job_id)
+    job_id = harness.submit()
+    assert harness.run(job_id, *greedy("--failed-reason", reason)) is JobState.QUEUED
+    job = harness.job(job_id)
     assert (job.reason, job.failures, job.overrides) == (reason, 1, {"micro_batch_days": 4})
     assert "at most 4 days instead of 8" in (job.message or "")
-    assert bench.attempt(job_id, 1).overrides == {}
-    assert bench.run(job_id, *greedy("--word", reason)) is JobState.SUCCEEDED
-    job = bench.job(job_id)
+    assert harness.attempt(job_id, 1).overrides == {}
+    assert harness.run(job_id, *greedy("--failed-reason", reason)) is JobState.SUCCEEDED
+    job = harness.job(job_id)
     assert job.evidence is not None
     assert job.evidence["micro_batch_days"] == 4
     assert job.spec == job.evidence["requested"]  # the request stays what was asked
-    assert bench.attempt(job_id, 2).overrides == {"micro_batch_days": 4}
-    with transaction(bench.sessions) as session:
+    assert harness.attempt(job_id, 2).overrides == {"micro_batch_days": 4}
+    with transaction(harness.sessions) as session:
         told = [event.body for event in history.read_after(session, job_id, 0) if event.kind == "state"]
     assert [body["message"] for body in told if body["reason"] == reason] == [
         "the memory is full: MemoryError(); the next attempt makes each update from micro-batches of at most 4 days "
@@ -53,52 +55,54 @@ def test_g8_pain_28_out_of_memory_halves_the_micro_batch_and_says_so(bench: Benc
     ]
 
 
-def test_g8_halving_ends_with_max_attempts(bench: Bench) -> None:
-    job_id = bench.submit(max_attempts=3)
+def test_g8_halving_ends_with_max_attempts(harness: SupervisorHarness) -> None:
+    job_id = harness.submit(max_attempts=3)
     argv = greedy("--limit", "50000000")
-    assert [bench.run(job_id, *argv) for _ in range(4)] == [JobState.QUEUED, JobState.QUEUED, JobState.FAILED, None]
-    assert [bench.attempt(job_id, n).overrides.get("micro_batch_days") for n in (1, 2, 3)] == [None, 4, 2]
-    assert bench.job(job_id).reason is Reason.OOM_HOST
+    assert [harness.run(job_id, *argv) for _ in range(4)] == [JobState.QUEUED, JobState.QUEUED, JobState.FAILED, None]
+    assert [harness.attempt(job_id, n).overrides.get("micro_batch_days") for n in (1, 2, 3)] == [None, 4, 2]
+    assert harness.job(job_id).reason is Reason.OOM_HOST
 
 
-def test_g8_one_day_that_does_not_fit_is_not_tried_again(bench: Bench) -> None:
-    job_id = bench.submit()
-    assert bench.run(job_id, *greedy("--days", "1", "--limit", "50000000")) is JobState.FAILED
-    assert (bench.job(job_id).reason, bench.job(job_id).attempt) == (Reason.OOM_HOST, 1)
+def test_g8_one_day_that_does_not_fit_is_not_tried_again(harness: SupervisorHarness) -> None:
+    job_id = harness.submit()
+    assert harness.run(job_id, *greedy("--days", "1", "--limit", "50000000")) is JobState.FAILED
+    assert (harness.job(job_id).reason, harness.job(job_id).attempt) == (Reason.OOM_HOST, 1)
 
 
-def test_pain_22_a_job_that_does_not_fit_now_waits_and_says_so(bench: Bench) -> None:
-    job_id = bench.submit(max_attempts=1)
-    assert bench.run(job_id, *greedy("--unfit")) is JobState.QUEUED
-    job = bench.job(job_id)
+def test_pain_22_a_job_that_does_not_fit_now_waits_and_says_so(harness: SupervisorHarness) -> None:
+    job_id = harness.submit(max_attempts=1)
+    assert harness.run(job_id, *greedy("--does-not-fit")) is JobState.QUEUED
+    job = harness.job(job_id)
     assert (job.failures, job.reason) == (0, Reason.OOM_HOST)
-    assert pending(bench, job_id).startswith("waits for memory: a micro-batch of 1 days needs more than is free; tries")
-    assert bench.run(job_id, *HONEST) is None  # not before its time
-    with transaction(bench.sessions) as session:
+    assert pending(harness, job_id).startswith(
+        "waits for memory: a micro-batch of 1 days needs more than is free; tries"
+    )
+    assert harness.run(job_id, *HONEST_PROGRAM) is None  # not before its time
+    with transaction(harness.sessions) as session:
         session.execute(update(Job).values(not_before=None))
-    assert bench.run(job_id, *HONEST) is JobState.SUCCEEDED
+    assert harness.run(job_id, *HONEST_PROGRAM) is JobState.SUCCEEDED
 
 
 def test_pain_22_what_its_like_has_needed_is_asked_for_before_it_starts(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = bench.submit()
-    assert bench.run(first, *greedy("--day-bytes", "1")) is JobState.SUCCEEDED
+    first = harness.submit()
+    assert harness.run(first, *greedy("--day-bytes", "1")) is JobState.SUCCEEDED
     memory = {"memory": {"needed_bytes": 1_000_000}}
-    with transaction(bench.sessions) as session:
+    with transaction(harness.sessions) as session:
         session.execute(update(Job).values(evidence=memory))
-    job_id = bench.submit()
+    job_id = harness.submit()
     monkeypatch.setattr("worker.attempt.memory.free_and_total", lambda: (500_000, 2_000_000))
     for _ in range(2):
-        assert bench.run(job_id, *HONEST) is None
-        with transaction(bench.sessions) as session:
+        assert harness.run(job_id, *HONEST_PROGRAM) is None
+        with transaction(harness.sessions) as session:
             session.execute(update(Job).where(Job.id == job_id).values(not_before=None))
-    job = bench.job(job_id)
+    job = harness.job(job_id)
     assert (job.state, job.attempt, job.reason, job.last_seq) == (JobState.QUEUED, 0, Reason.OOM_HOST, 2)  # told once
     monkeypatch.setattr(
         "worker.attempt.memory.free_and_total", lambda: (500_000, 900_000)
     )  # never: its preflight shall say so
-    assert bench.run(job_id, *HONEST) is JobState.SUCCEEDED
+    assert harness.run(job_id, *HONEST_PROGRAM) is JobState.SUCCEEDED
 
 
 def test_what_is_free_is_no_more_than_the_machine_has() -> None:

@@ -21,12 +21,12 @@ from jobs.embedded import servers as embedded
 from jobs.record import history, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
-from worker.attempt.event_buffer import Buffer
+from worker.attempt.event_buffer import EventBuffer
 from worker.attempt.recorder import Recorder
 from worker.attempt.supervisor import Supervisor
 from worker.attempt.watchdog import Timing
 from worker.persistence import persist
-from worker.slot import Slot
+from worker.slot import DeviceSlot
 
 MISSING = UUID(int=0)
 SPILL = Path("/nonexistent/never")  # these tests keep within the memory's bound
@@ -55,13 +55,13 @@ def job(sessions: sessionmaker[Session]) -> Job:
 
 def start(sessions: sessionmaker[Session], job: Job, attempt: int = 1) -> Recorder:
     recorder = Recorder(
-        sessions, job.id, attempt, lease_seconds=0.5, look_seconds=0.05, publish=lambda _: None, spill=SPILL
+        sessions, job.id, attempt, lease_seconds=0.5, wanted_poll_seconds=0.05, publish=lambda _: None, spill_path=SPILL
     )
     recorder.start()
     return recorder
 
 
-def wait(recorder: Recorder, seconds: float = 10.0) -> bool:
+def flush(recorder: Recorder, seconds: float = 10.0) -> bool:
     deadline = time.monotonic() + seconds
     return recorder.flush(lambda: time.monotonic() > deadline)
 
@@ -71,16 +71,16 @@ def test_g12_events_wait_for_postgres_in_order(
 ) -> None:
     recorder = start(sessions, job)
     recorder.add(Log(child_seq=1, message="before"))
-    assert wait(recorder)
+    assert flush(recorder)
     servers.postgres.stop()
     try:
         for seq in range(2, 1002):
             recorder.add(Metrics(child_seq=seq, step=seq, values={"train/loss": float(seq)}))
         time.sleep(1.0)
-        assert not wait(recorder, 0.1)
+        assert not flush(recorder, 0.1)
     finally:
         servers.check()
-    assert wait(recorder)
+    assert flush(recorder)
     with transaction(sessions) as session:
         assert queries.expired(session, 10) == []
         events = history.read_after(session, job.id, 0, 2000)
@@ -91,13 +91,13 @@ def test_g12_events_wait_for_postgres_in_order(
     assert recorder.error is None
 
 
-def _told(sessions: sessionmaker[Session], job_id: UUID) -> bool:
+def has_metrics(sessions: sessionmaker[Session], job_id: UUID) -> bool:
     """The job runs, and its first numbers are recorded."""
     with transaction(sessions) as session:
         return bool(queries.get(session, job_id).metrics)
 
 
-def _begun(sessions: sessionmaker[Session], settings: Settings, epochs: int) -> tuple[UUID, threading.Thread]:
+def start_job(sessions: sessionmaker[Session], settings: Settings, epochs: int) -> tuple[UUID, threading.Thread]:
     """A job whose first numbers are recorded, with a worker that sees it through."""
     program = Path(__file__).parents[2] / "programs" / "obedient.py"
     (settings.caches_root / "f00d").mkdir(parents=True)
@@ -108,16 +108,25 @@ def _begun(sessions: sessionmaker[Session], settings: Settings, epochs: int) -> 
     supervisor = Supervisor(
         settings=settings.model_copy(update={"lease_seconds": 0.6}),
         sessions=sessions,
-        slot=Slot("cpu", 0, "here"),
+        slot=DeviceSlot("cpu", 0, "here"),
         publish=lambda _: None,
         hint=lambda *_: None,
-        program=(sys.executable, str(program), "--prove", "f00d", "--epochs", str(epochs), "--epoch-seconds", "0.2"),
-        timing=Timing(poll_seconds=0.02, look_seconds=0.05),
+        program=(
+            sys.executable,
+            str(program),
+            "--evidence-for",
+            "f00d",
+            "--epochs",
+            str(epochs),
+            "--epoch-seconds",
+            "0.2",
+        ),
+        timing=Timing(poll_seconds=0.02, wanted_poll_seconds=0.05),
     )
     running = threading.Thread(target=supervisor.run, daemon=True)
     running.start()
     deadline = time.monotonic() + 60
-    while not _told(sessions, job_id):
+    while not has_metrics(sessions, job_id):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return job_id, running
@@ -126,7 +135,7 @@ def _begun(sessions: sessionmaker[Session], settings: Settings, epochs: int) -> 
 def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
     sessions: sessionmaker[Session], settings: Settings, servers: embedded.EmbeddedServers
 ) -> None:
-    job_id, running = _begun(sessions, settings, epochs=10)
+    job_id, running = start_job(sessions, settings, epochs=10)
     servers.postgres.stop()
     time.sleep(1.5)
     servers.check()
@@ -144,8 +153,8 @@ def test_g12_last_words_are_heard_also_when_there_is_no_room(
     servers: embedded.EmbeddedServers,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.attempt.recorder.Buffer", partial(Buffer, memory_bytes=0, disk_bytes=1))
-    job_id, running = _begun(sessions, settings, epochs=6)
+    monkeypatch.setattr("worker.attempt.recorder.EventBuffer", partial(EventBuffer, memory_bytes=0, disk_bytes=1))
+    job_id, running = start_job(sessions, settings, epochs=6)
     servers.postgres.stop()
     time.sleep(5.0)  # the program ends within about a second, its words are waited for two more
     servers.check()
@@ -182,12 +191,14 @@ def test_it_can_give_up(sessions: sessionmaker[Session], servers: embedded.Embed
 
 
 def test_only_the_newest_progress_waits(sessions: sessionmaker[Session], job: Job) -> None:
-    recorder = Recorder(sessions, job.id, 1, lease_seconds=60, look_seconds=60, publish=lambda _: None, spill=SPILL)
+    recorder = Recorder(
+        sessions, job.id, 1, lease_seconds=60, wanted_poll_seconds=60, publish=lambda _: None, spill_path=SPILL
+    )
     for seq in range(1, 1001):
         recorder.add(Progress(child_seq=seq, phase="train", ratio=seq / 1000))
     assert len(recorder._buffer.oldest(10)) == 1
     recorder.start()
-    assert wait(recorder)
+    assert flush(recorder)
     recorder.stop()
     with transaction(sessions) as session:
         progress = queries.get(session, job.id).progress
@@ -199,7 +210,7 @@ def test_g12_a_long_absence_goes_through_the_disk_and_memory_stays_small(
     sessions: sessionmaker[Session], servers: embedded.EmbeddedServers, job: Job, tmp_path: Path
 ) -> None:
     recorder = start(sessions, job)
-    recorder._buffer = Buffer(tmp_path / "1" / "unsent.jsonl", memory_bytes=10_000, disk_bytes=1_000_000)
+    recorder._buffer = EventBuffer(tmp_path / "1" / "unsent.jsonl", memory_bytes=10_000, disk_bytes=1_000_000)
     servers.postgres.stop()
     try:
         for seq in range(1, 2001):
@@ -209,10 +220,10 @@ def test_g12_a_long_absence_goes_through_the_disk_and_memory_stays_small(
         assert not recorder.full
     finally:
         servers.check()
-    assert wait(recorder, 30)
+    assert flush(recorder, 30)
     with transaction(sessions) as session:
-        told = [event for event in history.read_after(session, job.id, 0, 3000) if event.kind == "log"]
-    assert [event.body["message"] for event in told] == [f"message {seq}" for seq in range(1, 2001)]
+        logged = [event for event in history.read_after(session, job.id, 0, 3000) if event.kind == "log"]
+    assert [event.body["message"] for event in logged] == [f"message {seq}" for seq in range(1, 2001)]
     recorder.stop()
     assert not (tmp_path / "1" / "unsent.jsonl").exists()
 
@@ -220,7 +231,7 @@ def test_g12_a_long_absence_goes_through_the_disk_and_memory_stays_small(
 def test_another_attempt_is_not_written_to(sessions: sessionmaker[Session], job: Job) -> None:
     recorder = start(sessions, job, attempt=7)
     recorder.add(Log(child_seq=1, message="from the past"))
-    assert wait(recorder)
+    assert flush(recorder)
     assert recorder.superseded
     recorder.stop()
     with transaction(sessions) as session:

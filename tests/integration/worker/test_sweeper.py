@@ -14,17 +14,17 @@ from jobs.db.tables import Idempotency, Job
 from jobs.record import lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
-from worker.slot import Slot
+from worker.slot import DeviceSlot
 from worker.upkeep.heartbeat import Heartbeat
 from worker.upkeep.sweeper import Sweeper
 
 
 @dataclass
-class Bench:
+class SweeperHarness:
     sessions: sessionmaker[Session]
     time: float = 0.0
     step: float = 0.0
-    drained: bool = True
+    queue_is_empty: bool = True
     hinted: list[tuple[str, UUID, int]] = field(default_factory=list)
     published: list[UUID] = field(default_factory=list)
 
@@ -33,10 +33,10 @@ class Bench:
             self.sessions,
             lease_seconds=0.2,
             hint=lambda *hint: self.hinted.append(hint),
-            drained=lambda _: self.drained,
+            queue_is_empty=lambda _: self.queue_is_empty,
             publish=self.published.append,
             now=lambda: self.time,
-            clock_of=lambda _session: self.time + self.step,
+            database_time=lambda _session: self.time + self.step,
             sweep_seconds=0.11,
         )
 
@@ -61,207 +61,207 @@ class Bench:
 
 
 @pytest.fixture
-def bench(sessions: sessionmaker[Session]) -> Bench:
-    return Bench(sessions)
+def harness(sessions: sessionmaker[Session]) -> SweeperHarness:
+    return SweeperHarness(sessions)
 
 
-def wait(until: Callable[[], object]) -> None:
+def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 10
-    while not until():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_a_lease_is_over_only_a_full_lease_after_the_sweeper_first_saw_postgres(bench: Bench) -> None:
-    job_id = bench.submit()
-    bench.claim(job_id, lease_seconds=0.01)
-    bench.sweeper.sweep()
-    assert bench.job(job_id).state is JobState.RUNNING
-    bench.time += 0.3
-    bench.sweeper.sweep()
-    job = bench.job(job_id)
+def test_a_lease_is_over_only_a_full_lease_after_the_sweeper_first_saw_postgres(harness: SweeperHarness) -> None:
+    job_id = harness.submit()
+    harness.claim(job_id, lease_seconds=0.01)
+    harness.sweeper.sweep()
+    assert harness.job(job_id).state is JobState.RUNNING
+    harness.time += 0.3
+    harness.sweeper.sweep()
+    job = harness.job(job_id)
     assert (job.state, job.reason, job.failures) == (JobState.QUEUED, Reason.WORKER_LOST, 1)
-    assert bench.hinted == [("cpu", job_id, 5)]
-    assert bench.published == [job_id]
+    assert harness.hinted == [("cpu", job_id, 5)]
+    assert harness.published == [job_id]
 
 
-def test_a_lease_that_is_renewed_is_left_alone(bench: Bench) -> None:
-    job_id = bench.submit()
-    bench.claim(job_id, lease_seconds=60)
-    bench.sweeper.sweep()
-    bench.time += 0.3
-    bench.sweeper.sweep()
-    assert bench.job(job_id).state is JobState.RUNNING
+def test_a_lease_that_is_renewed_is_left_alone(harness: SweeperHarness) -> None:
+    job_id = harness.submit()
+    harness.claim(job_id, lease_seconds=60)
+    harness.sweeper.sweep()
+    harness.time += 0.3
+    harness.sweeper.sweep()
+    assert harness.job(job_id).state is JobState.RUNNING
 
 
-def test_an_absence_of_postgres_starts_the_wait_again(bench: Bench) -> None:
-    job_id = bench.submit()
-    bench.claim(job_id, lease_seconds=0.01)
-    bench.sweeper.sweep()
-    bench.time += 10
+def test_an_absence_of_postgres_starts_the_wait_again(harness: SweeperHarness) -> None:
+    job_id = harness.submit()
+    harness.claim(job_id, lease_seconds=0.01)
+    harness.sweeper.sweep()
+    harness.time += 10
     nowhere = Settings(database_url="postgresql://x:y@127.0.0.1:1/z")
-    bench.sweeper.sessions = sync_sessions(sync_engine(nowhere))
-    bench.sweeper.sweep()
-    bench.sweeper.sessions = bench.sessions
-    bench.sweeper.sweep()
-    assert bench.job(job_id).state is JobState.RUNNING
-    bench.time += 0.3
-    bench.sweeper.sweep()
-    assert bench.job(job_id).state is JobState.QUEUED
+    harness.sweeper.sessions = sync_sessions(sync_engine(nowhere))
+    harness.sweeper.sweep()
+    harness.sweeper.sessions = harness.sessions
+    harness.sweeper.sweep()
+    assert harness.job(job_id).state is JobState.RUNNING
+    harness.time += 0.3
+    harness.sweeper.sweep()
+    assert harness.job(job_id).state is JobState.QUEUED
 
 
 @pytest.mark.parametrize("what", ["a frozen Postgres", "a machine that slept"])
-def test_g12_nobody_is_lost_who_had_no_chance_to_renew(bench: Bench, what: str) -> None:
-    job_id = bench.submit()
-    bench.claim(job_id, lease_seconds=0.01)
-    bench.sweeper.sweep()
+def test_g12_nobody_is_lost_who_had_no_chance_to_renew(harness: SweeperHarness, what: str) -> None:
+    job_id = harness.submit()
+    harness.claim(job_id, lease_seconds=0.01)
+    harness.sweeper.sweep()
 
     @contextmanager
     def late() -> Iterator[Session]:
-        with bench.sessions.begin() as session:
+        with harness.sessions.begin() as session:
             yield session
-        bench.sweeper.sessions = bench.sessions
-        bench.time += 0.1  # longer than a third of the lease
+        harness.sweeper.sessions = harness.sessions
+        harness.time += 0.1  # longer than a third of the lease
 
     if what == "a frozen Postgres":
-        bench.time += 0.3
-        bench.sweeper.sessions = SimpleNamespace(begin=late)  # type: ignore[assignment]
+        harness.time += 0.3
+        harness.sweeper.sessions = SimpleNamespace(begin=late)  # type: ignore[assignment]
     else:
-        bench.time += 60
-    bench.sweeper.sweep()
-    bench.sweeper.sweep()
-    assert bench.job(job_id).state is JobState.RUNNING
-    bench.time += 0.3
-    bench.sweeper.sweep()
-    assert bench.job(job_id).state is JobState.QUEUED
+        harness.time += 60
+    harness.sweeper.sweep()
+    harness.sweeper.sweep()
+    assert harness.job(job_id).state is JobState.RUNNING
+    harness.time += 0.3
+    harness.sweeper.sweep()
+    assert harness.job(job_id).state is JobState.QUEUED
 
 
 @pytest.mark.parametrize("step", [60.0, -60.0, 0.07])
-def test_g12_a_step_of_the_databases_clock_ends_no_lease(bench: Bench, step: float) -> None:
-    job_id = bench.submit()
-    bench.claim(job_id, lease_seconds=0.01)
-    bench.sweeper.sweep()
-    bench.time += 0.3
-    bench.step += step
-    bench.sweeper.sweep()
-    bench.time += 0.15
-    bench.sweeper.sweep()
-    assert bench.job(job_id).state is JobState.RUNNING
-    bench.time += 0.1
-    bench.sweeper.sweep()
-    assert bench.job(job_id).state is JobState.QUEUED
+def test_g12_a_step_of_the_databases_clock_ends_no_lease(harness: SweeperHarness, step: float) -> None:
+    job_id = harness.submit()
+    harness.claim(job_id, lease_seconds=0.01)
+    harness.sweeper.sweep()
+    harness.time += 0.3
+    harness.step += step
+    harness.sweeper.sweep()
+    harness.time += 0.15
+    harness.sweeper.sweep()
+    assert harness.job(job_id).state is JobState.RUNNING
+    harness.time += 0.1
+    harness.sweeper.sweep()
+    assert harness.job(job_id).state is JobState.QUEUED
 
 
-def test_a_step_while_leases_are_read_ends_none_either(bench: Bench) -> None:
-    job_id = bench.submit()
-    bench.claim(job_id, lease_seconds=0.01)
-    bench.sweeper.sweep()
-    bench.time += 0.3
+def test_a_step_while_leases_are_read_ends_none_either(harness: SweeperHarness) -> None:
+    job_id = harness.submit()
+    harness.claim(job_id, lease_seconds=0.01)
+    harness.sweeper.sweep()
+    harness.time += 0.3
     readings = iter([0.0, 60.0])  # by the end of the round
-    bench.sweeper.clock_of = lambda _session: bench.time + next(readings)
-    bench.sweeper.sweep()
-    assert bench.job(job_id).state is JobState.RUNNING
+    harness.sweeper.database_time = lambda _session: harness.time + next(readings)
+    harness.sweeper.sweep()
+    assert harness.job(job_id).state is JobState.RUNNING
 
 
-def test_clocks_that_go_alike_let_a_lost_worker_be_found(bench: Bench) -> None:
-    job_id = bench.submit()
-    bench.claim(job_id, lease_seconds=0.01)
+def test_clocks_that_go_alike_let_a_lost_worker_be_found(harness: SweeperHarness) -> None:
+    job_id = harness.submit()
+    harness.claim(job_id, lease_seconds=0.01)
     ignore = lambda *_: None  # noqa: E731
-    real = Sweeper(bench.sessions, 1.5, hint=ignore, drained=lambda _: True, publish=ignore, sweep_seconds=1.0)
+    real = Sweeper(harness.sessions, 1.5, hint=ignore, queue_is_empty=lambda _: True, publish=ignore, sweep_seconds=1.0)
     real.sweep()
     time.sleep(0.5)
     real.sweep()
-    assert bench.job(job_id).state is JobState.RUNNING
-    wait(lambda: real.sweep() or bench.job(job_id).state is JobState.QUEUED)
+    assert harness.job(job_id).state is JobState.RUNNING
+    wait_until(lambda: real.sweep() or harness.job(job_id).state is JobState.QUEUED)
 
 
-def test_the_last_lost_worker_fails_the_job(bench: Bench) -> None:
-    job_id = bench.submit(max_attempts=1)
-    bench.claim(job_id, lease_seconds=0.01)
-    bench.sweeper.sweep()
-    bench.time += 0.3
-    bench.sweeper.sweep()
-    job = bench.job(job_id)
+def test_the_last_lost_worker_fails_the_job(harness: SweeperHarness) -> None:
+    job_id = harness.submit(max_attempts=1)
+    harness.claim(job_id, lease_seconds=0.01)
+    harness.sweeper.sweep()
+    harness.time += 0.3
+    harness.sweeper.sweep()
+    job = harness.job(job_id)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.WORKER_LOST)
-    assert bench.hinted == []
+    assert harness.hinted == []
 
 
-def test_a_lost_hint_is_sent_again_but_not_into_a_queue_that_has_some(bench: Bench) -> None:
+def test_a_lost_hint_is_sent_again_but_not_into_a_queue_that_has_some(harness: SweeperHarness) -> None:
     """What waits there is enough: whatever it names, it takes the first in line."""
-    old, new = bench.submit(priority=2), bench.submit()
-    bench.age(old)
-    bench.drained = False
-    bench.sweeper.sweep()
-    assert bench.hinted == []
-    bench.drained = True
-    bench.sweeper.sweep()
-    assert bench.hinted == [("cpu", old, 2)]
-    assert bench.job(new).state is JobState.QUEUED
+    old, new = harness.submit(priority=2), harness.submit()
+    harness.age(old)
+    harness.queue_is_empty = False
+    harness.sweeper.sweep()
+    assert harness.hinted == []
+    harness.queue_is_empty = True
+    harness.sweeper.sweep()
+    assert harness.hinted == [("cpu", old, 2)]
+    assert harness.job(new).state is JobState.QUEUED
 
 
-def test_every_study_is_asked_however_many_there_are(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_study_is_asked_however_many_there_are(harness: SweeperHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.upkeep.sweeper.BATCH", 2)
-    with transaction(bench.sessions) as session:
+    with transaction(harness.sessions) as session:
         options = {"spec": {}, "spec_digest": "x", "queue": "control"}
         studies = sorted(submission.submit(session, kind=JobKind.HPO, **options).job.id for _ in range(4))
     rounds = []
     for _ in range(4):
-        bench.hinted.clear()
-        bench.sweeper.sweep()
-        rounds.append([job_id for queue, job_id, _ in bench.hinted if queue == "control"])
+        harness.hinted.clear()
+        harness.sweeper.sweep()
+        rounds.append([job_id for queue, job_id, _ in harness.hinted if queue == "control"])
     assert rounds == [studies[:2], studies[2:], studies[:2], studies[2:]]
-    bench.drained = False
-    bench.sweeper.sweep()
-    bench.drained = True
-    bench.hinted.clear()
-    bench.sweeper.sweep()
-    assert [job_id for _, job_id, _ in bench.hinted] == studies[:2]
+    harness.queue_is_empty = False
+    harness.sweeper.sweep()
+    harness.queue_is_empty = True
+    harness.hinted.clear()
+    harness.sweeper.sweep()
+    assert [job_id for _, job_id, _ in harness.hinted] == studies[:2]
 
 
-def test_a_job_that_must_wait_is_not_hinted(bench: Bench) -> None:
-    job_id = bench.submit()
-    bench.claim(job_id, lease_seconds=60)
-    with transaction(bench.sessions) as session:
+def test_a_job_that_must_wait_is_not_hinted(harness: SweeperHarness) -> None:
+    job_id = harness.submit()
+    harness.claim(job_id, lease_seconds=60)
+    with transaction(harness.sessions) as session:
         lifecycle.requeue(
             session, job_id, 1, reason=Reason.WORKER_LOST, message="m", counts_as_failure=True, delay_seconds=60
         )
-    bench.age(job_id)
-    bench.sweeper.sweep()
-    assert bench.hinted == []
+    harness.age(job_id)
+    harness.sweeper.sweep()
+    assert harness.hinted == []
 
 
-def test_a_job_that_waited_too_long_fails(bench: Bench) -> None:
-    job_id = bench.submit(queue_timeout_seconds=0.01)
-    wait(lambda: bench.sweeper.sweep() or bench.job(job_id).state is JobState.FAILED)
-    assert bench.job(job_id).reason is Reason.TIMEOUT_QUEUE
-    assert bench.published == [job_id]
+def test_a_job_that_waited_too_long_fails(harness: SweeperHarness) -> None:
+    job_id = harness.submit(queue_timeout_seconds=0.01)
+    wait_until(lambda: harness.sweeper.sweep() or harness.job(job_id).state is JobState.FAILED)
+    assert harness.job(job_id).reason is Reason.TIMEOUT_QUEUE
+    assert harness.published == [job_id]
 
 
-def test_old_idempotency_keys_are_forgotten(bench: Bench) -> None:
-    bench.submit(idempotency=("old", "sha"))
-    bench.submit(idempotency=("new", "sha"))
-    with transaction(bench.sessions) as session:
+def test_old_idempotency_keys_are_forgotten(harness: SweeperHarness) -> None:
+    harness.submit(idempotency=("old", "sha"))
+    harness.submit(idempotency=("new", "sha"))
+    with transaction(harness.sessions) as session:
         past = func.now() - text("interval '25 hours'")
         session.execute(update(Idempotency).where(Idempotency.key == "old").values(created_at=past))
-    bench.sweeper.sweep()
-    with transaction(bench.sessions) as session:
+    harness.sweeper.sweep()
+    with transaction(harness.sessions) as session:
         assert session.scalars(select(Idempotency.key)).all() == ["new"]
 
 
-def test_a_heartbeat_shows_what_its_worker_does(bench: Bench) -> None:
-    slot = Slot("cpu", 3, "h")
-    heartbeat = Heartbeat(bench.sessions, slot, seconds=0.02)
+def test_a_heartbeat_shows_what_its_worker_does(harness: SweeperHarness) -> None:
+    slot = DeviceSlot("cpu", 3, "h")
+    heartbeat = Heartbeat(harness.sessions, slot, seconds=0.02)
     heartbeat.start()
 
     def seen() -> list[UUID | None]:
-        with transaction(bench.sessions) as session:
+        with transaction(harness.sessions) as session:
             return [worker.busy_with for worker in queries.workers(session) if worker.name == slot.name]
 
-    wait(lambda: seen() == [None])
-    job_id = bench.submit()
-    with transaction(bench.sessions) as session:
+    wait_until(lambda: seen() == [None])
+    job_id = harness.submit()
+    with transaction(harness.sessions) as session:
         lifecycle.claim(session, job_id, worker=slot.name, host="h", device="cpu", lease_seconds=60)
-    wait(lambda: seen() == [job_id])
+    wait_until(lambda: seen() == [job_id])
     heartbeat.stop()
     heartbeat.join(5)
     assert not heartbeat.is_alive()

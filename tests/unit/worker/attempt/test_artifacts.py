@@ -7,8 +7,8 @@ import pytest
 from atft.events import Artifact
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
-from worker.attempt.artifacts import Missing, collect, place_cache
-from worker.attempt.settlement import failure
+from worker.attempt.artifacts import MissingOutput, collect_outputs, install_cache
+from worker.attempt.settlement import outcome_of_output_error
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def folder(settings: Settings) -> Path:
 def test_a_declared_file_is_hashed(settings: Settings, folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "model.bin").write_bytes(b"weights")
-    (output,) = collect(settings, folder, [Artifact(name="model", path="out/model.bin")])
+    (output,) = collect_outputs(settings, folder, [Artifact(name="model", path="out/model.bin")])
     assert output.path == "jobs/j/1/out/model.bin"
     assert (output.size_bytes, output.sha256) == (7, hashlib.sha256(b"weights").hexdigest())
 
@@ -35,8 +35,8 @@ def test_a_declared_file_is_hashed(settings: Settings, folder: Path) -> None:
 def test_pain_42_what_is_not_there_or_not_its_own_is_missing(settings: Settings, folder: Path, path: str) -> None:
     (settings.run_root.parent / "secret").write_text("s")
     (folder / "link").symlink_to(settings.run_root.parent / "secret")
-    with pytest.raises(Missing, match="'a'"):
-        collect(settings, folder, [Artifact(name="a", path=path)])
+    with pytest.raises(MissingOutput, match="'a'"):
+        collect_outputs(settings, folder, [Artifact(name="a", path=path)])
 
 
 def test_a_cache_is_moved_once(settings: Settings, folder: Path) -> None:
@@ -44,23 +44,23 @@ def test_a_cache_is_moved_once(settings: Settings, folder: Path) -> None:
         built = folder / "cache"
         built.mkdir()
         (built / "panel.arrow").write_bytes(b"12345")
-        assert place_cache(settings, built, "f00d") == settings.caches_root.resolve() / "f00d"
+        assert install_cache(settings, built, "f00d") == settings.caches_root.resolve() / "f00d"
         assert not built.exists()
     assert (settings.caches_root / "f00d" / "panel.arrow").read_bytes() == b"12345"
-    found_not_built = place_cache(settings, folder / "cache", "f00d")
+    found_not_built = install_cache(settings, folder / "cache", "f00d")
     assert found_not_built == settings.caches_root.resolve() / "f00d"
 
 
 @pytest.mark.parametrize("fingerprint", ["", ".", "..", "a/b", "../jobs"])
 def test_a_fingerprint_is_a_plain_name(settings: Settings, folder: Path, fingerprint: str) -> None:
     (folder / "cache").mkdir()
-    with pytest.raises(Missing):
-        place_cache(settings, folder / "cache", fingerprint)
+    with pytest.raises(MissingOutput):
+        install_cache(settings, folder / "cache", fingerprint)
     assert (folder / "cache").exists()
 
 
 def test_pain_41_a_full_disk_has_its_reason() -> None:
-    verdict = failure(OSError(errno.ENOSPC, "No space left on device"))
-    assert (verdict.to, verdict.reason) == (JobState.FAILED, Reason.DISK_FULL)
+    outcome = outcome_of_output_error(OSError(errno.ENOSPC, "No space left on device"))
+    assert (outcome.to, outcome.reason) == (JobState.FAILED, Reason.DISK_FULL)
     with pytest.raises(PermissionError):
-        failure(PermissionError(errno.EPERM, "no"))
+        outcome_of_output_error(PermissionError(errno.EPERM, "no"))

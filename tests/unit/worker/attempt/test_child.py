@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from atft.events import AnyEvent, Finished, Started, Stopped
-from worker.attempt.child import Child, Exit, ProtocolError
+from worker.attempt.child import Child, ExitStatus, ProtocolError
 
 Start = Callable[..., Child]
 PROGRAMS = Path(__file__).parents[3] / "programs"
@@ -19,7 +19,7 @@ PROGRAMS = Path(__file__).parents[3] / "programs"
 def hear(child: Child, until: Callable[[AnyEvent], bool], seconds: float = 10.0) -> list[AnyEvent]:
     heard: list[AnyEvent] = []
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not child.silent:
+    while time.monotonic() < deadline and not child.events_closed:
         events = child.events(0.1)
         heard += events
         if any(until(event) for event in events):
@@ -52,7 +52,7 @@ class ChildContract:
         assert events[0].pid == child.pid
         assert isinstance(events[-1], Finished)
         assert [event.child_seq for event in events] == list(range(1, len(events) + 1))
-        assert child.wait(5) == Exit(code=0)
+        assert child.wait(5) == ExitStatus(code=0)
 
     def test_it_leads_its_own_group_and_session(self, start: Start) -> None:
         child = start("silent")
@@ -61,23 +61,23 @@ class ChildContract:
     def test_asked_to_stop_it_saves_and_says_so(self, start: Start) -> None:
         child = start("obedient", "--epoch-seconds", "60")
         hear(child, lambda event: event.type == "progress")
-        child.ask_to_stop()
+        child.terminate()
         last = to_the_end(child)[-1]
         assert isinstance(last, Stopped)
         assert last.checkpoint == "checkpoints/epoch-0"
-        assert child.wait(5) == Exit(code=0)
+        assert child.wait(5) == ExitStatus(code=0)
 
     def test_a_crash_is_seen_with_its_code(self, start: Start) -> None:
         child = start("crashing", "--code", "7")
         assert [event.type for event in to_the_end(child)] == ["started", "progress"]
-        assert child.wait(5) == Exit(code=7)
+        assert child.wait(5) == ExitStatus(code=7)
         child.close()
         assert "last words on stderr" in child.log_tail()
 
     def test_a_signal_is_named(self, start: Start) -> None:
         child = start("crashing", "--signal", "SIGSEGV")
         to_the_end(child)
-        assert child.wait(5) == Exit(signal="SIGSEGV")
+        assert child.wait(5) == ExitStatus(signal="SIGSEGV")
 
     def test_a_silent_child_times_out_and_dumps_its_stacks(self, start: Start, folder: Path) -> None:
         child = start("silent")
@@ -86,7 +86,7 @@ class ChildContract:
         assert child.events(0.1) == []
         assert time.monotonic() - began < 2
         assert child.wait(0.05) is None
-        assert not child.silent
+        assert not child.events_closed
         child.dump_stacks()
         deadline = time.monotonic() + 5
         while "hang" not in child.log_tail() and time.monotonic() < deadline:
@@ -98,20 +98,20 @@ class ChildContract:
         child = start("stubborn")
         hear(child, lambda event: event.type == "progress")
         grandchild = int((folder / "grandchild").read_text())
-        child.ask_to_stop()
+        child.terminate()
         assert child.wait(0.2) is None
         assert alive(grandchild)
         child.kill()
-        assert child.wait(5) == Exit(signal="SIGKILL")
-        assert child.group_gone(5)
+        assert child.wait(5) == ExitStatus(signal="SIGKILL")
+        assert child.wait_for_group_exit(5)
         assert not alive(grandchild)
         assert not other.exited()
 
     def test_what_a_finished_child_leaves_behind_is_killed(self, start: Start, folder: Path) -> None:
         child = start("forking")
         assert hear(child, lambda event: event.type == "finished")[-1].type == "finished"
-        assert child.wait(5) == Exit(code=0)
-        assert child.group_gone(5)
+        assert child.wait(5) == ExitStatus(code=0)
+        assert child.wait_for_group_exit(5)
         assert not alive(int((folder / "grandchild").read_text()))
 
     @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ class ChildContract:
 
     def test_closing_a_running_child_kills_it(self, start: Start) -> None:
         child = start("mute")
-        assert child.close() == Exit(signal="SIGKILL")
+        assert child.close() == ExitStatus(signal="SIGKILL")
         assert child.events(0.0) == []
 
 
@@ -205,6 +205,6 @@ def test_a_child_is_refused_more_memory_than_it_may_have(tmp_path: Path) -> None
     argv = (sys.executable, "-SE", "-c", code)
     child = Child(argv, environment={}, cwd=tmp_path, log=tmp_path / "log.txt", memory_bytes=256 << 20)
     try:
-        assert child.wait(20) == Exit(code=7)
+        assert child.wait(20) == ExitStatus(code=7)
     finally:
         child.close()

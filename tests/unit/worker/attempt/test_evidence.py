@@ -11,7 +11,7 @@ from atft.spec.training import SchedulerSpec
 from worker.attempt.evidence import differences, learning_rate
 
 Json = dict[str, object]
-prove = runpy.run_path(str(Path(__file__).parents[3] / "programs" / "proof.py"))["prove"]
+honest_evidence = runpy.run_path(str(Path(__file__).parents[3] / "programs" / "honest_evidence.py"))["honest_evidence"]
 
 
 def check(spec: RunSpec, evidence: Json, fingerprint: str = "f00d") -> list[str]:
@@ -42,7 +42,7 @@ def altered(evidence: Json, path: str, value: object) -> Json:
 )
 def test_an_honest_run_has_no_difference(changes: Json) -> None:
     spec = TrainSpec.model_validate({"dataset": "d", **changes})
-    assert check(spec, prove(spec.model_dump(mode="json"), "f00d")) == []
+    assert check(spec, honest_evidence(spec.model_dump(mode="json"), "f00d")) == []
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_an_honest_run_has_no_difference(changes: Json) -> None:
 )
 def test_a_difference_is_named(path: str, value: object, named: str) -> None:
     spec = TrainSpec.model_validate({"dataset": "d"})
-    found = check(spec, altered(prove(spec.model_dump(mode="json"), "f00d"), path, value))
+    found = check(spec, altered(honest_evidence(spec.model_dump(mode="json"), "f00d"), path, value))
     assert any(named in difference for difference in found), found
 
 
@@ -93,14 +93,14 @@ def test_explicit_choices_are_not_open_to_the_child() -> None:
     spec = TrainSpec.model_validate(
         {"dataset": "d", "resources": {"device": "cuda", "queue": "gpu"}, "trainer": {"precision": "bfloat16"}}
     )
-    found = " ".join(check(spec, prove(spec.model_dump(mode="json"), "f00d")))
+    found = " ".join(check(spec, honest_evidence(spec.model_dump(mode="json"), "f00d")))
     assert "resources.device" in found
     assert "trainer.precision" in found
 
 
 def test_adabelief_is_the_package_on_a_processor_and_our_own_on_a_gpu() -> None:
     spec = TrainSpec.model_validate({"dataset": "d", "optimizer": {"name": "adabelief"}})
-    honest = prove(spec.model_dump(mode="json"), "f00d")
+    honest = honest_evidence(spec.model_dump(mode="json"), "f00d")
     on_gpu = altered(honest, "device", "cuda")
     assert any("ForeachAdaBelief" in one for one in check(spec, on_gpu))
     assert check(spec, altered(on_gpu, "optimizer/class", "atft.train.adabelief.ForeachAdaBelief")) == []
@@ -112,7 +112,7 @@ def test_phases_are_held_against_their_own_rates_and_modules() -> None:
         {"dataset": "d", "trainer": {"phases": phases}, "scheduler": {"name": "cosine", "eta_min": 0.0}}
     )
     seen = altered(
-        prove(spec.model_dump(mode="json"), "f00d"),
+        honest_evidence(spec.model_dump(mode="json"), "f00d"),
         "scheduler/class",
         "torch.optim.lr_scheduler.CosineAnnealingLR",
     )
@@ -126,7 +126,7 @@ def test_phases_are_held_against_their_own_rates_and_modules() -> None:
 
 def test_days_out_of_order_are_a_difference() -> None:
     spec = TrainSpec.model_validate({"dataset": "d"})
-    evidence = prove(spec.model_dump(mode="json"), "f00d")
+    evidence = honest_evidence(spec.model_dump(mode="json"), "f00d")
     evidence["data"]["val_days"], evidence["data"]["test_days"] = (
         evidence["data"]["test_days"],
         evidence["data"]["val_days"],
@@ -182,14 +182,14 @@ def test_the_weights_a_run_began_with_are_those_on_record(
     asked: str | None, found: Json | None, named: str | None
 ) -> None:
     spec = TrainSpec.model_validate({"dataset": "d", "init_from": asked})
-    evidence = prove(spec.model_dump(mode="json"), "f00d") | {"init_from": found}
+    evidence = honest_evidence(spec.model_dump(mode="json"), "f00d") | {"init_from": found}
     differing = differences(spec, evidence, fingerprint="f00d", threads=1, weights=FILES if asked else None)
     assert (differing == []) if named is None else any(named in one for one in differing), differing
 
 
 def test_a_pretraining_is_held_against_its_own_network() -> None:
     spec = PretrainSpec.model_validate({"dataset": "d", "mask_ratio": 0.3})
-    plain = prove(TrainSpec.model_validate({"dataset": "d"}).model_dump(mode="json"), "f00d")
+    plain = honest_evidence(TrainSpec.model_validate({"dataset": "d"}).model_dump(mode="json"), "f00d")
     body = spec.model_dump(mode="json")
     features = plain["resolved"]["data"]["features"]
     evidence = plain | {

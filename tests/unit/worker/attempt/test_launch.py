@@ -11,10 +11,10 @@ from jobs.db.tables import Job
 from jobs.record.init_from import Weights
 from jobs.settings import THREAD_VARIABLES, Settings
 from jobs.states import JobKind, Reason
-from worker.attempt.launch import Refused, checkpoint_is_gone, launch
-from worker.attempt.memory import oom_kills
+from worker.attempt.launch import LaunchRefused, checkpoint_is_missing, prepare_launch
+from worker.attempt.memory import count_oom_kills
 from worker.commands import control_argv, worker_argv
-from worker.slot import Slot
+from worker.slot import DeviceSlot
 
 SPEC = TrainSpec(dataset="d").model_dump(mode="json")
 
@@ -42,7 +42,7 @@ def job(**changes: object) -> Job:
 
 def test_a_training_run(settings: Settings) -> None:
     checkpoint = {"path": "1/checkpoints/000003", "step": 30, "epoch": 3, "sha256": "x"}
-    start = launch(settings, job(checkpoint=checkpoint), cuda_device="1")
+    start = prepare_launch(settings, job(checkpoint=checkpoint), cuda_device="1")
     folder = settings.jobs_root.resolve() / str(UUID(int=7)) / "2"
     assert start.folder == folder
     assert json.loads((folder / "spec.json").read_text()) == SPEC
@@ -52,24 +52,24 @@ def test_a_training_run(settings: Settings) -> None:
         "--out", str(folder), "--resume", f"{folder.parent}/1/checkpoints/000003", "--lease-seconds", "30.0",
     )  # fmt: skip
     assert start.environment["CUDA_VISIBLE_DEVICES"] == "1"
-    assert checkpoint_is_gone(settings, job(checkpoint=checkpoint))
+    assert checkpoint_is_missing(settings, job(checkpoint=checkpoint))
     (folder.parent / "1" / "checkpoints" / "000003").mkdir(parents=True)
-    assert not checkpoint_is_gone(settings, job(checkpoint=checkpoint))
+    assert not checkpoint_is_missing(settings, job(checkpoint=checkpoint))
 
 
 def test_a_pretraining_and_what_begins_with_it(settings: Settings) -> None:
-    start = launch(settings, job(kind=JobKind.PRETRAIN), cuda_device=None)
+    start = prepare_launch(settings, job(kind=JobKind.PRETRAIN), cuda_device=None)
     assert start.argv[4] == "pretrain"
     assert start.weights is None
     weights = Weights(folder=PurePosixPath("jobs/abc/1"), sha256={"best.safetensors": "ab12"})
-    start = launch(settings, job(), cuda_device=None, weights=weights)
+    start = prepare_launch(settings, job(), cuda_device=None, weights=weights)
     assert start.argv[start.argv.index("--init-from") + 1] == f"{settings.run_root.resolve()}/jobs/abc/1"
     assert start.weights is weights
 
 
 def test_an_ensemble_runs_with_what_its_base_asks_for(settings: Settings) -> None:
     base = {"resources": {"threads": 2, "device": "cpu"}, "trainer": {"timeout_seconds": 60}}
-    start = launch(settings, job(kind=JobKind.ENSEMBLE, spec={"base": base, "seeds": [0, 1]}), cuda_device="1")
+    start = prepare_launch(settings, job(kind=JobKind.ENSEMBLE, spec={"base": base, "seeds": [0, 1]}), cuda_device="1")
     assert start.argv[4] == "ensemble"
     assert (start.threads, start.timeout_seconds) == (2, 60)
     assert start.environment["CUDA_VISIBLE_DEVICES"] != "1"
@@ -79,10 +79,10 @@ def test_a_prediction(settings: Settings) -> None:
     spec = {"model": "m", "dataset": "d", "from_day": "2020-01-01", "to_day": "2020-02-01", "resources": {"threads": 2}}
     params = {"model": {"folder": "jobs/m/1", "sha256": "ab"}}
     prediction = job(kind=JobKind.PREDICT, spec=spec, params=params, overrides={"micro_batch_days": 3})
-    with pytest.raises(Refused, match="train the model again"):
-        launch(settings, prediction, cuda_device=None)
+    with pytest.raises(LaunchRefused, match="train the model again"):
+        prepare_launch(settings, prediction, cuda_device=None)
     (settings.run_root / "jobs" / "m" / "1").mkdir(parents=True)
-    start = launch(settings, prediction, cuda_device=None)
+    start = prepare_launch(settings, prediction, cuda_device=None)
     assert start.threads == 2
     assert start.argv[4:] == (
         "predict", f"{start.folder}/spec.json", "--cache", f"{settings.caches_root.resolve()}/f00d",
@@ -92,16 +92,16 @@ def test_a_prediction(settings: Settings) -> None:
 
 
 def test_what_reads_a_users_file_may_not_take_all_memory(settings: Settings) -> None:
-    build = launch(settings, job(kind=JobKind.DATASET, spec={"name": "d", "planted": {}}), cuda_device=None)
+    build = prepare_launch(settings, job(kind=JobKind.DATASET, spec={"name": "d", "planted": {}}), cuda_device=None)
     assert build.memory_bytes is not None
     assert build.memory_bytes >= 4 << 30
-    assert launch(settings, job(), cuda_device=None).memory_bytes is None
+    assert prepare_launch(settings, job(), cuda_device=None).memory_bytes is None
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_pain_01_every_thread_limit_is_set(settings: Settings, threads: int) -> None:
     spec = TrainSpec.model_validate({"dataset": "d", "resources": {"threads": threads}}).model_dump(mode="json")
-    start = launch(settings, job(spec=spec), cuda_device=None)
+    start = prepare_launch(settings, job(spec=spec), cuda_device=None)
     assert {start.environment[name] for name in THREAD_VARIABLES} == {str(threads)}
     assert start.threads == threads
 
@@ -109,14 +109,14 @@ def test_pain_01_every_thread_limit_is_set(settings: Settings, threads: int) -> 
 def test_pain_02_the_limits_are_no_option(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "128")
     monkeypatch.setenv("ATFT_DATABASE_URL", "postgresql://secret")
-    start = launch(settings, job(), cuda_device=None)
+    start = prepare_launch(settings, job(), cuda_device=None)
     assert start.environment["OMP_NUM_THREADS"] == "1"
     assert "secret" not in " ".join(start.environment.values())
 
 
 def test_a_cpu_run_sees_no_gpu(settings: Settings) -> None:
     spec = TrainSpec.model_validate({"dataset": "d", "resources": {"device": "cpu"}}).model_dump(mode="json")
-    assert launch(settings, job(spec=spec), cuda_device="0").environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert prepare_launch(settings, job(spec=spec), cuda_device="0").environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_a_dataset_gets_absolute_paths(settings: Settings) -> None:
@@ -125,10 +125,10 @@ def test_a_dataset_gets_absolute_paths(settings: Settings) -> None:
     (settings.data_root / "members.csv").write_text("x")
     spec = {"name": "d", "universe": {"file": "members.csv", "columns": {"code": "c"}}}
     files = {"panel": "upload:u1/file.csv", "universe": "data:members.csv"}
-    start = launch(settings, job(kind=JobKind.DATASET, spec=spec, params={"files": files}), cuda_device="0")
-    told = json.loads((start.folder / "spec.json").read_text())
-    assert told["path"] == str(settings.uploads_root.resolve() / "u1" / "file.csv")
-    assert told["universe"] == {"file": str(settings.data_root.resolve() / "members.csv"), "columns": {"code": "c"}}
+    start = prepare_launch(settings, job(kind=JobKind.DATASET, spec=spec, params={"files": files}), cuda_device="0")
+    written = json.loads((start.folder / "spec.json").read_text())
+    assert written["path"] == str(settings.uploads_root.resolve() / "u1" / "file.csv")
+    assert written["universe"] == {"file": str(settings.data_root.resolve() / "members.csv"), "columns": {"code": "c"}}
     assert start.environment["CUDA_VISIBLE_DEVICES"] == ""
     assert start.argv[4:6] == ("build", f"{start.folder}/spec.json")
 
@@ -152,30 +152,30 @@ def test_a_dataset_gets_absolute_paths(settings: Settings) -> None:
     ],
 )
 def test_what_cannot_start_says_why(settings: Settings, changes: dict[str, object], reason: Reason) -> None:
-    with pytest.raises(Refused) as refused:
-        launch(settings, job(**changes), cuda_device=None)
+    with pytest.raises(LaunchRefused) as refused:
+        prepare_launch(settings, job(**changes), cuda_device=None)
     assert refused.value.reason is reason
 
 
 def test_a_slot_is_its_name() -> None:
-    slot = Slot.parse("gpu-1@host-2.example")
-    assert slot == Slot("gpu", 1, "host-2.example")
+    slot = DeviceSlot.parse("gpu-1@host-2.example")
+    assert slot == DeviceSlot("gpu", 1, "host-2.example")
     assert (slot.name, slot.device, slot.cuda_device) == ("gpu-1@host-2.example", "cuda:1", "1")
-    assert (Slot("cpu", 0, "h").device, Slot("cpu", 0, "h").cuda_device) == ("cpu", None)
+    assert (DeviceSlot("cpu", 0, "h").device, DeviceSlot("cpu", 0, "h").cuda_device) == ("cpu", None)
     for name in ("celery@host", "gpu-x@h", "gpu-1"):
         with pytest.raises(ValueError, match="python -m worker"):
-            Slot.parse(name)
+            DeviceSlot.parse(name)
 
 
 def test_the_command_lines() -> None:
-    argv = worker_argv(Slot("gpu", 1, "h"))
+    argv = worker_argv(DeviceSlot("gpu", 1, "h"))
     assert argv[3:12] == ["-A", "worker.tasks", "worker", "-Q", "gpu", "-c", "1", "-n", "gpu-1@h"]
     assert "-B" not in argv
-    assert "-B" in control_argv(Slot("control", 0, "h"))
+    assert "-B" in control_argv(DeviceSlot("control", 0, "h"))
 
 
 def test_the_kernels_counter_can_be_read() -> None:
-    assert oom_kills() >= 0
+    assert count_oom_kills() >= 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from atft.events import Finished, Progress, Started, Stopped
 from jobs.states import Wanted
-from worker.attempt.watchdog import Ending, Timing, Watch
+from worker.attempt.watchdog import StopCause, Timing, Watchdog
 
 TIMING = Timing(startup_seconds=120, stall_seconds=60, grace_seconds=12, save_grace_seconds=60)
 
@@ -23,9 +23,9 @@ def clock() -> Clock:
 
 
 def step(
-    watch: Watch, wanted: Wanted = Wanted.RUN, *, draining: bool = False, superseded: bool = False
-) -> Ending | None:
-    return watch.step(wanted=wanted, draining=draining, superseded=superseded)
+    watchdog: Watchdog, wanted: Wanted = Wanted.RUN, *, draining: bool = False, superseded: bool = False
+) -> StopCause | None:
+    return watchdog.step(wanted=wanted, draining=draining, superseded=superseded)
 
 
 def progress(micro_batch_seconds: float | None = None) -> Progress:
@@ -33,107 +33,108 @@ def progress(micro_batch_seconds: float | None = None) -> Progress:
 
 
 def test_silence_before_the_first_word_is_start_up(clock: Clock) -> None:
-    watch = Watch(TIMING, None, clock)
+    watchdog = Watchdog(TIMING, None, clock)
     clock.time += 119
-    assert step(watch) is None
+    assert step(watchdog) is None
     clock.time += 2
-    assert step(watch) is Ending.STALL
-    assert watch.must_die
+    assert step(watchdog) is StopCause.STALL
+    assert watchdog.must_kill
 
 
 def test_pain_04_silence_after_it_is_a_stall(clock: Clock) -> None:
-    watch = Watch(TIMING, None, clock)
-    watch.heard(Started(pid=1))
+    watchdog = Watchdog(TIMING, None, clock)
+    watchdog.on_event(Started(pid=1))
     clock.time += 59
-    assert step(watch) is None
-    watch.heard(progress())
+    assert step(watchdog) is None
+    watchdog.on_event(progress())
     clock.time += 61
-    assert step(watch) is Ending.STALL
-    assert watch.phase == "train"
+    assert step(watchdog) is StopCause.STALL
+    assert watchdog.phase == "train"
 
 
 def test_loading_torch_on_a_busy_machine_is_no_stall(clock: Clock) -> None:
     """Found by the chaos run: `started` comes before the imports, which then took more than a minute."""
-    watch = Watch(TIMING, None, clock)
+    watchdog = Watchdog(TIMING, None, clock)
     clock.time += 100
-    watch.heard(Started(pid=1))
+    watchdog.on_event(Started(pid=1))
     clock.time += 119
-    assert step(watch) is None
+    assert step(watchdog) is None
     clock.time += 2
-    assert step(watch) is Ending.STALL
+    assert step(watchdog) is StopCause.STALL
 
 
 def test_long_micro_batches_are_waited_for(clock: Clock) -> None:
-    watch = Watch(TIMING, None, clock)
-    watch.heard(progress(micro_batch_seconds=20.0))
+    watchdog = Watchdog(TIMING, None, clock)
+    watchdog.on_event(progress(micro_batch_seconds=20.0))
     clock.time += 199
-    assert step(watch) is None
+    assert step(watchdog) is None
     clock.time += 2
-    assert step(watch) is Ending.STALL
+    assert step(watchdog) is StopCause.STALL
 
 
 def test_a_supervisor_that_does_not_listen_does_not_blame_the_child(clock: Clock) -> None:
-    watch = Watch(TIMING, None, clock)
-    watch.heard(Started(pid=1))
+    watchdog = Watchdog(TIMING, None, clock)
+    watchdog.on_event(Started(pid=1))
     for _ in range(10):
         clock.time += 30
-        watch.not_listening()
-        assert step(watch) is None
+        watchdog.reset_silence()
+        assert step(watchdog) is None
 
 
 @pytest.mark.parametrize(
-    ("wanted", "ending"), [(Wanted.CANCEL, Ending.CANCEL), (Wanted.PRUNE, Ending.PRUNE), (Wanted.PAUSE, Ending.PAUSE)]
+    ("wanted", "stop_cause"),
+    [(Wanted.CANCEL, StopCause.CANCEL), (Wanted.PRUNE, StopCause.PRUNE), (Wanted.PAUSE, StopCause.PAUSE)],
 )
 def test_what_is_wanted_is_asked_once_and_enforced_after_its_grace(
-    clock: Clock, wanted: Wanted, ending: Ending
+    clock: Clock, wanted: Wanted, stop_cause: StopCause
 ) -> None:
-    watch = Watch(TIMING, None, clock)
-    watch.heard(Started(pid=1))
-    assert step(watch, wanted) is ending
-    assert step(watch, wanted) is None
-    grace = 60 if ending is Ending.PAUSE else 12
+    watchdog = Watchdog(TIMING, None, clock)
+    watchdog.on_event(Started(pid=1))
+    assert step(watchdog, wanted) is stop_cause
+    assert step(watchdog, wanted) is None
+    grace = 60 if stop_cause is StopCause.PAUSE else 12
     clock.time += grace - 1
-    assert not watch.must_die
+    assert not watchdog.must_kill
     clock.time += 2
-    assert watch.must_die
+    assert watchdog.must_kill
 
 
 @pytest.mark.parametrize("first", ["pause", "drain"])
 def test_a_cancel_takes_over_from_a_pause_or_a_drain(clock: Clock, first: str) -> None:
-    watch = Watch(TIMING, None, clock)
-    watch.heard(Started(pid=1))
-    step(watch, Wanted.PAUSE if first == "pause" else Wanted.RUN, draining=first == "drain")
+    watchdog = Watchdog(TIMING, None, clock)
+    watchdog.on_event(Started(pid=1))
+    step(watchdog, Wanted.PAUSE if first == "pause" else Wanted.RUN, draining=first == "drain")
     clock.time += 5
-    assert step(watch, Wanted.CANCEL, draining=True) is Ending.CANCEL
+    assert step(watchdog, Wanted.CANCEL, draining=True) is StopCause.CANCEL
     clock.time += 11
-    assert not watch.must_die
+    assert not watchdog.must_kill
     clock.time += 2
-    assert watch.must_die
+    assert watchdog.must_kill
 
 
 def test_superseded_beats_everything_and_waits_for_nothing(clock: Clock) -> None:
-    watch = Watch(TIMING, None, clock)
-    step(watch, Wanted.CANCEL)
-    assert step(watch, Wanted.CANCEL, superseded=True) is Ending.SUPERSEDED
-    assert watch.must_die
-    assert step(watch, Wanted.CANCEL, superseded=True) is None
+    watchdog = Watchdog(TIMING, None, clock)
+    step(watchdog, Wanted.CANCEL)
+    assert step(watchdog, Wanted.CANCEL, superseded=True) is StopCause.SUPERSEDED
+    assert watchdog.must_kill
+    assert step(watchdog, Wanted.CANCEL, superseded=True) is None
 
 
 def test_pain_08_the_time_budget(clock: Clock) -> None:
-    watch = Watch(TIMING, 100.0, clock)
+    watchdog = Watchdog(TIMING, 100.0, clock)
     for _ in range(10):
         clock.time += 10
-        watch.heard(progress())
-    assert step(watch) is None
+        watchdog.on_event(progress())
+    assert step(watchdog) is None
     clock.time += 1
-    assert step(watch) is Ending.TIMEOUT
+    assert step(watchdog) is StopCause.TIMEOUT
 
 
 def test_a_child_that_has_said_its_last_word_is_not_asked_any_more(clock: Clock) -> None:
-    for word in (Finished(), Stopped()):
-        watch = Watch(TIMING, 1.0, clock)
-        watch.heard(word)
-        assert step(watch, Wanted.CANCEL, draining=True) is None
-        assert watch.word is word
+    for final_event in (Finished(), Stopped()):
+        watchdog = Watchdog(TIMING, 1.0, clock)
+        watchdog.on_event(final_event)
+        assert step(watchdog, Wanted.CANCEL, draining=True) is None
+        assert watchdog.final_event is final_event
         clock.time += 61
-        assert step(watch) is Ending.STALL
+        assert step(watchdog) is StopCause.STALL

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import Trial
 
 from atft.spec.study import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, Scalar, merged_choices
-from worker.studies.sampling import at, designed_point, open_study, parameters, pruner
+from worker.studies.sampling import non_adaptive_point, open_study, pruner, suggest_parameters, value_at
 
 SPACE = {
     "optimizer.lr": {"kind": "float", "low": 1e-5, "high": 1e-3, "log": True},
@@ -36,7 +36,7 @@ def ask(spec: HpoSpec, count: int, *, tell: bool = True) -> list[dict[str, Scala
     for number in range(count):
         study = open_study(storage, job_id, spec)
         trial = study.ask()
-        points.append(parameters(study, trial, spec))
+        points.append(suggest_parameters(study, trial, spec))
         if tell:
             study.tell(trial.number, 0.01 * number)
     return points
@@ -46,9 +46,9 @@ def ask(spec: HpoSpec, count: int, *, tell: bool = True) -> list[dict[str, Scala
 def test_pain_37_designs_depend_on_the_number_only(name: str) -> None:
     spec = study_spec(name)
     points = ask(spec, 20)
-    assert ask(spec, 20, tell=False) == points == [designed_point(spec, number) for number in range(20)]
+    assert ask(spec, 20, tell=False) == points == [non_adaptive_point(spec, number) for number in range(20)]
     assert len({str(point) for point in points}) == 20
-    assert designed_point(study_spec(name, seed=1), 3) != points[3]
+    assert non_adaptive_point(study_spec(name, seed=1), 3) != points[3]
 
 
 def test_a_crash_in_the_middle_of_asking_changes_no_parameter() -> None:
@@ -58,8 +58,8 @@ def test_a_crash_in_the_middle_of_asking_changes_no_parameter() -> None:
     half = study.ask()
     study.sampler = open_study(storage, uuid4(), spec).sampler
     half.suggest_categorical("model.hidden_size", [16, 32, 64])
-    found = parameters(study, Trial(study, half._trial_id), spec)
-    assert found == designed_point(spec, 0)
+    found = suggest_parameters(study, Trial(study, half._trial_id), spec)
+    assert found == non_adaptive_point(spec, 0)
 
 
 def test_pain_37_tpe_does_not_propose_one_point_again_and_again() -> None:
@@ -74,10 +74,10 @@ def test_values_lie_in_their_dimension_on_its_steps() -> None:
     wide = {"optimizer.lr": {"kind": "float", "low": 1e-5, "high": 1e-3, "log": True}, **LEVELS}
     spec = study_spec(space=wide)
     for number in range(200):
-        for key, value in designed_point(spec, number).items():
+        for key, value in non_adaptive_point(spec, number).items():
             assert spec.space[key].contains(value), (key, value)
-    assert {designed_point(spec, n)["model.gat_dropout"] for n in range(200)} == {0.1, 0.2, 0.3}
-    assert {designed_point(spec, n)["model.gat_layers"] for n in range(200)} == {1, 3}
+    assert {non_adaptive_point(spec, n)["model.gat_dropout"] for n in range(200)} == {0.1, 0.2, 0.3}
+    assert {non_adaptive_point(spec, n)["model.gat_layers"] for n in range(200)} == {1, 3}
 
 
 def test_levels_are_exact_numbers() -> None:
@@ -90,9 +90,9 @@ def test_levels_are_exact_numbers() -> None:
 def test_ends_of_a_scale_are_reached_and_never_passed() -> None:
     top = 1 - 1e-16
     log = IntDimension(low=1, high=1000, log=True)
-    assert (at(log, 0.0), at(log, top)) == (1, 1000)
-    assert at(FloatDimension(low=1e-5, high=1e-3, log=True), top) <= 1e-3
-    assert at(CategoricalDimension(choices=("a", "b")), top) == "b"
+    assert (value_at(log, 0.0), value_at(log, top)) == (1, 1000)
+    assert value_at(FloatDimension(low=1e-5, high=1e-3, log=True), top) <= 1e-3
+    assert value_at(CategoricalDimension(choices=("a", "b")), top) == "b"
 
 
 def test_a_grid_is_exact_and_shuffled_by_the_seed() -> None:
@@ -104,7 +104,7 @@ def test_a_grid_is_exact_and_shuffled_by_the_seed() -> None:
     assert study_spec("grid", space=LEVELS, n_trials=5).num_trials == 5
     enqueued = study_spec("grid", space=LEVELS, n_trials=100, enqueue=[{"model.gat_layers": 1}])
     assert enqueued.num_trials == 13
-    assert len({str(designed_point(enqueued, n)) for n in range(1, 13)}) == 12
+    assert len({str(non_adaptive_point(enqueued, n)) for n in range(1, 13)}) == 12
 
 
 def test_an_asked_point_is_what_optuna_keeps() -> None:
@@ -113,7 +113,7 @@ def test_an_asked_point_is_what_optuna_keeps() -> None:
         study = open_study(optuna.storages.InMemoryStorage(), uuid4(), spec)
         for _ in range(4):
             trial = study.ask()
-            assert parameters(study, trial, spec) == trial.params
+            assert suggest_parameters(study, trial, spec) == trial.params
 
 
 @pytest.mark.parametrize("name", ["none", "median", "hyperband", "successive_halving", "patient"])

@@ -11,7 +11,7 @@ def days(start: int, count: int) -> list[str]:
     return [f"{2000 + n // 336}-{n % 336 // 28 + 1:02}-{n % 28 + 1:02}" for n in range(start, start + count)]
 
 
-def prove(body: dict[str, object], fingerprint: str, epochs: int = 1) -> dict[str, object]:
+def honest_evidence(body: dict[str, object], fingerprint: str, epochs: int = 1) -> dict[str, object]:
     spec = TrainSpec.model_validate(body)
     requested = spec.model_dump(mode="json")
     eps, threads = spec.optimizer.resolved_eps, spec.resources.threads

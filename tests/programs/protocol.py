@@ -6,7 +6,7 @@ import json
 import os
 
 
-class Speech:
+class Protocol:
     def __init__(self) -> None:
         parser = argparse.ArgumentParser()
         parser.add_argument("--events-fd", type=int, required=True)
@@ -17,7 +17,7 @@ class Speech:
         self.arguments, self.rest = parser.parse_known_args()
         self._seq = 0
 
-    def say(self, kind: str, **body: object) -> None:
+    def send(self, kind: str, **body: object) -> None:
         self._seq += 1
         time = datetime.datetime.now(datetime.UTC).isoformat()
         self.write(json.dumps({"type": kind, "child_seq": self._seq, "time": time, **body}).encode() + b"\n")
@@ -28,7 +28,7 @@ class Speech:
 
     def start(self, step: int = 0, epoch: int = 0) -> None:
         resume = self.arguments.resume
-        self.say("started", pid=os.getpid(), resumed_from=resume, resumed_step=step, resumed_epoch=epoch)
+        self.send("started", pid=os.getpid(), resumed_from=resume, resumed_step=step, resumed_epoch=epoch)
 
     def progress(self, ratio: float = 0.0, **body: object) -> None:
-        self.say("progress", phase="train", ratio=ratio, **body)
+        self.send("progress", phase="train", ratio=ratio, **body)

@@ -18,7 +18,7 @@ from jobs.db.tables import Job
 from jobs.record import history, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason
-from worker.studies.advance import News, Step, advance
+from worker.studies.advance import AdvanceResult, AdvanceStep, advance
 from worker.studies.sampling import open_storage
 
 METRIC = "val/rank_ic"
@@ -26,18 +26,18 @@ SPACE = {
     "optimizer.lr": {"kind": "float", "low": 1e-5, "high": 1e-3, "log": True},
     "model.gat_layers": {"kind": "int", "low": 1, "high": 4},
 }
-Outcome = list[float | None] | Reason
-Objective = Callable[[dict[str, Scalar], int], Outcome]
+TrialResult = list[float | None] | Reason
+Objective = Callable[[dict[str, Scalar], int], TrialResult]
 
 
-def climbing(params: dict[str, Scalar], number: int) -> Outcome:
+def improving_objective(params: dict[str, Scalar], number: int) -> TrialResult:
     """Two epochs, the second the best, a value of the parameters alone."""
     value = float(params["optimizer.lr"]) * 100 + float(params["model.gat_layers"]) / 100  # type: ignore[arg-type]
     return [value / 2, value]
 
 
 @dataclass
-class Bench:
+class StudyHarness:
     settings: Settings
     sessions: sessionmaker[Session]
     storage: BaseStorage
@@ -57,30 +57,30 @@ class Bench:
                 dataset_fingerprint="f00d",
             ).job.id
 
-    def advance(self, study: UUID) -> News:
+    def advance(self, study: UUID) -> AdvanceResult:
         return advance(self.sessions, self.storage, self.settings, study)
 
-    def crash(self, study: UUID) -> None:
+    def crash_before_commit(self, study: UUID) -> None:
         """An advance that does all it has to do, and dies before its commit."""
         with self.sessions() as session:  # never committed
             job = lifecycle.begin_study(session, study)
             assert job is not None
-            Step(session, self.storage, job, HpoSpec.model_validate(job.spec), None).run()
+            AdvanceStep(session, self.storage, job, HpoSpec.model_validate(job.spec), None).run()
 
     def job(self, job_id: UUID) -> Job:
         with transaction(self.sessions) as session:
             return queries.get(session, job_id)
 
-    def children(self, study: UUID, kind: JobKind = JobKind.TRIAL, *, alive: bool = False) -> list[Job]:
+    def children(self, study: UUID, kind: JobKind = JobKind.TRIAL, *, unfinished: bool = False) -> list[Job]:
         query = select(Job).where(Job.parent_id == study, Job.kind == kind).order_by(Job.trial_number)
         with transaction(self.sessions) as session:
-            return [job for job in session.scalars(query) if not alive or job.state not in TERMINAL]
+            return [job for job in session.scalars(query) if not unfinished or job.state not in TERMINAL]
 
     def claim(self, job: Job) -> bool:
         with transaction(self.sessions) as session:
             return lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60) is not None
 
-    def say(self, job: Job, epoch: int, value: float | None, *, best: bool = True) -> None:
+    def report(self, job: Job, epoch: int, value: float | None, *, best: bool = True) -> None:
         with transaction(self.sessions) as session:
             history.append(
                 session, job.id, 1, [Metrics(child_seq=epoch, step=epoch, values={METRIC: value}, best=best)]
@@ -90,7 +90,7 @@ class Bench:
         with transaction(self.sessions) as session:
             lifecycle.settle(session, job.id, 1, to, reason=reason, message="it said so" if reason else None)
 
-    def run(self, job: Job, objective: Objective = climbing) -> None:
+    def run(self, job: Job, objective: Objective = improving_objective) -> None:
         """What a worker does with one job."""
         if not self.claim(job):
             return
@@ -102,22 +102,22 @@ class Bench:
             self.settle(job, JobState.FAILED, outcome)
             return
         for epoch, value in enumerate(outcome, start=1):
-            self.say(job, epoch, value, best=value is not None)
+            self.report(job, epoch, value, best=value is not None)
         self.settle(job, JobState.SUCCEEDED)
 
-    def preflight(self, study: UUID) -> None:
+    def run_preflight(self, study: UUID) -> None:
         self.advance(study)
-        for job in self.children(study, JobKind.PREFLIGHT, alive=True):
+        for job in self.children(study, JobKind.PREFLIGHT, unfinished=True):
             self.run(job)
 
-    def work(self, study: UUID, objective: Objective = climbing) -> Job:
+    def run_study(self, study: UUID, objective: Objective = improving_objective) -> Job:
         """One worker and one control process until the study is over."""
         for _ in range(500):
             self.advance(study)
             if self.job(study).state in TERMINAL:
                 return self.job(study)
             for kind in (JobKind.PREFLIGHT, JobKind.TRIAL):
-                for job in self.children(study, kind, alive=True)[:1]:
+                for job in self.children(study, kind, unfinished=True)[:1]:
                     self.run(job, objective)
         raise AssertionError("the study does not end")
 
@@ -134,9 +134,9 @@ class Bench:
 
 
 @contextmanager
-def opened(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[Bench]:
+def open_harness(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[StudyHarness]:
     """A bench whose connections are closed in the end."""
     storage = open_storage(settings)
-    yield Bench(settings, sessions, storage)
+    yield StudyHarness(settings, sessions, storage)
     storage.remove_session()
     storage._backend.engine.dispose()  # type: ignore[attr-defined]

@@ -20,13 +20,13 @@ from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Wanted
 from worker.attempt.supervisor import Supervisor
 from worker.attempt.watchdog import Timing
-from worker.slot import Slot
+from worker.slot import DeviceSlot
 
 PROGRAMS = Path(__file__).parents[2] / "programs"
 FINGERPRINT = "f00d"
-QUICK = Timing(
+SHORT_TIMING = Timing(
     poll_seconds=0.02,
-    look_seconds=0.05,
+    wanted_poll_seconds=0.05,
     startup_seconds=20,
     stall_seconds=20,
     grace_seconds=1.0,
@@ -40,11 +40,11 @@ def program(name: str, *options: str, imports: bool = False) -> tuple[str, ...]:
     return (sys.executable, *flags, str(PROGRAMS / f"{name}.py"), *options)
 
 
-HONEST = program("obedient", "--prove", FINGERPRINT, imports=True)
+HONEST_PROGRAM = program("obedient", "--evidence-for", FINGERPRINT, imports=True)
 
 
 @dataclass
-class Bench:
+class SupervisorHarness:
     """A supervisor, its record, and jobs for it."""
 
     settings: Settings
@@ -52,7 +52,7 @@ class Bench:
     published: list[UUID] = field(default_factory=list)
     hinted: list[UUID] = field(default_factory=list)
     drain: bool = False
-    timing: Timing = QUICK
+    timing: Timing = SHORT_TIMING
 
     def __post_init__(self) -> None:
         (self.settings.caches_root / FINGERPRINT).mkdir(parents=True)
@@ -75,7 +75,7 @@ class Bench:
         return Supervisor(
             settings=self.settings,
             sessions=self.sessions,
-            slot=Slot("cpu", index, "here"),
+            slot=DeviceSlot("cpu", index, "here"),
             publish=self.published.append,
             hint=lambda _queue, job_id, _priority: self.hinted.append(job_id),
             draining=lambda: self.drain,
@@ -90,7 +90,7 @@ class Bench:
         return state
 
     def start(self, *program: str) -> "Running":
-        running = Running(self.supervisor(program))
+        running = SupervisorThread(self.supervisor(program))
         running.start()
         return running
 
@@ -114,9 +114,9 @@ class Bench:
     def folder(self, job_id: UUID, attempt: int = 1) -> Path:
         return self.settings.jobs_root / str(job_id) / str(attempt)
 
-    def until(self, happened: Callable[[], object], seconds: float = 15.0) -> None:
+    def wait_until(self, condition: Callable[[], object], seconds: float = 15.0) -> None:
         deadline = time.monotonic() + seconds
-        while not happened():
+        while not condition():
             assert time.monotonic() < deadline, "it did not happen in time"
             time.sleep(0.02)
 
@@ -139,11 +139,11 @@ class Bench:
                     found.append(int(entry.parent.name))
             return found
 
-        self.until(find)
+        self.wait_until(find)
         return find()[0]
 
 
-class Running(threading.Thread):
+class SupervisorThread(threading.Thread):
     def __init__(self, supervisor: Supervisor) -> None:
         super().__init__(daemon=True)
         self._supervisor = supervisor
@@ -156,7 +156,7 @@ class Running(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - shown by `end`
             self.error = error
 
-    def end(self, seconds: float = 20.0) -> JobState | None:
+    def result(self, seconds: float = 20.0) -> JobState | None:
         self.join(seconds)
         assert not self.is_alive(), "the supervisor did not end in time"
         if self.error is not None:
@@ -164,7 +164,7 @@ class Running(threading.Thread):
         return self.state
 
 
-def alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The application: `uvicorn --factory api.app:create_app`. HTTP in, HTTP out. Imports no torch."""
+"""The FastAPI application: `uvicorn --factory api.app:create_app`. Imports no torch."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ ROUTERS: Final = (
     streams.router, workers.router, access.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16
-COLLECT_AFTER: Final = (20_000, 20, 20)  # objects, young and middle collections: see _heap_at_rest
+GC_THRESHOLDS: Final = (20_000, 20, 20)  # objects, young and middle collections: see _frozen_heap
 log = logging.getLogger("api")
 
 
@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             if is_loopback(settings.bind) and settings.admin_key is None:
                 log.warning("no admin key is configured: without API keys only programs on this machine are served")
             try:
-                with _at_signal(service.start_closing), _heap_at_rest():
+                with _run_on_signal(service.start_closing), _frozen_heap():
                     yield
             finally:
                 service.start_closing()
@@ -106,15 +106,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 @contextlib.contextmanager
-def _heap_at_rest() -> Iterator[None]:
-    """What was loaded at the start lives as long as the server: a full collection that walked through it would hold up
-    every request for tenths of a second (benchmarks/load.py). So would one that walks through a thousand open streams:
-    it comes when thousands of objects have outlived several young collections, not hundreds.
+def _frozen_heap() -> Iterator[None]:
+    """Freeze what was loaded at startup and make full garbage collections rare: one that walked through it, or through
+    a thousand open streams, would delay every request by tenths of a second (benchmarks/load.py).
     """
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*COLLECT_AFTER)
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         yield
     finally:
@@ -123,18 +122,18 @@ def _heap_at_rest() -> Iterator[None]:
 
 
 def _cached(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    made: list[dict[str, Any]] = []
+    cached: list[dict[str, Any]] = []
 
     def get() -> dict[str, Any]:
-        if not made:
-            made.append(make())
-        return made[0]
+        if not cached:
+            cached.append(make())
+        return cached[0]
 
     return get
 
 
 def _allowed_methods(path: str) -> list[str]:
-    """Every method that some route serves here: for Allow, which the framework fills from one route only."""
+    """Every method that some route serves at this path: for `Allow`, which the framework fills from one route only."""
     allowed: set[str] = set()
     for router in (*ROUTERS, pages.router):
         for route in router.routes:
@@ -145,8 +144,8 @@ def _allowed_methods(path: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _at_signal(act: Callable[[], None]) -> Iterator[None]:
-    """Run `act` when the server is told to stop, before it waits for its open connections. Its own handler runs too."""
+def _run_on_signal(callback: Callable[[], None]) -> Iterator[None]:
+    """Run `callback` on SIGTERM and SIGINT, before the server waits for open connections; its own handler runs too."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -154,17 +153,17 @@ def _at_signal(act: Callable[[], None]) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def handle(number: int, stack: FrameType | None) -> None:
-        loop.call_soon_threadsafe(act)
+        loop.call_soon_threadsafe(callback)
         previous = before[signal.Signals(number)]
         if callable(previous):
             previous(number, stack)
 
-    ours = [number for number, previous in before.items() if callable(previous)]
-    for number in ours:
+    handled = [number for number, previous in before.items() if callable(previous)]
+    for number in handled:
         signal.signal(number, handle)
     try:
         yield
     finally:
-        for number in ours:
+        for number in handled:
             if signal.getsignal(number) is handle:
                 signal.signal(number, before[number])

@@ -1,4 +1,4 @@
-"""API keys, the session of the page, and the audit log."""
+"""Routes of API keys, browser sessions and the audit log."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from api.access.schemas import AuditPage, Keys, MadeKey, NewKey, ShownKey, audit_view, key_view
 from api.http import examples
 from api.http.auth import COOKIE, Admin, log_in, require_same_origin
-from api.http.database import AUDITED
+from api.http.database import AUDIT_TARGET
 from api.http.deps import MAX_INTEGER, Limit, ServiceDep, problems, require_json
 from api.http.errors import invalid
 from jobs.access import audit, keys, sessions
@@ -41,7 +41,7 @@ async def create_key(
         row, token = keys.create(
             session, name=new.name, scopes=list(new.scopes), expires_at=new.expires_at, quota=quota
         )
-        session.info[AUDITED] = f"/keys/{row.id}"
+        session.info[AUDIT_TARGET] = f"/keys/{row.id}"
         return MadeKey(**key_view(row).model_dump(), key=token)
 
     return await service.database.write(make)
@@ -75,12 +75,12 @@ async def revoke_key(
     response_description="`Set-Cookie`: a session of twelve hours, for this site only, that no script can read.",
     responses=problems(413, 415),
 )
-async def begin_session(request: Request, shown: Annotated[ShownKey, Body(openapi_examples=_SHOWN)]) -> Response:
+async def begin_session(request: Request, body: Annotated[ShownKey, Body(openapi_examples=_SHOWN)]) -> Response:
     """Exchange a key for a cookie. It may do what the key may do, for as long as the key is good.
 
     Calls that change something need, beside the cookie, what browsers say by themselves: a page of this server asks.
     """
-    cookie = await log_in(request, shown.key.get_secret_value())
+    cookie = await log_in(request, body.key.get_secret_value())
     response = Response(status_code=204)
     response.set_cookie(
         COOKIE,
@@ -104,7 +104,7 @@ async def end_session(request: Request, service: ServiceDep) -> Response:
     return response
 
 
-def _before(cursor: str) -> int:
+def _parse_cursor(cursor: str) -> int:
     if not cursor.isdecimal() or int(cursor) > MAX_INTEGER:
         raise Invalid("this cursor was not given by this service: start again without one", "cursor")
     return int(cursor)
@@ -122,9 +122,9 @@ async def list_audit(
     """Every change that was made by a request or a command, newest first. The log is only added to: the database itself
     refuses to change it.
     """
-    before = None if cursor is None else _before(cursor)
-    rows, going_on = await service.database.read(audit.page, principal=who, before=before, limit=limit)
-    next_cursor = None if going_on is None else str(going_on)
+    before = None if cursor is None else _parse_cursor(cursor)
+    rows, next_id = await service.database.read(audit.page, principal=who, before=before, limit=limit)
+    next_cursor = None if next_id is None else str(next_id)
     if next_cursor is not None:
         response.headers["Link"] = f'</audit?limit={limit}&cursor={next_cursor}>; rel="next"'
     return AuditPage(items=[audit_view(row) for row in rows], next_cursor=next_cursor)

@@ -1,4 +1,4 @@
-"""What clients see of API keys, sessions and the audit log. A key is shown once, by what made it."""
+"""Request and response models of API keys, sessions and the audit log."""
 
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -14,7 +14,7 @@ MAX_BYTES: Final = 2**53
 
 
 class Quota(BaseModel):
-    """Limits of this key in place of the server's."""
+    """Limits of this key that replace the server's defaults."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,7 +35,7 @@ class NewKey(BaseModel):
 
 
 class KeyView(View):
-    """A key as the record knows it: its SHA-256 only, which is not shown either."""
+    """An API key without its secret, of which only the SHA-256 is stored."""
 
     model_config = example(examples.KEY)
 
@@ -51,7 +51,7 @@ class KeyView(View):
 
 
 class MadeKey(KeyView):
-    """The answer that shows the key, once."""
+    """A new key: the only response that contains the key itself."""
 
     model_config = example(examples.KEY | {"key": "atft_0123abcd_…"})
 
@@ -67,7 +67,7 @@ class Keys(View):
 
 
 class ShownKey(BaseModel):
-    """A key, shown to begin a session."""
+    """The key to begin a session with."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -75,7 +75,7 @@ class ShownKey(BaseModel):
 
 
 class AuditView(View):
-    """One change that somebody asked for and that was made."""
+    """One change made by a request or a command."""
 
     model_config = example(examples.AUDIT)
 

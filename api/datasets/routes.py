@@ -19,7 +19,7 @@ from api.http import examples
 from api.http.auth import DatasetWriter, Principal, Reader
 from api.http.deps import Cursor, DryRun, IdempotencyKey, Limit, ServiceDep, problems
 from api.http.errors import Refused, from_pydantic, invalid
-from api.http.path_guard import confine, outside
+from api.http.path_guard import outside_data_root, resolve_data_path
 from api.http.service import Service
 from api.jobs.schemas import SubmittedView
 from api.jobs.submission import RequestIdentity, reject_nul, replay_on_refusal, request_identity, submit
@@ -160,7 +160,7 @@ def _server_spec(body: Json) -> DatasetSpec:
         ("/market/file", _side_file(body, "market")),
     ):
         if isinstance(path, str) and ".." in path.split("/"):
-            raise outside(pointer)
+            raise outside_data_root(pointer)
     spec = _validate(body)
     if spec.path is None and spec.planted is None:
         raise invalid(
@@ -178,7 +178,7 @@ def _server_files(service: Service, spec: DatasetSpec) -> Json:
         if side is not None
     }
     return {
-        role: f"data:{confine(service.settings.data_root, path, pointer, folders=role == 'panel')}"
+        role: f"data:{resolve_data_path(service.settings.data_root, path, pointer, folders=role == 'panel')}"
         for role, (pointer, path) in requested.items()
         if path is not None
     }

@@ -1,6 +1,7 @@
-"""Who asks. With neither an admin key nor a key in the table, only programs on this machine are served, without a name.
+"""Authentication: the principal of a request, by its API key or session cookie, and its scopes.
 
-A program shows its key with every request. A browser shows it once (`POST /session`) and then carries a cookie.
+Programs send a key with every request; a browser exchanges it once (`POST /session`) for a session cookie. With neither
+an admin key nor a key in the table, requests from this machine are served as the principal `anonymous`.
 """
 
 import hmac
@@ -17,7 +18,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from api.http.database import Database, acting
+from api.http.database import Database, audit_entry
 from api.http.errors import Refused
 from api.http.middleware import is_origin_of
 from api.http.rate_limits import RateLimits
@@ -39,7 +40,7 @@ _bearer = HTTPBearer(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one key may have at once, or in a day; the settings' limits where the key has none of its own."""
+    """Limits of one key: unfinished jobs, open streams, bytes uploaded a day. The settings' values are the defaults."""
 
     jobs: int
     streams: int
@@ -48,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
-    """`is_valid` asks the record whether this is still so: for what lasts longer than one request."""
+    """An authenticated caller. `is_valid` checks in the database that its key or session is still valid."""
 
     name: str
     scopes: frozenset[str]
@@ -56,7 +57,7 @@ class Principal:
     is_valid: Callable[[Session], bool]
 
 
-def _principal(
+def _make_principal(
     settings: Settings,
     name: str,
     scopes: Iterable[str],
@@ -74,20 +75,23 @@ def _principal(
     )
 
 
-def _configured(session: Session) -> bool:
-    """An expired key counts too: the server must not open when its last key runs out."""
+def _has_keys(session: Session) -> bool:
+    """Whether any key is not revoked. Expired keys count, or the server would serve anonymous requests after the last
+    one has expired.
+    """
     return bool(session.scalar(sa.select(sa.exists().where(ApiKey.revoked_at.is_(None)))))
 
 
-def _is_good(sha256: str, session: Session) -> bool:
+def _is_valid_key(sha256: str, session: Session) -> bool:
     return keys.find_by_digest(session, sha256) is not None
 
 
-def _has_session(cookie: str, principal: "Principal", session: Session) -> bool:
+def _is_valid_session(cookie: str, principal: "Principal", session: Session) -> bool:
     return sessions.key_of(session, cookie) is not None and principal.is_valid(session)
 
 
 def is_loopback(host: str) -> bool:
+    """Whether a host name or IP address is of this machine."""
     if host == "localhost":
         return True
     try:
@@ -97,7 +101,7 @@ def is_loopback(host: str) -> bool:
 
 
 async def check_bind(settings: Settings, database: Database) -> None:
-    """Raise RuntimeError rather than listen beyond loopback without a key."""
+    """Raise RuntimeError when the server would listen beyond loopback without any API key."""
     if is_loopback(settings.bind) or settings.admin_key is not None:
         return
     if not await database.read(keys.any_valid):
@@ -108,11 +112,11 @@ async def check_bind(settings: Settings, database: Database) -> None:
 
 
 def is_local(request: Request) -> bool:
-    """The peer and the name by which it calls us: a page that rebinds its own name to 127.0.0.1 does not pass."""
+    """Whether both the peer's address and the Host header are loopback; the latter refuses DNS rebinding."""
     peer = request.client.host if request.client else ""
     try:
         name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    except ValueError:  # not a name at all
+    except ValueError:  # not a host name
         return False
     return is_loopback(peer) and is_loopback(name)
 
@@ -128,16 +132,17 @@ def _unauthorized(detail: str) -> Refused:
 async def authenticate(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Principal:
+    """The principal of the request, which is counted against its rate limit. Raises Refused (401, 403, 429)."""
     settings: Settings = request.app.state.settings
     rate_limits: RateLimits = request.app.state.rate_limits
-    principal = await _identify(request, settings, credentials)
+    principal = await _find_principal(request, settings, credentials)
     request.state.rate = rate_limits.count_request(principal.name, settings.quota_requests)
     if request.method not in SAFE_METHODS:
-        acting.set(_act(request, principal, request.url.path))
+        audit_entry.set(_audit_entry(request, principal, request.url.path))
     return principal
 
 
-def _act(request: Request, principal: Principal, target: str) -> AuditEntry:
+def _audit_entry(request: Request, principal: Principal, target: str) -> AuditEntry:
     return AuditEntry(
         principal=principal.name,
         action=f"{request.method} {request.state.route}",
@@ -147,64 +152,66 @@ def _act(request: Request, principal: Principal, target: str) -> AuditEntry:
     )
 
 
-async def _identify(
+async def _find_principal(
     request: Request, settings: Settings, credentials: HTTPAuthorizationCredentials | None
 ) -> Principal:
     database: Database = request.app.state.database
     if credentials is not None:
-        found = await _by_key(request, settings, credentials.credentials)
+        found = await _principal_of_key(request, settings, credentials.credentials)
         if found is None:
             log.warning("request %s: refused an API key from %s", request.state.request_id, _peer(request))
             raise _unauthorized("this API key is unknown, revoked or expired")
         return found
     if cookie := request.cookies.get(COOKIE):
         sha256 = await database.read(sessions.key_of, cookie)
-        found = None if sha256 is None else await _by_digest(request, settings, sha256)
+        found = None if sha256 is None else await _principal_of_digest(request, settings, sha256)
         if found is not None:
             require_same_origin(request)
-            return replace(found, is_valid=partial(_has_session, cookie, found))
-    if settings.admin_key is None and is_local(request) and not await database.read(_configured):
-        return _principal(settings, "anonymous", SCOPES, lambda session: not _configured(session))
+            return replace(found, is_valid=partial(_is_valid_session, cookie, found))
+    if settings.admin_key is None and is_local(request) and not await database.read(_has_keys):
+        return _make_principal(settings, "anonymous", SCOPES, lambda session: not _has_keys(session))
     raise _unauthorized("send an API key: Authorization: Bearer <key>, or log in on the page")
 
 
-async def _by_key(request: Request, settings: Settings, key: str) -> Principal | None:
-    """A typing error is told by the key's checksum, without the record."""
+async def _principal_of_key(request: Request, settings: Settings, key: str) -> Principal | None:
+    """The principal of a key; None when it is not valid. The checksum refuses a mistyped key without a query."""
     admin = settings.admin_key is not None and hmac.compare_digest(
         key.encode(), settings.admin_key.get_secret_value().encode()
     )
-    return await _by_digest(request, settings, keys.digest(key)) if admin or keys.is_well_formed(key) else None
+    return (
+        await _principal_of_digest(request, settings, keys.digest(key)) if admin or keys.is_well_formed(key) else None
+    )
 
 
-async def _by_digest(request: Request, settings: Settings, sha256: str) -> Principal | None:
-    """Who has the key of this SHA-256, when it is good now."""
+async def _principal_of_digest(request: Request, settings: Settings, sha256: str) -> Principal | None:
+    """The principal of the key with this SHA-256; None when it is unknown, revoked or expired."""
     admin_key = settings.admin_key.get_secret_value() if settings.admin_key is not None else None
     if admin_key is not None and hmac.compare_digest(sha256, keys.digest(admin_key)):
-        return _principal(settings, "admin", SCOPES, lambda _: True)
+        return _make_principal(settings, "admin", SCOPES, lambda _: True)
     database: Database = request.app.state.database
     key = await database.read(keys.find_by_digest, sha256)
     if key is None:
         return None
     if request.app.state.rate_limits.should_record_use(key.id):
         await database.write(keys.mark_used, key.id)
-    return _principal(settings, f"key:{key.id}", key.scopes, partial(_is_good, sha256), key.quota)
+    return _make_principal(settings, f"key:{key.id}", key.scopes, partial(_is_valid_key, sha256), key.quota)
 
 
 async def log_in(request: Request, key: str) -> str:
-    """The cookie that stands for this key from now on. Raises Refused (401)."""
+    """Begin a session of this key and return its cookie. Raises Refused (401)."""
     settings: Settings = request.app.state.settings
-    principal = await _by_key(request, settings, key)
+    principal = await _principal_of_key(request, settings, key)
     if principal is None:
         log.warning("request %s: refused a log-in from %s", request.state.request_id, _peer(request))
         raise _unauthorized("this API key is unknown, revoked or expired")
     database: Database = request.app.state.database
-    acting.set(_act(request, principal, "/session"))
+    audit_entry.set(_audit_entry(request, principal, "/session"))
     return await database.write(sessions.begin, keys.digest(key), replaces=request.cookies.get(COOKIE))
 
 
 def require_same_origin(request: Request) -> None:
-    """A browser adds the cookie by itself, so that an unsafe method must say that a page of ours asks: browsers tell
-    where every such request comes from. Raises Refused (403) when nothing is said.
+    """CSRF protection: a request with a session cookie and an unsafe method must carry a same-origin `Sec-Fetch-Site`
+    or `Origin`, which browsers set themselves. Raises Refused (403).
     """
     if request.method in SAFE_METHODS or request.headers.get("sec-fetch-site") == "same-origin":
         return
@@ -215,7 +222,7 @@ def require_same_origin(request: Request) -> None:
 
 
 def require(scope: str) -> Callable[[Principal], Awaitable[Principal]]:
-    """The dependency of a route that needs `scope`."""
+    """A dependency that returns the principal of the request, or raises Refused (403) when it lacks `scope`."""
 
     async def allowed(principal: Annotated[Principal, Depends(authenticate)]) -> Principal:
         check_scope(principal, scope)
@@ -225,7 +232,7 @@ def require(scope: str) -> Callable[[Principal], Awaitable[Principal]]:
 
 
 def check_scope(principal: Principal, scope: str) -> None:
-    """Raises Refused (403)."""
+    """Raises Refused (403) when the principal lacks the scope."""
     if scope not in principal.scopes:
         raise Refused(403, "forbidden", f"this API key lacks the scope {scope}")
 

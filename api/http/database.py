@@ -1,4 +1,4 @@
-"""Short transactions on the record, bounded in time. "Postgres is away" is one error, whatever the driver calls it."""
+"""Short database transactions with a time limit. Every error of an unreachable Postgres is raised as Unavailable."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,7 +23,7 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 LIMIT_SECONDS: Final = 8.0
 
-# SQLSTATE classes that say "not now", not "wrong": connection, rollback, resources, locks, operator, system.
+# SQLSTATE classes of transient errors: connection, rollback, resources, locks, operator, system.
 _TRANSIENT: Final = ("08", "40", "53", "55", "57", "58")
 
 
@@ -49,13 +49,13 @@ async def _bounded(seconds: float) -> "AsyncIterator[None]":
         raise
 
 
-# Set by `auth` for a request that may change something: whatever the request then writes is audited with it.
-acting: Final[ContextVar[AuditEntry | None]] = ContextVar("acting", default=None)
-AUDITED: Final = "audited"  # the key of a session's `info`: what the act is about, when it is more than the address
+# Set by `auth` for a request with an unsafe method: its first write transaction inserts the entry in the audit log.
+audit_entry: Final[ContextVar[AuditEntry | None]] = ContextVar("audit_entry", default=None)
+AUDIT_TARGET: Final = "audit_target"  # key of a session's `info`: the entry's target when it is not the request's path
 
 
 class Database:
-    """Runs the record's plain functions (`fn(session, …)`) in a transaction of their own."""
+    """Runs synchronous functions `fn(session, …)`, each in a transaction of its own. Raises Unavailable."""
 
     def __init__(
         self,
@@ -69,21 +69,21 @@ class Database:
         self._limit_seconds = limit_seconds
 
     async def read(self, fn: Callable[Concatenate[Session, P], Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Each statement sees what is committed when it runs; one that writes is an error."""
+        """Run `fn` read-only. Each statement sees what is committed when it runs."""
         async with _bounded(self._limit_seconds), self._reading() as session:
             return await session.run_sync(fn, *args, **kwargs)
 
     async def write(self, fn: Callable[Concatenate[Session, P], Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Committed when this returns, in the audit log too when a request does it."""
-        act = acting.get()
+        """Run `fn` and commit, with the audit entry of the request in the same transaction."""
+        entry = audit_entry.get()
 
         def audited(session: Session) -> Result:
             result = fn(session, *args, **kwargs)
-            if act is not None:
-                audit.record(session, act.with_target(session.info.get(AUDITED, act.target)))
+            if entry is not None:
+                audit.record(session, entry.with_target(session.info.get(AUDIT_TARGET, entry.target)))
             return result
 
         async with _bounded(self._limit_seconds), async_transaction(self._sessions) as session:
             result = await session.run_sync(audited)
-        acting.set(None)  # one act is one row, however many transactions it takes
+        audit_entry.set(None)  # one row for each request, however many transactions it takes
         return result

@@ -1,4 +1,4 @@
-"""What routes ask for, as types; and the responses that every route documents."""
+"""Dependencies and parameter types that routes share, and the error responses that they document."""
 
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -18,16 +18,18 @@ MAX_INTEGER: Final = 2**63 - 1
 
 
 async def service(request: Request) -> Service:
+    """The application's Service."""
     found: Service = request.app.state.service
     return found
 
 
 async def store_route_template(request: Request) -> None:
-    """For the request counts: the route's template, not its address."""
+    """Store the route's path template, such as `/jobs/{job_id}`, for metrics and the audit log."""
     request.state.route = getattr(request.scope.get("route"), "path", "none")
 
 
 async def require_json(request: Request) -> None:
+    """Raises Refused (415) unless the Content-Type is application/json."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Refused(
@@ -36,7 +38,7 @@ async def require_json(request: Request) -> None:
 
 
 def expected_version(if_match: str | None) -> int | None:
-    """The version that If-Match names; None when it names none. A tag that we never gave matches nothing."""
+    """The version that If-Match names; None when it names none. For a foreign tag -1, which matches none."""
     if if_match is None or if_match.strip() == "*":
         return None
     tags = [tag.strip().strip('"') for tag in if_match.split(",")]
@@ -66,10 +68,12 @@ IdempotencyKey = Annotated[
 
 
 def with_queue_position(session: Session, job: Job) -> tuple[Job, QueuePosition]:
+    """The job with its position in its queue and why it is pending."""
     return job, queries.queue_position(session, job)
 
 
 def get_job_with_queue_position(session: Session, job_id: UUID) -> tuple[Job, QueuePosition]:
+    """Raises JobNotFound."""
     return with_queue_position(session, queries.get(session, job_id))
 
 
@@ -123,7 +127,7 @@ _PROBLEMS: Final = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of a route, with examples; 400, 401, 403, 422, 429, 503 belong to every route on the record."""
+    """The `responses=` of a route, with examples: these statuses and those of every route that uses the database."""
     documented: dict[int | str, dict[str, Any]] = {}
     for status in sorted({400, 401, 403, 422, 429, 503, *statuses}):
         description, code, detail = _PROBLEMS[status]

@@ -1,4 +1,4 @@
-"""Domain error to problem+json (RFC 9457), in one table. No stack trace leaves the process.
+"""Exceptions as problem+json responses (RFC 9457): one table of status and code. No response has a stack trace.
 
 `errors[].pointer` is an RFC 6901 pointer into the body; errors of query, path or headers name their `parameter`.
 """
@@ -21,7 +21,7 @@ log = logging.getLogger("api")
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = 2
-QUOTA_SECONDS: Final = 30  # until a job may have ended; nobody knows
+QUOTA_RETRY_AFTER_SECONDS: Final = 30  # a guess: by then a job may have ended
 
 # The first match wins: subclasses stand before their bases.
 STATUS: Final[tuple[tuple[type[domain.JobsError], int, str], ...]] = (
@@ -55,7 +55,7 @@ _CODES: Final = {
 
 
 class Refused(HTTPException):
-    """What the web layer refuses. An HTTPException, because FastAPI lets only those out of body parsing unchanged."""
+    """An HTTP error with a problem code. FastAPI lets only an HTTPException pass unchanged out of body parsing."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Refused(HTTPException):
 
 
 class Unavailable(Refused):
-    """Postgres cannot be reached, or did not answer in time: a commit whose answer was lost may have happened."""
+    """503: Postgres is unreachable or timed out. A commit whose reply was lost may have happened."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Unavailable(Refused):
 
 
 def invalid(pointer: str, message: str, code: str = "invalid_request") -> Refused:
-    """422 for one field of the body."""
+    """The error (422) for one field of the body."""
     return Refused(422, code, message, errors=[FieldError(detail=message, code=code, pointer=pointer)])
 
 
@@ -99,6 +99,7 @@ def problem(
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
+    """A problem+json response."""
     body = Problem(
         type=f"urn:atft:problem:{code}",
         title=HTTPStatus(status).phrase,
@@ -117,17 +118,17 @@ def problem(
     )
 
 
-def _token(part: object) -> str:
+def _pointer_token(part: object) -> str:
     return "/" + str(part).replace("~", "~0").replace("/", "~1")
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]], *, body_prefix: bool) -> list[FieldError]:
-    """Pydantic's errors in our form. A cross-field rule adds `ctx.pointer`, relative to the model that raised it."""
+    """Pydantic's errors as FieldErrors. A cross-field rule adds `ctx.pointer`, relative to the model that raised it."""
     found = []
     for error in errors:
         where = [*error["loc"]]
         source = where.pop(0) if body_prefix and where else "body"
-        pointer = "".join(_token(part) for part in where) + str((error.get("ctx") or {}).get("pointer", ""))
+        pointer = "".join(_pointer_token(part) for part in where) + str((error.get("ctx") or {}).get("pointer", ""))
         detail, code = str(error["msg"]).removeprefix("Value error, "), str(error["type"])
         if code == "extra_forbidden":
             detail, code = f"unknown field {where[-1]!r}" if where else "unknown field", "unknown_field"
@@ -140,7 +141,8 @@ def field_errors(errors: Iterable[Mapping[str, Any]], *, body_prefix: bool) -> l
     return found
 
 
-def refused_fields(errors: Sequence[FieldError]) -> Refused:
+def invalid_fields(errors: Sequence[FieldError]) -> Refused:
+    """The error (422) for one or more fields; its detail is that of the first."""
     first = errors[0]
     where = first.pointer or first.parameter or "the body"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -148,8 +150,8 @@ def refused_fields(errors: Sequence[FieldError]) -> Refused:
 
 
 def from_pydantic(error: ValidationError) -> Refused:
-    """A body that was validated by hand (multipart, cross-checks)."""
-    return refused_fields(field_errors(error.errors(include_url=False, include_input=False), body_prefix=False))
+    """The error (422) for a body that was validated outside FastAPI (multipart, cross-checks)."""
+    return invalid_fields(field_errors(error.errors(include_url=False, include_input=False), body_prefix=False))
 
 
 async def _on_validation(request: Request, error: Exception) -> JSONResponse:
@@ -162,7 +164,7 @@ async def _on_validation(request: Request, error: Exception) -> JSONResponse:
     found = field_errors(raw, body_prefix=True)
     if any(error.location == "path" for error in found):
         return problem(request, 404, "not_found", f"there is nothing at {request.url.path}: {found[0].detail}")
-    refused = refused_fields(found)
+    refused = invalid_fields(found)
     return problem(request, refused.status_code, refused.code, refused.detail, refused.errors)
 
 
@@ -196,17 +198,18 @@ async def _on_domain(request: Request, error: Exception) -> JSONResponse:
                 parameter=None if in_body else error.pointer,
             )
         ]
-    headers = {"Retry-After": str(QUOTA_SECONDS)} if status == 429 else {}
+    headers = {"Retry-After": str(QUOTA_RETRY_AFTER_SECONDS)} if status == 429 else {}
     return problem(request, status, code, detail, errors, headers)
 
 
-async def _on_crash(request: Request, error: Exception) -> JSONResponse:
+async def _on_unhandled(request: Request, error: Exception) -> JSONResponse:
     log.error("request %s %s %r failed", request_id(request), request.method, request.url.path, exc_info=error)
     return problem(request, 500, "internal", "an error of the service, which its log explains under this request_id")
 
 
 def install(app: FastAPI) -> None:
+    """Register the exception handlers."""
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(domain.JobsError, _on_domain)
-    app.add_exception_handler(Exception, _on_crash)
+    app.add_exception_handler(Exception, _on_unhandled)

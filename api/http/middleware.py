@@ -1,4 +1,4 @@
-"""Pure ASGI around every request: request id, body limits, HEAD, foreign origins, security headers, counts.
+"""ASGI middleware of every request: request id, body limits, HEAD, cross-origin check, security headers, metrics, log.
 
 A body over the limit is refused by its Content-Length before a byte is read, or at the first byte past the limit.
 """
@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.http.database import acting
+from api.http.database import audit_entry
 from api.http.errors import Refused, problem
 from api.http.prometheus import PrometheusMetrics
 from jobs import logs
@@ -29,7 +29,7 @@ _CSP: Final = (
     "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; "
     "form-action 'self'; object-src 'none'"
 )
-_SECURITY: Final = {
+_SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -42,6 +42,8 @@ _SECURITY: Final = {
 
 
 class RequestMiddleware:
+    """Pure ASGI, not BaseHTTPMiddleware: streams pass through unbuffered."""
+
     def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_upload_bytes: int, metrics: PrometheusMetrics) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
@@ -52,23 +54,23 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        acting.set(None)
+        audit_entry.set(None)
         headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
+        client_id = headers.get("x-request-id", "")
         state = scope.setdefault("state", {})
-        state["request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        state["request_id"] = client_id if _REQUEST_ID.fullmatch(client_id) else uuid4().hex
         state["method"] = scope["method"]
         started = time.perf_counter()
-        status, made = 500, ""
+        status, location = 500, ""
 
-        async def answer(message: Message) -> None:
-            nonlocal status, made
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status, location
             if message["type"] == "http.response.start":
                 status = message["status"]
                 out = MutableHeaders(scope=message)
-                made = out.get("Location", "")
+                location = out.get("Location", "")
                 out.setdefault("X-Request-ID", state["request_id"])
-                for name, value in (_SECURITY | state.get("rate", {})).items():
+                for name, value in (_SECURITY_HEADERS | state.get("rate", {})).items():
                     out.setdefault(name, value)
             elif message["type"] == "http.response.body" and state["method"] == "HEAD":
                 message = {**message, "body": b""}
@@ -78,31 +80,31 @@ class RequestMiddleware:
             scope["method"] = "GET"
         with logs.log_context(request_id=state["request_id"]):
             try:
-                await self._guarded(scope, headers, receive, answer)
+                await self._check_and_call(scope, headers, receive, send_with_headers)
             finally:
                 seconds = time.perf_counter() - started
-                self._metrics.request(state["method"], state.get("route", "none"), status, seconds)
-                _tell(scope["path"], state["method"], status, seconds, made)
+                self._metrics.observe_request(state["method"], state.get("route", "none"), status, seconds)
+                _log_request(scope["path"], state["method"], status, seconds, location)
 
-    async def _guarded(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+    async def _check_and_call(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         request = Request(scope)
         if "\x00" in scope["path"] or b"%00" in scope.get("query_string", b""):
             await problem(request, 400, "bad_request", "the address must not contain NUL characters")(
                 scope, receive, send
             )
             return
-        if scope["method"] not in _SAFE and _foreign(headers):
+        if scope["method"] not in _SAFE and _is_cross_origin(headers):
             detail = "this request was sent by a page of another origin"
             await problem(request, 403, "foreign_origin", detail)(scope, receive, send)
             return
         limit = self._limit(scope, headers)
         length = headers.get("content-length", "")
         if length.isascii() and length.isdigit() and int(length) > limit:
-            await _refuse_body(request, limit, receive, send)
+            await _reject_body(request, limit, receive, send)
             return
         seen = 0
 
-        async def counted() -> Message:
+        async def receive_limited() -> Message:
             nonlocal seen
             message = await receive()
             if message["type"] == "http.request":
@@ -111,7 +113,7 @@ class RequestMiddleware:
                     raise Refused(413, "body_too_large", _too_large(limit), headers={"Connection": "close"})
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, receive_limited, send)
 
     def _limit(self, scope: Scope, headers: Headers) -> int:
         upload = scope["path"] == "/datasets" and headers.get("content-type", "").lower().startswith(
@@ -120,10 +122,10 @@ class RequestMiddleware:
         return self._max_upload_bytes if upload else self._max_body_bytes
 
 
-def _tell(path: str, method: str, status: int, seconds: float, made: str) -> None:
-    """What a request came to; reads only for those who look closely. A submit carries the id of the job it made."""
+def _log_request(path: str, method: str, status: int, seconds: float, location: str) -> None:
+    """Log one request: safe methods at DEBUG, others at INFO. The job id is that of the path or the Location header."""
     fields: dict[str, object] = {"method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
-    if found := _JOB.search(made) or _JOB.search(path):
+    if found := _JOB.search(location) or _JOB.search(path):
         fields["job_id"] = found[1]
     level = logging.DEBUG if method in _SAFE else logging.INFO
     log.log(level, "%s %s: %d", method, path, status, extra={"fields": fields})
@@ -133,10 +135,10 @@ def _too_large(limit: int) -> str:
     return f"the body is larger than {limit:,} bytes"
 
 
-async def _refuse_body(request: Request, limit: int, receive: Receive, send: Send) -> None:
-    """Answer at once, then let the client finish sending into nothing for a bounded time.
+async def _reject_body(request: Request, limit: int, receive: Receive, send: Send) -> None:
+    """Send 413, then read and discard the body for a bounded time.
 
-    Closing at once would reset the connection, and the client would never read the answer.
+    Closing at once would reset the connection, and the client would never read the response.
     """
     response = problem(request, 413, "body_too_large", _too_large(limit), headers={"Connection": "close"})
     await send({"type": "http.response.start", "status": 413, "headers": response.raw_headers})
@@ -148,8 +150,8 @@ async def _refuse_body(request: Request, limit: int, receive: Receive, send: Sen
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _foreign(headers: Headers) -> bool:
-    """A browser says where a request comes from; other programs say nothing and need no such protection."""
+def _is_cross_origin(headers: Headers) -> bool:
+    """Whether a browser sent the request from a page of another origin; other programs send neither header."""
     if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         return True
     origin = headers.get("origin")
@@ -157,8 +159,8 @@ def _foreign(headers: Headers) -> bool:
 
 
 def is_origin_of(origin: str, host: str) -> bool:
-    """Whether pages of this origin come from the server that is called `host`."""
+    """Whether the `Origin` header names the host of the `Host` header."""
     try:
         return urlsplit(origin).netloc == host
-    except ValueError:  # not an address at all
+    except ValueError:  # not a URL
         return False

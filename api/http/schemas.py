@@ -1,4 +1,4 @@
-"""What every response model is made of: the base, times, pages, and problems (RFC 9457)."""
+"""Base classes and types of the response models: times, pages, and problems (RFC 9457)."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final, Generic, TypeVar

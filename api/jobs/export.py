@@ -13,7 +13,7 @@ _MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.ap
 
 
 def table(series: Series, kind: Literal["csv", "parquet"], name: str) -> Response:
-    """A download of `series`."""
+    """`series` as a CSV or Parquet download."""
     names = [metric for metric, points in series.items() for _ in points["step"]]
     steps = [step for points in series.values() for step in points["step"]]
     values = [value for points in series.values() for value in points["value"]]

@@ -1,4 +1,4 @@
-"""What a job leaves: metrics, evidence, artifacts."""
+"""Routes of a job's results: metrics, evidence, artifacts."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ from api.http import examples
 from api.http.auth import Reader
 from api.http.deps import MAX_INTEGER, JobId, ServiceDep, problems
 from api.http.errors import Refused
-from api.http.path_guard import under
+from api.http.path_guard import existing_file
 from api.jobs import export
 from api.jobs.schemas import Artifacts, MetricsView
 from api.jobs.views import artifact_view, etag
@@ -35,7 +35,7 @@ def _series(
 
 _TABLES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The numbers, in the format asked for: a table has the columns name, step, value.",
+        "description": "The metrics in the requested format: a table has the columns name, step, value.",
         "content": {
             "text/csv": {
                 "schema": {"type": "string"},
@@ -64,9 +64,9 @@ async def get_metrics(
 ) -> MetricsView | Response:
     """Keys are `{split}/{metric}` (the mean over horizons) and `{split}/{metric}@{h}d`; `step` is the 1-based epoch.
 
-    With several folds `val.2/…` is of the second one and `val/…` the mean over folds of their best epochs, told at the
-    end. An undefined value is null, and so is a mean that one fold lacks.
-    Only rows of the attempt that counts are here: what a lost attempt had written past its last checkpoint is gone.
+    With several folds `val.2/…` is of the second one and `val/…` the mean over folds of their best epochs, reported
+    at the end. An undefined value is null, and so is a mean that one fold lacks.
+    Only rows of the current attempt are returned: what a lost attempt wrote past its last checkpoint is deleted.
     """
     job, series = await service.database.read(_series, job_id, name, after_step, max_points)
     if format != "json":
@@ -118,7 +118,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
         "description": description,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}, "example": "…"}},
     }
-    for status, description in ((200, "The whole file."), (206, "The range that was asked for."))
+    for status, description in ((200, "The whole file."), (206, "The requested range."))
 }
 
 
@@ -139,7 +139,7 @@ async def get_artifact(
 ) -> Response:
     """The bytes, or a `Range` of them. `ETag` is the SHA-256."""
     row = await service.database.read(_artifact, job_id, name)
-    path = under(service.settings.run_root, row.path)
+    path = existing_file(service.settings.run_root, row.path)
     if path is None:
         raise Refused(404, "artifact_gone", f"artifact {name!r} was recorded, but its file is no longer there")
     tag = f'"{row.sha256}"'
@@ -147,18 +147,18 @@ async def get_artifact(
     if tag in [part.strip() for part in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
     size = (await asyncio.to_thread(path.stat)).st_size
-    _settle_range(request, size)
+    _check_range(request, size)
     request.scope["method"] = request.state.method  # for HEAD the file need not be read
     return FileResponse(path, media_type=row.media_type, filename=name.rpartition("/")[2], headers=headers)
 
 
-def _settle_range(request: Request, size: int) -> None:
-    """Drop a Range that is not understood, as RFC 9110 asks; refuse (416) one outside the file."""
-    asked = request.headers.get("range")
-    if asked is None:
+def _check_range(request: Request, size: int) -> None:
+    """Drop a malformed Range header, as RFC 9110 requires. Raises Refused (416) when it is outside the file."""
+    requested = request.headers.get("range")
+    if requested is None:
         return
-    if _RANGES.fullmatch(asked):
-        ends = [part.strip().split("-") for part in asked.partition("=")[2].split(",")]
+    if _RANGES.fullmatch(requested):
+        ends = [part.strip().split("-") for part in requested.partition("=")[2].split(",")]
         pairs = [(int(first), int(last or size)) if first else (size - int(last), size) for first, last in ends]
         if any(first >= size for first, _ in pairs):
             detail = f"the file has {size} bytes"

@@ -1,4 +1,4 @@
-"""Jobs: submit, list, look at one, say what is wanted of it."""
+"""Routes of jobs of every kind: list, get, cancel, pause, resume, set priority, retry, rerun."""
 
 import asyncio
 from typing import Annotated
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api.http.auth import Principal, Reader, Submitter, check_scope
-from api.http.database import AUDITED
+from api.http.database import AUDIT_TARGET
 from api.http.deps import (
     Cursor,
     IdempotencyKey,
@@ -97,14 +97,14 @@ async def get_job(
     return job_view(job, position)
 
 
-async def _want(
+async def _set_wanted(
     service: ServiceDep, principal: Principal, job_id: UUID, wanted: Wanted, if_match: str | None, response: Response
 ) -> JobView:
-    def move(session: Session) -> tuple[Job, QueuePosition]:
+    def update(session: Session) -> tuple[Job, QueuePosition]:
         job = lifecycle.want(session, job_id, wanted, by=principal.name, expected_version=expected_version(if_match))
         return with_queue_position(session, job)
 
-    job, position = await service.database.write(move)
+    job, position = await service.database.write(update)
     await service.notify(job_id)
     advance = job.kind in COORDINATING and job.state is JobState.RUNNING
     if advance or (wanted is Wanted.RUN and job.state is JobState.QUEUED):
@@ -123,11 +123,11 @@ async def _want(
 async def cancel_job(
     job_id: JobId, response: Response, service: ServiceDep, principal: Submitter, if_match: IfMatch = None
 ) -> JobView:
-    """Say that the job must not run. A queued job is cancelled at once; a running one when its processes are gone.
+    """Cancel the job. A queued job is cancelled at once; a running one when its processes have exited.
 
-    Cancelling a cancelled job changes nothing; any other finished job answers 409.
+    Cancelling a cancelled job changes nothing; any other finished job returns 409.
     """
-    return await _want(service, principal, job_id, Wanted.CANCEL, if_match, response)
+    return await _set_wanted(service, principal, job_id, Wanted.CANCEL, if_match, response)
 
 
 @router.post(
@@ -140,8 +140,8 @@ async def cancel_job(
 async def pause_job(
     job_id: JobId, response: Response, service: ServiceDep, principal: Submitter, if_match: IfMatch = None
 ) -> JobView:
-    """Stop the job and free its device: a running job saves a checkpoint first. Finished jobs answer 409."""
-    return await _want(service, principal, job_id, Wanted.PAUSE, if_match, response)
+    """Stop the job and free its device: a running job saves a checkpoint first. Finished jobs return 409."""
+    return await _set_wanted(service, principal, job_id, Wanted.PAUSE, if_match, response)
 
 
 @router.post(
@@ -155,7 +155,7 @@ async def resume_job(
     job_id: JobId, response: Response, service: ServiceDep, principal: Submitter, if_match: IfMatch = None
 ) -> JobView:
     """Queue a paused job again; it goes on from its checkpoint. Other unfinished jobs stay as they are."""
-    return await _want(service, principal, job_id, Wanted.RUN, if_match, response)
+    return await _set_wanted(service, principal, job_id, Wanted.RUN, if_match, response)
 
 
 @router.post(
@@ -168,57 +168,57 @@ async def resume_job(
 )
 async def set_priority(
     job_id: JobId,
-    wish: Annotated[Priority, Body(openapi_examples={"first": {"summary": "Run next", "value": {"priority": 0}}})],
+    change: Annotated[Priority, Body(openapi_examples={"first": {"summary": "Run next", "value": {"priority": 0}}})],
     response: Response,
     service: ServiceDep,
     principal: Submitter,
     if_match: IfMatch = None,
 ) -> JobView:
-    """Move a job in its queue: 0 runs first, 9 last. A study takes its trials along; finished jobs answer 409."""
+    """Move a job in its queue: 0 runs first, 9 last. A study takes its trials along; finished jobs return 409."""
 
-    def move(session: Session) -> tuple[list[Job], QueuePosition]:
+    def update(session: Session) -> tuple[list[Job], QueuePosition]:
         version = expected_version(if_match)
-        changed = lifecycle.set_priority(session, job_id, wish.priority, by=principal.name, expected_version=version)
+        changed = lifecycle.set_priority(session, job_id, change.priority, by=principal.name, expected_version=version)
         return changed, queries.queue_position(session, changed[0])
 
-    changed, position = await service.database.write(move)
+    changed, position = await service.database.write(update)
     await service.notify(job_id)
     await asyncio.gather(*(service.send_hint(job) for job in changed if job.state is JobState.QUEUED))
     response.headers["ETag"] = etag(changed[0])
     return job_view(changed[0], position)
 
 
-async def _again(
+async def _submit_rerun(
     service: ServiceDep,
     principal: Principal,
     job_id: UUID,
-    how: RerunKind,
+    rerun_kind: RerunKind,
     key: str | None,
     if_match: str | None,
     response: Response,
 ) -> SubmittedView | Response:
-    identity = request_identity(key, JobKind.TRAIN, {how: str(job_id)})
+    identity = request_identity(key, JobKind.TRAIN, {rerun_kind: str(job_id)})
 
     def write(session: Session) -> tuple[Job, bool, QueuePosition]:
         if queries.get(session, job_id).kind is JobKind.DATASET:
             check_scope(principal, "datasets:write")
         version = expected_version(if_match)
-        made = reruns.submit_rerun(
-            session, job_id, how, by=principal.name, expected_version=version, idempotency=identity,
+        submitted = reruns.submit_rerun(
+            session, job_id, rerun_kind, by=principal.name, expected_version=version, idempotency=identity,
             max_unfinished=principal.limits.jobs,
         )  # fmt: skip
-        session.info[AUDITED] = f"/jobs/{made.job.id}"
-        job, position = with_queue_position(session, made.job)
-        return job, made.created, position
+        session.info[AUDIT_TARGET] = f"/jobs/{submitted.job.id}"
+        job, position = with_queue_position(session, submitted.job)
+        return job, submitted.created, position
 
-    async def making() -> SubmittedView:
+    async def create() -> SubmittedView:
         await service.check_disk()
         job, created, position = await service.database.write(write)
         if created:
             await service.send_hint(job)
         return submitted_view(response, job, position, [])
 
-    return await replay_on_refusal(service, principal, identity, response, making())
+    return await replay_on_refusal(service, principal, identity, response, create())
 
 
 @router.post(
@@ -241,7 +241,7 @@ async def retry_job(
 
     The points up to that checkpoint come along. What failed for a reason in the spec or the data fails again.
     """
-    return await _again(service, principal, job_id, RerunKind.RETRY, idempotency_key, if_match, response)
+    return await _submit_rerun(service, principal, job_id, RerunKind.RETRY, idempotency_key, if_match, response)
 
 
 @router.post(
@@ -264,4 +264,4 @@ async def rerun_job(
 
     At its end its message, and `drift` in its evidence, say which metrics, weights and versions differ from this job's.
     """
-    return await _again(service, principal, job_id, RerunKind.RERUN, idempotency_key, if_match, response)
+    return await _submit_rerun(service, principal, job_id, RerunKind.RERUN, idempotency_key, if_match, response)

@@ -12,7 +12,7 @@ from jobs.states import JobKind, JobState, Reason, Wanted
 
 
 class ProgressView(BaseModel):
-    """Where the running attempt is. `ratio` is 0 to 1 over the whole job."""
+    """How far the running attempt is. `ratio` is 0 to 1 over the whole job."""
 
     model_config = ConfigDict(extra="ignore", **example(examples.PROGRESS))
 
@@ -51,7 +51,7 @@ class JobView(View):
     tags: dict[str, str]
     state: JobState
     wanted: Wanted = Field(
-        description="what was last asked for; it differs from the state while a wish is being carried out"
+        description="what was last requested; it differs from the state until the request has been carried out"
     )
     status: str = Field(description="the state in one word for people: also cancelling, pausing, recovering")
     reason: Reason | None
@@ -77,7 +77,7 @@ class JobView(View):
 
 
 class SubmittedView(JobView):
-    """The job that a submit call made (or, by its Idempotency-Key, had already made)."""
+    """The job that a submit call created (or, by its Idempotency-Key, had already created)."""
 
     model_config = example({**examples.JOB, **examples.JOB_QUEUED, "warnings": []})
 
@@ -98,7 +98,7 @@ class Series(View):
 
 
 class MetricsView(View):
-    """A job's numbers: the newest, those of the best epoch, and the series."""
+    """A job's metrics: the newest, those of the best epoch, and the series."""
 
     model_config = example(examples.METRICS)
 
@@ -144,7 +144,7 @@ class Artifacts(View):
 
 
 class Priority(View):
-    """A job's place in its queue."""
+    """A job's priority in its queue."""
 
     model_config = example({"priority": 2})
 

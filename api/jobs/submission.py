@@ -1,4 +1,4 @@
-"""From a valid request to a queued job: one transaction, then a hint. The row is the job; the hint may be lost."""
+"""Idempotent submission: insert a job in one transaction, then send its hint to the broker, which may get lost."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from api.http.auth import Principal
-from api.http.database import AUDITED
+from api.http.database import AUDIT_TARGET
 from api.http.deps import problems, require_json, with_queue_position
 from api.http.errors import Refused, Unavailable, invalid
 from api.http.service import Service
@@ -25,11 +25,11 @@ from jobs.record.queries import QueuePosition
 from jobs.record.quotas import check_upload_quota
 from jobs.states import JobKind
 
-RequestIdentity = tuple[str, str]  # an Idempotency-Key, and the SHA-256 of what was asked with it
+RequestIdentity = tuple[str, str]  # an Idempotency-Key, and the SHA-256 of the request sent with it
 
 
 def submit_route(plan: type[BaseModel], then: str = "The job, queued. `Location` is its address.") -> dict[str, Any]:
-    """How a route is declared that takes a spec as JSON and answers with its job, or with `dry_run=true` its plan."""
+    """Decorator arguments of a route that takes a spec as JSON and returns its job, or with `dry_run=true` its plan."""
     return {
         "status_code": 202,
         "response_model": SubmittedView,
@@ -56,8 +56,8 @@ def reject_nul(value: object, pointer: str = "") -> None:
 
 
 def request_identity(key: str | None, kind: JobKind, requested: Json) -> RequestIdentity | None:
-    """Of what was asked, not of how it was spelled, nor of what it comes to today: a repeated request is the same one
-    when its dataset has a newer version and its study a better trial.
+    """The identity of a request; None without a key. The digest is of the parsed request, not of its bytes, nor of what
+    it resolves to now: a repeated request is the same when its dataset has a newer version or its study a better trial.
     """
     if key is None:
         return None
@@ -69,22 +69,22 @@ async def replay_on_refusal(
     service: Service,
     principal: Principal,
     identity: RequestIdentity | None,
-    answer: Response,
-    making: Awaitable[SubmittedView | Response],
+    response: Response,
+    creating: Awaitable[SubmittedView | Response],
 ) -> SubmittedView | Response:
-    """What `making` answers. Where it is refused today, the job that the same key and request have made before."""
+    """The result of `creating`. If that is refused, the job of an earlier request with the same identity, if any."""
     try:
-        return await making
+        return await creating
     except (Refused, JobsError) as refusal:
         if identity is None or isinstance(refusal, Unavailable):
             raise
-        made = await service.database.read(_made, principal.name, identity)
-        if made is None:
+        earlier = await service.database.read(_find_earlier, principal.name, identity)
+        if earlier is None:
             raise
-        return submitted_view(answer, *made, [])
+        return submitted_view(response, *earlier, [])
 
 
-def _made(session: Session, principal: str, identity: RequestIdentity) -> tuple[Job, QueuePosition] | None:
+def _find_earlier(session: Session, principal: str, identity: RequestIdentity) -> tuple[Job, QueuePosition] | None:
     job = submission.find_idempotent(session, principal, *identity)
     return None if job is None else with_queue_position(session, job)
 
@@ -107,7 +107,7 @@ async def submit(
     params: Json | None = None,
     source_job_id: UUID | None = None,
 ) -> tuple[Job, QueuePosition]:
-    """The job, committed and announced: a new one, or the one that `identity` has made before."""
+    """The committed job, its hint sent: a new one, or that of an earlier request with the same `identity`."""
     body = spec.model_dump(mode="json")
     await service.check_disk()
 
@@ -131,9 +131,10 @@ async def submit(
             idempotency=identity,
             max_unfinished=principal.limits.jobs,
         )
-        if submitted.created and "sources" in (params or {}):  # now that its size is known, and in turn
+        # Again: only now is the size of the upload known, and are submits of one key serialised.
+        if submitted.created and "sources" in (params or {}):
             check_upload_quota(session, principal.name, 0, principal.limits.upload_bytes)
-        session.info[AUDITED] = f"/jobs/{submitted.job.id}"
+        session.info[AUDIT_TARGET] = f"/jobs/{submitted.job.id}"
         job, position = with_queue_position(session, submitted.job)
         return job, submitted.created, position
 

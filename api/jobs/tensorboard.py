@@ -1,4 +1,4 @@
-"""A job's points as a file that TensorBoard reads."""
+"""The route that downloads a job's metrics as a TensorBoard event file."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -36,18 +36,18 @@ async def get_tensorboard(job_id: JobId, request: Request, service: ServiceDep, 
     this for several jobs, or for all trials of a study.
     """
     job = await service.database.read(queries.get, job_id)
-    made = job.created_at.timestamp()
+    created_at = job.created_at.timestamp()
     headers = {
-        "Content-Disposition": f'attachment; filename="events.out.tfevents.{made:.0f}.{job_id}"',
+        "Content-Disposition": f'attachment; filename="events.out.tfevents.{created_at:.0f}.{job_id}"',
         "Cache-Control": "no-store",
     }
     if request.state.method == "HEAD":
         return Response(media_type="application/octet-stream", headers=headers)
-    return StreamingResponse(_file(service, job_id, made), media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(_file(service, job_id, created_at), media_type="application/octet-stream", headers=headers)
 
 
-async def _file(service: Service, job_id: UUID, made: float) -> AsyncIterator[bytes]:
-    yield event_file.header(made)
+async def _file(service: Service, job_id: UUID, created_at: float) -> AsyncIterator[bytes]:
+    yield event_file.header(created_at)
     points: list[history.Point] = []
     while len(
         points := await service.database.read(history.points_after, job_id, points[-1] if points else None, BATCH)

@@ -1,4 +1,4 @@
-"""Rows of the record as clients see them."""
+"""Response models built from database rows."""
 
 from operator import attrgetter
 from typing import Any, Final
@@ -12,7 +12,7 @@ from jobs.db.tables import ArtifactRow, Job
 from jobs.record.queries import QueuePosition
 from jobs.states import TERMINAL, JobState, Wanted
 
-_WISHES: Final = {Wanted.CANCEL: "cancelling", Wanted.PAUSE: "pausing", Wanted.PRUNE: "pruning"}
+_WANTED_STATUS: Final = {Wanted.CANCEL: "cancelling", Wanted.PAUSE: "pausing", Wanted.PRUNE: "pruning"}
 
 
 def etag(job: Job) -> str:
@@ -20,11 +20,11 @@ def etag(job: Job) -> str:
 
 
 def status(job: Job) -> str:
-    """The state in one word for people."""
+    """The state in one word for people: also cancelling, pausing, pruning, recovering."""
     if job.state in TERMINAL or job.state is JobState.PAUSED:
         return job.state.value
-    if job.wanted in _WISHES:
-        return _WISHES[job.wanted]
+    if job.wanted in _WANTED_STATUS:
+        return _WANTED_STATUS[job.wanted]
     return "recovering" if job.attempt > (job.state is JobState.RUNNING) else job.state.value
 
 
@@ -42,17 +42,17 @@ def _links(job_id: UUID) -> Links:
     }
 
 
-_SAME: Final = (
+_COPIED: Final = (
     "id", "kind", "parent_id", "source_job_id", "name", "tags", "state", "wanted", "reason", "message", "attempt",
     "max_attempts", "priority", "queue", "dataset", "dataset_fingerprint", "spec", "spec_digest", "metrics", "best",
     "created_at", "started_at", "finished_at", "worker",
 )  # fmt: skip
-_same: Final = attrgetter(*_SAME)
+_copied_values: Final = attrgetter(*_COPIED)
 
 
 def _fields(job: Job, position: QueuePosition) -> dict[str, Any]:
     queue_position, pending_reason = position
-    fields = dict(zip(_SAME, _same(job), strict=True))
+    fields = dict(zip(_COPIED, _copied_values(job), strict=True))
     fields["status"] = status(job)
     fields["progress"] = ProgressView.model_validate(job.progress) if job.progress is not None else None
     fields["queue_position"] = queue_position
@@ -65,10 +65,10 @@ def job_view(job: Job, position: QueuePosition) -> JobView:
     return JobView.model_construct(**_fields(job, position))
 
 
-def submitted_view(answer: Response, job: Job, position: QueuePosition, warnings: list[str]) -> SubmittedView:
-    """The body of a 202; its headers go to `answer`."""
-    answer.headers["Location"] = f"/jobs/{job.id}"
-    answer.headers["ETag"] = etag(job)
+def submitted_view(response: Response, job: Job, position: QueuePosition, warnings: list[str]) -> SubmittedView:
+    """The body of a 202; its headers are set on `response`."""
+    response.headers["Location"] = f"/jobs/{job.id}"
+    response.headers["ETag"] = etag(job)
     return SubmittedView.model_construct(**_fields(job, position), warnings=warnings)
 
 

@@ -1,4 +1,4 @@
-"""Live: events of one job or of several, and logs. What can fail is checked before the first byte of a stream."""
+"""Routes of live event streams (one job or several) and of logs. Errors are raised before a stream's first byte."""
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -106,7 +106,7 @@ async def stream_job_events(
 ) -> Response:
     """Server-sent events from the first, or after the last seen: each once, in order; `event: end` at the end.
 
-    `progress` events tell where the job is; they are not kept and have no id.
+    `progress` events report how far the job is; they are not stored and have no id.
     """
     start = after or 0
     if last_event_id:
@@ -134,7 +134,7 @@ async def stream_events(
         ),
     ] = None,
 ) -> Response:
-    """The events of up to 50 jobs in one stream. `id:` is `job:seq,…`, where each stands; `end` comes for each."""
+    """The events of up to 50 jobs in one stream. `id:` is `job:seq,…`, the last seq of each job; each has an `end`."""
     positions = dict.fromkeys(job, 0)
     text = last_event_id or after or ""
     newest = await service.database.read(_newest, job) if NEWEST in text else {}
@@ -188,7 +188,7 @@ async def get_logs(
         service.check_stream_limit(principal)
     lines: AsyncIterator[str] | AsyncIterator[bytes]
     if source == "record":
-        lines = logs.record(service, principal, job_id, follow=follow, tail=tail)
+        lines = logs.stream_record(service, principal, job_id, follow=follow, tail=tail)
     else:
-        lines = logs.process(service, principal, job_id, attempt or job.attempt, follow=follow)
+        lines = logs.stream_process_output(service, principal, job_id, attempt or job.attempt, follow=follow)
     return StreamingResponse(lines, media_type="text/plain; charset=utf-8", headers=_HEADERS)

@@ -13,7 +13,7 @@ from api.http import examples
 from api.http.auth import Reader, Submitter
 from api.http.deps import DryRun, IdempotencyKey, JobId, ServiceDep, problems, require_json
 from api.http.errors import Refused, invalid
-from api.http.path_guard import under
+from api.http.path_guard import existing_file
 from api.jobs.schemas import SubmittedView
 from api.jobs.submission import RequestIdentity, reject_nul, replay_on_refusal, request_identity, submit, submit_route
 from api.jobs.views import submitted_view
@@ -94,7 +94,7 @@ async def get_importance(job_id: JobId, service: ServiceDep, _: Reader) -> Impor
     """How much each parameter matters for the objective, once the study has ended. Null, with the reason, when the
     complete trials are too few to say."""
     row = await service.database.read(studies.importance_artifact, job_id)
-    path = under(service.settings.run_root, row.path)
+    path = existing_file(service.settings.run_root, row.path)
     if path is None:
         raise Refused(404, "artifact_gone", "the importance was recorded, but its file is no longer there")
     return ImportanceView.model_validate_json(await asyncio.to_thread(path.read_bytes))

@@ -1,4 +1,4 @@
-"""Is the process alive, can it serve, and what are its figures."""
+"""Liveness, readiness and Prometheus metrics routes."""
 
 import asyncio
 import time
@@ -79,11 +79,11 @@ async def _check_workers(service: Service) -> Check:
 async def _check_disk(service: Service) -> Check:
     root = service.settings.run_root
     await asyncio.to_thread(root.mkdir, parents=True, exist_ok=True)
-    free, least = await asyncio.to_thread(free_bytes, root), service.settings.min_free_bytes
-    return Check(ok=free >= least, detail=f"{free / 1e9:.1f} GB free; {least / 1e9:g} GB are needed at least")
+    free, min_free = await asyncio.to_thread(free_bytes, root), service.settings.min_free_bytes
+    return Check(ok=free >= min_free, detail=f"{free / 1e9:.1f} GB free; {min_free / 1e9:g} GB are needed at least")
 
 
-# The second value: without it the service cannot serve. A job may be accepted without a broker or a worker: it waits.
+# Whether a check is required for readiness. Without a broker or a worker jobs are still accepted, and wait.
 _CHECKS: Final[dict[str, tuple[Callable[[Service], Awaitable[Check]], bool]]] = {
     "database": (_check_database, True),
     "migrations": (_check_migrations, True),
@@ -109,7 +109,7 @@ async def _bounded(check: Callable[[Service], Awaitable[Check]], service: Servic
     "/readyz", response_model=Health, response_model_exclude_none=True, summary="Can it serve", responses=_NOT_READY
 )
 async def get_readyz(service: ServiceDep, response: Response, verbose: Verbose = None) -> Health:
-    """200 when database, migrations and disk are in order. Broker and workers are told too: without them jobs wait."""
+    """200 when database, migrations and disk are in order. Broker and workers are only reported."""
     names = list(_CHECKS)
     results = await asyncio.gather(*(_bounded(check, service) for check, _ in _CHECKS.values()))
     checks = dict(zip(names, results, strict=True))
@@ -120,7 +120,7 @@ async def get_readyz(service: ServiceDep, response: Response, verbose: Verbose =
     return Health(status="ok" if ready else "unavailable", checks=checks if verbose is not None else None)
 
 
-def _figures(session: Session) -> tuple[dict[tuple[JobKind, JobState], int], dict[str, int], dict[str, int]]:
+def _read_metrics(session: Session) -> tuple[dict[tuple[JobKind, JobState], int], dict[str, int], dict[str, int]]:
     counted = session.execute(sa.select(Job.kind, Job.state, sa.func.count()).group_by(Job.kind, Job.state))
     jobs = {(kind, state): number for kind, state, number in counted}
     queued = session.execute(
@@ -147,7 +147,7 @@ def _figures(session: Session) -> tuple[dict[tuple[JobKind, JobState], int], dic
 async def get_prometheus(service: ServiceDep, _: Reader) -> Response:
     """Jobs by kind and state, queue depth, workers, requests, streams. Without the database, not its figures."""
     try:
-        jobs, depth, workers = await service.database.read(_figures)
+        jobs, depth, workers = await service.database.read(_read_metrics)
         body = service.metrics.render(jobs, depth, workers, database_up=True)
     except Unavailable:
         body = service.metrics.render({}, {}, {}, database_up=False)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 from pydantic import JsonValue, TypeAdapter
 
-from api.http.path_guard import under
+from api.http.path_guard import existing_file
 from api.training.schemas import FoldDays, Stretch
 from atft.spec.days import SplitPlan, Stretches
 from jobs.settings import Settings
@@ -22,7 +22,7 @@ _FOLDS: Final = TypeAdapter(list[FoldDays])
 
 def trading_days(settings: Settings, fingerprint: str) -> list[date] | None:
     """The days of a dataset's cache, in order; None when its files are gone."""
-    path = under(settings.caches_root, f"{fingerprint}/days.arrow")
+    path = existing_file(settings.caches_root, f"{fingerprint}/days.arrow")
     if path is None:
         return None
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:

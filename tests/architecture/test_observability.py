@@ -18,7 +18,7 @@ LABEL = re.compile(r"(?:by|on) \(([a-z, ]+)\)")
 def served() -> tuple[set[str], set[str]]:
     """Sample names and label names of a scrape in which everything has happened once."""
     metrics = PrometheusMetrics()
-    metrics.request("GET", "/jobs", 200, 0.01)
+    metrics.observe_request("GET", "/jobs", 200, 0.01)
     metrics.hints_lost.inc()
     text = metrics.render({(JobKind.TRAIN, JobState.QUEUED): 1}, {"cpu": 1}, {"cpu": 1}, database_up=True).decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]

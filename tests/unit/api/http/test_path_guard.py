@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from api.http.errors import Refused
-from api.http.path_guard import confine, under
+from api.http.path_guard import existing_file, resolve_data_path
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_files_inside_are_named_relative_to_the_root(root: Path) -> None:
-    assert confine(root, "folder/panel.csv", "/path") == "folder/panel.csv"
-    assert confine(root, "inside.csv", "/path") == "folder/panel.csv"
-    assert confine(root, str(root / "folder" / "panel.csv"), "/path") == "folder/panel.csv"
+    assert resolve_data_path(root, "folder/panel.csv", "/path") == "folder/panel.csv"
+    assert resolve_data_path(root, "inside.csv", "/path") == "folder/panel.csv"
+    assert resolve_data_path(root, str(root / "folder" / "panel.csv"), "/path") == "folder/panel.csv"
 
 
 @pytest.mark.parametrize(
@@ -48,18 +48,18 @@ def test_files_inside_are_named_relative_to_the_root(root: Path) -> None:
 )
 def test_other_paths_are_refused(root: Path, path: str, code: str) -> None:
     with pytest.raises(Refused) as error:
-        confine(root, path, "/path")
+        resolve_data_path(root, path, "/path")
     assert (error.value.status_code, error.value.code) == (422, code)
     assert error.value.errors[0].pointer == "/path"
 
 
 def test_loop_of_links_is_refused(root: Path) -> None:
     with pytest.raises(Refused):
-        confine(root, "loop", "/path")
+        resolve_data_path(root, "loop", "/path")
 
 
 def test_own_files_only_from_inside(root: Path) -> None:
-    assert under(root, "folder/panel.csv") == root.resolve() / "folder" / "panel.csv"
-    assert under(root, "link.csv") is None
-    assert under(root, "../secret.csv") is None
-    assert under(root, "gone.csv") is None
+    assert existing_file(root, "folder/panel.csv") == root.resolve() / "folder" / "panel.csv"
+    assert existing_file(root, "link.csv") is None
+    assert existing_file(root, "../secret.csv") is None
+    assert existing_file(root, "gone.csv") is None

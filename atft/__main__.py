@@ -71,14 +71,14 @@ class StopFlag:
     """Set by SIGTERM, read between updates."""
 
     def __init__(self) -> None:
-        self._asked = False
-        signal.signal(signal.SIGTERM, self._ask)
+        self._requested = False
+        signal.signal(signal.SIGTERM, self._request)
 
-    def _ask(self, _number: int, _frame: object) -> None:
-        self._asked = True
+    def _request(self, _number: int, _frame: object) -> None:
+        self._requested = True
 
     def __call__(self) -> bool:
-        return self._asked
+        return self._requested
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, all_threads=True)
     stop = StopFlag()
-    emit = EventStream(_claim(options.events_fd))
+    emit = EventStream(_take_events_fd(options.events_fd))
     if options.lease_seconds is not None:
         die_with_parent()
         watch_lease(options.lease_seconds)
@@ -134,7 +134,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
         command.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
         command.add_argument(
-            "--most-days", type=int, metavar="N", help="days of a micro-batch at most: less memory at a time"
+            "--most-days",
+            dest="max_days",
+            type=int,
+            metavar="N",
+            help="largest micro-batch in days, to use less memory",
         )
     run.add_argument("--no-test", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--preflight", action="store_true", help=argparse.SUPPRESS)
@@ -143,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", type=Path, required=True, help="folder of the finished run whose weights score")
     predict.add_argument("--weights-sha256", metavar="HEX", help="score with these weights and no others")
     predict.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
-    predict.add_argument("--most-days", type=int, metavar="N", help="days of a micro-batch at most")
+    predict.add_argument("--most-days", dest="max_days", type=int, metavar="N", help="largest micro-batch in days")
     build = commands.add_parser("build", help="build the cache that a DatasetSpec describes")
     build.add_argument("spec", type=Path, help="DatasetSpec as JSON, with a local path")
     for command in (run, ensemble, pretrain, predict, build):
@@ -191,7 +195,7 @@ def _usage(message: str) -> NoReturn:
     sys.exit(USAGE)
 
 
-def _claim(descriptor: int) -> int:
+def _take_events_fd(descriptor: int) -> int:
     """A private copy of the events descriptor; standard output goes to stderr, so that no library's print can end up
     among events.
     """
@@ -234,7 +238,7 @@ def _run(
         options.resume,
         test=not options.no_test,
         preflight_only=options.preflight,
-        most_days=options.most_days,
+        max_days=options.max_days,
         source=options.init_from,
     )
 
@@ -254,7 +258,7 @@ def _predict(
         emit,
         stop,
         weights_sha256=options.weights_sha256,
-        most_days=options.most_days,
+        max_days=options.max_days,
     )
 
 
@@ -316,7 +320,7 @@ def failure(error: Exception) -> Failed:
     smaller = "use a smaller batch_size, hidden_size or window"
     match error:
         case ValidationError():
-            message = "; ".join(_said(e["msg"], e.get("ctx", {})) for e in error.errors())
+            message = "; ".join(_with_pointer(e["msg"], e.get("ctx", {})) for e in error.errors())
             return Failed(reason=Reason.INVALID_PARAMS, message=message)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return Failed(reason=Reason.DISK_FULL, message=f"the disk is full: free some space and retry ({error})")
@@ -333,7 +337,7 @@ def failure(error: Exception) -> Failed:
     return Failed(reason=Reason.DATA_CHANGED if known else Reason.INTERNAL, message=f"{name}: {error}")
 
 
-def _said(message: str, context: dict[str, object]) -> str:
+def _with_pointer(message: str, context: dict[str, object]) -> str:
     pointer = context.get("pointer")
     return f"{pointer}: {message}" if pointer else message
 

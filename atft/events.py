@@ -23,14 +23,14 @@ def _refuse_infinite(found: object) -> None:
         raise ValueError("NaN and infinity are no JSON: an undefined number is null")
 
 
-def _heard(body: dict[str, object], info: ValidationInfo) -> dict[str, object]:
+def _check_finite(body: dict[str, object], info: ValidationInfo) -> dict[str, object]:
     """What we say ourselves is written with null for NaN; a line that says NaN was not written here."""
     if info.mode == "json":
         _refuse_infinite(body)
     return body
 
 
-Body = Annotated[dict[str, object], AfterValidator(_heard)]
+Body = Annotated[dict[str, object], AfterValidator(_check_finite)]
 
 
 class Event(BaseModel):

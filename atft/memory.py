@@ -11,18 +11,18 @@ _CGROUP: Final = Path("/sys/fs/cgroup")
 def free_and_total() -> tuple[int, int]:
     """Bytes of the machine, or of our cgroup (v2) where that allows less."""
     machine = psutil.virtual_memory()
-    group = own_group()
+    group = own_cgroup()
     try:
-        most = int((group / "memory.max").read_text())
-        told = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        files = int(told.get("active_file", 0)) + int(told.get("inactive_file", 0))  # read again when it must be
+        limit = int((group / "memory.max").read_text())
+        stats = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        files = int(stats.get("active_file", 0)) + int(stats.get("inactive_file", 0))  # read again when it must be
         used = int((group / "memory.current").read_text()) - files
     except (OSError, ValueError):  # no such file, or "max"
         return int(machine.available), int(machine.total)
-    return min(int(machine.available), max(0, most - used)), min(int(machine.total), most)
+    return min(int(machine.available), max(0, limit - used)), min(int(machine.total), limit)
 
 
-def own_group() -> Path:
+def own_cgroup() -> Path:
     """This process's folder of cgroup files (v2)."""
     try:
         line = Path("/proc/self/cgroup").read_text().strip().splitlines()[-1]

@@ -19,7 +19,7 @@ import numpy as np
 from atft.data.panel.planted import filter_regime, generate, panel_parameters, peer_sum
 from atft.metrics.rank import average_ranks
 from atft.spec.data import PlantedMode, PlantedSpec, SplitSpec
-from atft.spec.days import plan_split
+from atft.spec.split_plan import plan_split
 
 WINDOW, HORIZONS = 20, (1, 5, 10, 20)
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # times the mean eigenvalue

@@ -18,10 +18,10 @@ from api.http.errors import Refused, invalid
 from api.training import init_from
 from api.training.schemas import Plan
 from api.training.split import planned_folds, trading_days
-from atft.spec.days import Fold, SplitPlan, count, plan_split
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
+from atft.spec.split_plan import Fold, SplitPlan, count, plan_split
 from jobs.broker.queue import CPU, GPU
 from jobs.db.tables import Dataset, Job
 from jobs.errors import DatasetNotFound

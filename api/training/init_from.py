@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
 from api.http.errors import invalid
-from atft.spec.init_from import fits, from_the_past
+from atft.spec.init_from import check_encoder_shape, check_no_lookahead
 from atft.spec.job import RunSpec, TrainSpec
 from jobs.db.tables import Dataset
 from jobs.errors import NotFound
@@ -45,8 +45,8 @@ def check(session: Session, spec: TrainSpec, dataset: Dataset) -> None:
     if _input_columns(dataset, runs[0]) != _input_columns(dataset, spec):
         raise invalid(POINTER, f"job {source.id} learned from other features: give the same data.features in both")
     try:
-        fits(spec, runs[0])
-        from_the_past(spec, dataset.manifest["num_days"], runs)
+        check_encoder_shape(spec, runs[0])
+        check_no_lookahead(spec, dataset.manifest["num_days"], runs)
     except PydanticCustomError as error:
         raise invalid(POINTER, error.message()) from error
 

@@ -17,10 +17,10 @@ from api.training.schemas import Plan, SplitView
 from api.training.split import observed_folds, planned_folds, split_figure, trading_days
 from api.training.submission import submit_run
 from atft.spec.data import DataSpec, SplitSpec
-from atft.spec.days import plan_split
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.pretrain import PretrainSpec
+from atft.spec.split_plan import plan_split
 from jobs.db.tables import Job
 from jobs.record import queries
 from jobs.settings import Settings

@@ -11,7 +11,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from api.http.path_guard import existing_file
 from api.training.schemas import FoldDays, Stretch
-from atft.spec.days import SplitPlan, Stretches
+from atft.spec.split_plan import SplitPlan, Stretches
 from jobs.settings import Settings
 
 ROLES: Final = {"train": "training", "val": "validation", "test": "test", "purged": "gap"}

@@ -6,19 +6,19 @@ Arithmetic shared by the API, which refuses a request, and the child, which refu
 from collections.abc import Sequence
 
 from atft.spec.base import refuse
-from atft.spec.days import Fold, Stretches, plan_split
 from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.split_plan import Fold, Stretches, plan_split
 
 ALWAYS = ("hidden_size", "attention_heads", "use_fan", "use_gat")
 WITH_FAN = ("fan_top_k",)
 WITH_GRAPH = ("gat_layers", "gat_heads", "learn_temperature")
 
 
-def fits(spec: TrainSpec, source: RunSpec) -> None:
+def check_encoder_shape(spec: TrainSpec, source: RunSpec) -> None:
     """Refuses, at `/init_from`, an encoder of another shape; the size of its input is the caller's to compare."""
-    asked, had = spec.model, source.model
-    names = ALWAYS + WITH_FAN * asked.use_fan + WITH_GRAPH * asked.use_gat
-    pairs = {f"model.{name}": (getattr(had, name), getattr(asked, name)) for name in names}
+    own, earlier = spec.model, source.model
+    names = ALWAYS + WITH_FAN * own.use_fan + WITH_GRAPH * own.use_gat
+    pairs = {f"model.{name}": (getattr(earlier, name), getattr(own, name)) for name in names}
     pairs["data.window"] = (source.data.window, spec.data.window)
     differ = [f"{name} was {before} and is {now}" for name, (before, now) in pairs.items() if before != now]
     if differ:
@@ -41,12 +41,12 @@ def keeps_heads(spec: TrainSpec, source: RunSpec) -> bool:
     )
 
 
-def fold_of(source: RunSpec, fold: int) -> int:
+def source_fold(source: RunSpec, fold: int) -> int:
     """Whose weights `fold` begins with, both counted from 0."""
     return fold if source.split.num_splits > 1 else 0
 
 
-def from_the_past(spec: TrainSpec, num_days: int, ancestors: Sequence[RunSpec]) -> None:
+def check_no_lookahead(spec: TrainSpec, num_days: int, ancestors: Sequence[RunSpec]) -> None:
     """Refuses, at `/init_from`, weights that have seen what this training is judged on. `ancestors` are the source,
     the run that it began with itself, and so on; all on the same `num_days` trading days.
 
@@ -57,20 +57,20 @@ def from_the_past(spec: TrainSpec, num_days: int, ancestors: Sequence[RunSpec]) 
     later = plan_split(num_days, spec.data.window, max(spec.data.horizons), spec.split)
     plans = [plan_split(num_days, run.data.window, max(run.data.horizons), run.split) for run in ancestors]
     for number, fold in enumerate(later.folds):
-        place = number
+        ancestor_fold = number
         for run, plan in zip(ancestors, plans, strict=True):
-            place = fold_of(run, place)
+            ancestor_fold = source_fold(run, ancestor_fold)
             gap = max(spec.split.embargo_days, run.split.embargo_days)
-            _compare(spec, fold, plan.folds[place], gap, number)
+            _check_fold(spec, fold, plan.folds[ancestor_fold], gap, number)
 
 
-def _compare(spec: TrainSpec, later: Fold, earlier: Fold, gap: int, number: int) -> None:
+def _check_fold(spec: TrainSpec, later: Fold, earlier: Fold, gap: int, number: int) -> None:
     both_ways = spec.split.kind != "walk_forward"
     for seen, use in ((earlier.train, "trained"), (earlier.val, "was chosen")):
         for judged, role in ((later.val, "validation"), (later.test, "test")):
             if use == "was chosen" and role == "validation":
                 continue  # both runs may choose by the same days
-            day = _reached(seen, judged, gap, both_ways=both_ways)
+            day = _first_day_too_close(seen, judged, gap, both_ways=both_ways)
             if day is not None:
                 where = f" of fold {number + 1}" if spec.split.num_splits > 1 else ""
                 refuse(
@@ -81,7 +81,7 @@ def _compare(spec: TrainSpec, later: Fold, earlier: Fold, gap: int, number: int)
                 )
 
 
-def _reached(seen: Stretches, judged: Stretches, gap: int, *, both_ways: bool) -> int | None:
+def _first_day_too_close(seen: Stretches, judged: Stretches, gap: int, *, both_ways: bool) -> int | None:
     """A seen day too near to a judged one, or later where time goes one way; days count from 0."""
     for part in judged:
         for days in seen:

@@ -66,8 +66,8 @@ class RunSpec(Spec):
 
     def _phases_fit(self) -> None:
         trained: set[str] = set()
-        for place, phase in enumerate(self.trainer.phases):
-            pointer = f"/trainer/phases/{place}"
+        for index, phase in enumerate(self.trainer.phases):
+            pointer = f"/trainer/phases/{index}"
             absent = [name for name in phase.modules or () if name not in self.model.modules]
             if absent:
                 refuse(f"{pointer}/modules", f"the model has no module {absent[0]}: it has {list(self.model.modules)}")
@@ -98,7 +98,7 @@ class TrainSpec(RunSpec):
         self._losses_fit()
         rules = enumerate(self.trainer.stop_rules)
         named = {"/trainer/objective": self.trainer.objective}
-        named |= {f"/trainer/stop_rules/{place}/metric": rule.metric for place, rule in rules}
+        named |= {f"/trainer/stop_rules/{index}/metric": rule.metric for index, rule in rules}
         for pointer, metric in named.items():
             if "@" in metric and int(metric.split("@")[1][:-1]) not in self.data.horizons:
                 refuse(pointer, f"the horizon of {metric} is not one of data.horizons {list(self.data.horizons)}")
@@ -106,8 +106,8 @@ class TrainSpec(RunSpec):
 
     def _losses_fit(self) -> None:
         losses = {"/loss": self.loss} | {
-            f"/trainer/phases/{place}/loss": phase.loss
-            for place, phase in enumerate(self.trainer.phases)
+            f"/trainer/phases/{index}/loss": phase.loss
+            for index, phase in enumerate(self.trainer.phases)
             if phase.loss is not None
         }
         for pointer, loss in losses.items():

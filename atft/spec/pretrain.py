@@ -40,10 +40,10 @@ class PretrainSpec(RunSpec):
     def _without_labels(self) -> Self:
         if self.model.quantiles is not None:
             refuse("/model/quantiles", "a pretraining has no scores: leave model.quantiles to the training after it")
-        for place, rule in enumerate(self.trainer.stop_rules):
+        for index, rule in enumerate(self.trainer.stop_rules):
             if not rule.metric.startswith(("train/", "val/loss")):
                 refuse(
-                    f"/trainer/stop_rules/{place}/metric",
+                    f"/trainer/stop_rules/{index}/metric",
                     f"a pretraining has no {rule.metric}: give train/… or val/loss",
                 )
         return self

@@ -75,7 +75,7 @@ class EarlyStopping(Spec):
     min_delta: float = Field(0.0, ge=0.0)
 
 
-STOPPED_BY = (
+STOP_METRIC_PATTERN = (
     r"^(train/(loss(_[a-z_]+)?|lr|skipped_days)|val/loss(_[a-z_]+)?|val/(ic|rank_ic|icir|rank_icir|ic_t|rank_ic_t|hit_rate"
     r"|sharpe_daily|sharpe_ann|sharpe_net_ann|turnover|max_drawdown|spread|psi|pred_std_ratio|num_days"
     r"|num_undefined_days)(@[0-9]+d)?)$"
@@ -87,7 +87,7 @@ class StopRule(Spec):
     `falling` epochs running.
     """
 
-    metric: str = Field(pattern=STOPPED_BY)
+    metric: str = Field(pattern=STOP_METRIC_PATTERN)
     at_epoch: int = Field(1, ge=1)
     below: float | None = None
     above: float | None = None

@@ -63,8 +63,8 @@ class ForeachAdaBelief(Optimizer):
                 continue
             state = self.state[parameter]
             if not state:
-                place = parameter.device if group["capturable"] else "cpu"
-                state["step"] = torch.zeros((), dtype=torch.float32, device=place)
+                device = parameter.device if group["capturable"] else "cpu"
+                state["step"] = torch.zeros((), dtype=torch.float32, device=device)
                 state.update({name: torch.zeros_like(parameter) for name in STATE})
             count = -1.0 if group["capturable"] else float(state["step"])  # reading a count off a device is no capture
             together.setdefault(count, []).append(parameter)
@@ -80,25 +80,25 @@ class ForeachAdaBelief(Optimizer):
         if group["weight_decay"]:
             torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
         torch._foreach_lerp_(mean, gradients, 1 - beta1)
-        surprise = torch._foreach_sub(gradients, mean)
+        deviation = torch._foreach_sub(gradients, mean)
         torch._foreach_mul_(variance, beta2)
-        torch._foreach_addcmul_(variance, surprise, surprise, value=1 - beta2)
+        torch._foreach_addcmul_(variance, deviation, deviation, value=1 - beta2)
         torch._foreach_add_(variance, group["eps"])  # stays in the state, as in the package
-        spread = list(torch._foreach_sqrt(variance))
+        denominator = list(torch._foreach_sqrt(variance))
         if group["capturable"]:
-            self._move_captured(group, parameters, mean, spread, torch.stack(steps).double())
+            self._apply_captured(group, parameters, mean, denominator, torch.stack(steps).double())
         else:
-            self._move(group, parameters, mean, spread, float(steps[0]))
+            self._apply(group, parameters, mean, denominator, float(steps[0]))
 
-    def _move(
-        self, group: dict[str, Any], parameters: list[Tensor], mean: list[Tensor], spread: list[Tensor], t: float
+    def _apply(
+        self, group: dict[str, Any], parameters: list[Tensor], mean: list[Tensor], denominator: list[Tensor], t: float
     ) -> None:
         beta1, beta2 = group["betas"]
         first, second = 1 - beta1**t, 1 - beta2**t
         if not self.rectify:
-            torch._foreach_div_(spread, math.sqrt(second))
-            torch._foreach_add_(spread, group["eps"])
-            torch._foreach_addcdiv_(parameters, mean, spread, value=-group["lr"] / first)
+            torch._foreach_div_(denominator, math.sqrt(second))
+            torch._foreach_add_(denominator, group["eps"])
+            torch._foreach_addcdiv_(parameters, mean, denominator, value=-group["lr"] / first)
             return
         longest = 2 / (1 - beta2) - 1
         length = longest - 2 * t * (1 - second) / second
@@ -106,13 +106,14 @@ class ForeachAdaBelief(Optimizer):
             torch._foreach_add_(parameters, mean, alpha=-group["lr"] / first)
             return
         factor = math.sqrt(second * (length - 4) / (longest - 4) * (length - 2) / length * longest / (longest - 2))
-        torch._foreach_add_(spread, group["eps"])
-        torch._foreach_addcdiv_(parameters, mean, spread, value=-group["lr"] * factor / first)
+        torch._foreach_add_(denominator, group["eps"])
+        torch._foreach_addcdiv_(parameters, mean, denominator, value=-group["lr"] * factor / first)
 
-    def _move_captured(
-        self, group: dict[str, Any], parameters: list[Tensor], mean: list[Tensor], spread: list[Tensor], t: Tensor
+    def _apply_captured(
+        self, group: dict[str, Any], parameters: list[Tensor], mean: list[Tensor], denominator: list[Tensor], t: Tensor
     ) -> None:
-        """The same without a look at the count: `p += m · (plain + adaptive / spread)`, one of the two factors 0."""
+        """The same without reading the step count on the host: `p += m · (plain + adaptive / denominator)`,
+        one of the two factors is 0."""
         beta1, beta2 = group["betas"]
         first, second = (-torch.expm1(t * math.log(beta)) for beta in (beta1, beta2))
         plain, adaptive = torch.zeros_like(t), -group["lr"] / first
@@ -123,9 +124,9 @@ class ForeachAdaBelief(Optimizer):
             plain = torch.where(length < 5, adaptive, 0.0)
             adaptive = torch.where(length < 5, 0.0, adaptive * inner.clamp_min(0).sqrt())
         else:
-            torch._foreach_div_(spread, list(second.sqrt().to(spread[0].dtype).unbind()))
-        torch._foreach_add_(spread, group["eps"])
-        torch._foreach_reciprocal_(spread)
-        torch._foreach_mul_(spread, list(adaptive.to(spread[0].dtype).unbind()))
-        torch._foreach_add_(spread, list(plain.to(spread[0].dtype).unbind()))
-        torch._foreach_addcmul_(parameters, mean, spread)
+            torch._foreach_div_(denominator, list(second.sqrt().to(denominator[0].dtype).unbind()))
+        torch._foreach_add_(denominator, group["eps"])
+        torch._foreach_reciprocal_(denominator)
+        torch._foreach_mul_(denominator, list(adaptive.to(denominator[0].dtype).unbind()))
+        torch._foreach_add_(denominator, list(plain.to(denominator[0].dtype).unbind()))
+        torch._foreach_addcmul_(parameters, mean, denominator)

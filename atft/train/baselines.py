@@ -20,9 +20,9 @@ from atft.events import DailySeries
 from atft.metrics.rank import daily_rank_ic
 from atft.spec.base import digest
 from atft.train.checkpoint import write_atomic
-from atft.train.evaluate import Scored, chunks, judge, read, with_scores
+from atft.train.evaluate import ScoredSamples, chunks, read_batch, split_metrics, with_scores
 from atft.train.report import Reporter
-from atft.train.setup import Assembly
+from atft.train.setup import TrainingSetup
 
 if TYPE_CHECKING:
     from lightgbm import Booster
@@ -77,13 +77,13 @@ class _Stored:
 
 
 def baselines(
-    assembly: Assembly, scored: dict[str, Scored], reporter: Reporter, check: Callable[[], None]
+    setup: TrainingSetup, scored: dict[str, ScoredSamples], reporter: Reporter, check: Callable[[], None]
 ) -> dict[str, Baseline]:
     """Each baseline judged on the splits of `scored`, which must hold val and test.
 
     Made, or read from `{cache}/baselines/`.
     """
-    path = assembly.cache.path / "baselines" / f"{_key(assembly)}.json"
+    path = setup.cache.path / "baselines" / f"{_key(setup)}.json"
     if path.is_file():
         try:
             return TypeAdapter(_Stored).validate_json(path.read_bytes()).baselines
@@ -94,12 +94,10 @@ def baselines(
             )
 
     def beat(step: int, steps: int) -> None:
-        reporter.progress(
-            "baselines", fold=assembly.fold, epoch=assembly.spec.trainer.max_epochs, step=step, steps=steps
-        )
+        reporter.progress("baselines", fold=setup.fold, epoch=setup.spec.trainer.max_epochs, step=step, steps=steps)
         check()
 
-    made = _make(assembly, scored, beat)
+    made = _make(setup, scored, beat)
     for name, baseline in made.baselines.items():
         if baseline.missing is not None:
             reporter.log(f"baseline {name}: {baseline.missing}", level="warning")
@@ -112,14 +110,14 @@ def baselines(
     return made.baselines
 
 
-def _key(assembly: Assembly) -> str:
-    spec = assembly.training
+def _key(setup: TrainingSetup) -> str:
+    spec = setup.train_spec
     body = {
         "version": VERSION,
-        "fingerprint": assembly.cache.fingerprint,
+        "fingerprint": setup.cache.fingerprint,
         "data": spec.data.model_dump(mode="json"),
         "split": spec.split.model_dump(mode="json"),
-        **({"fold": assembly.fold} if len(assembly.splits) > 1 else {}),
+        **({"fold": setup.fold} if len(setup.splits) > 1 else {}),
         "evaluation": spec.evaluation.model_dump(mode="json"),
         "bounds": [MAX_COLUMNS, MAX_RIDGE_ROWS, MAX_TREE_ROWS, NUM_TREES, list(PENALTIES)],
         "trees": TREES,
@@ -127,38 +125,38 @@ def _key(assembly: Assembly) -> str:
     return digest(json.loads(json.dumps(body)))
 
 
-def _make(assembly: Assembly, scored: dict[str, Scored], beat: Callable[[int, int], None]) -> _Stored:
-    lags = choose_lags(assembly.spec.data.window, assembly.reader.num_features)
-    fit = _accumulate(assembly, lags, beat)
+def _make(setup: TrainingSetup, scored: dict[str, ScoredSamples], beat: Callable[[int, int], None]) -> _Stored:
+    lags = choose_lags(setup.spec.data.window, setup.reader.num_features)
+    fit = _accumulate(setup, lags, beat)
     coefficients = ridge_paths(fit.gram, fit.product)
-    trees, missing = _fit_trees(fit.tree_x, fit.tree_ranks, assembly.spec.resources.threads, beat)
-    scores = {split: _score(assembly, samples, lags, coefficients, trees, beat) for split, samples in scored.items()}
-    chosen = _best_penalty(scores["val"]["ridge"], scored["val"], assembly.spec.data.min_names)
+    trees, missing = _fit_trees(fit.tree_x, fit.tree_ranks, setup.spec.resources.threads, beat)
+    scores = {split: _score(setup, samples, lags, coefficients, trees, beat) for split, samples in scored.items()}
+    chosen = _best_penalty(scores["val"]["ridge"], scored["val"], setup.spec.data.min_names)
     made = {}
     for name in ("zero", "last_return", "ridge", "lightgbm"):
-        judged = []
+        parts = []
         for split, samples in scored.items():
             if name == "lightgbm" and not trees:
                 continue
             own = scores[split][name]
-            judged.append(
-                judge(
+            parts.append(
+                split_metrics(
                     with_scores(samples, own[:, chosen] if name == "ridge" else own),
-                    assembly.cache,
-                    assembly.training,
+                    setup.cache,
+                    setup.train_spec,
                     split,
                 )
             )
-        values = {key: value for one in judged for key, value in one.values.items()}
-        if not judged:
+        values = {key: value for one in parts for key, value in one.values.items()}
+        if not parts:
             values = {
                 f"{split}/rank_ic{suffix}": None
                 for split in scored
-                for suffix in ("", *(f"@{h}d" for h in assembly.spec.data.horizons))
+                for suffix in ("", *(f"@{h}d" for h in setup.spec.data.horizons))
             }
         made[name] = Baseline(
             values=values,
-            daily=[series for one in judged for series in one.daily],
+            daily=[series for one in parts for series in one.daily],
             missing=missing if name == "lightgbm" else None,
         )
     bounds = Bounds(
@@ -192,22 +190,22 @@ class _Fit:
     rows_available: int
 
 
-def _accumulate(assembly: Assembly, lags: tuple[int, ...], beat: Callable[[int, int], None]) -> _Fit:
+def _accumulate(setup: TrainingSetup, lags: tuple[int, ...], beat: Callable[[int, int], None]) -> _Fit:
     """One pass over evenly spread training days:
 
     sums for ridge on within-day deviations, and the rows for the trees.
     """
-    train, reader = assembly.split.train, assembly.reader
+    train, reader = setup.split.train, setup.reader
     available = len(train) * max(1, reader.median_stocks_per_day)
     stride = -(-available // MAX_RIDGE_ROWS)
     days = train[::stride]
     tree_stride = -(-available // (stride * MAX_TREE_ROWS))
     gram = np.zeros((len(lags) * reader.num_features,) * 2)
-    product = np.zeros((len(gram), len(assembly.spec.data.horizons)))
+    product = np.zeros((len(gram), len(setup.spec.data.horizons)))
     kept: list[tuple[Matrix, np.ndarray]] = []
     rows = 0
     for i, day in enumerate(days):
-        batch = read(reader, np.asarray([day]))
+        batch = read_batch(reader, np.asarray([day]))
         if batch is None:
             continue
         ranks = batch.ranks.cpu().numpy()
@@ -268,8 +266,8 @@ def _fit_trees(
 
 
 def _score(
-    assembly: Assembly,
-    samples: Scored,
+    setup: TrainingSetup,
+    samples: ScoredSamples,
     lags: tuple[int, ...],
     coefficients: Float[np.ndarray, "column penalty horizon"],
     trees: list["Booster"],
@@ -279,7 +277,7 @@ def _score(
     ridge, boosted = [], []
     matrix = coefficients.astype(np.float32).reshape(len(coefficients), -1)
     for start, days in chunks(samples.days, CHUNK_DAYS):
-        batch = read(assembly.reader, days)
+        batch = read_batch(setup.reader, days)
         if batch is None:
             continue
         x = _flatten(batch, batch.ranked.cpu().numpy(), lags)
@@ -288,7 +286,7 @@ def _score(
             boosted.append(np.stack([tree.predict(x) for tree in trees], axis=1).astype(np.float32))
         beat(start, len(samples.days))
     shape = samples.scores.shape
-    last = assembly.cache.returns[samples.rows].astype(np.float32)
+    last = setup.cache.returns[samples.rows].astype(np.float32)
     return {
         "zero": np.zeros(shape, np.float32),
         "last_return": np.repeat(np.nan_to_num(last)[:, None], shape[1], axis=1),
@@ -297,13 +295,13 @@ def _score(
     }
 
 
-def _best_penalty(scores: Float[np.ndarray, "sample penalty horizon"], samples: Scored, min_names: int) -> int:
+def _best_penalty(scores: Float[np.ndarray, "sample penalty horizon"], samples: ScoredSamples, min_names: int) -> int:
     """The penalty with the highest mean RankIC over validation days and horizons; the middle one where none has any."""
     means = [_mean_rank_ic(scores[:, p], samples, min_names) for p in range(scores.shape[1])]
     return int(np.nanargmax(means)) if np.isfinite(means).any() else len(means) // 2
 
 
-def _mean_rank_ic(scores: Float[np.ndarray, "sample horizon"], samples: Scored, min_names: int) -> float:
+def _mean_rank_ic(scores: Float[np.ndarray, "sample horizon"], samples: ScoredSamples, min_names: int) -> float:
     series = []
     for h in range(scores.shape[1]):
         known = np.isfinite(samples.targets[:, h])

@@ -19,7 +19,7 @@ from atft.model.masking import MaskedNetwork
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
 from atft.train.report import RunError, defined
-from atft.train.setup import AnyNetwork, AnyObjective, Assembly
+from atft.train.setup import AnyNetwork, AnyObjective, TrainingSetup
 
 ORACLE_SHARE = "oracle_share_ratio"
 CHUNK_FACTOR = (
@@ -28,7 +28,7 @@ CHUNK_FACTOR = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
+class ScoredSamples:
     """Every ranked sample of some days:
 
     `day` indexes `days`, `rows` are panel rows, targets are raw forward returns (NaN unknown).
@@ -42,25 +42,25 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
+class SplitMetrics:
     values: dict[str, float | None]
     daily: list[DailySeries]
     degenerate: tuple[int, ...]  # horizons whose scores rank nothing on any day
     warnings: tuple[str, ...]
 
 
-def read(reader: DayReader, days: Int64[np.ndarray, " day"]) -> Batch | None:
+def read_batch(reader: DayReader, days: Int64[np.ndarray, " day"]) -> Batch | None:
     """The samples of consecutive days; None when not one stock has a full window on any of them."""
     return reader.batch(days) if any(reader.num_stocks(int(day)) for day in days) else None
 
 
 def chunks(days: Int64[np.ndarray, " day"], size: int) -> Iterator[tuple[int, Int64[np.ndarray, " few"]]]:
     """`days` in order, at most `size` consecutive ones at a time, each with the place of its first among `days`."""
-    place = 0
+    offset = 0
     for stretch in consecutive_runs(days):
         for start in range(0, len(stretch), size):
-            yield place + start, stretch[start : start + size]
-        place += len(stretch)
+            yield offset + start, stretch[start : start + size]
+        offset += len(stretch)
 
 
 def predict(
@@ -71,7 +71,7 @@ def predict(
     *,
     micro_batch_days: int,
     heartbeat: Callable[[int], None],
-) -> tuple[Scored, float | None]:
+) -> tuple[ScoredSamples, float | None]:
     """Scores of the ranked samples of `days`, a few micro-batches at a time, and the mean daily loss
     (None when
     no day has one).
@@ -84,7 +84,7 @@ def predict(
     network.eval()
     with torch.no_grad():
         for start, few in chunks(days, chunk):
-            batch = read(reader, few)
+            batch = read_batch(reader, few)
             if batch is None:
                 continue
             prediction = network(batch)
@@ -111,36 +111,36 @@ def predict(
         span = f"{len(days)} days from {days[0]} on" if len(days) else "no days"
         raise RunError(Reason.INVALID_PARAMS, f"not one sample with a full window on {span}: shorten data.window")
     scores, targets, day, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Scored(
+    return ScoredSamples(
         scores=scores, targets=targets, day=day.astype(np.int64), rows=rows.astype(np.int64), days=days
     ), loss_sum / loss_days if loss_days else None
 
 
-def validate(assembly: Assembly, *, micro_batch_days: int, heartbeat: Callable[[int], None]) -> Judged:
+def validate(setup: TrainingSetup, *, micro_batch_days: int, heartbeat: Callable[[int], None]) -> SplitMetrics:
     """The validation days by the weights as they are, with `val/loss`; a pretraining has nothing but its losses.
 
     Raises RunError, and whatever `heartbeat` raises.
     """
-    network, days = assembly.evaluated, assembly.split.val
+    network, days = setup.evaluation_network, setup.split.val
     if isinstance(network, MaskedNetwork):
-        return _guessed(assembly, network, micro_batch_days=micro_batch_days, heartbeat=heartbeat)
+        return _validate_masked(setup, network, micro_batch_days=micro_batch_days, heartbeat=heartbeat)
     scored, loss = predict(
-        network, assembly.reader, assembly.objective, days, micro_batch_days=micro_batch_days, heartbeat=heartbeat
+        network, setup.reader, setup.objective, days, micro_batch_days=micro_batch_days, heartbeat=heartbeat
     )
-    judged = judge(scored, assembly.cache, assembly.training, "val")
-    return replace(judged, values={"val/loss": loss, **judged.values})
+    metrics = split_metrics(scored, setup.cache, setup.train_spec, "val")
+    return replace(metrics, values={"val/loss": loss, **metrics.values})
 
 
-def _guessed(
-    assembly: Assembly, network: MaskedNetwork, *, micro_batch_days: int, heartbeat: Callable[[int], None]
-) -> Judged:
+def _validate_masked(
+    setup: TrainingSetup, network: MaskedNetwork, *, micro_batch_days: int, heartbeat: Callable[[int], None]
+) -> SplitMetrics:
     sums, num_days, training = {"loss": 0.0}, 0, network.training
     network.eval()
     with torch.no_grad():
-        for start, few in chunks(assembly.split.val, CHUNK_FACTOR * micro_batch_days):
-            batch = read(assembly.reader, few)
+        for start, few in chunks(setup.split.val, CHUNK_FACTOR * micro_batch_days):
+            batch = read_batch(setup.reader, few)
             try:
-                value = assembly.objective(network(batch), batch) if batch is not None else None
+                value = setup.objective(network(batch), batch) if batch is not None else None
             except NoTargets:
                 value = None
             if value is not None:
@@ -155,10 +155,10 @@ def _guessed(
             Reason.NAN_LOSS, f"the loss of the validation days is {sums['loss']}: lower the learning rate or clip_norm"
         )
     values = {f"val/{name}": total / num_days if num_days else None for name, total in sums.items()}
-    return Judged(values=values, daily=[], degenerate=(), warnings=())
+    return SplitMetrics(values=values, daily=[], degenerate=(), warnings=())
 
 
-def judge(scored: Scored, cache: Cache, spec: TrainSpec, split: str) -> Judged:
+def split_metrics(scored: ScoredSamples, cache: Cache, spec: TrainSpec, split: str) -> SplitMetrics:
     """Every metric of the contract on `split` (val or test), keys with their split; undefined is None.
 
     Raises RunError (nan_loss) for a score that is not finite.
@@ -188,15 +188,15 @@ def judge(scored: Scored, cache: Cache, spec: TrainSpec, split: str) -> Judged:
         )
         for (name, horizon), series in evaluation.daily.items()
     ]
-    return Judged(values=values, daily=daily, degenerate=evaluation.degenerate, warnings=evaluation.warnings)
+    return SplitMetrics(values=values, daily=daily, degenerate=evaluation.degenerate, warnings=evaluation.warnings)
 
 
-def with_scores(scored: Scored, scores: Float[np.ndarray, "sample horizon"]) -> Scored:
+def with_scores(scored: ScoredSamples, scores: Float[np.ndarray, "sample horizon"]) -> ScoredSamples:
     """The same samples under another scorer."""
     return replace(scored, scores=scores)
 
 
-def oracle_scores(cache: Cache, spec: TrainSpec, scored: Scored) -> dict[str, Scored]:
+def oracle_scores(cache: Cache, spec: TrainSpec, scored: ScoredSamples) -> dict[str, ScoredSamples]:
     """The planted panel's best possible scores on the same samples; empty for real data. Names:
 
     oracle_true, oracle_observed.

@@ -16,7 +16,7 @@ from atft.data.cache.splits import Split, consecutive_runs
 from atft.train.optimizer import optimizer_evidence
 from atft.train.scheduler import scheduler_evidence
 from atft.train.seed import thread_environment
-from atft.train.setup import Assembly, features_sha256
+from atft.train.setup import TrainingSetup, features_sha256
 from atft.train.state import RunState
 
 PACKAGES = (
@@ -37,7 +37,7 @@ ROLES = ("train", "val", "test", "purged")
 
 
 def evidence(
-    assembly: Assembly, state: RunState, *, os_threads_peak: int, git: dict[str, object] | None
+    setup: TrainingSetup, state: RunState, *, os_threads_peak: int, git: dict[str, object] | None
 ) -> dict[str, object]:
     """JSON.
 
@@ -45,34 +45,34 @@ def evidence(
     under way). With several folds all that goes by epoch is of the fold under way, at the end the last one; `folds`
     has it of each, and `data.folds` their days. An ensemble has `members` in the place of `folds`, on the same days.
     """
-    resolved, requested, fold = assembly.resolved(), assembly.requested, state.fold
-    several = "folds" if assembly.ensemble is None else "members"
+    resolved, requested, fold = setup.resolved(), setup.requested, state.fold
+    several = "folds" if setup.ensemble is None else "members"
     return {
         "requested": requested.model_dump(mode="json"),
         "requested_digest": requested.digest(),
         "resolved": resolved.model_dump(mode="json"),
         "resolved_digest": resolved.digest(),
-        "optimizer": optimizer_evidence(assembly.optimizer),
-        "scheduler": scheduler_evidence(assembly.scheduler, fold.lr_by_epoch),
-        **surroundings(assembly.device, assembly.spec.resources.threads, os_threads_peak),
-        "precision": assembly.precision,
-        "compiled": assembly.network._compiled_call_impl is not None,
-        "ema_decay": assembly.spec.trainer.ema_decay if assembly.ema is not None else None,
-        "data": _data(assembly),
-        "init_from": assembly.inheritance.evidence() if assembly.inheritance is not None else None,
-        "modules": _modules(assembly, fold.gradient_norms),
-        "parameters": sum(p.numel() for p in assembly.network.parameters()),
+        "optimizer": optimizer_evidence(setup.optimizer),
+        "scheduler": scheduler_evidence(setup.scheduler, fold.lr_by_epoch),
+        **runtime_environment(setup.device, setup.spec.resources.threads, os_threads_peak),
+        "precision": setup.precision,
+        "compiled": setup.network._compiled_call_impl is not None,
+        "ema_decay": setup.spec.trainer.ema_decay if setup.ema is not None else None,
+        "data": _data(setup),
+        "init_from": setup.initial_weights.evidence() if setup.initial_weights is not None else None,
+        "modules": _modules(setup, fold.gradient_norms),
+        "parameters": sum(p.numel() for p in setup.network.parameters()),
         "updates": state.updates,
         "batches_per_epoch": max((n for one in state.folds for n in one.batches_by_epoch), default=0),
         "samples_per_epoch": max((n for one in state.folds for n in one.samples_by_epoch), default=0),
         "batches_by_epoch": fold.batches_by_epoch,
         "samples_by_epoch": fold.samples_by_epoch,
-        **({several: _folds(state)} if len(assembly.splits) > 1 else {}),
-        "days_per_step": assembly.days_per_step,
+        **({several: _folds(state)} if len(setup.splits) > 1 else {}),
+        "days_per_step": setup.days_per_step,
         "micro_batch_days": state.micro_batch_days,
-        "accumulate": assembly.spec.trainer.accumulate,
+        "accumulate": setup.spec.trainer.accumulate,
         "seeds": {
-            "seed": assembly.spec.seed,
+            "seed": setup.spec.seed,
             "step": "sha256(seed, epoch, step)",
             "torch_initial_seed": torch.initial_seed(),
         },
@@ -80,7 +80,7 @@ def evidence(
     }
 
 
-def surroundings(device: torch.device, threads: int, os_threads_peak: int) -> dict[str, object]:
+def runtime_environment(device: torch.device, threads: int, os_threads_peak: int) -> dict[str, object]:
     """What any run says of where it ran: `threads`, `device`, `device_name`, `versions`, `host`."""
     return {
         "threads": {
@@ -126,40 +126,40 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
-def _data(assembly: Assembly) -> dict[str, object]:
+def _data(setup: TrainingSetup) -> dict[str, object]:
     """Several folds' day lists are of the days that are so used in any fold."""
-    cache, splits = assembly.cache, assembly.splits
+    cache, splits = setup.cache, setup.splits
     return {
         "fingerprint": cache.fingerprint,
         "num_rows": len(cache.day_index),
-        "num_features": assembly.reader.num_features,
-        "features_sha256": features_sha256(assembly.reader.feature_names),
+        "num_features": setup.reader.num_features,
+        "features_sha256": features_sha256(setup.reader.feature_names),
         "allowed_leaks": cache.manifest.build_spec.get("allow_leaks", []),
-        "reader": assembly.reader.row_store.kind,
-        "reader_dtype": str(assembly.reader.row_store.dtype).removeprefix("torch."),
-        "horizons": list(assembly.spec.data.horizons),
+        "reader": setup.reader.row_store.kind,
+        "reader_dtype": str(setup.reader.row_store.dtype).removeprefix("torch."),
+        "horizons": list(setup.spec.data.horizons),
         **{
             f"{role}_days": [
                 str(day) for day in cache.days[np.unique(np.concatenate([getattr(split, role) for split in splits]))]
             ]
             for role in ROLES
         },
-        "embargo_days": assembly.split.embargo_days,
-        **({"folds": [_days(cache, one) for one in splits]} if len(splits) > 1 and assembly.ensemble is None else {}),
+        "embargo_days": setup.split.embargo_days,
+        **({"folds": [_fold_days(cache, one) for one in splits]} if len(splits) > 1 and setup.ensemble is None else {}),
     }
 
 
-def _days(cache: Cache, split: Split) -> dict[str, object]:
+def _fold_days(cache: Cache, split: Split) -> dict[str, object]:
     """Stretches of consecutive trading days; with the lists of all days they give each day of the fold."""
 
-    def told(days: npt.NDArray[np.int64]) -> list[dict[str, object]]:
+    def spans(days: npt.NDArray[np.int64]) -> list[dict[str, object]]:
         parts = [part for part in consecutive_runs(days) if len(part)]
         return [
             {"first": str(cache.days[part[0]]), "last": str(cache.days[part[-1]]), "num_days": len(part)}
             for part in parts
         ]
 
-    return {role: told(getattr(split, role)) for role in ROLES}
+    return {role: spans(getattr(split, role)) for role in ROLES}
 
 
 def _folds(state: RunState) -> list[dict[str, object]]:
@@ -177,10 +177,10 @@ def _folds(state: RunState) -> list[dict[str, object]]:
     ]
 
 
-def _modules(assembly: Assembly, gradient_norms: Mapping[str, float]) -> dict[str, object]:
+def _modules(setup: TrainingSetup, gradient_norms: Mapping[str, float]) -> dict[str, object]:
     return {
         name: {"parameters": count, "grad_norm_first_step": gradient_norms.get(name)}
-        for name, child in assembly.network.named_children()
+        for name, child in setup.network.named_children()
         if (count := sum(p.numel() for p in child.parameters()))
     }
 

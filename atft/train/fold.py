@@ -9,27 +9,27 @@ import time
 from atft.events import Metrics
 from atft.spec.reason import Reason
 from atft.train import checkpoint, phases
-from atft.train.averages import in_fold
 from atft.train.evaluate import validate
-from atft.train.report import STEP_POINTS, RunError
-from atft.train.run import Attempt
+from atft.train.fold_mean import with_fold_names
+from atft.train.report import MAX_STEP_POINTS, RunError
+from atft.train.run import Run
 from atft.train.step import Stepper, Update
-from atft.train.stopping import ending, improves
+from atft.train.stopping import decide_stop, improves
 
 
 class FoldTraining:
-    """Brings the attempt's fold under way to its end, keeping the best epoch's weights in its folder."""
+    """Brings the run's fold under way to its end, keeping the best epoch's weights in its folder."""
 
-    def __init__(self, attempt: Attempt) -> None:
-        self.attempt = attempt
-        self.assembly = attempt.assembly
-        self.spec = attempt.assembly.spec
-        self.state = attempt.state.fold
-        self.timers = attempt.timers
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.setup = run.setup
+        self.spec = run.setup.spec
+        self.state = run.state.fold
+        self.timers = run.timers
         self.stepper = Stepper(
-            self.assembly,
+            self.setup,
             self.timers,
-            micro_batch_days=attempt.state.micro_batch_days,
+            micro_batch_days=run.state.micro_batch_days,
             heartbeat=self._train_beat,
         )
         self.train_start, self.train_samples = time.monotonic(), 0
@@ -45,60 +45,62 @@ class FoldTraining:
         if state.best_epoch == 0:
             raise RunError(
                 Reason.OBJECTIVE_MISSING,
-                f"{self.spec.trainer.objective} was undefined in each of {state.epoch} epochs{self.attempt.of_fold()}: "
+                f"{self.spec.trainer.objective} was undefined in each of {state.epoch} epochs{self.run.fold_suffix()}: "
                 "the validation days have too few stocks with known targets (data.min_names "
                 f"{self.spec.data.min_names}), or the scores are constant",
             )
 
     def _train_epoch(self) -> None:
-        state, trainer, assembly = self.state, self.spec.trainer, self.assembly
-        runs = assembly.reader.runs(assembly.split.train, assembly.days_per_step, self.spec.seed, state.epoch)[
+        state, trainer, setup = self.state, self.spec.trainer, self.setup
+        steps = setup.reader.runs(setup.split.train, setup.days_per_step, self.spec.seed, state.epoch)[
             : trainer.max_steps_per_epoch
         ]
-        if state.position == 0 and phases.begins(assembly, state.epoch):
-            phases.enter(assembly, state.epoch)
+        if state.position == 0 and phases.begins(setup, state.epoch):
+            phases.enter(setup, state.epoch)
         if len(state.lr_by_epoch) == state.epoch:
             state.lr_by_epoch.append(self._lr())
-            state.batches_by_epoch.append(len(runs))
+            state.batches_by_epoch.append(len(steps))
             state.samples_by_epoch.append(0)
-        self.train_start, self.train_samples, self.steps = time.monotonic(), 0, len(runs)
-        stride = -(-len(runs) // (trainer.accumulate * STEP_POINTS))  # evenly thinned, and the same rows after a resume
-        assembly.network.train()
-        while state.position < len(runs):
-            self.attempt.check()
-            group = runs[state.position : state.position + trainer.accumulate]
+        self.train_start, self.train_samples, self.steps = time.monotonic(), 0, len(steps)
+        stride = -(
+            -len(steps) // (trainer.accumulate * MAX_STEP_POINTS)
+        )  # evenly thinned, and the same rows after a resume
+        setup.network.train()
+        while state.position < len(steps):
+            self.run.check()
+            group = steps[state.position : state.position + trainer.accumulate]
             update = self.stepper(
                 group,
                 epoch=state.epoch,
                 position=state.position,
-                first=phases.unmeasured(assembly, state.gradient_norms),
+                first=phases.lacks_gradient_norms(setup, state.gradient_norms),
             )
             self._count(update, len(group))
-            place = -(-state.position // trainer.accumulate)
-            if update.grad_norm is not None and (place % stride == 0 or state.position >= len(runs)):
-                self.attempt.reporter.metrics(
+            update_number = -(-state.position // trainer.accumulate)
+            if update.grad_norm is not None and (update_number % stride == 0 or state.position >= len(steps)):
+                self.run.reporter.metrics(
                     Metrics(
-                        step=self.attempt.state.updates,
+                        step=self.run.state.updates,
                         values={"step/loss": update.loss, "step/lr": self._lr(), "step/grad_norm": update.grad_norm},
                     )
                 )
-            self.attempt.tell_evidence_once()
-            if self.attempt.save_is_due and state.position < len(runs):
-                self.attempt.save()
+            self.run.send_evidence_once()
+            if self.run.save_is_due and state.position < len(steps):
+                self.run.save()
         if not state.loss_days:
             raise RunError(
                 Reason.INVALID_PARAMS,
-                f"no training day of epoch {state.epoch + 1}{self.attempt.of_fold()} has data.min_names = "
+                f"no training day of epoch {state.epoch + 1}{self.run.fold_suffix()} has data.min_names = "
                 f"{self.spec.data.min_names} samples with a known target: nothing can be learned",
             )
-        if state.epoch + 1 < trainer.max_epochs and not phases.begins(assembly, state.epoch + 1):
-            assembly.scheduler.step()
+        if state.epoch + 1 < trainer.max_epochs and not phases.begins(setup, state.epoch + 1):
+            setup.scheduler.step()
         state.trained = True
 
     def _count(self, update: Update, num_steps: int) -> None:
         state = self.state
         state.position += num_steps
-        self.attempt.state.updates += update.grad_norm is not None
+        self.run.state.updates += update.grad_norm is not None
         state.loss_sum += update.loss_sum
         state.loss_days += update.counted_days
         state.skipped_days += update.skipped_days
@@ -108,52 +110,54 @@ class FoldTraining:
         if update.module_norms:
             state.gradient_norms = {**update.module_norms, **state.gradient_norms}
         self.train_samples += update.samples
-        if self.assembly.graph is not None:
-            self.timers.move(self.assembly.graph.take_seconds(), "data", "graph")
+        if self.setup.graph is not None:
+            self.timers.move(self.setup.graph.take_seconds(), "data", "graph")
 
     def _validate_epoch(self) -> None:
-        state, assembly = self.state, self.assembly
+        state, setup = self.state, self.setup
         train_seconds = time.monotonic() - self.train_start
         with self.timers("validation"):
-            judged = validate(
-                assembly,
-                micro_batch_days=self.attempt.state.micro_batch_days,
-                heartbeat=self.attempt.heartbeat("validate", assembly.fold, state.epoch, len(assembly.split.val)),
+            validation = validate(
+                setup,
+                micro_batch_days=self.run.state.micro_batch_days,
+                heartbeat=self.run.heartbeat("validate", setup.fold, state.epoch, len(setup.split.val)),
             )
-        if self.assembly.graph is not None:
-            self.assembly.graph.take_seconds()  # counted as validation already
+        if self.setup.graph is not None:
+            self.setup.graph.take_seconds()  # counted as validation already
         values: dict[str, float | None] = {
             "train/loss": state.loss_sum / state.loss_days,
             **{f"train/loss_{name}": value / state.loss_days for name, value in state.part_sums.items()},
             "train/lr": state.lr_by_epoch[-1],
             "train/skipped_days": float(state.skipped_days),
-            **judged.values,
+            **validation.values,
         }
         improved = self._improve(values)
         state.epoch += 1
         state.begin_epoch()
-        stopping = ending(self.spec.trainer, state.rules, epoch=state.epoch, bad_epochs=state.bad_epochs, values=values)
-        if stopping is not None:
-            state.end_reason, state.end_message = stopping.reason, stopping.message
-            self.attempt.reporter.log(stopping.message + self.attempt.of_fold())
-        self._tell_epoch(values, train_seconds, best=improved)
-        if judged.degenerate:
+        decision = decide_stop(
+            self.spec.trainer, state.rules, epoch=state.epoch, bad_epochs=state.bad_epochs, values=values
+        )
+        if decision is not None:
+            state.end_reason, state.end_message = decision.reason, decision.message
+            self.run.reporter.log(decision.message + self.run.fold_suffix())
+        self._report_epoch(values, train_seconds, best=improved)
+        if validation.degenerate:
             raise RunError(
                 Reason.DEGENERATE,
-                f"on every validation day the scores of horizons {list(judged.degenerate)} are constant or nearly so "
-                f"at epoch {state.epoch}{self.attempt.of_fold()}: lower the learning rate or weight decay",
+                f"on every validation day the scores of horizons {list(validation.degenerate)} are constant or nearly "
+                f"so at epoch {state.epoch}{self.run.fold_suffix()}: lower the learning rate or weight decay",
             )
-        self.attempt.save(best=improved)
+        self.run.save(best=improved)
 
-    def _tell_epoch(self, values: dict[str, float | None], train_seconds: float, *, best: bool) -> None:
+    def _report_epoch(self, values: dict[str, float | None], train_seconds: float, *, best: bool) -> None:
         """With several folds no epoch is the run's best: that is a mean over folds, which the end tells."""
-        folds = self.attempt.num_folds
+        folds = self.run.num_folds
         speed = {"time/samples_per_second": self.train_samples / train_seconds if self.train_samples else None}
-        measured = {**values, **speed, **self.timers.take(), **self.attempt.sampler.take()}
-        self.attempt.reporter.metrics(
+        measured = {**values, **speed, **self.timers.take(), **self.run.sampler.take()}
+        self.run.reporter.metrics(
             Metrics(
                 step=self.state.epoch,
-                values=in_fold(measured, self.assembly.fold, folds),
+                values=with_fold_names(measured, self.setup.fold, folds),
                 best=best and folds == 1,
             )
         )
@@ -181,20 +185,20 @@ class FoldTraining:
         state.best_epoch, state.best_value = state.epoch + 1, value
         state.best_metrics = {name: v for name, v in values.items() if name.startswith(("val/", "train/"))}
         checkpoint.save_weights(
-            self.attempt.best_weights(),
-            self.assembly.evaluated.state_dict(),
-            {"epoch": state.best_epoch, "features_sha256": self.attempt.identity["features_sha256"]},
+            self.run.best_weights(),
+            self.setup.evaluation_network.state_dict(),
+            {"epoch": state.best_epoch, "features_sha256": self.run.identity["features_sha256"]},
         )
         return True
 
     def _lr(self) -> float:
-        return float(self.assembly.optimizer.param_groups[0]["lr"])
+        return float(self.setup.optimizer.param_groups[0]["lr"])
 
     def _train_beat(self, samples: int) -> None:
         spent = max(1e-9, time.monotonic() - self.train_start)
-        self.attempt.reporter.progress(
+        self.run.reporter.progress(
             "train",
-            fold=self.assembly.fold,
+            fold=self.setup.fold,
             epoch=self.state.epoch,
             step=self.state.position,
             steps=self.steps,

@@ -15,7 +15,7 @@ from torch import nn
 
 from atft.data.cache.reader import Cache
 from atft.data.files import sha256_of
-from atft.spec.init_from import fits, fold_of, from_the_past, keeps_heads
+from atft.spec.init_from import check_encoder_shape, check_no_lookahead, keeps_heads, source_fold
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
@@ -26,18 +26,18 @@ HEADS = "heads."
 CONFIG = "config.json"
 
 
-class Inheritance:
+class InitialWeights:
     """From the run in `folder` to a training. Raises RunError (invalid_params, data_changed) where they do not fit."""
 
     def __init__(self, spec: TrainSpec, cache: Cache, features: tuple[str, ...], folder: Path | None) -> None:
         if folder is None or spec.init_from is None:
-            said = "init_from names a job and no folder of it" if folder is None else "a source was given to a spec"
-            raise RunError(Reason.INVALID_PARAMS, f"{said}: give --init-from DIR with a spec that has init_from")
+            message = "init_from names a job and no folder of it" if folder is None else "a source was given to a spec"
+            raise RunError(Reason.INVALID_PARAMS, f"{message}: give --init-from DIR with a spec that has init_from")
         self.spec, self.folder = spec, folder
         try:
             self._config: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
-            self.source = parsed(self._config["requested"])
-            ancestors = [parsed(one["requested"]) for one in self._config.get("lineage", [])]
+            self.source = parse_run_spec(self._config["requested"])
+            ancestors = [parse_run_spec(one["requested"]) for one in self._config.get("lineage", [])]
         except (OSError, ValueError, KeyError, pydantic.ValidationError) as error:
             raise RunError(
                 Reason.DATA_CHANGED, f"the files of job {spec.init_from} cannot be read any more: {error}"
@@ -54,14 +54,14 @@ class Inheritance:
                 f"job {spec.init_from} learned from other features, or in another order: give the same data.features",
             )
         try:
-            fits(spec, self.source)
-            from_the_past(spec, len(cache.days), [self.source, *ancestors])
+            check_encoder_shape(spec, self.source)
+            check_no_lookahead(spec, len(cache.days), [self.source, *ancestors])
         except PydanticCustomError as error:
             raise RunError(Reason.INVALID_PARAMS, error.message()) from error
         folds = self.source.split.num_splits
         self._paths = [folder / checkpoint.best_name(number, folds) for number in range(folds)]
         self._loaded: list[str] = []
-        self._left: list[str] = []
+        self._not_loaded: list[str] = []
 
     @property
     def lineage(self) -> list[dict[str, object]]:
@@ -69,28 +69,29 @@ class Inheritance:
         own = {"job_id": self.spec.init_from, "requested": self._config["requested"]}
         return [own, *self._config.get("lineage", [])]
 
-    def give(self, network: nn.Module, fold: int) -> None:
+    def load_into(self, network: nn.Module, fold: int) -> None:
         """Put the source's weights into `network`, for the fold numbered from 0: the encoder, and the heads where they
         score the same.
         """
         try:
-            weights = checkpoint.load_weights(self._paths[fold_of(self.source, fold)])
+            weights = checkpoint.load_weights(self._paths[source_fold(self.source, fold)])
         except (OSError, safetensors.SafetensorError) as error:
             raise RunError(
                 Reason.DATA_CHANGED, f"the weights of job {self.spec.init_from} cannot be read any more: {error}"
             ) from error
         own = network.state_dict()
         heads = keeps_heads(self.spec, self.source)
-        wanted = {name for name in own if heads or not name.startswith(HEADS)}
+        expected = {name for name in own if heads or not name.startswith(HEADS)}
         taken = {name: tensor for name, tensor in weights.items() if heads or not name.startswith(HEADS)}
-        odd = sorted(wanted ^ taken.keys()) or sorted(n for n in wanted if own[n].shape != taken[n].shape)
-        if odd:
+        mismatched = sorted(expected ^ taken.keys()) or sorted(n for n in expected if own[n].shape != taken[n].shape)
+        if mismatched:
             raise RunError(
                 Reason.INVALID_PARAMS,
-                f"the weights of job {self.spec.init_from} are not those of this model: {', '.join(odd[:5])} differ",
+                f"the weights of job {self.spec.init_from} are not those of this model: "
+                f"{', '.join(mismatched[:5])} differ",
             )
         network.load_state_dict(own | taken)
-        self._loaded, self._left = sorted(taken), sorted(own.keys() - taken.keys())
+        self._loaded, self._not_loaded = sorted(taken), sorted(own.keys() - taken.keys())
 
     def evidence(self) -> dict[str, object]:
         """The files with their SHA-256, which tensors came from them, and which were left to the seed."""
@@ -99,10 +100,10 @@ class Inheritance:
             "task": self.source.task if isinstance(self.source, PretrainSpec) else "train",
             "files": {path.name: sha256_of(path) for path in self._paths},
             "loaded": self._loaded,
-            "left": self._left,
+            "left": self._not_loaded,
         }
 
 
-def parsed(body: dict[str, Any]) -> RunSpec:
+def parse_run_spec(body: dict[str, Any]) -> RunSpec:
     """Raises pydantic.ValidationError."""
     return (PretrainSpec if "task" in body else TrainSpec).model_validate(body)

@@ -13,13 +13,13 @@ from atft.events import Event, Failed, Finished, Stopped
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.reason import Reason
-from atft.train.finalize import conclude
+from atft.train.finalize import finalize
 from atft.train.fold import FoldTraining
 from atft.train.preflight import preflight
 from atft.train.report import Reporter, RunError, StopRequested
-from atft.train.run import Attempt
-from atft.train.setup import assemble
-from atft.train.telemetry import SystemSampler
+from atft.train.run import Run
+from atft.train.setup import make_setup
+from atft.train.system_metrics import SystemSampler
 
 
 def train(
@@ -32,15 +32,15 @@ def train(
     *,
     test: bool = True,
     preflight_only: bool = False,
-    most_days: int | None = None,
+    max_days: int | None = None,
     source: Path | None = None,
 ) -> Finished | Stopped | Failed:
     """Run `spec` on `cache`, writing under `out` only; the returned event is the run's last word and has not been
     emitted.
 
     `stop` is asked between updates and during evaluation. `resume` is a checkpoint's folder, of this run or an
-    earlier attempt.
-    `most_days` bounds a micro-batch, whatever preflight or the checkpoint says: the same updates in smaller pieces.
+    earlier run.
+    `max_days` bounds a micro-batch, whatever preflight or the checkpoint says: the same updates in smaller pieces.
     `source` is the folder of the run that `init_from` names, with its config.json and weights.
     Without `test` neither test days nor baselines are touched (trials); with `preflight_only` nothing is trained.
     """
@@ -49,31 +49,31 @@ def train(
     reporter = Reporter(emit, epochs=one.trainer.max_epochs, folds=folds)
     try:
         reporter.progress("build")
-        assembly = assemble(spec, cache, reporter, source)
-        report = preflight(assembly, reporter)
+        setup = make_setup(spec, cache, reporter, source)
+        report = preflight(setup, reporter)
         if preflight_only:
             return Finished(result={"preflight": asdict(report)})
-        with SystemSampler(assembly.device, one.resources.threads) as sampler:
-            attempt = Attempt(assembly, out, reporter, stop, sampler, report, resume=resume, most_days=most_days)
-            return _run(attempt, test=test)
+        with SystemSampler(setup.device, one.resources.threads) as sampler:
+            run = Run(setup, out, reporter, stop, sampler, report, resume=resume, max_days=max_days)
+            return _run(run, test=test)
     except RunError as error:
         return Failed(reason=error.reason, message=str(error))
 
 
-def _run(attempt: Attempt, *, test: bool) -> Finished | Stopped:
-    if attempt.state.micro_batch_days < attempt.assembly.fewest_days:
+def _run(run: Run, *, test: bool) -> Finished | Stopped:
+    if run.state.micro_batch_days < run.setup.min_days:
         raise RunError(
             Reason.INVALID_PARAMS,
             "contrast_weight compares successive days, and a micro-batch holds only one: raise trainer.batch_size, or "
             "use contrast_weight 0",
         )
     try:
-        if attempt.state.saves == 0:
-            attempt.save()  # fixes the micro-batch: a run killed before its first checkpoint repeats itself too
-        FoldTraining(attempt)()
-        while len(attempt.state.folds) < attempt.num_folds:
-            attempt.begin_fold()
-            FoldTraining(attempt)()
-        return conclude(attempt, test=test)
+        if run.state.saves == 0:
+            run.save()  # fixes the micro-batch: a run killed before its first checkpoint repeats itself too
+        FoldTraining(run)()
+        while len(run.state.folds) < run.num_folds:
+            run.begin_fold()
+            FoldTraining(run)()
+        return finalize(run, test=test)
     except StopRequested:
-        return Stopped(checkpoint=attempt.save(), step=attempt.state.updates)
+        return Stopped(checkpoint=run.save(), step=run.state.updates)

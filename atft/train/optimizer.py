@@ -23,20 +23,20 @@ _VERSIONS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Made:
+class CreatedOptimizer:
     optimizer: Optimizer
-    said: str  # what the package printed while it was made
+    printed: str  # what the package wrote to standard output while it was created
 
 
-def make_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> Made:
+def make_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> CreatedOptimizer:
     """AdamW is torch's fused form. AdaBelief, with decoupled decay and rectification, is the adabelief-pytorch package;
     on a GPU, where its dozen launches a tensor cost more than the arithmetic, our own over all tensors at once.
 
     Rectification makes AdaBelief's first 5 updates plain SGD with momentum (Zhuang et al. 2020, arXiv 2010.07468).
     """
     parameters = list(parameters)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         optimizer: Optimizer
         if spec.name == "adabelief" and parameters[0].is_cuda:
             optimizer = ForeachAdaBelief(
@@ -66,7 +66,7 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> M
                 weight_decay=spec.weight_decay,
                 fused=True,
             )
-    return Made(optimizer=optimizer, said=" ".join(printed.getvalue().split()))
+    return CreatedOptimizer(optimizer=optimizer, printed=" ".join(output.getvalue().split()))
 
 
 def optimizer_evidence(optimizer: Optimizer) -> dict[str, object]:

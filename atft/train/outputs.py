@@ -12,9 +12,9 @@ from atft.data.files import sync
 from atft.events import Artifact, DailySeries
 from atft.spec.reason import Reason
 from atft.train import checkpoint
-from atft.train.evaluate import Scored
+from atft.train.evaluate import ScoredSamples
 from atft.train.report import RunError
-from atft.train.setup import Assembly
+from atft.train.setup import TrainingSetup
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +24,7 @@ PARQUET = "application/vnd.apache.parquet"
 Series = list[tuple[str, DailySeries]]  # source ("" for the model itself) and series
 
 
-class Predictions:
+class PredictionWriter:
     """A Parquet file of scores, written piece by piece; it has its name only once it is whole."""
 
     def __init__(self, path: Path) -> None:
@@ -56,20 +56,22 @@ class Predictions:
         sync(self._path.parent)
 
 
-def write(assembly: Assembly, out: Path, series: Series | None, evidence: dict[str, object]) -> list[Artifact]:
+def write_outputs(
+    setup: TrainingSetup, out: Path, series: Series | None, evidence: dict[str, object]
+) -> list[Artifact]:
     """All but the weights and the predictions, which must be there; without `series` the run scores nothing and has
     neither those nor predictions. Raises RunError when a file is not there after all.
     """
     config = {
-        "requested": assembly.requested.model_dump(mode="json"),
-        "resolved": assembly.resolved().model_dump(mode="json"),
-        "features": list(assembly.reader.feature_names),
-        "fingerprint": assembly.cache.fingerprint,
-        **({"lineage": assembly.inheritance.lineage} if assembly.inheritance is not None else {}),
+        "requested": setup.requested.model_dump(mode="json"),
+        "resolved": setup.resolved().model_dump(mode="json"),
+        "features": list(setup.reader.feature_names),
+        "fingerprint": setup.cache.fingerprint,
+        **({"lineage": setup.initial_weights.lineage} if setup.initial_weights is not None else {}),
     }
     _write_json(out / "config.json", config)
     _write_json(out / "evidence.json", evidence)
-    weights = [checkpoint.best_name(fold, len(assembly.splits)) for fold in range(len(assembly.splits))]
+    weights = [checkpoint.best_name(fold, len(setup.splits)) for fold in range(len(setup.splits))]
     artifacts = [
         *(Artifact(name=name, path=name) for name in weights),
         Artifact(name="config.json", path="config.json", media_type="application/json"),
@@ -121,14 +123,14 @@ def _daily_table(series: Series) -> "pa.Table":
     )
 
 
-def prediction_table(assembly: Assembly, scored: dict[str, Scored]) -> "pa.Table":
+def prediction_table(setup: TrainingSetup, scored: dict[str, ScoredSamples]) -> "pa.Table":
     """One row a ranked sample of a fold's or an ensemble's validation and test days: date, code, split, score_{h}d.
 
     With several folds also `fold`, from 1; a fold is written once it is scored and need not stay in memory.
     """
     import pyarrow as pa  # noqa: PLC0415
 
-    cache = assembly.cache
+    cache = setup.cache
     rows = np.concatenate([s.rows for s in scored.values()])
     scores = np.concatenate([s.scores for s in scored.values()])
     columns = {
@@ -136,12 +138,9 @@ def prediction_table(assembly: Assembly, scored: dict[str, Scored]) -> "pa.Table
         "code": pa.DictionaryArray.from_arrays(pa.array(cache.code_index[rows]), pa.array(list(cache.codes))),
         "split": pa.array(np.repeat(list(scored), [len(s.rows) for s in scored.values()])).dictionary_encode(),
     }
-    if len(assembly.splits) > 1 and assembly.ensemble is None:
-        columns["fold"] = pa.array(np.full(len(rows), assembly.fold + 1, dtype=np.int16))
+    if len(setup.splits) > 1 and setup.ensemble is None:
+        columns["fold"] = pa.array(np.full(len(rows), setup.fold + 1, dtype=np.int16))
     return pa.table(
         columns
-        | {
-            f"score_{h}d": pa.array(np.ascontiguousarray(scores[:, i]))
-            for i, h in enumerate(assembly.spec.data.horizons)
-        }
+        | {f"score_{h}d": pa.array(np.ascontiguousarray(scores[:, i])) for i, h in enumerate(setup.spec.data.horizons)}
     )

@@ -3,40 +3,40 @@
 from collections.abc import Mapping
 
 from atft.train.scheduler import make_scheduler
-from atft.train.setup import AnyObjective, Assembly, objective_of
+from atft.train.setup import AnyObjective, TrainingSetup, objective_of
 
 
-def enter(assembly: Assembly, epoch: int) -> None:
+def enter(setup: TrainingSetup, epoch: int) -> None:
     """Set everything to the phase of 0-based `epoch`, the schedule to the phase's beginning.
 
     Parameters of modules that rest get no gradient, so that the optimizer passes them by, weight decay included.
     """
-    spec = assembly.spec
+    spec = setup.spec
     phase, _ = spec.trainer.phase_of(epoch)
-    for name, child in assembly.network.named_children():
+    for name, child in setup.network.named_children():
         child.requires_grad_(phase.modules is None or name in phase.modules)
-    assembly.objective = objective_of(spec, assembly.cache, assembly.split.train, phase.loss)
-    for group in assembly.optimizer.param_groups:
+    setup.objective = objective_of(spec, setup.cache, setup.split.train, phase.loss)
+    for group in setup.optimizer.param_groups:
         group["lr"] = phase.lr if phase.lr is not None else spec.optimizer.lr
         group.pop("initial_lr", None)  # else the new schedule would start from the old one's rate
-    assembly.scheduler = make_scheduler(spec.scheduler, assembly.optimizer, max_epochs=phase.epochs)
+    setup.scheduler = make_scheduler(spec.scheduler, setup.optimizer, max_epochs=phase.epochs)
 
 
-def begins(assembly: Assembly, epoch: int) -> bool:
+def begins(setup: TrainingSetup, epoch: int) -> bool:
     """Whether 0-based `epoch` is the first of a phase."""
-    return assembly.spec.trainer.phase_of(epoch)[1] == epoch
+    return setup.spec.trainer.phase_of(epoch)[1] == epoch
 
 
-def losses(assembly: Assembly) -> list[AnyObjective]:
+def objectives(setup: TrainingSetup) -> list[AnyObjective]:
     """One objective for each different loss of the run."""
-    spec = assembly.spec
+    spec = setup.spec
     own = dict.fromkeys(phase.loss for phase in spec.trainer.phases) or {None: None}  # in the order in which they run
-    return [objective_of(spec, assembly.cache, assembly.split.train, loss) for loss in own]
+    return [objective_of(spec, setup.cache, setup.split.train, loss) for loss in own]
 
 
-def unmeasured(assembly: Assembly, norms: Mapping[str, float]) -> bool:
+def lacks_gradient_norms(setup: TrainingSetup, norms: Mapping[str, float]) -> bool:
     """Whether a module that trains now has not shown its gradient yet."""
     return any(
         name not in norms and any(p.requires_grad for p in child.parameters())
-        for name, child in assembly.network.named_children()
+        for name, child in setup.network.named_children()
     )

@@ -21,14 +21,14 @@ from atft.events import Artifact, Event, Failed, Finished, Stopped
 from atft.model.network import Network
 from atft.spec.prediction import PredictSpec
 from atft.spec.reason import Reason
-from atft.train.evaluate import CHUNK_FACTOR, chunks, read
-from atft.train.evidence import git_state, surroundings
-from atft.train.outputs import PARQUET, Predictions, verify_artifacts
+from atft.train.evaluate import CHUNK_FACTOR, chunks, read_batch
+from atft.train.evidence import git_state, runtime_environment
+from atft.train.outputs import PARQUET, PredictionWriter, verify_artifacts
 from atft.train.report import Reporter, RunError, StopRequested
-from atft.train.saved_run import Trained
+from atft.train.saved_run import SavedRun
 from atft.train.seed import limit_threads
 from atft.train.setup import choose_device, features_sha256
-from atft.train.telemetry import SystemSampler
+from atft.train.system_metrics import SystemSampler
 
 NAME = "predictions.parquet"
 Days = npt.NDArray[np.int64]
@@ -43,26 +43,26 @@ def predict(
     stop: Callable[[], bool],
     *,
     weights_sha256: str | None = None,
-    most_days: int | None = None,
+    max_days: int | None = None,
 ) -> Finished | Stopped | Failed:
     """Write `out/predictions.parquet`: date, code and score_{h}d of every valid row of the universe, by day and code;
     null where the stock has too few days behind it.
 
-    `model` is the folder of a finished run. `most_days` bounds a micro-batch: less memory, other last bits. Stopped
+    `model` is the folder of a finished run. `max_days` bounds a micro-batch: less memory, other last bits. Stopped
     before its end it leaves nothing. The returned event has not been emitted.
     """
     reporter = Reporter(emit, epochs=0)
     try:
         reporter.progress("build")
-        trained = Trained.read(model, spec.fold)
-        if weights_sha256 is not None and trained.sha256 != weights_sha256:
+        saved_run = SavedRun.read(model, spec.fold)
+        if weights_sha256 is not None and saved_run.sha256 != weights_sha256:
             raise RunError(
                 Reason.DATA_CHANGED,
-                f"{trained.weights.name} has SHA-256 {trained.sha256}, not {weights_sha256}: the weights have changed "
-                "since the prediction was asked for",
+                f"{saved_run.weights.name} has SHA-256 {saved_run.sha256}, not {weights_sha256}: the weights have "
+                "changed since the prediction was asked for",
             )
         with SystemSampler(torch.device("cpu"), spec.resources.threads) as sampler:
-            return _Prediction(spec, trained, cache, reporter, stop, sampler, most_days).write(out)
+            return _Prediction(spec, saved_run, cache, reporter, stop, sampler, max_days).write(out)
     except StopRequested:
         return Stopped()
     except RunError as error:
@@ -73,38 +73,38 @@ class _Prediction:
     def __init__(
         self,
         spec: PredictSpec,
-        trained: Trained,
+        saved_run: SavedRun,
         cache: Cache,
         reporter: Reporter,
         stop: Callable[[], bool],
         sampler: SystemSampler,
-        most_days: int | None,
+        max_days: int | None,
     ) -> None:
         limit_threads(spec.resources.threads)
-        self.spec, self.trained, self.cache = spec, trained, cache
+        self.spec, self.saved_run, self.cache = spec, saved_run, cache
         self.reporter, self.stop, self.sampler = reporter, stop, sampler
-        self.days = asked_days(cache, spec)
+        self.days = requested_days(cache, spec)
         self.device = choose_device(spec.resources.device)
-        graph = day_graph(cache, trained.spec.graph, reporter.emit) if trained.spec.model.use_gat else None
-        self.reader = DayReader(cache, trained.spec.data, graph, self.device)
-        if self.reader.feature_names != trained.features:
-            raise RunError(Reason.INVALID_PARAMS, _other_features(trained.features, self.reader.feature_names))
-        self.micro_batch_days = min(trained.micro_batch_days, most_days or trained.micro_batch_days)
+        graph = day_graph(cache, saved_run.spec.graph, reporter.emit) if saved_run.spec.model.use_gat else None
+        self.reader = DayReader(cache, saved_run.spec.data, graph, self.device)
+        if self.reader.feature_names != saved_run.features:
+            raise RunError(Reason.INVALID_PARAMS, _other_features(saved_run.features, self.reader.feature_names))
+        self.micro_batch_days = min(saved_run.micro_batch_days, max_days or saved_run.micro_batch_days)
         self.num_rows = self.num_scored = 0
 
     def write(self, out: Path) -> Finished:
-        network = self.trained.network().to(self.device)
+        network = self.saved_run.network().to(self.device)
         self.reporter.evidence({"micro_batch_days": self.micro_batch_days})
         size = CHUNK_FACTOR * self.micro_batch_days
-        own = self.cache.fingerprint == self.trained.fingerprint
+        own = self.cache.fingerprint == self.saved_run.fingerprint
         pieces = [piece for piece in self._pieces(size, own=own) if len(np.intersect1d(piece, self.days))]
-        with Predictions(out / NAME) as file:
+        with PredictionWriter(out / NAME) as file:
             for piece in pieces:
                 if self.stop():
                     raise StopRequested
                 rows, scores = self._score(network, piece)
-                asked = np.isin(self.cache.day_index[rows], self.days)
-                file.add(self._table(rows[asked], scores[asked]))
+                requested = np.isin(self.cache.day_index[rows], self.days)
+                file.add(self._table(rows[requested], scores[requested]))
                 done = int(np.searchsorted(self.days, piece[-1], side="right"))
                 self.reporter.progress("predict", step=done, steps=len(self.days))
         artifacts = [Artifact(name=NAME, path=NAME, media_type=PARQUET)]
@@ -119,7 +119,7 @@ class _Prediction:
         """
         cuts: set[int] = set()
         if own:
-            split = make_splits(self.cache, self.trained.spec.data, self.trained.spec.split)[self.trained.fold]
+            split = make_splits(self.cache, self.saved_run.spec.data, self.saved_run.spec.split)[self.saved_run.fold]
             cuts = {
                 end
                 for part in (split.val, split.test)
@@ -137,8 +137,8 @@ class _Prediction:
         cache = self.cache
         rows = cache.day_rows[cache.day_offsets[days[0]] : cache.day_offsets[days[-1] + 1]]
         rows = rows[cache.valid[rows] & cache.in_universe[rows]]
-        scores = np.full((len(rows), len(self.trained.spec.data.horizons)), np.nan, np.float32)
-        batch = read(self.reader, days)
+        scores = np.full((len(rows), len(self.saved_run.spec.data.horizons)), np.nan, np.float32)
+        batch = read_batch(self.reader, days)
         if batch is None:
             return rows, scores
         with torch.no_grad():
@@ -164,15 +164,15 @@ class _Prediction:
             columns
             | {
                 f"score_{h}d": pa.array(np.ascontiguousarray(scores[:, i]), from_pandas=True)  # NaN is null
-                for i, h in enumerate(self.trained.spec.data.horizons)
+                for i, h in enumerate(self.saved_run.spec.data.horizons)
             }
         )
 
     def _evidence(self) -> dict[str, object]:
-        spec, trained, cache = self.spec, self.trained, self.cache
+        spec, saved_run, cache = self.spec, self.saved_run, self.cache
         resources = {"device": self.device.type, "threads": torch.get_num_threads()}
         resolved = spec.model_copy(
-            update={"fold": trained.fold + 1, "resources": spec.resources.model_copy(update=resources)}
+            update={"fold": saved_run.fold + 1, "resources": spec.resources.model_copy(update=resources)}
         )
         self.sampler.look()
         return {
@@ -181,31 +181,31 @@ class _Prediction:
             "resolved": resolved.model_dump(mode="json"),
             "resolved_digest": resolved.digest(),
             "model": {
-                "spec_digest": trained.spec_digest,
-                "fingerprint": trained.fingerprint,
-                "weights": trained.weights.name,
-                "sha256": trained.sha256,
-                "last_day": str(trained.last_day),
+                "spec_digest": saved_run.spec_digest,
+                "fingerprint": saved_run.fingerprint,
+                "weights": saved_run.weights.name,
+                "sha256": saved_run.sha256,
+                "last_day": str(saved_run.last_day),
             },
             "data": {
                 "fingerprint": cache.fingerprint,
                 "num_rows": len(cache.day_index),
                 "num_features": self.reader.num_features,
                 "features_sha256": features_sha256(self.reader.feature_names),
-                "horizons": list(trained.spec.data.horizons),
+                "horizons": list(saved_run.spec.data.horizons),
                 "days": [str(day) for day in cache.days[self.days]],
-                "num_learned_days": num_learned_days(cache, self.days, trained),
+                "num_learned_days": num_learned_days(cache, self.days, saved_run),
             },
             "rows": self.num_rows,
             "rows_scored": self.num_scored,
-            **surroundings(self.device, spec.resources.threads, self.sampler.peak_threads),
+            **runtime_environment(self.device, spec.resources.threads, self.sampler.peak_threads),
             "precision": "float32",
             "micro_batch_days": self.micro_batch_days,
             "git": git_state(),
         }
 
 
-def asked_days(cache: Cache, spec: PredictSpec) -> Days:
+def requested_days(cache: Cache, spec: PredictSpec) -> Days:
     """The numbers of the trading days from `from_day` to `to_day`. Raises RunError when there is none."""
     first, last = np.datetime64(spec.from_day), np.datetime64(spec.to_day)
     days = np.flatnonzero((cache.days >= first) & (cache.days <= last))
@@ -217,12 +217,12 @@ def asked_days(cache: Cache, spec: PredictSpec) -> Days:
     return days
 
 
-def num_learned_days(cache: Cache, days: Days, trained: Trained) -> int:
+def num_learned_days(cache: Cache, days: Days, saved_run: SavedRun) -> int:
     """How many of `days` are no later than the last label that the weights were fitted to or chosen by: their scores
     know what came after them.
     """
-    last = int(np.searchsorted(cache.days, trained.last_day, side="right")) - 1
-    return int((days <= last + 1 + max(trained.spec.data.horizons)).sum())
+    last = int(np.searchsorted(cache.days, saved_run.last_day, side="right")) - 1
+    return int((days <= last + 1 + max(saved_run.spec.data.horizons)).sum())
 
 
 def _other_features(wanted: tuple[str, ...], found: tuple[str, ...]) -> str:

@@ -20,9 +20,9 @@ from atft.loss.objective import LossValue, NoTargets
 from atft.memory import free_and_total
 from atft.spec.reason import Reason
 from atft.train import phases
-from atft.train.evaluate import read
+from atft.train.evaluate import read_batch
 from atft.train.report import Reporter, RunError
-from atft.train.setup import AnyNetwork, AnyObjective, Assembly, network_of
+from atft.train.setup import AnyNetwork, AnyObjective, TrainingSetup, network_of
 
 MICRO_BATCH_SECONDS = 5.0
 BEAT_SECONDS, COMPILING_BEATS = 10.0, 180  # half an hour: a compiler that takes longer hangs
@@ -70,13 +70,13 @@ def require_gradients(norms: dict[str, float]) -> None:
         )
 
 
-def require_compiler(assembly: Assembly, batch: Batch, reporter: Reporter) -> None:
+def require_compiler(setup: TrainingSetup, batch: Batch, reporter: Reporter) -> None:
     """Compile the network of the run, forward and backward. Raises RunError where torch cannot: no compiler, say."""
     from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - a second to load, for those who compile
 
     try:
-        with _heard(reporter):
-            torch.autograd.backward(_loss(assembly, assembly.network, batch).total)
+        with _heartbeat_while_compiling(reporter):
+            torch.autograd.backward(_loss(setup, setup.network, batch).total)
     except TorchDynamoException as error:
         raise RunError(
             Reason.PREFLIGHT_FAILED,
@@ -84,67 +84,67 @@ def require_compiler(assembly: Assembly, batch: Batch, reporter: Reporter) -> No
             "(on a processor) or Triton (on a GPU), or set trainer.compile to false",
         ) from error
     finally:
-        assembly.network.zero_grad(set_to_none=True)
+        setup.network.zero_grad(set_to_none=True)
 
 
 @contextlib.contextmanager
-def _heard(reporter: Reporter) -> Iterator[None]:
+def _heartbeat_while_compiling(reporter: Reporter) -> Iterator[None]:
     """A compiler says nothing for minutes, which the supervisor would take for a stall: speak for it, not for ever."""
     done = threading.Event()
 
-    def speak() -> None:
+    def beat() -> None:
         for _ in range(COMPILING_BEATS):
             if done.wait(BEAT_SECONDS):
                 return
             reporter.progress("preflight")
 
-    beating = threading.Thread(target=speak, daemon=True)
-    beating.start()
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         done.set()
-        beating.join()
+        thread.join()
 
 
-def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
+def preflight(setup: TrainingSetup, reporter: Reporter) -> PreflightReport:
     """Raises RunError with reason preflight_failed. Leaves weights, optimizer and gradients of the run untouched."""
     started = time.perf_counter()
-    network = _without_dropout(assembly)
-    days, batch = _one_day(assembly, network, assembly.objective)
+    network = _without_dropout(setup)
+    days, batch = _one_day(setup, network, setup.objective)
     reporter.progress("preflight")
     network.zero_grad(set_to_none=True)
-    sizes = _SavedSizes(network)
+    sizes = _SavedTensorBytes(network)
     with torch.autograd.graph.saved_tensors_hooks(sizes.pack, lambda tensor: tensor):
-        value = _loss(assembly, network, batch)
+        value = _loss(setup, network, batch)
     loss = float(value.total.detach())
     if not math.isfinite(loss):
         raise RunError(
             Reason.PREFLIGHT_FAILED,
-            f"the loss of {assembly.cache.days[days[0]]} is {loss} before the first step: look for "
+            f"the loss of {setup.cache.days[days[0]]} is {loss} before the first step: look for "
             "infinite or huge values among features and targets",
         )
     torch.autograd.backward(value.total)
     norms = gradient_norms(network)
     require_gradients(norms)
-    for objective in phases.losses(assembly)[1:]:
+    for objective in phases.objectives(setup)[1:]:
         network.zero_grad(set_to_none=True)
         torch.autograd.backward(objective(network(batch), batch).total)
         require_gradients(gradient_norms(network))
-    if assembly.spec.trainer.compile:
+    if setup.spec.trainer.compile:
         reporter.log("compiling the network, which can take minutes on a processor")
-        require_compiler(assembly, batch, reporter)
+        require_compiler(setup, batch, reporter)
     reporter.progress("preflight")
-    seconds = _timed(assembly, network, days) / len(days)
+    seconds = _timed(setup, network, days) / len(days)
     bytes_per_day = sizes.total // len(days)
     parameters = sum(p.numel() for p in network.parameters())
-    fixed = parameters * 4 * (4 + (assembly.ema is not None))
-    micro = _micro_batch(assembly, seconds, bytes_per_day, fixed)
+    fixed = parameters * 4 * (4 + (setup.ema is not None))
+    micro = _micro_batch(setup, seconds, bytes_per_day, fixed)
     memory = fixed + 2 * bytes_per_day * micro
     free, _ = free_and_total()
-    needed = _own_bytes() + (memory if assembly.device.type == "cpu" else 0)
-    if assembly.device.type == "cpu" and memory > free:
-        _refuse(reporter, micro, needed, free)
+    needed = _private_bytes() + (memory if setup.device.type == "cpu" else 0)
+    if setup.device.type == "cpu" and memory > free:
+        _refuse_for_memory(reporter, micro, needed, free)
     reporter.log(
         f"preflight passed in {time.perf_counter() - started:.2f} s: {parameters} parameters, {seconds:.3f} s a day, "
         f"about {memory / 1e6:.0f} MB, micro-batches of {micro} days",
@@ -153,7 +153,7 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
     return PreflightReport(
         parameters=parameters,
         gradient_norms=norms,
-        day=str(assembly.cache.days[days[0]]),
+        day=str(setup.cache.days[days[0]]),
         samples=int(batch.ranked.sum()),
         seconds_per_day=seconds,
         activation_bytes_per_day=bytes_per_day,
@@ -161,48 +161,48 @@ def preflight(assembly: Assembly, reporter: Reporter) -> PreflightReport:
         needed_bytes=needed,
         free_bytes=free,
         micro_batch_days=micro,
-        host_bytes_per_day=2 * bytes_per_day if assembly.device.type == "cpu" else 0,
+        host_bytes_per_day=2 * bytes_per_day if setup.device.type == "cpu" else 0,
     )
 
 
-def _own_bytes() -> int:
+def _private_bytes() -> int:
     """What this process holds that is not a file's: the mapped cache can be read again."""
     memory = psutil.Process().memory_info()
     return int(memory.rss) - int(getattr(memory, "shared", 0))
 
 
-def _refuse(reporter: Reporter, days: int, needed: int, free: int) -> None:
+def _refuse_for_memory(reporter: Reporter, days: int, needed: int, free: int) -> None:
     """Say how much it takes, for a worker to wait for it; raises RunError (oom_host, preflight_failed)."""
     reporter.evidence({"memory": {"needed_bytes": needed, "free_bytes": free, "fits": False}})
     _, total = free_and_total()
-    said = f"a micro-batch of {days} days needs about {needed / 1e9:.1f} GB of memory"
+    need = f"a micro-batch of {days} days needs about {needed / 1e9:.1f} GB of memory"
     if needed <= total * MEMORY_SHARE:
-        raise RunError(Reason.OOM_HOST, f"{said}, and {free / 1e9:.1f} GB are free")
+        raise RunError(Reason.OOM_HOST, f"{need}, and {free / 1e9:.1f} GB are free")
     raise RunError(
         Reason.PREFLIGHT_FAILED,
-        f"{said}, and this machine has {total / 1e9:.1f} GB: use a smaller hidden_size or window",
+        f"{need}, and this machine has {total / 1e9:.1f} GB: use a smaller hidden_size or window",
     )
 
 
-def _without_dropout(assembly: Assembly) -> AnyNetwork:
+def _without_dropout(setup: TrainingSetup) -> AnyNetwork:
     """The same weights with every kind of randomness off, so that a module at rest is not mistaken for a dead one."""
-    model = assembly.spec.model.model_copy(
+    model = setup.spec.model.model_copy(
         update={"dropout": 0.0, "gat_dropout": 0.0, "freq_dropout": 0.0, "stochastic_depth": 0.0}
     )
-    twin = network_of(assembly.spec, assembly.reader.num_features, model)
-    twin.load_state_dict(assembly.network.state_dict())
-    return twin.to(assembly.device)
+    copy = network_of(setup.spec, setup.reader.num_features, model)
+    copy.load_state_dict(setup.network.state_dict())
+    return copy.to(setup.device)
 
 
-def _one_day(assembly: Assembly, network: AnyNetwork, objective: AnyObjective) -> tuple[np.ndarray, Batch]:
+def _one_day(setup: TrainingSetup, network: AnyNetwork, objective: AnyObjective) -> tuple[np.ndarray, Batch]:
     """The first of a few training days (or as many as a loss takes), the middle one first, whose loss is defined."""
-    train, fewest = assembly.split.train, assembly.fewest_days
-    places = np.linspace(0.0, 1.0, CANDIDATE_DAYS)
-    places = places[np.argsort(np.abs(places - 0.5), kind="stable")]
-    for place in places:
-        first = round(place * (len(train) - fewest))
-        days = train[first : first + fewest]
-        batch = read(assembly.reader, days) if len(days) == days[-1] - days[0] + 1 else None
+    train, num_days = setup.split.train, setup.min_days
+    fractions = np.linspace(0.0, 1.0, CANDIDATE_DAYS)
+    fractions = fractions[np.argsort(np.abs(fractions - 0.5), kind="stable")]
+    for fraction in fractions:
+        first = round(fraction * (len(train) - num_days))
+        days = train[first : first + num_days]
+        batch = read_batch(setup.reader, days) if len(days) == days[-1] - days[0] + 1 else None
         if batch is not None:
             with torch.no_grad():
                 try:
@@ -213,55 +213,55 @@ def _one_day(assembly: Assembly, network: AnyNetwork, objective: AnyObjective) -
                 return days, batch
     raise RunError(
         Reason.PREFLIGHT_FAILED,
-        f"none of {CANDIDATE_DAYS} training days tried has data.min_names = {assembly.spec.data.min_names} samples "
+        f"none of {CANDIDATE_DAYS} training days tried has data.min_names = {setup.spec.data.min_names} samples "
         "with a full window and a known target: lower min_names or the window",
     )
 
 
-def _loss(assembly: Assembly, network: AnyNetwork, batch: Batch) -> LossValue:
-    with torch.autocast(assembly.device.type, dtype=assembly.autocast, enabled=assembly.autocast is not None):
+def _loss(setup: TrainingSetup, network: AnyNetwork, batch: Batch) -> LossValue:
+    with torch.autocast(setup.device.type, dtype=setup.autocast, enabled=setup.autocast is not None):
         prediction = network(batch)
-    return assembly.objective(prediction, batch)
+    return setup.objective(prediction, batch)
 
 
-def _timed(assembly: Assembly, network: AnyNetwork, days: np.ndarray) -> float:
+def _timed(setup: TrainingSetup, network: AnyNetwork, days: np.ndarray) -> float:
     """Seconds for `days`, read, forward and backward, once everything has been loaded by the first pass."""
     start = time.perf_counter()
-    torch.autograd.backward(_loss(assembly, network, assembly.reader.batch(days)).total)
-    if assembly.device.type == "cuda":
+    torch.autograd.backward(_loss(setup, network, setup.reader.batch(days)).total)
+    if setup.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def _micro_batch(assembly: Assembly, seconds_per_day: float, bytes_per_day: int, fixed_bytes: int) -> int:
+def _micro_batch(setup: TrainingSetup, seconds_per_day: float, bytes_per_day: int, fixed_bytes: int) -> int:
     """Days of a step that go together: all, or the largest power of two within 5 s and the device's free memory.
 
     Steps of the size that is common fit by far, so that the answer does not hang on a timer's noise; it is part of
     every checkpoint.
     """
     limit = MICRO_BATCH_SECONDS / max(seconds_per_day, 1e-9)
-    if assembly.device.type == "cuda":
+    if setup.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info()
-        room = _room(free, bytes_per_day, fixed_bytes)
-        if room < 1:
+        max_days = _max_days_in_memory(free, bytes_per_day, fixed_bytes)
+        if max_days < 1:
             raise RunError(
                 Reason.PREFLIGHT_FAILED,
                 f"one day needs about {(fixed_bytes + 2 * bytes_per_day) / 1e9:.1f} GB of GPU memory and "
                 f"{free / 1e9:.1f} GB are free: use a smaller hidden_size or window",
             )
     else:
-        room = _room(free_and_total()[0], bytes_per_day, fixed_bytes)
-    limit = min(limit, room)
-    if limit >= assembly.days_per_step:
-        return assembly.days_per_step
+        max_days = _max_days_in_memory(free_and_total()[0], bytes_per_day, fixed_bytes)
+    limit = min(limit, max_days)
+    if limit >= setup.days_per_step:
+        return setup.days_per_step
     return 1 << max(0, int(math.log2(max(1.0, limit))))
 
 
-def _room(free_bytes: int, bytes_per_day: int, fixed_bytes: int) -> float:
+def _max_days_in_memory(free_bytes: int, bytes_per_day: int, fixed_bytes: int) -> float:
     return (free_bytes * MEMORY_SHARE - fixed_bytes) / max(1, 2 * bytes_per_day)
 
 
-class _SavedSizes:
+class _SavedTensorBytes:
     """Bytes that autograd keeps for the backward pass, each storage once, weights not counted."""
 
     def __init__(self, network: nn.Module) -> None:

@@ -8,9 +8,9 @@ from atft.events import Checkpointed, DailySeries, Event, Evidence, Log, Metrics
 from atft.spec.reason import Reason
 
 PROGRESS_SECONDS = 0.2
-DAYS_OF_AN_EVENT = 60_000  # of daily series: some 2 MB of the 8 MB that a line may have
+MAX_DAYS_PER_EVENT = 60_000  # of daily series: some 2 MB of the 8 MB that a line may have
 TAIL = {"test": 0.9, "baselines": 0.95}  # where what follows the epochs begins on the progress bar
-STEP_POINTS = 200  # rows of each step/ series in one epoch, at most
+MAX_STEP_POINTS = 200  # rows of each step/ series in one epoch, at most
 
 
 class RunError(Exception):
@@ -56,7 +56,7 @@ class Reporter:
         now = time.monotonic()
         self._micro_batch_seconds = max(self._micro_batch_seconds * 0.9, now - self._last_call)
         self._last_call = now
-        ratio = self._ratio = max(self._ratio, self._place(phase, fold, epoch, step / steps if steps else 0.0))
+        ratio = self._ratio = max(self._ratio, self._progress_ratio(phase, fold, epoch, step / steps if steps else 0.0))
         if self._first_ratio is None:
             self._first_ratio = ratio
         if now - self._last_sent < PROGRESS_SECONDS:
@@ -77,14 +77,14 @@ class Reporter:
             )
         )
 
-    def _place(self, phase: str, fold: int, epoch: int, inside: float) -> float:
+    def _progress_ratio(self, phase: str, fold: int, epoch: int, inside: float) -> float:
         """All folds are trained first, then each is tested; a prediction is nothing but itself."""
         if phase == "predict":
             return inside
         first = TAIL["test"]
         if phase in TAIL:
-            place = TAIL[phase] - first + (1.0 - TAIL[phase]) * inside / len(TAIL)
-            return first + (place + (1.0 - first) * fold) / self._folds
+            position = TAIL[phase] - first + (1.0 - TAIL[phase]) * inside / len(TAIL)
+            return first + (position + (1.0 - first) * fold) / self._folds
         done_epochs = epoch + (0.95 * inside if phase == "train" else 0.95 if phase == "validate" else 0.0)
         return first * (fold + min(1.0, done_epochs / max(1, self._epochs))) / self._folds
 
@@ -95,7 +95,7 @@ class Reporter:
         """Long daily series follow in events of their own: a line of the protocol has a bound."""
         parts: list[list[DailySeries]] = [[]]
         for series in metrics.daily:
-            if parts[-1] and sum(len(one.days) for one in parts[-1]) + len(series.days) > DAYS_OF_AN_EVENT:
+            if parts[-1] and sum(len(one.days) for one in parts[-1]) + len(series.days) > MAX_DAYS_PER_EVENT:
                 parts.append([])
             parts[-1].append(series)
         self.emit(metrics.model_copy(update={"daily": parts[0]}))

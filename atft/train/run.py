@@ -11,20 +11,20 @@ from atft.train import checkpoint, phases
 from atft.train.evidence import evidence, git_state
 from atft.train.preflight import PreflightReport
 from atft.train.report import Reporter, RunError, StopRequested
-from atft.train.setup import Assembly, afresh, identity
+from atft.train.setup import TrainingSetup, checkpoint_identity, reset_for_fold
 from atft.train.state import FoldState, RunState
-from atft.train.stopping import RuleState
-from atft.train.telemetry import SystemSampler, Timers
+from atft.train.stopping import StoppingState
+from atft.train.system_metrics import SystemSampler, Timers
 
 CHECKPOINTS = "checkpoints"
 
 
-class Attempt:
-    """From a checkpoint or from the start; `assembly` and `state.fold` are those of the fold under way."""
+class Run:
+    """From a checkpoint or from the start; `setup` and `state.fold` are those of the fold under way."""
 
     def __init__(
         self,
-        assembly: Assembly,
+        setup: TrainingSetup,
         out: Path,
         reporter: Reporter,
         stop: Callable[[], bool],
@@ -32,15 +32,15 @@ class Attempt:
         report: PreflightReport,
         *,
         resume: Path | None,
-        most_days: int | None,
+        max_days: int | None,
     ) -> None:
-        self.assembly = assembly
-        self.spec = assembly.spec
+        self.setup = setup
+        self.spec = setup.spec
         self.out = out
         self.reporter = reporter
         self.sampler = sampler
-        self.timers = Timers(assembly.device)
-        self.identity = identity(assembly)
+        self.timers = Timers(setup.device)
+        self.identity = checkpoint_identity(setup)
         self.state = RunState(micro_batch_days=report.micro_batch_days, folds=[self._fold_state()])
         self._stop = stop
         self._git = git_state()
@@ -48,8 +48,8 @@ class Attempt:
         out.mkdir(parents=True, exist_ok=True)
         if resume is not None:
             self._restore(resume)
-        if most_days is not None:
-            self.state.micro_batch_days = min(self.state.micro_batch_days, most_days)
+        if max_days is not None:
+            self.state.micro_batch_days = min(self.state.micro_batch_days, max_days)
         spared = max(0, report.micro_batch_days - self.state.micro_batch_days) * report.host_bytes_per_day
         self._memory = {"needed_bytes": report.needed_bytes - spared, "free_bytes": report.free_bytes, "fits": True}
         reporter.evidence({"micro_batch_days": self.state.micro_batch_days, "memory": self._memory})
@@ -57,19 +57,19 @@ class Attempt:
 
     @property
     def num_folds(self) -> int:
-        return len(self.assembly.splits)
+        return len(self.setup.splits)
 
     def _fold_state(self) -> FoldState:
-        return FoldState(seed=self.assembly.spec.seed, rules=[RuleState() for _ in self.spec.trainer.stop_rules])
+        return FoldState(seed=self.setup.spec.seed, rules=[StoppingState() for _ in self.spec.trainer.stop_rules])
 
     def begin_fold(self) -> None:
         """The next fold or member, with fresh weights, optimizer and scheduler."""
-        self.assembly = afresh(self.assembly, len(self.state.folds), self.reporter)
+        self.setup = reset_for_fold(self.setup, len(self.state.folds), self.reporter)
         self.state.folds.append(self._fold_state())
 
     def best_weights(self) -> Path:
         """Where the best weights of the fold under way belong."""
-        return self.out / checkpoint.best_name(self.assembly.fold, self.num_folds)
+        return self.out / checkpoint.best_name(self.setup.fold, self.num_folds)
 
     def heartbeat(self, phase: str, fold: int, epoch: int, num_days: int) -> Callable[[int], None]:
         """Tells how many of the days of a pass without gradients are done, and ends it when there is a reason to."""
@@ -89,26 +89,26 @@ class Attempt:
             raise RunError(
                 Reason.TIMEOUT_EXEC,
                 f"the run has taken {spent:.0f} s of the {limit:.0f} s that trainer.timeout_seconds allows, in epoch "
-                f"{self.state.fold.epoch + 1}{self.of_fold()}",
+                f"{self.state.fold.epoch + 1}{self.fold_suffix()}",
             )
 
-    def of_fold(self, number: int | None = None) -> str:
+    def fold_suffix(self, number: int | None = None) -> str:
         """For messages, from 0, by default the one under way; nothing in a run of one fold."""
-        fold = self.assembly.fold if number is None else number
+        fold = self.setup.fold if number is None else number
         return f" of {self.fold_name(fold)}" if self.num_folds > 1 else ""
 
     def fold_name(self, fold: int) -> str:
         """Of the fold or member numbered from 0."""
-        ensemble = self.assembly.ensemble
+        ensemble = self.setup.ensemble
         return f"fold {fold + 1}" if ensemble is None else f"member {fold + 1} (seed {ensemble.seeds[fold]})"
 
-    def tell_evidence_once(self) -> None:
+    def send_evidence_once(self) -> None:
         if not self._evidence_sent:
-            self.tell_evidence()
+            self.send_evidence()
 
-    def tell_evidence(self) -> dict[str, object]:
+    def send_evidence(self) -> dict[str, object]:
         self.sampler.look()
-        body = evidence(self.assembly, self.state, os_threads_peak=self.sampler.peak_threads, git=self._git)
+        body = evidence(self.setup, self.state, os_threads_peak=self.sampler.peak_threads, git=self._git)
         body["memory"] = self._memory | {"rss_peak_bytes": self.sampler.peak_bytes}
         self.reporter.evidence(body)
         self._evidence_sent = True
@@ -120,20 +120,20 @@ class Attempt:
 
     def save(self, *, best: bool = False) -> str:
         """Write a checkpoint and tell of it once it is on disk; its path relative to `out`."""
-        state, assembly = self.state, self.assembly
+        state, setup = self.state, self.setup
         now = time.monotonic()
         state.elapsed_seconds += now - self._clock
         self._clock = now
         state.saves += 1
         name = f"{state.saves:06d}"
         tensors: dict[str, object] = {
-            "optimizer": assembly.optimizer.state_dict(),
-            "scheduler": assembly.scheduler.state_dict(),
-            "ema": assembly.ema.state_dict() if assembly.ema is not None else None,
+            "optimizer": setup.optimizer.state_dict(),
+            "scheduler": setup.scheduler.state_dict(),
+            "ema": setup.ema.state_dict() if setup.ema is not None else None,
         }
         names = [checkpoint.best_name(i, self.num_folds) for i, fold in enumerate(state.folds) if fold.best_epoch]
         snapshot = checkpoint.Snapshot(
-            weights=assembly.network.state_dict(),
+            weights=setup.network.state_dict(),
             state=tensors,
             loop=state.to_json(),
             identity=self.identity,
@@ -153,7 +153,7 @@ class Attempt:
 
     def _restore(self, path: Path) -> None:
         try:
-            snapshot = checkpoint.load(path, self.assembly.device)
+            snapshot = checkpoint.load(path, self.setup.device)
             self.state = RunState.from_json(snapshot.loop)
         except (checkpoint.CheckpointError, pydantic.ValidationError) as error:
             raise RunError(Reason.INTERNAL, f"cannot resume: {error}") from error
@@ -166,13 +166,13 @@ class Attempt:
                     f"this run's is {ours}",
                 )
         if len(self.state.folds) > 1:
-            self.assembly = afresh(self.assembly, len(self.state.folds) - 1, self.reporter)
-        phases.enter(self.assembly, self.state.fold.epoch)
-        self.assembly.network.load_state_dict(snapshot.weights)
-        self.assembly.optimizer.load_state_dict(snapshot.state["optimizer"])  # type: ignore[arg-type] # what `save` put there
-        self.assembly.scheduler.load_state_dict(snapshot.state["scheduler"])  # type: ignore[arg-type]
-        if self.assembly.ema is not None:
-            self.assembly.ema.load_state_dict(snapshot.state["ema"])  # type: ignore[arg-type]
+            self.setup = reset_for_fold(self.setup, len(self.state.folds) - 1, self.reporter)
+        phases.enter(self.setup, self.state.fold.epoch)
+        self.setup.network.load_state_dict(snapshot.weights)
+        self.setup.optimizer.load_state_dict(snapshot.state["optimizer"])  # type: ignore[arg-type] # what `save` put there
+        self.setup.scheduler.load_state_dict(snapshot.state["scheduler"])  # type: ignore[arg-type]
+        if self.setup.ema is not None:
+            self.setup.ema.load_state_dict(snapshot.state["ema"])  # type: ignore[arg-type]
         for best in snapshot.best:
             if best.resolve() != (self.out / best.name).resolve():
                 partial = self.out / f".{best.name}.partial"

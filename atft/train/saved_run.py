@@ -17,9 +17,9 @@ from atft.train.report import RunError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trained:
+class SavedRun:
     """`fold` counts from 0; `features` are in the order that the weights expect; `last_day` is the last one that the
-    fold trained or chose its best epoch on, `micro_batch_days` the size in which its scores were computed.
+    fold saved_run or chose its best epoch on, `micro_batch_days` the size in which its scores were computed.
     """
 
     spec: TrainSpec
@@ -33,7 +33,7 @@ class Trained:
     micro_batch_days: int
 
     @classmethod
-    def read(cls, folder: Path, fold: int | None) -> "Trained":
+    def read(cls, folder: Path, fold: int | None) -> "SavedRun":
         """`fold` counts from 1. Raises RunError when `folder` holds no finished run, and when the fold is missing."""
         try:
             config = json.loads((folder / "config.json").read_bytes())
@@ -41,7 +41,7 @@ class Trained:
         except (OSError, ValueError) as error:
             raise RunError(Reason.INVALID_PARAMS, f"{folder} holds no finished run: {error}") from error
         spec = TrainSpec.model_validate(config["requested"])
-        number = chosen_fold(fold, spec.split.num_splits)
+        number = resolve_fold(fold, spec.split.num_splits)
         weights = folder / checkpoint.best_name(number, spec.split.num_splits)
         if not weights.is_file():
             raise RunError(Reason.INVALID_PARAMS, f"the weights {weights.name} are gone: train the model again")
@@ -72,7 +72,7 @@ class Trained:
         return network.eval()
 
 
-def chosen_fold(fold: int | None, folds: int) -> int:
+def resolve_fold(fold: int | None, folds: int) -> int:
     """From 0. Raises RunError: of several folds one must be named, for each has weights of its own."""
     if fold is None and folds > 1:
         raise RunError(Reason.INVALID_PARAMS, f"the model has {folds} folds, each with its own weights: give fold")

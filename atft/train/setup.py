@@ -30,7 +30,7 @@ from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
 from atft.spec.training import LossSpec
 from atft.train.allocator import keep_freed_memory
-from atft.train.init_from import Inheritance
+from atft.train.init_from import InitialWeights
 from atft.train.optimizer import make_optimizer
 from atft.train.report import Reporter, RunError
 from atft.train.scheduler import make_scheduler
@@ -61,10 +61,11 @@ class TimedGraph(DayGraph):
 
 
 @dataclass(kw_only=True, slots=True)
-class Assembly:
-    """`fold` counts from 0: the one of `splits` that network, optimizer, scheduler and ema learn. `inheritance`: where
-    their first weights come from; null, from the seed. In an `ensemble` each member is a fold: the splits are equal,
-    and `spec` is the member's own.
+class TrainingSetup:
+    """All objects of a run: spec, data, device, and the network, objective, optimizer and scheduler of one fold.
+
+    `fold` counts from 0 and indexes `splits`. `initial_weights` are the weights that training starts from; None: random
+    ones by the seed. In an `ensemble` each member is a fold: the splits are equal, and `spec` is the member's own.
     """
 
     spec: RunSpec
@@ -82,14 +83,14 @@ class Assembly:
     scheduler: LRScheduler
     ema: AveragedModel | None
     days_per_step: int
-    inheritance: Inheritance | None
+    initial_weights: InitialWeights | None
 
     @property
     def split(self) -> Split:
         return self.splits[self.fold]
 
     @property
-    def evaluated(self) -> AnyNetwork:
+    def evaluation_network(self) -> AnyNetwork:
         """The network whose scores count: the moving average where there is one."""
         if self.ema is None:
             return self.network
@@ -102,12 +103,12 @@ class Assembly:
         return "bfloat16" if self.autocast is torch.bfloat16 else "float32"
 
     @property
-    def fewest_days(self) -> int:
+    def min_days(self) -> int:
         """Of a micro-batch that has a loss: a contrast takes two."""
         return 2 if isinstance(self.spec, PretrainSpec) and self.spec.contrast_weight > 0 else 1
 
     @property
-    def training(self) -> TrainSpec:
+    def train_spec(self) -> TrainSpec:
         """The spec of a run that scores: no pretraining comes to where it is asked for."""
         assert isinstance(self.spec, TrainSpec)  # noqa: S101
         return self.spec
@@ -137,22 +138,24 @@ class Assembly:
         return resolved if self.ensemble is None else self.ensemble.model_copy(update={"base": resolved})
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(requested: str) -> torch.device:
     """`auto` takes the GPU this process may see, if any. Raises RunError when cuda is demanded and absent."""
-    if wanted == "cuda" and not torch.cuda.is_available():
+    if requested == "cuda" and not torch.cuda.is_available():
         raise RunError(
             Reason.INVALID_PARAMS,
             "resources.device is cuda, but this process sees no CUDA device: use auto or cpu, or another queue",
         )
-    return torch.device("cuda", 0) if wanted != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", 0) if requested != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
-def assemble(asked: RunSpec | EnsembleSpec, cache: Cache, reporter: Reporter, source: Path | None = None) -> Assembly:
-    """Build all parts of a run from its seed, to learn its first fold, or an ensemble's first member. `source` is the
-    folder of the run whose weights it begins with. Raises RunError, DataError.
+def make_setup(
+    requested: RunSpec | EnsembleSpec, cache: Cache, reporter: Reporter, source: Path | None = None
+) -> TrainingSetup:
+    """Build all objects of a run, for its first fold or an ensemble's first member. `source` is the folder of the run
+    that `init_from` names. Raises RunError, DataError.
     """
-    ensemble = asked if isinstance(asked, EnsembleSpec) else None
-    spec = asked.members[0] if isinstance(asked, EnsembleSpec) else asked
+    ensemble = requested if isinstance(requested, EnsembleSpec) else None
+    spec = requested.members[0] if isinstance(requested, EnsembleSpec) else requested
     limit_threads(spec.resources.threads)
     keep_freed_memory()
     device = choose_device(spec.resources.device)
@@ -168,11 +171,11 @@ def assemble(asked: RunSpec | EnsembleSpec, cache: Cache, reporter: Reporter, so
     used = [part for split in splits for part in (split.train, split.val, split.test)[: 2 if pretrains else 3]]
     days = np.unique(np.concatenate(used))
     reader.make_resident(days, allow_bfloat16=wants_half, on_progress=lambda _: reporter.progress("build"))
-    inheritance = None
+    initial_weights = None
     if isinstance(spec, TrainSpec) and (source is not None or spec.init_from is not None):
-        inheritance = Inheritance(spec, cache, reader.feature_names, source)
-    learner = _learner(spec, reader, device, reporter, inheritance, 0)
-    return Assembly(
+        initial_weights = InitialWeights(spec, cache, reader.feature_names, source)
+    learner = _learner(spec, reader, device, reporter, initial_weights, 0)
+    return TrainingSetup(
         spec=spec,
         ensemble=ensemble,
         cache=cache,
@@ -188,7 +191,7 @@ def assemble(asked: RunSpec | EnsembleSpec, cache: Cache, reporter: Reporter, so
         scheduler=learner.scheduler,
         ema=learner.ema,
         days_per_step=reader.days_per_step(spec.trainer.batch_size),
-        inheritance=inheritance,
+        initial_weights=initial_weights,
     )
 
 
@@ -213,17 +216,17 @@ def objective_of(
     return make_objective(loss or spec.loss, spec.data, cache, train)
 
 
-def afresh(assembly: Assembly, fold: int, reporter: Reporter) -> Assembly:
+def reset_for_fold(setup: TrainingSetup, fold: int, reporter: Reporter) -> TrainingSetup:
     """The same data under a new learner, with the weights that this fold of this seed, or this member, begins with."""
-    spec = assembly.ensemble.members[fold] if assembly.ensemble is not None else assembly.spec
-    train = assembly.splits[fold].train
-    made = _learner(spec, assembly.reader, assembly.device, reporter, assembly.inheritance, fold)
+    spec = setup.ensemble.members[fold] if setup.ensemble is not None else setup.spec
+    train = setup.splits[fold].train
+    made = _learner(spec, setup.reader, setup.device, reporter, setup.initial_weights, fold)
     return replace(
-        assembly,
+        setup,
         spec=spec,
         fold=fold,
         network=made.network,
-        objective=objective_of(spec, assembly.cache, train, spec.trainer.phase_of(0)[0].loss),
+        objective=objective_of(spec, setup.cache, train, spec.trainer.phase_of(0)[0].loss),
         optimizer=made.optimizer,
         scheduler=made.scheduler,
         ema=made.ema,
@@ -243,17 +246,17 @@ def _learner(
     reader: DayReader,
     device: torch.device,
     reporter: Reporter,
-    inheritance: Inheritance | None,
+    initial_weights: InitialWeights | None,
     fold: int,
 ) -> _Learner:
     seed_everything(mix(spec.seed))
     network = network_of(spec, reader.num_features)
-    if inheritance is not None:
-        inheritance.give(network, fold)
+    if initial_weights is not None:
+        initial_weights.load_into(network, fold)
     network = network.to(device)
     made = make_optimizer(spec.optimizer, network.parameters())
-    if made.said:
-        reporter.log(f"optimizer: {made.said}", level="debug")
+    if made.printed:
+        reporter.log(f"optimizer: {made.printed}", level="debug")
     scheduler = make_scheduler(spec.scheduler, made.optimizer, max_epochs=spec.trainer.max_epochs)
     decay = spec.trainer.ema_decay
     average = get_ema_multi_avg_fn(decay) if decay is not None else None  # type: ignore[no-untyped-call] # torch's own
@@ -263,21 +266,21 @@ def _learner(
     return _Learner(network=network, optimizer=made.optimizer, scheduler=scheduler, ema=ema)
 
 
-def identity(assembly: Assembly) -> dict[str, object]:
+def checkpoint_identity(setup: TrainingSetup) -> dict[str, object]:
     """What a checkpoint belongs to: all of the spec that changes numbers, the data, and the ordered features."""
-    asked = assembly.ensemble.base if assembly.ensemble is not None else assembly.spec
-    spec = asked.model_dump(mode="json", exclude={"name", "tags", "resources", "dataset"})
+    base = setup.ensemble.base if setup.ensemble is not None else setup.spec
+    spec = base.model_dump(mode="json", exclude={"name", "tags", "resources", "dataset"})
     spec["trainer"] = {
         key: value
         for key, value in spec["trainer"].items()
         if key not in {"checkpoint_every_seconds", "timeout_seconds"}
     }
-    if assembly.ensemble is not None:
-        spec["seeds"] = assembly.ensemble.seeds
+    if setup.ensemble is not None:
+        spec["seeds"] = setup.ensemble.seeds
     return {
         "spec": digest(spec),
-        "fingerprint": assembly.cache.fingerprint,
-        "features_sha256": features_sha256(assembly.reader.feature_names),
+        "fingerprint": setup.cache.fingerprint,
+        "features_sha256": features_sha256(setup.reader.feature_names),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import TypeAdapter
 
 from atft.spec.reason import Reason
-from atft.train.stopping import RuleState
+from atft.train.stopping import StoppingState
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,7 +33,7 @@ class FoldState:
     best_metrics: dict[str, float | None] = field(default_factory=dict)
     reference: float | None = None  # the value early stopping measures from
     bad_epochs: int = 0
-    rules: list[RuleState] = field(default_factory=list)
+    rules: list[StoppingState] = field(default_factory=list)
     end_reason: Reason | None = None  # no further epoch: early stopping or a stop rule
     end_message: str = ""
 

@@ -1,4 +1,4 @@
-"""One optimizer update: read, forward, backward over whole days, clip, step, average."""
+"""One optimizer update: read the days, forward, backward by micro-batch, clip, step, update the EMA."""
 
 import math
 from collections.abc import Callable
@@ -12,20 +12,20 @@ from atft.data.cache.batch import Batch
 from atft.loss.objective import LossValue, NoTargets
 from atft.model.masking import Guess
 from atft.spec.reason import Reason
-from atft.train.evaluate import read
+from atft.train.evaluate import read_batch
 from atft.train.preflight import gradient_norms
 from atft.train.report import RunError
 from atft.train.seed import mix
-from atft.train.setup import Assembly
-from atft.train.telemetry import Timers
+from atft.train.setup import TrainingSetup
+from atft.train.system_metrics import Timers
 
 Days = Int64[np.ndarray, " day"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Update:
-    """Sums over the update's counted days (days on which the loss is defined); `grad_norm` before clipping, None when
-    nothing was counted.
+    """Result of one update: sums over its counted days (those on which the loss is defined); `grad_norm` is measured
+    before clipping, None when no day counted.
     """
 
     loss_sum: float
@@ -42,37 +42,36 @@ class Update:
 
 
 class Stepper:
-    """Holds what an update needs; one call is one update."""
+    """Callable that makes one optimizer update of a training setup."""
 
     def __init__(
-        self, assembly: Assembly, timers: Timers, *, micro_batch_days: int, heartbeat: Callable[[int], None]
+        self, setup: TrainingSetup, timers: Timers, *, micro_batch_days: int, heartbeat: Callable[[int], None]
     ) -> None:
-        self._assembly = assembly
+        self._setup = setup
         self._timers = timers
         self._micro_batch_days = micro_batch_days
         self._heartbeat = heartbeat
 
-    def __call__(self, runs: list[Days], *, epoch: int, position: int, first: bool) -> Update:
-        """One update from `runs` (each one step of whole consecutive days; `accumulate` of them), mean over all their
-        counted days.
+    def __call__(self, steps: list[Days], *, epoch: int, position: int, first: bool) -> Update:
+        """Make one update from `steps` (up to `accumulate` of them, each a batch of whole consecutive days) by the mean
+        gradient over their counted days.
 
-        Randomness of the step at `position` of `epoch` depends on nothing but (seed, epoch, position). `first`:
-        measure the gradient of each
-        module. Raises RunError (nan_loss).
+        The step at `position` of `epoch` is seeded by (seed, epoch, position) alone. `first`: also measure each
+        module's gradient norm. Raises RunError (nan_loss).
         """
-        assembly = self._assembly
+        setup = self._setup
         pieces = [
-            (position + i, run[start : start + self._micro_batch_days])
-            for i, run in enumerate(runs)
-            for start in range(0, len(run), self._micro_batch_days)
+            (position + i, days[start : start + self._micro_batch_days])
+            for i, days in enumerate(steps)
+            for start in range(0, len(days), self._micro_batch_days)
         ]
-        assembly.optimizer.zero_grad(set_to_none=True)
+        setup.optimizer.zero_grad(set_to_none=True)
         loss_sum, counted, skipped, samples, seeded = 0.0, 0, 0, 0, -1
         part_sums: dict[str, float] = {}
-        for place, days in pieces:
-            if place != seeded:
-                torch.manual_seed(mix(assembly.spec.seed, epoch, place))
-                seeded = place
+        for step, days in pieces:
+            if step != seeded:
+                torch.manual_seed(mix(setup.spec.seed, epoch, step))
+                seeded = step
             batch = self._read(days)
             value = self._forward(batch) if batch is not None else None
             num = value.num_days - value.num_skipped_days if value is not None else 0
@@ -102,17 +101,17 @@ class Stepper:
 
     def _read(self, days: Days) -> Batch | None:
         with self._timers("data"):
-            return read(self._assembly.reader, days)
+            return read_batch(self._setup.reader, days)
 
     def _forward(self, batch: Batch) -> LossValue | None:
-        assembly = self._assembly
+        setup = self._setup
         with self._timers("forward"):
-            with torch.autocast(assembly.device.type, dtype=assembly.autocast, enabled=assembly.autocast is not None):
-                prediction = assembly.network(batch)
+            with torch.autocast(setup.device.type, dtype=setup.autocast, enabled=setup.autocast is not None):
+                prediction = setup.network(batch)
             try:
-                return assembly.objective(prediction, batch)
+                return setup.objective(prediction, batch)
             except NoTargets:
-                return None  # counted as skipped; an epoch of nothing else is an error
+                return None  # counted as skipped; an epoch of skipped days only is an error
 
     def _backward(self, value: LossValue, weight: int, days: Days) -> float:
         with self._timers("backward"):
@@ -120,49 +119,49 @@ class Stepper:
             if not math.isfinite(loss):
                 raise RunError(
                     Reason.NAN_LOSS,
-                    f"the loss is {loss} on {self._broken(days)}: look for huge feature values there, lower the "
-                    "learning rate or clip_norm",
+                    f"the loss is {loss} on {self._non_finite_days(days)}: look for huge feature values there, "
+                    "lower the learning rate or clip_norm",
                 )
-            if value.total.requires_grad:  # not where stochastic depth has skipped all that a phase trains
+            if value.total.requires_grad:  # False where stochastic depth has skipped every module that the phase trains
                 torch.autograd.backward(value.total * weight)
         return loss
 
-    def _broken(self, days: Days) -> str:
-        """The days of a broken micro-batch that are broken by themselves, with the weights as they are; all of them
-        if none is.
+    def _non_finite_days(self, days: Days) -> str:
+        """Dates of the micro-batch's days whose outputs alone are not finite at the present weights; all its days when
+        none is.
         """
-        network = self._assembly.network.eval()
-        broken = []
+        network = self._setup.network.eval()
+        found = []
         with torch.no_grad():
             for day in days:
-                batch = read(self._assembly.reader, np.asarray([day]))
+                batch = read_batch(self._setup.reader, np.asarray([day]))
                 if batch is not None:
-                    said = network(batch)
-                    values = said.inputs if isinstance(said, Guess) else said.scores
+                    output = network(batch)
+                    values = output.inputs if isinstance(output, Guess) else output.scores
                     if not bool(torch.isfinite(values[batch.ranked]).all()):
-                        broken.append(day)
-        return ", ".join(str(date) for date in self._assembly.cache.days[broken or days])
+                        found.append(day)
+        return ", ".join(str(date) for date in self._setup.cache.days[found or days])
 
     def _step(self, pieces: list[Days], divisor: int, *, measure: bool) -> tuple[float, dict[str, float]]:
-        assembly = self._assembly
-        parameters = [p for p in assembly.network.parameters() if p.grad is not None]
+        setup = self._setup
+        parameters = [p for p in setup.network.parameters() if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
         if divisor != 1:
             for gradient in gradients:
                 gradient.div_(divisor)
-        modules = gradient_norms(assembly.network, only_reached=True) if measure else {}
+        modules = gradient_norms(setup.network, only_reached=True) if measure else {}
         total = torch.nn.utils.get_total_norm(gradients)
         norm = float(total)
         if not math.isfinite(norm):
-            dates = assembly.cache.days[np.concatenate(pieces)]
+            dates = setup.cache.days[np.concatenate(pieces)]
             raise RunError(
                 Reason.NAN_LOSS,
                 f"the gradient's norm is {norm} on {dates.min()} to {dates.max()}: lower the learning rate, or look "
                 "for huge values there",
             )
-        if assembly.spec.optimizer.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, assembly.spec.optimizer.clip_norm, total)
-        assembly.optimizer.step()
-        if assembly.ema is not None:
-            assembly.ema.update_parameters(assembly.network)
+        if setup.spec.optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, setup.spec.optimizer.clip_norm, total)
+        setup.optimizer.step()
+        if setup.ema is not None:
+            setup.ema.update_parameters(setup.network)
         return norm, modules

@@ -8,13 +8,13 @@ from atft.spec.training import StopRule, TrainerSpec
 
 
 @dataclass(kw_only=True, slots=True)
-class RuleState:
+class StoppingState:
     previous: float | None = None
     falling: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ending:
+class StopDecision:
     reason: Reason
     message: str
 
@@ -27,7 +27,7 @@ def improves(objective: str, value: float, best: float | None, min_delta: float 
     return gain > min_delta
 
 
-def check_rule(rule: StopRule, state: RuleState, epoch: int, value: float | None) -> str | None:
+def check_rule(rule: StopRule, state: StoppingState, epoch: int, value: float | None) -> str | None:
     """Update `state` with this epoch's value (epochs count from 1); what happened, when the rule says stop.
 
     An undefined value neither fires a rule nor breaks a fall.
@@ -47,20 +47,20 @@ def check_rule(rule: StopRule, state: RuleState, epoch: int, value: float | None
     return None
 
 
-def ending(
-    trainer: TrainerSpec, rules: list[RuleState], *, epoch: int, bad_epochs: int, values: Mapping[str, float | None]
-) -> Ending | None:
+def decide_stop(
+    trainer: TrainerSpec, rules: list[StoppingState], *, epoch: int, bad_epochs: int, values: Mapping[str, float | None]
+) -> StopDecision | None:
     """Early stopping and stop rules after an epoch, the rules first; every rule's state moves on."""
     fired = [
-        said
+        message
         for rule, state in zip(trainer.stop_rules, rules, strict=True)
-        if (said := check_rule(rule, state, epoch, values.get(rule.metric)))
+        if (message := check_rule(rule, state, epoch, values.get(rule.metric)))
     ]
     if fired:
-        return Ending(reason=Reason.STOP_RULE, message="; ".join(fired))
+        return StopDecision(reason=Reason.STOP_RULE, message="; ".join(fired))
     patience = trainer.early_stopping.patience if trainer.early_stopping is not None else None
     if patience is not None and bad_epochs >= patience:
-        return Ending(
+        return StopDecision(
             reason=Reason.EARLY_STOPPED, message=f"{trainer.objective} has not improved for {bad_epochs} epochs"
         )
     return None

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from atft.spec.base import Spec
-from atft.spec.days import plan_split
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.split_plan import plan_split
 from atft.spec.training import SchedulerSpec
 from jobs.db.tables import Json
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from atft.memory import free_and_total, own_group
+from atft.memory import free_and_total, own_cgroup
 from jobs.record import queries, transitions
 from jobs.states import Reason
 
@@ -30,7 +30,7 @@ def count_oom_kills() -> int:
 
     Two readings around a child's life that differ say that its SIGKILL was very likely the kernel's.
     """
-    events = own_group() / "memory.events"  # the machine's counter moves for our neighbours too
+    events = own_cgroup() / "memory.events"  # the machine's counter moves for our neighbours too
     return _read_counter(events if events.is_file() else Path("/proc/vmstat"))
 
 

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from atft.data.cache.reader import Cache
 from atft.data.schema import DataError
 from atft.spec.data import DataSpec, SplitSpec
-from atft.spec.days import Stretches, plan_split
+from atft.spec.split_plan import Stretches, plan_split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

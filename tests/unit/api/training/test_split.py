@@ -10,7 +10,7 @@ import pytest
 from api.training.schemas import FoldDays
 from api.training.split import observed_folds, planned_folds, split_figure, trading_days
 from atft.spec.data import SplitSpec
-from atft.spec.days import plan_split
+from atft.spec.split_plan import plan_split
 from jobs.settings import Settings
 
 DAYS = [date(2020, 1, 1) + timedelta(days=n * 7 // 5) for n in range(200)]

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from atft.spec.data import SplitSpec
-from atft.spec.days import plan_split
-from atft.spec.init_from import fits, fold_of, from_the_past, keeps_heads
+from atft.spec.init_from import check_encoder_shape, check_no_lookahead, keeps_heads, source_fold
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
+from atft.spec.split_plan import plan_split
 
 SOURCE = "019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21"
 DATA = {"window": 5, "horizons": [1, 3]}
@@ -70,7 +70,7 @@ def test_an_id_that_is_none_is_refused() -> None:
 )
 def test_another_network_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(PydanticCustomError, match=said) as found:
-        fits(later(), earlier(**change))
+        check_encoder_shape(later(), earlier(**change))
     assert (found.value.context or {})["pointer"] == "/init_from"
 
 
@@ -78,8 +78,10 @@ def test_settings_that_shape_no_encoder_may_differ() -> None:
     asked = later(
         model={"fan_top_k": 2, "dropout": 0.4, "gat_dropout": 0.0, "quantiles": [0.1, 0.9]}, loss={"base": "pinball"}
     )
-    fits(asked, earlier())
-    fits(later(model={"use_fan": False, "fan_top_k": 3}), earlier(model={"use_fan": False, "fan_top_k": 2}))
+    check_encoder_shape(asked, earlier())
+    check_encoder_shape(
+        later(model={"use_fan": False, "fan_top_k": 3}), earlier(model={"use_fan": False, "fan_top_k": 2})
+    )
 
 
 def test_heads_come_along_where_they_score_the_same() -> None:
@@ -124,10 +126,10 @@ LEAKS: dict[str, tuple[TrainSpec, list[RunSpec], str | None]] = {
 def test_pain_09_weights_from_the_days_a_run_is_judged_on_are_refused(case: str) -> None:
     asked, ancestors, said = LEAKS[case]
     if said is None:
-        from_the_past(asked, NUM_DAYS, ancestors)
+        check_no_lookahead(asked, NUM_DAYS, ancestors)
         return
     with pytest.raises(PydanticCustomError, match=said):
-        from_the_past(asked, NUM_DAYS, ancestors)
+        check_no_lookahead(asked, NUM_DAYS, ancestors)
 
 
 SPLITS = st.builds(
@@ -144,12 +146,12 @@ SPLITS = st.builds(
 def test_what_is_let_through_never_saw_a_judged_day_or_a_later_one(one: SplitSpec, two: SplitSpec) -> None:
     asked, source = later(two.model_dump()), earlier(one.model_dump())
     try:
-        fits(asked, source)
-        from_the_past(asked, NUM_DAYS, [source])
+        check_encoder_shape(asked, source)
+        check_no_lookahead(asked, NUM_DAYS, [source])
     except PydanticCustomError:
         return
     before, after = (plan_split(NUM_DAYS, 5, 3, split).folds for split in (one, two))
     for number, fold in enumerate(after):
-        seen = before[fold_of(source, number)]
+        seen = before[source_fold(source, number)]
         assert max(seen.train[-1]) + max(one.embargo_days, two.embargo_days) < min(fold.val[0])
         assert max(seen.val[-1]) + max(one.embargo_days, two.embargo_days) < min(fold.test[0])

@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from atft.spec.data import SplitSpec
-from atft.spec.days import plan_split
 from atft.spec.job import TrainSpec
+from atft.spec.split_plan import plan_split
 from atft.spec.study import HpoSpec, apply
 
 BASE = TrainSpec(dataset="prices")

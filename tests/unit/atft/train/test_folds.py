@@ -14,7 +14,7 @@ from atft.data.cache.reader import Cache
 from atft.events import Checkpointed, DailySeries, Finished, Metrics, Progress, Stopped
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
-from atft.train.averages import in_fold, mean_daily, mean_values
+from atft.train.fold_mean import mean_daily, mean_values, with_fold_names
 from tests.unit.atft.train.test_resume import KillAt, Killed, StopAfter, last_weights
 from worker.attempt.evidence import differences
 
@@ -195,8 +195,8 @@ def test_each_fold_ends_for_itself(run: Any, make_spec: Make) -> None:
 
 
 def test_a_mean_over_folds_is_null_when_one_of_them_is() -> None:
-    assert in_fold({"val/rank_ic@5d": 0.1}, 1, 3) == {"val.2/rank_ic@5d": 0.1}
-    assert in_fold({"val/rank_ic@5d": 0.1}, 0, 1) == {"val/rank_ic@5d": 0.1}
+    assert with_fold_names({"val/rank_ic@5d": 0.1}, 1, 3) == {"val.2/rank_ic@5d": 0.1}
+    assert with_fold_names({"val/rank_ic@5d": 0.1}, 0, 1) == {"val/rank_ic@5d": 0.1}
     assert mean_values([{"a": 1.0, "b": 1.0}, {"a": 2.0, "b": None}, {"a": 6.0}]) == {"a": 3.0, "b": None}
 
     def series(days: list[str], values: list[float | None]) -> list[DailySeries]:

@@ -1,7 +1,7 @@
 """The model learns what is planted, and only where it is: small panels with a strong signal, a few seconds each.
 
-Judged by the daily rank correlation of the scores with the observed-history oracle's, which has far less noise than the
-returns. The figures at the size and strength that matter are the bench's.
+Measured as the daily rank correlation of the scores with the observed-history oracle's, which has far less noise than
+that with returns. Larger panels with realistic signals are measured by benchmarks/ablation.py.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from atft.train.checkpoint import load_weights
 from atft.train.evaluate import predict
 from atft.train.loop import train
 from atft.train.report import Reporter
-from atft.train.setup import assemble
+from atft.train.setup import make_setup
 
 Make = Callable[..., TrainSpec]
 RECIPE: dict[str, Any] = {
@@ -49,13 +49,13 @@ def agreement(mode: str, make_spec: Make, folder: Path, **changes: object) -> fl
     events: list[Event] = []
     last = train(run, cache, folder / "run", events.append, lambda: False, None, test=False)
     assert last.type == "finished", last
-    assembly = assemble(run, cache, Reporter(lambda _: None, epochs=1))
-    assembly.network.load_state_dict(load_weights(folder / "run" / "best.safetensors"))
+    setup = make_setup(run, cache, Reporter(lambda _: None, epochs=1))
+    setup.network.load_state_dict(load_weights(folder / "run" / "best.safetensors"))
     scored, _ = predict(
-        assembly.network,
-        assembly.reader,
-        assembly.objective,
-        assembly.split.test,
+        setup.network,
+        setup.reader,
+        setup.objective,
+        setup.split.test,
         micro_batch_days=8,
         heartbeat=lambda _: None,
     )

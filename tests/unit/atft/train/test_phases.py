@@ -10,9 +10,9 @@ from atft.data.cache.reader import Cache
 from atft.spec.job import TrainSpec
 from atft.train import phases
 from atft.train.report import Reporter
-from atft.train.setup import Assembly, assemble
+from atft.train.setup import TrainingSetup, make_setup
 from atft.train.step import Stepper
-from atft.train.telemetry import Timers
+from atft.train.system_metrics import Timers
 from worker.attempt.evidence import differences
 
 Make = Callable[..., TrainSpec]
@@ -20,8 +20,8 @@ TWO = [{"name": "heads", "epochs": 1, "modules": ["heads"], "lr": 0.01}, {"name"
 SHORT = {"trainer.max_epochs": 3, "trainer.max_steps_per_epoch": 2, "trainer.early_stopping": None}
 
 
-def assembled(spec: TrainSpec, cache: Cache) -> Assembly:
-    return assemble(spec, cache, Reporter(lambda _: None, epochs=1))
+def assembled(spec: TrainSpec, cache: Cache) -> TrainingSetup:
+    return make_setup(spec, cache, Reporter(lambda _: None, epochs=1))
 
 
 def test_an_epoch_knows_its_phase(make_spec: Make) -> None:
@@ -49,23 +49,23 @@ def test_a_run_in_phases_proves_its_rates_and_gradients(make_spec: Make, run: An
 
 def test_a_resting_module_stays_where_it_was_weight_decay_or_not(make_spec: Make, cache: Cache) -> None:
     spec = make_spec(**SHORT, **{"trainer.phases": TWO, "optimizer.weight_decay": 0.5})
-    assembly = assembled(spec, cache)
-    phases.enter(assembly, 0)
-    before = {k: v.clone() for k, v in assembly.network.state_dict().items()}
-    step = Stepper(assembly, Timers(assembly.device), micro_batch_days=4, heartbeat=lambda _: None)
-    done = step([assembly.split.train[:4]], epoch=0, position=0, first=True)
+    setup = assembled(spec, cache)
+    phases.enter(setup, 0)
+    before = {k: v.clone() for k, v in setup.network.state_dict().items()}
+    step = Stepper(setup, Timers(setup.device), micro_batch_days=4, heartbeat=lambda _: None)
+    done = step([setup.split.train[:4]], epoch=0, position=0, first=True)
     assert set(done.module_norms) == {"heads"}
-    assert phases.unmeasured(assembly, {})
-    assert not phases.unmeasured(assembly, done.module_norms)
-    assert moved(assembly, before) == {"heads"}
-    phases.enter(assembly, 1)
-    assert phases.unmeasured(assembly, done.module_norms)
-    step([assembly.split.train[:4]], epoch=1, position=0, first=False)
-    assert moved(assembly, before) == {"selection", "fan", "temporal", "graph", "heads"}
+    assert phases.lacks_gradient_norms(setup, {})
+    assert not phases.lacks_gradient_norms(setup, done.module_norms)
+    assert moved(setup, before) == {"heads"}
+    phases.enter(setup, 1)
+    assert phases.lacks_gradient_norms(setup, done.module_norms)
+    step([setup.split.train[:4]], epoch=1, position=0, first=False)
+    assert moved(setup, before) == {"selection", "fan", "temporal", "graph", "heads"}
 
 
-def moved(assembly: Assembly, before: dict[str, Any]) -> set[str]:
-    now = assembly.network.state_dict()
+def moved(setup: TrainingSetup, before: dict[str, Any]) -> set[str]:
+    now = setup.network.state_dict()
     return {name.split(".")[0] for name, value in now.items() if not value.equal(before[name])}
 
 

@@ -31,7 +31,7 @@ def model(cache: Cache, tmp_path_factory: pytest.TempPathFactory, make_spec: Cal
     """Two folds; micro-batches of one day, so that an evaluation is of several pieces."""
     spec = make_spec(**{"trainer.max_epochs": 1, "split.folds": 2, "split.train_days": 15})
     out = tmp_path_factory.mktemp("model")
-    assert isinstance(train(spec, cache, out, lambda _: None, lambda: False, most_days=1), Finished)
+    assert isinstance(train(spec, cache, out, lambda _: None, lambda: False, max_days=1), Finished)
     return out
 
 

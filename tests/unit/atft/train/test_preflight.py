@@ -14,15 +14,15 @@ from atft.spec.reason import Reason
 from atft.train import preflight as preflight_module
 from atft.train.preflight import gradient_norms, preflight, require_compiler, require_gradients
 from atft.train.report import Reporter, RunError
-from atft.train.setup import Assembly, assemble
+from atft.train.setup import TrainingSetup, make_setup
 
 Make = Callable[..., TrainSpec]
 
 
-def assembled(spec: TrainSpec, cache: Cache) -> tuple[Assembly, Reporter, list[Event]]:
+def assembled(spec: TrainSpec, cache: Cache) -> tuple[TrainingSetup, Reporter, list[Event]]:
     events: list[Event] = []
     reporter = Reporter(events.append, epochs=1)
-    return assemble(spec, cache, reporter), reporter, events
+    return make_setup(spec, cache, reporter), reporter, events
 
 
 class WithIdlePart(nn.Module):
@@ -50,17 +50,17 @@ def test_pain_11_an_enabled_part_without_gradient_is_refused_by_name() -> None:
 
 
 def test_pain_39_one_day_forward_and_backward_before_the_first_step(make_spec: Make, cache: Cache) -> None:
-    assembly, reporter, _ = assembled(make_spec(), cache)
-    before = {name: tensor.clone() for name, tensor in assembly.network.state_dict().items()}
-    report = preflight(assembly, reporter)
+    setup, reporter, _ = assembled(make_spec(), cache)
+    before = {name: tensor.clone() for name, tensor in setup.network.state_dict().items()}
+    report = preflight(setup, reporter)
     assert set(report.gradient_norms) == {"selection", "fan", "temporal", "graph", "heads"}
     assert all(norm > 0 for norm in report.gradient_norms.values())
-    assert report.parameters == sum(p.numel() for p in assembly.network.parameters())
-    assert report.micro_batch_days == assembly.days_per_step
+    assert report.parameters == sum(p.numel() for p in setup.network.parameters())
+    assert report.micro_batch_days == setup.days_per_step
     assert report.activation_bytes_per_day > 1000
-    assert all(torch.equal(tensor, before[name]) for name, tensor in assembly.network.state_dict().items())
-    assert all(p.grad is None for p in assembly.network.parameters())
-    assert not assembly.optimizer.state
+    assert all(torch.equal(tensor, before[name]) for name, tensor in setup.network.state_dict().items())
+    assert all(p.grad is None for p in setup.network.parameters())
+    assert not setup.optimizer.state
 
 
 def test_randomness_is_off_so_that_a_part_at_rest_does_not_look_dead(make_spec: Make, cache: Cache) -> None:
@@ -69,26 +69,26 @@ def test_randomness_is_off_so_that_a_part_at_rest_does_not_look_dead(make_spec: 
     )
     norms = []
     for seed in range(3):
-        assembly, reporter, _ = assembled(spec, cache)
+        setup, reporter, _ = assembled(spec, cache)
         torch.manual_seed(seed)
-        norms.append(preflight(assembly, reporter).gradient_norms)
+        norms.append(preflight(setup, reporter).gradient_norms)
     assert norms[0] == norms[1] == norms[2]
 
 
 @pytest.mark.parametrize("switch", [{"model.use_gat": False}, {"model.use_fan": False}])
 def test_switched_off_parts_are_not_there(switch: dict[str, Any], make_spec: Make, cache: Cache) -> None:
-    assembly, reporter, _ = assembled(make_spec(**switch), cache)
+    setup, reporter, _ = assembled(make_spec(**switch), cache)
     missing = "graph" if "model.use_gat" in switch else "fan"
-    assert missing not in preflight(assembly, reporter).gradient_norms
+    assert missing not in preflight(setup, reporter).gradient_norms
 
 
 def test_slow_days_are_split_into_powers_of_two(make_spec: Make, cache: Cache) -> None:
     from atft.train.preflight import _micro_batch
 
-    assembly, _, _ = assembled(make_spec(**{"trainer.batch_size": 20 * 24}), cache)
-    whole = assembly.days_per_step
+    setup, _, _ = assembled(make_spec(**{"trainer.batch_size": 20 * 24}), cache)
+    whole = setup.days_per_step
     assert whole > 15
-    assert [_micro_batch(assembly, seconds, 0, 0) for seconds in (0.001, 0.5, 1.1, 2.0, 60.0)] == [whole, 8, 4, 2, 1]
+    assert [_micro_batch(setup, seconds, 0, 0) for seconds in (0.001, 0.5, 1.1, 2.0, 60.0)] == [whole, 8, 4, 2, 1]
 
 
 class Uncompilable(nn.Module):
@@ -103,18 +103,18 @@ class Uncompilable(nn.Module):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it traces
 def test_a_network_that_cannot_be_compiled_is_refused_with_what_to_do(make_spec: Make, cache: Cache) -> None:
-    assembly, _, _ = assembled(make_spec(), cache)
-    batch = assembly.reader.batch(assembly.split.train[:1])
-    assembly.network = Uncompilable()  # type: ignore[assignment]
+    setup, _, _ = assembled(make_spec(), cache)
+    batch = setup.reader.batch(setup.split.train[:1])
+    setup.network = Uncompilable()  # type: ignore[assignment]
     with pytest.raises(RunError, match=r"set trainer\.compile to false") as refused:
-        require_compiler(assembly, batch, Reporter(lambda _: None, epochs=1))
+        require_compiler(setup, batch, Reporter(lambda _: None, epochs=1))
     assert refused.value.reason is Reason.PREFLIGHT_FAILED
 
 
 def test_a_compiler_is_spoken_for(make_spec: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the supervisor would take its silence for a stall."""
     monkeypatch.setattr(preflight_module, "BEAT_SECONDS", 0.25)
-    assembly, _, _ = assembled(make_spec(), cache)
+    setup, _, _ = assembled(make_spec(), cache)
     said: list[Event] = []
 
     class Slow(Uncompilable):
@@ -122,7 +122,7 @@ def test_a_compiler_is_spoken_for(make_spec: Make, cache: Cache, monkeypatch: py
             time.sleep(1.5)
             raise RuntimeError("no C++ compiler")
 
-    assembly.network = Slow()  # type: ignore[assignment]
+    setup.network = Slow()  # type: ignore[assignment]
     with pytest.raises(RunError):
-        require_compiler(assembly, assembly.reader.batch(assembly.split.train[:1]), Reporter(said.append, epochs=1))
+        require_compiler(setup, setup.reader.batch(setup.split.train[:1]), Reporter(said.append, epochs=1))
     assert len([one for one in said if isinstance(one, Progress)]) >= 3

@@ -18,7 +18,7 @@ from atft.spec.job import TrainSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.train import checkpoint
 from atft.train.report import Reporter
-from atft.train.setup import assemble
+from atft.train.setup import make_setup
 from tests.unit.atft.train.conftest import SPEC
 
 Make = Callable[..., TrainSpec]
@@ -83,14 +83,18 @@ def test_a_stopped_pretraining_goes_on_bit_for_bit(source: Any, run: Any, questi
 
 def begun_with(spec: TrainSpec, cache: Cache, folder: Path) -> tuple[dict[str, Any], dict[str, Any], Any]:
     """First weights, the source's, and what the evidence says."""
-    made = assemble(spec, cache, Reporter(lambda _: None, epochs=1), folder)
-    assert made.inheritance is not None
-    return made.network.state_dict(), checkpoint.load_weights(folder / "best.safetensors"), made.inheritance.evidence()
+    made = make_setup(spec, cache, Reporter(lambda _: None, epochs=1), folder)
+    assert made.initial_weights is not None
+    return (
+        made.network.state_dict(),
+        checkpoint.load_weights(folder / "best.safetensors"),
+        made.initial_weights.evidence(),
+    )
 
 
 def test_a_training_begins_with_the_encoder(source: Any, cache: Cache, make_spec: Make) -> None:
     own, given, said = begun_with(make_spec(init_from=SOURCE), cache, source.out)
-    fresh = assemble(make_spec(), cache, Reporter(lambda _: None, epochs=1)).network.state_dict()
+    fresh = make_setup(make_spec(), cache, Reporter(lambda _: None, epochs=1)).network.state_dict()
     for name, tensor in own.items():
         assert torch.equal(tensor, fresh[name] if name.startswith("heads.") else given[name]), name
     assert said["job_id"] == SOURCE

@@ -6,13 +6,13 @@ import torch
 from atft.data.cache.reader import Cache
 from atft.spec.job import TrainSpec
 from atft.train.report import Reporter
-from atft.train.setup import Assembly, assemble, choose_device, identity
+from atft.train.setup import TrainingSetup, checkpoint_identity, choose_device, make_setup
 
 Make = Callable[..., TrainSpec]
 
 
-def assembled(spec: TrainSpec, cache: Cache) -> Assembly:
-    return assemble(spec, cache, Reporter(lambda _: None, epochs=1))
+def assembled(spec: TrainSpec, cache: Cache) -> TrainingSetup:
+    return make_setup(spec, cache, Reporter(lambda _: None, epochs=1))
 
 
 @pytest.mark.filterwarnings(
@@ -27,11 +27,11 @@ def test_compile_compiles_and_keeps_the_weights_names(make_spec: Make, cache: Ca
 
 
 def test_the_moving_average_is_what_is_evaluated(make_spec: Make, cache: Cache) -> None:
-    assembly = assembled(make_spec(**{"trainer.ema_decay": 0.5}), cache)
-    assert assembly.evaluated is not assembly.network
-    assert list(assembly.evaluated.state_dict()) == list(assembly.network.state_dict())
+    setup = assembled(make_spec(**{"trainer.ema_decay": 0.5}), cache)
+    assert setup.evaluation_network is not setup.network
+    assert list(setup.evaluation_network.state_dict()) == list(setup.network.state_dict())
     plain = assembled(make_spec(), cache)
-    assert plain.evaluated is plain.network
+    assert plain.evaluation_network is plain.network
 
 
 def test_resolved_has_no_auto_and_no_null_that_was_decided(make_spec: Make, cache: Cache) -> None:
@@ -43,7 +43,7 @@ def test_resolved_has_no_auto_and_no_null_that_was_decided(make_spec: Make, cach
     assert resolved.split.train_days is not None
 
 
-def test_identity_ignores_what_changes_no_number(make_spec: Make, cache: Cache) -> None:
+def test_checkpoint_identity_ignores_what_changes_no_number(make_spec: Make, cache: Cache) -> None:
     same = {
         "name": "x",
         "tags": {"a": "b"},
@@ -51,10 +51,10 @@ def test_identity_ignores_what_changes_no_number(make_spec: Make, cache: Cache) 
         "trainer.checkpoint_every_seconds": 7.0,
         "trainer.timeout_seconds": 9.0,
     }
-    base = identity(assembled(make_spec(), cache))
-    assert identity(assembled(make_spec(**same), cache)) == base
-    assert identity(assembled(make_spec(seed=1), cache)) != base
-    fewer = identity(assembled(make_spec(**{"data.features": ["signal_1"]}), cache))
+    base = checkpoint_identity(assembled(make_spec(), cache))
+    assert checkpoint_identity(assembled(make_spec(**same), cache)) == base
+    assert checkpoint_identity(assembled(make_spec(seed=1), cache)) != base
+    fewer = checkpoint_identity(assembled(make_spec(**{"data.features": ["signal_1"]}), cache))
     assert fewer["features_sha256"] != base["features_sha256"]
 
 

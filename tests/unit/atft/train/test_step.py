@@ -11,34 +11,34 @@ from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
 from atft.train.evaluate import predict
 from atft.train.report import Reporter
-from atft.train.setup import Assembly, assemble
+from atft.train.setup import TrainingSetup, make_setup
 from atft.train.step import Stepper, Update
-from atft.train.telemetry import Timers
+from atft.train.system_metrics import Timers
 
 Make = Callable[..., TrainSpec]
 STILL = {"model.dropout": 0.0, "model.gat_dropout": 0.0, "optimizer.clip_norm": None}
 
 
-def fresh(make_spec: Make, cache: Cache, **changes: object) -> Assembly:
-    return assemble(make_spec(**{**STILL, **changes}), cache, Reporter(lambda _: None, epochs=1))
+def fresh(make_spec: Make, cache: Cache, **changes: object) -> TrainingSetup:
+    return make_setup(make_spec(**{**STILL, **changes}), cache, Reporter(lambda _: None, epochs=1))
 
 
-def update(assembly: Assembly, runs: list[np.ndarray], micro: int, position: int = 0) -> Update:
-    step = Stepper(assembly, Timers(assembly.device), micro_batch_days=micro, heartbeat=lambda _: None)
+def update(setup: TrainingSetup, runs: list[np.ndarray], micro: int, position: int = 0) -> Update:
+    step = Stepper(setup, Timers(setup.device), micro_batch_days=micro, heartbeat=lambda _: None)
     return step(runs, epoch=0, position=position, first=True)
 
 
-def gradients(assembly: Assembly) -> dict[str, torch.Tensor]:
-    return {name: p.grad.clone() for name, p in assembly.network.named_parameters() if p.grad is not None}
+def gradients(setup: TrainingSetup) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in setup.network.named_parameters() if p.grad is not None}
 
 
 def test_pain_28_micro_batches_of_whole_days_give_the_unsplit_steps_gradient(make_spec: Make, cache: Cache) -> None:
     results = []
     for micro in (6, 4, 1):
-        assembly = fresh(make_spec, cache)
-        days = assembly.split.train[:6]
-        done = update(assembly, [days], micro)
-        results.append((done, gradients(assembly)))
+        setup = fresh(make_spec, cache)
+        days = setup.split.train[:6]
+        done = update(setup, [days], micro)
+        results.append((done, gradients(setup)))
     whole, expected = results[0]
     for split, found in results[1:]:
         assert split.loss == pytest.approx(whole.loss, rel=1e-5)
@@ -59,27 +59,27 @@ def test_accumulated_steps_give_the_mean_over_all_their_days(make_spec: Make, ca
 
 def test_a_days_without_enough_names_adds_nothing_and_is_counted(make_spec: Make, cache: Cache) -> None:
     sparse = Cache.open(cache.path)
-    assembly = fresh(make_spec, sparse)
-    days = assembly.split.train[:4]
+    setup = fresh(make_spec, sparse)
+    days = setup.split.train[:4]
     sparse.targets[np.isin(sparse.day_index, days[:2])] = np.nan
-    done = update(assembly, [days], 1)
+    done = update(setup, [days], 1)
     other = fresh(make_spec, sparse)
     rest = update(other, [days[2:]], 2)
     assert (done.counted_days, done.skipped_days) == (2, 2)
     assert done.loss == pytest.approx(rest.loss, rel=1e-5)
     for name, gradient in gradients(other).items():
-        torch.testing.assert_close(gradients(assembly)[name], gradient, rtol=2e-3, atol=1e-6)
+        torch.testing.assert_close(gradients(setup)[name], gradient, rtol=2e-3, atol=1e-6)
 
 
 def test_without_any_known_target_nothing_moves(make_spec: Make, cache: Cache) -> None:
     blind = Cache.open(cache.path)
-    assembly = fresh(make_spec, blind)
+    setup = fresh(make_spec, blind)
     blind.targets[:] = np.nan
-    before = {name: p.detach().clone() for name, p in assembly.network.named_parameters()}
-    done = update(assembly, [assembly.split.train[:4]], 4)
+    before = {name: p.detach().clone() for name, p in setup.network.named_parameters()}
+    done = update(setup, [setup.split.train[:4]], 4)
     assert done.loss is None
     assert done.grad_norm is None
-    assert all(torch.equal(p, before[name]) for name, p in assembly.network.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in setup.network.named_parameters())
 
 
 def test_clip_norm_bounds_the_step_and_the_norm_is_told_before(make_spec: Make, cache: Cache) -> None:
@@ -94,9 +94,9 @@ def test_clip_norm_bounds_the_step_and_the_norm_is_told_before(make_spec: Make, 
 def test_a_steps_randomness_hangs_on_seed_epoch_and_place_only(make_spec: Make, cache: Cache) -> None:
     losses = []
     for place in (0, 0, 1):
-        assembly = assemble(make_spec(), cache, Reporter(lambda _: None, epochs=1))
+        setup = make_setup(make_spec(), cache, Reporter(lambda _: None, epochs=1))
         torch.rand(place + 7)
-        losses.append(update(assembly, [assembly.split.train[:4]], 4, position=place).loss)
+        losses.append(update(setup, [setup.split.train[:4]], 4, position=place).loss)
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -139,13 +139,13 @@ def test_accumulated_steps_of_4096_are_one_step_of_16384_and_32768(
 
 
 def test_the_moving_average_follows_by_its_decay(make_spec: Make, cache: Cache) -> None:
-    assembly = fresh(make_spec, cache, **{"trainer.ema_decay": 0.75})
-    days = assembly.split.train
-    update(assembly, [days[:4]], 4)
-    first = {name: p.detach().clone() for name, p in assembly.network.named_parameters()}
-    update(assembly, [days[4:8]], 4)
-    averages = dict(assembly.evaluated.named_parameters())
-    for name, parameter in assembly.network.named_parameters():
+    setup = fresh(make_spec, cache, **{"trainer.ema_decay": 0.75})
+    days = setup.split.train
+    update(setup, [days[:4]], 4)
+    first = {name: p.detach().clone() for name, p in setup.network.named_parameters()}
+    update(setup, [days[4:8]], 4)
+    averages = dict(setup.evaluation_network.named_parameters())
+    for name, parameter in setup.network.named_parameters():
         torch.testing.assert_close(averages[name], 0.75 * first[name] + 0.25 * parameter.detach())
 
 
@@ -166,24 +166,24 @@ def test_a_resident_panel_trains_and_predicts_what_the_map_does(make_spec: Make,
     """One code path: the same update and the same scores, bit for bit, on the run's training, validation, test days."""
     found = []
     for budget in (0, 2**30):
-        assembly = fresh(make_spec, cache)
-        split = assembly.split
-        assembly.reader.make_resident(
+        setup = fresh(make_spec, cache)
+        split = setup.split
+        setup.reader.make_resident(
             np.concatenate([split.train, split.val, split.test]), allow_bfloat16=False, budget_bytes=budget
         )
-        done = update(assembly, [split.train[:6]], 6)
+        done = update(setup, [split.train[:6]], 6)
         parts = [
             predict(
-                assembly.network,
-                assembly.reader,
-                assembly.objective,
+                setup.network,
+                setup.reader,
+                setup.objective,
                 days,
                 micro_batch_days=2,
                 heartbeat=lambda _: None,
             )[0].scores
             for days in (split.val, split.test)
         ]
-        found.append((assembly.reader.row_store.kind, done.loss_sum, np.concatenate(parts)))
+        found.append((setup.reader.row_store.kind, done.loss_sum, np.concatenate(parts)))
     (one, loss, scores), (other, again, same) = found
     assert (one, other) == ("mapped", "resident")
     assert loss == again

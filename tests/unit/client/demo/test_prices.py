@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from atft.spec.days import count, plan_split
 from atft.spec.job import TrainSpec
+from atft.spec.split_plan import count, plan_split
 from client.demo.prices import job_spec, packaged_prices, standard_error, verdict
 
 

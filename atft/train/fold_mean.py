@@ -11,7 +11,7 @@ from atft.events import DailySeries
 Values = Mapping[str, float | None]
 
 
-def in_fold(values: Values, fold: int, folds: int) -> dict[str, float | None]:
+def with_fold_names(values: Values, fold: int, folds: int) -> dict[str, float | None]:
     """`val/rank_ic` of the fold numbered `fold` from 0 is `val.1/rank_ic`; a run of one fold keeps its names."""
     if folds == 1:
         return dict(values)

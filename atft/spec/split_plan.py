@@ -15,7 +15,7 @@ from atft.spec.data import SplitSpec
 
 MIN_TRAIN_DAYS = 2
 MIN_TEST_DAYS = 2
-MOST_DAYS = 1_000_000  # where the search for a long enough panel ends
+MAX_DAYS = 1_000_000  # where the search for a long enough panel ends
 Stretches = tuple[range, ...]
 
 
@@ -63,12 +63,12 @@ def plan_split(num_days: int, window: int, max_horizon: int, split: SplitSpec) -
     has = f"the panel has {num_days} days, of which {len(usable)} have a window of {window} days behind and all labels"
     if split.kind == "walk_forward":
         return _walk_forward(usable, split, has)
-    folds = _blocks(usable, split)
+    folds = _block_folds(usable, split)
     if folds is None:
         refuse(
             "/split/folds",
             f"{has} ahead; {split.kind} with {split.folds} folds, of which each split tests {split.test_folds}, "
-            f"validation {split.val_days} and gaps of {split.embargo_days} needs {_smallest(split)}: choose "
+            f"validation {split.val_days} and gaps of {split.embargo_days} needs {_min_usable_days(split)}: choose "
             "other folds, or a smaller val_days",
         )
     return SplitPlan(folds=folds)
@@ -95,14 +95,14 @@ def _walk_forward(usable: range, split: SplitSpec, has: str) -> SplitPlan:
     return SplitPlan(folds=tuple(folds))
 
 
-def _blocks(usable: range, split: SplitSpec) -> tuple[Fold, ...] | None:
+def _block_folds(usable: range, split: SplitSpec) -> tuple[Fold, ...] | None:
     """None when a split is left with too few days to train and validate on."""
     size, longer = divmod(len(usable), split.folds)
     cuts = [usable.start + i * size + min(i, longer) for i in range(split.folds + 1)]
     folds = []
     for chosen in combinations(range(split.folds), split.test_folds):
-        test = _joined([range(cuts[i], cuts[i + 1]) for i in chosen])
-        stretches = _outside(usable, test, split.embargo_days)
+        test = _merge_adjacent([range(cuts[i], cuts[i + 1]) for i in chosen])
+        stretches = _stretches_away_from(usable, test, split.embargo_days)
         if size < MIN_TEST_DAYS or not stretches:
             return None
         longest = max(stretches, key=lambda days: (len(days), days.start))
@@ -115,7 +115,7 @@ def _blocks(usable: range, split: SplitSpec) -> tuple[Fold, ...] | None:
     return tuple(folds)
 
 
-def _joined(blocks: list[range]) -> Stretches:
+def _merge_adjacent(blocks: list[range]) -> Stretches:
     """Neighbours as one."""
     found: list[range] = []
     for block in blocks:
@@ -126,19 +126,19 @@ def _joined(blocks: list[range]) -> Stretches:
     return tuple(found)
 
 
-def _outside(usable: range, test: Stretches, gap: int) -> list[range]:
+def _stretches_away_from(usable: range, test: Stretches, gap: int) -> list[range]:
     """The stretches of usable days that are at least `gap` days away from test days."""
     edges = [usable.start - gap, *(edge for days in test for edge in (days.start, days.stop)), usable.stop + gap]
     found = [range(a + gap, b - gap) for a, b in zip(edges[::2], edges[1::2], strict=True)]
     return [days for days in found if len(days)]
 
 
-def _smallest(split: SplitSpec) -> str:
+def _min_usable_days(split: SplitSpec) -> str:
     """How many usable days the split needs, in words; one day more makes no block smaller, hence the bisection."""
-    low, high = 0, MOST_DAYS
-    if _blocks(range(high), split) is None:
+    low, high = 0, MAX_DAYS
+    if _block_folds(range(high), split) is None:
         return f"more than {high} days"
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _blocks(range(middle), split) is None else (low, middle)
+        low, high = (middle, high) if _block_folds(range(middle), split) is None else (low, middle)
     return f"{high}"

@@ -2,7 +2,7 @@ import time
 
 import torch
 
-from atft.train.telemetry import PARTS, SystemSampler, Timers
+from atft.train.system_metrics import PARTS, SystemSampler, Timers
 
 CPU = torch.device("cpu")
 

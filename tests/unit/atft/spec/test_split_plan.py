@@ -13,8 +13,8 @@ from skfolio.model_selection import CombinatorialPurgedCV, WalkForward
 from sklearn.model_selection import KFold
 
 from atft.spec.data import MAX_SPLITS, SplitSpec
-from atft.spec.days import Fold, SplitPlan, Stretches, count, plan_split
 from atft.spec.job import TrainSpec
+from atft.spec.split_plan import Fold, SplitPlan, Stretches, count, plan_split
 
 MAX_HORIZON = 5
 

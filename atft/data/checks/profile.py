@@ -40,7 +40,9 @@ def profile(source: Source) -> dict[str, object]:
     days, counts = per_day["@date"].to_numpy().astype("datetime64[D]"), per_day["len"].to_numpy()
     spans = _spans(present, days)
     columns = column_summaries(source)
-    constant = [name for name, about in columns.items() if about["min"] is not None and about["min"] == about["max"]]
+    constant = [
+        name for name, summary in columns.items() if summary["min"] is not None and summary["min"] == summary["max"]
+    ]
     findings = [
         *_calendar(days, counts),
         *_names(spans, days),
@@ -63,7 +65,7 @@ def profile(source: Source) -> dict[str, object]:
         "names_per_day": {"min": int(counts.min()), "median": float(np.median(counts)), "max": int(counts.max())},
         "names_series": _series(days, counts),
         "coverage": _coverage(present, spans, days),
-        "null_share": {name: about["null_share"] for name, about in columns.items()},
+        "null_share": {name: summary["null_share"] for name, summary in columns.items()},
         "columns": columns,
         "num_duplicates": 0,  # a repeated (date, code) is refused while reading
         "constant_columns": constant,
@@ -111,9 +113,9 @@ def summaries(frame: pl.DataFrame) -> dict[str, Summary]:
 def column_summaries(source: Source) -> dict[str, Summary]:
     """Summaries of every column with a role and of every numeric column without one."""
     extra: dict[str, Summary] = {}
-    for name, seen in source.extra.items():
-        low, high = (seen.low, seen.high) if seen.missing < seen.num_rows else (None, None)
-        extra[name] = {"null_share": seen.null_share, "min": low, "max": high, "mean": seen.mean}
+    for name, survey in source.extra.items():
+        low, high = (survey.low, survey.high) if survey.missing < survey.num_rows else (None, None)
+        extra[name] = {"null_share": survey.null_share, "min": low, "max": high, "mean": survey.mean}
     return summaries(source.frame) | extra
 
 
@@ -179,7 +181,9 @@ def _names(spans: pl.DataFrame, days: Days) -> list[Finding]:
 
 
 def _columns(columns: Mapping[str, Summary], constant: list[str]) -> list[Finding]:
-    shares = {name: about["null_share"] or 0.0 for name, about in columns.items() if name not in ("sector", "close")}
+    shares = {
+        name: summary["null_share"] or 0.0 for name, summary in columns.items() if name not in ("sector", "close")
+    }
     empty = sorted((n for n in shares if shares[n] > 0.5), key=lambda n: -shares[n])
     close = columns["close"]["null_share"] if "close" in columns else None
     return [
@@ -214,14 +218,14 @@ def _prices(frame: pl.DataFrame, source: Source) -> tuple[list[Finding], dict[st
         ),
         Finding(check="unchanged_close", value=unchanged / moved.height if moved.height else None, count=unchanged),
     ]
-    about: dict[str, object] = {
+    summary: dict[str, object] = {
         "num_jumps": jumps.height,
         "largest_jumps": [{"date": str(date), "code": code, "return": round(r, 4)} for date, code, r in worst],
         "unchanged_close_share": unchanged / moved.height if moved.height else None,
     }
     if source.has("volume"):
         zero = frame.filter(pl.col("@volume") == 0)
-        about["zero_volume_share"] = zero.height / frame.height
+        summary["zero_volume_share"] = zero.height / frame.height
         rows = [f"{d} {c}" for d, c in zero.select("@date", "@code").head(MAX_EXAMPLES).rows()]
         found.append(Finding(check="zero_volume", value=zero.height / frame.height, count=zero.height, rows=rows))
     if all(source.has(role) for role in PRICES):
@@ -231,9 +235,9 @@ def _prices(frame: pl.DataFrame, source: Source) -> tuple[list[Finding], dict[st
         outside = frame.filter(odd).select("@date", "@code")
         rows = [f"{d} {c}" for d, c in outside.head(MAX_EXAMPLES).rows()]
         share = outside.height / frame.height
-        about["num_outside_range"] = outside.height
+        summary["num_outside_range"] = outside.height
         found.append(Finding(check="outside_range", value=share, count=outside.height, rows=rows))
-    return found, about
+    return found, summary
 
 
 def _series(days: Days, counts: npt.NDArray[np.integer]) -> dict[str, list[object]]:

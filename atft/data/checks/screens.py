@@ -19,9 +19,7 @@ from atft.spec.reason import Reason
 
 UNIVERSE = "in_universe"
 MIN_YEAR_DAYS = 100  # trading days a stock needs in a year for its traded value to count
-LOOK_AHEAD_MARGIN = (
-    0.02  # by which a list may overlap with its own year's traded values more than with the year before's
-)
+LOOK_AHEAD_MARGIN = 0.02  # of a list's overlap with its own year's traded values over the year before's
 LEAKS = {
     1: ("a window holds another stock's or a later day's rows", "tests"),
     2: ("predictions of a day depend on labels of that day or later", "tests"),

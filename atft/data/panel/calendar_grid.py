@@ -42,7 +42,7 @@ class CalendarGrid:
     def day_values(self, source: Source, name: str) -> npt.NDArray[np.float64]:
         """The daily values, [T], of a market-wide column of the source."""
         daily = source.extra[name].daily
-        assert daily is not None  # noqa: S101 - only market-wide columns are asked for
+        assert daily is not None  # noqa: S101 - callers pass market-wide columns only
         return daily[np.searchsorted(source.days, self.days)]
 
 

@@ -167,7 +167,7 @@ def survey(
                 start += batch.num_rows
                 progress.update((first + len(part) * start / table.num_rows) / len(columns))
             progress.wait_all(waiting)
-    return {c: about for c, about in found.items() if c not in text}, text
+    return {c: found[c] for c in found if c not in text}, text
 
 
 def _numbers(cells: pa.Array, column: str, start: int, text: dict[str, list[int]]) -> npt.NDArray[np.floating] | None:

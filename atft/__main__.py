@@ -1,9 +1,8 @@
-"""`python -m atft run | ensemble | pretrain | predict | build | inspect | bench`: the program that the service starts,
-and that works without it.
+"""Command line of the worker's child process: `python -m atft run | ensemble | pretrain | predict | build | inspect |
+bench`. It also runs without the service.
 
-It says what happens as one JSON object a line on `--events-fd`; everything else goes to stderr. Exit codes: 0 it told
-its own result,
-1 it failed (after a `failed` event), 2 usage, 75 its lease ran out.
+Writes events as one JSON object a line to `--events-fd`, everything else to stderr. Exit codes: 0 after a `finished`
+or `stopped` event, 1 after a `failed` event, 2 for wrong usage, 75 when its lease has expired.
 """
 
 import argparse
@@ -52,7 +51,7 @@ S = TypeVar("S", bound=Spec)
 
 
 class EventStream:
-    """Writes events to a descriptor, numbered from 1, each line whole."""
+    """Writes events to a file descriptor, numbered from 1, each as one whole line."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -68,7 +67,7 @@ class EventStream:
 
 
 class StopFlag:
-    """Set by SIGTERM, read between updates."""
+    """Callable that is true once SIGTERM has arrived; read between updates."""
 
     def __init__(self) -> None:
         self._requested = False
@@ -108,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
                 last = _build(options, spec, emit, stop)
             case _:
                 raise TypeError(spec)
-    except Exception as error:  # noqa: BLE001 - the program's edge: whatever it is, it is recorded and ends the run
+    except Exception as error:  # noqa: BLE001 - the outermost handler: every error becomes a `failed` event
         traceback.print_exc()
         last = failure(error)
     emit(last)
@@ -117,22 +116,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m atft", description="Train on, score, build or look at a dataset's cache."
+        prog="python -m atft", description="Train, predict, build a dataset's cache, or inspect it."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train what a TrainSpec asks for")
+    run = commands.add_parser("run", help="train a model as a TrainSpec describes")
     run.add_argument("spec", type=Path, help="TrainSpec as JSON")
     run.add_argument("--init-from", type=Path, metavar="DIR", help="folder of the run that the spec's init_from names")
-    pretrain = commands.add_parser("pretrain", help="pretrain the encoder as a PretrainSpec asks")
+    pretrain = commands.add_parser("pretrain", help="pretrain the encoder as a PretrainSpec describes")
     pretrain.add_argument("spec", type=Path, help="PretrainSpec as JSON")
     pretrain.set_defaults(init_from=None, no_test=True, preflight=False)
-    ensemble = commands.add_parser("ensemble", help="train the members that an EnsembleSpec asks for, and average them")
+    ensemble = commands.add_parser("ensemble", help="train and average the members of an EnsembleSpec")
     ensemble.add_argument("spec", type=Path, help="EnsembleSpec as JSON")
     ensemble.add_argument("--init-from", type=Path, metavar="DIR", help="folder of the run that base.init_from names")
     ensemble.set_defaults(no_test=False, preflight=False)
     for command in (run, ensemble, pretrain):
         command.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
-        command.add_argument("--resume", type=Path, help="folder of a checkpoint to go on from")
+        command.add_argument("--resume", type=Path, help="folder of a checkpoint to resume from")
         command.add_argument(
             "--most-days",
             dest="max_days",
@@ -142,21 +141,25 @@ def _parser() -> argparse.ArgumentParser:
         )
     run.add_argument("--no-test", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--preflight", action="store_true", help=argparse.SUPPRESS)
-    predict = commands.add_parser("predict", help="write the scores that a PredictSpec asks for")
+    predict = commands.add_parser("predict", help="write scores for the days of a PredictSpec")
     predict.add_argument("spec", type=Path, help="PredictSpec as JSON")
-    predict.add_argument("--model", type=Path, required=True, help="folder of the finished run whose weights score")
-    predict.add_argument("--weights-sha256", metavar="HEX", help="score with these weights and no others")
+    predict.add_argument("--model", type=Path, required=True, help="folder of the finished run whose weights are used")
+    predict.add_argument("--weights-sha256", metavar="HEX", help="refuse weights with another SHA-256")
     predict.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
     predict.add_argument("--most-days", dest="max_days", type=int, metavar="N", help="largest micro-batch in days")
-    build = commands.add_parser("build", help="build the cache that a DatasetSpec describes")
+    build = commands.add_parser("build", help="build the cache of a DatasetSpec")
     build.add_argument("spec", type=Path, help="DatasetSpec as JSON, with a local path")
     for command in (run, ensemble, pretrain, predict, build):
         command.add_argument("--out", type=Path, required=True, help="folder to write to")
         command.add_argument(
-            "--events-fd", type=int, default=1, metavar="N", help="descriptor for events (default: standard output)"
+            "--events-fd",
+            type=int,
+            default=1,
+            metavar="N",
+            help="file descriptor for events (default: standard output)",
         )
         command.add_argument(
-            "--lease-seconds", type=float, metavar="L", help="end when standard input brings no line for L seconds"
+            "--lease-seconds", type=float, metavar="L", help="exit when standard input has had no line for L seconds"
         )
     build.add_argument(
         "--known",
@@ -164,11 +167,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of caches by fingerprint; one with this content is not built again",
     )
-    inspect = commands.add_parser("inspect", help="what a DatasetSpec would build, or what a cache holds, as JSON")
+    inspect = commands.add_parser("inspect", help="print as JSON what a DatasetSpec would build, or what a cache holds")
     inspect.add_argument("target", type=Path, help="DatasetSpec as JSON, or the folder of a cache")
-    bench = commands.add_parser("bench", help="measure the library against what is known")
+    bench = commands.add_parser("bench", help="compute reference scores")
     planted = bench.add_subparsers(dest="subject", required=True).add_parser(
-        "planted", help="both ceilings of planted panels, and theory"
+        "planted", help="both upper bounds of planted panels, and theory"
     )
     planted.add_argument("--mode", action="append", choices=get_args(PlantedMode), help="repeatable (default: all)")
     planted.add_argument("--num-codes", type=int, default=1500)
@@ -196,8 +199,8 @@ def _usage(message: str) -> NoReturn:
 
 
 def _take_events_fd(descriptor: int) -> int:
-    """A private copy of the events descriptor; standard output goes to stderr, so that no library's print can end up
-    among events.
+    """A private copy of the events descriptor. Redirects standard output to stderr, so that a library's print cannot
+    mix with events.
     """
     try:
         own = os.dup(descriptor)
@@ -313,7 +316,7 @@ def _inspect(target: Path) -> int:
 
 
 def failure(error: Exception) -> Failed:
-    """What an exception means to a client."""
+    """The `failed` event for an exception, with its reason and what to do."""
     reason = getattr(error, "reason", None)
     if isinstance(reason, Reason):
         return Failed(reason=reason, message=str(error))
@@ -343,21 +346,20 @@ def _with_pointer(message: str, context: dict[str, object]) -> str:
 
 
 def die_with_parent() -> None:
-    """On Linux: SIGKILL to this process when the thread that started it ends. Elsewhere the lease alone ends it."""
+    """Have the kernel kill this process when its parent thread ends (Linux; elsewhere only the lease does)."""
     parent = os.getppid()
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:  # it ended while we asked
+    if os.getppid() != parent:  # the parent ended before prctl took effect
         os._exit(LEASE_OVER)
 
 
 def watch_lease(seconds: float) -> threading.Thread:
-    """Leave at once, saving nothing, when no line has come on standard input for `seconds`:
-
-    another attempt may be running by then.
+    """Start a thread that exits this process, saving nothing, when standard input has had no line for `seconds`: the
+    service may have started another attempt by then.
     """
     thread = threading.Thread(target=_watch_lease, args=(seconds,), name="lease", daemon=True)
     thread.start()
@@ -368,15 +370,15 @@ def _watch_lease(seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while select.select([0], [], [], max(0.0, deadline - time.monotonic()))[
         0
-    ]:  # a line that waited while we slept counts
+    ]:  # a line that arrived while the process slept counts
         data = os.read(0, 65536)
-        if not data:  # nobody can renew any more; what is left of the lease may be used
+        if not data:  # end of file, no more renewals: use the rest of the lease
             time.sleep(max(0.0, deadline - time.monotonic()))
             break
         if b"\n" in data:
             deadline = time.monotonic() + seconds
     with contextlib.suppress(OSError):
-        os.write(2, f"no renewal for {seconds:g} s: the lease is over\n".encode())
+        os.write(2, f"no lease renewal for {seconds:g} s: exiting\n".encode())
     os._exit(LEASE_OVER)
 
 

@@ -1,4 +1,5 @@
-"""What the child says, one JSON object a line: `{"type", "child_seq", "time", …}`. Imports pydantic only.
+"""Events that the child process writes, one JSON object a line: `{"type", "child_seq", "time", …}`. Imports pydantic
+only.
 
 The supervisor parses each line with `parse`; a line that does not parse is a protocol error, never ignored.
 """
@@ -24,7 +25,7 @@ def _refuse_infinite(found: object) -> None:
 
 
 def _check_finite(body: dict[str, object], info: ValidationInfo) -> dict[str, object]:
-    """What we say ourselves is written with null for NaN; a line that says NaN was not written here."""
+    """Refuse NaN and infinity in a parsed line; our own events have null in their place."""
     if info.mode == "json":
         _refuse_infinite(body)
     return body
@@ -50,7 +51,7 @@ class Started(Event):
 
 
 class Evidence(Event):
-    """What really ran; the keys of `body` are those of `GET /jobs/{id}/evidence`.
+    """What actually ran; the keys of `body` are those of `GET /jobs/{id}/evidence`.
 
     Sent after the first step, and again, complete, at the end.
     """
@@ -60,8 +61,8 @@ class Evidence(Event):
 
 
 class Progress(Event):
-    """After every micro-batch, or once a second of a build: the heartbeat. `phase`: build, graph, train, validate,
-    test, baselines, predict; `stage` is what a build does in it, with `rows` of `num_rows` done.
+    """Heartbeat, sent after every micro-batch, or once a second during a build. `phase`: build, graph, train, validate,
+    test, baselines, predict; `stage` is a build's step, with `rows` of `num_rows` done.
     """
 
     type: Literal["progress"] = "progress"
@@ -80,7 +81,7 @@ class Progress(Event):
 
 
 class DailySeries(BaseModel):
-    """One metric of one split and horizon, day by day: what a paired test needs."""
+    """Daily values of one metric, split and horizon, for paired tests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -92,8 +93,8 @@ class DailySeries(BaseModel):
 
 
 class Metrics(Event):
-    """`step` is the 1-based epoch, in a run of several folds that of the fold which the name tells (`val.2/…`); names
-    starting with `step/` carry their own 1-based update number, over all folds.
+    """Metric values at an epoch or update. `step` is the 1-based epoch, of the fold in the name (`val.2/…`) in a run
+    with several; for names that start with `step/` it is the 1-based update number over all folds.
     """
 
     type: Literal["metrics"] = "metrics"
@@ -105,7 +106,7 @@ class Metrics(Event):
 
 
 class Checkpointed(Event):
-    """A whole checkpoint is on disk: a run resumed from it repeats exactly what would have followed."""
+    """A complete checkpoint is on disk; a run resumed from it gives bit-equal results."""
 
     type: Literal["checkpointed"] = "checkpointed"
     path: str  # relative to --out
@@ -125,13 +126,13 @@ class Log(Event):
 class Artifact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str  # what clients ask for
+    name: str  # by which clients request it
     path: str  # relative to --out
     media_type: str = "application/octet-stream"
 
 
 class Finished(Event):
-    """The run's own word that it is done; the supervisor verifies that every artifact is there."""
+    """The run succeeded; the supervisor verifies that every artifact exists."""
 
     type: Literal["finished"] = "finished"
     artifacts: list[Artifact] = []
@@ -148,7 +149,7 @@ class Stopped(Event):
 
 
 class Failed(Event):
-    """Ended by an error the program understood; `message` says what to do."""
+    """The run failed with a known error; `message` says what to do."""
 
     type: Literal["failed"] = "failed"
     reason: Reason
@@ -167,8 +168,6 @@ _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def parse(line: bytes | str) -> AnyEvent:
-    """One line of the child's stream, with U+FFFD for each NUL, which the record cannot keep. Raises
-    pydantic.ValidationError.
-    """
+    """The event of one line, with U+FFFD for each NUL, which Postgres cannot store. Raises pydantic.ValidationError."""
     line = line.encode() if isinstance(line, str) else line
     return _ADAPTER.validate_json(_NUL.sub(rb"\1\\ufffd", line) if b"\\u0000" in line else line)

@@ -1,4 +1,4 @@
-"""The memory that there is: the machine's, or less where a cgroup (a container's limit) allows less."""
+"""Free and total memory of the machine, or of the cgroup (a container's limit) where that is less."""
 
 from pathlib import Path
 from typing import Final
@@ -9,13 +9,15 @@ _CGROUP: Final = Path("/sys/fs/cgroup")
 
 
 def free_and_total() -> tuple[int, int]:
-    """Bytes of the machine, or of our cgroup (v2) where that allows less."""
+    """Free and total bytes of the machine, or of this process's cgroup (v2) where its limit is lower."""
     machine = psutil.virtual_memory()
     group = own_cgroup()
     try:
         limit = int((group / "memory.max").read_text())
         stats = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        files = int(stats.get("active_file", 0)) + int(stats.get("inactive_file", 0))  # read again when it must be
+        files = int(stats.get("active_file", 0)) + int(
+            stats.get("inactive_file", 0)
+        )  # page cache, which the kernel can reclaim
         used = int((group / "memory.current").read_text()) - files
     except (OSError, ValueError):  # no such file, or "max"
         return int(machine.available), int(machine.total)

@@ -1,5 +1,5 @@
 """AdaBelief (Zhuang et al. 2020, arXiv 2010.07468) over lists of tensors: the numbers of the adabelief-pytorch package
-(0.2.1, decoupled weight decay) to 1e-6, in a dozen kernels an update instead of a dozen a tensor, and capturable in
+(0.2.1, decoupled weight decay) to 1e-6, in a dozen kernels per update instead of per tensor, and capturable in
 CUDA graphs.
 """
 
@@ -15,8 +15,10 @@ STATE = ("exp_avg", "exp_avg_var")
 
 
 class ForeachAdaBelief(Optimizer):
-    """`rectify`: as in RAdam, the first updates (5 at β₂ = .999) are SGD with momentum. `capturable` keeps the count of
-    updates on the parameters' device, so that a captured update counts on.
+    """AdaBelief over lists of tensors.
+
+    `rectify`: as in RAdam, the first updates (5 at β₂ = .999) are SGD with momentum. `capturable` keeps the count of
+    updates on the parameters' device, so that a captured update increments it.
     """
 
     weight_decouple = True
@@ -45,7 +47,7 @@ class ForeachAdaBelief(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Parameters without a gradient are left alone, their weight decay and count included."""
+        """Update all parameters that have a gradient; the others get no weight decay and no step count."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -56,7 +58,7 @@ class ForeachAdaBelief(Optimizer):
         return loss
 
     def _by_step(self, group: dict[str, Any]) -> list[list[Tensor]]:
-        """The group's parameters that have a gradient, those of equal counts together: their factors are equal."""
+        """The group's parameters that have a gradient, grouped by step count: equal counts have equal factors."""
         together: dict[float, list[Tensor]] = {}
         for parameter in group["params"]:
             if parameter.grad is None:
@@ -66,7 +68,9 @@ class ForeachAdaBelief(Optimizer):
                 device = parameter.device if group["capturable"] else "cpu"
                 state["step"] = torch.zeros((), dtype=torch.float32, device=device)
                 state.update({name: torch.zeros_like(parameter) for name in STATE})
-            count = -1.0 if group["capturable"] else float(state["step"])  # reading a count off a device is no capture
+            count = (
+                -1.0 if group["capturable"] else float(state["step"])
+            )  # reading a count from the device would break the capture
             together.setdefault(count, []).append(parameter)
         return list(together.values())
 
@@ -83,7 +87,7 @@ class ForeachAdaBelief(Optimizer):
         deviation = torch._foreach_sub(gradients, mean)
         torch._foreach_mul_(variance, beta2)
         torch._foreach_addcmul_(variance, deviation, deviation, value=1 - beta2)
-        torch._foreach_add_(variance, group["eps"])  # stays in the state, as in the package
+        torch._foreach_add_(variance, group["eps"])  # kept in the state, as in the package
         denominator = list(torch._foreach_sqrt(variance))
         if group["capturable"]:
             self._apply_captured(group, parameters, mean, denominator, torch.stack(steps).double())

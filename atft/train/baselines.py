@@ -1,9 +1,7 @@
-"""What simple scorers reach on the same days: zero, last return, ridge and LightGBM on the same window with rank
-targets.
+"""Baselines on the same days: zero, last return, ridge and LightGBM on the same window with rank targets.
 
-They depend on data, split and features only, are made once, kept beside the cache, and never run in trials. Rows and
-columns are bounded;
-the bounds that were in force stand in the stored file.
+They depend on data, split and features only: computed once, stored beside the cache, never run in trials. Rows and
+columns are limited; the stored file has the limits used.
 """
 
 import json
@@ -51,7 +49,7 @@ Matrix = Float[np.ndarray, "sample column"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baseline:
-    """`values` have split prefixes; `missing` says why a baseline has none."""
+    """Metrics of one baseline: `values` have split prefixes; `missing` is the reason when it could not be computed."""
 
     values: dict[str, float | None]
     daily: list[DailySeries]
@@ -60,7 +58,7 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """What the fitted baselines saw: `lags` days back (0 = the day itself), rows used of those there are."""
+    """Data used to fit the baselines: `lags` days back (0 = the day itself), rows used of those there are."""
 
     lags: tuple[int, ...]
     columns: int
@@ -79,9 +77,9 @@ class _Stored:
 def baselines(
     setup: TrainingSetup, scored: dict[str, ScoredSamples], reporter: Reporter, check: Callable[[], None]
 ) -> dict[str, Baseline]:
-    """Each baseline judged on the splits of `scored`, which must hold val and test.
+    """Metrics of each baseline on the splits of `scored`, which must have val and test.
 
-    Made, or read from `{cache}/baselines/`.
+    Computed, or read from `{cache}/baselines/`.
     """
     path = setup.cache.path / "baselines" / f"{_key(setup)}.json"
     if path.is_file():
@@ -191,10 +189,7 @@ class _Fit:
 
 
 def _accumulate(setup: TrainingSetup, lags: tuple[int, ...], beat: Callable[[int, int], None]) -> _Fit:
-    """One pass over evenly spread training days:
-
-    sums for ridge on within-day deviations, and the rows for the trees.
-    """
+    """Read evenly spaced training days once: sums for ridge on within-day deviations, and rows for the trees."""
     train, reader = setup.split.train, setup.reader
     available = len(train) * max(1, reader.median_stocks_per_day)
     stride = -(-available // MAX_RIDGE_ROWS)
@@ -237,16 +232,16 @@ def ridge_paths(
 ) -> Float[np.ndarray, "column penalty horizon"]:
     """Ridge coefficients for every penalty, as multiples of the mean eigenvalue of X'X, from one decomposition."""
     values, vectors = np.linalg.eigh(gram)
-    turned = vectors.T @ product
+    projected = vectors.T @ product
     scale = max(float(values.mean()), np.finfo(np.float64).tiny)
-    paths = [vectors @ (turned / (np.maximum(values, 0.0) + penalty * scale)[:, None]) for penalty in PENALTIES]
+    paths = [vectors @ (projected / (np.maximum(values, 0.0) + penalty * scale)[:, None]) for penalty in PENALTIES]
     return np.stack(paths, axis=1)
 
 
 def _fit_trees(
     x: Matrix, ranks: Float[np.ndarray, "sample horizon"], threads: int, beat: Callable[[int, int], None]
 ) -> tuple[list["Booster"], str | None]:
-    """One model a horizon; none, and why, where LightGBM cannot be loaded or has nothing to learn from."""
+    """One model per horizon; or none, with the reason, where LightGBM cannot be loaded or there are no samples."""
     try:
         import lightgbm  # noqa: PLC0415 - links the system's libgomp, which may be absent
     except (ImportError, OSError) as error:

@@ -1,8 +1,8 @@
-"""Checkpoints on disk: whole or absent, self-contained, at most two kept.
+"""Checkpoints on disk: written atomically, self-contained, at most two kept.
 
 `{name}/model.safetensors` the weights, `state.pt` optimizer, scheduler and EMA (loaded with weights_only),
 `best.safetensors` the best epoch's weights so far (`best.2.safetensors` those of the second of several folds),
-`manifest.json` the loop's numbers, what the checkpoint belongs to, and every file's SHA-256.
+`manifest.json` the training loop's state, the identity of the run, and every file's SHA-256.
 """
 
 import hashlib
@@ -37,10 +37,10 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """`weights`: parameters and buffers by name; `state`: tensors and plain numbers; `loop`: JSON numbers of the
-    training loop;
-    `identity`: JSON that must be equal when the run goes on (spec, data, features); `best`: the files of the best
-    weights there are, one a fold."""
+    """Contents of a checkpoint. `weights`: parameters and buffers by name; `state`: optimizer, scheduler and EMA;
+    `loop`: JSON state of the training loop; `identity`: JSON that must be equal on resume (spec, data, features);
+    `best`: files of the best weights so far, one per fold.
+    """
 
     weights: dict[str, Tensor]
     state: dict[str, object]
@@ -50,7 +50,7 @@ class Snapshot:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """`path` has its old content or, after the return, all of the new one on disk."""
+    """Write `content` to `path` atomically, and durably once this returns."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
         file.write(content)
@@ -65,10 +65,7 @@ def to_host(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], about: dict[str, object]) -> None:
-    """Weights with `about` as JSON under the metadata key `atft`:
-
-    one key only, for the format keeps several in no fixed order.
-    """
+    """Save weights with `about` as JSON under the metadata key `atft`: one key, the order of several is not fixed."""
     write_atomic(path, safetensors.torch.save(to_host(weights), {"atft": json.dumps(about, sort_keys=True)}))
 
 
@@ -85,7 +82,7 @@ def save(folder: Path, name: str, snapshot: Snapshot) -> str:
     partial = folder / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    # Through files of Python's: what these libraries say of a full disk when they write themselves is no OSError.
+    # Written by Python: the libraries' own writers do not raise OSError when the disk is full.
     (partial / "model.safetensors").write_bytes(safetensors.torch.save(to_host(snapshot.weights)))
     state = io.BytesIO()
     torch.save(snapshot.state, state)
@@ -110,9 +107,7 @@ def save(folder: Path, name: str, snapshot: Snapshot) -> str:
 
 
 def link(source: Path, target: Path) -> None:
-    """A second name for a file that is only ever replaced, never changed; a copy where the file system has no hard
-    links.
-    """
+    """Hard-link a file that is only ever replaced, never changed; copy it where hard links are not supported."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""Scores for a list of days and what they are worth: validation, test, baselines and oracle all come through here."""
+"""Scores of a list of days and their metrics, for validation, test, baselines and oracles alike."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +29,8 @@ CHUNK_FACTOR = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredSamples:
-    """Every ranked sample of some days:
-
-    `day` indexes `days`, `rows` are panel rows, targets are raw forward returns (NaN unknown).
+    """Scores and targets of every ranked sample of `days`: `day` indexes `days`, `rows` are panel rows, targets are raw
+    forward returns (NaN unknown).
     """
 
     scores: Float[np.ndarray, "sample horizon"]
@@ -43,9 +42,11 @@ class ScoredSamples:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitMetrics:
+    """Metrics of one split: `{split}/{metric}` values and daily series."""
+
     values: dict[str, float | None]
     daily: list[DailySeries]
-    degenerate: tuple[int, ...]  # horizons whose scores rank nothing on any day
+    degenerate: tuple[int, ...]  # horizons whose scores are constant or nearly so on every day
     warnings: tuple[str, ...]
 
 
@@ -55,7 +56,7 @@ def read_batch(reader: DayReader, days: Int64[np.ndarray, " day"]) -> Batch | No
 
 
 def chunks(days: Int64[np.ndarray, " day"], size: int) -> Iterator[tuple[int, Int64[np.ndarray, " few"]]]:
-    """`days` in order, at most `size` consecutive ones at a time, each with the place of its first among `days`."""
+    """`days` in order, at most `size` consecutive ones at a time, each with the index of its first day in `days`."""
     offset = 0
     for stretch in consecutive_runs(days):
         for start in range(0, len(stretch), size):
@@ -72,9 +73,8 @@ def predict(
     micro_batch_days: int,
     heartbeat: Callable[[int], None],
 ) -> tuple[ScoredSamples, float | None]:
-    """Scores of the ranked samples of `days`, a few micro-batches at a time, and the mean daily loss
-    (None when
-    no day has one).
+    """Scores of the ranked samples of `days`, a few micro-batches at a time, and the mean daily loss (None when no
+    day has one).
 
     Always float32: bfloat16 scores tie. `heartbeat(days done)` is called after each chunk and may raise to stop.
     """
@@ -91,7 +91,7 @@ def predict(
             try:
                 value = objective(prediction, batch)
             except NoTargets:
-                pass  # the last days of a panel have none; the loss is a mean over days that do
+                pass  # the last days of a panel have no targets; the loss is a mean over the other days
             else:
                 counted = value.num_days - value.num_skipped_days
                 loss_sum, loss_days = loss_sum + float(value.total.detach()) * counted, loss_days + counted
@@ -117,7 +117,7 @@ def predict(
 
 
 def validate(setup: TrainingSetup, *, micro_batch_days: int, heartbeat: Callable[[int], None]) -> SplitMetrics:
-    """The validation days by the weights as they are, with `val/loss`; a pretraining has nothing but its losses.
+    """Metrics of the validation days at the present weights, with `val/loss`; pretraining has only its losses.
 
     Raises RunError, and whatever `heartbeat` raises.
     """
@@ -192,14 +192,13 @@ def split_metrics(scored: ScoredSamples, cache: Cache, spec: TrainSpec, split: s
 
 
 def with_scores(scored: ScoredSamples, scores: Float[np.ndarray, "sample horizon"]) -> ScoredSamples:
-    """The same samples under another scorer."""
+    """The same samples with other scores."""
     return replace(scored, scores=scores)
 
 
 def oracle_scores(cache: Cache, spec: TrainSpec, scored: ScoredSamples) -> dict[str, ScoredSamples]:
-    """The planted panel's best possible scores on the same samples; empty for real data. Names:
-
-    oracle_true, oracle_observed.
+    """The planted panel's best possible scores on the same samples, by name (oracle_true, oracle_observed); empty for
+    real data.
     """
     if cache.oracle is None:
         return {}

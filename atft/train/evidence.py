@@ -1,4 +1,4 @@
-"""What really ran, read from the objects in use: the body of `GET /jobs/{id}/evidence`."""
+"""Evidence of what actually ran, read from the objects in use: the body of `GET /jobs/{id}/evidence`."""
 
 import importlib.metadata
 import platform
@@ -39,11 +39,11 @@ ROLES = ("train", "val", "test", "purged")
 def evidence(
     setup: TrainingSetup, state: RunState, *, os_threads_peak: int, git: dict[str, object] | None
 ) -> dict[str, object]:
-    """JSON.
+    """The evidence as JSON.
 
-    `batches_by_epoch` and `samples_by_epoch` have one number for each epoch that was begun (the last one may be
-    under way). With several folds all that goes by epoch is of the fold under way, at the end the last one; `folds`
-    has it of each, and `data.folds` their days. An ensemble has `members` in the place of `folds`, on the same days.
+    `batches_by_epoch` and `samples_by_epoch` have one number per started epoch. With several folds the values by epoch
+    are those of the current fold; `folds` has them for each, and `data.folds` their days. An ensemble has `members`
+    instead of `folds`, on the same days.
     """
     resolved, requested, fold = setup.resolved(), setup.requested, state.fold
     several = "folds" if setup.ensemble is None else "members"
@@ -81,7 +81,7 @@ def evidence(
 
 
 def runtime_environment(device: torch.device, threads: int, os_threads_peak: int) -> dict[str, object]:
-    """What any run says of where it ran: `threads`, `device`, `device_name`, `versions`, `host`."""
+    """Evidence of the runtime environment of any job: `threads`, `device`, `device_name`, `versions`, `host`."""
     return {
         "threads": {
             "limit": threads,
@@ -98,7 +98,7 @@ def runtime_environment(device: torch.device, threads: int, os_threads_peak: int
 
 
 def git_state() -> dict[str, object] | None:
-    """Commit of the checkout this code lies in; null when it is not one, or git is not there to ask."""
+    """Commit of this code's checkout; None when there is no checkout or no git."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -127,7 +127,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _data(setup: TrainingSetup) -> dict[str, object]:
-    """Several folds' day lists are of the days that are so used in any fold."""
+    """Evidence of the data; with several folds a day list has the days used so in any fold."""
     cache, splits = setup.cache, setup.splits
     return {
         "fingerprint": cache.fingerprint,
@@ -150,7 +150,7 @@ def _data(setup: TrainingSetup) -> dict[str, object]:
 
 
 def _fold_days(cache: Cache, split: Split) -> dict[str, object]:
-    """Stretches of consecutive trading days; with the lists of all days they give each day of the fold."""
+    """A fold's days by role, as spans of consecutive trading days."""
 
     def spans(days: npt.NDArray[np.int64]) -> list[dict[str, object]]:
         parts = [part for part in consecutive_runs(days) if len(part)]

@@ -1,7 +1,6 @@
-"""The training on one fold: epochs of whole-day steps, validation after each, until the last or until a rule says so.
+"""Training on one fold: epochs of whole-day steps with validation after each, until the last epoch or a stop rule.
 
-It draws no random number of its own: every step is seeded from (seed, epoch, position), so a checkpoint needs no
-generator's state.
+Every step is seeded from (seed, epoch, position), so that a checkpoint needs no random generator's state.
 """
 
 import time
@@ -36,7 +35,7 @@ class FoldTraining:
         self.steps = 0
 
     def __call__(self) -> None:
-        """Raises RunError; StopRequested, when somebody asked for that."""
+        """Train the fold. Raises RunError, StopRequested."""
         state = self.state
         while state.end_reason is None and state.epoch < self.spec.trainer.max_epochs:
             if not state.trained:
@@ -123,7 +122,7 @@ class FoldTraining:
                 heartbeat=self.run.heartbeat("validate", setup.fold, state.epoch, len(setup.split.val)),
             )
         if self.setup.graph is not None:
-            self.setup.graph.take_seconds()  # counted as validation already
+            self.setup.graph.take_seconds()  # already counted as validation
         values: dict[str, float | None] = {
             "train/loss": state.loss_sum / state.loss_days,
             **{f"train/loss_{name}": value / state.loss_days for name, value in state.part_sums.items()},
@@ -150,7 +149,9 @@ class FoldTraining:
         self.run.save(best=improved)
 
     def _report_epoch(self, values: dict[str, float | None], train_seconds: float, *, best: bool) -> None:
-        """With several folds no epoch is the run's best: that is a mean over folds, which the end tells."""
+        """Report an epoch's metrics. With several folds none is marked best: the run's best is a mean over
+        folds, reported at the end.
+        """
         folds = self.run.num_folds
         speed = {"time/samples_per_second": self.train_samples / train_seconds if self.train_samples else None}
         measured = {**values, **speed, **self.timers.take(), **self.run.sampler.take()}
@@ -163,7 +164,7 @@ class FoldTraining:
         )
 
     def _improve(self, values: dict[str, float | None]) -> bool:
-        """Keep this epoch's weights if it is the best; count towards early stopping.
+        """Save this epoch's weights if it is the best, count towards early stopping, and return whether it is the best.
 
         An undefined objective is no improvement.
         """
@@ -176,7 +177,7 @@ class FoldTraining:
             trainer.early_stopping.min_delta if trainer.early_stopping else 0.0,
         )
         last_phase, _ = trainer.phase_of(trainer.max_epochs - 1)
-        waiting = trainer.phase_of(state.epoch)[0] == last_phase  # an earlier phase runs to its end: others follow it
+        waiting = trainer.phase_of(state.epoch)[0] == last_phase  # earlier phases always run to their end
         state.bad_epochs = 0 if patience_reset or not waiting else state.bad_epochs + 1
         if patience_reset:
             state.reference = value

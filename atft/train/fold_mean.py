@@ -1,6 +1,6 @@
-"""Several folds as one run: what each said, named after it, and the mean of all.
+"""Metrics of several folds: names with the fold's number, and means over folds.
 
-A mean is null as soon as one fold's value is undefined: fewer folds than were asked for are not what was asked for.
+A mean is None when any fold's value is undefined: a mean over fewer folds would not be comparable.
 """
 
 import math
@@ -21,12 +21,13 @@ def with_fold_names(values: Values, fold: int, folds: int) -> dict[str, float | 
 
 
 def mean(values: Sequence[float | None]) -> float | None:
+    """The mean; None when a value is None or there is none."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def mean_values(folds: Sequence[Values]) -> dict[str, float | None]:
-    """By name, of names that any fold has."""
+    """Mean over folds of every metric that any fold has."""
     names = dict.fromkeys(name for values in folds for name in values)
     return {name: mean([values.get(name) for values in folds]) for name in names}
 
@@ -34,7 +35,7 @@ def mean_values(folds: Sequence[Values]) -> dict[str, float | None]:
 def mean_daily(folds: Sequence[Sequence[DailySeries]]) -> list[DailySeries]:
     """One series by metric, split and horizon: a day's value is the mean over the folds that evaluated that day.
 
-    Where folds share no day, as test days of walk-forward and k-fold, this lays them one after the other.
+    Folds without a common day, as test days of walk-forward and k-fold, are thus concatenated.
     """
     found: dict[tuple[str, str, int], dict[str, list[float | None]]] = {}
     for one in (one for series in folds for one in series):

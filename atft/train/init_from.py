@@ -1,7 +1,7 @@
-"""The weights that a run begins with instead of random ones: those of an earlier run, looked at before they are taken.
+"""Initial weights from an earlier run (`init_from`), checked before they are loaded.
 
-An earlier run's folder says all of itself: `config.json` what it was, `best.safetensors` what it learned. `lineage` in
-the new run's own `config.json` goes on with the source and the runs that it began with itself.
+The earlier run's folder has its spec in `config.json` and its weights in `best.safetensors`. `lineage` in the new run's
+own `config.json` lists the source and the runs that the source started from.
 """
 
 import json
@@ -27,7 +27,7 @@ CONFIG = "config.json"
 
 
 class InitialWeights:
-    """From the run in `folder` to a training. Raises RunError (invalid_params, data_changed) where they do not fit."""
+    """Weights of the run in `folder` for a training. Raises RunError (invalid_params, data_changed)."""
 
     def __init__(self, spec: TrainSpec, cache: Cache, features: tuple[str, ...], folder: Path | None) -> None:
         if folder is None or spec.init_from is None:
@@ -65,13 +65,13 @@ class InitialWeights:
 
     @property
     def lineage(self) -> list[dict[str, object]]:
-        """The source first, then what it began with."""
+        """The source first, then the runs that it started from."""
         own = {"job_id": self.spec.init_from, "requested": self._config["requested"]}
         return [own, *self._config.get("lineage", [])]
 
     def load_into(self, network: nn.Module, fold: int) -> None:
-        """Put the source's weights into `network`, for the fold numbered from 0: the encoder, and the heads where they
-        score the same.
+        """Load the source's weights into `network`, for the fold numbered from 0: the encoder, and the heads where both
+        runs have the same outputs.
         """
         try:
             weights = checkpoint.load_weights(self._paths[source_fold(self.source, fold)])
@@ -94,7 +94,7 @@ class InitialWeights:
         self._loaded, self._not_loaded = sorted(taken), sorted(own.keys() - taken.keys())
 
     def evidence(self) -> dict[str, object]:
-        """The files with their SHA-256, which tensors came from them, and which were left to the seed."""
+        """The files with their SHA-256, the tensors loaded from them, and those initialised at random."""
         return {
             "job_id": self.spec.init_from,
             "task": self.source.task if isinstance(self.source, PretrainSpec) else "train",
@@ -105,5 +105,5 @@ class InitialWeights:
 
 
 def parse_run_spec(body: dict[str, Any]) -> RunSpec:
-    """Raises pydantic.ValidationError."""
+    """The spec of a stored request. Raises pydantic.ValidationError."""
     return (PretrainSpec if "task" in body else TrainSpec).model_validate(body)

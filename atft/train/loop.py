@@ -1,7 +1,7 @@
-"""A run from its spec to its last word: preflight, the training on one fold after another, the test days once.
+"""A run from its spec to its final event: preflight, training fold by fold, then the test days once.
 
-Every fold begins with the same weights and ends for itself; test days are read when all of them are trained. The
-members of an ensemble go the way of folds, each with a seed of its own.
+Every fold starts with the same weights and stops on its own; test days are read when all folds are trained. Ensemble
+members are trained like folds, each with its own seed.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def _run(run: Run, *, test: bool) -> Finished | Stopped:
         )
     try:
         if run.state.saves == 0:
-            run.save()  # fixes the micro-batch: a run killed before its first checkpoint repeats itself too
+            run.save()  # stores the micro-batch size, so that a restarted run gives the same numbers
         FoldTraining(run)()
         while len(run.state.folds) < run.num_folds:
             run.begin_fold()

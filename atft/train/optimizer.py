@@ -1,4 +1,4 @@
-"""The optimizer a spec names, and proof of which one it is."""
+"""Creates the optimizer of a spec, and its evidence."""
 
 import contextlib
 import importlib.metadata
@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from atft.spec.training import OptimizerSpec
 from atft.train.adabelief import ForeachAdaBelief
 
-# torch says of itself which build it is (2.13.0+cu130); its package metadata may not
+# torch.__version__ has the build (2.13.0+cu130); the package metadata may not
 _VERSIONS = {
     "adabelief_pytorch": importlib.metadata.version("adabelief-pytorch"),
     "torch": str(torch.__version__),
@@ -29,8 +29,9 @@ class CreatedOptimizer:
 
 
 def make_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> CreatedOptimizer:
-    """AdamW is torch's fused form. AdaBelief, with decoupled decay and rectification, is the adabelief-pytorch package;
-    on a GPU, where its dozen launches a tensor cost more than the arithmetic, our own over all tensors at once.
+    """Create the optimizer. AdamW is torch's fused form. AdaBelief, with decoupled decay and rectification, is the
+    adabelief-pytorch package; on a GPU, where the package's dozen kernel launches per tensor dominate, our own
+    multi-tensor version.
 
     Rectification makes AdaBelief's first 5 updates plain SGD with momentum (Zhuang et al. 2020, arXiv 2010.07468).
     """
@@ -70,7 +71,7 @@ def make_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> C
 
 
 def optimizer_evidence(optimizer: Optimizer) -> dict[str, object]:
-    """What the object in use says of itself: nothing here is read from the spec.
+    """Evidence read from the optimizer object, not from the spec.
 
     State keys are empty before the first update.
     """

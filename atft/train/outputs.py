@@ -1,4 +1,4 @@
-"""The files a run leaves, each whole before it is named."""
+"""Output files of a run, each renamed into place when complete."""
 
 import json
 import os
@@ -25,7 +25,7 @@ Series = list[tuple[str, DailySeries]]  # source ("" for the model itself) and s
 
 
 class PredictionWriter:
-    """A Parquet file of scores, written piece by piece; it has its name only once it is whole."""
+    """Writes a Parquet file of scores table by table and renames it into place when complete."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -59,8 +59,8 @@ class PredictionWriter:
 def write_outputs(
     setup: TrainingSetup, out: Path, series: Series | None, evidence: dict[str, object]
 ) -> list[Artifact]:
-    """All but the weights and the predictions, which must be there; without `series` the run scores nothing and has
-    neither those nor predictions. Raises RunError when a file is not there after all.
+    """Write config, evidence and daily series, and return all artifacts; weights and predictions must already exist.
+    `series` is None for pretraining, which has neither series nor predictions. Raises RunError when a file is missing.
     """
     config = {
         "requested": setup.requested.model_dump(mode="json"),
@@ -86,7 +86,7 @@ def write_outputs(
 
 
 def verify_artifacts(out: Path, artifacts: list[Artifact]) -> None:
-    """Raises RunError naming each declared output that is absent or empty: such a run has not succeeded."""
+    """Raise RunError naming each declared output that is missing or empty."""
     missing = [a.name for a in artifacts if not (out / a.path).is_file() or (out / a.path).stat().st_size == 0]
     if missing:
         raise RunError(
@@ -126,7 +126,7 @@ def _daily_table(series: Series) -> "pa.Table":
 def prediction_table(setup: TrainingSetup, scored: dict[str, ScoredSamples]) -> "pa.Table":
     """One row a ranked sample of a fold's or an ensemble's validation and test days: date, code, split, score_{h}d.
 
-    With several folds also `fold`, from 1; a fold is written once it is scored and need not stay in memory.
+    With several folds also `fold`, from 1; each fold is written when scored, so that only one is in memory.
     """
     import pyarrow as pa  # noqa: PLC0415
 

@@ -7,9 +7,9 @@ from atft.train.setup import AnyObjective, TrainingSetup, objective_of
 
 
 def enter(setup: TrainingSetup, epoch: int) -> None:
-    """Set everything to the phase of 0-based `epoch`, the schedule to the phase's beginning.
+    """Set modules, loss and learning rate to the phase of 0-based `epoch`, and restart the scheduler.
 
-    Parameters of modules that rest get no gradient, so that the optimizer passes them by, weight decay included.
+    Parameters of frozen modules get no gradient, so that the optimizer skips them, weight decay included.
     """
     spec = setup.spec
     phase, _ = spec.trainer.phase_of(epoch)
@@ -35,7 +35,7 @@ def objectives(setup: TrainingSetup) -> list[AnyObjective]:
 
 
 def lacks_gradient_norms(setup: TrainingSetup, norms: Mapping[str, float]) -> bool:
-    """Whether a module that trains now has not shown its gradient yet."""
+    """Whether a module that trains in this phase has no gradient norm in `norms` yet."""
     return any(
         name not in norms and any(p.requires_grad for p in child.parameters())
         for name, child in setup.network.named_children()

@@ -1,7 +1,7 @@
-"""Scores for any range of days from a finished run's best weights: the numbers that its own evaluation gave.
+"""Scores for any range of days from a finished run's best weights, bit-equal to those of the run's own evaluation.
 
-Days are computed in the pieces in which the evaluation computed them, whatever range is asked for, since on a CPU the
-last bits of a matrix product depend on how many rows it has.
+Days are computed in the same batches as in the evaluation, whatever range is requested: on a CPU the last bits of a
+matrix product depend on its number of rows.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,8 +48,8 @@ def predict(
     """Write `out/predictions.parquet`: date, code and score_{h}d of every valid row of the universe, by day and code;
     null where the stock has too few days behind it.
 
-    `model` is the folder of a finished run. `max_days` bounds a micro-batch: less memory, other last bits. Stopped
-    before its end it leaves nothing. The returned event has not been emitted.
+    `model` is the folder of a finished run. `max_days` limits a micro-batch: less memory, other last bits. When
+    stopped it leaves no file. The returned event has not been emitted.
     """
     reporter = Reporter(emit, epochs=0)
     try:
@@ -70,6 +70,8 @@ def predict(
 
 
 class _Prediction:
+    """A prediction in progress: the saved run, the requested days, and their reader."""
+
     def __init__(
         self,
         spec: PredictSpec,
@@ -115,7 +117,7 @@ class _Prediction:
 
     def _pieces(self, size: int, *, own: bool) -> Iterator[Days]:
         """All days of the panel, in order, in runs of at most `size`; on the data that the model was trained on, those
-        of its validation and test days are the ones of its evaluation.
+        of its validation and test days are the batches of its evaluation.
         """
         cuts: set[int] = set()
         if own:
@@ -218,9 +220,7 @@ def requested_days(cache: Cache, spec: PredictSpec) -> Days:
 
 
 def num_learned_days(cache: Cache, days: Days, saved_run: SavedRun) -> int:
-    """How many of `days` are no later than the last label that the weights were fitted to or chosen by: their scores
-    know what came after them.
-    """
+    """How many of `days` are no later than the last label used for training or validation: in-sample scores."""
     last = int(np.searchsorted(cache.days, saved_run.last_day, side="right")) - 1
     return int((days <= last + 1 + max(saved_run.spec.data.horizons)).sum())
 

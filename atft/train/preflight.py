@@ -1,7 +1,4 @@
-"""Before the first step:
-
-does the run work at all? One day forward and backward, a gradient in every module, its time and its memory.
-"""
+"""Checks before the first step: one day forward and backward, a gradient in every module, time and memory."""
 
 import contextlib
 import math
@@ -25,7 +22,7 @@ from atft.train.report import Reporter, RunError
 from atft.train.setup import AnyNetwork, AnyObjective, TrainingSetup, network_of
 
 MICRO_BATCH_SECONDS = 5.0
-BEAT_SECONDS, COMPILING_BEATS = 10.0, 180  # half an hour: a compiler that takes longer hangs
+BEAT_SECONDS, COMPILING_BEATS = 10.0, 180  # half an hour: a compiler that takes longer counts as hung
 MEMORY_SHARE = 0.8  # of what is free, for a micro-batch
 CANDIDATE_DAYS = 9
 
@@ -40,14 +37,14 @@ class PreflightReport:
     activation_bytes_per_day: int
     memory_bytes: int  # estimate for one micro-batch with weights, gradients and optimizer state; not the mapped data
     needed_bytes: int  # of the machine's memory, by this process with all it holds; mapped data not counted
-    free_bytes: int  # when it was asked
+    free_bytes: int  # when measured
     micro_batch_days: int
     host_bytes_per_day: int  # of needed_bytes, for each day of a micro-batch
 
 
 def gradient_norms(network: nn.Module, *, only_reached: bool = False) -> dict[str, float]:
-    """L2 norm of the gradient of each child with parameters that learn; NaN propagates. `only_reached` leaves out those
-    that took no part, as a graph whose layers stochastic depth has all skipped.
+    """L2 norm of the gradient of each child with parameters that learn; NaN propagates. `only_reached` leaves out
+    modules without a gradient, such as a graph whose layers stochastic depth has all skipped.
     """
     norms: dict[str, float] = {}
     for name, child in network.named_children():
@@ -59,7 +56,7 @@ def gradient_norms(network: nn.Module, *, only_reached: bool = False) -> dict[st
 
 
 def require_gradients(norms: dict[str, float]) -> None:
-    """Raises RunError naming each module that would not learn."""
+    """Raise RunError naming each module without a finite, non-zero gradient."""
     dead = [name for name, norm in norms.items() if not (math.isfinite(norm) and norm > 0)]
     if dead:
         shown = ", ".join(f"{name} ({norms[name]:g})" for name in dead)
@@ -71,7 +68,7 @@ def require_gradients(norms: dict[str, float]) -> None:
 
 
 def require_compiler(setup: TrainingSetup, batch: Batch, reporter: Reporter) -> None:
-    """Compile the network of the run, forward and backward. Raises RunError where torch cannot: no compiler, say."""
+    """Compile the run's network, forward and backward. Raises RunError where torch cannot, as without a compiler."""
     from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - a second to load, for those who compile
 
     try:
@@ -89,7 +86,7 @@ def require_compiler(setup: TrainingSetup, batch: Batch, reporter: Reporter) -> 
 
 @contextlib.contextmanager
 def _heartbeat_while_compiling(reporter: Reporter) -> Iterator[None]:
-    """A compiler says nothing for minutes, which the supervisor would take for a stall: speak for it, not for ever."""
+    """Send heartbeats while the compiler is silent, for a limited time; else it would look stalled."""
     done = threading.Event()
 
     def beat() -> None:
@@ -108,7 +105,7 @@ def _heartbeat_while_compiling(reporter: Reporter) -> Iterator[None]:
 
 
 def preflight(setup: TrainingSetup, reporter: Reporter) -> PreflightReport:
-    """Raises RunError with reason preflight_failed. Leaves weights, optimizer and gradients of the run untouched."""
+    """Run all checks; leaves the run's weights, optimizer and gradients as they are. Raises RunError."""
     started = time.perf_counter()
     network = _without_dropout(setup)
     days, batch = _one_day(setup, network, setup.objective)
@@ -166,13 +163,13 @@ def preflight(setup: TrainingSetup, reporter: Reporter) -> PreflightReport:
 
 
 def _private_bytes() -> int:
-    """What this process holds that is not a file's: the mapped cache can be read again."""
+    """Resident bytes of this process without shared, file-backed ones: the mapped cache can be paged out."""
     memory = psutil.Process().memory_info()
     return int(memory.rss) - int(getattr(memory, "shared", 0))
 
 
 def _refuse_for_memory(reporter: Reporter, days: int, needed: int, free: int) -> None:
-    """Say how much it takes, for a worker to wait for it; raises RunError (oom_host, preflight_failed)."""
+    """Report how much memory is needed, for the worker to wait for; raises RunError (oom_host, preflight_failed)."""
     reporter.evidence({"memory": {"needed_bytes": needed, "free_bytes": free, "fits": False}})
     _, total = free_and_total()
     need = f"a micro-batch of {days} days needs about {needed / 1e9:.1f} GB of memory"
@@ -185,7 +182,7 @@ def _refuse_for_memory(reporter: Reporter, days: int, needed: int, free: int) ->
 
 
 def _without_dropout(setup: TrainingSetup) -> AnyNetwork:
-    """The same weights with every kind of randomness off, so that a module at rest is not mistaken for a dead one."""
+    """A copy of the network with dropout and stochastic depth off, so that a skipped module does not look dead."""
     model = setup.spec.model.model_copy(
         update={"dropout": 0.0, "gat_dropout": 0.0, "freq_dropout": 0.0, "stochastic_depth": 0.0}
     )
@@ -195,7 +192,7 @@ def _without_dropout(setup: TrainingSetup) -> AnyNetwork:
 
 
 def _one_day(setup: TrainingSetup, network: AnyNetwork, objective: AnyObjective) -> tuple[np.ndarray, Batch]:
-    """The first of a few training days (or as many as a loss takes), the middle one first, whose loss is defined."""
+    """A training day (or `min_days` of them) whose loss is defined, tried from the middle outwards."""
     train, num_days = setup.split.train, setup.min_days
     fractions = np.linspace(0.0, 1.0, CANDIDATE_DAYS)
     fractions = fractions[np.argsort(np.abs(fractions - 0.5), kind="stable")]
@@ -225,7 +222,7 @@ def _loss(setup: TrainingSetup, network: AnyNetwork, batch: Batch) -> LossValue:
 
 
 def _timed(setup: TrainingSetup, network: AnyNetwork, days: np.ndarray) -> float:
-    """Seconds for `days`, read, forward and backward, once everything has been loaded by the first pass."""
+    """Seconds to read `days` and run forward and backward, after a first pass has warmed up."""
     start = time.perf_counter()
     torch.autograd.backward(_loss(setup, network, setup.reader.batch(days)).total)
     if setup.device.type == "cuda":
@@ -236,8 +233,8 @@ def _timed(setup: TrainingSetup, network: AnyNetwork, days: np.ndarray) -> float
 def _micro_batch(setup: TrainingSetup, seconds_per_day: float, bytes_per_day: int, fixed_bytes: int) -> int:
     """Days of a step that go together: all, or the largest power of two within 5 s and the device's free memory.
 
-    Steps of the size that is common fit by far, so that the answer does not hang on a timer's noise; it is part of
-    every checkpoint.
+    Usual step sizes are far below the limit, so that timer noise does not matter; the result is stored in every
+    checkpoint.
     """
     limit = MICRO_BATCH_SECONDS / max(seconds_per_day, 1e-9)
     if setup.device.type == "cuda":

@@ -1,4 +1,4 @@
-"""What a run says while it works: progress at a bounded rate, metrics as they are, and the two ways it ends early."""
+"""Event reporting of a run (progress at a limited rate, metrics, logs), and the exceptions that end a run early."""
 
 import math
 import time
@@ -9,12 +9,12 @@ from atft.spec.reason import Reason
 
 PROGRESS_SECONDS = 0.2
 MAX_DAYS_PER_EVENT = 60_000  # of daily series: some 2 MB of the 8 MB that a line may have
-TAIL = {"test": 0.9, "baselines": 0.95}  # where what follows the epochs begins on the progress bar
+TAIL = {"test": 0.9, "baselines": 0.95}  # progress at which each phase after the epochs starts
 MAX_STEP_POINTS = 200  # rows of each step/ series in one epoch, at most
 
 
 class RunError(Exception):
-    """The run ends with a reason a client can act on."""
+    """The run fails, with a reason that a client can act on."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -22,11 +22,11 @@ class RunError(Exception):
 
 
 class StopRequested(Exception):
-    """Somebody asked the run to stop; what was done is saved by whoever catches this."""
+    """The run was asked to stop; the handler saves a checkpoint."""
 
 
 class Reporter:
-    """Sends events. Progress is the heartbeat: it is called after each micro-batch and lets through a few a second."""
+    """Sends events. `progress` is the heartbeat: called after each micro-batch, it emits at most a few a second."""
 
     def __init__(self, emit: Callable[[Event], None], *, epochs: int, folds: int = 1) -> None:
         self.emit = emit
@@ -49,9 +49,9 @@ class Reporter:
         steps: int = 0,
         samples_per_second: float | None = None,
     ) -> None:
-        """`epoch` counts complete epochs of `fold` (from 0), `step` of `steps` is the place inside the phase.
+        """`epoch` counts complete epochs of `fold` (from 0), `step` of `steps` is the position within the phase.
 
-        What is said counts the epochs of all folds; those that a fold did without are passed over.
+        The event counts the epochs of all folds; epochs that early stopping saved are skipped.
         """
         now = time.monotonic()
         self._micro_batch_seconds = max(self._micro_batch_seconds * 0.9, now - self._last_call)
@@ -78,7 +78,7 @@ class Reporter:
         )
 
     def _progress_ratio(self, phase: str, fold: int, epoch: int, inside: float) -> float:
-        """All folds are trained first, then each is tested; a prediction is nothing but itself."""
+        """Progress of the whole run in [0, 1]: all folds are trained first, then each is tested."""
         if phase == "predict":
             return inside
         first = TAIL["test"]
@@ -92,7 +92,7 @@ class Reporter:
         self.emit(Log.model_validate({"message": message, "level": level}))
 
     def metrics(self, metrics: Metrics) -> None:
-        """Long daily series follow in events of their own: a line of the protocol has a bound."""
+        """Send metrics; long daily series are split over several events, since a line's length is limited."""
         parts: list[list[DailySeries]] = [[]]
         for series in metrics.daily:
             if parts[-1] and sum(len(one.days) for one in parts[-1]) + len(series.days) > MAX_DAYS_PER_EVENT:
@@ -110,5 +110,5 @@ class Reporter:
 
 
 def defined(value: float | None) -> float | None:
-    """Null for NaN and infinities: an undefined metric has no number."""
+    """The value, or None for NaN and infinities."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""One attempt at a run: what every part of it needs, where it stands, and how that is kept and told."""
+"""A training run in progress: its setup, state, checkpoints, and evidence."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class Run:
-    """From a checkpoint or from the start; `setup` and `state.fold` are those of the fold under way."""
+    """One run, new or resumed from a checkpoint; `setup` and `state.fold` are those of the current fold."""
 
     def __init__(
         self,
@@ -63,16 +63,16 @@ class Run:
         return FoldState(seed=self.setup.spec.seed, rules=[StoppingState() for _ in self.spec.trainer.stop_rules])
 
     def begin_fold(self) -> None:
-        """The next fold or member, with fresh weights, optimizer and scheduler."""
+        """Start the next fold or member, with new weights, optimizer and scheduler."""
         self.setup = reset_for_fold(self.setup, len(self.state.folds), self.reporter)
         self.state.folds.append(self._fold_state())
 
     def best_weights(self) -> Path:
-        """Where the best weights of the fold under way belong."""
+        """File of the current fold's best weights."""
         return self.out / checkpoint.best_name(self.setup.fold, self.num_folds)
 
     def heartbeat(self, phase: str, fold: int, epoch: int, num_days: int) -> Callable[[int], None]:
-        """Tells how many of the days of a pass without gradients are done, and ends it when there is a reason to."""
+        """A callback for evaluation: reports the days done and raises when the run must stop."""
 
         def beat(done: int) -> None:
             self.reporter.progress(phase, fold=fold, epoch=epoch, step=done, steps=num_days)
@@ -81,7 +81,7 @@ class Run:
         return beat
 
     def check(self) -> None:
-        """Between two pieces of work: is there a reason to go no further?"""
+        """Raise StopRequested or RunError (timeout_exec) when the run must stop; called between updates."""
         if self._stop():
             raise StopRequested
         limit, spent = self.spec.trainer.timeout_seconds, self.state.elapsed_seconds + time.monotonic() - self._clock
@@ -93,12 +93,12 @@ class Run:
             )
 
     def fold_suffix(self, number: int | None = None) -> str:
-        """For messages, from 0, by default the one under way; nothing in a run of one fold."""
+        """' of fold 2' for messages, empty in a run with one fold; `number` counts from 0."""
         fold = self.setup.fold if number is None else number
         return f" of {self.fold_name(fold)}" if self.num_folds > 1 else ""
 
     def fold_name(self, fold: int) -> str:
-        """Of the fold or member numbered from 0."""
+        """Name of the fold or member numbered from 0."""
         ensemble = self.setup.ensemble
         return f"fold {fold + 1}" if ensemble is None else f"member {fold + 1} (seed {ensemble.seeds[fold]})"
 
@@ -119,7 +119,7 @@ class Run:
         return time.monotonic() - self._saved_at >= self.spec.trainer.checkpoint_every_seconds
 
     def save(self, *, best: bool = False) -> str:
-        """Write a checkpoint and tell of it once it is on disk; its path relative to `out`."""
+        """Write a checkpoint, report it once it is on disk, and return its path relative to `out`."""
         state, setup = self.state, self.setup
         now = time.monotonic()
         state.elapsed_seconds += now - self._clock

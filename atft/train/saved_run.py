@@ -1,4 +1,4 @@
-"""A finished run as its folder tells of it: what it was asked, what it read, which weights it chose."""
+"""A finished run, read from its output folder: spec, data and best weights."""
 
 import json
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class SavedRun:
 
     @classmethod
     def read(cls, folder: Path, fold: int | None) -> "SavedRun":
-        """`fold` counts from 1. Raises RunError when `folder` holds no finished run, and when the fold is missing."""
+        """Read fold `fold` (from 1). Raises RunError when `folder` holds no finished run or lacks the fold."""
         try:
             config = json.loads((folder / "config.json").read_bytes())
             seen = json.loads((folder / "evidence.json").read_bytes())
@@ -47,7 +47,7 @@ class SavedRun:
             raise RunError(Reason.INVALID_PARAMS, f"the weights {weights.name} are gone: train the model again")
         return cls(
             spec=spec,
-            spec_digest=digest(config["requested"]),  # as it was then: a newer TrainSpec may have more fields
+            spec_digest=digest(config["requested"]),  # as stored: a newer TrainSpec may have more fields
             fold=number,
             weights=weights,
             sha256=sha256_of(weights),
@@ -58,7 +58,7 @@ class SavedRun:
         )
 
     def network(self) -> Network:
-        """On the CPU, in evaluation mode. Raises RunError when the weights are not of this model."""
+        """The network with its weights, on the CPU, in evaluation mode. Raises RunError when the weights do not fit."""
         network = Network(
             num_features=len(self.features),
             num_horizons=len(self.spec.data.horizons),
@@ -73,7 +73,7 @@ class SavedRun:
 
 
 def resolve_fold(fold: int | None, folds: int) -> int:
-    """From 0. Raises RunError: of several folds one must be named, for each has weights of its own."""
+    """The fold's number from 0. Raises RunError when there are several folds and none is named."""
     if fold is None and folds > 1:
         raise RunError(Reason.INVALID_PARAMS, f"the model has {folds} folds, each with its own weights: give fold")
     if fold is not None and fold > folds:

@@ -1,4 +1,4 @@
-"""Torch's own learning-rate schedulers, stepped once an epoch."""
+"""Learning-rate schedulers of torch, stepped once an epoch."""
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import (
@@ -16,7 +16,7 @@ from atft.spec.training import SchedulerSpec
 
 def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, *, max_epochs: int) -> LRScheduler:
     """The scheduler, at epoch 0. With `warmup_epochs` = w the first w epochs run at lr·1/(w+1) … lr·w/(w+1), then the
-    schedule starts. An `eta_min` above lr counts as lr: no schedule rises above what was asked for.
+    schedule starts. An `eta_min` above lr counts as lr: no schedule rises above the requested rate.
     """
     if spec.warmup_epochs == 0:
         return _main(spec, optimizer, max_epochs)
@@ -37,8 +37,8 @@ def _main(spec: SchedulerSpec, optimizer: Optimizer, epochs: int) -> LRScheduler
         return CosineAnnealingLR(optimizer, T_max=epochs, eta_min=lowest)
     if spec.name == "cosine_restarts":
         return CosineAnnealingWarmRestarts(optimizer, T_0=spec.t_0, T_mult=spec.t_mult, eta_min=lowest)
-    # one step more than there are epochs: the last one of the cycle would train at lr / 250,000
-    return OneCycleLR(optimizer, max_lr=lr, total_steps=epochs + 1, cycle_momentum=False)  # betas stay as asked
+    # One step more than epochs: the cycle's last step has lr / 250,000.
+    return OneCycleLR(optimizer, max_lr=lr, total_steps=epochs + 1, cycle_momentum=False)  # betas stay as requested
 
 
 def scheduler_evidence(scheduler: LRScheduler, lr_by_epoch: list[float]) -> dict[str, object]:

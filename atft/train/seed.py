@@ -1,6 +1,4 @@
-"""Seeds without state, thread limits, and the one place where the program looks at (never obeys) its thread
-variables.
-"""
+"""Stateless seeds, thread limits, and a record of the thread variables in the environment (never applied)."""
 
 import hashlib
 import os
@@ -26,18 +24,13 @@ THREAD_VARIABLES = (
 
 
 def mix(*numbers: int) -> int:
-    """A seed in [0, 2^63) from whole numbers of any size:
-
-    the same on every machine, without overflow, never from `hash()`.
-    """
+    """A seed in [0, 2^63) by SHA-256 of whole numbers of any size: the same on every machine."""
     text = ",".join(str(int(number)) for number in numbers)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch, and also `random` and NumPy's global generator, which our code does not draw from but a library
-    might.
-    """
+    """Seed torch, and also `random` and NumPy's global generator, which libraries may use."""
     mixed = mix(seed)
     torch.manual_seed(mixed)
     random.seed(mixed)

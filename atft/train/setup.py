@@ -1,6 +1,6 @@
-"""From a spec to the objects of a run: device, days, graph, network, optimizer.
+"""Builds the objects of a run from its spec: device, days, graph, network, optimizer.
 
-Everything `auto` or null is decided here, once.
+Settings that are `auto` or null are resolved here, once.
 """
 
 import time
@@ -41,7 +41,7 @@ AnyObjective = Objective | MaskedObjective
 
 
 class TimedGraph(DayGraph):
-    """The same graph, with the seconds its look-ups took."""
+    """A day graph that measures the seconds of its edge look-ups."""
 
     def __init__(self, graph: DayGraph) -> None:
         vars(self).update(vars(graph))
@@ -91,7 +91,7 @@ class TrainingSetup:
 
     @property
     def evaluation_network(self) -> AnyNetwork:
-        """The network whose scores count: the moving average where there is one."""
+        """The network to evaluate: the exponential moving average of the weights where there is one."""
         if self.ema is None:
             return self.network
         module = self.ema.module
@@ -104,12 +104,12 @@ class TrainingSetup:
 
     @property
     def min_days(self) -> int:
-        """Of a micro-batch that has a loss: a contrast takes two."""
+        """Smallest micro-batch that has a loss: the contrastive loss compares two successive days."""
         return 2 if isinstance(self.spec, PretrainSpec) and self.spec.contrast_weight > 0 else 1
 
     @property
     def train_spec(self) -> TrainSpec:
-        """The spec of a run that scores: no pretraining comes to where it is asked for."""
+        """The spec as a TrainSpec; only for code that pretraining never reaches."""
         assert isinstance(self.spec, TrainSpec)  # noqa: S101
         return self.spec
 
@@ -120,7 +120,7 @@ class TrainingSetup:
     def resolved(self) -> RunSpec | EnsembleSpec:
         """The request with every auto and null replaced by what is used; data features in the order of the input.
 
-        With folds `train_days` stays as it was asked: all days there are is another number in each fold.
+        With several folds `train_days` stays as requested, since null means another number in each fold.
         """
         spec = self.ensemble.base if self.ensemble is not None else self.spec
         train_days = len(self.split.train) if spec.split.num_splits == 1 else spec.split.train_days
@@ -139,7 +139,7 @@ class TrainingSetup:
 
 
 def choose_device(requested: str) -> torch.device:
-    """`auto` takes the GPU this process may see, if any. Raises RunError when cuda is demanded and absent."""
+    """The device to use; `auto` is the visible GPU, if any. Raises RunError when cuda is requested and absent."""
     if requested == "cuda" and not torch.cuda.is_available():
         raise RunError(
             Reason.INVALID_PARAMS,
@@ -196,7 +196,7 @@ def make_setup(
 
 
 def network_of(spec: RunSpec, num_features: int, model: ModelSpec | None = None) -> AnyNetwork:
-    """The network that `spec` trains, with the settings of `model` where they are given; on the processor."""
+    """The network that `spec` trains, on the CPU; `model` replaces the spec's model settings where given."""
     model, window = model or spec.model, spec.data.window
     if isinstance(spec, PretrainSpec):
         contrast = spec.contrast_weight > 0
@@ -209,7 +209,7 @@ def network_of(spec: RunSpec, num_features: int, model: ModelSpec | None = None)
 def objective_of(
     spec: RunSpec, cache: Cache, train: Int[np.ndarray, " train"], loss: LossSpec | None = None
 ) -> AnyObjective:
-    """What a run that trains on the day numbers `train` learns by; a phase may have a `loss` of its own."""
+    """The objective of a run that trains on the day numbers `train`; a phase's `loss` replaces the spec's."""
     if isinstance(spec, PretrainSpec):
         return MaskedObjective(spec, cache)
     assert isinstance(spec, TrainSpec)  # noqa: S101 - there is no third kind of run
@@ -217,7 +217,7 @@ def objective_of(
 
 
 def reset_for_fold(setup: TrainingSetup, fold: int, reporter: Reporter) -> TrainingSetup:
-    """The same data under a new learner, with the weights that this fold of this seed, or this member, begins with."""
+    """The same data with a new network, optimizer and scheduler for fold (or ensemble member) `fold`."""
     spec = setup.ensemble.members[fold] if setup.ensemble is not None else setup.spec
     train = setup.splits[fold].train
     made = _learner(spec, setup.reader, setup.device, reporter, setup.initial_weights, fold)
@@ -267,7 +267,9 @@ def _learner(
 
 
 def checkpoint_identity(setup: TrainingSetup) -> dict[str, object]:
-    """What a checkpoint belongs to: all of the spec that changes numbers, the data, and the ordered features."""
+    """Digests that a checkpoint must match to be resumed: of the spec fields that change numbers, the data, and the
+    ordered features.
+    """
     base = setup.ensemble.base if setup.ensemble is not None else setup.spec
     spec = base.model_dump(mode="json", exclude={"name", "tags", "resources", "dataset"})
     spec["trainer"] = {

@@ -1,7 +1,4 @@
-"""Where a run stands: all that a checkpoint must carry, besides tensors, for the rest to come out the same.
-
-Plain JSON numbers.
-"""
+"""State of a run that a checkpoint stores besides tensors, as plain JSON, for a bit-equal resume."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Self
@@ -14,13 +11,13 @@ from atft.train.stopping import StoppingState
 
 @dataclass(kw_only=True, slots=True)
 class FoldState:
-    """The training on one fold, from its first epoch to its end."""
+    """State of the training on one fold."""
 
-    seed: int | None = None  # the one that its steps were seeded with
+    seed: int | None = None  # of its steps
     epoch: int = 0  # epochs complete
-    position: int = 0  # steps done in the epoch under way
-    trained: bool = False  # its last step is done and the scheduler has moved on; its validation is not done
-    loss_sum: float = 0.0  # of the epoch under way, over counted days
+    position: int = 0  # steps done in the current epoch
+    trained: bool = False  # the epoch's steps are done and the scheduler has stepped; validation is not done
+    loss_sum: float = 0.0  # of the current epoch, over counted days
     loss_days: int = 0
     skipped_days: int = 0
     part_sums: dict[str, float] = field(default_factory=dict)
@@ -45,7 +42,7 @@ class FoldState:
 
 @dataclass(kw_only=True, slots=True)
 class RunState:
-    """The whole run; the last of `folds` is the one under way, those before it are done."""
+    """State of the whole run; the last of `folds` is the current one, those before it are done."""
 
     folds: list[FoldState]
     updates: int = 0  # optimizer steps in all

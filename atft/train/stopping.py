@@ -1,4 +1,4 @@
-"""When a run stops before its last epoch, as pure bookkeeping that a checkpoint can carry."""
+"""Early stopping and stop rules, as pure functions on state that a checkpoint stores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ def improves(objective: str, value: float, best: float | None, min_delta: float 
 
 
 def check_rule(rule: StopRule, state: StoppingState, epoch: int, value: float | None) -> str | None:
-    """Update `state` with this epoch's value (epochs count from 1); what happened, when the rule says stop.
+    """Update `state` with this epoch's value (epochs count from 1); the message when the rule stops the run, else None.
 
-    An undefined value neither fires a rule nor breaks a fall.
+    An undefined value neither stops the run nor resets the count of falling epochs.
     """
     if value is None:
         return None
@@ -50,7 +50,7 @@ def check_rule(rule: StopRule, state: StoppingState, epoch: int, value: float | 
 def decide_stop(
     trainer: TrainerSpec, rules: list[StoppingState], *, epoch: int, bad_epochs: int, values: Mapping[str, float | None]
 ) -> StopDecision | None:
-    """Early stopping and stop rules after an epoch, the rules first; every rule's state moves on."""
+    """Whether to stop after this epoch, by stop rules first, then early stopping; updates every rule's state."""
     fired = [
         message
         for rule, state in zip(trainer.stop_rules, rules, strict=True)

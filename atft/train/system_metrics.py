@@ -1,4 +1,4 @@
-"""Where the time of an epoch went, and what the process used of the machine: measured, never estimated."""
+"""Measured time of an epoch's parts, and the process's use of CPU, GPU and memory."""
 
 import contextlib
 import threading
@@ -16,9 +16,9 @@ SAMPLE_SECONDS = 0.5
 
 
 class Timers:
-    """Seconds by part since the last `take`.
+    """Seconds spent in each part since the last `take`.
 
-    On CUDA each part ends with a synchronisation, else the kernels of one would count in the next.
+    On CUDA each part ends with a synchronisation, else its kernels would count in the next part.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -46,7 +46,7 @@ class Timers:
 
 
 class SystemSampler:
-    """A thread that looks at this process (and its GPU) twice a second; `take` gives mean and 95th percentile since
+    """A thread that samples this process (and its GPU) twice a second; `take` gives mean and 95th percentile since
     the last take.
 
     `cpu_utilization_ratio` is processor seconds per wall second per allowed thread.

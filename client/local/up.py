@@ -149,9 +149,13 @@ class LocalService:
                 self.options.host, self.options.port, type=socket.SOCK_STREAM
             )[0]
             listener = socket.socket(family, kind, protocol)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(1024)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(address)
+                listener.listen(1024)
+            except OSError:
+                listener.close()
+                raise
         except OSError as error:
             raise UpError(
                 f"cannot listen on {self.options.host}:{self.options.port}: {error.strerror}; give another --port"

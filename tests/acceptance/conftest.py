@@ -1,4 +1,4 @@
-"""`atft up` as a user starts it, once per module: real servers, API, workers and children, on a port of their own."""
+"""A running `atft up`, once per test module: real servers, API, workers and children, on a free port."""
 
 import os
 import shutil
@@ -48,7 +48,7 @@ def start_up(var: Path, *arguments: str, **environment: str) -> subprocess.Popen
 
 @dataclass(frozen=True)
 class Up:
-    """A running `atft up`: where it is, and its processes by what they are."""
+    """A running `atft up`: its URL, its folder, and its processes by command line."""
 
     process: subprocess.Popen[str]
     url: str

@@ -1,4 +1,4 @@
-"""A short storm. `make chaos MINUTES=20` is the long one."""
+"""A short run of `make chaos`."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.chaos.service import ROOT
 
 
-def test_every_promise_is_kept_in_a_storm(tmp_path: Path) -> None:
+def test_guarantees_hold_under_faults(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     command = [sys.executable, "-m", "tests.chaos", "--minutes", "0.6", "--width", "2", "--out", str(report)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=480, check=False)

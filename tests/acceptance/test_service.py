@@ -1,4 +1,4 @@
-"""The service as a user has it: submit, follow, read, cancel; and the same numbers whatever is killed meanwhile."""
+"""The service end to end: submit, stream, read, cancel; and equal numbers when processes are killed meanwhile."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_a_prediction_has_the_bits_of_the_evaluation(service: Client, undisturbe
     assert model["sha256"] == weights["sha256"]
 
 
-def test_its_events_are_dense_and_end(service: Client, undisturbed: Job) -> None:
+def test_event_numbers_have_no_gaps_and_the_stream_ends(service: Client, undisturbed: Job) -> None:
     events = [event for event in service.events(undisturbed.id) if event.kind != "progress"]
     durable = [event.seq for event in events if event.kind != "end"]
     assert durable == list(range(1, len(durable) + 1))
@@ -138,7 +138,7 @@ def prices(folder: Path, bad: str) -> Path:
 
 
 @pytest.mark.parametrize(("bad", "code"), [("", 0), ("-7.25", 1)])
-def test_the_demo_takes_ones_own_prices(up: Up, tmp_path: Path, bad: str, code: int) -> None:
+def test_the_demo_accepts_your_own_prices(up: Up, tmp_path: Path, bad: str, code: int) -> None:
     command = [sys.executable, "-m", "client.demo", "--url", up.url, "--var", str(tmp_path), "--trials", "0"]
     environment = os.environ | {"ATFT_DEMO_PRICES": str(prices(tmp_path, bad))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
@@ -152,7 +152,7 @@ def test_the_demo_takes_ones_own_prices(up: Up, tmp_path: Path, bad: str, code: 
         assert set(summary["baselines"]) == {"zero", "last_return", "ridge", "lightgbm"}
 
 
-def test_the_page_and_the_documentation_ask_nobody_else(up: Up) -> None:
+def test_the_page_and_the_documentation_load_nothing_from_other_origins(up: Up) -> None:
     with httpx.Client(base_url=up.url, trust_env=False) as http:
         for path in ("/", "/docs"):
             response = http.get(path)

@@ -1,4 +1,4 @@
-"""The demo's study and comparison at a tiny size, and what the commands then say of them."""
+"""The demo's study and comparison at a small size, and what the commands then print."""
 
 import io
 import json

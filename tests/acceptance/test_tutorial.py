@@ -1,4 +1,4 @@
-"""The tutorial's commands, as a reader would paste them, against a running service."""
+"""The commands of the tutorial, run against a running service."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""`atft up` itself: one per folder, a clean end, and nothing left behind when it is killed."""
+"""`atft up`: one per folder, a clean shutdown, and no process left when it is killed."""
 
 import os
 import shutil
@@ -56,7 +56,7 @@ def test_one_per_folder_and_nothing_survives_a_kill(var: Path) -> None:
     assert alive(everything) == []
 
 
-def test_a_port_in_use_is_said(var: Path) -> None:
+def test_a_port_in_use_is_reported(var: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = start_up(var, "--port", str(taken.getsockname()[1]))
         _, errors = process.communicate(timeout=20)
@@ -64,7 +64,7 @@ def test_a_port_in_use_is_said(var: Path) -> None:
     assert "give another --port" in errors
 
 
-def test_servers_that_are_not_there_are_said(var: Path) -> None:
+def test_unreachable_servers_are_reported(var: Path) -> None:
     nowhere = {"ATFT_DATABASE_URL": "postgresql://a:b@127.0.0.1:9/x", "ATFT_REDIS_URL": "redis://127.0.0.1:9/0"}
     process = start_up(var, **nowhere)
     try:

@@ -1,8 +1,8 @@
-"""Programs of others on what this service gives: `make outside`.
+"""Third-party programs against the service: `make outside`.
 
 openapi-python-client makes a client from the OpenAPI document, `mypy --strict` checks it, and it submits a job; the
-real TensorBoard reads the event files that `atft tensorboard` writes. They live in an environment of their own,
-var/outside, made on first use.
+real TensorBoard reads the event files that `atft tensorboard` writes. They are installed in a
+separate environment, var/outside, on first use.
 """
 
 import json
@@ -33,7 +33,7 @@ def environment() -> Path:
 
 
 def output_of(command: list[str], folder: Path) -> str:
-    """What a program prints, run in `folder`. Ends this one when it fails."""
+    """The output of a command run in `folder`. Exits when it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
@@ -41,7 +41,7 @@ def output_of(command: list[str], folder: Path) -> str:
 
 
 def generated_client(service: Service, folder: Path, programs: Path) -> UUID:
-    """The job that it submitted."""
+    """Generate a client, type-check it and submit a job with it. Returns the job's id."""
     document = folder / "openapi.json"
     document.write_bytes(httpx.get(f"{service.url}/openapi.json", timeout=60).content)  # the generator waits 5 s only
     config = folder / "config.yml"

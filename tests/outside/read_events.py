@@ -1,4 +1,4 @@
-"""What TensorBoard's own reader finds in an event file, as JSON: steps and values by name."""
+"""Prints an event file, read by TensorBoard, as JSON: steps and values by name."""
 
 import json
 import math

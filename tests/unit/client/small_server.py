@@ -1,4 +1,4 @@
-"""A small real HTTP server that answers as a test tells it to."""
+"""A small HTTP server whose responses a test defines."""
 
 import json
 import threading

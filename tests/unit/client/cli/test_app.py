@@ -1,4 +1,4 @@
-"""Exit codes and what goes on without a service."""
+"""The commands of `atft`: exit codes, output, and behaviour without a service."""
 
 import inspect
 import json
@@ -113,7 +113,7 @@ def test_json_is_read_as_yaml(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause", "resume", "retry", "rerun"])
-def test_moves_say_which_job_and_how_it_is(action: str) -> None:
+def test_actions_print_the_job_and_its_state(action: str) -> None:
     requested: list[tuple[str, bool]] = []
 
     def on_request(request: Handler) -> None:
@@ -132,7 +132,7 @@ def test_moves_say_which_job_and_how_it_is(action: str) -> None:
 
 
 def test_every_command_that_answers_takes_json() -> None:
-    """So that a script need not know which of them do; `logs` is text, `up` and the programs of ours are no answers."""
+    """Scripts can pass --json to any command that prints data; `logs`, `up` and passthrough commands print text."""
     answering = [command for command in app.registered_commands if command.callback is not None]
     groups = [group.typer_instance for group in app.registered_groups if group.typer_instance is not None]
     answering += [command for group in groups for command in group.registered_commands]
@@ -172,20 +172,20 @@ def test_a_pretraining_or_an_ensemble_is_submitted_or_planned(tmp_path: Path, pl
         }),
     ],
 )  # fmt: skip
-def test_a_spec_is_read_as_json_has_it(text: str, body: object, tmp_path: Path) -> None:
+def test_yaml_scalars_are_read_as_in_json(text: str, body: object, tmp_path: Path) -> None:
     file = tmp_path / "spec"
     file.write_text(text)
     assert terminal.read_spec(file) == body
 
 
 @pytest.mark.parametrize("text", [b"a: .nan", b"a: b\xe9", b"[1]", b"a: [", b'{"a": NaN}'])
-def test_what_json_has_not_is_a_usage_error(text: bytes, tmp_path: Path) -> None:
+def test_a_spec_that_json_cannot_represent_is_a_usage_error(text: bytes, tmp_path: Path) -> None:
     file = tmp_path / "spec"
     file.write_bytes(text)
     assert runner.invoke(app, ["--url", "http://127.0.0.1:9", "plan", str(file)]).exit_code == 2
 
 
-def test_no_address_is_a_usage_error() -> None:
+def test_an_invalid_url_is_a_usage_error() -> None:
     assert runner.invoke(app, ["--url", "http://[::1", "ls"]).exit_code == 2
 
 

@@ -1,4 +1,4 @@
-"""`atft compare` against a real HTTP server that answers as the contract does."""
+"""`atft compare` against a small HTTP server with a valid response."""
 
 import json
 import threading
@@ -36,7 +36,7 @@ ANSWER: dict[str, Any] = {
 
 @contextmanager
 def answering(status: int, body: object) -> Iterator[tuple[str, list[str]]]:
-    """The address, and what was requested of it."""
+    """A server with one fixed response: its URL, and the paths that were requested."""
     requested: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -82,7 +82,7 @@ def test_a_comparison_is_shown_in_words() -> None:
     assert "0.0" not in lost
 
 
-def test_json_is_the_services_own_answer() -> None:
+def test_json_is_the_response_of_the_service() -> None:
     with answering(200, ANSWER) as (url, _):
         result = CliRunner().invoke(app, ["--url", url, "compare", "j1", "j2", "--json"])
     assert json.loads(result.stdout) | ANSWER == json.loads(result.stdout) | {"pairs": ANSWER["pairs"]}

@@ -1,4 +1,4 @@
-"""A study in the terminal, and what the demo's figures allow to be said."""
+"""A study in the terminal, and the conclusion of the demo."""
 
 import io
 import json
@@ -108,7 +108,7 @@ def test_the_conclusion_is_the_service_s_verdict_with_its_limits() -> None:
         assert words in text
 
 
-def test_all_is_well_only_when_every_trial_ended_well_and_all_is_finite() -> None:
+def test_the_demo_passes_only_when_every_trial_ended_well_and_all_is_finite() -> None:
     best = BestTrial(number=0, job_id="t0", params={}, value=0.08)
     good = [Trial.model_validate(SUCCEEDED), Trial.model_validate(PRUNED)]
     shares = {ORACLE_SHARE: -0.2}

@@ -1,4 +1,4 @@
-"""`atft tensorboard`: a folder a job, files that grow in place, nothing half written."""
+"""`atft tensorboard`: one folder per job, files that grow in place, no partial files."""
 
 import json
 from pathlib import Path

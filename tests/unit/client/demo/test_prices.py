@@ -1,4 +1,4 @@
-"""The demo's own arithmetic: a spec for any panel, and what its figures allow to be said."""
+"""The demo: its spec for any panel, its standard errors and its verdict."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Keeping a program alive: real processes, a clock of our own."""
+"""Supervision of a process: real processes and a fake clock."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def test_what_it_says_is_in_its_log_and_a_stop_ends_it(tmp_path: Path) -> None:
+def test_output_goes_to_the_log_and_stop_ends_the_process(tmp_path: Path) -> None:
     thing = program(tmp_path, "sh", "-c", "echo hello; exec sleep 60")
     thing.start()
     try:
@@ -47,7 +47,7 @@ def test_what_it_says_is_in_its_log_and_a_stop_ends_it(tmp_path: Path) -> None:
     assert not thing.is_running()
 
 
-def test_a_deaf_program_is_killed_with_its_children(tmp_path: Path) -> None:
+def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
     thing = program(tmp_path, "sh", "-c", "trap '' TERM; sleep 61 & echo $!; wait; sleep 60")
     thing.start()
     end = time.monotonic() + 5
@@ -60,7 +60,7 @@ def test_a_deaf_program_is_killed_with_its_children(tmp_path: Path) -> None:
     assert gone(int(thing.log_tail()))
 
 
-def test_a_dead_program_starts_again_after_a_growing_pause(tmp_path: Path) -> None:
+def test_an_exited_process_restarts_with_growing_delays(tmp_path: Path) -> None:
     clock = Clock()
     thing = program(tmp_path, "false", clock=clock)
     thing.start()
@@ -81,12 +81,12 @@ def test_a_dead_program_starts_again_after_a_growing_pause(tmp_path: Path) -> No
     assert pauses[-1] > 2 * pauses[0]
 
 
-def test_it_gives_up_with_the_last_words(tmp_path: Path) -> None:
+def test_too_many_failures_raise_with_the_end_of_the_log(tmp_path: Path) -> None:
     clock = Clock()
     thing = program(tmp_path, "sh", "-c", "echo no such table; exit 3", clock=clock)
     thing.start()
 
-    def wait_and_keep() -> None:
+    def wait_and_restart() -> None:
         while True:
             if thing.process is not None:
                 thing.process.wait()
@@ -94,11 +94,11 @@ def test_it_gives_up_with_the_last_words(tmp_path: Path) -> None:
             clock.time += 31
 
     with pytest.raises(RestartLimitReached, match=r"(?s)exit code 3.*no such table"):
-        wait_and_keep()
+        wait_and_restart()
     assert thing.failures == MAX_FAILURES + 1
 
 
-def test_a_steady_program_is_forgiven(tmp_path: Path) -> None:
+def test_a_long_run_resets_the_failure_count(tmp_path: Path) -> None:
     clock = Clock()
     thing = program(tmp_path, clock=clock)
     thing.failures = 5
@@ -145,7 +145,7 @@ def test_a_log_that_is_being_written_is_emptied_in_place(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_it_dies_with_a_keeper_that_is_killed(tmp_path: Path) -> None:
+def test_it_is_killed_when_its_parent_is_killed(tmp_path: Path) -> None:
     keeper = f"""
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The asynchronous client, and what a job can do by itself."""
+"""The asynchronous client, and the methods of its jobs."""
 
 import asyncio
 import inspect
@@ -21,7 +21,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("sync", "twin"), [(Client, AsyncClient), (LiveJob, AsyncJob)])
-def test_the_twins_have_the_same_methods_with_the_same_arguments(sync: type, twin: type) -> None:
+def test_both_clients_have_the_same_methods_with_the_same_arguments(sync: type, twin: type) -> None:
     def signatures(kind: type) -> dict[str, list[str]]:
         own = {name: value for name, value in vars(kind).items() if not name.startswith("_") and callable(value)}
         return {name: list(inspect.signature(value).parameters) for name, value in own.items()}
@@ -51,7 +51,7 @@ def test_a_submit_is_tried_again_with_one_key_and_waited_for() -> None:
     assert len(set(keys)) == 1
 
 
-def test_refusals_and_absence_are_the_same_errors() -> None:
+def test_the_asynchronous_client_raises_the_same_errors() -> None:
     async def main(url: str) -> None:
         async with AsyncClient(url) as service:
             await service.job("a")
@@ -63,7 +63,7 @@ def test_refusals_and_absence_are_the_same_errors() -> None:
         asyncio.run(main("http://127.0.0.1:9"))
 
 
-def test_a_cut_stream_goes_on_after_the_last_id_in_both_clients() -> None:
+def test_a_broken_stream_resumes_after_the_last_id_in_both_clients() -> None:
     requested: list[str] = []
 
     def on_request(request: Handler) -> None:
@@ -91,14 +91,14 @@ def test_a_cut_stream_goes_on_after_the_last_id_in_both_clients() -> None:
     assert requested == ["0", "1", "2"] * 2
 
 
-def test_series_as_a_frame_keep_the_undefined() -> None:
+def test_undefined_values_are_null_in_a_frame() -> None:
     body = {"job_id": "a", "state": "running", "series": {"val/rank_ic": {"step": [1, 2], "value": [0.1, None]}}}
     frame = Metrics.model_validate(body).to_polars()
     assert frame.rows() == [("val/rank_ic", 1, 0.1), ("val/rank_ic", 2, None)]
     assert Metrics.model_validate({**body, "series": {}}).to_polars().columns == ["name", "step", "value"]
 
 
-def test_a_notebook_shows_a_job_and_a_verdict_and_runs_nothing() -> None:
+def test_notebook_html_escapes_names() -> None:
     with serving(
         lambda request: request.respond(200, {**JOB, "name": "<script>", "metrics": {"val/rank_ic": None}})
     ) as c:

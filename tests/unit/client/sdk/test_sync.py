@@ -1,4 +1,4 @@
-"""The client against small real HTTP servers that misbehave in the ways a service does."""
+"""The client against small HTTP servers that fail as a service may."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_a_submit_is_tried_again_with_the_same_idempotency_key() -> None:
     assert len(set(keys)) == 1
 
 
-def test_trying_is_bounded() -> None:
+def test_retries_are_bounded() -> None:
     calls: list[str] = []
 
     def on_request(request: Handler) -> None:
@@ -46,7 +46,7 @@ def test_trying_is_bounded() -> None:
     assert len(calls) == operations.MAX_TRIES
 
 
-def test_nothing_listens() -> None:
+def test_a_refused_connection_is_unreachable() -> None:
     with Client("http://127.0.0.1:9") as client, pytest.raises(Unreachable, match=r"127\.0\.0\.1:9"):
         client.job("a")
 
@@ -80,7 +80,7 @@ def frame(kind: str, seq: int | None, **body: object) -> bytes:
     return f"event: {kind}\n{f'id: {seq}' + chr(10) if seq is not None else ''}data: {data}\n\n".encode()
 
 
-def test_a_cut_stream_goes_on_after_the_last_id() -> None:
+def test_a_broken_stream_resumes_after_the_last_id() -> None:
     requested: list[str] = []
     whole = [
         frame("log", 1, n=1),
@@ -150,7 +150,7 @@ def test_waiting_ends_at_a_terminal_state_or_after_its_time() -> None:
         client.wait("a", timeout_seconds=0)
 
 
-def test_datasets_are_all_of_them_whatever_the_page() -> None:
+def test_datasets_reads_all_pages() -> None:
     def on_request(request: Handler) -> None:
         second = "cursor=next" in request.path
         request.respond(200, {"items": [{"name": "b" if second else "a"}], "next_cursor": None if second else "next"})

@@ -1,12 +1,12 @@
-# `make help` lists what there is. Every target sets up what it needs; the second time that takes a moment.
+# `make help` lists the targets. Each installs what it needs on first use.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo up test check audit fuzz parity bench load chaos kills guarantees same outside migration lock clean
-# A polluted shell must not reach the environment's own Python.
+# Variables of the caller's shell must not affect the environment's Python.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV CONDA_PREFIX PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_VIRTUALENV
 
 BIN := .venv/bin
-# The first Python of 3.11 to 3.13 that can make virtual environments; PYTHON=... chooses another.
+# The first Python of 3.11 to 3.13 that can create virtual environments; PYTHON=... chooses another.
 FIND_PYTHON = for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	  command -v $$p >/dev/null && $$p -I -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	    && exec $$p -I .ci/setup.py $(1); \
@@ -17,19 +17,19 @@ ARGS ?=
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | while IFS='|' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
 
-setup: ## make .venv with everything that runs (done once, instant when nothing changed)
+setup: ## create .venv with everything needed to run (instant when nothing changed)
 	@$(call FIND_PYTHON,demo)
 
 setup-dev:
 	@$(call FIND_PYTHON,dev)
 
-demo: setup ## real prices and a study of 20 trials through the whole service, with their metrics and a comparison
+demo: setup ## train on real prices and run a study of 20 trials through the whole service, with metrics and a comparison
 	@$(BIN)/python -m client.demo $(ARGS)
 
 up: setup ## start API, worker and embedded servers; Ctrl-C stops them (ARGS="--port 9000")
 	@$(BIN)/atft up $(ARGS)
 
-test: setup-dev ## run all tests (ARGS="-k name" chooses)
+test: setup-dev ## run all tests (ARGS="-k name" selects)
 	@$(BIN)/python -m pytest -q -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: setup-dev ## lint, security, types, import contracts, file lengths, deployment files
@@ -39,24 +39,24 @@ check: setup-dev ## lint, security, types, import contracts, file lengths, deplo
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest -q -n0 tests/architecture
 
-parity: setup-dev ## hold our numbers against the reference libraries, each in an environment of its own under var/parity
+parity: setup-dev ## compare our numbers with the reference libraries, each in its own environment under var/parity
 	@tests/parity/setup.sh
 	@$(BIN)/python -m pytest -q -n0 tests/parity $(ARGS)
 
-audit: setup-dev ## ask the network for known vulnerabilities of what constraints.txt pins
+audit: setup-dev ## check the packages of constraints.txt for known vulnerabilities (needs the network)
 	@$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip $(ARGS)
 
-fuzz: setup-dev ## wrong and odd requests for every operation, with and without a key (ARGS="--minutes 15 --least 10000")
+fuzz: setup-dev ## fuzz every operation, with and without a key (ARGS="--minutes 15 --least 10000")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
-outside: setup-dev ## a client generated from our OpenAPI document submits a job, TensorBoard reads our event files
+outside: setup-dev ## submit a job with a generated OpenAPI client and read our event files with TensorBoard
 	@$(BIN)/python -m tests.outside
 
 bench: setup-dev ## run the benchmarks (dated JSON under benchmarks/)
 	@found=$$(ls benchmarks/bench_*.py 2>/dev/null); [ -n "$$found" ] || { echo "no benchmarks yet"; exit 1; }; \
 	for file in $$found; do $(BIN)/python $$file $(ARGS) || exit 1; done
 
-load: setup-dev ## the API under load beside MLflow's server on the same Postgres (ARGS="--rounds 1 --only submit")
+load: setup-dev ## measure the API under load beside MLflow's server on the same Postgres (ARGS="--rounds 1 --only submit")
 	@$(BIN)/python benchmarks/load.py $(ARGS)
 
 BEFORE ?= ../before
@@ -64,25 +64,25 @@ same: setup-dev ## whether another checkout, with its own .venv, gives bit-equal
 	@$(BIN)/python -m tests.same --before $(BEFORE) $(ARGS)
 
 MINUTES ?= 2
-chaos: setup-dev ## mixed work while everything is killed, then a check of every row and file (MINUTES=20, ARGS="--seed 7")
+chaos: setup-dev ## mixed work while every process is killed, then a check of every row and file (MINUTES=20, ARGS="--seed 7")
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
 RUNS ?= 20
 KILLS ?= 10
-kills: setup-dev ## the same training killed at random moments, which must end bit-equal to an undisturbed one (RUNS=5 KILLS=3)
+kills: setup-dev ## kill the same training at random moments; it must end bit-equal to an undisturbed one (RUNS=5 KILLS=3)
 	@$(BIN)/python -m tests.chaos.equality --runs $(RUNS) --kills $(KILLS) $(ARGS)
 
 N ?= 3
 guarantees: setup-dev ## run the tests of G1 to G14 three times and print the table (N=10)
 	@$(BIN)/python -m tests.guarantees --times $(N) $(ARGS)
 
-migration: setup-dev ## write a migration from the tables' difference (NAME="what changes")
+migration: setup-dev ## generate a migration from changed tables (NAME="what changes")
 	@[ -n "$(NAME)" ] || { echo 'usage: make migration NAME="what changes"' >&2; exit 2; }
 	@exec 3< <(exec $(BIN)/python -m jobs.embedded --var var/migration); trap "kill $$!" EXIT; \
 	read -r database <&3; read -r broker <&3; export "$$database" "$$broker"; \
 	$(BIN)/python -m jobs.admin migrate && $(BIN)/python -m jobs.admin migration "$(NAME)"
 
-lock: ## resolve the dependencies anew into constraints.txt
+lock: ## resolve the dependencies again into constraints.txt
 	@$(call FIND_PYTHON,lock)
 
 clean: ## remove .venv, caches and var/ (databases, runs, logs)

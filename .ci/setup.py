@@ -1,8 +1,8 @@
-"""Make `.venv` what pyproject.toml and constraints.txt say, once. Standard library only, Python 3.11 to 3.13.
+"""Creates `.venv` from pyproject.toml and constraints.txt. Standard library only, Python 3.11 to 3.13.
 
 `setup.py demo|dev` installs, or does nothing when nothing changed since it last finished.
 `setup.py lock` rewrites constraints.txt.
-An interrupted set-up, a moved checkout or a vanished interpreter is noticed and the environment is made anew.
+After an interrupted set-up, a moved checkout or a removed interpreter the environment is created again.
 """
 
 import fcntl
@@ -21,42 +21,44 @@ PYTHON = VENV / "bin" / "python"
 UNFINISHED = VENV / ".setup-unfinished"
 LOG = ROOT / "var" / "setup.log"
 LOCK = ROOT / "constraints.txt"
-# pip chooses torch and what that build of it needs: a CPU build here, a CUDA build there; a pin would refuse one.
+# pip chooses the build of torch (CPU or CUDA) and its dependencies; a pin would exclude one of them.
 UNPINNED = ("torch", "triton", "nvidia-", "cuda-", "setuptools")
 PINNED_ANYWAY = ("torch-geometric", "nvidia-ml-py")
 PIP = ("-I", "-m", "pip", "--disable-pip-version-check", "--no-input")
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"setup: {text}", file=sys.stderr, flush=True)
 
 
 def stamp(extras: str) -> tuple[Path, str]:
-    """Where a finished set-up is noted, and as what: the interpreter, the checkout's place, the two files."""
+    """Stamp file of a finished set-up and its content: a hash of interpreter, checkout path and the two files."""
     files = [path.read_text() for path in (ROOT / "pyproject.toml", LOCK) if path.exists()]
     text = "\0".join([extras, sys.version, str(ROOT), *files])
     return VENV / f".setup-{extras}", hashlib.sha256(text.encode()).hexdigest()
 
 
-def finished(extras: str) -> bool:
+def is_finished(extras: str) -> bool:
     path, text = stamp(extras)
     return PYTHON.exists() and path.exists() and path.read_text() == text
 
 
 def run(command: list[str]) -> None:
-    """Quietly; on failure the log's end is shown and the set-up ends."""
-    with LOG.open("a") as log:
-        print("$", *command, file=log, flush=True)
-        # the lock goes with it: should we be killed, the next set-up waits until this one's pip has ended
-        code = subprocess.call(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT, close_fds=False)
+    """Run a command with its output in the log; on failure print the end of the log and exit."""
+    with LOG.open("a") as output:
+        print("$", *command, file=output, flush=True)
+        # pip inherits the lock: if this process is killed, the next set-up waits until pip has exited
+        code = subprocess.call(
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=ROOT, close_fds=False
+        )
     if code:
-        say(f"this failed ({code}): {' '.join(command)}\nThe end of {LOG}:")
+        log(f"this failed ({code}): {' '.join(command)}\nThe end of {LOG}:")
         print("\n".join(LOG.read_text(errors="replace").splitlines()[-25:]), file=sys.stderr)
         raise SystemExit(1)
 
 
-def usable() -> bool:
-    """The interpreter of .venv runs, is this Python, and its scripts were written for this place."""
+def venv_is_usable() -> bool:
+    """Whether the interpreter of .venv runs, has this version, and its scripts refer to this path."""
     try:
         version = subprocess.check_output([PYTHON, "-I", "-c", "import sys; print(sys.version)"], text=True, timeout=60)
         return version == f"{sys.version}\n" and str(VENV) in (VENV / "bin" / "pip").read_text()
@@ -65,28 +67,28 @@ def usable() -> bool:
 
 
 def install(extras: str) -> None:
-    if finished(extras) or finished("dev"):  # dev contains demo
+    if is_finished(extras) or is_finished("dev"):  # dev contains demo
         return
     path, text = stamp(extras)
-    wanted = "demo,dev" if extras == "dev" else extras
+    groups = "demo,dev" if extras == "dev" else extras
     start = time.monotonic()
     LOG.write_text("")
-    if UNFINISHED.exists() or not usable():
-        say(f"making {VENV} with Python {sys.version.split()[0]}")
+    if UNFINISHED.exists() or not venv_is_usable():
+        log(f"creating {VENV} with Python {sys.version.split()[0]}")
         shutil.rmtree(VENV, ignore_errors=True)
         run([sys.executable, "-I", "-m", "venv", str(VENV)])
     UNFINISHED.touch()
     path.unlink(missing_ok=True)
-    say("installing the packages (once; one to two minutes)")
+    log("installing the packages (once; one to two minutes)")
     constraints = ["-c", "constraints.txt"] if LOCK.exists() else []
-    run([str(PYTHON), *PIP, "install", "--no-compile", "--prefer-binary", *constraints, "-e", f".[{wanted}]"])
+    run([str(PYTHON), *PIP, "install", "--no-compile", "--prefer-binary", *constraints, "-e", f".[{groups}]"])
     path.write_text(text)
     UNFINISHED.unlink()
-    say(f"done in {time.monotonic() - start:.0f} s")
+    log(f"done in {time.monotonic() - start:.0f} s")
 
 
 def lock() -> None:
-    """Resolve everything anew, within pyproject's ranges, and pin what was chosen; nothing is installed."""
+    """Resolve all dependencies within pyproject's ranges and write the pins; nothing is installed."""
     report = LOG.with_name("lock.json")
     install("dev")
     run([str(PYTHON), *PIP, "install", "--dry-run", "--ignore-installed", "--report", str(report), ".[demo,dev]"])
@@ -102,7 +104,7 @@ def lock() -> None:
     )
     LOCK.write_text(head + "\n".join(pins) + "\n")
     report.unlink()
-    say(f"{LOCK.name}: {len(pins)} pins")
+    log(f"{LOCK.name}: {len(pins)} pins")
 
 
 def main() -> None:
@@ -110,9 +112,11 @@ def main() -> None:
         raise SystemExit("usage: setup.py demo|dev|lock")
     try:
         LOG.parent.mkdir(parents=True, exist_ok=True)
-        with (LOG.parent / "setup.lock").open("w") as held:
-            os.set_inheritable(held.fileno(), True)
-            fcntl.flock(held, fcntl.LOCK_EX)  # `make demo` and `make test` at the same time: one installs, one waits
+        with (LOG.parent / "setup.lock").open("w") as lock_file:
+            os.set_inheritable(lock_file.fileno(), True)
+            fcntl.flock(
+                lock_file, fcntl.LOCK_EX
+            )  # `make demo` and `make test` at the same time: one installs, one waits
             lock() if sys.argv[1] == "lock" else install(sys.argv[1])
     except PermissionError as error:
         raise SystemExit(f"setup: {error.filename} belongs to another user; use a checkout of your own") from error

@@ -1,4 +1,4 @@
-"""What the tests of the API share: an application in this process, a dataset without files, a job that said it all."""
+"""Helpers of the API's tests: an application in this process, a dataset without files, a job with every event."""
 
 from typing import Any
 from uuid import UUID
@@ -78,24 +78,24 @@ def register(sessions: Sessions) -> Dataset:
     return found
 
 
-def problem(answer: httpx.Response, status: int, code: str, pointer: str | None = None) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = answer.json()
+def problem(response: httpx.Response, status: int, code: str, pointer: str | None = None) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
     assert set(body) == {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
     assert (body["status"], body["code"]) == (status, code), body
-    assert body["request_id"] == answer.headers["x-request-id"]
-    assert "Traceback" not in answer.text
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
     if pointer is not None:
         assert pointer in [error["pointer"] for error in body["errors"]], body
     return body
 
 
 def run(sessions: Sessions, job_id: UUID, to: JobState | None = JobState.SUCCEEDED) -> None:
-    """One attempt that says something of everything."""
+    """One attempt that emits an event of every kind."""
     values = {"val/rank_ic": 0.1, "val/rank_ic@5d": None}
     daily = [DailySeries(name="rank_ic", split="val", horizon=5, days=["2020-05-01"], values=[0.1])]
-    said: list[AnyEvent] = [
+    emitted: list[AnyEvent] = [
         Log(child_seq=1, message="hello"),
         Metrics(child_seq=2, step=1, values=values, best=True, daily=daily),
         Metrics(child_seq=3, step=2, values={"val/rank_ic": 0.2}),
@@ -106,7 +106,7 @@ def run(sessions: Sessions, job_id: UUID, to: JobState | None = JobState.SUCCEED
     with transaction(sessions) as session:
         claimed = lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
-        history.append(session, job_id, claimed.attempt, said)
+        history.append(session, job_id, claimed.attempt, emitted)
         if to is not None:
             lifecycle.settle(
                 session, job_id, claimed.attempt, to, reason=Reason.USER if to is JobState.CANCELLED else None
@@ -114,7 +114,7 @@ def run(sessions: Sessions, job_id: UUID, to: JobState | None = JobState.SUCCEED
 
 
 async def submit(client: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:
-    answer = await client.post("/jobs/train", json=SPEC | changes)
-    assert answer.status_code == 202, answer.text
-    body: dict[str, Any] = answer.json()
+    response = await client.post("/jobs/train", json=SPEC | changes)
+    assert response.status_code == 202, response.text
+    body: dict[str, Any] = response.json()
     return body

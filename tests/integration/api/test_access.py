@@ -1,4 +1,4 @@
-"""Keys, sessions, quotas and the audit log through the API, on a real record."""
+"""Keys, sessions, quotas and the audit log through the API, on a real database."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""`GET /compare` over rows that were written as a worker writes them."""
+"""`GET /compare` over rows like those that a worker writes."""
 
 from typing import Any
 from uuid import UUID, uuid4

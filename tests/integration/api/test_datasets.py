@@ -1,4 +1,4 @@
-"""Registering datasets: by upload, by path, planted; what is refused and what is left on disk."""
+"""Registering datasets by upload, by path and planted: rejected requests, and the files left on disk."""
 
 import hashlib
 import json

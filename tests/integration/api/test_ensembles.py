@@ -1,4 +1,4 @@
-"""Seed ensembles through the API: plan, submit, what is refused, and what the record makes of one."""
+"""Seed ensembles through the API: plan, submit, rejected specs, and the stored job."""
 
 from typing import Any
 from uuid import UUID

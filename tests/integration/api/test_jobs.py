@@ -1,4 +1,4 @@
-"""Submits, wrong requests, lists and cancel, on a real record. `test_server.py` has the sockets."""
+"""Submit, wrong requests, lists and cancel, on a real database. `test_server.py` uses real sockets."""
 
 import asyncio
 from typing import Any

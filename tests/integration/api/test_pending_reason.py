@@ -1,4 +1,4 @@
-"""What a person is told while a job waits: how many go first, who is to run it, and for how long it may wait."""
+"""The queue position and pending reason of a queued job, warnings at submit, and the queue timeout."""
 
 import asyncio
 from typing import Any
@@ -59,15 +59,17 @@ async def test_a_queue_that_nobody_watches_is_told_at_submit(client: httpx.Async
 async def test_a_job_that_waits_past_its_queue_timeout_fails(client: httpx.AsyncClient, sessions: Sessions) -> None:
     impatient = await submit(client, resources={"queue": "gpu", "queue_timeout_seconds": 0.05})
     patient = await submit(client, resources={"queue": "gpu", "queue_timeout_seconds": 60})
-    told: list[UUID] = []
-    sweeper = Sweeper(sessions, 4.0, hint=lambda *_: None, queue_is_empty=lambda _: False, publish=told.append)
-    await asyncio.sleep(0.1)
-    sweeper.sweep()
+    published: list[UUID] = []
+    sweeper = Sweeper(sessions, 4.0, hint=lambda *_: None, queue_is_empty=lambda _: False, publish=published.append)
+    async with asyncio.timeout(15):
+        while not published:
+            await asyncio.sleep(0.02)
+            sweeper.sweep()
     body = (await client.get(f"/jobs/{impatient['id']}")).json()
     assert (body["state"], body["reason"]) == ("failed", "timeout_queue")
     assert "queue" in body["message"]
     assert (body["queue_position"], body["pending_reason"]) == (None, None)
-    assert told == [UUID(impatient["id"])]
+    assert published == [UUID(impatient["id"])]
     assert await words(client, patient) == (0, "0 live workers on queue gpu")
     wrong = {**patient["spec"], "resources": {"queue_timeout_seconds": 0}}
     problem(await client.post("/jobs/train", json=wrong), 422, "invalid_request", "/resources/queue_timeout_seconds")

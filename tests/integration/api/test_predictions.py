@@ -1,4 +1,4 @@
-"""Predictions over HTTP: which models and datasets are refused, what is planned, what the job's row holds."""
+"""Predictions over HTTP: rejected models and datasets, the plan, and the stored job."""
 
 from datetime import date, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pretraining through the API: submit, plan, and what a training may begin with, on a real record."""
+"""Pretraining through the API: submit, plan, and which checkpoints a training accepts in `init_from`."""
 
 from typing import Any
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""What a job says through the API: metrics, logs, evidence, plans; and who may ask."""
+"""Results of a job through the API: metrics, logs, evidence, plans; and the scopes they need."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Secrets come back in no answer and stand in no log, whatever goes wrong."""
+"""Secrets appear in no response and no log, whatever fails."""
 
 from pathlib import Path
 from urllib.parse import urlsplit

@@ -1,4 +1,4 @@
-"""The API behind a real uvicorn and real sockets: streams, ranges, huge bodies, shutdown, servers that are away."""
+"""The API behind a real uvicorn and real sockets: streams, ranges, huge bodies, shutdown, unavailable servers."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import Log, Progress
-from jobs.broker.pubsub import publish, redis_client
+from jobs.broker.pubsub import CHANNEL, publish, redis_client
 from jobs.db.session import transaction
 from jobs.record import catalog, history, lifecycle, submission
 from jobs.settings import Settings
@@ -165,13 +165,16 @@ def test_stream_is_woken_at_once_and_polls_without_redis(
     ):
         lines = answer.iter_lines()
         next(line for line in lines if line == "id: 2")
-        time.sleep(0.3)
+        end = time.monotonic() + 30
+        while not client.pubsub_numsub(CHANNEL)[0][1]:  # the API has subscribed
+            assert time.monotonic() < end
+            time.sleep(0.02)
         started = time.monotonic()
         say(sessions, job_id, 1, 1)
         publish(client, job_id)
         next(line for line in lines if line == "id: 3")
         assert time.monotonic() - started < 1.5
-        say(sessions, job_id, 2, 2)  # nobody says so
+        say(sessions, job_id, 2, 2)  # not published
         next(line for line in lines if line == "id: 4")
         with transaction(sessions) as session:
             history.append(session, job_id, 1, [Progress(child_seq=3, phase="train", ratio=0.25)])

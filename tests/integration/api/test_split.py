@@ -1,4 +1,4 @@
-"""The split of a job before, while and after it runs, and in its plan."""
+"""The split of a job before, during and after its run, and in its plan."""
 
 from datetime import date, timedelta
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Studies over HTTP: what is refused at submit, what is planned, what their rows show, and promoting the best."""
+"""Studies over HTTP: rejected specs, the plan, the rows of trials, and promoting the best."""
 
 from typing import Any
 from uuid import UUID

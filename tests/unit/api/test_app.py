@@ -1,4 +1,4 @@
-"""The application as a whole, without a database: what it imports, what it refuses to start."""
+"""The application as a whole, without a database: its imports, and settings with which it refuses to start."""
 
 import asyncio
 import subprocess

@@ -1,4 +1,4 @@
-"""Errors as clients see them: JSON pointers, and one HTTP status for each domain error."""
+"""Error responses: JSON pointers, and one HTTP status for each domain error."""
 
 import pytest
 from pydantic import ValidationError

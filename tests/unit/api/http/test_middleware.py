@@ -1,4 +1,4 @@
-"""What holds for every answer and every body, whatever the route: limits, headers, no traces. Without a database."""
+"""Every response and every request body, whatever the route: limits, headers, no stack traces. Without a database."""
 
 import asyncio
 from collections.abc import Iterator

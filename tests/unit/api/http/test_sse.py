@@ -1,4 +1,4 @@
-"""The stream over a fake record: order, ends, progress, an absent database."""
+"""The event stream over a fake record: order, end, progress, an unavailable database."""
 
 import asyncio
 import json
@@ -18,17 +18,17 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
 
 
 class Record:
-    """What each look finds, one after the other; the last is repeated."""
+    """What each read finds, one after the other; the last is repeated."""
 
-    def __init__(self, *looks: tuple[int, JobState, dict[str, Any] | None] | None, batch: int = 500) -> None:
-        self.looks = list(looks)
+    def __init__(self, *reads: tuple[int, JobState, dict[str, Any] | None] | None, batch: int = 500) -> None:
+        self.reads = list(reads)
         self.batch = batch
 
     async def read(self, wanted: Mapping[UUID, int]) -> dict[UUID, JobUpdate]:
-        look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
-        if look is None:
+        read = self.reads.pop(0) if len(self.reads) > 1 else self.reads[0]
+        if read is None:
             raise Unavailable
-        last, state, progress = look
+        last, state, progress = read
         found = {}
         for job_id, after in wanted.items():
             seqs = range(after + 1, min(last, after + self.batch) + 1)
@@ -90,18 +90,18 @@ def test_goes_on_after_the_last_seen() -> None:
     assert [frame["id"] for frame in frames] == ["4", "5", "5"]
 
 
-def test_progress_has_no_id_and_is_told_when_it_changes() -> None:
+def test_progress_has_no_id_and_is_sent_when_it_changes() -> None:
     half, more = {"ratio": 0.5}, {"ratio": 0.7}
-    looks = [
+    reads = [
         (1, JobState.RUNNING, half),
         (1, JobState.RUNNING, half),
         (1, JobState.RUNNING, more),
         (2, JobState.SUCCEEDED, more),
     ]
-    frames = collect(Record(*looks), Cursor(after={uuid4(): 0}))
-    told = [frame for frame in frames if frame["event"] == "progress"]
-    assert [json.loads(frame["data"])["body"] for frame in told] == [half, more]
-    assert all("id" not in frame for frame in told)
+    frames = collect(Record(*reads), Cursor(after={uuid4(): 0}))
+    sent = [frame for frame in frames if frame["event"] == "progress"]
+    assert [json.loads(frame["data"])["body"] for frame in sent] == [half, more]
+    assert all("id" not in frame for frame in sent)
 
 
 def test_database_away_is_a_comment_and_the_stream_lives() -> None:
@@ -135,6 +135,6 @@ def test_ends_when_the_service_closes() -> None:
 def test_a_frame_is_three_lines_whatever_its_text(letter: str) -> None:
     """A reader that ends lines as str.splitlines does would cut the data at these."""
     text = sse.frame("log", uuid4(), 7, NOW, {"message": f"a{letter}b"}, "7").decode()
-    kind, identity, data, end = text.splitlines()
-    assert (kind, identity, end) == ("event: log", "id: 7", "")
+    kind, id_line, data, end = text.splitlines()
+    assert (kind, id_line, end) == ("event: log", "id: 7", "")
     assert json.loads(data.removeprefix("data: "))["body"] == {"message": f"a{letter}b"}

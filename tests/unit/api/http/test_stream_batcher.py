@@ -1,4 +1,4 @@
-"""Looks of many viewers become one read; each gets its own answer, or its own error."""
+"""Concurrent reads become one batch; each gets its own result, or its own error."""
 
 import asyncio
 from collections.abc import Collection
@@ -35,7 +35,7 @@ class Record:
         }
 
 
-def test_looks_at_once_are_one_read_of_each_place_once() -> None:
+def test_concurrent_reads_are_one_batch_with_each_position_once() -> None:
     async def run() -> None:
         record = Record()
         batcher = StreamBatcher(record.read)
@@ -43,13 +43,13 @@ def test_looks_at_once_are_one_read_of_each_place_once() -> None:
         found = await asyncio.gather(*(batcher.read(one) for one in wanted))
         assert [update[HERE].last_seq for update in found] == [3, 3, 5]
         assert record.reads == [{(HERE, 3), (HERE, 5)}]
-        await batcher.read({HERE: 6})  # what comes later is a read of its own
+        await batcher.read({HERE: 6})  # a later read is a batch of its own
         assert record.reads[1:] == [{(HERE, 6)}]
 
     asyncio.run(run())
 
 
-def test_a_missing_job_and_a_viewer_that_has_gone_trouble_nobody_else() -> None:
+def test_a_missing_job_or_a_cancelled_read_does_not_affect_other_reads() -> None:
     async def run() -> None:
         batcher = StreamBatcher(Record().read)
         well, lost, left = (asyncio.ensure_future(batcher.read(one)) for one in ({HERE: 1}, {GONE: 1}, {HERE: 2}))
@@ -64,7 +64,7 @@ def test_a_missing_job_and_a_viewer_that_has_gone_trouble_nobody_else() -> None:
     asyncio.run(run())
 
 
-def test_an_absent_database_is_told_to_everyone_and_the_next_look_tries_again() -> None:
+def test_an_error_is_raised_in_every_read_of_the_batch_and_the_next_batch_tries_again() -> None:
     async def run() -> None:
         record = Record()
         record.away = True

@@ -1,4 +1,4 @@
-"""Rows as clients see them, and examples that hold."""
+"""Response models built from rows, and their examples."""
 
 from datetime import UTC, datetime
 from uuid import uuid4

@@ -155,7 +155,7 @@ async def event_stream(
             found = await read({job: seq for job, seq in cursor.after.items() if job in open_jobs})
         except Unavailable:
             found = {}
-            yield b": the database is away, waiting\n\n"
+            yield b": the database is unavailable, waiting\n\n"
             last_sent = time.monotonic()
         frames = []
         for job_id, update in found.items():

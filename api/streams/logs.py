@@ -21,7 +21,7 @@ _CHUNK_BYTES: Final = 64 * 1024
 _CONTROL_CHARACTERS: Final = {
     number: "\n    " if number == 10 else "\ufffd" for number in (*range(9), *range(10, 32), 127)
 }
-_COMMENT: Final = "# the database is away, waiting\n"
+_COMMENT: Final = "# the database is unavailable, waiting\n"
 
 
 def _format_line(event: Event | JobEvent) -> str:

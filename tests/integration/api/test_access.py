@@ -37,9 +37,9 @@ def bearer(key: str) -> dict[str, str]:
 
 
 async def make(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
-    answer = await client.post("/keys", json={"name": "robot"} | fields, headers=bearer(ADMIN))
-    assert answer.status_code == 201, answer.text
-    body: dict[str, Any] = answer.json()
+    response = await client.post("/keys", json={"name": "robot"} | fields, headers=bearer(ADMIN))
+    assert response.status_code == 201, response.text
+    body: dict[str, Any] = response.json()
     return body
 
 
@@ -91,9 +91,9 @@ async def test_scopes_decide(client: httpx.AsyncClient, dataset: Dataset) -> Non
     ],
 )
 async def test_wrong_keys_are_not_made(client: httpx.AsyncClient, body: dict[str, Any], pointer: str) -> None:
-    answer = await client.post("/keys", json=body, headers=bearer(ADMIN))
-    assert pointer in [error["pointer"] for error in answer.json()["errors"]], answer.text
-    assert answer.status_code == 422
+    response = await client.post("/keys", json=body, headers=bearer(ADMIN))
+    assert pointer in [error["pointer"] for error in response.json()["errors"]], response.text
+    assert response.status_code == 422
 
 
 async def test_expired_key_is_refused_and_does_not_open_the_server(settings: Settings, sessions: Sessions) -> None:
@@ -119,9 +119,9 @@ async def test_first_key_closes_the_server_for_those_without(settings: Settings)
 
 async def test_session_stands_for_its_key(client: httpx.AsyncClient, sessions: Sessions, dataset: Dataset) -> None:
     made = await make(client, scopes=["jobs:read", "jobs:write"])
-    answer = await client.post("/session", json={"key": made["key"]}, headers=SAME)
-    assert answer.status_code == 204
-    cookie = answer.headers["set-cookie"]
+    response = await client.post("/session", json={"key": made["key"]}, headers=SAME)
+    assert response.status_code == 204
+    cookie = response.headers["set-cookie"]
     assert {"HttpOnly", "SameSite=strict", "Path=/", "Max-Age=43200"} <= set(cookie.split("; "))
     assert made["key"] not in cookie
     value = client.cookies[COOKIE]
@@ -162,11 +162,11 @@ async def test_session_ends(client: httpx.AsyncClient, sessions: Sessions) -> No
 async def test_quota_of_jobs_holds_under_concurrency(client: httpx.AsyncClient, dataset: Dataset) -> None:
     mine = bearer((await make(client, scopes=["jobs:read", "jobs:write"], quota={"jobs": 3}))["key"])
     sent = await asyncio.gather(*(client.post("/jobs/train", json=SPEC, headers=mine) for _ in range(12)))
-    assert sorted(answer.status_code for answer in sent) == [202] * 3 + [429] * 9
-    refused = next(answer for answer in sent if answer.status_code == 429)
+    assert sorted(response.status_code for response in sent) == [202] * 3 + [429] * 9
+    refused = next(response for response in sent if response.status_code == 429)
     problem(refused, 429, "quota_exceeded")
     assert int(refused.headers["retry-after"]) > 0
-    first = next(answer for answer in sent if answer.status_code == 202).json()["id"]
+    first = next(response for response in sent if response.status_code == 202).json()["id"]
     assert (await client.post(f"/jobs/{first}/cancel", headers=mine)).status_code == 202
     again = mine | {"Idempotency-Key": "k"}
     assert (await client.post("/jobs/train", json=SPEC, headers=again)).status_code == 202
@@ -179,14 +179,14 @@ async def test_quota_of_jobs_holds_under_concurrency(client: httpx.AsyncClient, 
 async def test_quota_of_requests_says_when_to_come_back(settings: Settings) -> None:
     few = settings.model_copy(update={"quota_requests": 3})
     async with serving(few) as client:
-        answers = [await client.get("/jobs") for _ in range(4)]
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
-    assert [answer.headers["ratelimit"].partition(";t=")[0] for answer in answers] == [
+        responses = [await client.get("/jobs") for _ in range(4)]
+    assert [response.status_code for response in responses] == [200, 200, 200, 429]
+    assert [response.headers["ratelimit"].partition(";t=")[0] for response in responses] == [
         '"requests";r=2', '"requests";r=1', '"requests";r=0', '"requests";r=0'
     ]  # fmt: skip
-    assert answers[0].headers["ratelimit-policy"] == '"requests";q=3;w=60'
-    assert 1 <= int(answers[3].headers["retry-after"]) <= 61
-    problem(answers[3], 429, "too_many_requests")
+    assert responses[0].headers["ratelimit-policy"] == '"requests";q=3;w=60'
+    assert 1 <= int(responses[3].headers["retry-after"]) <= 61
+    problem(responses[3], 429, "too_many_requests")
 
 
 async def test_quota_of_streams(client: httpx.AsyncClient, dataset: Dataset) -> None:

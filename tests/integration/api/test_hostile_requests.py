@@ -82,8 +82,8 @@ async def test_a_revoked_key_and_an_ended_session_end_their_streams(
         assert (await by_cookie).status_code == 200
         assert not any(stream.done() for stream in by_key)
         assert (await client.delete(f"/keys/{key_id}", headers=bearer(ADMIN))).status_code == 204
-        answers = await asyncio.gather(*by_key)
-    assert all("event: end" not in answer.text for answer in answers)
+        responses = await asyncio.gather(*by_key)
+    assert all("event: end" not in response.text for response in responses)
     for path in paths:
         problem(await client.get(path, headers=bearer(key)), 401, "unauthorized")
 
@@ -121,7 +121,7 @@ async def test_quota_of_uploads_holds_for_bodies_of_unknown_length_and_at_once(
     problem(await send(2000), 429, "quota_exceeded")
     assert list(settings.uploads_root.iterdir()) == []
     at_once = await asyncio.gather(*(send(300) for _ in range(8)))
-    assert sorted(answer.status_code for answer in at_once) == [202] * 3 + [429] * 5
+    assert sorted(response.status_code for response in at_once) == [202] * 3 + [429] * 5
     assert len(list(settings.uploads_root.iterdir())) == 3
 
 
@@ -137,8 +137,8 @@ async def test_a_bomb_is_told_by_its_plan_and_leaves_nothing(
     pq.write_table(pa.table(rows), tmp_path / "bomb.parquet")
     assert (tmp_path / "bomb.parquet").stat().st_size < 1_000_000
     form = {"spec": (None, json.dumps({"name": "p"})), "file": ("p.parquet", (tmp_path / "bomb.parquet").read_bytes())}
-    answer = await client.post("/datasets?dry_run=true", files=form, headers=bearer(ADMIN))
-    assert "unpacks to more than 100 times" in problem(answer, 422, "cannot_build")["detail"]
+    response = await client.post("/datasets?dry_run=true", files=form, headers=bearer(ADMIN))
+    assert "unpacks to more than 100 times" in problem(response, 422, "cannot_build")["detail"]
     assert list(settings.uploads_root.iterdir()) == []
 
 
@@ -146,8 +146,8 @@ async def test_cursors_that_nobody_gave_are_refused(client: httpx.AsyncClient, s
     ends = [datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), datetime.max.replace(tzinfo=UTC)]
     for moment in (*ends, datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))):
         for path in ("/jobs", "/datasets"):
-            answer = await client.get(path, params={"cursor": write_cursor(moment, uuid4())}, headers=bearer(ADMIN))
-            assert answer.status_code in (200, 422), answer.text
+            response = await client.get(path, params={"cursor": write_cursor(moment, uuid4())}, headers=bearer(ADMIN))
+            assert response.status_code in (200, 422), response.text
     naive = write_cursor(datetime(2020, 1, 1), uuid4())  # noqa: DTZ001 - as somebody might write one
     assert (await client.get("/jobs", params={"cursor": naive}, headers=bearer(ADMIN))).status_code == 200
 
@@ -161,13 +161,13 @@ async def test_a_key_of_another_scope_reaches_nothing_through_a_jobs_address(
     asked = [(m.upper(), p) for p, item in document.items() for m in item if p.startswith(("/jobs/{", "/studies/{"))]
     assert len(asked) > 15
     for method, template in asked:
-        for place in (job, uuid4()):  # one that is there, one that is not: the answer must not tell
+        for place in (job, uuid4()):  # one that is there, one that is not: the response must not tell
             path = template.replace("{job_id}", str(place)).replace("{name}", "best.safetensors")
-            answer = await client.request(method, path, json={}, headers=bearer(made["datasets:write"]))
-            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), (method, path)
+            response = await client.request(method, path, json={}, headers=bearer(made["datasets:write"]))
+            assert (response.status_code, response.json()["code"]) == (403, "forbidden"), (method, path)
             if method != "GET":
-                answer = await client.request(method, path, json={}, headers=bearer(made["jobs:read"]))
-                assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), (method, path)
+                response = await client.request(method, path, json={}, headers=bearer(made["jobs:read"]))
+                assert (response.status_code, response.json()["code"]) == (403, "forbidden"), (method, path)
 
 
 async def test_a_build_is_not_repeated_without_the_scope_of_datasets(
@@ -175,8 +175,8 @@ async def test_a_build_is_not_repeated_without_the_scope_of_datasets(
 ) -> None:
     made, job = keys_and_build(sessions, "jobs:write", "admin")
     problem(await client.post(f"/jobs/{job}/rerun", headers=bearer(made["jobs:write"])), 403, "forbidden")
-    answer = await client.post(f"/jobs/{job}/rerun", headers=bearer(made["admin"]))
-    assert answer.status_code == 202, answer.text
+    response = await client.post(f"/jobs/{job}/rerun", headers=bearer(made["admin"]))
+    assert response.status_code == 202, response.text
 
 
 def test_a_retry_of_a_build_uploads_nothing_again(sessions: Sessions) -> None:
@@ -207,11 +207,11 @@ async def test_a_downloads_name_stays_in_its_header(
                 session, job, 1, name=name, path=path, size_bytes=8, sha256="s", media_type="text/html"
             )
     for name in ("a%22;%20filename=%22b.html", "%C3%A9%0Bb"):
-        answer = await client.get(f"/jobs/{job}/artifacts/{name}", headers=bearer(ADMIN))
-        assert answer.status_code == 200, name
-        assert answer.headers["content-disposition"].startswith("attachment; filename")
-        assert '"b.html' not in answer.headers["content-disposition"]
-        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        response = await client.get(f"/jobs/{job}/artifacts/{name}", headers=bearer(ADMIN))
+        assert response.status_code == 200, name
+        assert response.headers["content-disposition"].startswith("attachment; filename")
+        assert '"b.html' not in response.headers["content-disposition"]
+        assert "default-src 'self'" in response.headers["content-security-policy"]
 
 
 async def test_a_line_of_a_log_cannot_pass_for_another(client: httpx.AsyncClient, sessions: Sessions) -> None:
@@ -228,8 +228,8 @@ async def test_a_request_id_and_an_address_write_no_lines_into_the_servers_log(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = bearer("atft_wrong") | {"X-Request-ID": "x\tforged"}
-    answer = await client.get("/jobs", headers=headers)
-    assert "forged" not in answer.headers["x-request-id"]
+    response = await client.get("/jobs", headers=headers)
+    assert "forged" not in response.headers["x-request-id"]
     assert "forged" not in caplog.text
     assert "refused an API key" in caplog.text
     scope = {

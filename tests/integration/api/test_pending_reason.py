@@ -20,7 +20,7 @@ def worker(sessions: Sessions, queue: str) -> None:
         queries.heartbeat_worker(session, name=queue, host="h", pid=1, queue=queue, device=queue, busy_with=None)
 
 
-async def words(client: httpx.AsyncClient, job: dict[str, Any]) -> tuple[int | None, str | None]:
+async def pending(client: httpx.AsyncClient, job: dict[str, Any]) -> tuple[int | None, str | None]:
     body = (await client.get(f"/jobs/{job['id']}")).json()
     return body["queue_position"], body["pending_reason"]
 
@@ -30,13 +30,13 @@ async def test_priorities_decide_who_goes_first(client: httpx.AsyncClient, sessi
     first, second, late = [await submit(client, resources={"queue": "cpu"}) for _ in range(3)]
     urgent = await submit(client, resources={"queue": "cpu", "priority": 0})
     last = await submit(client, resources={"queue": "cpu", "priority": 9})
-    assert [await words(client, job) for job in (urgent, first, second, late, last)] == [
+    assert [await pending(client, job) for job in (urgent, first, second, late, last)] == [
         (0, "next on queue cpu"), (1, "1 ahead"), (2, "2 ahead"), (3, "3 ahead"), (4, "4 ahead"),
     ]  # fmt: skip
     assert (late["queue_position"], late["pending_reason"]) == (2, "2 ahead")  # as the submit itself answered
     assert (await client.post(f"/jobs/{first['id']}/cancel")).status_code == 202
-    assert await words(client, late) == (2, "2 ahead")
-    assert await words(client, first) == (None, None)
+    assert await pending(client, late) == (2, "2 ahead")
+    assert await pending(client, first) == (None, None)
     listed = (await client.get("/jobs?kind=train&state=queued")).json()["items"]
     assert {job["id"]: job["queue_position"] for job in listed} == {
         urgent["id"]: 0, second["id"]: 1, late["id"]: 2, last["id"]: 3,
@@ -49,11 +49,11 @@ async def test_a_queue_that_nobody_watches_is_told_at_submit(client: httpx.Async
     assert watched["warnings"] == []
     lonely = await submit(client, resources={"queue": "gpu"})
     assert lonely["warnings"] == ["no live worker watches queue gpu: the job waits until one starts"]
-    assert await words(client, lonely) == (0, "0 live workers on queue gpu")
+    assert await pending(client, lonely) == (0, "0 live workers on queue gpu")
     plan = await client.post("/jobs/train?dry_run=true", json={**watched["spec"], "resources": {"queue": "gpu"}})
     assert plan.json()["warnings"] == lonely["warnings"]
     worker(sessions, "gpu")
-    assert await words(client, lonely) == (0, "next on queue gpu")
+    assert await pending(client, lonely) == (0, "next on queue gpu")
 
 
 async def test_a_job_that_waits_past_its_queue_timeout_fails(client: httpx.AsyncClient, sessions: Sessions) -> None:
@@ -70,6 +70,6 @@ async def test_a_job_that_waits_past_its_queue_timeout_fails(client: httpx.Async
     assert "queue" in body["message"]
     assert (body["queue_position"], body["pending_reason"]) == (None, None)
     assert published == [UUID(impatient["id"])]
-    assert await words(client, patient) == (0, "0 live workers on queue gpu")
+    assert await pending(client, patient) == (0, "0 live workers on queue gpu")
     wrong = {**patient["spec"], "resources": {"queue_timeout_seconds": 0}}
     problem(await client.post("/jobs/train", json=wrong), 422, "invalid_request", "/resources/queue_timeout_seconds")

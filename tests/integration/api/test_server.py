@@ -95,7 +95,7 @@ def job_id(sessions: Sessions) -> UUID:
     return found
 
 
-def say(sessions: Sessions, job_id: UUID, first: int, last: int) -> None:
+def append_logs(sessions: Sessions, job_id: UUID, first: int, last: int) -> None:
     with transaction(sessions) as session:
         history.append(session, job_id, 1, [Log(child_seq=i, message=f"m{i}") for i in range(first, last + 1)])
 
@@ -130,7 +130,7 @@ def test_g9_stream_goes_on_after_the_last_seen_without_a_gap(
 
     def work() -> None:
         for i in range(1, 61):
-            say(sessions, job_id, i, i)
+            append_logs(sessions, job_id, i, i)
             publish(client, job_id)
             time.sleep(0.005)
         settle(sessions, job_id)
@@ -170,11 +170,11 @@ def test_stream_is_woken_at_once_and_polls_without_redis(
             assert time.monotonic() < end
             time.sleep(0.02)
         started = time.monotonic()
-        say(sessions, job_id, 1, 1)
+        append_logs(sessions, job_id, 1, 1)
         publish(client, job_id)
         next(line for line in lines if line == "id: 3")
         assert time.monotonic() - started < 1.5
-        say(sessions, job_id, 2, 2)  # not published
+        append_logs(sessions, job_id, 2, 2)  # not published
         next(line for line in lines if line == "id: 4")
         with transaction(sessions) as session:
             history.append(session, job_id, 1, [Progress(child_seq=3, phase="train", ratio=0.25)])
@@ -185,7 +185,7 @@ def test_several_jobs_in_one_stream(server: Server, sessions: Sessions, job_id: 
     with transaction(sessions) as session:
         other = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
         lifecycle.claim(session, other, worker="w", host="h", device="cpu", lease_seconds=60)
-    say(sessions, job_id, 1, 3)
+    append_logs(sessions, job_id, 1, 3)
     for one in (job_id, other):
         settle(sessions, one)
     url = f"{server.url}/events?job={job_id}&job={other}"
@@ -207,7 +207,7 @@ def test_several_jobs_in_one_stream(server: Server, sessions: Sessions, job_id: 
 
 def test_followed_log_ends_with_the_job(server: Server, sessions: Sessions, job_id: UUID) -> None:
     def work() -> None:
-        say(sessions, job_id, 1, 2)
+        append_logs(sessions, job_id, 1, 2)
         settle(sessions, job_id)
 
     threading.Timer(0.5, work).start()

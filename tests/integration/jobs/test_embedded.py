@@ -53,10 +53,10 @@ def _kill(server: embedded.Server) -> None:
 def test_killed_servers_come_back_with_their_data_on_their_ports(var: Path) -> None:
     with embedded.start(var) as servers:
         with psycopg.connect(servers.database_url) as connection:
-            connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+            connection.execute("CREATE TABLE kept AS SELECT 42 AS number")
         with redis.Redis.from_url(servers.redis_url) as client:
             client.set("kept", "yes")
-            time.sleep(1.2)  # appendfsync everysec
+            assert client.waitaof(1, 0, 10_000)[0] == 1  # written to disk
         assert servers.check() == []
         _kill(servers.postgres)
         assert servers.check() == ["postgres"]
@@ -68,7 +68,7 @@ def test_killed_servers_come_back_with_their_data_on_their_ports(var: Path) -> N
             _until(servers.postgres.stopping)
             assert servers.check() == ["postgres"]
         with psycopg.connect(servers.database_url) as connection:
-            assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
+            assert connection.execute("SELECT number FROM kept").fetchone() == (42,)
             assert connection.execute("SHOW max_connections").fetchone() == ("200",)
             assert connection.execute("SHOW fsync").fetchone() == ("on",)
         with redis.Redis.from_url(servers.redis_url) as client:
@@ -78,7 +78,7 @@ def test_killed_servers_come_back_with_their_data_on_their_ports(var: Path) -> N
     with embedded.start(var) as servers:  # a stop and a new start: the same URLs, the same data
         assert (servers.database_url, servers.redis_url) == urls
         with psycopg.connect(servers.database_url) as connection:
-            assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
+            assert connection.execute("SELECT number FROM kept").fetchone() == (42,)
 
 
 def test_second_start_on_the_same_folder_is_refused(var: Path) -> None:

@@ -1,7 +1,7 @@
-"""Who goes first: a message wakes a worker up, and the rows say whose turn it is."""
+"""The order of a queue: a hint wakes a worker, and the rows decide which job it takes."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -16,7 +16,7 @@ from jobs.states import JobKind, JobState, Reason
 from tests.integration.worker.supervisor_harness import HONEST_PROGRAM, SupervisorHarness, program
 from worker.attempt import supervisor
 
-BUSY = program("crashing", "--failed-reason", "nan_loss", "--code", "1")  # quickly over
+BUSY = program("crashing", "--failed-reason", "nan_loss", "--code", "1")  # ends quickly
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHa
 
 
 def order(harness: SupervisorHarness) -> list[UUID]:
-    """The jobs in the order in which wake-ups take them, until one finds nothing."""
+    """The jobs in the order in which hints run them, until a hint finds none."""
     ran = []
     while harness.supervisor(BUSY).run() is not None:
         ran.append(harness.published[-1])
@@ -40,15 +40,16 @@ def test_priority_and_age_decide_also_when_they_change(harness: SupervisorHarnes
     assert order(harness) == [third, second, first]
 
 
-def test_a_job_that_waited_for_its_next_try_keeps_its_place_among_those_with_hints(harness: SupervisorHarness) -> None:
+def test_a_delayed_job_keeps_its_queue_position_once_it_is_due(harness: SupervisorHarness) -> None:
     early = harness.submit()
     with transaction(harness.sessions) as session:
-        later = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, 1.0)
+        later = func.clock_timestamp() + timedelta(hours=1)
         session.execute(update(Job).where(Job.id == early).values(not_before=later))
     others = [harness.submit() for _ in range(2)]
     assert harness.supervisor(BUSY).run() is JobState.FAILED
     assert harness.published[-1] == others[0]
-    time.sleep(1.0)
+    with transaction(harness.sessions) as session:
+        session.execute(update(Job).where(Job.id == early).values(not_before=func.clock_timestamp()))
     assert order(harness) == [early, others[1]]
 
 
@@ -59,7 +60,7 @@ def test_another_queue_and_a_study_are_not_taken(harness: SupervisorHarness) -> 
     assert order(harness) == []
 
 
-def test_workers_that_wake_up_together_take_different_jobs(harness: SupervisorHarness) -> None:
+def test_concurrent_workers_take_different_jobs(harness: SupervisorHarness) -> None:
     ids = {harness.submit() for _ in range(4)}
 
     def take(index: int) -> UUID | None:
@@ -76,7 +77,7 @@ def test_workers_that_wake_up_together_take_different_jobs(harness: SupervisorHa
     assert (len(taken), set(taken)) == (4, ids)
 
 
-def test_the_next_one_is_looked_at_when_the_first_must_wait_for_memory(
+def test_the_next_job_is_considered_when_the_first_must_wait_for_memory(
     harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     big, small = harness.submit(), harness.submit()
@@ -87,7 +88,9 @@ def test_the_next_one_is_looked_at_when_the_first_must_wait_for_memory(
     assert harness.run(big, *HONEST_PROGRAM) is None
 
 
-def test_one_wake_up_puts_off_a_bounded_number(harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_hint_postpones_a_bounded_number_of_jobs(
+    harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = [harness.submit() for _ in range(supervisor.MAX_CLAIM_TRIES + 2)]
     need(harness, *ids)
     monkeypatch.setattr("worker.attempt.memory.free_and_total", lambda: (500_000, 2_000_000))
@@ -96,7 +99,7 @@ def test_one_wake_up_puts_off_a_bounded_number(harness: SupervisorHarness, monke
 
 
 def need(harness: SupervisorHarness, *ids: UUID) -> None:
-    """Their last preflight has measured a megabyte."""
+    """Record that their last preflight has measured a need of one megabyte."""
     with transaction(harness.sessions) as session:
         evidence = {"memory": {"needed_bytes": 1_000_000}}
         session.execute(update(Job).where(Job.id.in_(ids)).values(evidence=evidence))

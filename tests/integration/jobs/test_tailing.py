@@ -1,16 +1,16 @@
-"""Reading for many at once gives each what reading for one gives; and what only reads cannot write."""
+"""Batched reads give the same as single reads, and a read-only engine cannot write."""
 
 import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.http.database import Database
-from api.http.sse import BATCH, look
+from api.http.sse import MAX_ROWS_PER_READ, read_updates
 from atft.events import Log
 from jobs.db.session import async_engine, async_sessions, transaction
 from jobs.record import history, lifecycle, queries, submission, tailing
@@ -26,26 +26,27 @@ def make(session: Session, **values: Any) -> UUID:
     return submission.submit(session, **fields).job.id
 
 
-def test_the_events_of_many_places_in_one_look(sessions: Sessions) -> None:
+def test_the_events_after_many_positions_in_one_read(sessions: Sessions) -> None:
     with transaction(sessions) as session:
         job_id, quiet = make(session), make(session)
         assert lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60) is not None
         history.append(session, job_id, 1, [Log(child_seq=n, message=f"line {n}") for n in range(1, LAST - 1)])
     gone = uuid4()
-    places = [(job_id, 0), (job_id, LAST - 1), (job_id, LAST), (quiet, 0), (gone, 0)]
+    positions = [(job_id, 0), (job_id, LAST - 1), (job_id, LAST), (quiet, 0), (gone, 0)]
     with transaction(sessions) as session:
-        found = look(session, places)
-        after = {place: [line.seq for line in news.lines] for place, news in found.items()}
+        found = read_updates(session, positions)
+        after = {position: [each.seq for each in update.events] for position, update in found.items()}
         assert after == {
             (job_id, 0): list(range(1, LAST + 1)), (job_id, LAST - 1): [LAST], (job_id, LAST): [], (quiet, 0): [1],
         }  # fmt: skip
-        assert all(news.whole for news in found.values())
-        assert found[job_id, 0].lines[-1].body == {"level": "info", "message": f"line {LAST - 2}"}
-        many = look(session, [(job_id, n) for n in range(LAST)])  # of many places each gets fewer, and says so
-        assert [line.seq for line in many[job_id, 0].lines] == list(range(1, 11))
-        assert not many[job_id, 0].whole
-        assert many[job_id, LAST - 1].whole
-        assert sum(len(news.lines) for news in many.values()) <= max(BATCH, 10 * LAST)
+        assert all(update.complete for update in found.values())
+        assert found[job_id, 0].events[-1].body == {"level": "info", "message": f"line {LAST - 2}"}
+        # With many positions each gets fewer events, and reports that there are more.
+        many = read_updates(session, [(job_id, n) for n in range(LAST)])
+        assert [each.seq for each in many[job_id, 0].events] == list(range(1, 11))
+        assert not many[job_id, 0].complete
+        assert many[job_id, LAST - 1].complete
+        assert sum(len(update.events) for update in many.values()) <= max(MAX_ROWS_PER_READ, 10 * LAST)
         assert tailing.statuses(session, [gone]) == {}
 
 
@@ -67,9 +68,12 @@ def test_the_positions_of_a_page_are_those_of_each_job(sessions: Sessions) -> No
         assert queries.queue_positions(session, jobs[:1]) == [(None, None)]
 
 
-def test_what_only_reads_cannot_write_and_outlives_a_lost_connection(settings: Settings, sessions: Sessions) -> None:
+def test_a_read_only_engine_cannot_write_and_survives_a_lost_connection(settings: Settings, sessions: Sessions) -> None:
     async def run() -> None:
         writing, reading = async_engine(settings), async_engine(settings, read_only=True)
+        opened: list[Any] = []
+        for engine in (writing, reading):
+            event.listen(engine.sync_engine, "connect", lambda connection, _: opened.append(connection))
         database = Database(async_sessions(writing), async_sessions(reading))
         try:
             assert await database.read(queries.workers) == []
@@ -80,7 +84,9 @@ def test_what_only_reads_cannot_write_and_outlives_a_lost_connection(settings: S
             with transaction(sessions) as session:
                 others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
                 session.execute(text(f"{others} AND datname = current_database() AND application_name = 'atft'"))
-            await asyncio.sleep(0.05)  # the driver hears of it
+            async with asyncio.timeout(10):
+                while not all(c.driver_connection.is_closed() for c in opened):  # noqa: ASYNC110 - there is no event
+                    await asyncio.sleep(0.005)
             assert (await database.read(queries.get, made)).id == made
             assert await database.write(make) != made
         finally:

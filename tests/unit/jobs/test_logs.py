@@ -1,4 +1,4 @@
-"""One JSON object a line, with the ids of what it is about."""
+"""Log lines: one JSON object each, with the ids of their context."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ import pytest
 from jobs import logs
 
 
-def test_a_line_carries_the_ids_of_what_it_is_about(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_has_the_ids_of_its_context(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("INFO", "of-a-test")
     log = logging.getLogger("of-a-test")
     log.propagate = False

@@ -1,4 +1,4 @@
-"""Where things are, and the whole environment of a child."""
+"""Settings from the environment, and the environment of a child process."""
 
 import pytest
 from pydantic import ValidationError
@@ -42,6 +42,6 @@ def test_pain_09_nothing_else_reaches_the_child(monkeypatch: pytest.MonkeyPatch)
     assert Settings().child_environment(1, "3")["CUDA_VISIBLE_DEVICES"] == "3"
 
 
-def test_settings_refuse_a_lease_of_nothing() -> None:
+def test_a_lease_of_zero_seconds_is_refused() -> None:
     with pytest.raises(ValidationError):
         Settings(lease_seconds=0)

@@ -1,11 +1,11 @@
-"""The state machine as data."""
+"""The table of state transitions."""
 
 import pytest
 
 from jobs.states import ACTIVE, NEXT, TERMINAL, JobState, sources_of
 
 
-def test_terminal_states_lead_nowhere() -> None:
+def test_terminal_states_have_no_transition() -> None:
     assert all(not NEXT[state] for state in TERMINAL)
     assert set(NEXT) == set(JobState)
     assert set(JobState) == TERMINAL | ACTIVE

@@ -1,4 +1,4 @@
-"""The form of a key."""
+"""The form and checksum of API keys."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from jobs.access.keys import _checksum, is_well_formed
 GOOD = "atft_0123abcd_" + "0f" * 20
 
 
-def test_checksum_tells_a_typing_error() -> None:
+def test_a_typing_error_fails_the_checksum() -> None:
     token = GOOD + _checksum(GOOD)
     assert is_well_formed(token)
     assert not is_well_formed(token.replace("0f0f", "0f1f", 1))

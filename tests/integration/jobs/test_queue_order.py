@@ -95,7 +95,8 @@ def test_one_hint_postpones_a_bounded_number_of_jobs(
     need(harness, *ids)
     monkeypatch.setattr("worker.attempt.memory.free_and_total", lambda: (500_000, 2_000_000))
     assert harness.supervisor(HONEST_PROGRAM).run() is None
-    assert [harness.job(job_id).reason for job_id in ids] == [Reason.OOM_HOST] * supervisor.MAX_CLAIM_TRIES + [None] * 2
+    reasons = [harness.job(job_id).reason for job_id in ids]
+    assert reasons == [Reason.OOM_HOST] * supervisor.MAX_CLAIM_TRIES + [None] * 2
 
 
 def need(harness: SupervisorHarness, *ids: UUID) -> None:

@@ -54,7 +54,7 @@ def test_ticked_jobs_are_compared(browser: Browser, settings: Settings, sessions
         page.get_by_label("Metric").fill("val/rank_ic@1d")
         page.get_by_label("Baseline").select_option("ridge")
         page.get_by_role("button", name="Compare").click()
-        expect(page.locator("#fair")).to_have_text("not fair")
+        expect(page.locator("#fair")).to_have_text("not fair", timeout=60_000)  # the confidence set of three sides
         expect(page.locator("#reasons")).to_contain_text("selected on these validation days")
         expect(page.locator("#jobs tbody tr")).to_have_count(3)
         assert problems == []

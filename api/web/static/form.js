@@ -1,8 +1,8 @@
-// A form out of a JSON schema: one field a leaf, named by its JSON pointer, and the body that it stands for.
+// A form generated from a JSON schema: one field per leaf, named by its JSON pointer.
 import { element } from "./service.js";
 
 const HINTS = { minimum: "≥", exclusiveMinimum: ">", maximum: "≤", exclusiveMaximum: "<" };
-const words = (key) => key.replaceAll("_", " ");
+const humanize = (key) => key.replaceAll("_", " ");
 const plain = (value) => Array.isArray(value) && value.every((one) => typeof one !== "object" && !String(one).includes(","));
 const text = (value) => (typeof value === "string" ? value : plain(value) ? value.join(", ") : JSON.stringify(value));
 let count = 0;
@@ -24,7 +24,7 @@ export class Form {
     );
   }
 
-  // The properties of a section that is always there; something nullable or free is one field instead.
+  // The schema of a required object; a nullable or free-form one is a single field instead.
   #section(schema) {
     const made = schema.$ref && this.#schemas[schema.$ref.split("/").pop()];
     return made?.properties ? made : null;
@@ -33,7 +33,7 @@ export class Form {
   #sections(pointer, title, schema, defaults) {
     const parts = Object.entries(schema.properties);
     const inner = parts.filter(([, one]) => this.#section(one)), leaves = parts.filter(([, one]) => !this.#section(one));
-    const group = this.#group(title === "base" ? "The training of every trial" : words(title), schema.description ?? "", leaves.map(([key, one]) => this.#leaf(`${pointer}/${key}`, one, defaults[key] ?? one.default, schema.required?.includes(key))), pointer === "/base" || pointer === "");
+    const group = this.#group(title === "base" ? "The training of every trial" : humanize(title), schema.description ?? "", leaves.map(([key, one]) => this.#leaf(`${pointer}/${key}`, one, defaults[key] ?? one.default, schema.required?.includes(key))), pointer === "/base" || pointer === "");
     return [group, ...inner.flatMap(([key, one]) => this.#sections(`${pointer}/${key}`, `${title === "base" ? "" : `${title} `}${key}`, this.#section(one), defaults[key] ?? one.default ?? {}))];
   }
 
@@ -65,30 +65,30 @@ export class Form {
     const wrong = element("span", { id: `${id}-wrong`, class: "wrong", hidden: "" });
     input.setAttribute("aria-describedby", `${hint ? `${id}-hint ` : ""}${id}-wrong`);
     this.#leaves.set(pointer, { input, wrong, type: free ? "json" : main.enum ? "string" : main.type, items: main.items?.type, preset, choices: main.enum });
-    return element("div", { class: free ? "field wide" : "field" }, element("label", { for: id }, words(key), required ? " (required)" : ""), input, hint ? element("span", { id: `${id}-hint`, class: "hint" }, hint) : null, wrong);
+    return element("div", { class: free ? "field wide" : "field" }, element("label", { for: id }, humanize(key), required ? " (required)" : ""), input, hint ? element("span", { id: `${id}-hint`, class: "hint" }, hint) : null, wrong);
   }
 
-  // What the fields say, without what was left empty. Throws nothing: text that is no number is sent as it is, for the
-  // service to refuse in its own words.
+  // The body of the filled-in fields. Does not throw: text that is not a number is sent as it is, and the service's
+  // error is shown.
   body() {
     const made = {};
     for (const [pointer, leaf] of this.#leaves) {
       const typed = leaf.input.value.trim();
       if (typed === "") continue;
       const [name, ...folders] = pointer.slice(1).split("/").toReversed();
-      let place = made;
-      for (const folder of folders.toReversed()) place = place[folder] ??= {};
-      place[name] = read(typed, leaf);
+      let node = made;
+      for (const folder of folders.toReversed()) node = node[folder] ??= {};
+      node[name] = read(typed, leaf);
     }
     return made;
   }
 
-  // Fills in a body, but not what is a default anyway.
+  // Fills in the values of a body that differ from the defaults.
   fill(body, pointer = "") {
     for (const [key, value] of Object.entries(body ?? {})) {
       const inner = `${pointer}/${key}`, leaf = this.#leaves.get(inner);
       if (!leaf) { if (value && typeof value === "object" && !Array.isArray(value)) this.fill(value, inner); continue; }
-      const same = JSON.stringify(value) === JSON.stringify(leaf.preset ?? null) || (leaf.type === "json" && alike(value, leaf.preset));
+      const same = JSON.stringify(value) === JSON.stringify(leaf.preset ?? null) || (leaf.type === "json" && sameValue(value, leaf.preset));
       leaf.input.value = same ? "" : leaf.type === "json" ? JSON.stringify(value, null, 1) : value === null ? "null" : text(value);
     }
     this.mark();
@@ -99,7 +99,7 @@ export class Form {
     if (leaf) { leaf.input.value = value; this.mark(); }
   }
 
-  // Says in each section how many of its fields are changed.
+  // Shows in each section how many of its fields are changed.
   mark() {
     for (const group of this.box.querySelectorAll("details")) {
       let some = 0;
@@ -114,8 +114,8 @@ export class Form {
     }
   }
 
-  // Puts each error beside its field; answers those that belong to none.
-  blame(errors) {
+  // Shows each error beside its field; returns the errors that belong to no field.
+  showErrors(errors) {
     for (const { input, wrong } of this.#leaves.values()) { input.removeAttribute("aria-invalid"); wrong.hidden = true; wrong.textContent = ""; }
     const others = [];
     let first = null;
@@ -135,10 +135,10 @@ export class Form {
   }
 }
 
-function alike(value, preset) {
+function sameValue(value, preset) {
   if (value === null || preset === null || typeof value !== "object" || typeof preset !== "object") return value === preset;
   const keys = new Set([...Object.keys(value), ...Object.keys(preset)]);
-  return [...keys].every((key) => (value[key] ?? null) === (preset[key] ?? null) || alike(value[key] ?? null, preset[key] ?? null));
+  return [...keys].every((key) => (value[key] ?? null) === (preset[key] ?? null) || sameValue(value[key] ?? null, preset[key] ?? null));
 }
 
 function read(typed, { type, items }) {

@@ -1,119 +1,119 @@
-// One job of any kind: its state, live; what it asked for and what ran; what it left. A study's pictures are study.js.
-import { size } from "./amounts.js";
+// The page of one job of any kind: its live state, metrics, evidence, files and log. A study's plots are in study.js.
+import { size } from "./format.js";
 import { showEvidence } from "./evidence.js";
 import { drawSplit } from "./split.js";
-import { away, follow, seldom } from "./stream.js";
-import { ask, duration, element, facts, FINISHED, moment, notice, once, progressText, table } from "./service.js";
+import { showOffline, followEvents, throttle } from "./stream.js";
+import { callApi, formatDuration, element, fillFacts, FINISHED, formatTime, showError, newIdempotencyKey, progressText, fillTable } from "./service.js";
 import { showNumbers, showTraining } from "./training.js";
 
 const id = document.getElementById("job").dataset.jobId;
 const api = `/jobs/${encodeURIComponent(id)}`;
-const at = (name) => document.getElementById(name);
-const WANTED = ["val", "test/", "train", "step/", "time", "system"];  // one of several folds says train.1/…
-const QUERY = WANTED.map((name) => `name=${name}`).join("&");
-const LINES = 2000, TAIL = 300, POINTS = 300;
-const TRAINS = new Set(["train", "trial", "pretrain", "ensemble"]);
-const seen = new Map();  // the last event of each job, where the stream goes on
-const said = new Set();  // lines that the stream may say again
-let looking = 0, meanwhile = [];
-let job = null, metrics = null, evidence = null, study = null, split = null, stop = null, opened = null;
+const byId = (name) => document.getElementById(name);
+const METRIC_PREFIXES = ["val", "test/", "train", "step/", "time", "system"];  // one of several folds says train.1/…
+const QUERY = METRIC_PREFIXES.map((name) => `name=${name}`).join("&");
+const MAX_LOG_LINES = 2000, LOG_TAIL = 300, MAX_POINTS = 300;
+const TRAINING_KINDS = new Set(["train", "trial", "pretrain", "ensemble"]);
+const lastSeqByJob = new Map();  // job id to its last event's number, from which the stream resumes
+const loggedLines = new Set();  // lines from the log file, which the stream may repeat
+let refreshing = 0, pendingMetrics = [];
+let job = null, metrics = null, evidence = null, study = null, split = null, stop = null, logLoaded = null;
 
 function showJob() {
   const title = job.name || `${job.kind} on ${job.dataset || "nothing"}`;
   document.title = `${title} · ${job.status} · ATFT`;
-  at("short").textContent = job.id;
-  at("parent").replaceChildren(...(job.parent_id ? [element("a", { href: `/ui/jobs/${job.parent_id}` }, "study"), " / "] : []));
-  at("name").textContent = title;
-  if (at("state").textContent !== job.status) at("state").textContent = job.status;
-  at("state").className = `state ${job.status}`;
-  at("message").textContent = [job.reason?.replaceAll("_", " "), job.message, job.pending_reason].filter(Boolean).join(": ");
+  byId("short").textContent = job.id;
+  byId("parent").replaceChildren(...(job.parent_id ? [element("a", { href: `/ui/jobs/${job.parent_id}` }, "study"), " / "] : []));
+  byId("name").textContent = title;
+  if (byId("state").textContent !== job.status) byId("state").textContent = job.status;
+  byId("state").className = `state ${job.status}`;
+  byId("message").textContent = [job.reason?.replaceAll("_", " "), job.message, job.pending_reason].filter(Boolean).join(": ");
   showProgress(job.progress);
   showActions();
   const ran = job.started_at ? ((job.finished_at ? new Date(job.finished_at) : new Date()) - new Date(job.started_at)) / 1000 : null;
-  facts(at("facts"), [
-    ["Kind", job.kind], ["Made from", job.source_job_id && element("a", { href: `/ui/jobs/${job.source_job_id}` }, job.source_job_id)],
+  fillFacts(byId("facts"), [
+    ["Kind", job.kind], ["Source job", job.source_job_id && element("a", { href: `/ui/jobs/${job.source_job_id}` }, job.source_job_id)],
     ["Dataset", job.dataset && element("a", { href: `/ui/datasets/${encodeURIComponent(job.dataset)}` }, job.dataset)], ["Fingerprint", job.dataset_fingerprint],
-    ["Spec digest", job.spec_digest], ["Queue", `${job.queue}, priority ${job.priority}`], ["Attempt", `${job.attempt} (given up after ${job.max_attempts} failures)`],
+    ["Spec digest", job.spec_digest], ["Queue", `${job.queue}, priority ${job.priority}`], ["Attempt", `${job.attempt} (at most ${job.max_attempts} failures)`],
     ["Worker", job.worker], ["Tags", Object.entries(job.tags).map(([key, value]) => `${key}=${value}`).join(", ")],
-    ["Made", moment(job.created_at)], ["Started", moment(job.started_at)], ["Finished", moment(job.finished_at)], ["Ran for", duration(ran)],
+    ["Created", formatTime(job.created_at)], ["Started", formatTime(job.started_at)], ["Finished", formatTime(job.finished_at)], ["Ran for", formatDuration(ran)],
   ]);
-  at("links").replaceChildren(...["self", "metrics", "evidence", "artifacts", "logs"].map((name) => element("a", { href: job.links[name] }, name === "self" ? "this job as JSON" : name)), element("a", { href: `${api}/tensorboard`, download: "" }, "TensorBoard file"), element("a", { href: "/docs" }, "API"));
+  byId("links").replaceChildren(...["self", "metrics", "evidence", "artifacts", "logs"].map((name) => element("a", { href: job.links[name] }, name === "self" ? "this job as JSON" : name)), element("a", { href: `${api}/tensorboard`, download: "" }, "TensorBoard file"), element("a", { href: "/docs" }, "API"));
 }
 
 function showActions() {
-  const over = FINISHED.has(job.state), repeatable = ["train", "pretrain", "ensemble", "dataset"].includes(job.kind);
-  at("cancel").hidden = over;
-  at("cancel").disabled = job.wanted === "cancel";
-  at("pause").hidden = over || job.state === "paused" || job.kind === "hpo";
-  at("pause").disabled = job.wanted !== "run";
-  at("resume").disabled = job.wanted === "run";
-  at("resume").hidden = !(job.state === "paused" || (job.state === "running" && job.wanted === "pause"));
-  at("retry").hidden = !(repeatable && ["failed", "cancelled"].includes(job.state));
-  at("rerun").hidden = !(repeatable && job.state === "succeeded");
-  at("promote").hidden = !(job.best && (job.kind === "hpo" || job.kind === "trial") && (over || job.kind === "hpo"));
-  at("promote").textContent = job.kind === "trial" ? "Train in full" : "Train the best in full";
-  at("clone").hidden = !["train", "trial", "hpo", "pretrain", "ensemble"].includes(job.kind);
-  at("clone").href = `/ui/submit?from=${job.id}`;
+  const finished = FINISHED.has(job.state), repeatable = ["train", "pretrain", "ensemble", "dataset"].includes(job.kind);
+  byId("cancel").hidden = finished;
+  byId("cancel").disabled = job.wanted === "cancel";
+  byId("pause").hidden = finished || job.state === "paused" || job.kind === "hpo";
+  byId("pause").disabled = job.wanted !== "run";
+  byId("resume").disabled = job.wanted === "run";
+  byId("resume").hidden = !(job.state === "paused" || (job.state === "running" && job.wanted === "pause"));
+  byId("retry").hidden = !(repeatable && ["failed", "cancelled"].includes(job.state));
+  byId("rerun").hidden = !(repeatable && job.state === "succeeded");
+  byId("promote").hidden = !(job.best && (job.kind === "hpo" || job.kind === "trial") && (finished || job.kind === "hpo"));
+  byId("promote").textContent = job.kind === "trial" ? "Train in full" : "Train the best in full";
+  byId("clone").hidden = !["train", "trial", "hpo", "pretrain", "ensemble"].includes(job.kind);
+  byId("clone").href = `/ui/submit?from=${job.id}`;
 }
 
 function showProgress(progress) {
   const running = progress && job && !FINISHED.has(job.state);
-  at("progress-box").hidden = !running;
+  byId("progress-box").hidden = !running;
   if (!running) return;
-  at("progress").value = progress.ratio;
-  at("progress-text").textContent = progressText(progress);
+  byId("progress").value = progress.ratio;
+  byId("progress-text").textContent = progressText(progress);
 }
 
 function showArtifacts({ items }) {
-  at("artifacts-section").hidden = !items.length;
-  table(at("artifacts"), ["File", "Size", "SHA-256", "Made"], items.map((file) => [element("a", { href: file.link }, file.name), size(file.size_bytes), element("code", {}, file.sha256.slice(0, 16)), moment(file.created_at)]));
+  byId("artifacts-section").hidden = !items.length;
+  fillTable(byId("artifacts"), ["File", "Size", "SHA-256", "Created"], items.map((file) => [element("a", { href: file.link }, file.name), size(file.size_bytes), element("code", {}, file.sha256.slice(0, 16)), formatTime(file.created_at)]));
 }
 
-function log(time, words) {
-  const box = at("log");
+function log(time, text) {
+  const box = byId("log");
   const bottom = box.scrollTop + box.clientHeight >= box.scrollHeight - 8;
-  box.append(`${new Date(time).toLocaleTimeString()}  ${words}\n`);
-  while (box.childNodes.length > LINES) box.firstChild.remove();
+  box.append(`${new Date(time).toLocaleTimeString()}  ${text}\n`);
+  while (box.childNodes.length > MAX_LOG_LINES) box.firstChild.remove();
   if (bottom) box.scrollTop = box.scrollHeight;
 }
 
-// Before a job has begun, its dataset's calendar tells the days; a job of another kind has none.
+// Before a job starts, its split is planned by the dataset's calendar; other kinds of job have none.
 async function loadSplit() {
   if ((!job.spec?.split && !job.spec?.base?.split) || split?.source === "evidence" || (split && FINISHED.has(job.state))) return;
-  split = await ask(`${api}/split`);
+  split = await callApi(`${api}/split`);
   showSplit();
 }
 
 function showSplit() {
-  at("split-section").hidden = split === null;
+  byId("split-section").hidden = split === null;
   if (split === null) return;
-  const found = drawSplit(at("split"), split.folds);
-  at("split-legend").replaceChildren(...found.roles.map(({ role, word }) => element("span", {}, element("span", { class: `key days ${role}` }), word)));
-  at("split-words").textContent = [split.kind.replaceAll("_", " "), `gaps of ${split.embargo_days} trading days`, split.source === "plan" && "as planned", found.said].filter(Boolean).join(", ");
+  const found = drawSplit(byId("split"), split.folds);
+  byId("split-legend").replaceChildren(...found.roles.map(({ role, label }) => element("span", {}, element("span", { class: `key days ${role}` }), label)));
+  byId("split-words").textContent = [split.kind.replaceAll("_", " "), `gaps of ${split.embargo_days} trading days`, split.source === "plan" && "planned", found.note].filter(Boolean).join(", ");
 }
 
-// What was said before the page was opened; its newest lines.
+// Shows the newest log lines from before the page was opened.
 async function loadLog() {
-  const text = await ask(`${api}/logs?tail=${TAIL}`, {}, (answer) => answer.text());
-  for (const [, time, words] of text.matchAll(/^(\S+) \[\d+\] (?:info )?(.*)$/gm)) { said.add(`${time} ${words.startsWith("state ") ? "" : words}`); log(time, words); }
+  const lines = await callApi(`${api}/logs?tail=${LOG_TAIL}`, {}, (response) => response.text());
+  for (const [, time, text] of lines.matchAll(/^(\S+) \[\d+\] (?:info )?(.*)$/gm)) { loggedLines.add(`${time} ${text.startsWith("state ") ? "" : text}`); log(time, text); }
 }
 
-async function look() {
-  looking += 1;
+async function refresh() {
+  refreshing += 1;
   try {
     let found;
-    [job, found] = await Promise.all([ask(api), ask(`${api}/metrics?${QUERY}&max_points=${POINTS}`)]);
-    seen.set(id, Math.max(found.last_seq, seen.get(id) ?? 0));
-    opened ??= loadLog().catch(notice);  // not before the place is known where the stream will go on
+    [job, found] = await Promise.all([callApi(api), callApi(`${api}/metrics?${QUERY}&max_points=${MAX_POINTS}`)]);
+    lastSeqByJob.set(id, Math.max(found.last_seq, lastSeqByJob.get(id) ?? 0));
+    logLoaded ??= loadLog().catch(showError);  // only once the stream's start position is known
     showJob();
-    if (TRAINS.has(job.kind)) {
+    if (TRAINING_KINDS.has(job.kind)) {
       metrics = found;
-      for (const { seq, body } of meanwhile) if (seq > found.last_seq) take(body);
+      for (const { seq, body } of pendingMetrics) if (seq > found.last_seq) applyMetrics(body);
       drawNumbers();
-      evidence = await ask(`${api}/evidence`);
+      evidence = await callApi(`${api}/evidence`);
       showEvidence(job, evidence);
     }
-    if (job.kind === "predict") showEvidence(job, await ask(`${api}/evidence`));
+    if (job.kind === "predict") showEvidence(job, await callApi(`${api}/evidence`));
     if (job.kind === "hpo") {
       study ??= await import("./study.js");
       await study.show(job);
@@ -121,28 +121,28 @@ async function look() {
     await loadSplit();
     if (FINISHED.has(job.state)) {
       stop?.();
-      away(false);
-      showArtifacts(await ask(`${api}/artifacts`));
+      showOffline(false);
+      showArtifacts(await callApi(`${api}/artifacts`));
     }
-    notice(null);
+    showError(null);
   } catch (error) {
-    if (!(error instanceof TypeError && stop)) notice(error);  // the stream says that the service is away
+    if (!(error instanceof TypeError && stop)) showError(error);  // the stream shows that the service is offline
   } finally {
-    looking -= 1;
-    if (!looking) meanwhile = [];
+    refreshing -= 1;
+    if (!refreshing) pendingMetrics = [];
   }
 }
 
-// An event has all that is new, so that nothing is asked for again until a series has grown too long to draw.
-function take({ step, values, best, source }) {
+// Applies the values of a metrics event, so that nothing is requested again until a series is too long to draw.
+function applyMetrics({ step, values, best, source }) {
   if (source) { metrics.baselines[source] = { ...metrics.baselines[source], ...values }; return; }
   Object.assign(metrics.latest, values);
   if (best) job.best = { ...job.best, epoch: step, value: values[job.best?.objective] ?? null, metrics: values };
   for (const [name, value] of Object.entries(values)) {
-    if (!WANTED.some((prefix) => name.startsWith(prefix))) continue;
+    if (!METRIC_PREFIXES.some((prefix) => name.startsWith(prefix))) continue;
     const line = metrics.series[name] ??= { step: [], value: [] };
     if (step > (line.step.at(-1) ?? 0)) { line.step.push(step); line.value.push(value); }
-    if (line.step.length > 2 * POINTS) reload();
+    if (line.step.length > 2 * MAX_POINTS) reload();
   }
 }
 
@@ -152,54 +152,54 @@ function drawNumbers() {
   showTraining(metrics);
 }
 
-const reload = seldom(look, 1000), drawSoon = seldom(drawNumbers, 1000), showSoon = seldom(showJob, 10000);
+const reload = throttle(refresh, 1000), drawNumbersSoon = throttle(drawNumbers, 1000), showJobSoon = throttle(showJob, 10000);
 
-function act(kind, data) {
-  const own = data.job_id === job.id;
-  if (data.seq) seen.set(data.job_id, data.seq);
-  if (kind === "progress") { if (own) { job.progress = data.body; showProgress(data.body); showSoon(); } return; }
-  if (kind === "log") { if (own && !said.has(`${data.time} ${data.body.message}`)) log(data.time, data.body.message); return; }
-  if (kind === "metrics" && own && looking) meanwhile.push(data);  // the answer that is on its way may be older
-  if (kind === "metrics" && own && metrics) {
-    take(data.body);
-    drawSoon();
+function onEvent(kind, data) {
+  const isThisJob = data.job_id === job.id;
+  if (data.seq) lastSeqByJob.set(data.job_id, data.seq);
+  if (kind === "progress") { if (isThisJob) { job.progress = data.body; showProgress(data.body); showJobSoon(); } return; }
+  if (kind === "log") { if (isThisJob && !loggedLines.has(`${data.time} ${data.body.message}`)) log(data.time, data.body.message); return; }
+  if (kind === "metrics" && isThisJob && refreshing) pendingMetrics.push(data);  // the response under way may be older than this event
+  if (kind === "metrics" && isThisJob && metrics) {
+    applyMetrics(data.body);
+    drawNumbersSoon();
     if (Object.keys(evidence).length) return;
   }
-  if (kind === "state" && own && !said.has(`${data.time} `)) log(data.time, [`state ${data.body.state}`, data.body.wanted !== "run" && `wanted: ${data.body.wanted}`, data.body.reason, data.body.message].filter(Boolean).join(", "));
+  if (kind === "state" && isThisJob && !loggedLines.has(`${data.time} `)) log(data.time, [`state ${data.body.state}`, data.body.wanted !== "run" && `wanted: ${data.body.wanted}`, data.body.reason, data.body.message].filter(Boolean).join(", "));
   reload();
 }
 
-function move(name, question) {
-  at(name).addEventListener("click", async () => {
-    if (question && !window.confirm(question)) return;
-    at(name).disabled = true;
-    try { await ask(`${api}/${name}`, { method: "POST" }); } catch (error) { notice(error); at(name).disabled = false; return; }
-    await look();
+function bindAction(name, confirmation) {
+  byId(name).addEventListener("click", async () => {
+    if (confirmation && !window.confirm(confirmation)) return;
+    byId(name).disabled = true;
+    try { await callApi(`${api}/${name}`, { method: "POST" }); } catch (error) { showError(error); byId(name).disabled = false; return; }
+    await refresh();
   });
 }
 
-function again(name, body) {
-  let key = once();  // the same while nobody has answered: a second click is the same wish
-  at(name).addEventListener("click", async () => {
-    at(name).disabled = true;
+function bindResubmit(name, body) {
+  let key = newIdempotencyKey();  // kept until the service has responded, so that a second click does not make a second job
+  byId(name).addEventListener("click", async () => {
+    byId(name).disabled = true;
     const headers = { "Idempotency-Key": key, ...(body ? { "Content-Type": "application/json" } : {}) };
-    try { window.location.assign((await ask(`${api}/${name}`, { method: "POST", headers, body })).links.page); } catch (error) { notice(error); if (!(error instanceof TypeError)) key = once(); at(name).disabled = false; }
+    try { window.location.assign((await callApi(`${api}/${name}`, { method: "POST", headers, body })).links.page); } catch (error) { showError(error); if (!(error instanceof TypeError)) key = newIdempotencyKey(); byId(name).disabled = false; }
   });
 }
 
-move("cancel", "Cancel this job?");
-move("pause");
-move("resume");
-again("retry");
-again("rerun");
-again("promote", JSON.stringify({ as: "train" }));
-window.addEventListener("resize", seldom(() => { drawNumbers(); showSplit(); study?.draw(); }, 200));
-await look();
+bindAction("cancel", "Cancel this job?");
+bindAction("pause");
+bindAction("resume");
+bindResubmit("retry");
+bindResubmit("rerun");
+bindResubmit("promote", JSON.stringify({ as: "train" }));
+window.addEventListener("resize", throttle(() => { drawNumbers(); showSplit(); study?.draw(); }, 200));
+await refresh();
 if (job) {
-  // A study's running trials come along in the same stream.
-  const followed = () => [job.id, ...(study?.running() ?? [])];
-  const address = () => `/events?${new URLSearchParams([...followed().map((one) => ["job", one]), ["after", followed().map((one) => `${one}:${seen.get(one) ?? "newest"}`).join(",")]])}`;
-  const start = () => { stop?.(); stop = follow(address, act, reload); };
-  if (!FINISHED.has(job.state)) opened.finally(start);
-  study?.whenOthersRun(() => { start(); reload(); });
+  // The same stream carries the events of a study's running trials.
+  const followedIds = () => [job.id, ...(study?.runningTrialIds() ?? [])];
+  const address = () => `/events?${new URLSearchParams([...followedIds().map((one) => ["job", one]), ["after", followedIds().map((one) => `${one}:${lastSeqByJob.get(one) ?? "newest"}`).join(",")]])}`;
+  const start = () => { stop?.(); stop = followEvents(address, onEvent, reload); };
+  if (!FINISHED.has(job.state)) logLoaded.finally(start);
+  study?.onRunningTrialsChange(() => { start(); reload(); });
 } else document.getElementById("job").hidden = true;

@@ -1,42 +1,42 @@
-// The list of jobs: rows kept by id, the newest page looked at now and then, and one stream for what still moves.
-import { bind, tick } from "./basket.js";
-import { away, follow, seldom } from "./stream.js";
-import { ask, element, FINISHED, moment, notice, number, progressText } from "./service.js";
+// The list of jobs: rows by id, the newest page polled, and one event stream for unfinished jobs.
+import { bindCompareButton, selectionCheckbox } from "./compare-selection.js";
+import { showOffline, followEvents, throttle } from "./stream.js";
+import { callApi, element, FINISHED, formatTime, showError, formatNumber, progressText } from "./service.js";
 
-const at = (name) => document.getElementById(name);
-const filters = at("filters"), body = at("rows"), more = at("more");
+const byId = (name) => document.getElementById(name);
+const filters = byId("filters"), body = byId("rows"), more = byId("more");
 const COMPARABLE = new Set(["train", "trial", "ensemble"]);
 const METRIC = "val/rank_ic";
-const PAGE = 50, FOLLOWED = 50, SECONDS = 5;
+const PAGE_SIZE = 50, MAX_FOLLOWED = 50, REFRESH_SECONDS = 5;
 const rows = new Map();  // id to { job, row, text }
-let newest = new Set();  // what a refresh brings anew
-let cursor = null, stop = null, followed = "", asked = 0;
+let newest = new Set();  // ids on the newest page, which each refresh loads again
+let cursor = null, stop = null, followedIds = "", latestRequest = 0;
 
 function query(extra = {}) {
-  return `/jobs?${new URLSearchParams([...[...new FormData(filters)].filter(([, value]) => value), ["limit", PAGE], ...Object.entries(extra)])}`;
+  return `/jobs?${new URLSearchParams([...[...new FormData(filters)].filter(([, value]) => value), ["limit", PAGE_SIZE], ...Object.entries(extra)])}`;
 }
 
 function cells(job) {
   const title = job.name || `${job.kind} ${job.id.slice(-8)}`, running = job.progress && !FINISHED.has(job.state);
-  const words = job.state === "queued" ? job.pending_reason : job.reason;
+  const message = job.state === "queued" ? job.pending_reason : job.reason;
   const best = job.kind !== "hpo" ? job.best?.metrics : job.spec.objective?.metric === METRIC ? { [METRIC]: job.best?.value } : {};
   const value = COMPARABLE.has(job.kind) || job.kind === "hpo" ? (best ?? job.metrics)[METRIC] : undefined;
   const tags = Object.entries(job.tags).map(([key, one]) => `${key}=${one}`).join(", ");
   return [
-    element("th", { scope: "row" }, COMPARABLE.has(job.kind) ? tick(job.id, title) : null, element("a", { href: job.links.page }, title), element("span", { class: "quiet" }, [job.kind, job.queue, tags].filter(Boolean).join(" · "))),
-    element("td", {}, element("span", { class: `state ${job.status}` }, job.status), words ? element("span", { class: "quiet" }, words.replaceAll("_", " ")) : null),
+    element("th", { scope: "row" }, COMPARABLE.has(job.kind) ? selectionCheckbox(job.id, title) : null, element("a", { href: job.links.page }, title), element("span", { class: "quiet" }, [job.kind, job.queue, tags].filter(Boolean).join(" · "))),
+    element("td", {}, element("span", { class: `state ${job.status}` }, job.status), message ? element("span", { class: "quiet" }, message.replaceAll("_", " ")) : null),
     element("td", {}, running ? element("progress", { max: "1", value: String(job.progress.ratio), "aria-label": `progress of ${title}` }) : null, running ? element("span", { class: "quiet" }, progressText({ ...job.progress, ...(job.kind === "hpo" ? {} : { steps: 0 }), samples_per_second: 0 })) : null),
-    element("td", { class: "number" }, value === undefined ? "" : number(value)),
+    element("td", { class: "number" }, value === undefined ? "" : formatNumber(value)),
     element("td", {}, job.dataset ? element("a", { href: `/ui/datasets/${encodeURIComponent(job.dataset)}` }, job.dataset) : ""),
-    element("td", {}, moment(job.created_at)),
+    element("td", {}, formatTime(job.created_at)),
   ];
 }
 
-// Draws a job's row if anything about it has changed; what has the focus keeps it.
-function put(job) {
-  const text = JSON.stringify(job), known = rows.get(job.id);
-  if (known?.text === text) return known.row;
-  const row = known?.row ?? element("tr", { "data-id": job.id });
+// Adds or updates a job's row; the focused element keeps the focus.
+function upsertRow(job) {
+  const text = JSON.stringify(job), shown = rows.get(job.id);
+  if (shown?.text === text) return shown.row;
+  const row = shown?.row ?? element("tr", { "data-id": job.id });
   const focused = row.contains(document.activeElement) ? document.activeElement.tagName : null;
   row.replaceChildren(...cells(job));
   if (focused) row.querySelector(focused)?.focus();
@@ -44,96 +44,96 @@ function put(job) {
   return row;
 }
 
-function drop(id) {
+function removeRow(id) {
   rows.get(id).row.remove();
   rows.delete(id);
 }
 
-// The newest page takes the place of what was there of its time; older rows stay, unless jobs between the two are unknown.
-function merge(page) {
-  const fresh = newest = new Set(page.items.map((job) => job.id)), last = page.items.at(-1);
-  if (page.next_cursor && !page.items.some((job) => rows.has(job.id))) for (const id of [...rows.keys()]) drop(id);
-  for (const [id, { job }] of rows) if (!fresh.has(id) && (!page.next_cursor || job.created_at > last.created_at)) drop(id);
-  let place = body.firstChild;
+// Merges the newest page into the list: older rows stay, unless there may be jobs between them that were never loaded.
+function mergePage(page) {
+  const pageIds = newest = new Set(page.items.map((job) => job.id)), last = page.items.at(-1);
+  if (page.next_cursor && !page.items.some((job) => rows.has(job.id))) for (const id of [...rows.keys()]) removeRow(id);
+  for (const [id, { job }] of rows) if (!pageIds.has(id) && (!page.next_cursor || job.created_at > last.created_at)) removeRow(id);
+  let next = body.firstChild;
   for (const job of page.items) {
-    const row = put(job);
-    if (row === place) place = place.nextSibling; else body.insertBefore(row, place);
+    const row = upsertRow(job);
+    if (row === next) next = next.nextSibling; else body.insertBefore(row, next);
   }
-  if (rows.size <= PAGE) cursor = page.next_cursor;
+  if (rows.size <= PAGE_SIZE) cursor = page.next_cursor;
 }
 
 async function refresh() {
-  const mine = asked += 1;
+  const request = latestRequest += 1;
   try {
-    const [page, workers] = await Promise.all([ask(query()), ask("/workers")]);
-    if (mine !== asked) return;  // the filters have changed meanwhile
-    merge(page);
+    const [page, workers] = await Promise.all([callApi(query()), callApi("/workers")]);
+    if (request !== latestRequest) return;  // the filters have changed meanwhile
+    mergePage(page);
     const live = workers.items.filter((worker) => worker.live);
-    const words = `${live.length} live ${live.length === 1 ? "worker" : "workers"}, ${live.filter((worker) => worker.busy_with).length} busy`;
-    if (at("workers").textContent !== words) at("workers").textContent = words;
-    settle();
-    notice(null);
-    away(false);
+    const message = `${live.length} live ${live.length === 1 ? "worker" : "workers"}, ${live.filter((worker) => worker.busy_with).length} busy`;
+    if (byId("workers").textContent !== message) byId("workers").textContent = message;
+    updateSummary();
+    showError(null);
+    showOffline(false);
   } catch (error) {
-    if (error instanceof TypeError) away(true); else notice(error);
+    if (error instanceof TypeError) showOffline(true); else showError(error);
   }
 }
 
-function settle() {
-  at("empty").hidden = rows.size > 0;
-  at("count").textContent = `${rows.size.toLocaleString()}${cursor ? " newest" : ""} ${rows.size === 1 ? "job" : "jobs"} shown`;
+function updateSummary() {
+  byId("empty").hidden = rows.size > 0;
+  byId("count").textContent = `${rows.size.toLocaleString()}${cursor ? " newest" : ""} ${rows.size === 1 ? "job" : "jobs"} shown`;
   more.hidden = !cursor;
-  const moving = [...rows.values()].map(({ job }) => job).filter((job) => !FINISHED.has(job.state));
-  const ids = [...moving.filter((job) => job.state === "running"), ...moving.filter((job) => job.state !== "running")].slice(0, FOLLOWED).map((job) => job.id).sort();
-  if (ids.join() === followed) return;
-  followed = ids.join();
+  const unfinished = [...rows.values()].map(({ job }) => job).filter((job) => !FINISHED.has(job.state));
+  const ids = [...unfinished.filter((job) => job.state === "running"), ...unfinished.filter((job) => job.state !== "running")].slice(0, MAX_FOLLOWED).map((job) => job.id).sort();
+  if (ids.join() === followedIds) return;
+  followedIds = ids.join();
   stop?.();
   const address = `/events?${new URLSearchParams([...ids.map((id) => ["job", id]), ["after", "newest"]])}`;
-  stop = ids.length ? follow(() => address, act, back) : null;
+  stop = ids.length ? followEvents(() => address, onEvent, onReconnect) : null;
 }
 
-const soon = seldom(refresh, 1000);
+const refreshSoon = throttle(refresh, 1000);
 
-function act(kind, { job_id: id, body: news }) {
-  const known = rows.get(id);
-  if (!known) return;
-  if (kind === "progress") { put({ ...known.job, progress: { ...known.job.progress, ...news } }); return; }
+function onEvent(kind, { job_id: id, body: changes }) {
+  const shown = rows.get(id);
+  if (!shown) return;
+  if (kind === "progress") { upsertRow({ ...shown.job, progress: { ...shown.job.progress, ...changes } }); return; }
   if (kind === "log") return;
-  if (newest.has(id)) soon();
-  else if (kind !== "metrics") ask(`/jobs/${id}`).then(put, notice);
+  if (newest.has(id)) refreshSoon();
+  else if (kind !== "metrics") callApi(`/jobs/${id}`).then(upsertRow, showError);
 }
 
-// After a stream that was cut: what it followed beyond the newest page may have moved meanwhile.
-function back() {
-  soon();
-  for (const id of followed.split(",")) if (rows.has(id) && !newest.has(id)) ask(`/jobs/${id}`).then(put, notice);
+// After a reconnect: jobs that are not on the newest page may have changed in the meantime.
+function onReconnect() {
+  refreshSoon();
+  for (const id of followedIds.split(",")) if (rows.has(id) && !newest.has(id)) callApi(`/jobs/${id}`).then(upsertRow, showError);
 }
 
-async function older() {
+async function loadOlder() {
   more.disabled = true;
   try {
-    const page = await ask(query({ cursor }));
+    const page = await callApi(query({ cursor }));
     cursor = page.next_cursor;
-    body.append(...page.items.filter((job) => !rows.has(job.id)).map(put));
-    settle();
-  } catch (error) { notice(error); }
+    body.append(...page.items.filter((job) => !rows.has(job.id)).map(upsertRow));
+    updateSummary();
+  } catch (error) { showError(error); }
   more.disabled = false;
 }
 
-function restart() {
+function applyFilters() {
   const chosen = new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
   history.replaceState(null, "", chosen.size ? `/?${chosen}` : "/");
-  for (const id of [...rows.keys()]) drop(id);
+  for (const id of [...rows.keys()]) removeRow(id);
   cursor = null;
   return refresh();
 }
 
 for (const [name, value] of new URLSearchParams(window.location.search)) if (filters.elements[name]) filters.elements[name].value = value;
 filters.addEventListener("submit", (event) => event.preventDefault());
-filters.addEventListener("input", seldom(restart, 250));
-bind(at("compare"));
-more.addEventListener("click", older);
-ask("/datasets?limit=200").then(({ items }) => at("datasets").append(...[...new Set(items.map((one) => one.name))].map((name) => element("option", { value: name }))), notice);
+filters.addEventListener("input", throttle(applyFilters, 250));
+bindCompareButton(byId("compare"));
+more.addEventListener("click", loadOlder);
+callApi("/datasets?limit=200").then(({ items }) => byId("datasets").append(...[...new Set(items.map((one) => one.name))].map((name) => element("option", { value: name }))), showError);
 await refresh();
-setInterval(() => { if (!document.hidden) refresh(); }, SECONDS * 1000);
+setInterval(() => { if (!document.hidden) refresh(); }, REFRESH_SECONDS * 1000);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });

@@ -1,54 +1,54 @@
-// API keys: who may do what; a new one is shown once. Below, the newest changes of the audit log.
-import { ask, element, moment, notice, table } from "./service.js";
+// API keys with their scopes; a new key is shown once. Below, the newest entries of the audit log.
+import { callApi, element, formatTime, showError, fillTable } from "./service.js";
 
-const at = (name) => document.getElementById(name);
-const make = at("make");
+const byId = (name) => document.getElementById(name);
+const form = byId("make");
 
 function state(key) {
   if (key.revoked_at) return ["failed", "revoked"];
   if (key.expires_at && Date.parse(key.expires_at) <= Date.now()) return ["failed", "expired"];
-  return ["succeeded", "good"];
+  return ["succeeded", "valid"];
 }
 
 function revoke(key) {
   const button = element("button", { type: "button", class: "danger", "aria-label": `revoke ${key.name}` }, "Revoke");
   button.addEventListener("click", async () => {
-    if (!window.confirm(`Revoke ${key.name}? Whatever uses it is refused from now on.`)) return;
-    try { await ask(`/keys/${key.id}`, { method: "DELETE" }); await show(); } catch (error) { notice(error); }
+    if (!window.confirm(`Revoke ${key.name}? Every request with it will be refused.`)) return;
+    try { await callApi(`/keys/${key.id}`, { method: "DELETE" }); await show(); } catch (error) { showError(error); }
   });
   return button;
 }
 
 async function show() {
   try {
-    const [{ items }, audit] = await Promise.all([ask("/keys"), ask("/audit?limit=50")]);
-    at("empty").hidden = items.length > 0;
-    at("keys").parentElement.hidden = !items.length;
-    table(at("keys"), ["Name", "State", "Begins with", "May", "Made", "Good until", "Last used", "Revoke"], items.map((key) => {
-      const [kind, word] = state(key);
-      return [key.name, element("span", { class: `state ${kind}` }, word), element("code", {}, `${key.prefix}…`), key.scopes.join(", "), moment(key.created_at), key.expires_at ? moment(key.expires_at) : "for ever", key.last_used_at ? moment(key.last_used_at) : "never", key.revoked_at ? "" : revoke(key)];
+    const [{ items }, audit] = await Promise.all([callApi("/keys"), callApi("/audit?limit=50")]);
+    byId("empty").hidden = items.length > 0;
+    byId("keys").parentElement.hidden = !items.length;
+    fillTable(byId("keys"), ["Name", "State", "Prefix", "Scopes", "Created", "Expires", "Last used", "Revoke"], items.map((key) => {
+      const [kind, label] = state(key);
+      return [key.name, element("span", { class: `state ${kind}` }, label), element("code", {}, `${key.prefix}…`), key.scopes.join(", "), formatTime(key.created_at), key.expires_at ? formatTime(key.expires_at) : "never", key.last_used_at ? formatTime(key.last_used_at) : "never", key.revoked_at ? "" : revoke(key)];
     }));
-    at("audit-section").hidden = !audit.items.length;
-    table(at("audit"), ["When", "Who", "What", "Of"], audit.items.map((one) => [moment(one.time), one.who, one.action, one.target]));
-    notice(null);
-  } catch (error) { notice(error); }
+    byId("audit-section").hidden = !audit.items.length;
+    fillTable(byId("audit"), ["Time", "Principal", "Action", "Target"], audit.items.map((one) => [formatTime(one.time), one.who, one.action, one.target]));
+    showError(null);
+  } catch (error) { showError(error); }
 }
 
-make.addEventListener("submit", async (event) => {
+form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const told = new FormData(make), until = told.get("expires_at");
-  const body = { name: told.get("name"), scopes: told.getAll("scopes"), ...(until ? { expires_at: new Date(`${until}T23:59:59`).toISOString() } : {}) };
+  const fields = new FormData(form), until = fields.get("expires_at");
+  const body = { name: fields.get("name"), scopes: fields.getAll("scopes"), ...(until ? { expires_at: new Date(`${until}T23:59:59`).toISOString() } : {}) };
   try {
-    const made = await ask("/keys", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
-    at("made-name").textContent = made.name;
-    at("token").textContent = made.key;
-    at("made").hidden = false;
-    make.reset();
+    const made = await callApi("/keys", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    byId("made-name").textContent = made.name;
+    byId("token").textContent = made.key;
+    byId("made").hidden = false;
+    form.reset();
     await show();
-    at("made").focus();
-  } catch (error) { notice(error); }
+    byId("made").focus();
+  } catch (error) { showError(error); }
 });
-at("copy").addEventListener("click", async () => {
-  try { await navigator.clipboard.writeText(at("token").textContent); at("copied").textContent = "Copied."; } catch { window.getSelection().selectAllChildren(at("token")); at("copied").textContent = "Selected: copy it with the keyboard."; }
+byId("copy").addEventListener("click", async () => {
+  try { await navigator.clipboard.writeText(byId("token").textContent); byId("copied").textContent = "Copied."; } catch { window.getSelection().selectAllChildren(byId("token")); byId("copied").textContent = "Selected: copy it with the keyboard."; }
 });
 await show();

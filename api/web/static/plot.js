@@ -1,74 +1,74 @@
-// What every picture is made of: SVG shapes, scales, ticks. Our own, because plotly.js writes inline styles and makes
-// code from text, which the Content-Security-Policy forbids (docs/decisions).
+// What every plot uses: SVG elements, axes, scales, ticks. Not plotly.js, because its inline styles and its `eval`
+// are forbidden by the Content-Security-Policy (docs/decisions/0012).
 const SVG = "http://www.w3.org/2000/svg";
 
-export function shape(tag, attributes, text) {
+export function svgElement(tag, attributes, text) {
   const made = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   if (text !== undefined) made.textContent = text;
   return made;
 }
 
-// A shape that says what it is when pointed at.
-export function told(tag, attributes, words) {
-  const made = shape(tag, attributes);
-  made.append(shape("title", {}, words));
+// An SVG element with a tooltip.
+export function titledElement(tag, attributes, label) {
+  const made = svgElement(tag, attributes);
+  made.append(svgElement("title", {}, label));
   return made;
 }
 
-export function ticks(low, high, wanted) {
-  const rough = (high - low) / Math.max(1, wanted);
-  const unit = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * unit).find((size) => size >= rough);
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1) found.push(i * step);
-  return { found, digits: Math.min(8, Math.max(0, -Math.floor(Math.log10(step) + 1e-9))) };
+export function ticks(low, high, maxTicks) {
+  const minStep = (high - low) / Math.max(1, maxTicks);
+  const unit = 10 ** Math.floor(Math.log10(minStep));
+  const step = [1, 2, 5, 10].map((factor) => factor * unit).find((size) => size >= minStep);
+  const values = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i += 1) values.push(i * step);
+  return { values, digits: Math.min(8, Math.max(0, -Math.floor(Math.log10(step) + 1e-9))) };
 }
 
-export const known = (value) => typeof value === "number" && Number.isFinite(value);
+export const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
-export function short(value) {
-  if (!known(value)) return value === null || value === undefined ? "–" : String(value);
+export function formatShort(value) {
+  if (!isNumber(value)) return value === null || value === undefined ? "–" : String(value);
   const size = Math.abs(value);
   if (value !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(1);
   return String(Number(value.toPrecision(4)));
 }
 
-// A frame with axes; answers the picture and the scales. Vertical values are numbers; `across` is what lies below.
-export function frame(box, { title, height, low, high, from, to, across = "", left = 62, right = 14, top = 12, bottom = across ? 44 : 32, whole = false, format, log = false }) {
+// Draws the axes; returns the SVG and its scales. `xLabel` is the title of the x axis.
+export function drawAxes(box, { title, height, low, high, from, to, xLabel = "", left = 62, right = 14, top = 12, bottom = xLabel ? 44 : 32, whole = false, format, log = false }) {
   const width = Math.max(box.clientWidth, 240);
   height ??= Math.round(Math.min(560, Math.max(280, width * 0.22)));
   const margin = (high - low || Math.abs(high) || 0.02) * 0.07;
   const bounds = { low: low - margin, high: high + margin };
-  const place = log ? Math.log10 : (value) => value;
-  const span = place(to) - place(from) || 1;
-  const x = (value) => left + ((place(value) - place(from)) / span) * (width - left - right);
+  const transform = log ? Math.log10 : (value) => value;
+  const span = transform(to) - transform(from) || 1;
+  const x = (value) => left + ((transform(value) - transform(from)) / span) * (width - left - right);
   const y = (value) => top + ((bounds.high - value) / (bounds.high - bounds.low)) * (height - top - bottom);
-  const picture = shape("svg", { class: "curve", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
+  const svg = svgElement("svg", { class: "curve", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
   const vertical = ticks(bounds.low, bounds.high, 5);
-  for (const value of vertical.found) {
-    picture.append(shape("line", { class: Math.abs(value) < 1e-12 ? "zero" : "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
-    const words = format && format !== short ? format(value) : Math.max(Math.abs(value), 0) >= 1e5 || vertical.digits > 5 ? value.toExponential(1) : value.toFixed(vertical.digits);
-    picture.append(shape("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, words));
+  for (const value of vertical.values) {
+    svg.append(svgElement("line", { class: Math.abs(value) < 1e-12 ? "zero" : "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
+    const label = format && format !== formatShort ? format(value) : Math.max(Math.abs(value), 0) >= 1e5 || vertical.digits > 5 ? value.toExponential(1) : value.toFixed(vertical.digits);
+    svg.append(svgElement("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, label));
   }
   const room = (width - left - right) / 70;
-  const marks = log ? decades(from, to) : ticks(from, to, Math.min(room, whole ? to - from : room)).found.filter((value) => !whole || Number.isInteger(value));
-  for (const value of marks) picture.append(shape("text", { x: x(value), y: height - bottom + 18, "text-anchor": "middle" }, short(value)));
-  if (across) picture.append(shape("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, across));
-  return { picture, x, y, width, height, left, right, top, bottom };
+  const xTicks = log ? powersOfTen(from, to) : ticks(from, to, Math.min(room, whole ? to - from : room)).values.filter((value) => !whole || Number.isInteger(value));
+  for (const value of xTicks) svg.append(svgElement("text", { x: x(value), y: height - bottom + 18, "text-anchor": "middle" }, formatShort(value)));
+  if (xLabel) svg.append(svgElement("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, xLabel));
+  return { svg, x, y, width, height, left, right, top, bottom };
 }
 
-function decades(from, to) {
-  const found = [];
-  for (let power = Math.ceil(Math.log10(from) - 1e-9); power <= Math.log10(to) + 1e-9; power += 1) found.push(10 ** power);
-  return found.length > 1 ? found : [from, to];
+function powersOfTen(from, to) {
+  const values = [];
+  for (let power = Math.ceil(Math.log10(from) - 1e-9); power <= Math.log10(to) + 1e-9; power += 1) values.push(10 ** power);
+  return values.length > 1 ? values : [from, to];
 }
 
-// The path through the points; an undefined one is a gap.
-export function trace(steps, values, x, y) {
-  let path = "", pen = false;
+// The path through the points; an undefined value is a gap.
+export function linePath(steps, values, x, y) {
+  let path = "", drawing = false;
   steps.forEach((step, i) => {
-    if (known(values[i])) { path += `${pen ? "L" : "M"}${x(step).toFixed(1)} ${y(values[i]).toFixed(1)}`; pen = true; } else pen = false;
+    if (isNumber(values[i])) { path += `${drawing ? "L" : "M"}${x(step).toFixed(1)} ${y(values[i]).toFixed(1)}`; drawing = true; } else drawing = false;
   });
   return path;
 }

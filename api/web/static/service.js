@@ -1,55 +1,55 @@
-// What all pages share: asking the API, and writing text into the page. Text is always set as text, never as markup.
+// Shared by all pages: API calls, formatting, and DOM helpers. Text is always set as text, never as markup.
 
 export const FINISHED = new Set(["succeeded", "failed", "cancelled", "pruned"]);
 
-export async function ask(path, options = {}, read = (answer) => answer.json()) {
-  const answer = await fetch(path, { headers: { Accept: "application/json" }, ...options });
-  if (answer.ok) return answer.status === 204 ? null : read(answer);
-  const problem = await answer.json().catch(() => ({}));
-  if (answer.status === 401) document.getElementById("login").hidden = false;
-  throw Object.assign(new Error(problem.detail || `${path}: ${answer.status}`), { problem });
+export async function callApi(path, options = {}, read = (response) => response.json()) {
+  const response = await fetch(path, { headers: { Accept: "application/json" }, ...options });
+  if (response.ok) return response.status === 204 ? null : read(response);
+  const problem = await response.json().catch(() => ({}));
+  if (response.status === 401) document.getElementById("login").hidden = false;
+  throw Object.assign(new Error(problem.detail || `${path}: ${response.status}`), { problem });
 }
 
-// A key that makes a call count once, however often it is sent. Without a secure context there is no randomUUID.
-export function once() {
+// A new Idempotency-Key. Without a secure context there is no randomUUID.
+export function newIdempotencyKey() {
   return crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 async function session(method, body) {
-  const answer = await fetch("/session", { method, headers: { "Content-Type": "application/json" }, body: body && JSON.stringify(body) });
-  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail || `log-in: ${answer.status}`);
+  const response = await fetch("/session", { method, headers: { "Content-Type": "application/json" }, body: body && JSON.stringify(body) });
+  if (!response.ok) throw new Error((await response.json().catch(() => ({}))).detail || `log-in: ${response.status}`);
   if (method === "POST") localStorage.setItem("session", "begun"); else localStorage.removeItem("session");
   window.location.reload();
 }
 
-// The key leaves the page once, for a cookie that no script can read.
+// Exchanges the API key for an HttpOnly session cookie; the page does not keep the key.
 document.getElementById("login").addEventListener("submit", (event) => {
   event.preventDefault();
-  session("POST", { key: document.getElementById("key").value.trim() }).catch(notice);
+  session("POST", { key: document.getElementById("key").value.trim() }).catch(showError);
 });
 document.getElementById("logout").hidden = !localStorage.getItem("session");
-document.getElementById("logout").addEventListener("click", () => session("DELETE").catch(notice));
+document.getElementById("logout").addEventListener("click", () => session("DELETE").catch(showError));
 
 export function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children.filter((child) => child !== null && child !== undefined).map((child) => (child instanceof Node ? child : String(child))));
-  return made;
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children.filter((child) => child !== null && child !== undefined).map((child) => (child instanceof Node ? child : String(child))));
+  return node;
 }
 
-export function notice(error) {
+export function showError(error) {
   const box = document.getElementById("notice");
   box.textContent = error ? error.message : "";
   box.hidden = !error;
 }
 
-// A small value is not 0: it has its first digits.
-export function number(value, digits = 4) {
+// Fixed digits; a value that would show as 0 keeps two significant digits.
+export function formatNumber(value, digits = 4) {
   if (typeof value !== "number") return "–";
   return value !== 0 && Math.abs(value) < 10 ** (1 - digits) ? String(Number(value.toPrecision(2))) : value.toFixed(digits);
 }
 
-export function duration(seconds) {
+export function formatDuration(seconds) {
   if (typeof seconds !== "number" || !Number.isFinite(seconds)) return "";
   const whole = Math.round(seconds), minutes = Math.round(whole / 60);
   if (whole < 60) return `${whole} s`;
@@ -57,7 +57,7 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-export function moment(text) {
+export function formatTime(text) {
   return text ? new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "–";
 }
 
@@ -65,20 +65,20 @@ export function progressText(progress) {
   if (!progress) return "";
   const parts = [`${Math.round(progress.ratio * 100)} %`];
   if (progress.phase) parts.push(progress.phase);
-  if (progress.phase === "trials") return [parts[0], `${progress.step} of ${progress.steps} trials ended`, ...(typeof progress.eta_seconds === "number" ? [`${duration(progress.eta_seconds)} left`] : [])].join(" · ");
+  if (progress.phase === "trials") return [parts[0], `${progress.step} of ${progress.steps} trials ended`, ...(typeof progress.eta_seconds === "number" ? [`${formatDuration(progress.eta_seconds)} left`] : [])].join(" · ");
   if (progress.epochs) parts.push(`epoch ${progress.epoch} of ${progress.epochs}`);
   if (progress.steps) parts.push(`step ${progress.step} of ${progress.steps}`);
   if (progress.samples_per_second) parts.push(`${Math.round(progress.samples_per_second).toLocaleString()} samples/s`);
-  if (typeof progress.eta_seconds === "number") parts.push(`${duration(progress.eta_seconds)} left`);
+  if (typeof progress.eta_seconds === "number") parts.push(`${formatDuration(progress.eta_seconds)} left`);
   return parts.join(" · ");
 }
 
-export function facts(list, pairs) {
+export function fillFacts(list, pairs) {
   list.replaceChildren(...pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
 }
 
-// A table whose first column names its rows.
-export function table(box, titles, rows) {
+// Fills a table whose first column is the row header.
+export function fillTable(box, titles, rows) {
   const heads = titles.map((title) => (title ? element("th", { scope: "col" }, title) : element("td", {})));
   box.replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows.map(([first, ...cells]) => element("tr", {}, element("th", { scope: "row" }, first), ...cells.map((cell) => element("td", {}, cell))))));
 }

@@ -1,34 +1,34 @@
-// Submit: the form of the spec, its plan before it is sent, and the same call for a program.
-import { size } from "./amounts.js";
+// Submit: the form of a spec, its plan (dry run), and the same call as curl and Python.
+import { size } from "./format.js";
 import { Form } from "./form.js";
-import { ask, duration, element, facts, notice, once } from "./service.js";
+import { callApi, formatDuration, element, fillFacts, showError, newIdempotencyKey } from "./service.js";
 
-const at = (name) => document.getElementById(name);
+const byId = (name) => document.getElementById(name);
 const NAMES = { train: "TrainSpec", hpo: "HpoSpec", pretrain: "PretrainSpec", ensemble: "EnsembleSpec" };
-const NESTED = new Set(["hpo", "ensemble"]);  // what they are made of stands under base
-const wanted = new URLSearchParams(window.location.search);
-const { components: { schemas } } = await ask("/openapi.json");
-const choice = at("submit");
+const NESTED = new Set(["hpo", "ensemble"]);  // their training spec is under `base`
+const query = new URLSearchParams(window.location.search);
+const { components: { schemas } } = await callApi("/openapi.json");
+const choice = byId("submit");
 let form = null, kind = "train", key = null;
 
-function build(next) {
+function buildForm(next) {
   const before = form?.body();
   const base = before && (NESTED.has(kind) ? before.base : before);
   kind = next;
-  form = new Form(at("fields"), schemas, NAMES[kind]);
+  form = new Form(byId("fields"), schemas, NAMES[kind]);
   if (base) form.fill(NESTED.has(kind) ? { base } : base);
-  changed();
+  onChange();
 }
 
-function changed() {
+function onChange() {
   key = null;
   form.mark();
   const body = form.body(), origin = window.location.origin;
-  at("curl").textContent = `curl -X POST ${origin}/jobs/${kind} \\\n  -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify(body, null, 1).replaceAll("'", "'\\''")}'`;
-  at("python").textContent = `from client.sdk import Client\n\nwith Client("${origin}") as service:\n    job = service.${kind}(${python(body).replaceAll("\n", "\n    ")})\n    print(job.wait().state)`;
+  byId("curl").textContent = `curl -X POST ${origin}/jobs/${kind} \\\n  -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify(body, null, 1).replaceAll("'", "'\\''")}'`;
+  byId("python").textContent = `from client.sdk import Client\n\nwith Client("${origin}") as service:\n    job = service.${kind}(${python(body).replaceAll("\n", "\n    ")})\n    print(job.wait().state)`;
 }
 
-// As Python writes it.
+// A JSON value as Python source.
 function python(value, depth = 0) {
   const inner = " ".repeat(4 * (depth + 1)), end = " ".repeat(4 * depth);
   if (value === null) return "None";
@@ -39,74 +39,74 @@ function python(value, depth = 0) {
   return parts.length ? `{\n${parts.join("\n")}\n${end}}` : "{}";
 }
 
-function refuse(error) {
-  const others = form.blame(error?.problem?.errors ?? []);
-  const placed = (error?.problem?.errors?.length ?? 0) - others.length;
-  at("refusal").hidden = !error;
+function showRefusal(error) {
+  const others = form.showErrors(error?.problem?.errors ?? []);
+  const numShown = (error?.problem?.errors?.length ?? 0) - others.length;
+  byId("refusal").hidden = !error;
   if (!error) return;
-  at("refusal").replaceChildren(...[others.length || !placed ? error.message : `${placed === 1 ? "One field is" : `${placed} fields are`} wrong.`, ...others.map((one) => `${one.pointer ?? one.parameter ?? ""} ${one.detail}`)].map((line) => element("p", {}, line)));
-  if (!placed) at("refusal").focus();
+  byId("refusal").replaceChildren(...[others.length || !numShown ? error.message : `${numShown === 1 ? "One field is" : `${numShown} fields are`} wrong.`, ...others.map((one) => `${one.pointer ?? one.parameter ?? ""} ${one.detail}`)].map((line) => element("p", {}, line)));
+  if (!numShown) byId("refusal").focus();
 }
 
-function call(address, headers = {}) {
-  return ask(address, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(form.body()) });
+function callSubmit(address, headers = {}) {
+  return callApi(address, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(form.body()) });
 }
 
-async function during(words, act) {
-  at("busy").textContent = words;
-  at("check").disabled = at("send").disabled = true;
-  try { await act(); } catch (error) { at("plan-section").hidden = true; refuse(error); } finally { at("check").disabled = at("send").disabled = false; at("busy").textContent = ""; }
+async function withBusy(message, action) {
+  byId("busy").textContent = message;
+  byId("check").disabled = byId("send").disabled = true;
+  try { await action(); } catch (error) { byId("plan-section").hidden = true; showRefusal(error); } finally { byId("check").disabled = byId("send").disabled = false; byId("busy").textContent = ""; }
 }
 
 function show(plan) {
-  refuse(null);
+  showRefusal(null);
   const one = plan.trial ?? plan;
-  at("warnings").replaceChildren(...plan.warnings.map((warning) => element("li", { class: "warning" }, warning)));
-  facts(at("plan"), [
+  byId("warnings").replaceChildren(...plan.warnings.map((warning) => element("li", { class: "warning" }, warning)));
+  fillFacts(byId("plan"), [
     ["Trials", plan.num_trials?.toLocaleString()],
     ["Parameters", one.num_parameters.toLocaleString()],
     ["Days", `${one.num_train_days} training, ${one.num_val_days} validation, ${one.num_test_days} test${one.num_folds > 1 ? `, ${one.num_folds} folds` : ""}${one.num_members > 1 ? `; ${one.num_members} seeds` : ""}`],
     ["Epochs", `${one.epochs} of ${one.steps_per_epoch.toLocaleString()} steps; ${one.days_per_step} whole days a step, about ${one.samples_per_epoch.toLocaleString()} samples an epoch`],
-    ["About", plan.estimated_seconds === null ? "no estimate: no job with this network has ended on this queue yet" : duration(plan.estimated_seconds)],
+    ["About", plan.estimated_seconds === null ? "no estimate: no job with this network has ended on this queue yet" : formatDuration(plan.estimated_seconds)],
     ["Disk", size(one.estimated_bytes)],
     ["Queue", `${one.queue}, ${one.queue_position} ahead`],
     ["Low end", plan.low && JSON.stringify(plan.low)], ["High end", plan.high && JSON.stringify(plan.high)],
     ["Spec digest", plan.spec_digest], ["Fingerprint", one.dataset_fingerprint],
   ]);
-  at("plan-section").hidden = false;
-  at("plan-section").focus();
+  byId("plan-section").hidden = false;
+  byId("plan-section").focus();
 }
 
-at("check").addEventListener("click", () => during("Planning…", async () => show(await call(`/jobs/${kind}?dry_run=true`))));
+byId("check").addEventListener("click", () => withBusy("Planning…", async () => show(await callSubmit(`/jobs/${kind}?dry_run=true`))));
 choice.addEventListener("submit", (event) => {
   event.preventDefault();
-  during("Sending…", async () => {
-    key ??= once();  // the same body sent again is the same job
-    const job = await call(`/jobs/${kind}`, { "Idempotency-Key": key });
+  withBusy("Sending…", async () => {
+    key ??= newIdempotencyKey();  // the same body sent again is the same job
+    const job = await callSubmit(`/jobs/${kind}`, { "Idempotency-Key": key });
     window.location.assign(job.links.page);
   });
 });
-at("fields").addEventListener("input", changed);
-at("only").addEventListener("change", () => at("fields").classList.toggle("only", at("only").checked));
-for (const radio of choice.elements.kind) radio.addEventListener("change", () => build(radio.value));
+byId("fields").addEventListener("input", onChange);
+byId("only").addEventListener("change", () => byId("fields").classList.toggle("only", byId("only").checked));
+for (const radio of choice.elements.kind) radio.addEventListener("change", () => buildForm(radio.value));
 for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", async () => {
-  try { await navigator.clipboard.writeText(at(button.dataset.copy).textContent); at("copied").textContent = "Copied."; } catch { window.getSelection().selectAllChildren(at(button.dataset.copy)); at("copied").textContent = "Selected: copy it with the keyboard."; }
+  try { await navigator.clipboard.writeText(byId(button.dataset.copy).textContent); byId("copied").textContent = "Copied."; } catch { window.getSelection().selectAllChildren(byId(button.dataset.copy)); byId("copied").textContent = "Selected: copy it with the keyboard."; }
 });
 
-ask("/datasets?limit=200").then(({ items }) => at("datasets").append(...[...new Set(items.map((one) => one.name))].map((name) => element("option", { value: name }))), notice);
-if (wanted.get("from")) {
+callApi("/datasets?limit=200").then(({ items }) => byId("datasets").append(...[...new Set(items.map((one) => one.name))].map((name) => element("option", { value: name }))), showError);
+if (query.get("from")) {
   try {
-    const source = await ask(`/jobs/${encodeURIComponent(wanted.get("from"))}`);
+    const source = await callApi(`/jobs/${encodeURIComponent(query.get("from"))}`);
     kind = NAMES[source.kind] ? source.kind : "train";
-    build(kind);
+    buildForm(kind);
     for (const radio of choice.elements.kind) radio.checked = radio.value === kind;
     form.fill(source.spec);
-    at("from").hidden = false;
-    at("from").replaceChildren("The settings of ", element("a", { href: source.links.page }, source.name || source.id), ": change what you like.");
-  } catch (error) { notice(error); }
+    byId("from").hidden = false;
+    byId("from").replaceChildren("The settings of ", element("a", { href: source.links.page }, source.name || source.id), ": change what you like.");
+  } catch (error) { showError(error); }
 }
-if (!form) build(NAMES[wanted.get("kind")] ? wanted.get("kind") : "train");
+if (!form) buildForm(NAMES[query.get("kind")] ? query.get("kind") : "train");
 for (const radio of choice.elements.kind) radio.checked = radio.value === kind;
-if (wanted.get("dataset")) form.set(NESTED.has(kind) ? "/base/dataset" : "/dataset", wanted.get("dataset"));
-changed();
-at("fields").dataset.ready = "true";
+if (query.get("dataset")) form.set(NESTED.has(kind) ? "/base/dataset" : "/dataset", query.get("dataset"));
+onChange();
+byId("fields").dataset.ready = "true";

@@ -1,4 +1,4 @@
-// Amounts in words.
+// Numbers and keys as text.
 
 export function size(bytes) {
   const units = ["bytes", "kB", "MB", "GB", "TB"];
@@ -12,13 +12,13 @@ export function count(value) {
 
 export function percent(share) {
   if (typeof share !== "number") return "–";
-  const hundred = share * 100;
-  if (hundred > 0 && hundred < 0.01) return `${Number(hundred.toPrecision(1))} %`;
-  if (hundred > 99 && hundred < 100) return hundred > 99.99 ? "> 99.99 %" : `${hundred.toFixed(2)} %`;
-  return `${hundred.toFixed(share < 0.1 && share > 0 ? 2 : 0)} %`;
+  const percentage = share * 100;
+  if (percentage > 0 && percentage < 0.01) return `${Number(percentage.toPrecision(1))} %`;
+  if (percentage > 99 && percentage < 100) return percentage > 99.99 ? "> 99.99 %" : `${percentage.toFixed(2)} %`;
+  return `${percentage.toFixed(share < 0.1 && share > 0 ? 2 : 0)} %`;
 }
 
-// Keys of a profile in words: `zero_volume_share` is "zero volume share".
-export function words(key) {
+// A profile's key as a title: `zero_volume_share` is "zero volume share".
+export function humanize(key) {
   return key.replace(/^num_/, "").replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
 }

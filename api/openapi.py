@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI derives, with an example on every model and every answer."""
+"""The OpenAPI document: FastAPI's, with an example on every model and every response."""
 
 from typing import Any, Final
 
@@ -43,21 +43,21 @@ from atft.spec.training import (
 )
 
 DESCRIPTION: Final = """
-Training jobs for people who rank stocks: register a panel, submit a job, follow it, read its numbers.
+Training jobs for stock ranking: register a panel, submit a job, follow it, read its metrics.
 
-* **What was asked is what ran**: `GET /jobs/{id}/evidence` shows the resolved spec beside what was observed.
-* **A failure is never a number**: an undefined metric is `null`, never 0.
-* **Errors** are `application/problem+json` (RFC 9457): a stable `code`, a `request_id`, a JSON pointer a wrong field.
+* **What was requested is what ran**: `GET /jobs/{id}/evidence` shows the resolved spec beside what was observed.
+* **No false numbers**: an undefined metric is `null`, never 0.
+* **Errors** are `application/problem+json` (RFC 9457): a stable `code`, a `request_id`, JSON pointers of wrong fields.
 * **Submit calls** take `Idempotency-Key`: the same key and body are the same job.
 """
 TAGS: Final = [
     {"name": "datasets", "description": "Panels of stocks by day, and the caches built from them."},
-    {"name": "jobs", "description": "Submit, list, look at, cancel."},
-    {"name": "studies", "description": "Searches over a space of training jobs."},
+    {"name": "jobs", "description": "Submit, list, get, cancel."},
+    {"name": "studies", "description": "Hyperparameter studies: searches over a space of training jobs."},
     {"name": "results", "description": "Metrics, evidence, logs and files of a job."},
-    {"name": "events", "description": "Server-sent events that go on where they were cut."},
+    {"name": "events", "description": "Server-sent events that resume where they were interrupted."},
     {"name": "access", "description": "API keys, the page's session, the audit log."},
-    {"name": "service", "description": "Workers, health, Prometheus figures."},
+    {"name": "service", "description": "Workers, health, Prometheus metrics."},
 ]
 _SPEC_EXAMPLES: Final = {
     spec.__name__: spec().model_dump(mode="json")
@@ -101,6 +101,7 @@ _SPEC_EXAMPLES: Final = {
 
 
 def document(app: FastAPI) -> dict[str, Any]:
+    """The application's OpenAPI 3.1 document, with examples."""
     body = get_openapi(
         title=app.title,
         version=app.version,
@@ -129,9 +130,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         for name, inner in schema.pop("$defs", {}).items():
             components.setdefault(name, inner)
         components.setdefault(model.__name__, schema)
-        components[model.__name__]["examples"] = schema.get(
-            "examples", []
-        )  # FastAPI drops their nulls, which are meant
+        components[model.__name__]["examples"] = schema.get("examples", [])  # FastAPI drops nulls from examples
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
     for name, example in _SPEC_EXAMPLES.items():
@@ -140,9 +139,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     for schema in components.values():
         for field in schema.get("properties", {}).values():
             if "anyOf" in field and isinstance(field.get("default"), dict):
-                del field[
-                    "default"
-                ]  # client generators refuse it; the default of the section that holds it says the same
+                del field["default"]  # client generators refuse it; the parent's default has the same value
     for path in body["paths"].values():
         for operation in path.values():
             if (
@@ -155,7 +152,7 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 
 def _add_example(response: dict[str, Any], components: dict[str, Any]) -> None:
-    """The model's own example stands at each answer that has none."""
+    """Add the model's example to each response that has none."""
     for media in response.get("content", {}).values():
         name = media.get("schema", {}).get("$ref", "").rpartition("/")[2]
         if "example" not in media and components.get(name, {}).get("examples"):

@@ -1,4 +1,4 @@
-"""Comparisons computed last. A key holds the version of every job in it, so that an entry is never out of date."""
+"""LRU cache of comparisons. A key contains the version of every job, so that an entry is never out of date."""
 
 from typing import Annotated, Final, TypeAlias
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""What sets jobs apart, and in words why a comparison of them would not be fair. Pure: rows in, words out."""
+"""The differing settings of jobs, and the reasons why a comparison of them is not fair. Pure functions."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,7 @@ METRICS: Final = ("rank_ic", "ic", "long_short")
 DEFAULT_METRIC: Final = "test/rank_ic"
 _MEASURE: Final = re.compile(r"([a-z]{1,20})/([a-z_]{1,40})(?:@([0-9]{1,4})d)?", re.ASCII)
 _LABELS: Final = ("name", "tags")
-# What these ask for is judged by what came of it: the fingerprint, the days, the seed policy. The others change
-# nothing of a result.
+# Dataset, split and seed are compared by what ran (fingerprint, days, seeds); the others do not change a result.
 _NOT_SETTINGS: Final = (
     *_LABELS, "dataset", "split", "seed", "resources", "baselines",
     "trainer.checkpoint_every_seconds", "trainer.timeout_seconds",
@@ -30,7 +29,7 @@ _MEASUREMENT_SETTINGS: Final = {"data.min_names": METRICS, "evaluation.quantile"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """A metric that is kept day by day; without a horizon, the mean over a job's horizons."""
+    """A metric with daily values; without a horizon, the mean over a job's horizons."""
 
     split: str
     metric: str
@@ -41,13 +40,13 @@ class Measure:
 
 
 def invalid_query(parameter: str, detail: str) -> Refused:
-    """422 for one query parameter."""
+    """A Refused (422) for one query parameter."""
     error = FieldError(detail=detail, code="invalid_request", parameter=parameter, location="query")
     return Refused(422, "invalid_request", f"{parameter}: {detail}", errors=[error])
 
 
 def parse_measure(text: str) -> Measure:
-    """Raises Refused (422), which names the metrics that can be compared."""
+    """Parse `SPLIT/NAME[@HORIZONd]`. Raises Refused (422) with the metrics that can be compared."""
     found = _MEASURE.fullmatch(text)
     if found is None:
         raise invalid_query("metric", "a metric is SPLIT/NAME or SPLIT/NAME@HORIZONd, such as test/rank_ic@5d")
@@ -65,8 +64,10 @@ def parse_measure(text: str) -> Measure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """One job. `days` are those of its evidence by split, None where there is none; `folds` the days of each of several
-    folds, empty for a run of one; `daily` is empty unless it succeeded.
+    """One job in a comparison.
+
+    `days`: by split, from its evidence, None if it has none; `folds`: the days of each fold, empty for a run of one
+    fold; `daily`: the metric's values, empty unless the job succeeded.
     """
 
     id: str
@@ -82,7 +83,7 @@ class Side:
 
 
 def differences(specs: Sequence[Mapping[str, JsonValue]]) -> dict[str, list[JsonValue]]:
-    """Dotted field → its value in each spec, where not all are equal; labels are left out."""
+    """Dotted field to its value in each spec, for fields that differ; without name and tags."""
     return {
         field: values for field, values in sorted(_differing_fields("", specs).items()) if not _is_under(field, _LABELS)
     }
@@ -105,14 +106,14 @@ def _is_under(field: str, roots: Sequence[str]) -> bool:
 
 
 def differing_settings(differing: Mapping[str, object]) -> list[str]:
-    """Of the differing fields those that are settings: what a person changes to change the result."""
+    """The differing fields that are settings, which change the result."""
     return [field for field in differing if not _is_under(field, _NOT_SETTINGS)]
 
 
 def unfairness_reasons(
     sides: Sequence[Side], differing: Mapping[str, Sequence[JsonValue]], measure: Measure
 ) -> list[str]:
-    """Every reason, in words; none when the comparison is fair. One job alone is judged beside a baseline."""
+    """Every reason why the comparison is not fair; empty if it is. One job alone is compared with a baseline."""
     reasons = [
         f"{side.label} is {side.state}: only a succeeded job has numbers to compare"
         for side in sides
@@ -161,7 +162,7 @@ def _setting_reasons(differing: Mapping[str, Sequence[JsonValue]]) -> list[str]:
     if not settings and seeds:
         reasons.append(
             f"the jobs differ in their seed only ({listed}): a seed is not a setting, so this is a repetition; "
-            "it shows how far chance alone sets runs apart"
+            "it shows how much results vary by chance alone"
         )
     elif not settings:
         reasons.append("the jobs have the same settings: there is no setting whose effect could be seen")
@@ -175,7 +176,7 @@ def _setting_reasons(differing: Mapping[str, Sequence[JsonValue]]) -> list[str]:
 
 
 def _nested_seeds(seeds: Sequence[JsonValue]) -> bool:
-    """Whether what has more members has those of the others too; a training's seed is that of its only one."""
+    """Whether the seeds of each job are a subset of those of any job with more seeds; a training has one seed."""
     members = sorted((set(one) if isinstance(one, list) else {one} for one in seeds), key=len)
     return all(fewer <= more for fewer, more in pairwise(members))
 

@@ -1,4 +1,4 @@
-"""Jobs side by side, with a paired test."""
+"""The route that compares jobs by a paired test."""
 
 import asyncio
 from collections.abc import Sequence
@@ -57,11 +57,11 @@ async def compare_jobs(
     ] = DEFAULT_METRIC,
     baselines: Baselines = None,
 ) -> Comparison:
-    """What sets the jobs apart, whether that makes a fair comparison and if not why, and a test of each difference.
+    """The differing settings of the jobs, whether the comparison is fair and if not why, and a test of each difference.
 
     The test is paired by day on the days on which both sides are defined, by the equal-weighted cosine estimator, whose
     size holds for overlapping labels. `verdict` puts it in words. With three sides and more, the model confidence set
-    holds those that cannot be told from the best, all comparisons at once.
+    holds those that are not significantly worse than the best, all comparisons at once.
     """
     measure, baseline_names = parse_measure(metric), list(baselines or ())
     for parameter, given in (("job", list(map(str, jobs))), ("baseline", baseline_names)):
@@ -85,8 +85,10 @@ def _compare(inputs: _Inputs, measure: Measure) -> Comparison:
 
 
 def _cache_key(session: Session, job_ids: Sequence[UUID], measure: Measure, baselines: Sequence[str]) -> Key:
-    """A job's version grows with all that a comparison shows of it. Raises JobNotFound; Refused (422) for a job without
-    daily values."""
+    """The cache key: a job's version changes with everything that a comparison shows of it.
+
+    Raises JobNotFound; Refused (422) for a job without daily values.
+    """
     jobs = [queries.get(session, job_id) for job_id in job_ids]
     for job in jobs:
         if job.kind not in COMPARABLE:
@@ -149,7 +151,7 @@ def _daily(session: Session, job: Job, measure: Measure, source: str = "") -> Da
 
 
 def _curves(session: Session, jobs: Sequence[Job], measure: Measure) -> dict[UUID, Series]:
-    """By epoch there is no daily series, so that long_short shows as its mean, the spread."""
+    """The metric by epoch on validation days of each job; long_short has only its mean by epoch, the spread."""
     epochs = Measure(
         split="val", metric={"long_short": "spread"}.get(measure.metric, measure.metric), horizon=measure.horizon
     )

@@ -1,4 +1,4 @@
-"""What `GET /compare` answers. Every undefined number is null."""
+"""Response models of `GET /compare`. Every undefined number is null."""
 
 from typing import Final
 from uuid import UUID
@@ -12,7 +12,7 @@ from jobs.states import JobState
 
 
 class ComparedJob(View):
-    """One side. Only a succeeded job has numbers: a failed one is never a figure."""
+    """One job or baseline. Only a succeeded job has numbers; others have null."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.COMPARISON["jobs"][0]]})
 
@@ -43,7 +43,7 @@ class ComparedPair(View):
 
 
 class Comparison(View):
-    """Jobs side by side, what sets them apart, and whether the difference is more than chance."""
+    """Compared jobs, their differing settings, and tests of their differences."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.COMPARISON]})
 
@@ -56,8 +56,8 @@ class Comparison(View):
     unfair_because: list[str]
     pairs: list[ComparedPair] = Field(description="every pair up to 10 sides; beyond, each against the first")
     model_confidence_set: list[str] | None = Field(
-        description="ids that cannot be told from the best at 95 %, by every HORIZON-th common day; null below 3 sides "
-        "or 30 such days"
+        description="ids that are not significantly worse than the best at 95 %, by every HORIZON-th common day; null "
+        "below 3 sides or 30 such days"
     )
     curves: dict[UUID, Series] = Field(description="the metric by epoch on validation days, of each job that has it")
 

@@ -1,6 +1,6 @@
-"""From jobs and their daily values to the answer of `GET /compare`. Pure; the statistics are those of `atft.metrics`.
+"""The comparison of jobs by their daily values, with the statistics of `atft.metrics`. Pure functions.
 
-statsmodels takes a second to load, and only a comparison needs it: hence the imports inside.
+statsmodels takes a second to load and only comparisons need it: hence the imports inside functions.
 """
 
 import math
@@ -23,7 +23,7 @@ BASELINE: Final = "baseline:"
 
 
 def mean_by_day(series: Sequence[Daily]) -> dict[date, float | None]:
-    """The mean over horizons of each day; undefined where one of them is."""
+    """The mean over horizons by day; None where a horizon is undefined."""
     result: dict[date, float | None] = {}
     for day in sorted({day for one in series for day in one}):
         known = [value for one in series if (value := one.get(day)) is not None]
@@ -34,7 +34,7 @@ def mean_by_day(series: Sequence[Daily]) -> dict[date, float | None]:
 def compare(
     sides: Sequence[Side], baselines: Mapping[str, Daily], measure: Measure, curves: Mapping[UUID, Series]
 ) -> Comparison:
-    """Takes a moment (at most some seconds, for 50 jobs): not for the event loop."""
+    """Compare jobs and baselines. Takes up to some seconds (50 jobs): do not call it in the event loop."""
     horizon = measure.horizon or max((h for side in sides for h in side.horizons), default=1)
     differing = differences([side.spec for side in sides])
     reasons = unfairness_reasons(sides, differing, measure)
@@ -92,7 +92,7 @@ def _compared_pair(ids: tuple[str, str], labels: tuple[str, str], a: Daily, b: D
 
 
 def _confidence_set(ids: Sequence[str], values: Sequence[Daily], horizon: int) -> list[str] | None:
-    """Of the days on which every side is defined; null below three sides."""
+    """The model confidence set over days on which all sides are defined; None below three sides."""
     from atft.metrics.inference import model_confidence_set  # noqa: PLC0415
 
     if len(ids) < MIN_SET_SIDES:

@@ -1,4 +1,4 @@
-"""`python -m atft inspect` as a bounded child: what a dataset would be, without the API touching the data."""
+"""Dry run of a dataset by `python -m atft inspect`, in a subprocess with limited time and memory."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,10 @@ _slots = asyncio.Semaphore(2)
 
 
 async def inspect(settings: Settings, spec: Json) -> Json:
-    """`spec` holds absolute paths. Raises Refused: 422 with the program's own words, 503 when it takes too long."""
+    """The report of `atft inspect`; `spec` has absolute paths.
+
+    Raises Refused: 422 with the program's message; 503 if other inspections are running or it times out.
+    """
     async with _inspection_slot():
         with tempfile.TemporaryDirectory(prefix="atft-inspect-") as folder:
             file = Path(folder) / "spec.json"
@@ -35,17 +38,18 @@ async def inspect(settings: Settings, spec: Json) -> Json:
         return report
     if code == -signal.SIGABRT or b"MemoryError" in err:
         detail = (
-            f"looking at this needs more than {LIMIT_BYTES >> 20:,} MiB of memory; register it: a build may take more"
+            f"this inspection needs more than {LIMIT_BYTES >> 20:,} MiB of memory; register it: a build may use more"
         )
         raise Refused(422, "inspection_too_large", detail)
     message = _last_line(err) or _last_line(out) or f"the inspection ended with code {code}"
-    for root in (settings.data_root, settings.uploads_root):  # where our folders lie is nobody's business
+    for root in (settings.data_root, settings.uploads_root):  # the server's folders are not disclosed
         message = message.replace(f"{root.resolve()}/", "")
     raise Refused(422, "cannot_build", message)
 
 
 @contextlib.asynccontextmanager
 async def _inspection_slot() -> AsyncIterator[None]:
+    """Hold one of the inspection slots. Raises Refused (503) after a time-out."""
     try:
         async with asyncio.timeout(_SLOT_WAIT_SECONDS):
             await _slots.acquire()
@@ -85,11 +89,11 @@ async def _run(settings: Settings, command: list[str]) -> tuple[int, bytes, byte
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     if len(out) > _MAX_OUTPUT_BYTES:
-        raise Refused(422, "cannot_build", "the inspection's answer is too long: the file has too many columns")
+        raise Refused(422, "cannot_build", "the inspection's report is too long: the file has too many columns")
     return process.returncode or 0, out, err
 
 
 def _last_line(text: bytes) -> str:
-    """The program's last line; its own traceback, if there is one, stays here."""
+    """The last non-empty line of the output, so that a traceback is not sent to clients."""
     lines = [line for line in text.decode("utf-8", "replace").splitlines() if line.strip()]
     return lines[-1].strip()[:1000] if lines else ""

@@ -1,4 +1,4 @@
-"""Datasets: register by upload, by server path or planted; list, look at one, delete."""
+"""Routes of datasets: register by upload, by server path or planted; list, get, delete."""
 
 import asyncio
 import json
@@ -153,7 +153,7 @@ def _validate(body: Json) -> DatasetSpec:
 
 
 def _server_spec(body: Json) -> DatasetSpec:
-    """The spec of a dataset that lies on the server, or of a planted one."""
+    """The validated spec of a dataset by server path or planted. Raises Refused (422)."""
     for pointer, path in (
         ("/path", body.get("path")),
         ("/universe/file", _side_file(body, "universe")),
@@ -170,16 +170,16 @@ def _server_spec(body: Json) -> DatasetSpec:
 
 
 def _server_files(service: Service, spec: DatasetSpec) -> Json:
-    """`params.files` of such a dataset."""
-    requested = {"panel": ("/path", spec.path)}
-    requested |= {
+    """`params.files` of a dataset by server path: role to `data:{path under the data root}`."""
+    paths = {"panel": ("/path", spec.path)}
+    paths |= {
         role: (f"/{role}/file", side.file)
         for role, side in (("universe", spec.universe), ("market", spec.market))
         if side is not None
     }
     return {
         role: f"data:{resolve_data_path(service.settings.data_root, path, pointer, folders=role == 'panel')}"
-        for role, (pointer, path) in requested.items()
+        for role, (pointer, path) in paths.items()
         if path is not None
     }
 
@@ -190,6 +190,7 @@ def _side_file(body: Json, role: str) -> object:
 
 
 def _upload_spec(upload: Upload) -> tuple[DatasetSpec, Json]:
+    """The spec of an upload and its `params.files`: role to `upload:{path}`. Raises Refused (422)."""
     if "spec" not in upload.parts:
         raise Refused(422, "missing_part", "the form needs a part `spec` with the JSON of the dataset")
     spec = _validate(_parse(upload.parts["spec"].text))
@@ -259,7 +260,7 @@ async def _plan_or_submit(
 
 
 def _resolve_paths(service: Service, spec: DatasetSpec, files: Mapping[str, str]) -> Json:
-    """The spec with absolute paths, as the program reads it."""
+    """The spec with absolute paths, as `atft inspect` reads it."""
     roots = {"data": service.settings.data_root, "upload": service.settings.uploads_root}
     paths = {}
     for role, reference in files.items():

@@ -1,6 +1,4 @@
-"""What clients see of datasets: the newest version of each, one with what was found in it, and where versions come
-from.
-"""
+"""Response models of datasets, their versions and the origin of each version."""
 
 from typing import Final, Literal
 from uuid import UUID
@@ -12,7 +10,7 @@ from api.http.schemas import Page, Time, View, example
 
 
 class DatasetPlan(View):
-    """What a dataset would be: the answer of `python -m atft inspect`. Nothing is stored."""
+    """The plan of a dataset: the report of `python -m atft inspect`. Nothing is stored."""
 
     model_config = example(examples.DATASET_PLAN)
 
@@ -64,7 +62,7 @@ class Origin(View):
     kind: Literal["upload", "path", "planted"]
     files: list[OriginFile]
     source_sha256: str | None = Field(description="of all the bytes that the build read")
-    by: str = Field(description="who asked for it")
+    by: str = Field(description="principal that registered it")
     asked_at: Time
     versions: dict[str, JsonValue] = Field(description="of the programs that built it")
 
@@ -87,7 +85,7 @@ class DatasetVersion(View):
 
 
 class DatasetView(DatasetSummary):
-    """One dataset with what was found in it."""
+    """One dataset with its columns, profile, leak report and versions."""
 
     model_config = example(examples.DATASET)
 

@@ -1,6 +1,6 @@
-"""A multipart upload, straight to disk: each part into a file of its own, hashed as it passes, removed unless kept.
+"""Multipart uploads streamed to disk: each part into its own file, hashed on the way, deleted unless kept.
 
-Nothing of a file part is held in memory, and a part's file name never becomes a path: only its known suffix is kept.
+File parts are not held in memory, and a part's file name never becomes a path: only a known suffix is used.
 """
 
 import asyncio
@@ -48,6 +48,8 @@ def _printable(text: str) -> str:
 
 @dataclass
 class Part:
+    """One part: a file at `path`, or the spec as `text`."""
+
     name: str
     file_name: str | None
     path: Path | None = None
@@ -58,7 +60,7 @@ class Part:
 
 @dataclass
 class Upload:
-    """`parts` by name. The folder goes away at the end of `receive` unless it is `kept`."""
+    """A received upload: `parts` by name. `receive` deletes the folder at its end unless it is `kept`."""
 
     folder: Path
     parts: dict[str, Part]
@@ -66,8 +68,10 @@ class Upload:
 
     @contextlib.contextmanager
     def kept_unless_refused(self) -> Iterator[None]:
-        """Around the commit of the job that reads it. A commit whose answer is lost may have happened: then it stays,
-        and `worker.upkeep.orphans` takes it away later if no job needs it.
+        """Wraps the commit of the job that reads the upload: keeps it unless the job is refused.
+
+        A commit whose result is unknown may have happened: then the upload is kept, and `worker.upkeep.orphans` deletes
+        it later if no job needs it.
         """
         self.kept = True
         try:
@@ -77,13 +81,13 @@ class Upload:
             raise
 
     def reference(self, part: Part) -> str:
-        """How a job's `params.files` names it: `upload:{folder}/{file}`."""
+        """The part's name in a job's `params.files`: `upload:{folder}/{file}`."""
         if part.path is None:
             raise ValueError(f"part {part.name!r} is not a file")
         return f"upload:{self.folder.name}/{part.path.name}"
 
     def sources(self, files: Mapping[str, str]) -> dict[str, dict[str, str | int | None]]:
-        """What was sent for each role of a job's `params.files`: the sender's own name, size, hash."""
+        """The client's file name, size and SHA-256 for each role of a job's `params.files`."""
         sent = {self.reference(part): part for part in self.parts.values() if part.path is not None}
         return {
             role: {
@@ -96,7 +100,7 @@ class Upload:
 
 
 class _Receiver:
-    """The parser's callbacks. Runs in a worker thread: it writes to disk."""
+    """Callbacks of the multipart parser, which write the parts to disk; runs in a worker thread."""
 
     def __init__(self, folder: Path, boundary: bytes, max_spec_bytes: int) -> None:
         self.folder = folder
@@ -202,7 +206,7 @@ class _Receiver:
 
 
 def check_disk_space(folder: Path, expected_bytes: int = 0) -> None:
-    """Raises Refused (507) when the disk would be full."""
+    """Raises Refused (507) if less than KEEP_FREE_BYTES would be left on the disk."""
     if shutil.disk_usage(folder).free < expected_bytes + KEEP_FREE_BYTES:
         raise _disk_full()
 
@@ -212,8 +216,8 @@ def _disk_full() -> Refused:
 
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Let the sender finish into nothing for a bounded time: closing at once would reset the connection, and the
-    sender would never read why.
+    """Read and discard the rest of the body for a limited time: closing at once would reset the connection before the
+    client has read the response.
     """
     with contextlib.suppress(Refused, ClientDisconnect, TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
@@ -223,7 +227,7 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
 
 @asynccontextmanager
 async def receive(request: Request, root: Path, max_spec_bytes: int) -> AsyncIterator[Upload]:
-    """The whole upload on disk, synced. Raises Refused (400, 413, 422, 507). Removed unless the caller keeps it."""
+    """Receive a whole upload to disk, synced; deleted at exit unless kept. Raises Refused (400, 413, 422, 507)."""
     _, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= 200:

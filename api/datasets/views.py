@@ -1,4 +1,4 @@
-"""Datasets as clients see them, made from their rows and from the jobs that built them."""
+"""Response models of datasets, from their rows and the jobs that built them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -39,7 +39,7 @@ def dataset_summary(row: Dataset) -> DatasetSummary:
 
 
 def origin(row: Dataset, job: Job) -> Origin:
-    """What the job that built the version was given, by whom."""
+    """The source files of a version and the principal, from the job that built it."""
     params = job.params or {}
     references: dict[str, str] = params.get("files", {})
     sources: dict[str, dict[str, Any]] = params.get("sources", {})
@@ -63,7 +63,7 @@ def origin(row: Dataset, job: Job) -> Origin:
 def dataset_view(
     row: Dataset, versions: Sequence[tuple[Dataset, Job]], uses: Mapping[UUID, tuple[int, int]]
 ) -> DatasetView:
-    """`versions` with the jobs that built them; `uses` by version's id: jobs submitted on it, and unfinished ones."""
+    """One dataset; `versions` with the jobs that built them, `uses` by version id: (jobs, unfinished jobs) on it."""
     return DatasetView(
         **_summary(row),
         columns=row.manifest.get("feature_names", []),

@@ -1,4 +1,4 @@
-"""Examples shown in the OpenAPI document: plain data, checked against their models by a test."""
+"""Examples in the OpenAPI document: plain data, validated against their models by a test."""
 
 from typing import Any, Final
 

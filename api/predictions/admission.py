@@ -1,4 +1,4 @@
-"""What a prediction needs before it is stored: a finished model with its weights, and a dataset that it can read."""
+"""Checks of a prediction against its model's job and its dataset before it is stored, and the plan of a dry run."""
 
 import bisect
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ _FLOAT32_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdmittedPrediction:
-    """`days` are the trading days asked for; null when the dataset's files cannot be read just now."""
+    """A checked prediction; `days` are the requested trading days, None if the dataset's files cannot be read."""
 
     model: Job
     train_spec: TrainSpec
@@ -43,7 +43,7 @@ class AdmittedPrediction:
 
     @property
     def params(self) -> Json:
-        """For the worker: where the weights are, and what makes them these."""
+        """The job's params: where the weights are, and the digests that identify them."""
         evidence: Json = self.model.evidence or {}
         return {
             "model": {
@@ -57,7 +57,7 @@ class AdmittedPrediction:
 
 
 def admit(session: Session, settings: Settings, spec: PredictSpec) -> AdmittedPrediction:
-    """Raises Refused (422) naming the field that does not fit."""
+    """Check a prediction. Raises Refused (422) naming the field that does not fit."""
     model, train_spec = _find_model(session, spec.model)
     weights = _find_weights(session, model, train_spec, spec.fold)
     dataset = find_dataset(session, spec.dataset)
@@ -73,7 +73,7 @@ def admit(session: Session, settings: Settings, spec: PredictSpec) -> AdmittedPr
     threads = (model.evidence or {}).get("threads", {}).get("limit")
     if threads != spec.resources.threads:
         warnings.append(
-            f"the model was evaluated with {threads} threads and this is asked with {spec.resources.threads}: the last "
+            f"the model was evaluated with {threads} threads and this requests {spec.resources.threads}: the last "
             "bits of the scores may differ from its evaluation's"
         )
     return AdmittedPrediction(
@@ -123,7 +123,7 @@ def _find_weights(session: Session, model: Job, train_spec: TrainSpec, fold: int
 def _check_features(
     session: Session, model: Job, train_spec: TrainSpec, features: tuple[str, ...], dataset: Dataset
 ) -> None:
-    """What the model asked for must be, on this dataset, the same columns in the same order, made in the same way."""
+    """Raises Refused unless this dataset has the model's input columns in the same order, made by the same formulas."""
     manifest = dataset.manifest
     columns = (*manifest["feature_names"], *manifest["market_names"])
     missing = [h for h in train_spec.data.horizons if h not in manifest["horizons"]]
@@ -157,13 +157,13 @@ def _check_features(
 
 
 def _training_manifest(session: Session, fingerprint: str | None) -> Json:
-    """Of the data that the model learnt from, deleted or not: their rows stay."""
+    """The manifest of the model's training data, whose row is kept when the dataset is deleted."""
     query = sa.select(Dataset.manifest).where(Dataset.fingerprint == fingerprint).limit(1)
     return session.scalars(query).one()
 
 
 def _select(entries: Json, features: tuple[str, ...]) -> Json:
-    """Formulas are by feature, normalisation by kind of column."""
+    """The entries of `features`; all of them if they are not by feature (normalisation is by kind of column)."""
     named = {name: entries[name] for name in features if name in entries}
     return named or entries
 
@@ -180,16 +180,16 @@ def _days_in_range(days: Sequence[date], spec: PredictSpec) -> list[date]:
 def _day_warnings(
     model: Job, train_spec: TrainSpec, fold: int | None, all_days: Sequence[date], days: Sequence[date]
 ) -> list[str]:
-    """Days without history, and days that the model knows the future of."""
+    """Warnings of days without enough history, and of days that are not out of sample."""
     warnings, start = [], bisect.bisect_left(all_days, days[0])
     short = min(len(days), train_spec.data.window - 1 - start)
     if short > 0:
-        warnings.append(f"the first {short} of the days have no {train_spec.data.window} days behind them: null scores")
+        warnings.append(f"the first {short} of the days have no {train_spec.data.window} days of history: null scores")
     chosen = (observed_folds((model.evidence or {})["data"]) or [])[(fold or 1) - 1]
     last = max(part.last for part in (*chosen.train, *chosen.val))
     labelled_days = (
         bisect.bisect_right(all_days, last) + max(train_spec.data.horizons) + 1
-    )  # days up to the end of its label
+    )  # number of days up to the end of its label
     learned = min(len(days), labelled_days - start)
     if learned > 0:
         warnings.append(
@@ -200,6 +200,7 @@ def _day_warnings(
 
 
 def plan(session: Session, spec: PredictSpec, admitted: AdmittedPrediction) -> PredictPlan:
+    """The plan of a dry run."""
     ahead = sa.select(sa.func.count()).where(
         Job.state == JobState.QUEUED, Job.queue == admitted.queue, Job.priority <= spec.resources.priority
     )

@@ -1,4 +1,4 @@
-"""Predictions: scores for any range of days from a finished run's weights."""
+"""The route that submits a prediction: scores for a range of days by the weights of a succeeded job."""
 
 from typing import Annotated
 

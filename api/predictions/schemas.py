@@ -1,4 +1,4 @@
-"""What the routes of predictions answer, and examples of what they are asked."""
+"""Response model of predictions, and example requests."""
 
 from datetime import date
 from typing import Final
@@ -36,7 +36,7 @@ PREDICT_PLAN: Final[examples.Example] = {
 
 
 class PredictPlan(View):
-    """What a prediction would be. Nothing is stored."""
+    """The plan of a prediction. Nothing is stored."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [PREDICT_PLAN]})
 

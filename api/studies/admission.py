@@ -22,7 +22,7 @@ BATCH_SIZE = "trainer.batch_size"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdmittedStudy:
-    """A study that fits its dataset, its equal choices merged; `base` is its base admitted as a training job."""
+    """A checked study with equal choices merged; `base` is its base spec, checked as a training job."""
 
     spec: HpoSpec
     base: admission.AdmittedRun
@@ -30,7 +30,7 @@ class AdmittedStudy:
 
 
 def admit(session: Session, spec: HpoSpec) -> AdmittedStudy:
-    """Raises Refused (422) naming the field that does not fit, also when an extreme of the space is no training job."""
+    """Check a study, its base and the extremes of its space. Raises Refused (422) naming the wrong field."""
     try:
         base = admission.admit(session, spec.base)
     except Refused as error:
@@ -57,9 +57,9 @@ def admit(session: Session, spec: HpoSpec) -> AdmittedStudy:
 
 
 def selection_bias_warnings(spec: TrainSpec, study_split: SplitSpec) -> list[str]:
-    """A warning where days that a search on the split `searched` has chosen by may be test days of `spec`."""
+    """A warning if days on which a study with `study_split` chose parameters may be test days of `spec`."""
     if spec.split != study_split:
-        return ["the split is not the search's: days that the parameters were chosen on may be among the test days"]
+        return ["the split is not the study's: days that the parameters were chosen on may be among the test days"]
     if spec.split.num_splits > 1:
         return [
             "of several folds one's validation days are test days of another: parameters that are chosen on the former "
@@ -69,7 +69,7 @@ def selection_bias_warnings(spec: TrainSpec, study_split: SplitSpec) -> list[str
 
 
 def _point_into_space(error: Refused, space: Mapping[str, Dimension]) -> Refused:
-    """The same refusal of an extreme, its pointers into the space."""
+    """A copy of an extreme's refusal with its pointers moved to the keys of the space."""
     errors = []
     for one in error.errors:
         key = (one.pointer or "").lstrip("/").replace("/", ".")
@@ -79,8 +79,9 @@ def _point_into_space(error: Refused, space: Mapping[str, Dimension]) -> Refused
 
 
 def merge_batch_sizes(spec: HpoSpec, stocks_per_day: int) -> tuple[HpoSpec, list[str]]:
-    """Batch sizes of one number of days a step are one run: their choices become one. Raises Refused when none is left
-    to choose from.
+    """Merge batch sizes that give the same number of days per step, since they are the same run; and the warnings.
+
+    Raises Refused if all of them give the same number.
     """
     dimension = spec.space.get(BATCH_SIZE)
     if dimension is None:
@@ -110,6 +111,7 @@ def merge_batch_sizes(spec: HpoSpec, stocks_per_day: int) -> tuple[HpoSpec, list
 
 
 def plan(session: Session, settings: Settings, study: AdmittedStudy) -> StudyPlan:
+    """The plan of a dry run, with the plan of one trial."""
     spec = study.spec
     trial = admission.plan(session, settings, spec.trial_spec({}), replace(study.base, warnings=[]))
     rounds = math.ceil(spec.num_trials / spec.parallelism)

@@ -1,4 +1,4 @@
-"""Studies: submit a search, look at its trials, make its best one a training job."""
+"""Routes of studies: submit, list trials, get the best trial and importance, promote to a training job."""
 
 import asyncio
 from dataclasses import replace
@@ -45,9 +45,11 @@ async def submit_hpo(
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
-    """Search the space for the best objective. Each trial is a job of its own, with evidence and metrics.
+    """Queue a study that searches the space for the best objective.
 
-    A space key that names no field or changes nothing is refused; choices that come to the same run are merged, with a
+    Each trial is a job of its own, with evidence and metrics.
+
+    A space key that names no field or changes nothing is refused; choices that give the same run are merged, with a
     warning. Both extremes of the space run one step before the first trial starts. A failed trial is never a number.
     """
 
@@ -103,7 +105,7 @@ async def get_importance(job_id: JobId, service: ServiceDep, _: Reader) -> Impor
 def _promote(session: Session, job_id: UUID, promotion: Promotion) -> tuple[TrainSpec, UUID, admission.AdmittedRun]:
     try:
         spec, source, warnings = studies.promoted_spec(session, job_id, promotion.changes)
-    except ValidationError as error:  # an old record, not the request
+    except ValidationError as error:  # the stored spec is out of date, not the request
         raise Refused(409, "not_promotable", f"the spec of job {job_id} is of another version: {error}") from error
     admitted = admission.admit(session, spec)
     return spec, source, replace(admitted, warnings=[*admitted.warnings, *warnings])

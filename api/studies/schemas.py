@@ -1,4 +1,4 @@
-"""What the routes of studies answer and ask for."""
+"""Request and response models of studies."""
 
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -12,7 +12,7 @@ from jobs.states import JobState, Reason
 
 
 class StudyPlan(View):
-    """What a study would be. Nothing is stored."""
+    """The plan of a study. Nothing is stored."""
 
     model_config = example(examples.STUDY_PLAN)
 
@@ -27,7 +27,7 @@ class StudyPlan(View):
 
 
 class TrialView(View):
-    """One trial. Only a succeeded trial has a value: a failed one is never a number."""
+    """One trial. Only a succeeded trial has a value; a failed one has null."""
 
     model_config = example(examples.TRIAL)
 
@@ -72,13 +72,13 @@ class ImportanceView(View):
 
     model_config = example(examples.IMPORTANCE)
 
-    importance: dict[str, float] | None = Field(description="null when nothing can be said: `why` says why")
+    importance: dict[str, float] | None = Field(description="null when there are too few trials: see `why`")
     num_trials: int
     why: str | None
 
 
 class Promotion(BaseModel):
-    """What to make of a job. All other fields are changes of its training spec: `"trainer.max_epochs": 20`, or
+    """A request to promote a job. All other fields are changes of its training spec: `"trainer.max_epochs": 20`, or
     `"trainer": {"max_epochs": 20}`.
     """
 

@@ -20,7 +20,7 @@ from jobs.states import TERMINAL, JobKind, JobState
 
 
 def get_study(session: Session, job_id: UUID) -> tuple[Job, HpoSpec]:
-    """Raises JobNotFound, Refused (404) for a job that is no study."""
+    """A study's job and spec. Raises JobNotFound; Refused (404) if the job is not a study."""
     job = queries.get(session, job_id)
     if job.kind is not JobKind.HPO:
         raise Refused(404, "not_a_study", f"job {job_id} is of kind {job.kind}: only an hpo job has trials")
@@ -28,7 +28,7 @@ def get_study(session: Session, job_id: UUID) -> tuple[Job, HpoSpec]:
 
 
 def list_trials(session: Session, job_id: UUID) -> list[TrialView]:
-    """By number. Raises as `get_study` does."""
+    """All trials of a study by number. Raises as `get_study`."""
     _, spec = get_study(session, job_id)
     of_study = (Job.parent_id == job_id, Job.trial_number.is_not(None))
     columns = (Job.id, Job.trial_number, Job.params, Job.state, Job.reason, Job.message, Job.best)
@@ -59,7 +59,7 @@ def list_trials(session: Session, job_id: UUID) -> list[TrialView]:
 
 
 def best_trial(session: Session, job_id: UUID) -> BestView:
-    """Raises as `get_study` does, and Refused (404) while no trial has a value."""
+    """The best trial so far. Raises as `get_study`, and Refused (404) while no trial has a value."""
     job, spec = get_study(session, job_id)
     if job.best is None:
         message = f"no trial of study {job_id} has a value of {spec.objective.metric} yet"
@@ -78,7 +78,7 @@ def best_trial(session: Session, job_id: UUID) -> BestView:
 
 
 def importance_artifact(session: Session, job_id: UUID) -> ArtifactRow:
-    """The file of a study's parameter importance. Raises as `get_study` does, and Refused (404) while there is none."""
+    """The file of a study's parameter importance. Raises as `get_study`, and Refused (404) while there is none."""
     job, _ = get_study(session, job_id)
     try:
         return catalog.artifact(session, job_id, "importance.json")
@@ -88,11 +88,10 @@ def importance_artifact(session: Session, job_id: UUID) -> ArtifactRow:
 
 
 def promoted_spec(session: Session, job_id: UUID, changes: Mapping[str, Any]) -> tuple[TrainSpec, UUID, list[str]]:
-    """A full training job from a study's best trial, or from a training job or trial itself, the id of that job, and
-    what is to be said of it.
+    """The full training spec of a study's best trial (or of a trial or training job), the source's id, and warnings.
 
-    The parameters and the objective are the trial's; test days and baselines are the full job's. Raises JobNotFound,
-    Refused naming the change that is wrong.
+    Parameters and objective are the trial's; test days and baselines are the full job's. Raises JobNotFound; Refused
+    naming the change that is wrong.
     """
     job = queries.get(session, job_id)
     match job.kind:

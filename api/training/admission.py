@@ -1,6 +1,6 @@
-"""What a training job needs of its dataset and of the workers, checked before it is stored; and the plan of a dry run.
+"""Checks of a training job against its dataset before it is stored, and the plan of a dry run.
 
-All arithmetic here is the child's own (`atft.spec`): what is refused here would fail there.
+The arithmetic is that of `atft.spec`, which the training process uses too: what is refused here would fail there.
 """
 
 import math
@@ -38,7 +38,7 @@ _MIN_CONTRAST_DAYS: Final = 2  # days that a contrast compares
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdmittedRun:
-    """A training or pretraining job that fits its dataset."""
+    """A checked training, ensemble or pretraining, with its queue, warnings and split."""
 
     dataset_name: str
     fingerprint: str
@@ -50,7 +50,7 @@ class AdmittedRun:
 
 
 def choose_queue(requested: str, device: str, live_queues: set[str]) -> str:
-    """`auto` is the GPU queue when a live worker watches it and the job may use it."""
+    """The queue that a job goes to: `auto` means the GPU queue if a live worker watches it and the device allows it."""
     if requested != "auto":
         return requested
     if device == "auto":
@@ -59,11 +59,12 @@ def choose_queue(requested: str, device: str, live_queues: set[str]) -> str:
 
 
 def unwatched_queue_warnings(queue: str, live_queues: set[str]) -> list[str]:
+    """One warning if no live worker watches the queue."""
     return [] if queue in live_queues else [f"no live worker watches queue {queue}: the job waits until one starts"]
 
 
 def _refuse_at_pointer(check: Callable[[], Result]) -> Result:
-    """The spec's own arithmetic refuses with a pointer into the TrainSpec."""
+    """The result of `check`; its PydanticCustomError becomes Refused (422) at the error's pointer into the spec."""
     try:
         return check()
     except PydanticCustomError as error:
@@ -71,7 +72,7 @@ def _refuse_at_pointer(check: Callable[[], Result]) -> Result:
 
 
 def find_dataset(session: Session, ref: str) -> Dataset:
-    """The version that `ref` names. Raises Refused (422) at /dataset."""
+    """The dataset version that `ref` (`name` or `name@version`) names. Raises Refused (422) at /dataset."""
     try:
         return catalog.dataset(session, ref)
     except DatasetNotFound as error:
@@ -90,13 +91,13 @@ def find_dataset(session: Session, ref: str) -> Dataset:
 
 
 def prefix_pointers(error: Refused, prefix: str) -> Refused:
-    """The same refusal of what stands at the pointer `below` in another spec."""
+    """A copy of the refusal with `prefix` before each JSON pointer, for a spec nested in another."""
     errors = [one.model_copy(update={"pointer": prefix + (one.pointer or "")}) for one in error.errors]
     return Refused(error.status_code, error.code, str(error.detail), errors=errors)
 
 
 def admit(session: Session, spec: RunSpec | EnsembleSpec) -> AdmittedRun:
-    """Raises Refused (422) naming the field that does not fit."""
+    """Check a spec against its dataset. Raises Refused (422) naming the field that does not fit."""
     if isinstance(spec, EnsembleSpec):
         try:
             return admit(session, spec.base)
@@ -153,12 +154,13 @@ def admit(session: Session, spec: RunSpec | EnsembleSpec) -> AdmittedRun:
 
 
 def median_stocks_per_day(dataset: Dataset) -> int:
-    """Median number of stocks a day, by the profile; by the manifest's mean when the profile lacks it."""
+    """Median number of stocks per day by the profile, or the mean by the manifest if the profile has no median."""
     known = dataset.profile.get("names_per_day", {}).get("median")
     return int(known) if known is not None else round(dataset.manifest["num_rows"] / dataset.manifest["num_days"])
 
 
 def plan(session: Session, settings: Settings, requested: RunSpec | EnsembleSpec, admitted: AdmittedRun) -> Plan:
+    """The plan of a dry run: size, days, estimated time and disk, queue position."""
     spec, members = (requested.base, len(requested.seeds)) if isinstance(requested, EnsembleSpec) else (requested, 1)
     parameters = spec.num_parameters(admitted.num_features)
     folds, days = admitted.split.folds, trading_days(settings, admitted.fingerprint)
@@ -196,11 +198,11 @@ def plan(session: Session, settings: Settings, requested: RunSpec | EnsembleSpec
 
 
 def days_per_step(spec: RunSpec, stocks_per_day: int) -> int:
+    """Whole trading days in a step of `batch_size` samples."""
     return max(1, round(spec.trainer.batch_size / stocks_per_day))
 
 
 def _steps_per_epoch(spec: RunSpec, fold: Fold, stocks_per_day: int) -> int:
-    """In an epoch."""
     steps = math.ceil(count(fold.train) / days_per_step(spec, stocks_per_day))
     max_steps = spec.trainer.max_steps_per_epoch
     return steps if max_steps is None else min(steps, max_steps)
@@ -212,7 +214,7 @@ def _samples_per_epoch(spec: RunSpec, fold: Fold, stocks_per_day: int) -> int:
 
 
 def _measured_samples_per_second(session: Session, spec: RunSpec, queue: str) -> float | None:
-    """Median samples a second of the last finished jobs with this model and window on this queue, if any."""
+    """Median throughput of the last 20 finished jobs with this model and window on this queue, if any."""
     speed = Job.progress["samples_per_second"].as_float()
     same = (
         Job.kind == (JobKind.PRETRAIN if isinstance(spec, PretrainSpec) else JobKind.TRAIN),

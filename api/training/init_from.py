@@ -1,4 +1,4 @@
-"""Whether the job that a training wants to begin with (`init_from`) may be begun with."""
+"""Checks of `init_from`: whether a training may start from the weights of another job."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -19,7 +19,7 @@ POINTER = "/init_from"
 
 
 def check(session: Session, spec: TrainSpec, dataset: Dataset) -> None:
-    """Raises Refused (422) at /init_from, saying what of the source does not fit; the child looks once more."""
+    """Raises Refused (422) at /init_from with what does not fit; the training process checks again."""
     if spec.init_from is None:
         return
     try:
@@ -52,7 +52,7 @@ def check(session: Session, spec: TrainSpec, dataset: Dataset) -> None:
 
 
 def _input_columns(dataset: Dataset, run: RunSpec) -> Sequence[str]:
-    """Columns in the order of the network's input: features of stocks, then of the market."""
+    """Input columns in the network's order: stock features, then market features."""
     stock, market = dataset.manifest["feature_names"], dataset.manifest["market_names"]
     requested = run.data.features or (*stock, *market)
     return [name for part in (stock, market) for name in requested if name in part]

@@ -1,4 +1,4 @@
-"""Submitting trainings, ensembles and pretrainings; and the days that a job trains, validates and tests on."""
+"""Routes that submit training, ensemble and pretraining jobs, and the route of a job's split."""
 
 import asyncio
 from typing import Annotated, Final
@@ -91,24 +91,23 @@ async def submit_pretrain(
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
     """Queue a pretraining of the network's encoder: on training days, without labels; validation days choose the epoch
-    and test days have no part in it.
+    and test days are not used.
 
-    A later `POST /jobs/train` names the job in `init_from` and begins with its weights, where network, features, data
-    and days allow it.
+    A later `POST /jobs/train` names the job in `init_from` and starts from its weights, if network, features, data
+    and days match.
     """
     return await submit_run(
         service, principal, spec, JobKind.PRETRAIN, dry_run=dry_run, key=idempotency_key, response=response
     )
 
 
-@router.get(
-    "/{job_id}/split", tags=["results"], summary="A job's split, with its picture", responses=problems(404, 409)
-)
+@router.get("/{job_id}/split", tags=["results"], summary="A job's split, with a plot", responses=problems(404, 409))
 async def get_split(job_id: JobId, response: Response, service: ServiceDep, _: Reader) -> SplitView:
-    """The first and last trading day and the number of days of every stretch that a fold trains, validates or tests on,
-    and of the gaps between; `figure` is the same as a picture, in Plotly's JSON.
+    """For each fold, the first and last trading day and the number of days of every stretch of training, validation and
+    test days and of the gaps between them; `figure` is the same as a Plotly figure in JSON.
 
-    Of a job that has begun, by its evidence; before that, and of a study, by its spec and its dataset's calendar.
+    For a job that has started, from its evidence; before that, and for a study, from its spec and its dataset's
+    calendar.
     """
     job = await service.database.read(queries.get, job_id)
     response.headers["ETag"] = etag(job)
@@ -126,7 +125,7 @@ def _split_view(job: Job, settings: Settings) -> SplitView:
     if folds is None:
         days = trading_days(settings, job.dataset_fingerprint or "-")
         if days is None:
-            detail = "the files of the job's dataset are gone, so that its days cannot be told"
+            detail = "the files of the job's dataset are gone, so that its days are unknown"
             raise Refused(409, "dataset_files_gone", detail)
         folds = planned_folds(plan_split(len(days), data.window, max(data.horizons), split), days)
     return SplitView(

@@ -1,4 +1,4 @@
-"""Response models of trainings: the plan of a dry run, and the days of a split."""
+"""Response models of training jobs: the plan of a dry run, and the days of a split."""
 
 from datetime import date
 from typing import Any, Final, Literal
@@ -20,7 +20,7 @@ class Stretch(View):
 
 
 class FoldDays(View):
-    """The trading days of one training with its evaluation; `purged` ones lie in the gaps and belong to nobody."""
+    """The trading days of one training with its evaluation; `purged` days are the gaps between them."""
 
     model_config = example(examples.FOLD_DAYS)
 
@@ -31,7 +31,7 @@ class FoldDays(View):
 
 
 class Plan(View):
-    """What a training job would be. Nothing is stored."""
+    """The plan of a training job. Nothing is stored."""
 
     model_config = example(examples.PLAN)
 
@@ -63,7 +63,7 @@ class Plan(View):
 
 
 class SplitView(View):
-    """The trading days of each fold, and their picture."""
+    """The trading days of each fold, and a plot of them."""
 
     model_config = example(examples.SPLIT)
 

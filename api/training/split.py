@@ -1,6 +1,4 @@
-"""Which days each fold of a job trains, validates and tests on, and their picture. The picture is Plotly's JSON, made
-without Plotly.
-"""
+"""The training, validation and test days of each fold of a job, and a Plotly figure of them (plain JSON)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -21,7 +19,7 @@ _FOLDS: Final = TypeAdapter(list[FoldDays])
 
 
 def trading_days(settings: Settings, fingerprint: str) -> list[date] | None:
-    """The days of a dataset's cache, in order; None when its files are gone."""
+    """The trading days of a dataset's cache, in order; None if its files are gone."""
     path = existing_file(settings.caches_root, f"{fingerprint}/days.arrow")
     if path is None:
         return None
@@ -31,7 +29,7 @@ def trading_days(settings: Settings, fingerprint: str) -> list[date] | None:
 
 
 def planned_folds(plan: SplitPlan, days: Sequence[date]) -> list[FoldDays]:
-    """`days` are all trading days of the dataset."""
+    """The days of each fold of a plan; `days` are all trading days of the dataset."""
 
     def to_stretches(stretches: Stretches) -> list[Stretch]:
         return [Stretch(first=days[part.start], last=days[part.stop - 1], num_days=len(part)) for part in stretches]
@@ -48,8 +46,9 @@ def planned_folds(plan: SplitPlan, days: Sequence[date]) -> list[FoldDays]:
 
 
 def observed_folds(data: Mapping[str, JsonValue]) -> list[FoldDays] | None:
-    """From `data` of a job's evidence; None where that has no days. A run of one fold has its days in whole lists, in
-    which what follows upon another part begins a new stretch.
+    """The days of each fold by `data` of a job's evidence; None if that has no days.
+
+    A run of one fold has plain lists of days: a day that follows a day of another role starts a new stretch.
     """
     if "folds" in data:
         return _FOLDS.validate_python(data["folds"])
@@ -70,7 +69,7 @@ def observed_folds(data: Mapping[str, JsonValue]) -> list[FoldDays] | None:
 
 
 def split_figure(folds: Sequence[FoldDays]) -> dict[str, Any]:
-    """One row a fold, the first on top; one bar a stretch, from its first day to the end of its last."""
+    """A Plotly figure: one row per fold, the first on top; one bar per stretch, up to the end of its last day."""
     names = [f"fold {number}" for number in range(1, len(folds) + 1)]
     traces = []
     for role, label in ROLES.items():

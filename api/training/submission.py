@@ -1,4 +1,4 @@
-"""From the spec of what a child runs (a training, an ensemble, a pretraining, a prediction) to its plan or its job."""
+"""Checks the spec of a training, ensemble, pretraining or prediction, then returns its plan or queues its job."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -34,7 +34,10 @@ async def submit_run(
     key: str | None,
     response: Response,
 ) -> SubmittedView | Response:
-    """Raises Refused (422) naming the field that does not fit; the headers go to `answer`."""
+    """Plan or queue a training, ensemble or pretraining; headers are set on `response`.
+
+    Raises Refused (422) naming the field that does not fit.
+    """
 
     async def queue(admitted: admission.AdmittedRun, identity: RequestIdentity | None) -> SubmittedView:
         return await queue_run(
@@ -63,7 +66,7 @@ async def plan_or_queue(
     plan: Callable[[Session, AdmittedT], BaseModel],
     queue: Callable[[AdmittedT, RequestIdentity | None], Awaitable[SubmittedView]],
 ) -> SubmittedView | Response:
-    """What every submit of a spec does: check it, then tell its plan, or queue it once. Raises Refused as `admit`."""
+    """Check a spec, then return its plan (`dry_run`) or queue its job once per key. Raises Refused as `admit`."""
     body = spec.model_dump(mode="json")
     reject_nul(body)
     identity = None if dry_run else request_identity(key, kind, {"spec": body})
@@ -93,7 +96,7 @@ async def queue_run(
     source: UUID | None = None,
     params: Json | None = None,
 ) -> SubmittedView:
-    """What was admitted becomes a job."""
+    """Queue a checked run as a job."""
     run_spec = spec.base if isinstance(spec, EnsembleSpec) else spec
     job, position = await submit(
         service,

@@ -1,6 +1,6 @@
-"""The web pages: templates without data, small ES modules that ask the API. Nothing comes from another origin.
+"""The web pages: templates without data, and ES modules that call the API. Nothing is loaded from another origin.
 
-The pages carry no data of their own, so that what a person may see is decided in one place, the API.
+The pages have no data of their own, so that access is decided in one place, the API.
 """
 
 import mimetypes
@@ -30,7 +30,7 @@ _SWAGGER: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 
 def _static_files() -> dict[str, Path]:
-    """Name to file: a closed list, so that no name can leave it. Swagger UI comes from a package, not imported."""
+    """Name to file: a closed list, so that no path can escape it. Swagger UI's files come from a package."""
     files = {path.name: path for path in (_HERE / "static").iterdir() if path.is_file()}
     package = find_spec("fastapi_offline")
     if package is not None and package.submodule_search_locations:
@@ -43,7 +43,7 @@ _FILES: Final = _static_files()
 
 
 def _imports(name: str) -> list[str]:
-    """The modules below a script: named in the page, they come at once instead of one after the other."""
+    """The modules that a script imports, transitively: preloaded by the page, so that they load in parallel."""
     found = [name]
     for one in found:
         found += [inner for inner in _IMPORT.findall(_FILES[one].read_text()) if inner not in found]

@@ -78,7 +78,7 @@ def test_a_study_lives_on_its_page(browser: Browser, up: Up, service: Client, pa
     source = service.train(TRAIN)
     service.cancel(source.id)
     page.goto(f"/ui/submit?from={source.id}")
-    expect(page.locator("#fields")).to_have_attribute("data-ready", "true")
+    expect(page.locator("#fields")).to_have_attribute("data-ready", "true", timeout=60_000)
     page.get_by_label("a study").check()
     for pointer, value in {"/space": SPACE, "/n_trials": "2", "/base/trainer/max_epochs": "2"}.items():
         page.locator(f'[data-pointer="{pointer}"]').fill(value)
@@ -97,7 +97,7 @@ def test_a_study_lives_on_its_page(browser: Browser, up: Up, service: Client, pa
     page.get_by_role("button", name="Compare 2").click()
     expect(page.locator("#jobs tbody tr")).to_have_count(2, timeout=60_000)
     page.goto(f"/ui/submit?kind=pretrain&dataset={panel}")
-    expect(page.locator("#fields")).to_have_attribute("data-ready", "true")
+    expect(page.locator("#fields")).to_have_attribute("data-ready", "true", timeout=60_000)
     expect(page.locator("#curl")).to_contain_text("/jobs/pretrain")
     expect(page.get_by_label("mask ratio")).to_be_attached()
     page.locator("input[value=ensemble]").check()

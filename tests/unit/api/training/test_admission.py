@@ -1,0 +1,57 @@
+"""Pure parts of the checks of a training job: its queue, warnings, step size, and pointers of refusals."""
+
+import pytest
+
+from api.http.errors import invalid
+from api.training.admission import (
+    choose_queue,
+    days_per_step,
+    median_stocks_per_day,
+    prefix_pointers,
+    unwatched_queue_warnings,
+)
+from atft.spec.job import TrainSpec
+from jobs.db.tables import Dataset
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "live_queues", "queue"),
+    [
+        ("auto", "auto", {"cpu", "gpu"}, "gpu"),
+        ("auto", "auto", {"cpu"}, "cpu"),
+        ("auto", "auto", set(), "cpu"),
+        ("auto", "cuda", {"cpu"}, "gpu"),
+        ("auto", "cpu", {"cpu", "gpu"}, "cpu"),
+        ("gpu", "cpu", {"cpu"}, "gpu"),
+    ],
+)
+def test_auto_is_the_gpu_queue_if_a_worker_watches_it(
+    requested: str, device: str, live_queues: set[str], queue: str
+) -> None:
+    assert choose_queue(requested, device, live_queues) == queue
+
+
+def test_a_queue_without_a_worker_gives_a_warning() -> None:
+    assert unwatched_queue_warnings("cpu", {"cpu"}) == []
+    [warning] = unwatched_queue_warnings("gpu", {"cpu"})
+    assert "no live worker watches queue gpu" in warning
+
+
+def test_the_pointer_of_a_nested_spec_gets_its_prefix() -> None:
+    refusal = prefix_pointers(invalid("/data/features", "no such feature", "missing_features"), "/base")
+    assert (refusal.status_code, refusal.code, refusal.detail) == (422, "missing_features", "no such feature")
+    assert [error.pointer for error in refusal.errors] == ["/base/data/features"]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "stocks", "days"), [(4096, 500, 8), (4096, 3000, 1), (10, 500, 1), (750, 500, 2)]
+)
+def test_a_step_has_whole_days_and_at_least_one(batch_size: int, stocks: int, days: int) -> None:
+    spec = TrainSpec.model_validate({"dataset": "d", "trainer": {"batch_size": batch_size}})
+    assert days_per_step(spec, stocks) == days
+
+
+def test_stocks_per_day_are_the_median_or_else_the_mean() -> None:
+    manifest = {"num_rows": 1030, "num_days": 100}
+    assert median_stocks_per_day(Dataset(manifest=manifest, profile={"names_per_day": {"median": 12.0}})) == 12
+    assert median_stocks_per_day(Dataset(manifest=manifest, profile={})) == 10

@@ -84,16 +84,16 @@ _PROBLEMS: Final = {
         "the body is not JSON: Expecting value at character 0",
     ),
     401: (
-        "An API key is needed, or this one is not good.",
+        "No valid API key was sent.",
         "unauthorized",
         "send an API key: Authorization: Bearer <key>",
     ),
     403: (
-        "The API key lacks the scope, or a page of another origin asks.",
+        "The API key lacks the scope, or the request was sent by a page of another origin.",
         "forbidden",
         "this API key lacks the scope jobs:write",
     ),
-    404: ("There is no such thing.", "job_not_found", f"there is no job {examples.JOB_ID}"),
+    404: ("Not found.", "job_not_found", f"there is no job {examples.JOB_ID}"),
     409: (
         "The present state does not allow this.",
         "illegal_move",
@@ -111,9 +111,13 @@ _PROBLEMS: Final = {
         "send application/json, not text/plain",
     ),
     416: ("The file has no such range.", "range_not_satisfiable", "the file has no such range"),
-    422: ("The request is understood and wrong: `errors` says where.", "invalid_request", examples.PROBLEM["detail"]),
+    422: (
+        "The request is well-formed but invalid: `errors` says where.",
+        "invalid_request",
+        examples.PROBLEM["detail"],
+    ),
     429: (
-        "This key has, or does, as much as it may; Retry-After says when to try again.",
+        "The key has reached one of its limits; Retry-After says when to try again.",
         "quota_exceeded",
         "this key may have 10000 jobs that are not over, and has them: wait, or cancel some",
     ),

@@ -103,7 +103,7 @@ def _artifacts(session: Session, job_id: JobId) -> list[ArtifactRow]:
 
 @router.get("/artifacts", summary="List a job's files", responses=problems(404))
 async def list_artifacts(job_id: JobId, service: ServiceDep, _: Reader) -> Artifacts:
-    """With size and SHA-256. A file is listed only once it is whole."""
+    """With size and SHA-256. A file is listed only once it is complete."""
     rows = await service.database.read(_artifacts, job_id)
     return Artifacts(items=[artifact_view(row) for row in rows])
 

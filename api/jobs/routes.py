@@ -239,7 +239,7 @@ async def retry_job(
 ) -> SubmittedView | Response:
     """Make a new job of the same spec, whose `source_job_id` is this one, that goes on from its last checkpoint.
 
-    The points up to that checkpoint come along. What failed for a reason in the spec or the data fails again.
+    The points up to that checkpoint come along. A failure caused by the spec or the data will repeat.
     """
     return await _submit_rerun(service, principal, job_id, RerunKind.RETRY, idempotency_key, if_match, response)
 

@@ -136,7 +136,7 @@ class ArtifactView(View):
 
 
 class Artifacts(View):
-    """The files a job left. Each is listed only once it is whole."""
+    """The output files of a job. Each is listed only once it is complete."""
 
     model_config = example({"items": [examples.ARTIFACT]})
 

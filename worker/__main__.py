@@ -1,5 +1,6 @@
-"""`python -m worker --queue cpu [--device 0]` or `python -m worker --control`: see worker/commands.py. The same with
-`--healthy` asks whether that process lives.
+"""The worker's command line: `python -m worker --queue cpu [--device 0]`, `--control`, or `--healthy`.
+
+The processes that it starts are described in worker/commands.py.
 """
 
 import argparse
@@ -19,12 +20,16 @@ from worker.upkeep.health import HEARTBEAT_TIMEOUT_SECONDS, is_healthy
 
 
 def main() -> None:
-    """Becomes the Celery process; exits with 2 when another process holds the slot. `--healthy`: exits with 0 or 1."""
+    """Replace this process by Celery, or exit with 2 when the slot is taken. With `--healthy` only exit with 0 or 1."""
     parser = argparse.ArgumentParser(prog="python -m worker")
     parser.add_argument("--queue", choices=[CPU, GPU], default=CPU)
-    parser.add_argument("--device", type=int, default=0, help="CUDA device; on queue cpu the number of this worker")
-    parser.add_argument("--control", action="store_true", help="sweep instead of running jobs; one is enough")
-    parser.add_argument("--healthy", action="store_true", help="was this host's worker in that slot seen of late?")
+    parser.add_argument("--device", type=int, default=0, help="CUDA device; on queue cpu, the index of this worker")
+    parser.add_argument(
+        "--control", action="store_true", help="run the sweeper and studies instead of jobs; one is enough"
+    )
+    parser.add_argument(
+        "--healthy", action="store_true", help="check the heartbeat of this host's worker in that slot and exit"
+    )
     arguments = parser.parse_args()
     settings = Settings()
     host = socket.gethostname()
@@ -34,13 +39,13 @@ def main() -> None:
     if problem := _missing_setting(settings):
         parser.exit(2, f"{problem}\n")
     if not _lock_slot(settings.run_root / "workers", slot):
-        parser.exit(2, f"worker {slot.name} runs already: give another --device, or stop that one first\n")
+        parser.exit(2, f"worker {slot.name} is already running: give another --device, or stop that one first\n")
     argv = (control_argv if arguments.control else worker_argv)(slot, settings.log_level)
     os.execv(argv[0], argv)  # noqa: S606 - no shell is wanted
 
 
 def _missing_setting(settings: Settings) -> str | None:
-    """Without a broker's address Celery would look for another kind of broker, for ever."""
+    """The message about a missing setting, or None. Without a broker's address Celery would try AMQP for ever."""
     try:
         _ = settings.sync_database_url
     except ValueError as error:
@@ -54,15 +59,15 @@ def _report_health(settings: Settings, slot: DeviceSlot) -> int:
     try:
         if is_healthy(settings, slot):
             return 0
-        problem = f"worker {slot.name} was not seen for {HEARTBEAT_TIMEOUT_SECONDS:.0f} s"
+        problem = f"no heartbeat of worker {slot.name} for {HEARTBEAT_TIMEOUT_SECONDS:.0f} s"
     except OperationalError as error:
-        problem = f"Postgres is away: {error.orig}"
+        problem = f"Postgres is unavailable: {error.orig}"
     sys.stderr.write(f"{problem}\n")
     return 1
 
 
 def _lock_slot(folder: Path, slot: DeviceSlot) -> bool:
-    """Lock the slot for as long as this process lives, through its exec: two trainings on one GPU must not happen."""
+    """Lock the slot for this process's lifetime, across exec: two trainings must not share a GPU. False if taken."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / f"{slot.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:

@@ -1,6 +1,6 @@
-"""The clock of the control worker: Celery's embedded beat, in a process of its own that must not outlive the worker.
+"""Celery's embedded beat scheduler of the control worker, in a process of its own that must not outlive the worker.
 
-The process is spawned with nothing of ours imported; naming the scheduler here is what brings this module into it.
+Celery spawns that process without our modules; naming the scheduler class on the command line imports this one.
 """
 
 import ctypes
@@ -16,8 +16,8 @@ from celery.beat import Scheduler
 _PR_SET_PDEATHSIG: Final = 1
 
 
-class Clock(Scheduler):  # type: ignore[misc] # celery is untyped
-    """Keeps no file: a sweep too many does no harm."""
+class BeatScheduler(Scheduler):  # type: ignore[misc] # celery is untyped
+    """A beat scheduler that keeps no schedule file: an extra sweep after a restart does no harm."""
 
 
 @signals.beat_embedded_init.connect  # type: ignore[untyped-decorator]
@@ -26,8 +26,8 @@ def _enter_beat_process(**_: object) -> None:
 
 
 def die_with_parent() -> None:
-    """From a process that Celery spawned: the kernel kills it when its parent is gone (Linux)."""
+    """Have the kernel kill this Celery-spawned process when its parent exits (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != current_process()._parent_pid:  # it died before the call above
+        if os.getppid() != current_process()._parent_pid:  # the parent exited before the call above
             os._exit(1)

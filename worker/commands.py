@@ -1,7 +1,7 @@
 """The command lines of the worker processes.
 
 `python -m worker --queue cpu|gpu [--device N]` runs one job at a time; on queue gpu, N is the CUDA device.
-`python -m worker --control` sweeps. Both hold a lock against a second process in the same slot, then become Celery:
+`python -m worker --control` runs the sweeper and the studies. Both lock their slot, then replace themselves by Celery:
 
     celery -A worker.tasks worker -Q gpu -c 1 -n gpu-0@HOST …
     celery -A worker.tasks worker -Q control -c 1 -B -n control-0@HOST …
@@ -13,7 +13,7 @@ from worker.slot import DeviceSlot
 
 
 def worker_argv(slot: DeviceSlot, log_level: str = "INFO") -> list[str]:
-    """Celery's, for one worker process on one device."""
+    """Celery's command line for one worker process on one device."""
     return [
         sys.executable, "-m", "celery", "-A", "worker.tasks", "worker", "-Q", slot.queue, "-c", "1", "-n", slot.name,
         "-l", log_level, "--without-gossip", "--without-mingle",
@@ -21,5 +21,5 @@ def worker_argv(slot: DeviceSlot, log_level: str = "INFO") -> list[str]:
 
 
 def control_argv(slot: DeviceSlot, log_level: str = "INFO") -> list[str]:
-    """The same for queue control, with the sweeps' clock inside. It keeps no file: a sweep too many does no harm."""
-    return [*worker_argv(slot, log_level), "-B", "--scheduler", "worker.clock:Clock"]
+    """Celery's command line for queue control, with the beat scheduler embedded."""
+    return [*worker_argv(slot, log_level), "-B", "--scheduler", "worker.clock:BeatScheduler"]

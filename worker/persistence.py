@@ -1,4 +1,4 @@
-"""Writing to Postgres from a worker while Postgres may be away: the errors that say so, and a write that is retried."""
+"""Retried writes to Postgres, and the errors that mean that it is unavailable."""
 
 import logging
 import time
@@ -16,21 +16,21 @@ POSTGRES_UNAVAILABLE: Final = (
     OperationalError,
     InterfaceError,
     PoolTimeout,
-)  # Postgres cannot be reached, or is going down: try again
+)  # cannot be reached, or is shutting down
 TICK_SECONDS: Final = 0.25
 MAX_BACKOFF_SECONDS: Final = 2.0
 logger = logging.getLogger(__name__)
 
 
 def persist(sessions: sessionmaker[Session], write: Callable[[Session], T], give_up: Callable[[], bool]) -> T | None:
-    """Run `write` in a transaction, again and again while Postgres is away; None when `give_up` says so first."""
+    """Run `write` in a transaction, retried while Postgres is unavailable; None when `give_up` returns True first."""
     failures = 0
     while True:
         try:
             with transaction(sessions) as session:
                 return write(session)
         except POSTGRES_UNAVAILABLE as error:
-            logger.warning("Postgres is away, trying again: %s", error)
+            logger.warning("Postgres is unavailable, retrying: %s", error)
             if give_up():
                 return None
             time.sleep(min(TICK_SECONDS * 2**failures, MAX_BACKOFF_SECONDS))

@@ -1,4 +1,4 @@
-"""Which worker process this is: queue, index and host, all in its Celery node name, such as `gpu-0@host`."""
+"""A worker process's slot: queue, index and host, encoded in its Celery node name, such as `gpu-0@host`."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -6,7 +6,7 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class DeviceSlot:
-    """`index` is the CUDA device on queue `gpu`, a mere number on the others."""
+    """Queue, index and host of a worker process; `index` is the CUDA device on queue `gpu`."""
 
     queue: str
     index: int
@@ -14,7 +14,7 @@ class DeviceSlot:
 
     @classmethod
     def parse(cls, node: str) -> Self:
-        """Raises ValueError for a node name that is not ours."""
+        """The slot of a Celery node name. Raises ValueError for any other name."""
         queue_index, _, host = node.partition("@")
         queue, _, index = queue_index.rpartition("-")
         if not (queue and index.isdecimal() and host):
@@ -32,5 +32,5 @@ class DeviceSlot:
 
     @property
     def cuda_device(self) -> str | None:
-        """CUDA_VISIBLE_DEVICES of a child; None hides every GPU."""
+        """The child's CUDA_VISIBLE_DEVICES; None hides every GPU."""
         return str(self.index) if self.queue == "gpu" else None

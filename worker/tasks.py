@@ -1,7 +1,7 @@
-"""The Celery tasks, and what a worker process sets up for them. A task only says that it is time to look at the rows.
+"""The Celery tasks and their process setup. A task is only a hint to look at the rows of the database.
 
 Celery's main process only talks to the broker and sends the heartbeat. Jobs run in its one pool process, which dies
-with it (PR_SET_PDEATHSIG). On SIGTERM the main process waits for the pool process, and tells it by SIGUSR2 to let go.
+with it (PR_SET_PDEATHSIG). On SIGTERM the main process sends SIGUSR2 to the pool process and waits for it.
 """
 
 import contextlib
@@ -46,19 +46,19 @@ _draining = False
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _set_up_logs(**_: Any) -> None:
-    """In place of Celery's own lines."""
+    """Configure our log format instead of Celery's."""
     logs.configure(settings.log_level, "")
 
 
 @app.task(name=queue.RUN_JOB, bind=True)  # type: ignore[untyped-decorator]
 def run_job(task: Task, _job_id: str) -> None:
-    """One attempt of the job that is first in line now: seldom the one that the message was sent for."""
+    """Run one attempt of the job that is first in the queue, which may be another than the message names."""
     _supervisor(DeviceSlot.parse(task.request.hostname)).run()
 
 
 @app.task(name=queue.ADVANCE_STUDY)  # type: ignore[untyped-decorator]
 def advance_study(job_id: str) -> None:
-    """One step of one study."""
+    """Advance one study by one step."""
     from worker.studies.advance import advance  # noqa: PLC0415 - workers that run trials need no Optuna
 
     _hints().clear_pending(UUID(job_id))
@@ -78,7 +78,7 @@ def sweep() -> None:
 
 @app.task(name=queue.PING)  # type: ignore[untyped-decorator]
 def ping(name: str | None = None) -> None:
-    """From the clock: pass it on to every queue that a worker watches. There: show in the log that it is consumed."""
+    """Without `name`: ping every queue with a live worker and no messages. With it: log that the queue is consumed."""
     if name is not None:
         logger.debug("queue %s is consumed", name)
         return
@@ -91,7 +91,7 @@ def ping(name: str | None = None) -> None:
 
 @cache
 def _sessions() -> sessionmaker[Session]:
-    """Made on first use: an engine does not survive the start of a process."""
+    """Created on first use: an engine must not be shared across a fork."""
     return sync_sessions(sync_engine(settings))
 
 
@@ -147,14 +147,14 @@ def _publish(job_id: UUID) -> None:
 
 
 def _queue_is_empty(name: str) -> bool:
-    """No message waits in the queue; false when the broker cannot be asked, for then nothing can be sent either."""
+    """True if the queue holds no message; False when the broker is unavailable and nothing could be sent."""
     try:
         with app.connection_for_read() as connection, connection.channel() as channel:
             return int(channel.queue_declare(queue=name, passive=True).message_count) == 0
     except ChannelError:  # the broker keeps no empty queues
         return True
     except (OperationalError, RedisError, OSError) as error:
-        logger.warning("the broker is away: %s", error)
+        logger.warning("the broker is unavailable: %s", error)
         return False
 
 
@@ -166,7 +166,7 @@ def _start_heartbeat(sender: Any, **_: object) -> None:
 
 
 def _drain(pool: Any) -> None:
-    """Runs inside a signal handler of the main process."""
+    """Signal the pool processes to drain; runs inside a signal handler of the main process."""
     for process in pool._pool._pool:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, DRAIN_SIGNAL)

@@ -1,4 +1,4 @@
-"""What a finished child leaves: declared files, hashed and flushed before their rows exist, and a dataset's cache."""
+"""Output files of a finished child, flushed and hashed before they are recorded, and the cache of a dataset build."""
 
 import errno
 import hashlib
@@ -16,12 +16,12 @@ _CHUNK: Final = 1 << 20
 
 
 class MissingOutput(Exception):
-    """A declared output is not there, or not where it may be."""
+    """A declared output does not exist, or lies outside the attempt's folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """One whole file; `path` is relative to the run root."""
+    """One complete output file; `path` is relative to the run root."""
 
     name: str
     path: str
@@ -31,7 +31,7 @@ class Output:
 
 
 def collect_outputs(settings: Settings, folder: Path, declared: Iterable[Artifact]) -> list[Output]:
-    """The declared files of an attempt's folder, each flushed to disk and hashed. Raises Missing, OSError."""
+    """The declared files of an attempt's folder, each flushed to disk and hashed. Raises MissingOutput, OSError."""
     run_root = settings.run_root.resolve()
     return [_collect_one(run_root, folder, artifact) for artifact in declared]
 
@@ -50,7 +50,7 @@ def _collect_one(run_root: Path, folder: Path, artifact: Artifact) -> Output:
 
 
 def flush_and_hash(path: Path) -> str:
-    """SHA-256 of a file whose bytes are on the disk when this returns."""
+    """Flush a file to disk (fsync) and return its SHA-256."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -60,8 +60,8 @@ def flush_and_hash(path: Path) -> str:
 
 
 def install_cache(settings: Settings, built: Path, fingerprint: str) -> Path:
-    """Rename a built cache to `caches/{fingerprint}`, or drop it when that exists; returns the place. A program that
-    found its content there has built none.
+    """Move a built cache to `caches/{fingerprint}`, or remove it when that exists; returns the path. A build whose
+    content was cached already leaves no folder to move.
     """
     cache = settings.caches_root.resolve() / fingerprint
     if not fingerprint.isalnum():
@@ -80,7 +80,7 @@ def install_cache(settings: Settings, built: Path, fingerprint: str) -> Path:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """Flush a folder's entries to disk (fsync), so that a rename inside it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""One child process, whatever its program: started in its own process group, heard, asked to stop, killed.
+"""A child process in a process group of its own: started, its events read, terminated, killed.
 
-It knows no database and no job. Nothing here blocks for longer than the timeout it was given, except `close`.
+Independent of database and jobs. Nothing here blocks for longer than the given timeout, except `close`.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ READ_BYTES: Final = 1 << 20
 
 
 class ProtocolError(Exception):
-    """The child wrote something on the events pipe that is not the protocol."""
+    """The child violated the protocol of the events pipe."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExitStatus:
-    """How a process ended: an exit code, or the name of the signal that killed it."""
+    """A process's exit code, or the name of the signal that killed it."""
 
     code: int | None = None
     signal: str | None = None
@@ -42,10 +42,10 @@ class ExitStatus:
 
 
 class Child:
-    """A running program. `--events-fd N` is added to `argv`; `environment` is all it gets.
+    """A running program. `--events-fd N` is appended to `argv`; `environment` is its whole environment.
 
-    Its stdout and stderr go to the file `log`, at most `max_log_bytes` of it. Of memory of its own it gets
-    `memory_bytes`: what it asks for beyond that is refused.
+    Its stdout and stderr go to the file `log`, at most `max_log_bytes` of it. `memory_bytes` limits its
+    private memory (RLIMIT_DATA).
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class Child:
         self._log = _Log(self._process.stdout, log, max_log_bytes)
 
     def events(self, timeout_seconds: float) -> list[AnyEvent]:
-        """What the child has said since the last call, waiting at most `timeout_seconds` for a first word.
+        """The events since the last call, waiting at most `timeout_seconds` for the first one.
 
-        Raises ProtocolError for a line that is no event, is too long, or is not the next in sequence. A last line cut
-        off by a kill is dropped: the exit says what happened.
+        Raises ProtocolError for a line that is no event, is too long, or is not the next in sequence. An
+        incomplete last line, cut off by a kill, is dropped.
         """
         if not self._events_open:
             self.wait(timeout_seconds)
@@ -125,20 +125,20 @@ class Child:
 
     @property
     def events_closed(self) -> bool:
-        """No event can come any more: the program has closed its events pipe."""
+        """True once the child has closed its events pipe, so that no event can follow."""
         return not self._events_open
 
     def renew(self) -> None:
-        """Write one renewal line. A child that does not read them, or is gone, costs nothing."""
+        """Write one lease renewal line to the child's stdin; never blocks, whether or not the child reads it."""
         with contextlib.suppress(BlockingIOError, BrokenPipeError, ValueError):
             os.write(self._stdin, b"\n")
 
     def terminate(self) -> None:
-        """SIGTERM to the program itself: finish the step, save, say Stopped."""
+        """Send SIGTERM to the program: finish the step, save a checkpoint, emit Stopped."""
         self._signal(signal.SIGTERM)
 
     def dump_stacks(self) -> None:
-        """SIGUSR1: the program writes the stacks of its threads to the log."""
+        """Send SIGUSR1: the program dumps the stacks of its threads to the log."""
         self._signal(signal.SIGUSR1)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -146,13 +146,13 @@ class Child:
             os.kill(self.pid, number)
 
     def exited(self) -> bool:
-        """The program has ended. It is not reaped here, so that its pid still names its process group."""
+        """True once the program has exited. It is not reaped here, so that its pid still names its process group."""
         if self._exit is not None:
             return True
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def wait(self, timeout_seconds: float) -> ExitStatus | None:
-        """The exit, or None when it still runs after `timeout_seconds`. What it left in its group is killed."""
+        """The exit status, or None when still running after `timeout_seconds`. Survivors in its group are killed."""
         deadline = time.monotonic() + timeout_seconds
         pause = 0.002
         while not self.exited():
@@ -168,7 +168,7 @@ class Child:
         return self._exit
 
     def kill(self) -> None:
-        """SIGKILL to the whole process group."""
+        """Send SIGKILL to the whole process group."""
         if self._exit is None:
             self._kill_group()
 
@@ -177,7 +177,7 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
     def wait_for_group_exit(self, timeout_seconds: float) -> bool:
-        """Wait until no process of the group is left (a zombie nobody has reaped is no process)."""
+        """Wait until no process of the group is left (zombies do not count); False on timeout."""
         deadline = time.monotonic() + timeout_seconds
         while _live_processes(self.pid):
             if time.monotonic() >= deadline:
@@ -186,11 +186,11 @@ class Child:
         return True
 
     def log_tail(self, max_bytes: int = 4000) -> str:
-        """The last of what the program wrote to stdout and stderr, as text that Postgres takes: without NUL."""
+        """The end of the program's stdout and stderr, as text without NUL, which Postgres refuses."""
         return self._log.tail(max_bytes).replace("\0", "\ufffd")
 
     def close(self) -> ExitStatus:
-        """Kill what is left, reap it, and release every descriptor."""
+        """Kill the process group, reap the child, and close every descriptor."""
         self.kill()
         exit_status = self.wait(30.0)
         if exit_status is None:
@@ -210,7 +210,7 @@ class Child:
 
 
 class _Log:
-    """Copies the program's output to a bounded file; of a longer one the last 64 KB follow, where the error is."""
+    """Copies the program's output to a file of bounded size; of longer output the last 64 KB are appended."""
 
     def __init__(self, source: IO[bytes], path: Path, max_bytes: int) -> None:
         self._source = source

@@ -1,4 +1,4 @@
-"""Removing what an attempt has left in its folders: half-built caches, and uploads that a build no longer needs."""
+"""Removal of an attempt's temporary files: half-built caches, and uploads that a build no longer needs."""
 
 import logging
 import shutil
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def remove_scratch(settings: Settings, job: Job, *, before: int | None = None) -> None:
-    """Half-built caches of a build's attempts, of those `before` a running one; log and spec stay."""
+    """Remove the half-built caches of a build's attempts (only of those `before` a number, if given)."""
     if job.kind is not JobKind.DATASET:
         return
     for folder in entries(settings.jobs_root / str(job.id)):
@@ -27,7 +27,7 @@ def remove_scratch(settings: Settings, job: Job, *, before: int | None = None) -
 
 
 def remove_uploads(settings: Settings, session: Session, job: Job) -> None:
-    """The uploads of a build that has succeeded, unless another one reads them too."""
+    """Remove the uploads of a succeeded build, unless another build needs them."""
     for name in caches.uploads_of(job) - caches.needed_uploads(caches.recent_builds(session)):
         remove(settings.uploads_root / name)
 

@@ -1,7 +1,7 @@
-"""What a child has said and Postgres has not taken yet: in order, first in memory, then in a file, bounded in both.
+"""A queue of a child's events that are not in Postgres yet: first in memory, then in a file, both of bounded size.
 
-Nothing is dropped except progress that newer progress replaces. A full disk is no loss either: what cannot be written
-stays in memory, and `full` tells the reader to read no more, so that the child waits at its pipe.
+Nothing is dropped except progress that newer progress replaces, not even when the disk is full: events that cannot be
+written stay in memory, and `full` tells the reader to stop reading, so that the child blocks on its pipe.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ DISK_BYTES: Final = 256_000_000
 
 
 class EventBuffer:
-    """A queue of one writer and one reader: `head` is the oldest part, then comes the file, then `tail`."""
+    """A queue with one writer and one reader: `head` in memory is the oldest part, then the file, then `tail`."""
 
     def __init__(self, path: Path, *, memory_bytes: int = MEMORY_BYTES, disk_bytes: int = DISK_BYTES) -> None:
         self._path = path
@@ -41,7 +41,7 @@ class EventBuffer:
 
     @property
     def full(self) -> bool:
-        """Too much waits for Postgres: read no more for now."""
+        """True when the bound is reached: the reader must pause."""
         return self._blocked or self._end >= self._disk_bytes
 
     @property
@@ -49,7 +49,7 @@ class EventBuffer:
         return not self._tail and not self._head and self._read_at == self._end
 
     def oldest(self, max_events: int) -> list[AnyEvent]:
-        """The first events, at least one if any waits; they stay until they are forgotten."""
+        """The oldest events, at least one if there are any; they stay until `discard`."""
         with self._lock:
             if not self._head:
                 self._load_head()
@@ -61,7 +61,7 @@ class EventBuffer:
             return found
 
     def discard(self, events: list[AnyEvent]) -> None:
-        """Drop what is recorded: the oldest events, as `oldest` gave them."""
+        """Remove events that have been recorded, as returned by `oldest`."""
         with self._lock:
             for event in events:
                 if self._head and self._head[0][0] is event:
@@ -77,7 +77,7 @@ class EventBuffer:
                 self._path.unlink(missing_ok=True)
 
     def _spill_tail(self, keep: int) -> None:
-        """All of the tail but its last `keep` events, to where there is room."""
+        """Move all but the last `keep` events of the tail to the head, or to the file when the head is full."""
         while len(self._tail) > keep:
             line = self._tail[0].model_dump_json().encode() + b"\n"
             if self._read_at == self._end and self._head_bytes + len(line) <= self._memory_bytes:
@@ -98,12 +98,12 @@ class EventBuffer:
             if self._file.write(line) == len(line):
                 self._end += len(line)
                 return True
-        except OSError:  # a full disk: half a line may be there, beyond the end, and is written over
+        except OSError:  # a full disk: a partial line may lie beyond the end and is overwritten later
             return False
         return False
 
     def _load_head(self) -> None:
-        """The next part of the file becomes the head; a file that is read to its end is emptied."""
+        """Load the next part of the file into the head; truncate the file once it is read to its end."""
         if self._file is None or self._read_at == self._end:
             return
         self._file.seek(self._read_at)
@@ -114,5 +114,5 @@ class EventBuffer:
             self._read_at += len(line)
         if self._read_at == self._end:
             self._read_at = self._end = 0
-            with contextlib.suppress(OSError):  # only to give the room back
+            with contextlib.suppress(OSError):  # only frees disk space
                 self._file.truncate(0)

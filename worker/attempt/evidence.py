@@ -1,6 +1,6 @@
-"""Whether what ran is what was asked: the request against the child's resolved spec, and against what its objects said.
+"""Checks of a training run's evidence: the request against the child's resolved spec and the state of its objects.
 
-The expected learning rates and parameter counts are computed from the request again, not taken from the child.
+The expected learning rates and parameter counts are recomputed from the request, not taken from the child.
 """
 
 import math
@@ -46,7 +46,7 @@ class EvidenceModel(BaseModel):
 
 
 class BaseEvidence(EvidenceModel):
-    """What every child's evidence says of its spec."""
+    """The evidence that every child sends: the requested and the resolved spec."""
 
     requested: Json
     resolved: Json
@@ -120,7 +120,7 @@ class _SeedsEvidence(EvidenceModel):
 
 
 class TrainingEvidence(BaseEvidence):
-    """The parts of the evidence that can be wrong."""
+    """The checked parts of a training run's evidence."""
 
     optimizer: _OptimizerEvidence
     scheduler: _SchedulerEvidence
@@ -148,8 +148,8 @@ def differences(
     threads: int,
     weights: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """What differs, each with its field; [] is proof. Evidence that lacks a part differs in it. `weights`: SHA-256 by
-    file of the job that `init_from` names.
+    """Every difference between request and evidence, with its field; [] if none. A missing part is one too.
+    `weights`: SHA-256 by file of the job that `init_from` names.
     """
     run = spec.members[-1] if isinstance(spec, EnsembleSpec) else spec  # an ensemble ends with its last member
     return differences_from_request(
@@ -168,7 +168,7 @@ def differences(
 def differences_from_request(
     model: type[E], spec: Spec, evidence: Json, open_fields: frozenset[str], facts: Callable[[E], Iterable[Difference]]
 ) -> list[str]:
-    """The differences of request and evidence, and those among `facts`."""
+    """The differences between the spec and the evidence's requested and resolved specs, and those of `facts`."""
     try:
         observed = model.model_validate(evidence)
     except ValidationError as error:
@@ -184,7 +184,7 @@ def differences_from_request(
 
 
 def unequal_leaves(path: str, requested: object, found: object, open_fields: frozenset[str]) -> Iterator[Difference]:
-    """Leaf by leaf; an open field that was asked as null or auto may have become anything."""
+    """Compare leaf by leaf; an open field that was requested as null or auto may have any value."""
     if isinstance(requested, dict) and isinstance(found, dict):
         for key in sorted(set(requested) | set(found)):
             yield from unequal_leaves(f"{path}.{key}" if path else key, requested.get(key), found.get(key), open_fields)
@@ -195,7 +195,7 @@ def unequal_leaves(path: str, requested: object, found: object, open_fields: fro
         and isinstance(found, list)
     ):
         missing = [name for name in requested if name not in found]
-        if missing:  # the market's columns come along unasked
+        if missing:  # the market's columns are added without being requested
             yield path, requested, found
     elif requested != found and not (path in open_fields and requested in (None, "auto")):
         yield path, requested, found
@@ -234,7 +234,7 @@ def _fact_differences(
 def _init_from_differences(
     spec: RunSpec, observed: TrainingEvidence, weights: Mapping[str, str]
 ) -> Iterator[Difference]:
-    """The weights that were recorded, in every part of the encoder."""
+    """Check the digests of the loaded weights, and that every module of the encoder was loaded."""
     requested = spec.init_from if isinstance(spec, TrainSpec) else None
     found = observed.init_from
     if requested != (found.job_id if found is not None else None):
@@ -291,7 +291,7 @@ def _limit_differences(spec: RunSpec, observed: TrainingEvidence, threads: int) 
 def _gradient_differences(
     spec: RunSpec, norms: Mapping[str, float | None], num_epochs: int, where: str = ""
 ) -> Iterator[Difference]:
-    """Every module that a phase begun so far trains has shown a gradient."""
+    """Check that every module trained by a phase begun so far had a gradient above 0."""
     begun_phases = [spec.trainer.phase_of(epoch)[0] for epoch in range(num_epochs)]
     trained = {name for phase in begun_phases for name in phase.modules or spec.model.modules}
     for name, norm in norms.items():
@@ -314,9 +314,7 @@ def _day_differences(spec: RunSpec, observed: TrainingEvidence) -> Iterator[Diff
 
 
 def _fold_differences(spec: RunSpec, observed: TrainingEvidence) -> Iterator[Difference]:
-    """Each fold's days against the split planned again on the days that were used, and its training against the
-    request.
-    """
+    """Check each fold's days against a split planned anew on the days that were used, and its training."""
     data, window, horizon = observed.data, spec.data.window, max(spec.data.horizons)
     days = sorted({*data.train_days, *data.val_days, *data.test_days, *data.purged_days})
     try:
@@ -353,7 +351,7 @@ def _day_range(days: Sequence[str], start: int, length: int) -> DayRange:
 
 
 def learning_rate(scheduler: SchedulerSpec, lr: float, epoch: int, max_epochs: int) -> float:
-    """The rate of 0-based `epoch`, by the formulas of torch.optim.lr_scheduler written out again."""
+    """The learning rate of 0-based `epoch`, by the formulas of torch.optim.lr_scheduler."""
     warmup = scheduler.warmup_epochs
     if epoch < warmup:
         return lr * (epoch + 1) / (warmup + 1)

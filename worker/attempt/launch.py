@@ -1,4 +1,4 @@
-"""What a job's child is given: its folder, its spec file, its command line, its threads."""
+"""How a job's child is launched: its folder, spec file, command line, environment and limits."""
 
 import json
 import os
@@ -22,7 +22,7 @@ MIN_BUILD_BYTES: Final = 4 << 30
 
 
 class LaunchRefused(Exception):
-    """The job cannot be started as it stands; the message says why."""
+    """The job cannot be launched; `reason` and the message say why."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -31,8 +31,8 @@ class LaunchRefused(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """All that `Child` needs. `timeout_seconds` is the spec's limit on one attempt, `weights` what it begins with;
-    `memory_bytes` is what the program may take for itself: mapped files do not count.
+    """The arguments of `Child` for one attempt. `timeout_seconds` is the spec's time limit, `weights` are those
+    of `init_from`, `memory_bytes` limits private memory (mapped files do not count).
     """
 
     folder: Path
@@ -50,12 +50,12 @@ def attempt_folder(settings: Settings, job: Job) -> Path:
 
 
 def scratch_folder(folder: Path) -> Path:
-    """Where an attempt's program and its libraries put what they need for a moment (PyG writes modules there)."""
+    """The TMPDIR of an attempt's program and its libraries (PyG writes modules there)."""
     return folder / "tmp"
 
 
 def checkpoint_is_missing(settings: Settings, job: Job) -> bool:
-    """The recorded checkpoint is not on disk: the program had replaced it, and died before the new one was recorded."""
+    """True if the recorded checkpoint is not on disk: replaced by one that was not recorded before a crash."""
     return (
         job.checkpoint is not None
         and not checkpoint_folder(settings.jobs_root, job.id, job.checkpoint["path"]).exists()
@@ -70,8 +70,8 @@ def prepare_launch(
     weights: Weights | None = None,
     program: tuple[str, ...] = PROGRAM,
 ) -> Launch:
-    """Make the attempt's folder and spec.json, and say how to start the child. `weights` are those of the job that the
-    spec's `init_from` names. Raises Refused, OSError.
+    """Create the attempt's folder and spec.json and return how to start the child. `weights` are those of the job that
+    the spec's `init_from` names. Raises LaunchRefused, OSError.
     """
     folder = attempt_folder(settings, job)
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def prepare_launch(
 
 
 def _max_build_memory_bytes() -> int:
-    """What a build may take: a user's file decides what it asks for, and the machine has others to serve."""
+    """The memory limit of a build, whose demand depends on the user's file."""
     return max(MIN_BUILD_BYTES, int(0.8 * free_and_total()[0]))
 
 
@@ -124,7 +124,7 @@ def _run_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
 
 
 def _predict_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
-    """Raises Refused when the model's folder is gone; the program itself refuses other weights than were asked for."""
+    """Raises LaunchRefused when the model's folder is gone; the program itself refuses weights of another digest."""
     model: Json = (job.params or {}).get("model", {})
     place = settings.run_root.resolve() / str(model.get("folder"))
     if not place.is_dir():
@@ -134,7 +134,7 @@ def _predict_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
 
 
 def _common_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
-    """What every program on a dataset gets: its spec, the cache, where to write, and its largest micro-batch."""
+    """The arguments of every program on a dataset: spec, cache, output folder, largest micro-batch."""
     cache = (settings.caches_root / (job.dataset_fingerprint or "-")).resolve()
     if not cache.is_dir():
         message = f"the cache of dataset {job.dataset} ({job.dataset_fingerprint}) is gone: register it again"
@@ -170,7 +170,7 @@ def _with_local_paths(settings: Settings, job: Job) -> Json:
 
 
 def resolve(settings: Settings, place: str, *, folders: bool = False) -> Path:
-    """`data:REL` under the data root, `upload:REL` among the uploads; links are followed first. Raises Refused."""
+    """`data:REL` under the data root, `upload:REL` among the uploads; after following links. Raises LaunchRefused."""
     kind, _, relative = place.partition(":")
     roots = {"data": settings.data_root, "upload": settings.uploads_root}
     if kind not in roots:

@@ -1,4 +1,4 @@
-"""Memory: whether a job that is known to need more than is free must wait, and whether the kernel has killed for it."""
+"""Memory checks: postpone a job that needs more than is free, and count the kernel's out-of-memory kills."""
 
 from pathlib import Path
 from typing import Final
@@ -14,8 +14,8 @@ WAIT_SECONDS: Final = 15.0
 
 
 def postpone_for_memory(session: Session, job_id: UUID) -> bool:
-    """Put the job off when it takes more memory than is free here now; one that could never fit is let through, for its
-    own preflight to refuse it.
+    """Postpone the job if it needs more memory than is free now; True if postponed. A job that could never fit is not
+    postponed: its own preflight refuses it.
     """
     needed = queries.memory_needed(session, job_id)
     free, total = free_and_total()
@@ -26,9 +26,9 @@ def postpone_for_memory(session: Session, job_id: UUID) -> bool:
 
 
 def count_oom_kills() -> int:
-    """Processes killed so far, in our cgroup where that can be read (v2), else on the whole machine; 0 elsewhere.
+    """Out-of-memory kills so far, in our cgroup (v2) if readable, else on the whole machine; 0 where neither is.
 
-    Two readings around a child's life that differ say that its SIGKILL was very likely the kernel's.
+    If it rises during a child's life, the child's SIGKILL very likely came from the kernel.
     """
     events = own_cgroup() / "memory.events"  # the machine's counter moves for our neighbours too
     return _read_counter(events if events.is_file() else Path("/proc/vmstat"))

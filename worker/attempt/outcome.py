@@ -1,4 +1,4 @@
-"""What an ended attempt means for its job: one pure function from what was asked, what was said and how it exited."""
+"""The outcome of an attempt for its job: a pure function of stop cause, final event and exit status."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from jobs.states import JobState, Reason
 from worker.attempt.child import ExitStatus
 from worker.attempt.watchdog import FinalEvent, StopCause
 
-USAGE_ERROR_CODE: Final = 2  # the program's exit code for arguments or a spec it does not accept
-SIGKILL_CODE: Final = 137  # what a container or a shell says for SIGKILL: of those, only want of memory kills unasked
+USAGE_ERROR_CODE: Final = 2  # the program's exit code for invalid arguments or an invalid spec
+SIGKILL_CODE: Final = 137  # how containers and shells report SIGKILL; unrequested, it means out of memory
 MEMORY_WAIT_SECONDS: Final = 30.0
 _OUT_OF_MEMORY: Final = (Reason.OOM_GPU, Reason.OOM_HOST)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """`to` QUEUED is another attempt; `counts` is whether this one was a failure, `overrides` how the next differs."""
+    """The job's next state: QUEUED means another attempt, with `overrides`; `counts_as_failure` uses one up."""
 
     to: JobState
     reason: Reason | None = None
@@ -37,12 +37,12 @@ def decide_outcome(  # noqa: PLR0911 - a table, one row per return
     out_of_memory: bool = False,
     evidence: Mapping[str, object] | None = None,
 ) -> Outcome:
-    """`ending` is why the supervisor ended the child (never SUPERSEDED: then nothing is written), `detail` what it
-    saw then, or else the last line of the child's log.
+    """The outcome of an attempt. `stop_cause` is why the supervisor stopped the child (never SUPERSEDED: then
+    nothing is written), `detail` what it observed then, or else the last line of the child's log.
 
-    Only a death without a word and want of memory are classified transient, the latter while micro-batches can be
-    halved: the next attempt adds up twice as many of them for the same update. A pause, a drain or a stall (of a
-    program that is slow to leave) lets a result stand that is already whole; a cancel, a prune or a timeout does not.
+    Only a crash without a final event and running out of memory are transient, the latter while micro-batches can be
+    halved (the next attempt accumulates twice as many per update). A pause, a drain or a stall (a program that is slow
+    to exit) accepts a result that is already complete; a cancel, a prune or a timeout does not.
     """
     match stop_cause:
         case StopCause.CANCEL:
@@ -94,7 +94,7 @@ def _outcome_of_exit(  # noqa: PLR0911 - a table
 
 
 def _outcome_of_out_of_memory(outcome: Outcome, evidence: Mapping[str, object]) -> Outcome:
-    """What to do about want of memory, by what the program had said of its sizes."""
+    """The outcome of running out of memory, by the micro-batch size and memory check in the evidence."""
     memory, days = evidence.get("memory"), evidence.get("micro_batch_days")
     if isinstance(memory, dict) and memory.get("fits") is False:
         message = f"waits for memory: {outcome.message}"

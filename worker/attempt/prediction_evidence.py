@@ -1,4 +1,4 @@
-"""Whether the scores are those that were asked for: these weights, these features, this dataset, these days."""
+"""Checks of a prediction's evidence: weights, features, dataset and days against the request."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -41,7 +41,7 @@ class PredictionEvidence(BaseEvidence):
 
 
 def differences(spec: PredictSpec, evidence: Json, *, job: Job, threads: int) -> list[str]:
-    """As `verify.differences`; `job.params` has the weights that the submit chose."""
+    """Every difference between request and evidence; `job.params` has the weights chosen at submission."""
     return differences_from_request(
         PredictionEvidence,
         spec,

@@ -1,6 +1,6 @@
-"""Writes one attempt's events and renews its lease, in its own thread: an absent Postgres never holds up the watch.
+"""Records one attempt's events and renews its lease, in its own thread, so that Postgres never blocks the watchdog.
 
-Events wait in a bounded buffer, in order, while Postgres is away.
+Events wait in a bounded buffer, in order, while Postgres is unavailable.
 """
 
 import logging
@@ -22,14 +22,16 @@ from jobs.states import JobState, Wanted
 from worker.attempt.event_buffer import EventBuffer
 from worker.persistence import MAX_BACKOFF_SECONDS, POSTGRES_UNAVAILABLE, TICK_SECONDS
 
-URGENT: Final = (Checkpointed, Finished, Stopped, Failed)  # a checkpoint is soon replaced on disk, an end is waited for
+# A checkpoint is soon replaced on disk, and the supervisor waits for a final event.
+URGENT: Final = (Checkpointed, Finished, Stopped, Failed)
 MAX_BATCH: Final = 500
 logger = logging.getLogger(__name__)
 
 
 class Recorder(threading.Thread):
-    """`wanted` and `superseded` are what the record said last; `error` is a bug that ended the thread. `epoch_told` is
-    called once the metrics of an epoch are recorded. `spill` is the file for what memory does not hold.
+    """The thread that writes an attempt's events. `wanted` and `superseded` are as last read from the row; `error`
+    is an exception that ended the thread. `on_epoch_recorded` is called after the metrics of an epoch are
+    written. `spill_path` is the file for events that exceed the memory bound.
     """
 
     def __init__(
@@ -62,23 +64,23 @@ class Recorder(threading.Thread):
         self.error: Exception | None = None
 
     def add(self, event: AnyEvent) -> None:
-        """Queue an event to be written."""
+        """Queue an event for recording."""
         self._buffer.add(event)
         if isinstance(event, URGENT):
             self._wake.set()
 
     @property
     def full(self) -> bool:
-        """Too much waits for Postgres: read no more for now."""
+        """True when the event buffer is full: the reader must pause."""
         return self._buffer.full
 
     @property
     def flushed(self) -> bool:
-        """Nothing waits, or nothing may be written any more."""
+        """True when no event waits, or none may be written any more."""
         return self._buffer.empty or self.superseded or self.error is not None
 
     def run(self) -> None:
-        with logs.log_context(job_id=self._job_id, attempt=self._attempt):  # a thread inherits no context
+        with logs.log_context(job_id=self._job_id, attempt=self._attempt):  # threads do not inherit the log context
             self._run_loop()
 
     def _run_loop(self) -> None:
@@ -92,7 +94,7 @@ class Recorder(threading.Thread):
                 self._tick()
             except POSTGRES_UNAVAILABLE as error:
                 if failures == 0:
-                    logger.warning("job %s: Postgres is away, its events wait: %s", self._job_id, error)
+                    logger.warning("job %s: Postgres is unavailable, its events are buffered: %s", self._job_id, error)
                 failures = min(failures + 1, 8)
             except (StaleAttempt, JobNotFound):
                 self.superseded = True
@@ -104,7 +106,7 @@ class Recorder(threading.Thread):
                 failures = 0
 
     def _tick(self) -> None:
-        """One short transaction, or none when there is nothing to do."""
+        """Run one short transaction for whatever is due: events, lease renewal, reading `wanted`."""
         now = time.monotonic()
         renew, read_wanted = now >= self._renew_at, now >= self._read_wanted_at
         batch = self._buffer.oldest(MAX_BATCH)
@@ -136,7 +138,7 @@ class Recorder(threading.Thread):
         self.wanted = job.wanted
 
     def flush(self, give_up: Callable[[], bool]) -> bool:
-        """Wait until everything is written; False when `give_up` says so first."""
+        """Wait until every event is written; False when `give_up` returns True first."""
         while not self.flushed:
             if give_up():
                 return False
@@ -144,7 +146,7 @@ class Recorder(threading.Thread):
         return True
 
     def stop(self) -> None:
-        """End the thread; what waits is left unwritten."""
+        """Stop the thread; buffered events stay unwritten."""
         self._stopped = True
         self._wake.set()
         self.join()

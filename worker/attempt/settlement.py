@@ -1,4 +1,4 @@
-"""What an attempt comes to, and the one transaction that says so."""
+"""The settlement of an attempt: its outcome and outputs, written in one transaction."""
 
 import errno
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class Settlement:
     built: BuiltCache | None = None
 
     def write(self, session: Session, job: Job, delay_seconds: float) -> JobState:
-        """Settle the attempt with all it leaves, in the caller's transaction; returns a state. Raises StaleAttempt."""
+        """Write outcome and outputs in the caller's transaction; returns the job's new state. Raises StaleAttempt."""
         outcome = self.outcome
         if self.built is not None and not lock_cache(session, self.built.folder):
             message = "its cache is not there any more: it is built again"
@@ -103,7 +103,7 @@ class Settlement:
         return outcome.to
 
     def _record_drift(self, session: Session, job: Job) -> str | None:
-        """Of a rerun: what came out differently, kept with the evidence; in words for the job's message."""
+        """Record a rerun's differences from its source job in the evidence; returns their summary."""
         fingerprint = self.built.manifest["fingerprint"] if self.built is not None else job.dataset_fingerprint
         now = history.lock_running(session, job.id, job.attempt)
         found = reruns.drift(session, now, fingerprint=fingerprint)
@@ -114,7 +114,7 @@ class Settlement:
 
 
 def outcome_of_output_error(error: MissingOutput | OSError) -> Outcome:
-    """What an output that is not whole means for the job. Raises `error` again when it is about something else."""
+    """The outcome for a missing output or a full disk. Re-raises any other `error`."""
     if isinstance(error, MissingOutput):
         return Outcome(to=JobState.FAILED, reason=Reason.INTERNAL, message=str(error))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -125,7 +125,7 @@ def outcome_of_output_error(error: MissingOutput | OSError) -> Outcome:
 def check_result(
     settings: Settings, job: Job, launch: Launch, finished: Finished, evidence: Json | None, settlement: Settlement
 ) -> Settlement:
-    """Check the word of a child that says it has finished: the evidence first, then every declared output."""
+    """Check a child that emitted Finished: its evidence first, then every declared output."""
     try:
         if job.kind is JobKind.DATASET:
             return _check_dataset(settings, launch.folder, finished, settlement)

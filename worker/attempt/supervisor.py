@@ -1,7 +1,7 @@
 """One attempt of one job: claim it, run its child process, record its events, stop it on request, settle its outcome.
 
-The child is watched here, in the thread that started it; Postgres is written to by the Recorder's thread and, before
-and after, by this one. Whatever befalls this process, the row stays true: an unsettled attempt loses its lease.
+The child is monitored in the thread that started it; Postgres is written to by the Recorder's thread and, before and
+after, by this one. If this process dies, the unsettled attempt's lease expires and the sweeper ends it.
 """
 
 import logging
@@ -44,18 +44,17 @@ from worker.attempt.watchdog import StopCause, Timing, Watchdog
 from worker.persistence import persist
 from worker.slot import DeviceSlot
 
-GROUP_EXIT_SECONDS: Final = 30.0  # a SIGKILLed group that is still there then hangs in the kernel
-MAX_CLAIM_TRIES: Final = 8  # rows that one wake-up puts off or settles before it gives up
-FINAL_EVENTS_SECONDS: Final = 2.0  # a process that left the group may hold the events pipe open
-SPILL_FILE: Final = "unsent.jsonl"  # in the attempt's folder, while Postgres is away for long
+GROUP_EXIT_SECONDS: Final = 30.0  # a process group that survives SIGKILL for longer hangs in the kernel
+MAX_CLAIM_TRIES: Final = 8  # jobs postponed or lost to another worker before one hint gives up
+FINAL_EVENTS_SECONDS: Final = 2.0  # a process that left the group may keep the events pipe open
+SPILL_FILE: Final = "unsent.jsonl"  # in the attempt's folder, while Postgres is unavailable for long
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Supervisor:
-    """`publish` wakes up whoever watches a job, `hint` tells a queue to look; both may lose their message.
-
-    `draining` says that this worker has been told to stop: nothing is started, and what runs is saved and queued again.
+    """Runs attempts in one device slot. `publish` notifies followers of a job, `hint` sends a hint to a queue; both may
+    lose messages. When `draining` returns True, no job is started, and the running one saves and is queued again.
     """
 
     settings: Settings
@@ -68,8 +67,8 @@ class Supervisor:
     timing: Timing = field(default_factory=Timing)
 
     def run(self) -> JobState | None:
-        """One attempt of the job that is first in line; its state then. None when nothing was due, or nothing could be
-        written.
+        """Run one attempt of the job that is first in the queue; returns its new state. None when no job was due, or
+        nothing could be written.
         """
         for _ in range(MAX_CLAIM_TRIES):
             if self.draining():
@@ -110,7 +109,7 @@ class Supervisor:
         recorder.start()
         try:
             settlement = self._attempt(job, recorder)
-        except Exception as error:  # the edge: a bug here ends the job with a reason, not by its lease
+        except Exception as error:  # outermost handler: a bug here fails the job with a reason at once
             logger.exception("job %s, attempt %d: the supervisor failed", job.id, job.attempt)
             message = f"the worker failed: {type(error).__name__}: {error}"
             settlement = Settlement(outcome=Outcome(to=JobState.FAILED, reason=Reason.INTERNAL, message=message))
@@ -122,7 +121,7 @@ class Supervisor:
         return self._settle(job, settlement)
 
     def _attempt(self, job: Job, recorder: Recorder) -> Settlement | None:
-        """Start the child and see it through; None when nothing may be written."""
+        """Run the child to its end and return the settlement; None when nothing may be written."""
         try:
             prepared = self._prepare(job)
             if prepared is None:
@@ -173,7 +172,7 @@ class Supervisor:
         return Settlement(outcome=outcome, exit_status=exit_status, log_tail=tail)
 
     def _prepare(self, job: Job) -> tuple[Job, Launch] | None:
-        """The job as it now stands and how its child starts; None when nothing may be written. Raises Refused."""
+        """The current job and its launch; None when nothing may be written. Raises LaunchRefused."""
         if checkpoint_is_missing(self.settings, job):
             restarted = persist(
                 self.sessions, lambda session: self._drop_missing_checkpoint(session, job), self._give_up_predicate()
@@ -190,9 +189,9 @@ class Supervisor:
         return job, prepare_launch(self.settings, job, cuda_device=device, weights=weights, program=self.program)
 
     def _drop_missing_checkpoint(self, session: Session, job: Job) -> Job:
-        """Drop a checkpoint whose files are gone, and the points before it: they are made anew. Raises StaleAttempt."""
+        """Drop a checkpoint whose files are missing, and its points: the run starts over. Raises StaleAttempt."""
         job = history.lock_running(session, job.id, job.attempt)
-        if job.checkpoint is None:  # done before: only the answer to the commit was lost
+        if job.checkpoint is None:  # already done: only the reply to the commit was lost
             return job
         message = f"the checkpoint {job.checkpoint['path']} is gone from the disk: the run starts over"
         job.checkpoint = None
@@ -202,7 +201,7 @@ class Supervisor:
         return job
 
     def _give_up_predicate(self) -> Callable[[], bool]:
-        """True once a worker that must stop has waited long enough for Postgres: the lease will tell what we cannot."""
+        """A predicate that is True once a draining worker has waited for Postgres for its grace period."""
         draining_since: list[float] = []
 
         def give_up() -> bool:
@@ -237,13 +236,13 @@ class Supervisor:
         return state
 
     def _notify_study(self, job: Job) -> None:
-        """The study has news to judge."""
+        """Send a hint to advance the study of a trial."""
         if job.parent_id is not None:
             self.hint(CONTROL, job.parent_id, job.priority)
 
 
 def _weights(session: Session, source: UUID) -> init_from.Weights:
-    """Those that a job begins with. Raises Refused when they are not kept any more."""
+    """The weights of the job that `init_from` names. Raises LaunchRefused when they no longer exist."""
     try:
         return init_from.weights(session, source)
     except NotFound as error:
@@ -252,7 +251,7 @@ def _weights(session: Session, source: UUID) -> init_from.Weights:
 
 @dataclass(eq=False)
 class _ChildMonitor:
-    """The child's life: hears it, renews its lease, asks it to stop, kills it."""
+    """Monitors one child: reads its events, renews its lease, terminates and kills it."""
 
     job: Job
     launch: Launch
@@ -264,7 +263,7 @@ class _ChildMonitor:
     detail: str = ""
 
     def run(self, draining: Callable[[], bool], poll_seconds: float) -> None:
-        """Returns when the child has ended and all it said is with the recorder."""
+        """Return when the child has exited and the recorder has all of its events."""
         renew_at, loop_started = 0.0, time.monotonic()
         while not self.child.exited():
             if time.monotonic() >= renew_at:
@@ -277,7 +276,7 @@ class _ChildMonitor:
             is_draining = draining()
             if (
                 time.monotonic() - loop_started > self.watchdog.stall_seconds / 2
-            ):  # frozen ourselves, the child perhaps with us
+            ):  # this process was suspended, perhaps with the child
                 self.watchdog.reset_silence()
             loop_started = time.monotonic()
             stop_cause = self.watchdog.step(
@@ -295,8 +294,8 @@ class _ChildMonitor:
             pass
 
     def _read_events(self, poll_seconds: float, *, last: bool = False) -> bool:
-        """Hear the child out; False when it no longer speaks the protocol and has been killed for it. Its `last` words
-        need no room: a pipe holds little.
+        """Pass on the child's events; False when it violated the protocol and has been killed. The `last` events,
+        after its exit, are read even when the buffer is full: a pipe holds little.
         """
         if self.recorder.full and not last:
             time.sleep(poll_seconds)
@@ -315,7 +314,7 @@ class _ChildMonitor:
         return True
 
     def _with_job_path(self, event: AnyEvent) -> AnyEvent:
-        """A checkpoint gets its path under the job's folder, for the next attempt; the newest evidence is kept here."""
+        """The event with a checkpoint's path made relative to the job's folder; remembers the newest evidence."""
         if isinstance(event, Checkpointed):
             return event.model_copy(update={"path": f"{self.job.attempt}/{event.path}"})
         if isinstance(event, Evidence):
@@ -327,7 +326,7 @@ class _ChildMonitor:
         logger.info("job %s, attempt %d: ending the program: %s", self.job.id, self.job.attempt, stop_cause.name)
         if stop_cause is StopCause.STALL:
             self.detail = (
-                f"no word from the program for {watchdog.silent_seconds:.0f} s, in phase {watchdog.phase}; "
+                f"no event from the program for {watchdog.silent_seconds:.0f} s, in phase {watchdog.phase}; "
                 "the stacks of its threads are at the end of the log"
             )
             self.child.dump_stacks()

@@ -1,4 +1,4 @@
-"""When a child must end, decided from clocks and words alone: it touches no process and no database."""
+"""The watchdog: decides from clocks and events alone when a child must be stopped; no processes, no database."""
 
 import time
 from collections.abc import Callable
@@ -11,21 +11,21 @@ from jobs.states import Wanted
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """Seconds. A cancelled group is gone after look + grace + a moment: well under the promised 20 s."""
+    """Timeouts in seconds. A cancelled process group is gone within poll + grace, well under the promised 20 s."""
 
     poll_seconds: float = 0.25
     wanted_poll_seconds: float = 1.0  # how often `wanted` is read
-    startup_seconds: float = 300.0  # to `started`, and again to the next word: importing torch can be slow
-    stall_seconds: float = 60.0  # between words, at least
-    stall_micro_batches: float = 10.0  # between words, in micro-batches
+    startup_seconds: float = 300.0  # until `started`, and again until the next event: importing torch can be slow
+    stall_seconds: float = 60.0  # between events, at least
+    stall_micro_batches: float = 10.0  # between events, in micro-batches
     grace_seconds: float = 12.0  # from SIGTERM to SIGKILL
-    save_grace_seconds: float = 60.0  # the same for a pause, where nobody waits and the checkpoint is the point
+    save_grace_seconds: float = 60.0  # the same for a pause, whose purpose is the checkpoint
     retry_seconds: float = 2.0  # delay before the second attempt; doubles with each failure
     max_retry_seconds: float = 60.0
 
 
 class StopCause(Enum):
-    """Why the supervisor ends a child; None of these: the child ended by itself."""
+    """Why the supervisor stops a child; None means that the child exited by itself."""
 
     CANCEL = auto()
     PRUNE = auto()
@@ -43,7 +43,7 @@ FinalEvent = Finished | Stopped | Failed
 
 
 class Watchdog:
-    """`step` returns what to end the child for; once it has, the answer changes to something stronger only."""
+    """Tracks a child's events. `step` returns a stop cause once; later ones only replace it if they are stronger."""
 
     def __init__(
         self, timing: Timing, timeout_seconds: float | None, now: Callable[[], float] = time.monotonic
@@ -69,12 +69,12 @@ class Watchdog:
             self.final_event = event
 
     def reset_silence(self) -> None:
-        """The supervisor itself reads nothing for now: silence is not the child's."""
+        """Restart the silence timer, because the supervisor itself has not been reading events."""
         self._last_event_at = self._now()
 
     @property
     def stall_seconds(self) -> float:
-        """How long the child may be silent."""
+        """The longest time between two events before the child counts as stalled."""
         if not self._started:
             return self._timing.startup_seconds
         return max(self._timing.stall_seconds, self._timing.stall_micro_batches * self._micro_batch_seconds)
@@ -84,7 +84,7 @@ class Watchdog:
         return self._now() - self._last_event_at
 
     def begin_stop(self, stop_cause: StopCause) -> None:
-        """End the child for `ending`, after the grace that belongs to it."""
+        """Set the stop cause, and start its grace period."""
         grace = {
             StopCause.PAUSE: self._timing.save_grace_seconds,
             StopCause.STALL: 0.0,
@@ -95,7 +95,7 @@ class Watchdog:
         self._kill_at = self._now() + grace
 
     def step(self, *, wanted: Wanted, draining: bool, superseded: bool) -> StopCause | None:
-        """The reason to ask the child to stop, when there is a new one."""
+        """Check all conditions; a new stop cause starts its grace period and is returned."""
         new = self._reason(wanted, draining, superseded)
         if new is not None:
             self.begin_stop(new)
@@ -120,5 +120,5 @@ class Watchdog:
 
     @property
     def must_kill(self) -> bool:
-        """The grace is over."""
+        """True once the grace period is over and the child must be killed."""
         return self._kill_at is not None and self._now() >= self._kill_at

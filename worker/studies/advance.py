@@ -1,8 +1,8 @@
-"""One study: Optuna's ask, tell and prune, under the study's row lock.
+"""Advancing a study: Optuna's ask, tell and prune, under a lock on the study's row.
 
-Each advance is short and may come at any time, any number of times, from any process: it reads what the trials' rows
-say, tells Optuna, prunes, ends the study or asks for new trials. A trial is a job. One that failed is FAIL with its
-reason, and never a number.
+An advance is short and idempotent and may run at any time in any process: it reads the trials' rows, reports them to
+Optuna, prunes, ends the study or asks for new trials. A trial is a job. A failed one is told to Optuna as FAIL with its
+reason, never as a number.
 """
 
 import json
@@ -41,8 +41,8 @@ _CHILD_COLUMNS = load_only(
 
 @dataclass
 class AdvanceResult:
-    """What to say after the commit: hints of jobs (queue, id, priority), and jobs whose readers should look. `draw`
-    says that the study has ended but for its pictures.
+    """What to send after the commit: hints (queue, id, priority) and jobs whose followers to notify. `draw_plots`
+    is set when only the plots of the ended study are missing.
     """
 
     hints: list[tuple[str, UUID, int]] = field(default_factory=list)
@@ -51,7 +51,7 @@ class AdvanceResult:
 
 
 def advance(sessions: sessionmaker[Session], storage: BaseStorage, settings: Settings, job_id: UUID) -> AdvanceResult:
-    """Take the study one step on. While Postgres is away nothing happens: the sweep asks again."""
+    """Advance the study by one step. While Postgres is unavailable nothing happens; the sweeper sends another hint."""
     plots: Plots | None = None
     result = AdvanceResult()
     try:
@@ -67,7 +67,7 @@ def advance(sessions: sessionmaker[Session], storage: BaseStorage, settings: Set
                 return result
             plots = draw_plots(settings, storage, job_id, step.draw_plots)  # seconds, so not under the lock
     except (*POSTGRES_UNAVAILABLE, optuna.exceptions.StorageInternalError) as error:
-        logger.warning("study %s: Postgres is away: %s", job_id, error)
+        logger.warning("study %s: Postgres is unavailable: %s", job_id, error)
         return result
 
 
@@ -84,7 +84,7 @@ def _step(session: Session, storage: BaseStorage, job: Job, plots: Plots | None)
 
 
 class AdvanceStep:
-    """One advance, inside one transaction that holds the study's row."""
+    """One advance, inside one transaction that holds the lock on the study's row."""
 
     def __init__(self, session: Session, storage: BaseStorage, job: Job, spec: HpoSpec, plots: Plots | None) -> None:
         self.session, self.job, self.spec, self.plots = session, job, spec, plots
@@ -95,7 +95,7 @@ class AdvanceStep:
         self.study = open_study(storage, job.id, spec)
         self.num_trials = spec.num_trials
         self.sign = 1 if spec.objective.direction == "maximize" else -1
-        self.prunable = spec.base.split.num_splits == 1  # the mean over folds comes once all of them are trained
+        self.prunable = spec.base.split.num_splits == 1  # the mean over folds is known only once all are trained
         self.timed_out = spec.timeout_seconds is not None and _running_seconds(session, job) > spec.timeout_seconds
 
     def run(self) -> None:
@@ -116,7 +116,7 @@ class AdvanceStep:
     # --- before the first trial
 
     def _preflight_passed(self) -> bool:
-        """Both extremes of the space have run one step; else that is under way, or the study ends."""
+        """True once both extremes of the space have run one step; else it submits them, waits, or ends the study."""
         runs = {str(c.tags.get("preflight")): c for c in self.children if c.kind is JobKind.PREFLIGHT}
         for extreme in EXTREMES:
             if extreme not in runs and not self._submit_preflight(extreme):
@@ -153,7 +153,7 @@ class AdvanceStep:
         self._submit_trial(trial.number, suggest_parameters(self.study, trial, self.spec))
 
     def _adopt_orphaned_trials(self) -> None:
-        """A trial of Optuna's without a job is left by a crash between the two: its job is made now, from its point."""
+        """Submit the jobs of Optuna trials that a crash left without one."""
         for frozen in self._optuna_trials():
             if frozen.state is TrialState.WAITING or frozen.number in self.trials:
                 continue
@@ -221,7 +221,7 @@ class AdvanceStep:
                 self._tell(frozen)
 
     def _tell(self, frozen: FrozenTrial) -> None:
-        """What the trial's own rows say: its epochs, and once it is over how it ended."""
+        """Report a trial's epochs to Optuna and, once it has ended, its result."""
         child = self.trials[frozen.number]
         trial = Trial(self.study, frozen._trial_id)
         open_still = not frozen.state.is_finished()  # else told by an advance that was rolled back
@@ -253,7 +253,7 @@ class AdvanceStep:
         history.add_event(self.session, self.job.id, "log", body, self.job.attempt)
 
     def _reports(self, child: Job) -> dict[int, float]:
-        """Epoch and objective; an undefined value is no report."""
+        """The objective by epoch, without undefined values."""
         metric = self.spec.objective.metric
         points = history.series(self.session, child.id, [metric], max_points=100_000).get(metric, {})
         pairs = zip(points.get("step", []), points.get("value", []), strict=True)
@@ -263,7 +263,7 @@ class AdvanceStep:
         reason = Reason.PARENT_STOPPED if wanted is Wanted.CANCEL else Reason.PRUNED
         try:
             lifecycle.want(self.session, child.id, wanted, by="study", reason=reason)
-        except IllegalTransition:  # it has just ended by itself: the next advance hears how
+        except IllegalTransition:  # it has just ended by itself: the next advance handles it
             return
         self.result.changed.append(child.id)
 
@@ -277,7 +277,7 @@ class AdvanceStep:
         return max(sorted(values), key=lambda number: self.sign * values[number])
 
     def _finish_if_over(self) -> bool:
-        """Whether there is a reason to start nothing more; if so the study is being ended, or has been."""
+        """Finish the study if no trial is to be started any more; True if so."""
         values, goal, metric = self._objective_values(), self.spec.goal, self.spec.objective.metric
         best = values[self._best_number(values)] if values else None
         if goal is not None and best is not None and self.sign * best >= self.sign * goal:
@@ -301,7 +301,7 @@ class AdvanceStep:
         return self._finish(JobState.SUCCEEDED, None, None)
 
     def _finish(self, to: JobState, reason: Reason | None, message: str | None) -> bool:
-        """Stop what still runs; once nothing does, have the pictures drawn, and settle."""
+        """Stop unfinished trials; once none is left, have the plots drawn, and settle the study. Always True."""
         for child in self.children:
             if child.state not in TERMINAL and child.wanted is not Wanted.CANCEL:
                 self._request(child, Wanted.CANCEL)
@@ -337,7 +337,7 @@ class AdvanceStep:
     # --- showing
 
     def _write_progress(self, phase: str) -> None:
-        """Progress and best of the study's row, where they have changed."""
+        """Write the study's progress and best trial where they have changed."""
         done = sum(c.state in TERMINAL for c in self.trials.values())
         counts = {s.value: sum(c.state is s for c in self.trials.values()) for s in JobState}
         progress: Json = {
@@ -358,26 +358,26 @@ class AdvanceStep:
 
 
 def _running_seconds(session: Session, job: Job) -> float:
-    """How long a study has run, by the database's clock."""
+    """The study's running time in seconds, by the database's clock."""
     now = session.scalars(select(func.clock_timestamp())).one()
     return (now - job.started_at).total_seconds() if job.started_at is not None else 0.0
 
 
 def _objective_value(child: Job) -> float | None:
-    """The trial's objective: its best epoch's, and only when it succeeded."""
+    """The objective at the trial's best epoch; None unless it succeeded."""
     value = child.best.get("value") if child.best else None
     return float(value) if child.state is JobState.SUCCEEDED and isinstance(value, int | float) else None
 
 
 def _is_failure(child: Job) -> bool:
-    """It counts against max_failed_trials: it ended without a value, and not because the study ended."""
+    """True if it counts against max_failed_trials: it ended without a value, and not because the study ended."""
     if child.state in (JobState.FAILED, JobState.CANCELLED):
         return child.reason not in (Reason.PARENT_STOPPED, Reason.PRUNED)
     return child.state is JobState.SUCCEEDED and _objective_value(child) is None
 
 
 def _is_pruned(child: Job) -> bool:
-    """Also one that a draining worker had put back into the queue just before: what is queued is cancelled."""
+    """True also for a pruned trial that a draining worker had just requeued, and that was cancelled in the queue."""
     return child.state is JobState.PRUNED or (child.state is JobState.CANCELLED and child.reason is Reason.PRUNED)
 
 
@@ -388,7 +388,7 @@ def _reason_of(child: Job) -> str:
 
 
 def _validation_message(spec: HpoSpec, params: Mapping[str, Scalar]) -> str | None:
-    """Why these parameters make no training job; None when they do."""
+    """The validation error of a trial's parameters; None if they are valid."""
     try:
         spec.trial_spec(params)
     except ValidationError as wrong:

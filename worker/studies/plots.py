@@ -1,6 +1,4 @@
-"""What a finished study shows: the importance of its parameters and Optuna's pictures as JSON, so that the API and the
-page need no Optuna.
-"""
+"""Plots and parameter importance of a finished study as JSON files, so that the API and the page need no Optuna."""
 
 import json
 import logging
@@ -23,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plots:
-    """The files that were written, and why there are no more."""
+    """The files that were written, and the error that prevented others."""
 
     outputs: tuple[Output, ...] = ()
     error: str | None = None
 
 
 def draw_plots(settings: Settings, storage: optuna.storages.BaseStorage, job_id: UUID, spec: HpoSpec) -> Plots:
-    """Write the files of an ended study under its job's folder. A disk that takes none must not keep it from ending."""
+    """Write the plots of an ended study under its job's folder. A full disk must not keep the study from ending."""
     import optuna.visualization as show  # noqa: PLC0415 - plotly is needed at the end of a study only
 
     study = open_study(storage, job_id, spec)
@@ -47,23 +45,21 @@ def draw_plots(settings: Settings, storage: optuna.storages.BaseStorage, job_id:
         try:
             with without_experimental_warnings():
                 bodies[f"{name}.json"] = json.loads(plot(study).to_json())  # type: ignore[attr-defined]  # plotly is untyped
-        except Exception:  # a picture that cannot be drawn must not hold up the study's end
-            logger.exception("study %s: no picture %s", job_id, name)
+        except Exception:  # a failing plot must not keep the study from ending
+            logger.exception("study %s: no plot %s", job_id, name)
     folder = (settings.jobs_root / str(job_id) / "1").resolve()
     outputs: list[Output] = []
     try:
         for name, body in bodies.items():
             outputs.append(_write(settings, folder, name, body))
     except OSError as error:
-        logger.warning("study %s: its pictures cannot be written: %s", job_id, error)
-        return Plots(tuple(outputs), f"{len(outputs)} of {len(bodies)} pictures were written: {error}")
+        logger.warning("study %s: its plots cannot be written: %s", job_id, error)
+        return Plots(tuple(outputs), f"{len(outputs)} of {len(bodies)} plots were written: {error}")
     return Plots(tuple(outputs))
 
 
 def importance(study: optuna.Study, spec: HpoSpec) -> Json:
-    """`{importance: {parameter: share} | null, num_trials, why}`: shares of 1, null with a reason when nothing can be
-    said.
-    """
+    """`{importance: {parameter: share} | null, num_trials, why}`: shares of 1, null with a reason when undefined."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     varied = [key for key in spec.space if len({repr(trial.params.get(key)) for trial in complete}) > 1]
     body: Json = {"importance": None, "num_trials": len(complete), "why": None}

@@ -1,4 +1,4 @@
-"""A study's spec in Optuna's terms: storage, samplers, pruners, and how one trial gets its parameters."""
+"""Optuna objects of a study's spec: storage, samplers, pruners, and the parameters of a trial."""
 
 import math
 import random
@@ -24,7 +24,7 @@ _LARGEST_RANGE = 2**62
 
 @contextmanager
 def without_experimental_warnings() -> Iterator[None]:
-    """Optuna marks as experimental what we chose on purpose."""
+    """Suppress Optuna's ExperimentalWarning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
@@ -57,7 +57,7 @@ def open_study(storage: BaseStorage, job_id: UUID, spec: HpoSpec) -> optuna.Stud
 
 
 def suggest_parameters(study: optuna.Study, trial: optuna.trial.Trial, spec: HpoSpec) -> dict[str, Scalar]:
-    """The trial's point in the space; what it has already (a crash may have come in between) stays as it is."""
+    """The trial's parameters; those suggested before a crash are kept."""
     study.sampler = sampler(spec, trial.number)
     return {key: _suggest(trial, key, dimension) for key, dimension in spec.space.items()}
 
@@ -71,17 +71,17 @@ def _suggest(trial: optuna.trial.Trial, key: str, d: Dimension) -> Scalar:
 
 
 def _largest_value(d: Dimension) -> float:
-    """The largest value on the steps."""
+    """The largest value that the dimension's steps reach."""
     top = d.extremes()[-1]
     assert isinstance(top, int | float)  # noqa: S101 - of a dimension of numbers
     return top
 
 
 def value_at(d: Dimension, u: float) -> Scalar:
-    """Where `u` in [0, 1) falls in a dimension, on its scale."""
+    """The value at position `u` in [0, 1) of a dimension, on its linear or log scale."""
     count = d.num_levels
     if not isinstance(d, CategoricalDimension) and d.log:
-        margin = 0.0 if count is None else 0.5  # every whole number gets its share of the scale
+        margin = 0.0 if count is None else 0.5  # every integer gets its share of the scale
         low, high = math.log(d.low - margin), math.log(d.high + margin)
         value = min(max(math.exp(low + u * (high - low)), d.low), d.high)
         return value if count is None else round(value)
@@ -102,7 +102,7 @@ def sampler(spec: HpoSpec, number: int) -> BaseSampler:
 
 
 class NonAdaptiveSampler(BaseSampler):
-    """Samplers that learn nothing: a trial's parameters follow from its number alone, whoever asks, and when."""
+    """Random, quasi-random and grid sampling: a trial's parameters depend on its number alone."""
 
     def __init__(self, spec: HpoSpec) -> None:
         self._spec = spec
@@ -144,19 +144,19 @@ def non_adaptive_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
 
 
 def _grid_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
-    """Each point once, in an order that the seed shuffles: a search that ends early has seen all corners."""
+    """Each grid point once, in an order shuffled by the seed, so that a study that ends early has covered the space."""
     size = min(spec.grid_size, _LARGEST_RANGE)
     order = random.Random(spec.sampler.seed).sample(range(size), min(spec.n_trials, size))  # noqa: S311 - no secret
     index = order[(number - len(spec.enqueue)) % len(order)]
     point: dict[str, Scalar] = {}
     for key, d in spec.space.items():
-        index, place = divmod(index, d.num_levels or 1)
-        point[key] = d.level(place)
+        index, level = divmod(index, d.num_levels or 1)
+        point[key] = d.level(level)
     return point
 
 
 def pruner(spec: HpoSpec) -> BasePruner:
-    """Steps are 1-based epochs; the first `warmup_epochs` are never judged."""
+    """Optuna's pruner for the spec. Steps are 1-based epochs; the first `warmup_epochs` never prune."""
     epochs = spec.base.trainer.max_epochs
     if "trainer.max_epochs" in spec.space:
         epochs = int(_largest_value(spec.space["trainer.max_epochs"]))

@@ -1,4 +1,4 @@
-"""Is the worker in this slot alive, by its own heartbeat? Asked by health checks, in a process of its own."""
+"""The health check of a worker, by its heartbeat in the database; runs in a process of its own."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ HEARTBEAT_TIMEOUT_SECONDS: Final = 60.0
 
 
 def is_healthy(settings: Settings, slot: DeviceSlot) -> bool:
-    """Its heartbeat was seen within a minute, by the database's clock. OperationalError: Postgres is away."""
+    """True if its heartbeat is less than a minute old by the database's clock. Raises OperationalError."""
     engine = sync_engine(settings, pool_size=1)
     fresh = select(Worker.name).where(
         Worker.name == slot.name, Worker.last_seen > seconds_ago(HEARTBEAT_TIMEOUT_SECONDS)

@@ -1,4 +1,4 @@
-"""A thread that says every few seconds that this worker lives, and on what it works; it outlives Postgres."""
+"""The worker's heartbeat thread; it survives outages of Postgres."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Heartbeat(threading.Thread):
-    """What the worker is busy with is what the record says: the running job that it claimed."""
+    """Writes every few seconds that this worker is alive, and which running job it has claimed."""
 
     def __init__(self, sessions: sessionmaker[Session], slot: DeviceSlot, seconds: float = HEARTBEAT_SECONDS) -> None:
         super().__init__(name="heartbeat", daemon=True)
@@ -34,7 +34,7 @@ class Heartbeat(threading.Thread):
             try:
                 self._beat()
             except POSTGRES_UNAVAILABLE as error:
-                logger.warning("no heartbeat, Postgres is away: %s", error)
+                logger.warning("no heartbeat, Postgres is unavailable: %s", error)
             if self._stopped.wait(self._seconds):
                 return
 

@@ -1,4 +1,4 @@
-"""Keeps the disk from filling up: applies the rules of retention now and then, warns running jobs when it is late."""
+"""The janitor: applies the retention rules periodically, and warns running jobs when disk space is low."""
 
 import logging
 import time
@@ -22,13 +22,13 @@ from worker.persistence import POSTGRES_UNAVAILABLE
 
 INTERVAL_SECONDS: Final = 3600.0
 LOW_DISK_INTERVAL_SECONDS: Final = 60.0  # how often while the disk is full
-BATCH: Final = 100  # jobs a round: the sweep, which waits, must not wait long
+BATCH: Final = 100  # jobs per run, to keep it short: the sweep waits for it
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Janitor:
-    """One for a process; `publish` wakes whoever follows a job."""
+    """One per process; `publish` notifies followers of a job."""
 
     settings: Settings
     sessions: sessionmaker[Session]
@@ -39,7 +39,7 @@ class Janitor:
     _warned: set[tuple[UUID, int]] = field(default_factory=set, init=False)
 
     def run_once(self) -> None:
-        """What is due now. Raises nothing when Postgres is away, or a file cannot be removed: the next round tries."""
+        """Do what is due now. An unavailable Postgres or a file that cannot be removed is left to the next run."""
         try:
             free = free_bytes(self.settings.run_root)
             low = free < self.settings.min_free_bytes
@@ -49,12 +49,12 @@ class Janitor:
                 self._warned.clear()
             self._remove_expired(LOW_DISK_INTERVAL_SECONDS if low else INTERVAL_SECONDS)
         except POSTGRES_UNAVAILABLE as error:
-            logger.warning("nothing was tidied, Postgres is away: %s", error)
+            logger.warning("retention skipped, Postgres is unavailable: %s", error)
         except OSError as error:
-            logger.warning("tidying stopped half-way: %s", error)
+            logger.warning("retention stopped early: %s", error)
 
     def _remove_expired(self, interval_seconds: float) -> None:
-        """A few jobs of a pass over all; the next pass begins when it is time."""
+        """Remove the expired files of one batch of jobs; begin a new pass when it is due."""
         if not self._pending:
             if self._pass_started_at is not None and self.now() - self._pass_started_at < interval_seconds:
                 return
@@ -64,10 +64,10 @@ class Janitor:
         removed = retention.remove(self.sessions, self.settings, now)
         if removed:
             size = sum(removal.size_bytes for removal in removed)
-            logger.info("removed %.3f GB of %d jobs that are over", size / 1e9, len(removed))
+            logger.info("removed %.3f GB of %d finished jobs", size / 1e9, len(removed))
 
     def _warn(self, free: int) -> None:
-        """Once an attempt: its next checkpoint may not fit."""
+        """Log a warning to each running job, once per attempt: its next checkpoint may not fit."""
         with transaction(self.sessions) as session:
             running = select(Job.id, Job.attempt).where(Job.state == JobState.RUNNING, Job.kind.not_in(COORDINATING))
             found = [(job_id, attempt) for job_id, attempt in session.execute(running)]

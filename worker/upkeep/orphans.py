@@ -1,4 +1,4 @@
-"""What builds leave on the disk when they, or their workers, die: scratch, orphaned caches, uploads nobody needs."""
+"""Removal of orphaned files after crashes: scratch files of builds, caches without a dataset, unneeded uploads."""
 
 import logging
 import time
@@ -13,19 +13,21 @@ from jobs.settings import Settings
 from jobs.states import TERMINAL
 from worker.attempt.cleanup import entries, remove, remove_scratch
 
-MIN_AGE_SECONDS: Final = 3600.0  # what is younger may belong to a request or a worker that has not written its row yet
+MIN_AGE_SECONDS: Final = 3600.0  # younger files may belong to a request or a worker that has not written its row yet
 logger = logging.getLogger(__name__)
 
 
 def remove_orphans(settings: Settings, sessions: sessionmaker[Session]) -> None:
-    """One round over everything, for what is missed when a process is killed. Safe to run anywhere, at any time."""
+    """Remove everything that no row needs any more. Safe to run anywhere, at any time, concurrently."""
     with transaction(sessions) as session:
         builds = caches.recent_builds(session)
     for job in builds:
         remove_scratch(settings, job, before=None if job.state in TERMINAL else job.attempt)
     needed = caches.needed_uploads(builds)
     for folder in entries(settings.uploads_root):
-        if folder.name not in needed and all(map(_is_old, [folder, *entries(folder)])):  # none has been written to
+        if folder.name not in needed and all(
+            map(_is_old, [folder, *entries(folder)])
+        ):  # an upload may still be arriving
             remove(folder)
     for folder in entries(settings.caches_root):
         if folder.name.startswith(caches.TRASH_PREFIX):

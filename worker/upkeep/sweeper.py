@@ -1,7 +1,6 @@
-"""Repairs what messages and processes lose: sends hints again, ends attempts whose lease ran out, fails late jobs,
-tidies up.
+"""The sweeper: sends lost hints again, ends attempts whose lease expired, fails jobs queued for too long, cleans up.
 
-A sweep may run anywhere, twice, or not at all: each step is a query and a guarded move that may lose its race.
+A sweep may run anywhere, twice, or not at all: each step is a query and a guarded transition that may lose its race.
 """
 
 import logging
@@ -23,24 +22,24 @@ from worker.persistence import POSTGRES_UNAVAILABLE
 
 BATCH: Final = 100
 ORPHANS_INTERVAL_SECONDS: Final = 60.0
-HINT_SECONDS: Final = 5.0  # a hint takes milliseconds: one that is older is lost, or its queue is busy
+HINT_SECONDS: Final = 5.0  # a hint takes milliseconds: an older one is lost, or its queue is busy
 logger = logging.getLogger(__name__)
 
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # also counts while the machine is suspended
 _UPTIME = text("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())")
 
 
 def database_time(session: Session) -> float:
-    """Seconds by the database's clock, by which leases end."""
+    """The database's clock in seconds since the epoch; leases expire by it."""
     return float(session.scalars(select(func.clock_timestamp())).one().timestamp())
 
 
 @dataclass
 class Sweeper:
-    """Lives as long as its process, because it must know for how long it has been able to see Postgres.
+    """One per process, because it must know for how long it has been able to reach Postgres.
 
-    `drained` says that no message waits in a queue: where some wait, a worker will come by without another one.
-    `tidy` removes what dead builds left on the disk.
+    `queue_is_empty` tells whether a queue holds no message: one that does needs no further hint.
+    `remove_orphans` removes files that crashed builds left on the disk.
     """
 
     sessions: sessionmaker[Session]
@@ -59,12 +58,12 @@ class Sweeper:
     _orphans_removed_at: float = field(default=-ORPHANS_INTERVAL_SECONDS, init=False)
 
     def sweep(self) -> None:
-        """One bounded round. Raises nothing when Postgres is away: the wait for a full lease starts again."""
+        """One bounded sweep. When Postgres is unavailable it only logs, and the wait for a full lease starts again."""
         try:
             self._sweep_once()
         except POSTGRES_UNAVAILABLE as error:
             self._last_reached_at = None
-            logger.warning("no sweep, Postgres is away: %s", error)
+            logger.warning("no sweep, Postgres is unavailable: %s", error)
 
     def _sweep_once(self) -> None:
         began = self.now()
@@ -75,7 +74,7 @@ class Sweeper:
             lifecycle.delete_outdated(session)
         for job_id in overdue:
             self.publish(job_id)
-        # Nobody could renew while Postgres was away: silence means death only one full lease after its return.
+        # Nobody could renew during an outage of Postgres: leases expire only one full lease after its return.
         if min(self._reachable_seconds(began), uptime) > self.lease_seconds:
             self._expire_leases()
         for queue in (CPU, GPU):
@@ -89,11 +88,11 @@ class Sweeper:
         try:
             self.remove_orphans()
         except OSError as error:
-            logger.warning("not everything could be tidied up: %s", error)
+            logger.warning("not all orphaned files could be removed: %s", error)
 
     def _reachable_seconds(self, queried_at: float) -> float:
-        """For how long Postgres has answered. It begins anew after an answer that came late, from a Postgres that was
-        frozen, and after a pause of our own: the machine slept, or all of it was frozen.
+        """Seconds since when Postgres has been reachable. Restarts after a late reply (Postgres was frozen) and a pause
+        of our own (the machine was suspended).
         """
         pause = max(self.lease_seconds, self.sweep_seconds * 3)
         if (
@@ -106,7 +105,7 @@ class Sweeper:
         return self._last_reached_at - self._reachable_since
 
     def _compare_clocks(self, session: Session) -> None:
-        """A step of the database's clock ends leases that nobody had the time to renew: the wait begins anew."""
+        """Restart the wait for a full lease after a step of the database's clock, which would expire leases early."""
         theirs, ours = self.database_time(session), self.now()
         if self._last_clocks is not None:
             step = (theirs - self._last_clocks[0]) - (ours - self._last_clocks[1])
@@ -141,7 +140,7 @@ class Sweeper:
                 self.hint(queue, job.id, job.priority)
 
     def _advance_studies(self) -> None:
-        """No lease watches a study: the rounds ask each of them in turn what there is to do."""
+        """Send hints for active studies, batch by batch: a study has no lease."""
         if not self.queue_is_empty(CONTROL):
             return
         with transaction(self.sessions) as session:

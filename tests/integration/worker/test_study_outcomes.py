@@ -138,7 +138,7 @@ def test_a_trial_of_several_folds_is_not_cut_short_by_the_value_it_ends_with(har
     assert harness.optuna(study)[1].value == 0.01
 
 
-def test_a_disk_that_takes_no_pictures_does_not_keep_the_study_from_ending(harness: StudyHarness) -> None:
+def test_a_study_ends_although_its_plots_cannot_be_written(harness: StudyHarness) -> None:
     study = harness.submit(n_trials=2)
     harness.settings.jobs_root.mkdir(parents=True, exist_ok=True)
     (harness.settings.jobs_root / str(study)).write_text("no folder can be made here")
@@ -147,7 +147,7 @@ def test_a_disk_that_takes_no_pictures_does_not_keep_the_study_from_ending(harne
         assert catalog.artifacts(session, study) == []
         said = [e.body for e in history.read_after(session, study, 0) if e.kind == "log"]
     assert said[-1]["level"] == "warning"
-    assert said[-1]["message"].startswith("0 of 6 pictures were written: ")
+    assert said[-1]["message"].startswith("0 of 6 plots were written: ")
 
 
 def test_the_goal_ends_the_study(harness: StudyHarness) -> None:

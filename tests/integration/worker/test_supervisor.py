@@ -189,7 +189,7 @@ class TestDies:
         assert harness.run(job_id, *program("silent")) is JobState.FAILED
         job = harness.job(job_id)
         assert job.reason is Reason.STALLED
-        assert "no word" in (job.message or "")
+        assert "no event" in (job.message or "")
         assert "in hang" in (harness.folder(job_id) / "log.txt").read_text()
 
     def test_pain_04_a_supervisor_that_was_frozen_does_not_blame_the_child(self, harness: SupervisorHarness) -> None:

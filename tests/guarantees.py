@@ -23,7 +23,7 @@ PROMISES = (
     "terminal is final, history has no gap",
     "a cancelled job's processes are gone before it is cancelled",
     "SIGTERM to a worker saves and hands over, no request fails",
-    "no retry storm: attempts are bounded, want of memory halves",
+    "no retry storm: attempts are bounded, running out of memory halves the micro-batch",
     "a stream delivers each event once, in order",
     "replaying any batch changes nothing",
     "an artifact is visible only when whole",
@@ -53,16 +53,16 @@ def main() -> int:
     rows = {number: Row(PROMISES[number - 1]) for number in numbers}
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(1, options.times + 1):
-            report = Path(folder) / f"{turn}.xml"
-            words = " or ".join(f"test_g{number}_" for number in numbers)
-            command = [sys.executable, "-m", "pytest", "-q", "-n0", "-k", words, f"--junitxml={report}", "tests"]
+        for run_number in range(1, options.times + 1):
+            report = Path(folder) / f"{run_number}.xml"
+            expression = " or ".join(f"test_g{number}_" for number in numbers)
+            command = [sys.executable, "-m", "pytest", "-q", "-n0", "-k", expression, f"--junitxml={report}", "tests"]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             if not report.is_file():
                 sys.stderr.write(done.stdout + done.stderr)
                 return 2
             count(rows, report)
-            print(f"{turn} of {options.times}: {done.stdout.splitlines()[-1]}", file=sys.stderr, flush=True)
+            print(f"{run_number} of {options.times}: {done.stdout.splitlines()[-1]}", file=sys.stderr, flush=True)
             if done.returncode:
                 sys.stderr.write(done.stdout)
     print(table(rows, options.times, time.monotonic() - began))
@@ -78,16 +78,16 @@ def count(rows: dict[int, Row], report: Path) -> None:
         if named is None or case.find("skipped") is not None:
             continue
         row = rows[int(named[1])]
-        place = f"{case.get('classname', '').split('.test_')[0].replace('.', '/')}: {named[0]}"
-        row.tests[place] += 1
+        test = f"{case.get('classname', '').split('.test_')[0].replace('.', '/')}: {named[0]}"
+        row.tests[test] += 1
         row.runs += 1
         row.seconds += float(case.get("time", "0"))
         if case.find("failure") is not None or case.find("error") is not None:
-            row.failed[place] += 1
+            row.failed[test] += 1
 
 
 def table(rows: dict[int, Row], times: int, seconds: float) -> str:
-    """For people."""
+    """The results as a text table."""
     lines = []
     for number, row in rows.items():
         end = f"{sum(row.failed.values())} FAILED" if row.failed else "kept" if row.runs else "NO TEST"

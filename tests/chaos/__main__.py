@@ -1,5 +1,5 @@
 """`python -m tests.chaos --minutes 20`: mixed work on a whole service while its parts are killed, then a check of every
-row and file. The same seed chooses the same work and the same deeds. Exit code 1: a promise was broken.
+row and file. The same seed chooses the same work and the same faults. Exit code 1: a promise was broken.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from tests.chaos.workload import PANEL, Workload, unfinished
 
 Json = dict[str, Any]
 OWN_FAULT = ("internal", "worker_lost", "stalled", "evidence_mismatch", "data_changed", "timeout_queue")
-MOST_GROWTH = 1.5
-SETTLE_SECONDS = 900.0  # for what was accepted to end, after the storm; of use on a busy machine only
+MAX_GROWTH = 1.5
+SETTLE_SECONDS = 900.0  # for what was accepted to end, after the faults; used up only on a busy machine
 
 
 def main() -> int:
@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--width", type=int, default=3, help="jobs going at a time")
-    parser.add_argument("--pause", type=float, default=6.0, help="seconds between two deeds, at most")
+    parser.add_argument("--pause", type=float, default=6.0, help="seconds between two faults, at most")
     parser.add_argument("--calm", action="store_true", help="without the killer")
     parser.add_argument("--out", type=Path, help="the report as JSON")
     parser.add_argument("--keep", action="store_true", help="leave databases, runs and logs for a look")
@@ -49,7 +49,7 @@ def main() -> int:
             own_file_system(var / "servers") as own_too,
             up(var, var / "runs", workers=options.workers) as service,
         ):
-            report = storm(service, options, full_disk=own and own_too)
+            report = run_chaos(service, options, full_disk=own and own_too)
     finally:
         if not options.keep:
             shutil.rmtree(var, ignore_errors=True)
@@ -73,14 +73,14 @@ def own_file_system(folder: Path) -> Iterator[bool]:
             subprocess.call(["umount", "-l", str(folder)])
 
 
-def storm(service: Service, options: argparse.Namespace, *, full_disk: bool) -> Json:
-    """Calm, storm, calm, and what is left of it."""
+def run_chaos(service: Service, options: argparse.Namespace, *, full_disk: bool) -> Json:
+    """Run the workload under faults, wait for every job to end, check all rows and files, and return the report."""
     began = time.monotonic()
     with service.client() as client:
         panel = client.add_dataset({"name": "panel", "horizons": [1, 5], "planted": PANEL})
         if client.wait(panel.id, 120).state != "succeeded":
             raise RuntimeError(client.job(panel.id))
-        base = service.holds()
+        base = service.resource_usage()
         steady = min(61.0, options.minutes * 60 / 4)
         seed = random.Random(options.seed)
         killer = Killer(
@@ -95,35 +95,35 @@ def storm(service: Service, options: argparse.Namespace, *, full_disk: bool) -> 
             killer.start()
             time.sleep(options.minutes * 60)
             killer.stop()
-        storm_seconds = time.monotonic() - began
-        late = _let_it_end(client, workload)
+        chaos_seconds = time.monotonic() - began
+        late = _wait_for_end(client, workload)
         for viewer in workload.viewers:
             viewer.join(30)
             viewer.stop()
         time.sleep(2.0)
-        after = service.holds()
+        after = service.resource_usage()
         children = len(service.find("child"))
     broken = [f"it ended in time: {job_id} did not" for job_id in late]
-    broken += [f"every accepted job was asked for: {words}" for words in workload.refused]
+    broken += [f"every accepted job was asked for: {message}" for message in workload.refused]
     broken += consistency.check(service.servers()["database_url"], service.runs, workload.accepted, workload.viewers)
     broken += _grown(base, after)
     broken += [f"no program outlives its job: {children} do"] if children else []
     ends = consistency.outcomes(service.servers()["database_url"])
     lost = consistency.own_faults(service.servers()["database_url"], OWN_FAULT)
-    broken += [f"no job is lost: {words}" for words in lost]
+    broken += [f"no job is lost: {message}" for message in lost]
     return {
         "seed": options.seed,
         "minutes": options.minutes,
-        "storm_seconds": round(storm_seconds, 1),
-        "settle_seconds": round(time.monotonic() - began - storm_seconds, 1),
+        "chaos_seconds": round(chaos_seconds, 1),
+        "settle_seconds": round(time.monotonic() - began - chaos_seconds, 1),
         "jobs_accepted": len(workload.accepted),
         "jobs_in_all": sum(end["jobs"] for end in ends),
         "attempts": sum(end["attempts"] for end in ends),
-        "deeds": dict(sorted(killer.deeds.items())),
-        "kills": sum(killer.deeds.values()),
-        "deeds_that_failed": killer.errors[:20],
+        "faults": dict(sorted(killer.faults.items())),
+        "kills": sum(killer.faults.values()),
+        "failed_injections": killer.errors[:20],
         "lost": len(lost) + len(late),
-        "duplicates": sum("G2" in words or "G10" in words for words in broken),
+        "duplicates": sum("G2" in message or "G10" in message for message in broken),
         "stale_writes_refused": _in_logs(service.var, "another attempt has the job; nothing was written"),
         "streams": len(workload.viewers),
         "streams_cut": sum(viewer.cuts for viewer in workload.viewers),
@@ -135,7 +135,7 @@ def storm(service: Service, options: argparse.Namespace, *, full_disk: bool) -> 
     }
 
 
-def _let_it_end(client: Any, workload: Workload, seconds: float = SETTLE_SECONDS) -> list[str]:
+def _wait_for_end(client: Any, workload: Workload, seconds: float = SETTLE_SECONDS) -> list[str]:
     """The accepted jobs that have not ended by then."""
     end = time.monotonic() + seconds
     workload.join(seconds)
@@ -154,30 +154,30 @@ def _grown(base: Json, after: Json) -> list[str]:
         for what, before in held.items():
             now = after.get(role, {}).get(what, 0)
             room = {"bytes": 60_000_000, "descriptors": 12, "connections": 12, "processes": 0}[what]
-            if now > before * MOST_GROWTH + room:
+            if now > before * MAX_GROWTH + room:
                 broken.append(f"it comes back to its base: {role} holds {now} {what}, {before} before")
     return broken
 
 
-def _in_logs(var: Path, words: str) -> int:
-    return sum(log.read_text(errors="replace").count(words) for log in (var / "log").glob("worker-*"))
+def _in_logs(var: Path, message: str) -> int:
+    return sum(log.read_text(errors="replace").count(message) for log in (var / "log").glob("worker-*"))
 
 
 def table(report: Json) -> str:
-    """For people."""
+    """The report as text."""
     lines = [
         f"chaos of {report['minutes']:g} minutes, seed {report['seed']}: "
         f"{report['jobs_accepted']} jobs accepted ({report['jobs_in_all']} with trials, {report['attempts']} "
-        f"attempts), {report['kills']} deeds, {report['streams_cut']} streams cut",
+        f"attempts), {report['kills']} faults, {report['streams_cut']} streams cut",
         f"lost {report['lost']}, duplicates {report['duplicates']}, "
         f"stale writes refused {report['stale_writes_refused']}",
         "",
-        *(f"{count:5}  {name}" for name, count in report["deeds"].items()),
+        *(f"{count:5}  {name}" for name, count in report["faults"].items()),
         "",
         *(f"{end['jobs']:5}  {end['kind']} {end['state']} {end['reason'] or ''}" for end in report["outcomes"]),
         "",
     ]
-    promises = [f"BROKEN  {words}" for words in report["broken"]]
+    promises = [f"BROKEN  {message}" for message in report["broken"]]
     return "\n".join(lines + (promises or ["every promise was kept"]))
 
 

@@ -1,4 +1,4 @@
-"""After the storm: what the rows and files must say, each broken promise in a sentence. [] is a clean bill."""
+"""Consistency checks of rows and files after a chaos run: one sentence for each broken guarantee, [] if none."""
 
 import hashlib
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Does to a service what may befall it, one thing after another, from a seed."""
+"""Fault injection: a thread that kills, freezes, disconnects and fills up parts of a service, chosen by a seed."""
 
 import contextlib
 import os
@@ -18,12 +18,12 @@ import redis
 from tests.chaos.service import Service
 
 DISK_BYTES = 4_000_000_000  # the service wants 2 GB free; nothing is taken that is not written
-KEPT = ("worker", "control", "api")
-Deed = tuple[str, float, Callable[[], bool]]
+RESTARTED_ROLES = ("worker", "control", "api")
+Fault = tuple[str, float, Callable[[], bool]]
 
 
 class Killer(threading.Thread):
-    """`deeds` counts what was done, by name. `pause_seconds` is how long it rests at most.
+    """`faults` counts the injected faults by name. `pause_seconds` is the longest pause between two.
 
     `steady_seconds` is how long a program that `atft up` keeps must have lived: one that ends again and again within a
     minute is given up.
@@ -44,9 +44,9 @@ class Killer(threading.Thread):
         self._pause_seconds = pause_seconds
         self._steady_seconds = steady_seconds
         self._over = threading.Event()
-        self.deeds: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self.errors: list[str] = []
-        self._choices: list[Deed] = [
+        self._choices: list[Fault] = [
             ("SIGKILL child", 5, lambda: self._signal("child", signal.SIGKILL)),
             ("SIGTERM child", 2, lambda: self._signal("child", signal.SIGTERM)),
             ("SIGSTOP child", 2, lambda: self._freeze("child", 3.0)),
@@ -84,7 +84,7 @@ class Killer(threading.Thread):
             [name] = self._random.choices(names, weights)
             try:
                 if acts[name]():
-                    self.deeds[name] += 1
+                    self.faults[name] += 1
             except (psutil.Error, psycopg.Error, redis.RedisError, OSError) as error:
                 self.errors.append(f"{name}: {type(error).__name__}: {error}")
 
@@ -94,7 +94,7 @@ class Killer(threading.Thread):
 
     def _victim(self, role: str) -> psutil.Process | None:
         found = self._service.find(role)
-        if role in KEPT:
+        if role in RESTARTED_ROLES:
             found = [one for one in found if time.time() - one.create_time() > self._steady_seconds]
         return self._random.choice(found) if found else None
 

@@ -72,7 +72,7 @@ class Service:
                     found.append((process.create_time(), process.pid, process))
         return [process for _, _, process in sorted(found)]
 
-    def holds(self) -> dict[str, dict[str, int]]:
+    def resource_usage(self) -> dict[str, dict[str, int]]:
         """Descriptors and resident bytes by role, and the connections to Postgres."""
         held: dict[str, dict[str, int]] = {}
         for role in ("api", "worker", "pool", "control"):

@@ -53,15 +53,15 @@ class Workload(threading.Thread):
         self.counts: Counter[str] = Counter()
         self.refused: list[str] = []
         self.viewers: list[Viewer] = []
-        self._moves: dict[str, list[tuple[float, str]]] = {}  # id -> what is to be asked of it, and when
+        self._planned_requests: dict[str, list[tuple[float, str]]] = {}  # id -> what is to be asked of it, and when
         self._followed: set[str] = set()
 
     def run(self) -> None:
         with self._service.client() as client:
-            while time.monotonic() < self._until or self._moves:
+            while time.monotonic() < self._until or self._planned_requests:
                 try:
                     going = self._going(client)
-                    self._ask(client, going)
+                    self._request_planned(client, going)
                     if len(going) < self._width and time.monotonic() < self._until:
                         self._submit(client)
                 except ServiceError as error:
@@ -86,14 +86,14 @@ class Workload(threading.Thread):
         elif job.state == "succeeded" and self._random.random() < 0.15:
             self._accept(lambda key: client.rerun(job.id, idempotency_key=key), "rerun")
 
-    def _ask(self, client: Client, going: list[Job]) -> None:
+    def _request_planned(self, client: Client, going: list[Job]) -> None:
         """What was planned for a job, when its time has come."""
         alive = {job.id for job in going}
-        for job_id, moves in list(self._moves.items()):
-            if job_id not in alive or not moves:
-                del self._moves[job_id]
+        for job_id, planned in list(self._planned_requests.items()):
+            if job_id not in alive or not planned:
+                del self._planned_requests[job_id]
                 continue
-            at, name = moves[0]
+            at, name = planned[0]
             if time.monotonic() < at:
                 continue
             try:
@@ -102,7 +102,7 @@ class Workload(threading.Thread):
             except Refused as refused:  # it has ended meanwhile
                 if refused.status != 409:
                     self.refused.append(f"{name}: {refused}")
-            moves.pop(0)
+            planned.pop(0)
 
     def _submit(self, client: Client) -> None:
         [kind] = self._random.choices(KINDS, WEIGHTS)
@@ -121,17 +121,17 @@ class Workload(threading.Thread):
             return
         job_id = self._accept(lambda key: client.submit("train", train, idempotency_key=key), kind)
         if kind == "cancel":
-            self._moves[job_id] = [(now + self._random.uniform(0, 15), "cancel")]
+            self._planned_requests[job_id] = [(now + self._random.uniform(0, 15), "cancel")]
         if kind == "pause":
             pause = now + self._random.uniform(1, 12)
-            self._moves[job_id] = [(pause, "pause"), (pause + self._random.uniform(2, 6), "resume")]
+            self._planned_requests[job_id] = [(pause, "pause"), (pause + self._random.uniform(2, 6), "resume")]
         if self._random.random() < 0.3:
             viewer = Viewer(self._service, job_id, self._random.randrange(2**31))
             self.viewers.append(viewer)
             viewer.start()
 
     def _accept(self, send: Any, what: str) -> str:
-        """One key until there is an answer: however often it is sent, it is one job."""
+        """Send with one idempotency key until there is a response; returns the id of the job."""
         key = str(uuid.UUID(int=self._random.getrandbits(128)))
         while True:
             try:
@@ -170,34 +170,34 @@ class Viewer(threading.Thread):
     def stop(self) -> None:
         self._over.set()
 
-    def _read(self, most_bytes: int) -> None:
+    def _read(self, max_bytes: int) -> None:
         after = str(self.seqs[-1] if self.seqs else 0)
         timeout = httpx.Timeout(10, read=30)
         with (
             httpx.Client(timeout=timeout, trust_env=False) as http,
-            http.stream("GET", self._url, headers={"Last-Event-ID": after}) as answer,
+            http.stream("GET", self._url, headers={"Last-Event-ID": after}) as response,
         ):
-            if answer.status_code == httpx.codes.NO_CONTENT:
+            if response.status_code == httpx.codes.NO_CONTENT:
                 self.ended = True
                 return
-            if answer.status_code != httpx.codes.OK:
+            if response.status_code != httpx.codes.OK:
                 time.sleep(0.3)
                 return
             buffered, taken = b"", 0
-            for received in answer.iter_raw():
-                piece = received[: max(0, most_bytes - taken)]
+            for received in response.iter_raw():
+                piece = received[: max(0, max_bytes - taken)]
                 taken += len(piece)
                 buffered += piece
                 *frames, buffered = buffered.split(b"\n\n")
                 for frame in frames:
-                    self._hear(frame)
+                    self._on_frame(frame)
                 if self.ended or self._over.is_set():
                     return
-                if taken >= most_bytes:
+                if taken >= max_bytes:
                     self.cuts += 1
                     return
 
-    def _hear(self, frame: bytes) -> None:
+    def _on_frame(self, frame: bytes) -> None:
         fields = dict(line.partition(b": ")[::2] for line in frame.split(b"\n") if not line.startswith(b":"))
         if fields.get(b"event") == b"end":  # its id is that of the last event
             self.ended = True

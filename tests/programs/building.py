@@ -1,4 +1,4 @@
-"""Builds a cache that holds a manifest and one file; with --already-built it says that its content is there already."""
+"""Builds a cache with a manifest and one file; with --already-built it reports that its content was cached already."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""Starts and dies without telling why: `--signal NAME` or `--code N`; `--failed-reason` lets it first say `failed`;
-with `--nul` there is a NUL in all its words.
+"""Starts and crashes without a final event: `--signal NAME` or `--code N`; `--failed-reason` emits `failed` first;
+with `--nul` its messages contain a NUL.
 """
 
 import argparse

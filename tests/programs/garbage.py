@@ -1,4 +1,4 @@
-"""Says one good event, then none: `--line TEXT`, `--long` (a line without end), `--repeat` (a number used twice)."""
+"""Emits one valid event, then garbage: `--line TEXT`, `--long` (an endless line), `--repeat` (a number used twice)."""
 
 import argparse
 import time

@@ -1,5 +1,5 @@
 """Takes `--day-bytes` for each day of its micro-batch, which begins with `--days`, under a `--limit` on its address
-space, and says so as the real program does. `--failed-reason` names the reason it gives for want of memory.
+space, and reports it as the real program does. `--failed-reason` is the reason given when out of memory.
 """
 
 import argparse

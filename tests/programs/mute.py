@@ -1,4 +1,4 @@
-"""Never says anything at all."""
+"""Never emits any event."""
 
 import time
 

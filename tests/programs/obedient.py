@@ -1,4 +1,4 @@
-"""Trains nothing, well: `--epochs N --epoch-seconds S`, a metric and a checkpoint each; stops when told to."""
+"""A well-behaved fake training: `--epochs N --epoch-seconds S`, a metric and a checkpoint each; stops on SIGTERM."""
 
 import argparse
 import hashlib

@@ -1,4 +1,4 @@
-"""Starts, says so, works, and hangs without another word; `--leave-temporary-file` leaves a temporary file."""
+"""Emits `started` and one progress event, then hangs; `--leave-temporary-file` leaves a temporary file."""
 
 import faulthandler
 import signal

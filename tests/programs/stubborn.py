@@ -1,4 +1,4 @@
-"""Works on for ever and ignores SIGTERM, as does the grandchild it forked."""
+"""Ignores SIGTERM and never ends, like the grandchild that it forks."""
 
 import os
 import signal

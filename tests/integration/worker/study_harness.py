@@ -135,7 +135,7 @@ class StudyHarness:
 
 @contextmanager
 def open_harness(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[StudyHarness]:
-    """A bench whose connections are closed in the end."""
+    """A harness whose connections are closed in the end."""
     storage = open_storage(settings)
     yield StudyHarness(settings, sessions, storage)
     storage.remove_session()

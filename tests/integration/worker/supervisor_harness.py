@@ -1,4 +1,4 @@
-"""What the tests of the supervisor share: a bench with a record, jobs for it, and programs of every temper."""
+"""A harness for the supervisor's tests: a database, jobs for it, and fake programs that behave well or badly."""
 
 import os
 import sys
@@ -45,7 +45,7 @@ HONEST_PROGRAM = program("obedient", "--evidence-for", FINGERPRINT, imports=True
 
 @dataclass
 class SupervisorHarness:
-    """A supervisor, its record, and jobs for it."""
+    """A supervisor, its database, and jobs for it."""
 
     settings: Settings
     sessions: sessionmaker[Session]

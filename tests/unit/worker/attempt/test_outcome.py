@@ -53,7 +53,7 @@ def test_a_settled_end(
 
 @pytest.mark.parametrize("final_event", [None, Finished(), Stopped()])
 @pytest.mark.parametrize("exit_status", [KILLED, CRASHED, ExitStatus(signal="SIGSEGV"), ExitStatus(code=75)])
-def test_pain_40_only_a_death_without_a_word_is_transient(
+def test_pain_40_only_a_crash_without_a_final_event_is_transient(
     final_event: FinalEvent | None, exit_status: ExitStatus
 ) -> None:
     outcome = decide_outcome(stop_cause=None, final_event=final_event, exit_status=exit_status, detail="the last line")
@@ -66,13 +66,13 @@ def test_pain_40_only_a_death_without_a_word_is_transient(
     ("exit_status", "reason"),
     [(KILLED, Reason.OOM_HOST), (ExitStatus(code=137), Reason.OOM_HOST), (CRASHED, Reason.WORKER_LOST)],
 )
-def test_memory_is_to_blame_only_for_a_kill(exit_status: ExitStatus, reason: Reason) -> None:
+def test_an_out_of_memory_kill_is_recognised_only_for_sigkill(exit_status: ExitStatus, reason: Reason) -> None:
     assert (
         decide_outcome(stop_cause=None, final_event=None, exit_status=exit_status, out_of_memory=True).reason is reason
     )
 
 
-def test_exit_137_is_a_kill_for_want_of_memory() -> None:
+def test_exit_137_means_out_of_memory() -> None:
     assert decide_outcome(stop_cause=None, final_event=None, exit_status=ExitStatus(code=137)).reason is Reason.OOM_HOST
 
 
@@ -85,7 +85,7 @@ def test_exit_137_is_a_kill_for_want_of_memory() -> None:
         ({}, JobState.FAILED, None),
     ],
 )
-def test_g8_want_of_memory_halves_the_micro_batch_while_it_can(
+def test_g8_out_of_memory_halves_the_micro_batch_while_it_can(
     reason: Reason, evidence: dict[str, object], to: JobState, overrides: object
 ) -> None:
     final_event = Failed(reason=reason, message="full")

@@ -32,7 +32,7 @@ def progress(micro_batch_seconds: float | None = None) -> Progress:
     return Progress(phase="train", ratio=0.5, micro_batch_seconds=micro_batch_seconds)
 
 
-def test_silence_before_the_first_word_is_start_up(clock: Clock) -> None:
+def test_silence_before_the_first_event_is_start_up(clock: Clock) -> None:
     watchdog = Watchdog(TIMING, None, clock)
     clock.time += 119
     assert step(watchdog) is None
@@ -72,7 +72,7 @@ def test_long_micro_batches_are_waited_for(clock: Clock) -> None:
     assert step(watchdog) is StopCause.STALL
 
 
-def test_a_supervisor_that_does_not_listen_does_not_blame_the_child(clock: Clock) -> None:
+def test_a_supervisor_that_reads_nothing_does_not_stall_the_child(clock: Clock) -> None:
     watchdog = Watchdog(TIMING, None, clock)
     watchdog.on_event(Started(pid=1))
     for _ in range(10):
@@ -85,7 +85,7 @@ def test_a_supervisor_that_does_not_listen_does_not_blame_the_child(clock: Clock
     ("wanted", "stop_cause"),
     [(Wanted.CANCEL, StopCause.CANCEL), (Wanted.PRUNE, StopCause.PRUNE), (Wanted.PAUSE, StopCause.PAUSE)],
 )
-def test_what_is_wanted_is_asked_once_and_enforced_after_its_grace(
+def test_a_wanted_stop_is_requested_once_and_enforced_after_its_grace(
     clock: Clock, wanted: Wanted, stop_cause: StopCause
 ) -> None:
     watchdog = Watchdog(TIMING, None, clock)
@@ -130,7 +130,7 @@ def test_pain_08_the_time_budget(clock: Clock) -> None:
     assert step(watchdog) is StopCause.TIMEOUT
 
 
-def test_a_child_that_has_said_its_last_word_is_not_asked_any_more(clock: Clock) -> None:
+def test_a_child_that_sent_its_final_event_is_not_stopped_again(clock: Clock) -> None:
     for final_event in (Finished(), Stopped()):
         watchdog = Watchdog(TIMING, 1.0, clock)
         watchdog.on_event(final_event)

@@ -77,7 +77,7 @@ def _leases(settings: Settings) -> str:
         stuck = session.scalars(select(Job.id).where(*late).order_by(Job.lease_until)).all()
     if stuck:
         raise ValueError(
-            f"nobody ends the attempts of {_first_few(map(str, stuck))}: is a worker of queue control running?"
+            f"expired leases were not ended: {_first_few(map(str, stuck))}: is a worker of queue control running?"
         )
     return "none is stuck"
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +136,7 @@ def up(var: Path, runs: Path, *, workers: int = 2, lease_seconds: float = 8.0) -
             process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
-        time.sleep(0.5)
+        psutil.wait_procs(everything, timeout=5)
         process.stdout.close()
         left = [one for one in everything if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
         if left:

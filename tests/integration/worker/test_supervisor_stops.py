@@ -107,10 +107,10 @@ class TestFencing:
         job_id = harness.submit()
         running = harness.start(*program("obedient", "--epoch-seconds", "60"))
         harness.wait_until(lambda: harness.job(job_id).progress)
-        time.sleep(1.5)
+        renewals = harness.folder(job_id) / "renewals"
+        harness.wait_until(lambda: renewals.exists() and len(renewals.read_text().splitlines()) >= 6)  # 2 leases
         with transaction(harness.sessions) as session:
             assert queries.expired(session, 10) == []
-        assert len((harness.folder(job_id) / "renewals").read_text().splitlines()) >= 4
         harness.want(job_id, Wanted.CANCEL)
         running.result()
 

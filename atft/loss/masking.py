@@ -1,4 +1,4 @@
-"""The loss of a pretraining: what the hidden inputs were, and which of tomorrow's stocks is today's."""
+"""Pretraining loss: reconstruction of the masked inputs, and InfoNCE between successive days of one stock."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it

@@ -1,4 +1,4 @@
-"""Day weights by market regime: calm and stormy days, together and apart, count alike in training.
+"""Day weights by market regime (volatility and correlation): each regime gets the same total weight in training.
 
 A day's regime is read from returns up to that day only; how often each regime occurs, from the training days only.
 """

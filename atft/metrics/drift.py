@@ -1,4 +1,4 @@
-"""Do scores still look like scores? Their distribution against a reference, their spread, and collapse."""
+"""Score drift and collapse: population stability index, standard-deviation ratio, share of distinct scores."""
 
 import numpy as np
 from jaxtyping import Float, Int

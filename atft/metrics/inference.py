@@ -1,6 +1,6 @@
-"""Is a mean of daily values different from 0? Labels overlap, so the plain t of independent days is wrong.
+"""Tests of the mean of daily values, valid for overlapping labels, where the t-test of independent days is not.
 
-Newey-West t is reported because people know it; verdicts use the equal-weighted cosine estimator (Lazarus, Lewis,
+The Newey-West t is reported because it is well known; verdicts use the equal-weighted cosine estimator (Lazarus, Lewis,
 Stock, Watson 2018), whose size holds: at 250 days and nominal 5 % Newey-West rejects a true null in 12-16 % of cases,
 the cosine estimator in 5-6 %.
 """

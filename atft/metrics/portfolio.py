@@ -1,4 +1,4 @@
-"""A long-short portfolio of the scores, and `evaluate`, the one place where the metrics of a split are made."""
+"""Long-short portfolio of the scores, and `evaluate`, which computes all metrics of a split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a stock's neighbours say: GATv2 layers (Brody et al. 2022) on the day graphs, each fused in by a gate."""
+"""Graph attention over a day's stocks: GATv2 layers (Brody et al. 2022), each added through a gate."""
 
 import warnings
 
@@ -15,13 +15,13 @@ with warnings.catch_warnings():
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.5, 2.0
 RESIDUAL_CORRELATION = 3  # its column among an edge's attributes
-FIRST_LISTENING = 5.0  # logits per unit of correlation at the start
-EDGE_WEIGHT = 4.0  # enough to stand out from what the two stocks' states say at the start
+INITIAL_LOGITS = 5.0  # logits per unit of correlation at the start
+EDGE_WEIGHT = 4.0  # large against the terms of the two stocks' states at the start
 
 
 class GatedFusion(nn.Module):
-    """`base + σ((W[base‖gat] + b)/τ) · gat · ‖base‖/‖gat‖`: the gate chooses, the norms match, so that neither drowns
-    the other. τ starts at 1.
+    """`base + σ((W[base‖gat] + b)/τ) · gat · ‖base‖/‖gat‖`: a gate per channel; equal norms, so that neither term
+    dominates. τ starts at 1.
     """
 
     raw_temperature: Tensor
@@ -44,7 +44,7 @@ class GatedFusion(nn.Module):
     def forward(
         self, base: Float[Tensor, "stock hidden"], gat: Float[Tensor, "stock hidden"]
     ) -> Float[Tensor, "stock hidden"]:
-        """What is added to `base`."""
+        """The term to add to `base`."""
         chosen = torch.sigmoid(self.gate(torch.cat([base, gat], dim=-1)) / self.temperature)
         with torch.autocast(base.device.type, enabled=False):
             wide = gat if gat.dtype == torch.float64 else gat.float()
@@ -82,7 +82,7 @@ class DayGraphAttention(nn.Module):
             for _ in range(layers)
         )
         for convolution in self.convolutions:
-            listen_by_correlation(convolution)
+            init_heads_by_correlation(convolution)
         self.fusions = nn.ModuleList(
             GatedFusion(hidden_size=hidden_size, learn_temperature=learn_temperature) for _ in range(layers)
         )
@@ -103,12 +103,12 @@ class DayGraphAttention(nn.Module):
         return base
 
 
-def listen_by_correlation(convolution: GATv2Conv) -> None:
-    """Start the even heads listening to neighbours that move with the stock, the odd heads to those that move against.
+def init_heads_by_correlation(convolution: GATv2Conv) -> None:
+    """Initialise even heads to attend to positively correlated neighbours, odd heads to negatively correlated.
 
-    An attention's weights are positive: what neighbours of the opposite sign say can only be subtracted as a head of
-    its own. From a random start the heads hear the same mean of all neighbours, and a weak signal does not tell them
-    apart (measured on the planted panel `graph_only`: none of the oracle's score was found; docs/experiments.md).
+    Attention weights are positive, so that neighbours of the opposite sign can only be subtracted by a head of their
+    own. From a random start all heads average the same neighbours, and a weak signal does not separate them
+    (measured on the planted panel `graph_only`: none of the oracle's score was found; docs/experiments.md).
     """
     channels = convolution.out_channels
     side = torch.ones(channels)
@@ -118,12 +118,12 @@ def listen_by_correlation(convolution: GATv2Conv) -> None:
     slope = (1 + convolution.negative_slope) / 2
     with torch.no_grad():
         convolution.lin_edge.weight[:, RESIDUAL_CORRELATION] = EDGE_WEIGHT * side.repeat(convolution.heads)
-        convolution.att.copy_((FIRST_LISTENING / (EDGE_WEIGHT * slope * channels) * head * side).unsqueeze(0))
+        convolution.att.copy_((INITIAL_LOGITS / (EDGE_WEIGHT * slope * channels) * head * side).unsqueeze(0))
 
 
 def with_self_edges(
     edges: Int64[Tensor, "2 edge"], attributes: Float[Tensor, "edge 4"], num_stocks: int
 ) -> tuple[Int64[Tensor, "2 more"], Float[Tensor, "more 4"]]:
-    """A stock's edge to itself has no correlation, sector or volatility distance to speak of: its attributes are 0."""
+    """Add an edge from each stock to itself, with attributes 0."""
     itself = torch.arange(num_stocks, device=edges.device).expand(2, -1)
     return torch.cat([edges, itself], dim=1), torch.cat([attributes, attributes.new_zeros(num_stocks, EDGE_SIZE)])

@@ -1,4 +1,4 @@
-"""From a stock's state to one score a horizon, or to increasing quantiles."""
+"""Output heads: a stock's state to one score per horizon, or to increasing quantiles."""
 
 from collections.abc import Sequence
 from statistics import NormalDist

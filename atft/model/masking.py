@@ -1,5 +1,5 @@
-"""Pretraining without labels: today's inputs of some of a day's stocks are hidden, and guessed from their neighbours'
-today and their own past (masked prediction, Devlin et al. 2019, arXiv 1810.04805).
+"""Pretraining without labels: the last day's inputs of some stocks are masked, and predicted from their neighbours'
+last day and their own past (masked prediction, Devlin et al. 2019, arXiv 1810.04805).
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from atft.data.cache.batch import Batch
 from atft.model.network import Days, Encoder
 from atft.spec.model import ModelSpec
 
-EVALUATION_SEED = 20_031_847  # an evaluation hides the same stocks of a day whenever it is asked
+EVALUATION_SEED = 20_031_847  # every evaluation masks the same stocks of a day
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guess:
-    """`inputs` are the guessed features of each sample's last day; `hidden` says whose were not seen. `views` are
-    what the contrast compares, None without it.
+    """Output of pretraining: `inputs` are the predicted features of each sample's last day; `hidden` marks the masked
+    samples; `views` are embeddings for the contrastive loss, None without it.
     """
 
     inputs: Float[Tensor, "stock feature"]
@@ -27,7 +27,7 @@ class Guess:
 
 
 class GuessHeads(nn.Module):
-    """What stands in the place of a hidden day, what reads the inputs off a state and, for the contrast, its view."""
+    """Mask embedding, and projections of a state to inputs and, for the contrastive loss, to a view."""
 
     def __init__(self, *, hidden_size: int, num_features: int, contrast: bool) -> None:
         super().__init__()
@@ -42,8 +42,8 @@ class GuessHeads(nn.Module):
 
 
 class MaskedNetwork(Encoder):
-    """The encoder under `heads` that guess: hides `mask_ratio` of each day's ranked stocks, at least one, at random in
-    training and always the same ones in evaluation.
+    """The encoder with `heads` that predict masked inputs: masks `mask_ratio` of each day's ranked stocks, at least
+    one, at random in training and always the same ones in evaluation.
     """
 
     def __init__(self, *, num_features: int, window: int, model: ModelSpec, mask_ratio: float, contrast: bool) -> None:
@@ -63,7 +63,7 @@ class MaskedNetwork(Encoder):
         return Guess(inputs=inputs, hidden=hidden, views=views)
 
     def choose(self, batch: Batch) -> Bool[Tensor, " stock"]:
-        """Drawn on the processor, so that every device hides the same stocks."""
+        """Choose the masked stocks, on the CPU, so that every device masks the same ones."""
         ranked, day = batch.ranked.cpu(), batch.day.cpu()
         hidden = torch.zeros(len(day), dtype=torch.bool)
         for place, number in enumerate(batch.day_numbers):

@@ -1,8 +1,8 @@
-"""Which features matter on a row: gated residual network and variable selection (Lim et al. 2021, arXiv 1912.09363).
+"""Variable selection by gated residual networks (Lim et al. 2021, arXiv 1912.09363).
 
-The textbook gives every variable a network of its own, 11-14 times the cost of all the rest at 112 features. Here a
-variable has an embedding of `VARIABLE_SIZE` numbers, and all variables share one matrix product; the gating maths is
-the textbook's.
+The paper gives every variable a network of its own, 11-14 times the cost of all the rest at 112 features. Here a
+variable has an embedding of `VARIABLE_SIZE` numbers, and all variables share one matrix product; the gating is the
+paper's.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""What the window says about its last day: an LSTM beside attention, merged. Time is the first axis."""
+"""Temporal encoder: LSTM and attention over the window, merged into a state of its last day. Time is the first axis."""
 
 import math
 
@@ -47,10 +47,12 @@ class LastDayAttention(nn.Module):
 
 
 def first_recency(heads: int, window: int) -> Float[Tensor, "head day"]:
-    """Logits of the days at the start. Half of the heads, or all of fewer than 6, remember: a day's weight halves every
-    1 … `window` days, by head in geometric steps; the last day's logit is 0. The others look around the window, each at
-    another phase of one turn: their weights are positive, but their differences are the slope and the bend of the
-    window, the first cosine and sine, which no mixture of memories that fade can say.
+    """Initial logits of the days by head.
+
+    Half of the heads, or all of fewer than 6, decay with age: a day's weight halves every 1 … `window` days, by head in
+    geometric steps; the last day's logit is 0. The others are cosines of one period over the window at different
+    phases: differences between them give the window's slope and curvature (its first cosine and sine), which no mixture
+    of exponential decays can represent.
     """
     turning = heads // 2 if heads // 2 >= TURNING_HEADS else 0
     age = torch.arange(window - 1, -1, -1)

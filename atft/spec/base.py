@@ -1,4 +1,4 @@
-"""The base of every spec: frozen, closed, hashed. Cross-field rules point at the field a client must change."""
+"""Base class of every spec: frozen, no extra fields, with a digest. Cross-field errors point at the field to change."""
 
 import hashlib
 import json

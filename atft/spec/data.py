@@ -1,4 +1,4 @@
-"""Datasets, planted panels, what a run reads of a dataset, and how its days are split."""
+"""Specs of datasets, planted panels, a run's data, and the split of its days."""
 
 import math
 from pathlib import PurePosixPath

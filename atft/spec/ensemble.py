@@ -1,4 +1,4 @@
-"""Several trainings of one spec, a seed each, whose scores are averaged by rank."""
+"""Spec of an ensemble: one training per seed, whose scores are averaged by rank."""
 
 from typing import Annotated, Self
 

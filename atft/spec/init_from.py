@@ -15,7 +15,7 @@ WITH_GRAPH = ("gat_layers", "gat_heads", "learn_temperature")
 
 
 def check_encoder_shape(spec: TrainSpec, source: RunSpec) -> None:
-    """Refuses, at `/init_from`, an encoder of another shape; the size of its input is the caller's to compare."""
+    """Refuse, at `/init_from`, an encoder of another shape; the caller compares the number of features."""
     own, earlier = spec.model, source.model
     names = ALWAYS + WITH_FAN * own.use_fan + WITH_GRAPH * own.use_gat
     pairs = {f"model.{name}": (getattr(earlier, name), getattr(own, name)) for name in names}
@@ -33,7 +33,7 @@ def check_encoder_shape(spec: TrainSpec, source: RunSpec) -> None:
 
 
 def keeps_heads(spec: TrainSpec, source: RunSpec) -> bool:
-    """Whether the source's heads score what this training scores."""
+    """Whether the source's heads have the same outputs as this training's."""
     return (
         isinstance(source, TrainSpec)
         and source.data.horizons == spec.data.horizons
@@ -42,13 +42,13 @@ def keeps_heads(spec: TrainSpec, source: RunSpec) -> bool:
 
 
 def source_fold(source: RunSpec, fold: int) -> int:
-    """Whose weights `fold` begins with, both counted from 0."""
+    """The source's fold whose weights `fold` starts from, both counted from 0."""
     return fold if source.split.num_splits > 1 else 0
 
 
 def check_no_lookahead(spec: TrainSpec, num_days: int, ancestors: Sequence[RunSpec]) -> None:
-    """Refuses, at `/init_from`, weights that have seen what this training is judged on. `ancestors` are the source,
-    the run that it began with itself, and so on; all on the same `num_days` trading days.
+    """Refuse, at `/init_from`, weights that have seen this training's evaluation days. `ancestors` are the source, the
+    run that the source started from, and so on; all on the same `num_days` trading days.
 
     What holds for training days holds for those of every ancestor: they end a gap before each validation and test day
     and, in k-fold and CPCV, begin a gap after it. The validation days of an ancestor, which chose its weights, keep the
@@ -67,10 +67,10 @@ def check_no_lookahead(spec: TrainSpec, num_days: int, ancestors: Sequence[RunSp
 def _check_fold(spec: TrainSpec, later: Fold, earlier: Fold, gap: int, number: int) -> None:
     both_ways = spec.split.kind != "walk_forward"
     for seen, use in ((earlier.train, "trained"), (earlier.val, "was chosen")):
-        for judged, role in ((later.val, "validation"), (later.test, "test")):
+        for evaluated, role in ((later.val, "validation"), (later.test, "test")):
             if use == "was chosen" and role == "validation":
                 continue  # both runs may choose by the same days
-            day = _first_day_too_close(seen, judged, gap, both_ways=both_ways)
+            day = _first_day_too_close(seen, evaluated, gap, both_ways=both_ways)
             if day is not None:
                 where = f" of fold {number + 1}" if spec.split.num_splits > 1 else ""
                 refuse(
@@ -81,9 +81,9 @@ def _check_fold(spec: TrainSpec, later: Fold, earlier: Fold, gap: int, number: i
                 )
 
 
-def _first_day_too_close(seen: Stretches, judged: Stretches, gap: int, *, both_ways: bool) -> int | None:
-    """A seen day too near to a judged one, or later where time goes one way; days count from 0."""
-    for part in judged:
+def _first_day_too_close(seen: Stretches, evaluated: Stretches, gap: int, *, both_ways: bool) -> int | None:
+    """A seen day closer than `gap` to an evaluated one, or (unless `both_ways`) after it; None if there is none."""
+    for part in evaluated:
         for days in seen:
             if days.stop > part.start - gap and (not both_ways or days.start < part.stop + gap):
                 return max(days.start, min(days.stop - 1, part.start))

@@ -1,4 +1,4 @@
-"""One training job, complete; `RunSpec` is what every job that trains the network's encoder asks for."""
+"""Spec of a training job; `RunSpec` is the part shared by every job that trains the encoder."""
 
 from abc import abstractmethod
 from typing import Annotated, Self
@@ -34,7 +34,7 @@ class RunSpec(Spec):
 
     @abstractmethod
     def num_parameters(self, num_features: int) -> int:
-        """Exactly the trainable parameters of the network that this trains on `num_features` columns."""
+        """Number of trainable parameters of the network on `num_features` columns."""
 
     @model_validator(mode="after")
     def _run_consistent(self) -> Self:

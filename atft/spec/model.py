@@ -1,4 +1,4 @@
-"""The network's and the graph's shape, and the exact number of trainable parameters without torch."""
+"""Specs of the network and the graph, and the exact number of trainable parameters, without torch."""
 
 from typing import Literal, Self, get_args
 
@@ -78,7 +78,7 @@ def linear(inputs: int, outputs: int) -> int:
 
 
 def num_parameters(model: ModelSpec, num_features: int, num_horizons: int, window: int) -> int:
-    """Exactly the trainable parameters of `atft.model.network.Network`; optimizer moments and fixed tables are not
+    """Number of trainable parameters of `atft.model.network.Network`; optimizer moments and fixed tables are not
     parameters.
     """
     outputs = num_horizons * (len(model.quantiles) if model.quantiles else 1)
@@ -87,7 +87,7 @@ def num_parameters(model: ModelSpec, num_features: int, num_horizons: int, windo
 
 
 def num_encoder_parameters(model: ModelSpec, num_features: int, window: int) -> int:
-    """Those of `atft.model.network.Encoder`: all but the heads."""
+    """Number of trainable parameters of `atft.model.network.Encoder`: all but the heads."""
     hidden = model.hidden_size
 
     def gated_residual(inputs: int, outputs: int, context: int) -> int:

@@ -1,4 +1,4 @@
-"""Scores of a finished run's best weights for a range of days."""
+"""Spec of a prediction: scores of a finished run's best weights for a range of days."""
 
 from datetime import date
 from typing import Self

@@ -1,4 +1,6 @@
-"""A pretraining: the encoder learns from inputs alone, and a later training begins with it (`init_from`)."""
+"""Spec of a pretraining: the encoder learns from inputs without labels, and a later training starts from it
+(`init_from`).
+"""
 
 from typing import Literal, Self
 

@@ -1,4 +1,4 @@
-"""Why a job is in its state: the closed list that the child, the record and the API share."""
+"""Reasons of a job's state: the closed list shared by the child, the database and the API."""
 
 from enum import StrEnum
 

@@ -1,8 +1,8 @@
-"""Which trading days a run trains, validates and tests on: arithmetic shared by the API's plan and the child.
+"""Split of a panel's trading days into training, validation and test days, shared by the API and the child.
 
 Day numbers count the panel's trading days from 0. Day t needs t-window+1 … t as input and t+1 … t+1+max_horizon as
-label, so that the usable days are window-1 … num_days-2-max_horizon. One gap of `embargo_days` days that belong to
-nobody stands between training, validation and test days, on each side. The window of an evaluation day may reach back
+label, so that the usable days are window-1 … num_days-2-max_horizon. A gap of `embargo_days` unused days
+stands between training, validation and test days, on each side. The window of an evaluation day may reach back
 into training days: that is its past, known on that day. The window of a training day that follows evaluation days never
 reaches them, for there the gap is at least the window.
 """
@@ -15,13 +15,13 @@ from atft.spec.data import SplitSpec
 
 MIN_TRAIN_DAYS = 2
 MIN_TEST_DAYS = 2
-MAX_DAYS = 1_000_000  # where the search for a long enough panel ends
+MAX_DAYS = 1_000_000  # upper bound of the search for a long enough panel
 Stretches = tuple[range, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fold:
-    """One training with its evaluation: increasing stretches of consecutive days, not one of them empty."""
+    """Days of one training and its evaluation, as increasing, non-empty ranges of consecutive days."""
 
     train: Stretches
     val: Stretches
@@ -29,7 +29,7 @@ class Fold:
 
     @property
     def purged(self) -> Stretches:
-        """The days between the fold's first and last that belong to nobody."""
+        """The unused days between the fold's first and last day."""
         used = sorted([*self.train, *self.val, *self.test], key=lambda days: days.start)
         return tuple(range(a.stop, b.start) for a, b in pairwise(used) if a.stop < b.start)
 
@@ -96,7 +96,7 @@ def _walk_forward(usable: range, split: SplitSpec, has: str) -> SplitPlan:
 
 
 def _block_folds(usable: range, split: SplitSpec) -> tuple[Fold, ...] | None:
-    """None when a split is left with too few days to train and validate on."""
+    """Folds of k-fold or CPCV; None when a split has too few days to train and validate on."""
     size, longer = divmod(len(usable), split.folds)
     cuts = [usable.start + i * size + min(i, longer) for i in range(split.folds + 1)]
     folds = []
@@ -116,7 +116,7 @@ def _block_folds(usable: range, split: SplitSpec) -> tuple[Fold, ...] | None:
 
 
 def _merge_adjacent(blocks: list[range]) -> Stretches:
-    """Neighbours as one."""
+    """Blocks in order, adjacent ones merged."""
     found: list[range] = []
     for block in blocks:
         if found and found[-1].stop == block.start:
@@ -134,7 +134,7 @@ def _stretches_away_from(usable: range, test: Stretches, gap: int) -> list[range
 
 
 def _min_usable_days(split: SplitSpec) -> str:
-    """How many usable days the split needs, in words; one day more makes no block smaller, hence the bisection."""
+    """How many usable days the split needs, for messages; found by bisection, since more days make no block smaller."""
     low, high = 0, MAX_DAYS
     if _block_folds(range(high), split) is None:
         return f"more than {high} days"

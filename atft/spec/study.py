@@ -1,4 +1,4 @@
-"""Sweeps: the space, the sampler, the pruner, and `apply`, the one function that turns parameters into a TrainSpec."""
+"""Spec of a study: space, sampler, pruner, and `apply`, which turns a trial's parameters into a TrainSpec."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from atft.spec.base import Spec, refuse
 from atft.spec.job import TrainSpec
 from atft.spec.training import StopRule
 
-MAX_LEVELS = 1_000_000  # of a stepped float; more are a continuum
+MAX_LEVELS = 1_000_000  # of a stepped float
 Scalar = bool | int | float | str | None
 
 
@@ -40,7 +40,7 @@ class FloatDimension(Spec):
 
     @property
     def num_levels(self) -> int | None:
-        """How many values there are; None for a continuum."""
+        """Number of values; None for a continuous range."""
         if self.step is None:
             return None
         return int((Decimal(str(self.high)) - Decimal(str(self.low))) // Decimal(str(self.step))) + 1
@@ -173,7 +173,7 @@ class HpoSpec(Spec):
 
     @model_validator(mode="after")
     def _objective_is_selected_on(self) -> Self:
-        """Each trial's value is its best epoch by the very same metric: it must be one that trials select on."""
+        """A trial's value is its best epoch's, so the metric must be one that trials can select epochs by."""
         metric, direction = self.objective.metric, self.objective.direction
         fits = "minimize" if metric.split("@")[0] == "val/loss" else "maximize"
         if direction != fits:
@@ -185,7 +185,7 @@ class HpoSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _space_means_something(self) -> Self:
+    def _space_is_valid(self) -> Self:
         for key, dimension in self.space.items():
             pointer = f"/space/{key}"
             measured = self.objective.metric == "val/loss" and key.startswith(("loss.", "data.target"))
@@ -231,7 +231,7 @@ class HpoSpec(Spec):
 
     @property
     def grid_size(self) -> int:
-        """Points of the grid; 1 stands for a continuum."""
+        """Points of the grid; a continuous dimension counts as 1."""
         return math.prod(dimension.num_levels or 1 for dimension in self.space.values())
 
     @property
@@ -275,7 +275,7 @@ def apply(base: TrainSpec, params: Mapping[str, object]) -> TrainSpec:
 
 
 def put(base: TrainSpec, params: Mapping[str, object]) -> dict[str, Any]:
-    """The same, not validated: what was asked for, right or wrong. Raises KeyError."""
+    """JSON of `base` with dotted `params` put in, not validated. Raises KeyError."""
     body: dict[str, Any] = base.model_dump(mode="json")
     for key, value in params.items():
         *folders, leaf = key.split(".")
@@ -295,7 +295,7 @@ def with_value(base: TrainSpec, key: str, value: Scalar) -> TrainSpec:
 
 
 def resolved_value(base: TrainSpec, key: str, value: Scalar) -> str:
-    """The digest of the job with this one value; an invalid alone-standing value counts as its own job."""
+    """The digest of the job with this one value; a value that is invalid on its own counts as a job of its own."""
     try:
         return with_value(base, key, value).digest()
     except ValidationError:
@@ -303,12 +303,12 @@ def resolved_value(base: TrainSpec, key: str, value: Scalar) -> str:
 
 
 def inert_because(base: TrainSpec, space: Mapping[str, Dimension], key: str) -> str | None:  # noqa: PLR0911 - a table
-    """Why no value of `key` can change the run, given the base's switches (unless the switch itself is searched); else
-    None.
+    """The reason why no value of `key` can change the run, given the base's switches (unless the switch itself is
+    searched); else None.
     """
 
     def fixed(name: str, value: Scalar) -> bool:
-        return name not in space and _get(base, name) == value
+        return name not in space and _field_value(base, name) == value
 
     if fixed("model.use_gat", value=False) and (
         key.startswith(("graph.", "model.gat_")) or key in ("model.learn_temperature", "model.stochastic_depth")
@@ -350,7 +350,7 @@ def merged_choices(
     return CategoricalDimension(choices=tuple(seen.values())), merged
 
 
-def _get(base: TrainSpec, key: str) -> object:
+def _field_value(base: TrainSpec, key: str) -> object:
     value: object = base
     for part in key.split("."):
         value = getattr(value, part)

@@ -1,4 +1,4 @@
-"""Loss, optimizer, schedule and the training loop's settings."""
+"""Specs of the loss, optimizer, scheduler, training loop, evaluation and resources."""
 
 from typing import Literal, Self
 

@@ -131,8 +131,8 @@ async def test_a_bomb_is_told_by_its_plan_and_leaves_nothing(
     day = pa.scalar(18_000, pa.int32()).cast(pa.date32())
     rows = {
         "date": pa.repeat(day, 16_000_000),
-        "code": pa.submit_rerun("A", 16_000_000),
-        "close": pa.submit_rerun(1.0, 16_000_000),
+        "code": pa.repeat("A", 16_000_000),
+        "close": pa.repeat(1.0, 16_000_000),
     }
     pq.write_table(pa.table(rows), tmp_path / "bomb.parquet")
     assert (tmp_path / "bomb.parquet").stat().st_size < 1_000_000
@@ -240,6 +240,6 @@ async def test_a_request_id_and_an_address_write_no_lines_into_the_servers_log(
         "query_string": b"",
         "state": {},
     }
-    assert (await errors._on_crash(Request(scope), RuntimeError("a bug"))).status_code == 500
+    assert (await errors._on_unhandled(Request(scope), RuntimeError("a bug"))).status_code == 500
     assert "a bug" in caplog.text
     assert "\nforged" not in caplog.text

@@ -148,6 +148,29 @@ def choose_device(requested: str) -> torch.device:
     return torch.device("cuda", 0) if requested != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 
+def choose_autocast(requested: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16, or None for float32; `auto` is bfloat16 on a GPU that computes in it. Raises RunError when bfloat16 is
+    requested of a processor without it.
+    """
+    if requested == "bfloat16" and device.type == "cpu" and not has_bfloat16_lstm():
+        raise RunError(
+            Reason.INVALID_PARAMS,
+            "trainer.precision is bfloat16, but this machine's processor has no LSTM in bfloat16: use float32 or auto",
+        )
+    half = requested == "bfloat16" or (requested == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return torch.bfloat16 if half else None
+
+
+def has_bfloat16_lstm() -> bool:
+    """Whether the CPU can run an LSTM in bfloat16; oneDNN has none for processors without AVX-512."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        try:
+            torch.nn.LSTM(8, 8)(torch.zeros(2, 1, 8))
+        except RuntimeError:
+            return False
+    return True
+
+
 def make_setup(
     requested: RunSpec | EnsembleSpec, cache: Cache, reporter: Reporter, source: Path | None = None
 ) -> TrainingSetup:
@@ -165,12 +188,10 @@ def make_setup(
     pretrains = isinstance(spec, PretrainSpec)
     graph = TimedGraph(day_graph(cache, spec.graph, reporter.emit)) if spec.model.use_gat else None
     reader = DayReader(cache, spec.data, graph, device)
-    wants_half = spec.trainer.precision == "bfloat16" or (
-        spec.trainer.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
+    autocast = choose_autocast(spec.trainer.precision, device)
     used = [part for split in splits for part in (split.train, split.val, split.test)[: 2 if pretrains else 3]]
     days = np.unique(np.concatenate(used))
-    reader.make_resident(days, allow_bfloat16=wants_half, on_progress=lambda _: reporter.progress("build"))
+    reader.make_resident(days, allow_bfloat16=autocast is not None, on_progress=lambda _: reporter.progress("build"))
     initial_weights = None
     if isinstance(spec, TrainSpec) and (source is not None or spec.init_from is not None):
         initial_weights = InitialWeights(spec, cache, reader.feature_names, source)
@@ -180,7 +201,7 @@ def make_setup(
         ensemble=ensemble,
         cache=cache,
         device=device,
-        autocast=torch.bfloat16 if wants_half else None,
+        autocast=autocast,
         splits=splits,
         fold=0,
         graph=graph,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from python_multipart.multipart import parse_options_header
 
-from api.access.routes import _before as parse_audit_cursor
+from api.access.routes import _parse_cursor as parse_audit_cursor
 from api.datasets.routes import _parse as parse_spec
 from api.datasets.uploads import _Receiver
 from api.http.deps import expected_version

@@ -1,7 +1,6 @@
 """Fills the feature matrix of a cache: raw columns are brought into day order, normalised across each day, and written
-to the mapped file. A source file sorted by date is read once, in blocks of whole days with all columns; other
-files, and computed features, are written a few columns of all days at a time.
-"""
+to the mapped file. A source file sorted by date is read once, in blocks of whole days with all columns; any other file,
+and computed features, a few columns of all days at a time."""
 
 import os
 from collections.abc import Iterator, Sequence, Set

@@ -6,6 +6,7 @@ import torch
 from atft.data.cache.batch import Batch
 from atft.model.network import Network
 from atft.spec.model import ModelSpec, num_parameters
+from atft.train.setup import has_bfloat16_lstm
 
 SMALL = {"hidden_size": 8, "attention_heads": 2, "gat_heads": 2, "fan_top_k": 2, "dropout": 0.0, "gat_dropout": 0.0}
 
@@ -124,6 +125,7 @@ def test_pain_43_the_number_of_parameters_is_known_without_torch(features: int, 
         assert num_parameters(ModelSpec(**(SMALL | changes)), features, horizons, window) == counted
 
 
+@pytest.mark.skipif(not has_bfloat16_lstm(), reason="this processor has no LSTM in bfloat16")
 @pytest.mark.parametrize("changes", [{}, {"quantiles": (0.1, 0.5, 0.9), "freq_dropout": 0.3}])
 def test_bfloat16_autocast_stays_finite_and_close(make_batch, changes: dict[str, object]) -> None:
     batch, model = make_batch(), network(**changes).eval()

@@ -5,8 +5,16 @@ import torch
 
 from atft.data.cache.reader import Cache
 from atft.spec.job import TrainSpec
-from atft.train.report import Reporter
-from atft.train.setup import TrainingSetup, checkpoint_identity, choose_device, make_setup
+from atft.train import setup as training_setup
+from atft.train.report import Reporter, RunError
+from atft.train.setup import (
+    TrainingSetup,
+    checkpoint_identity,
+    choose_autocast,
+    choose_device,
+    has_bfloat16_lstm,
+    make_setup,
+)
 
 Make = Callable[..., TrainSpec]
 
@@ -60,3 +68,19 @@ def test_checkpoint_identity_ignores_what_changes_no_number(make_spec: Make, cac
 
 def test_cpu_is_cpu_even_where_there_is_a_gpu() -> None:
     assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_bfloat16_is_refused_where_the_processor_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert (choose_autocast("auto", cpu), choose_autocast("float32", cpu)) == (None, None)
+    monkeypatch.setattr(training_setup, "has_bfloat16_lstm", lambda: False)
+    with pytest.raises(RunError, match=r"trainer\.precision is bfloat16, .*: use float32 or auto"):
+        choose_autocast("bfloat16", cpu)
+    monkeypatch.setattr(training_setup, "has_bfloat16_lstm", lambda: True)
+    assert choose_autocast("bfloat16", cpu) is torch.bfloat16
+
+
+def test_looking_for_bfloat16_draws_no_random_number() -> None:
+    before = torch.random.get_rng_state()
+    has_bfloat16_lstm()
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -11,7 +11,7 @@ from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
 from atft.train.evaluate import predict
 from atft.train.report import Reporter
-from atft.train.setup import TrainingSetup, make_setup
+from atft.train.setup import TrainingSetup, has_bfloat16_lstm, make_setup
 from atft.train.step import Stepper, Update
 from atft.train.system_metrics import Timers
 
@@ -149,6 +149,7 @@ def test_the_moving_average_follows_by_its_decay(make_spec: Make, cache: Cache) 
         torch.testing.assert_close(averages[name], 0.75 * first[name] + 0.25 * parameter.detach())
 
 
+@pytest.mark.skipif(not has_bfloat16_lstm(), reason="this processor has no LSTM in bfloat16")
 def test_bfloat16_keeps_weights_losses_and_scores_in_float32(make_spec: Make, cache: Cache) -> None:
     half = fresh(make_spec, cache, **{"trainer.precision": "bfloat16"})
     full = fresh(make_spec, cache)

@@ -97,7 +97,7 @@ def _sessions() -> sessionmaker[Session]:
 
 @cache
 def _storage() -> "BaseStorage":
-    from worker.studies.sampling import open_storage  # noqa: PLC0415 - as above
+    from worker.studies.samplers import open_storage  # noqa: PLC0415 - as above
 
     return open_storage(settings)
 

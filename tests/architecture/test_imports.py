@@ -67,7 +67,7 @@ def test_every_package_has_contracts() -> None:
 
 
 OWNERS = {
-    "optuna": {"worker/studies/advance.py", "worker/studies/sampling.py", "worker/studies/plots.py", "worker/tasks.py"},
+    "optuna": {"worker/studies/advance.py", "worker/studies/samplers.py", "worker/studies/plots.py", "worker/tasks.py"},
     "lightgbm": {"atft/train/baselines.py"},
     "statsmodels": {"atft/metrics/inference.py"},
     "arch": {"atft/metrics/inference.py"},

@@ -29,7 +29,7 @@ from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
 from worker.persistence import POSTGRES_UNAVAILABLE
 from worker.studies.plots import Plots, draw_plots
-from worker.studies.sampling import open_study, suggest_parameters
+from worker.studies.samplers import open_study, suggest_parameters
 
 EXTREMES: Final[tuple[Literal["low", "high"], ...]] = ("low", "high")
 logger = logging.getLogger(__name__)

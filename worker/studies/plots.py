@@ -14,7 +14,7 @@ from atft.spec.study import HpoSpec
 from jobs.db.tables import Json
 from jobs.settings import Settings
 from worker.attempt.artifacts import Output, flush_and_hash, flush_folder
-from worker.studies.sampling import open_study, without_experimental_warnings
+from worker.studies.samplers import open_study, without_experimental_warnings
 
 logger = logging.getLogger(__name__)
 

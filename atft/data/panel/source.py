@@ -33,7 +33,7 @@ from atft.data.read.cells import (
     parse_numbers,
     row_numbers,
 )
-from atft.data.read.delimited import DelimitedFile
+from atft.data.read.csv import DelimitedFile
 from atft.data.read.opening import open_file
 from atft.data.read.tables import Table, files_under, folder_sha256, table_from_frame
 from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, normalized_name

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from atft.data.read.delimited import DelimitedFile, open_delimited_file
+from atft.data.read.csv import DelimitedFile, open_delimited_file
 from atft.data.read.tables import Table, is_scalar_type, open_binary, open_folder
 from atft.data.schema import DataError
 

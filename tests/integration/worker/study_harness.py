@@ -19,7 +19,7 @@ from jobs.record import history, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason
 from worker.studies.advance import AdvanceResult, AdvanceStep, advance
-from worker.studies.sampling import open_storage
+from worker.studies.samplers import open_storage
 
 METRIC = "val/rank_ic"
 SPACE = {

@@ -17,7 +17,7 @@ from jobs.record import catalog, history, lifecycle, queries
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Wanted
 from tests.integration.worker.study_harness import SPACE, StudyHarness, improving_objective, open_harness
-from worker.studies.sampling import non_adaptive_point
+from worker.studies.samplers import non_adaptive_point
 from worker.upkeep.sweeper import Sweeper
 
 

@@ -15,7 +15,7 @@ from jobs.db.tables import Job
 from jobs.record import submission
 from jobs.states import TERMINAL, JobKind, JobState, Reason
 from tests.integration.worker.test_processes import TRAIN, Service, cache, service  # noqa: F401 - fixtures
-from worker.studies.sampling import non_adaptive_point
+from worker.studies.samplers import non_adaptive_point
 
 BASE = TRAIN.model_copy(update={"trainer": TRAIN.trainer.model_copy(update={"max_epochs": 3})})
 SPACE = {

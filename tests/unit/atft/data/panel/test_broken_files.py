@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from atft.data.builder.run import build
-from atft.data.read import delimited, tables
+from atft.data.read import csv as csv_reader
+from atft.data.read import tables
 from atft.data.schema import DataError
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
@@ -381,10 +382,10 @@ def test_a_broken_file_is_refused_and_leaves_nothing(
     prices: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     name, write, settings, message = BROKEN[kind]
-    for module in (delimited, tables):
+    for module in (csv, tables):
         monkeypatch.setattr(module, "MAX_EXPANSION", 10)
         monkeypatch.setattr(module, "FREE_BYTES", 1 << 20)
-    monkeypatch.setattr(delimited, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(csv_reader, "BLOCK_BYTES", 1 << 16)
     (tmp_path / "in").mkdir()
     write(prices, tmp_path / "in" / name)
     if "universe" in settings:

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import Trial
 
 from atft.spec.study import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, Scalar, merged_choices
-from worker.studies.sampling import non_adaptive_point, open_study, pruner, suggest_parameters, value_at
+from worker.studies.samplers import non_adaptive_point, open_study, pruner, suggest_parameters, value_at
 
 SPACE = {
     "optimizer.lr": {"kind": "float", "low": 1e-5, "high": 1e-3, "log": True},

@@ -382,7 +382,7 @@ def test_a_broken_file_is_refused_and_leaves_nothing(
     prices: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     name, write, settings, message = BROKEN[kind]
-    for module in (csv, tables):
+    for module in (csv_reader, tables):
         monkeypatch.setattr(module, "MAX_EXPANSION", 10)
         monkeypatch.setattr(module, "FREE_BYTES", 1 << 20)
     monkeypatch.setattr(csv_reader, "BLOCK_BYTES", 1 << 16)

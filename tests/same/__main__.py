@@ -70,7 +70,7 @@ def main() -> int:
             "same": same,
             "values": count,
             "seconds": round(seconds, 1),
-            "sides": {side.name: {"root": str(side.root), "commits": sorted(side.commits)} for side in sides},
+            "sides": {side.name: {"commits": sorted(side.commits)} for side in sides},
             "excluded": excluded(),
             "comparisons": [asdict(one) | {"same": one.same} for one in comparisons],
         }

@@ -85,6 +85,7 @@ def inspect(spec: DatasetSpec) -> dict[str, object]:
 
 def _inspect_source(source: Source, spec: DatasetSpec) -> dict[str, object]:
     grid = _grid(source, spec)
+    source.warnings += grid.warnings
     plan = make_plan(source, grid, spec)
     roles = source.roles
     return {
@@ -192,6 +193,7 @@ def _write_files(
     find_features(source, progress)
     progress.start_stage("calendar and targets", 0.3, source.table.num_rows)
     grid, frame, targets = progress.wait(grid_future)
+    source.warnings += grid.warnings
     plan = progress.run(lambda: make_plan(source, grid, spec))
     profile_future, layout_future = background(lambda: profile(source)), background(lambda: row_layout(source, grid))
     progress.wait(source.sha256_future)

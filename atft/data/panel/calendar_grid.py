@@ -34,6 +34,7 @@ class CalendarGrid:
     day_rows: npt.NDArray[np.int64]  # [R]
     row_of_source: npt.NDArray[np.int64]  # grid row of each source row, -1 outside of every listed span
     frame: pl.DataFrame
+    warnings: tuple[str, ...] = ()
 
     def scatter(self, series: pl.Series) -> npt.NDArray[np.float64]:
         """A column of the source on the grid, [R]; NaN where the source has no value."""
@@ -84,6 +85,9 @@ def build_grid(source: Source) -> CalendarGrid:
     if source.has("close"):
         table = _with_prices(source, table, row_of_source, last_valid_row, valid)
     day_offsets, day_rows = rows_by_day(day_index, len(days))
+    in_universe, warnings = _universe_membership(
+        source, days, codes, day_index, code_index, row_of_source, last_valid_row
+    )
     return CalendarGrid(
         days=days,
         codes=codes,
@@ -92,12 +96,13 @@ def build_grid(source: Source) -> CalendarGrid:
         code_index=code_index,
         sector_index=sector_index,
         valid=valid,
-        in_universe=_universe_membership(source, days, codes, day_index, code_index, row_of_source, last_valid_row),
+        in_universe=in_universe,
         returns=_returns(source, table, row_of_source, offsets),
         day_offsets=day_offsets,
         day_rows=day_rows,
         row_of_source=row_of_source,
         frame=table,
+        warnings=warnings,
     )
 
 
@@ -179,14 +184,16 @@ def _universe_membership(
     code_index: npt.NDArray[np.int32],
     row_of_source: npt.NDArray[np.int64],
     last_valid_row: npt.NDArray[np.int64],
-) -> npt.NDArray[np.bool_]:
-    """Point-in-time membership of each row: a yearly list holds in its year, a dated one from its date to the next."""
+) -> tuple[npt.NDArray[np.bool_], tuple[str, ...]]:
+    """Point-in-time membership of each row, and warnings: a yearly list holds in its year, a dated one from its date to
+    the next. The warnings are not added to the source's here: another thread adds to those meanwhile.
+    """
     if source.universe is None:
         if not source.has("in_universe"):
-            return np.ones(len(day_index), np.bool_)
+            return np.ones(len(day_index), np.bool_), ()
         flags: npt.NDArray[np.bool_] = scatter(source.frame["@in_universe"], row_of_source, len(day_index)) == 1.0
-        return flags[last_valid_row]
-    universe = source.universe
+        return flags[last_valid_row], ()
+    universe, warnings = source.universe, list[str]()
     dated = "date" in universe.columns
     column = (
         universe["date"].to_numpy().astype("datetime64[D]")
@@ -199,7 +206,7 @@ def _universe_membership(
     )
     unknown = universe["code"].filter(pl.Series(numbers < 0)).unique()
     if len(unknown):
-        source.warnings.append(
+        warnings.append(
             f"{len(unknown)} codes of the universe file are not in the panel, such as {unknown.sort()[0]!r}"
         )
     member = np.zeros((len(lists) + 1, len(codes)), np.bool_)  # the last row: no list yet
@@ -212,6 +219,6 @@ def _universe_membership(
         which = np.where(lists[at] == years, at, -1)
     outside = int((which < 0).sum())
     if outside:
-        source.warnings.append(f"{outside} trading days have no list in the universe file: nothing is ranked on them")
+        warnings.append(f"{outside} trading days have no list in the universe file: nothing is ranked on them")
     found: npt.NDArray[np.bool_] = member[which[day_index], code_index]
-    return found
+    return found, tuple(warnings)

@@ -12,7 +12,7 @@ from api.studies.schemas import StudyPlan
 from api.training import admission
 from atft.spec.data import SplitSpec
 from atft.spec.job import TrainSpec
-from atft.spec.study import CategoricalDimension, Dimension, HpoSpec, Scalar, merged_choices
+from atft.spec.study import CategoricalDimension, Dimension, HpoSpec, Scalar, merge_choices
 from jobs.broker.queue import CONTROL
 from jobs.record import queries
 from jobs.settings import Settings
@@ -99,7 +99,7 @@ def merge_batch_sizes(spec: HpoSpec, stocks_per_day: int) -> tuple[HpoSpec, list
         raise invalid(pointer, message, "inert_parameter")
     if not isinstance(dimension, CategoricalDimension):
         return spec, []
-    merged, messages = merged_choices(dimension, {size: days(size) for size in dimension.choices})
+    merged, messages = merge_choices(dimension, {size: days(size) for size in dimension.choices})
     kept = {days(size): size for size in merged.choices}
     points = [
         {key: kept[days(value)] if key == BATCH_SIZE else value for key, value in point.items()}

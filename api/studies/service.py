@@ -12,7 +12,7 @@ from api.http.errors import Refused, from_pydantic, invalid
 from api.studies.admission import selection_bias_warnings
 from api.studies.schemas import BestView, TrialView
 from atft.spec.job import TrainSpec
-from atft.spec.study import HpoSpec, apply, put
+from atft.spec.study import HpoSpec, apply, with_params
 from jobs.db.tables import ArtifactRow, Job, Metric
 from jobs.errors import ArtifactNotFound
 from jobs.record import catalog, queries
@@ -106,7 +106,7 @@ def promoted_spec(session: Session, job_id: UUID, changes: Mapping[str, Any]) ->
     params |= {"baselines": True, "name": f"best of {job.name or job_id}"} | _flatten(changes)
     for key, value in params.items():
         try:
-            put(base, {key: value})
+            with_params(base, {key: value})
         except KeyError as missing:
             raise invalid(_json_pointer(key), f"{key} names no field of a training job: {missing.args[0]}") from missing
     try:

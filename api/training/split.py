@@ -9,7 +9,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from api.http.path_guard import existing_file
 from api.training.schemas import FoldDays, Stretch
-from atft.spec.split_plan import SplitPlan, Stretches
+from atft.spec.split_plan import DayRanges, SplitPlan
 from jobs.settings import Settings
 
 ROLES: Final = {"train": "training", "val": "validation", "test": "test", "purged": "gap"}
@@ -31,7 +31,7 @@ def trading_days(settings: Settings, fingerprint: str) -> list[date] | None:
 def planned_folds(plan: SplitPlan, days: Sequence[date]) -> list[FoldDays]:
     """The days of each fold of a plan; `days` are all trading days of the dataset."""
 
-    def to_stretches(stretches: Stretches) -> list[Stretch]:
+    def to_stretches(stretches: DayRanges) -> list[Stretch]:
         return [Stretch(first=days[part.start], last=days[part.stop - 1], num_days=len(part)) for part in stretches]
 
     return [

@@ -8,7 +8,7 @@ from torch import Tensor
 from atft.data.cache.batch import Batch
 from atft.data.cache.reader import Cache
 from atft.loss.objective import LossValue, NoTargets
-from atft.model.masking import Guess
+from atft.model.masking import MaskedPrediction
 from atft.spec.pretrain import PretrainSpec
 
 Daily = tuple[Float[Tensor, " day"], Bool[Tensor, " day"]]  # a value, and whether it is defined
@@ -21,21 +21,25 @@ class MaskedObjective:
         self.spec = spec
         self.code_index = cache.code_index
 
-    def __call__(self, guess: Guess, batch: Batch) -> LossValue:
+    def __call__(self, prediction: MaskedPrediction, batch: Batch) -> LossValue:
         """Raises NoTargets when no day of the batch has a loss. A NaN guess makes the total NaN."""
-        with torch.autocast(guess.inputs.device.type, enabled=False):
-            masked, defined = unexplained(guess, batch, min_names=self.spec.data.min_names)
-            terms = {"masked": (masked, 1.0)}
-            if guess.views is not None:
-                codes = torch.as_tensor(self.code_index[batch.rows].astype("int64"), device=guess.views.device)
+        with torch.autocast(prediction.inputs.device.type, enabled=False):
+            reconstruction, defined = fraction_unexplained(prediction, batch, min_names=self.spec.data.min_names)
+            terms = {"masked": (reconstruction, 1.0)}
+            if prediction.views is not None:
+                codes = torch.as_tensor(self.code_index[batch.rows].astype("int64"), device=prediction.views.device)
                 contrast, paired = info_nce(
-                    guess.views, codes, batch, temperature=self.spec.temperature, min_names=self.spec.data.min_names
+                    prediction.views,
+                    codes,
+                    batch,
+                    temperature=self.spec.temperature,
+                    min_names=self.spec.data.min_names,
                 )
                 terms["contrast"] = (contrast, self.spec.contrast_weight)
                 defined = defined & paired
             num = int(defined.sum())
             if not num:
-                raise NoTargets(f"none of {batch.num_days} days can be guessed at")
+                raise NoTargets(f"none of {batch.num_days} days has a defined pretraining loss")
             means = {name: torch.where(defined, value, 0.0).sum() / num for name, (value, _) in terms.items()}
             total = torch.stack([means[name] * weight for name, (_, weight) in terms.items()]).sum()
         return LossValue(
@@ -47,7 +51,7 @@ class MaskedObjective:
         )
 
 
-def unexplained(guess: Guess, batch: Batch, *, min_names: int) -> Daily:
+def fraction_unexplained(prediction: MaskedPrediction, batch: Batch, *, min_names: int) -> Daily:
     """By day, the share of the hidden inputs' squares, about the day's mean, that the guesses leave: 1 is what guessing
     nothing gets, 0 is all of it.
 
@@ -58,12 +62,12 @@ def unexplained(guess: Guess, batch: Batch, *, min_names: int) -> Daily:
     ranked = batch.ranked.unsqueeze(-1)
     names = _by_day(batch.ranked.float(), batch)
     mean = _by_day(torch.where(ranked, today, 0.0), batch) / names.clamp_min(1.0).unsqueeze(-1)
-    wanted = today - mean[batch.day]
-    hidden = guess.hidden.unsqueeze(-1)
-    missed = _by_day(torch.where(hidden, (guess.inputs.float() - wanted).square(), 0.0).sum(dim=-1), batch)
-    there = _by_day(torch.where(hidden, wanted.square(), 0.0).sum(dim=-1), batch)
-    defined = (names >= min_names) & (there > 0)
-    return missed / torch.where(defined, there, 1.0), defined
+    target = today - mean[batch.day]
+    masked = prediction.masked.unsqueeze(-1)
+    error = _by_day(torch.where(masked, (prediction.inputs.float() - target).square(), 0.0).sum(dim=-1), batch)
+    total = _by_day(torch.where(masked, target.square(), 0.0).sum(dim=-1), batch)
+    defined = (names >= min_names) & (total > 0)
+    return error / torch.where(defined, total, 1.0), defined
 
 
 def info_nce(

@@ -70,9 +70,9 @@ class Objective:
             parts["rank"] = rank.detach()
             constant = counts & ~defined.any(dim=1)
             counts = counts | defined.any(dim=1)
-        # One transfer from the device for all answers.
-        answers = torch.stack([(known | known_ranks).any().long(), counts.sum(), constant.sum()])
-        any_known, num_counted, num_constant = answers.tolist()
+        # One transfer from the device for all counters.
+        counters = torch.stack([(known | known_ranks).any().long(), counts.sum(), constant.sum()])
+        any_known, num_counted, num_constant = counters.tolist()
         if not any_known:
             raise NoTargets(f"none of {len(batch.day)} samples on {batch.num_days} days has a known target")
         return LossValue(

@@ -13,7 +13,7 @@ from atft.data.cache.reader import Cache
 Daily = Float[np.ndarray, " day"]
 VOLATILITY_DAYS, CORRELATION_DAYS = 20, 60
 LEVELS = 3  # low, middle and high of each of the two
-LEAST, MOST = 0.5, 2.0
+MIN_WEIGHT, MAX_WEIGHT = 0.5, 2.0
 
 
 def day_weights(cache: Cache, train: Int[np.ndarray, " train"]) -> Daily:
@@ -22,11 +22,11 @@ def day_weights(cache: Cache, train: Int[np.ndarray, " train"]) -> Daily:
     Training days of a regime share what is equal for all regimes, as far as the bounds allow.
     """
     weights = np.ones(len(cache.days))
-    weights[train] = balanced(regimes(*market_moves(cache))[train])
+    weights[train] = balanced_weights(regimes(*daily_return_moments(cache))[train])
     return weights
 
 
-def market_moves(cache: Cache) -> tuple[Daily, Daily]:
+def daily_return_moments(cache: Cache) -> tuple[Daily, Daily]:
     """Of each day's members with a known return: the mean return, and the mean squared return. NaN without members."""
     known = cache.valid & cache.in_universe & np.isfinite(cache.returns)
     day, returns = cache.day_index[known], cache.returns[known].astype(np.float64)
@@ -50,20 +50,20 @@ def regimes(mean: Daily, square: Daily) -> Int[np.ndarray, " day"]:
     return level
 
 
-def balanced(regime: Int[np.ndarray, " day"]) -> Daily:
+def balanced_weights(regime: Int[np.ndarray, " day"]) -> Daily:
     """Weights that give every regime that occurs the same sum, bounded to [.5, 2], mean 1."""
     if len(regime) == 0:
         return np.ones(0)
     count = np.bincount(regime)
     wanted = 1.0 / count[regime]
-    low, high = LEAST / wanted.max(), MOST / wanted.min()
+    low, high = MIN_WEIGHT / wanted.max(), MAX_WEIGHT / wanted.min()
     for _ in range(200):  # the mean of the bounded weights grows with the scale: halve until it is 1
         scale = (low + high) / 2
-        if np.clip(scale * wanted, LEAST, MOST).mean() < 1:
+        if np.clip(scale * wanted, MIN_WEIGHT, MAX_WEIGHT).mean() < 1:
             low = scale
         else:
             high = scale
-    weights: Daily = np.clip((low + high) / 2 * wanted, LEAST, MOST)
+    weights: Daily = np.clip((low + high) / 2 * wanted, MIN_WEIGHT, MAX_WEIGHT)
     return weights
 
 

@@ -80,11 +80,11 @@ def pairwise_sigmoid(
     scale = tau * torch.where(constant, 1.0, variance).sqrt()
     scaled = centred / scale[day]
     sizes = torch.bincount(day, minlength=num_days)
-    place = torch.arange(len(day), device=day.device) - (sizes.cumsum(0) - sizes)[day]
+    position = torch.arange(len(day), device=day.device) - (sizes.cumsum(0) - sizes)[day]
     longest = int(sizes.max())
     shape = (num_days, longest, prediction.shape[1])
-    padded = scaled.new_zeros(shape).index_put((day, place), scaled)
-    present = known.new_zeros(shape).index_put((day, place), known)
+    padded = scaled.new_zeros(shape).index_put((day, position), scaled)
+    present = known.new_zeros(shape).index_put((day, position), known)
     rows = max(1, PAIRS_AT_ONCE // max(1, longest * num_days * prediction.shape[1]))
     soft = torch.cat(
         [
@@ -94,7 +94,7 @@ def pairwise_sigmoid(
         dim=1,
     )
     rho, defined = _correlation(
-        _known_only(soft[day, place], known), _known_only(ranks, known), known, day, num_days, min_names
+        _known_only(soft[day, position], known), _known_only(ranks, known), known, day, num_days, min_names
     )
     defined = defined & ~constant
     return torch.where(defined, rho, 0.0), defined

@@ -69,7 +69,7 @@ def newey_west_t(daily: Daily, horizon: int) -> float | None:
     return float(values.mean()) / math.sqrt(variance) if variance > 0 else None
 
 
-def cosine_freedom(num_days: int, horizon: int) -> int:
+def cosine_degrees_of_freedom(num_days: int, horizon: int) -> int:
     """ν = max(2, ⌊min(.4 T^⅔, T/2h)⌋)."""
     return max(2, math.floor(min(0.4 * math.pow(num_days, 2 / 3), num_days / (2 * horizon))))
 
@@ -81,7 +81,7 @@ def cosine_test(daily: Daily, horizon: int) -> MeanTest:
     mean = float(values.mean()) if num_days else None
     if mean is None or num_days < 4 or not _varies(values):
         return MeanTest(mean=mean, t=None, degrees_of_freedom=None, p_value=None, ci95=None, num_days=num_days)
-    freedom = cosine_freedom(num_days, horizon)
+    freedom = cosine_degrees_of_freedom(num_days, horizon)
     cosines = np.cos(np.pi * np.outer(np.arange(1, freedom + 1), np.arange(num_days) + 0.5) / num_days)
     projections = math.sqrt(2 / num_days) * (cosines @ values)
     error = math.sqrt(float(np.mean(projections**2)) / num_days)

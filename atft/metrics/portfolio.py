@@ -114,12 +114,12 @@ def long_short(
     sorted_day = day[order]
     count = np.bincount(day, minlength=num_days)
     start = np.cumsum(count) - count
-    place = np.arange(len(day)) - start[sorted_day]
+    position = np.arange(len(day)) - start[sorted_day]
     size = np.maximum(1, np.floor(count * quantile + 1e-9)).astype(np.int64)
     defined = count >= max(min_names, 2)
     filled = np.flatnonzero(count)
     defined[filled] &= scores[order][start[filled]] < scores[order][start[filled] + count[filled] - 1]
-    weight = (place >= (count - size)[sorted_day]).astype(np.float64) - (place < size[sorted_day])
+    weight = (position >= (count - size)[sorted_day]).astype(np.float64) - (position < size[sorted_day])
     weight *= defined[sorted_day] / size[sorted_day]
     returns = np.where(defined, np.bincount(sorted_day, weight * targets[order], num_days), np.nan)
     weights = np.zeros((num_days, int(code.max()) + 1 if len(code) else 0))

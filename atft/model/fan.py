@@ -12,9 +12,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 MATRIX_WINDOW = 64  # up to this window one W×W matrix product is faster than an FFT (measured on CPU)
-ROWS = 512  # more than the frequencies of the longest window
-INSERTED = 8
-SMALLEST_POWER = 1e-12  # the slope of |X| is infinite at 0
+MAX_FREQUENCIES = 512  # more than the frequencies of the longest window
+MAX_INSERTION_SORT = 8
+MIN_POWER = 1e-12  # the slope of |X| is infinite at 0
 
 
 class Spectrum(nn.Module):
@@ -70,7 +70,7 @@ class Spectrum(nn.Module):
         return torch.cat([per_frequency, per_frequency[1 : 1 + self.num_sines]])
 
 
-class _Split(torch.autograd.Function):
+class _FrequencySplit(torch.autograd.Function):
     """The normalisation, its gradient written out: half the passes over memory of the same steps left to autograd."""
 
     @staticmethod
@@ -79,8 +79,8 @@ class _Split(torch.autograd.Function):
     ) -> tuple[Float[Tensor, "day column"], Float[Tensor, "kept column"]]:
         coefficients = spectrum(x)
         power = spectrum.power(coefficients)
-        kept = strongest(power, count)
-        amplitudes = power.gather(0, kept).add_(SMALLEST_POWER).sqrt_()
+        kept = top_frequencies(power, count)
+        amplitudes = power.gather(0, kept).add_(MIN_POWER).sqrt_()
         dropped = torch.ones_like(power).scatter_(0, kept, 0.0)
         residual = spectrum.inverse(coefficients * spectrum.spread(dropped))
         context.save_for_backward(coefficients, kept, dropped, amplitudes)
@@ -115,8 +115,8 @@ class FrequencyNormalization(nn.Module):
     ) -> tuple[Float[Tensor, "day stock hidden"], Float[Tensor, "kept stock hidden"]]:
         """The residual, and the kept |X|/W (the size of a level, half the swing of a wave), largest first."""
         with torch.autocast(x.device.type, enabled=False):
-            residual, amplitudes = _Split.apply(  # type: ignore[no-untyped-call]  # torch leaves apply untyped
-                _wide(x).flatten(1), self.spectrum, self.top_k
+            residual, amplitudes = _FrequencySplit.apply(  # type: ignore[no-untyped-call]  # torch leaves apply untyped
+                _at_least_float32(x).flatten(1), self.spectrum, self.top_k
             )
             return residual.view(x.shape), (amplitudes / self.spectrum.window).view(self.top_k, *x.shape[1:])
 
@@ -150,7 +150,7 @@ class FrequencyDropout(nn.Module):
         if not self.training or self.rate == 0:
             return x
         with torch.autocast(x.device.type, enabled=False):
-            wide = _wide(x)
+            wide = _at_least_float32(x)
             keep = torch.rand(self.spectrum.num_frequencies, x.shape[1], 1, device=x.device, dtype=wide.dtype).ge(
                 self.rate
             ) / (1 - self.rate)
@@ -159,7 +159,7 @@ class FrequencyDropout(nn.Module):
             return self.spectrum.inverse((coefficients * self.spectrum.spread(keep)).flatten(1)).view(x.shape)
 
 
-def strongest(power: Float[Tensor, "frequency column"], count: int) -> Int64[Tensor, "kept column"]:
+def top_frequencies(power: Float[Tensor, "frequency column"], count: int) -> Int64[Tensor, "kept column"]:
     """Row numbers of the `count` largest values (≥ 0, compared as float32) of every column, largest first.
 
     Ties go to the lower row, on every device: the bits of a float ≥ 0, read as a whole number, sort like the float,
@@ -167,8 +167,8 @@ def strongest(power: Float[Tensor, "frequency column"], count: int) -> Int64[Ten
     """
     last = power.shape[0] - 1
     rows = torch.arange(last, -1, -1, device=power.device).unsqueeze(1)
-    keys = power.float().view(torch.int32).long().mul_(ROWS).add_(rows)
-    if power.device.type != "cpu" or count > INSERTED:
+    keys = power.float().view(torch.int32).long().mul_(MAX_FREQUENCIES).add_(rows)
+    if power.device.type != "cpu" or count > MAX_INSERTION_SORT:
         best = keys.topk(count, dim=0).values
     else:
         found: list[Tensor] = []
@@ -176,15 +176,15 @@ def strongest(power: Float[Tensor, "frequency column"], count: int) -> Int64[Ten
             0
         ):  # insertion sort of whole rows: vectorised where topk goes column by column, 6 times faster
             lower = key
-            for place, higher in enumerate(found):
-                found[place], lower = torch.maximum(higher, lower), torch.minimum(higher, lower)
+            for index, higher in enumerate(found):
+                found[index], lower = torch.maximum(higher, lower), torch.minimum(higher, lower)
             if len(found) < count:
                 found.append(lower)
         best = torch.stack(found)
-    return last - best % ROWS
+    return last - best % MAX_FREQUENCIES
 
 
-def _wide(x: Tensor) -> Tensor:
+def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -30,7 +30,7 @@ class HorizonHeads(nn.Module):
         if quantiles is not None:
             self.register_buffer("median", median_weights(quantiles), persistent=False)
             with torch.no_grad():
-                self.out.bias.copy_(_normal_start(quantiles).repeat(num_horizons))
+                self.out.bias.copy_(_normal_quantile_bias(quantiles).repeat(num_horizons))
 
     def forward(
         self, state: Float[Tensor, "stock hidden"]
@@ -62,7 +62,7 @@ def median_weights(quantiles: Sequence[float]) -> Float[Tensor, " quantile"]:
     return weights
 
 
-def _normal_start(quantiles: Sequence[float]) -> Float[Tensor, " quantile"]:
+def _normal_quantile_bias(quantiles: Sequence[float]) -> Float[Tensor, " quantile"]:
     """Biases that start the quantiles at those of a standard normal, the scale of the labels."""
     values = torch.tensor([NormalDist().inv_cdf(q) for q in quantiles])
     return torch.cat([values[:1], torch.log(torch.expm1(values.diff()))])

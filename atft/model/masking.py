@@ -16,17 +16,17 @@ EVALUATION_SEED = 20_031_847  # every evaluation masks the same stocks of a day
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Guess:
-    """Output of pretraining: `inputs` are the predicted features of each sample's last day; `hidden` marks the masked
+class MaskedPrediction:
+    """Output of pretraining: `inputs` are the predicted features of each sample's last day; `masked` marks the masked
     samples; `views` are embeddings for the contrastive loss, None without it.
     """
 
     inputs: Float[Tensor, "stock feature"]
-    hidden: Bool[Tensor, " stock"]
+    masked: Bool[Tensor, " stock"]
     views: Float[Tensor, "stock hidden"] | None
 
 
-class GuessHeads(nn.Module):
+class MaskedPredictionHeads(nn.Module):
     """Mask embedding, and projections of a state to inputs and, for the contrastive loss, to a view."""
 
     def __init__(self, *, hidden_size: int, num_features: int, contrast: bool) -> None:
@@ -49,26 +49,26 @@ class MaskedNetwork(Encoder):
     def __init__(self, *, num_features: int, window: int, model: ModelSpec, mask_ratio: float, contrast: bool) -> None:
         super().__init__(num_features=num_features, window=window, model=model)
         self.mask_ratio = mask_ratio
-        self.heads = GuessHeads(hidden_size=model.hidden_size, num_features=num_features, contrast=contrast)
+        self.heads = MaskedPredictionHeads(hidden_size=model.hidden_size, num_features=num_features, contrast=contrast)
 
-    def forward(self, batch: Batch) -> Guess:
-        hidden = self.choose(batch)
+    def forward(self, batch: Batch) -> MaskedPrediction:
+        masked = self.choose_masked(batch)
 
-        def hide(days: Days) -> Days:
-            today = torch.where(hidden.unsqueeze(-1), self.heads.stand_in.to(days.dtype), days[-1])
+        def mask(days: Days) -> Days:
+            today = torch.where(masked.unsqueeze(-1), self.heads.stand_in.to(days.dtype), days[-1])
             return torch.cat([days[:-1], today.unsqueeze(0)])
 
-        state, _ = self.encode(batch, hide)
+        state, _ = self.encode(batch, mask)
         inputs, views = self.heads(state)
-        return Guess(inputs=inputs, hidden=hidden, views=views)
+        return MaskedPrediction(inputs=inputs, masked=masked, views=views)
 
-    def choose(self, batch: Batch) -> Bool[Tensor, " stock"]:
+    def choose_masked(self, batch: Batch) -> Bool[Tensor, " stock"]:
         """Choose the masked stocks, on the CPU, so that every device masks the same ones."""
         ranked, day = batch.ranked.cpu(), batch.day.cpu()
-        hidden = torch.zeros(len(day), dtype=torch.bool)
-        for place, number in enumerate(batch.day_numbers):
-            of_day = torch.nonzero(ranked & (day == place)).squeeze(-1)
+        masked = torch.zeros(len(day), dtype=torch.bool)
+        for index, number in enumerate(batch.day_numbers):
+            of_day = torch.nonzero(ranked & (day == index)).squeeze(-1)
             generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED + int(number))
             order = torch.randperm(len(of_day), generator=generator)
-            hidden[of_day[order[: max(1, round(self.mask_ratio * len(of_day)))]]] = True
-        return hidden.to(batch.ranked.device)
+            masked[of_day[order[: max(1, round(self.mask_ratio * len(of_day)))]]] = True
+        return masked.to(batch.ranked.device)

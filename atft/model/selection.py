@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from atft.spec.model import VARIABLE_SIZE
 
-FIRST_GATE = 0.1  # spread of the selection's logits at the start
+INITIAL_GATE_SCALE = 0.1  # spread of the selection's logits at the start
 
 
 class GatedResidual(nn.Module):
@@ -60,7 +60,7 @@ class VariableSelection(nn.Module):
         )
         # The gate's skip hands x itself to the softmax: at full size a feature of -2 would start 50 times fainter than
         # one of 2. All start nearly alike, and what the features say arrives undistorted.
-        nn.init.constant_(self.gate.norm.weight, FIRST_GATE)
+        nn.init.constant_(self.gate.norm.weight, INITIAL_GATE_SCALE)
         self.scale = nn.Parameter(torch.randn(num_features, VARIABLE_SIZE))
         self.shift = nn.Parameter(0.5 * torch.randn(num_features, VARIABLE_SIZE))
         self.mix = nn.Linear(num_features * VARIABLE_SIZE, hidden_size)

@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from atft.model.selection import GatedResidual
 
-FIRST_MEMORY = 1.0  # bias of the forget gate: a day keeps three quarters of its past
-TURNING_HEADS = 3  # so many phases tell a wave's sine and cosine
-FIRST_SWING = 2.0  # half the logits' swing over a turn
+INITIAL_FORGET_BIAS = 1.0  # bias of the forget gate: a day keeps three quarters of its past
+MIN_COSINE_HEADS = 3  # so many phases tell a wave's sine and cosine
+INITIAL_COSINE_AMPLITUDE = 2.0  # half the logits' swing over a turn
 
 
 class LastDayAttention(nn.Module):
     """Multi-head attention whose only query is the last day, which is exact where only the last day is read.
 
     Each head starts with days of its own, by a learned bias over age (ALiBi, Press et al. 2022, arXiv 2108.12409;
-    `first_recency`), and a learned encoding of the position is added to the days: without them
+    `initial_recency_bias`), and a learned encoding of the position is added to the days: without them
     attention could not tell yesterday from last month, and would start as eight times the same mean of the window.
     With one query it is cheaper to carry the query through the key's matrix, and the weighted mean of the days through
     the value's, than every day through both. (A bias of the key would add the same to every day: it has none.)
@@ -27,7 +27,7 @@ class LastDayAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.position = nn.Parameter(0.02 * torch.randn(window, 1, hidden_size))
-        self.recency = nn.Parameter(first_recency(heads, window))
+        self.recency = nn.Parameter(initial_recency_bias(heads, window))
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key = nn.Linear(hidden_size, hidden_size, bias=False)
         self.value = nn.Linear(hidden_size, hidden_size)
@@ -36,17 +36,17 @@ class LastDayAttention(nn.Module):
     def forward(self, x: Float[Tensor, "day stock hidden"]) -> Float[Tensor, "stock hidden"]:
         stocks, hidden = x.shape[1:]
         size = hidden // self.heads
-        placed = (x + self.position).transpose(0, 1)
-        query = self.query(placed[:, -1]).view(stocks, self.heads, size) * size**-0.5
-        reading = torch.einsum("nhe,hed->nhd", query, self.key.weight.view(self.heads, size, hidden))
-        weights = torch.softmax(torch.bmm(reading, placed.transpose(1, 2)) + self.recency, dim=-1)
-        read = torch.bmm(weights, placed)
+        encoded = (x + self.position).transpose(0, 1)
+        query = self.query(encoded[:, -1]).view(stocks, self.heads, size) * size**-0.5
+        projected_query = torch.einsum("nhe,hed->nhd", query, self.key.weight.view(self.heads, size, hidden))
+        weights = torch.softmax(torch.bmm(projected_query, encoded.transpose(1, 2)) + self.recency, dim=-1)
+        read = torch.bmm(weights, encoded)
         value = torch.einsum("nhd,hed->nhe", read, self.value.weight.view(self.heads, size, hidden)).flatten(1)
         out: Tensor = self.out(value + self.value.bias)
         return out
 
 
-def first_recency(heads: int, window: int) -> Float[Tensor, "head day"]:
+def initial_recency_bias(heads: int, window: int) -> Float[Tensor, "head day"]:
     """Initial logits of the days by head.
 
     Half of the heads, or all of fewer than 6, decay with age: a day's weight halves every 1 … `window` days, by head in
@@ -54,12 +54,12 @@ def first_recency(heads: int, window: int) -> Float[Tensor, "head day"]:
     phases: differences between them give the window's slope and curvature (its first cosine and sine), which no mixture
     of exponential decays can represent.
     """
-    turning = heads // 2 if heads // 2 >= TURNING_HEADS else 0
+    turning = heads // 2 if heads // 2 >= MIN_COSINE_HEADS else 0
     age = torch.arange(window - 1, -1, -1)
     half_lives = float(window) ** (torch.arange(heads - turning) / max(1, heads - turning - 1))
     phases = torch.arange(turning) / max(1, turning)
     turn = torch.cos(2 * math.pi * (age / window - phases.unsqueeze(1)))
-    return torch.cat([-math.log(2) * age / half_lives.unsqueeze(1), FIRST_SWING * turn])
+    return torch.cat([-math.log(2) * age / half_lives.unsqueeze(1), INITIAL_COSINE_AMPLITUDE * turn])
 
 
 class Temporal(nn.Module):
@@ -69,7 +69,7 @@ class Temporal(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(hidden_size, hidden_size)
         with torch.no_grad():  # remember at the start (Jozefowicz et al. 2015): torch's own start forgets half a day
-            self.lstm.get_parameter("bias_hh_l0")[hidden_size : 2 * hidden_size].fill_(FIRST_MEMORY)
+            self.lstm.get_parameter("bias_hh_l0")[hidden_size : 2 * hidden_size].fill_(INITIAL_FORGET_BIAS)
         self.attention = LastDayAttention(window=window, hidden_size=hidden_size, heads=attention_heads)
         self.merge = GatedResidual(
             input_size=2 * hidden_size,

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 from atft.spec.base import refuse
 from atft.spec.job import RunSpec, TrainSpec
-from atft.spec.split_plan import Fold, Stretches, plan_split
+from atft.spec.split_plan import DayRanges, Fold, plan_split
 
-ALWAYS = ("hidden_size", "attention_heads", "use_fan", "use_gat")
-WITH_FAN = ("fan_top_k",)
-WITH_GRAPH = ("gat_layers", "gat_heads", "learn_temperature")
+SHAPE_FIELDS = ("hidden_size", "attention_heads", "use_fan", "use_gat")
+FAN_SHAPE_FIELDS = ("fan_top_k",)
+GRAPH_SHAPE_FIELDS = ("gat_layers", "gat_heads", "learn_temperature")
 
 
 def check_encoder_shape(spec: TrainSpec, source: RunSpec) -> None:
     """Refuse, at `/init_from`, an encoder of another shape; the caller compares the number of features."""
     own, earlier = spec.model, source.model
-    names = ALWAYS + WITH_FAN * own.use_fan + WITH_GRAPH * own.use_gat
+    names = SHAPE_FIELDS + FAN_SHAPE_FIELDS * own.use_fan + GRAPH_SHAPE_FIELDS * own.use_gat
     pairs = {f"model.{name}": (getattr(earlier, name), getattr(own, name)) for name in names}
     pairs["data.window"] = (source.data.window, spec.data.window)
     differ = [f"{name} was {before} and is {now}" for name, (before, now) in pairs.items() if before != now]
@@ -32,7 +32,7 @@ def check_encoder_shape(spec: TrainSpec, source: RunSpec) -> None:
         )
 
 
-def keeps_heads(spec: TrainSpec, source: RunSpec) -> bool:
+def same_heads(spec: TrainSpec, source: RunSpec) -> bool:
     """Whether the source's heads have the same outputs as this training's."""
     return (
         isinstance(source, TrainSpec)
@@ -81,7 +81,7 @@ def _check_fold(spec: TrainSpec, later: Fold, earlier: Fold, gap: int, number: i
                 )
 
 
-def _first_day_too_close(seen: Stretches, evaluated: Stretches, gap: int, *, both_ways: bool) -> int | None:
+def _first_day_too_close(seen: DayRanges, evaluated: DayRanges, gap: int, *, both_ways: bool) -> int | None:
     """A seen day closer than `gap` to an evaluated one, or (unless `both_ways`) after it; None if there is none."""
     for part in evaluated:
         for days in seen:

@@ -16,19 +16,19 @@ from atft.spec.data import SplitSpec
 MIN_TRAIN_DAYS = 2
 MIN_TEST_DAYS = 2
 MAX_DAYS = 1_000_000  # upper bound of the search for a long enough panel
-Stretches = tuple[range, ...]
+DayRanges = tuple[range, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fold:
     """Days of one training and its evaluation, as increasing, non-empty ranges of consecutive days."""
 
-    train: Stretches
-    val: Stretches
-    test: Stretches
+    train: DayRanges
+    val: DayRanges
+    test: DayRanges
 
     @property
-    def purged(self) -> Stretches:
+    def purged(self) -> DayRanges:
         """The unused days between the fold's first and last day."""
         used = sorted([*self.train, *self.val, *self.test], key=lambda days: days.start)
         return tuple(range(a.stop, b.start) for a, b in pairwise(used) if a.stop < b.start)
@@ -39,8 +39,8 @@ class SplitPlan:
     folds: tuple[Fold, ...]
 
 
-def count(stretches: Stretches) -> int:
-    return sum(map(len, stretches))
+def count(ranges: DayRanges) -> int:
+    return sum(map(len, ranges))
 
 
 def plan_split(num_days: int, window: int, max_horizon: int, split: SplitSpec) -> SplitPlan:
@@ -86,8 +86,8 @@ def _walk_forward(usable: range, split: SplitSpec, has: str) -> SplitPlan:
             f"of {split.embargo_days} need {needed}",
         )
     folds = []
-    for place in range(split.folds, 0, -1):
-        test = range(usable.stop - place * split.test_days, usable.stop - (place - 1) * split.test_days)
+    for blocks_left in range(split.folds, 0, -1):
+        test = range(usable.stop - blocks_left * split.test_days, usable.stop - (blocks_left - 1) * split.test_days)
         val = range(test.start - split.embargo_days - split.val_days, test.start - split.embargo_days)
         train_stop = val.start - split.embargo_days
         train_start = usable.start if split.train_days is None else train_stop - split.train_days
@@ -102,20 +102,20 @@ def _block_folds(usable: range, split: SplitSpec) -> tuple[Fold, ...] | None:
     folds = []
     for chosen in combinations(range(split.folds), split.test_folds):
         test = _merge_adjacent([range(cuts[i], cuts[i + 1]) for i in chosen])
-        stretches = _stretches_away_from(usable, test, split.embargo_days)
-        if size < MIN_TEST_DAYS or not stretches:
+        ranges = _ranges_away_from(usable, test, split.embargo_days)
+        if size < MIN_TEST_DAYS or not ranges:
             return None
-        longest = max(stretches, key=lambda days: (len(days), days.start))
+        longest = max(ranges, key=lambda days: (len(days), days.start))
         val = range(longest.stop - split.val_days, longest.stop)
         before = range(longest.start, val.start - split.embargo_days)
-        train = tuple(part for days in stretches if len(part := before if days is longest else days))
+        train = tuple(part for days in ranges if len(part := before if days is longest else days))
         if val.start < longest.start or count(train) < MIN_TRAIN_DAYS:
             return None
         folds.append(Fold(train=train, val=(val,), test=test))
     return tuple(folds)
 
 
-def _merge_adjacent(blocks: list[range]) -> Stretches:
+def _merge_adjacent(blocks: list[range]) -> DayRanges:
     """Blocks in order, adjacent ones merged."""
     found: list[range] = []
     for block in blocks:
@@ -126,8 +126,8 @@ def _merge_adjacent(blocks: list[range]) -> Stretches:
     return tuple(found)
 
 
-def _stretches_away_from(usable: range, test: Stretches, gap: int) -> list[range]:
-    """The stretches of usable days that are at least `gap` days away from test days."""
+def _ranges_away_from(usable: range, test: DayRanges, gap: int) -> list[range]:
+    """The ranges of usable days that are at least `gap` days away from test days."""
     edges = [usable.start - gap, *(edge for days in test for edge in (days.start, days.stop)), usable.stop + gap]
     found = [range(a + gap, b - gap) for a, b in zip(edges[::2], edges[1::2], strict=True)]
     return [days for days in found if len(days)]

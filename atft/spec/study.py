@@ -191,7 +191,7 @@ class HpoSpec(Spec):
             measured = self.objective.metric == "val/loss" and key.startswith(("loss.", "data.target"))
             if measured or key in UNSEARCHABLE or key.split(".")[0] in UNSEARCHABLE:
                 refuse(pointer, f"{key} cannot be searched: it would change what the trials are compared on")
-            if key in RUNTIME:
+            if key in RUNTIME_FIELDS:
                 refuse(pointer, f"{key} cannot be searched: it changes nothing that a trial learns")
             for value in dimension.extremes() if not isinstance(dimension, CategoricalDimension) else dimension.choices:
                 try:
@@ -203,11 +203,11 @@ class HpoSpec(Spec):
                     if any(other != key for other in self.space) and not _own_field(problem, key):
                         continue  # another dimension may make it valid: the preflight of both extremes decides
                     refuse(pointer, f"{key} = {value!r} is not a valid value: {problem['msg']}")
-            if len({resolved_value(self.base, key, v) for v in _probe(dimension)}) == 1 and len(_probe(dimension)) > 1:
+            if len({trial_digest(self.base, key, v) for v in _probe(dimension)}) == 1 and len(_probe(dimension)) > 1:
                 refuse(pointer, f"{key}: every value of this dimension resolves to the same training job")
             if len(_probe(dimension)) == 1:
                 refuse(pointer, f"{key} has a single value: put it into base instead")
-            inert = inert_because(self.base, self.space, key)
+            inert = no_effect_reason(self.base, self.space, key)
             if inert is not None:
                 refuse(pointer, f"{key} has no effect: {inert}")
         if self.sampler.name == "grid" and any(
@@ -251,7 +251,7 @@ class HpoSpec(Spec):
 
     def trial_body(self, params: Mapping[str, Scalar]) -> dict[str, Any]:
         """The same, not validated."""
-        body = put(self.base, params)
+        body = with_params(self.base, params)
         body["trainer"]["objective"] = self.objective.metric
         body["trainer"]["stop_rules"] += [rule.model_dump(mode="json") for rule in self.stop_rules]
         body["baselines"] = False
@@ -264,17 +264,17 @@ UNSEARCHABLE = frozenset(
         "data.min_names", "trainer.objective",
     }
 )  # fmt: skip
-RUNTIME = frozenset({"trainer.checkpoint_every_seconds", "trainer.timeout_seconds"})
+RUNTIME_FIELDS = frozenset({"trainer.checkpoint_every_seconds", "trainer.timeout_seconds"})
 
 
 def apply(base: TrainSpec, params: Mapping[str, object]) -> TrainSpec:
     """`base` with dotted `params` put in, validated as a whole. Raises KeyError for a name that is no field,
     ValidationError.
     """
-    return TrainSpec.model_validate(put(base, params))
+    return TrainSpec.model_validate(with_params(base, params))
 
 
-def put(base: TrainSpec, params: Mapping[str, object]) -> dict[str, Any]:
+def with_params(base: TrainSpec, params: Mapping[str, object]) -> dict[str, Any]:
     """JSON of `base` with dotted `params` put in, not validated. Raises KeyError."""
     body: dict[str, Any] = base.model_dump(mode="json")
     for key, value in params.items():
@@ -294,7 +294,7 @@ def with_value(base: TrainSpec, key: str, value: Scalar) -> TrainSpec:
     return apply(base, {key: value})
 
 
-def resolved_value(base: TrainSpec, key: str, value: Scalar) -> str:
+def trial_digest(base: TrainSpec, key: str, value: Scalar) -> str:
     """The digest of the job with this one value; a value that is invalid on its own counts as a job of its own."""
     try:
         return with_value(base, key, value).digest()
@@ -302,7 +302,7 @@ def resolved_value(base: TrainSpec, key: str, value: Scalar) -> str:
         return f"invalid:{value!r}"
 
 
-def inert_because(base: TrainSpec, space: Mapping[str, Dimension], key: str) -> str | None:  # noqa: PLR0911 - a table
+def no_effect_reason(base: TrainSpec, space: Mapping[str, Dimension], key: str) -> str | None:  # noqa: PLR0911 - a table
     """The reason why no value of `key` can change the run, given the base's switches (unless the switch itself is
     searched); else None.
     """
@@ -337,7 +337,7 @@ def inert_because(base: TrainSpec, space: Mapping[str, Dimension], key: str) -> 
     return None
 
 
-def merged_choices(
+def merge_choices(
     dimension: CategoricalDimension, resolve: Mapping[Scalar, object]
 ) -> tuple[CategoricalDimension, list[str]]:
     """Choices that resolve equal become one (the first); says which were merged."""

@@ -48,9 +48,12 @@ class OptimizerSpec(Spec):
         return value
 
     @model_validator(mode="after")
-    def _surprise(self) -> Self:
+    def _betas_fit_adabelief(self) -> Self:
         if self.name == "adabelief" and self.betas[0] == 0:
-            refuse("/betas", "adabelief divides by what betas[0] did not expect: betas[0] = 0 expects everything")
+            refuse(
+                "/betas",
+                "adabelief divides by the gradient's deviation from its moving average, which is 0 with betas[0] = 0",
+            )
         return self
 
     @property

@@ -15,7 +15,7 @@ from torch import nn
 
 from atft.data.cache.reader import Cache
 from atft.data.files import sha256_of
-from atft.spec.init_from import check_encoder_shape, check_no_lookahead, keeps_heads, source_fold
+from atft.spec.init_from import check_encoder_shape, check_no_lookahead, same_heads, source_fold
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
@@ -80,7 +80,7 @@ class InitialWeights:
                 Reason.DATA_CHANGED, f"the weights of job {self.spec.init_from} cannot be read any more: {error}"
             ) from error
         own = network.state_dict()
-        heads = keeps_heads(self.spec, self.source)
+        heads = same_heads(self.spec, self.source)
         expected = {name for name in own if heads or not name.startswith(HEADS)}
         taken = {name: tensor for name, tensor in weights.items() if heads or not name.startswith(HEADS)}
         mismatched = sorted(expected ^ taken.keys()) or sorted(n for n in expected if own[n].shape != taken[n].shape)

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from atft.data.cache.batch import Batch
 from atft.loss.objective import LossValue, NoTargets
-from atft.model.masking import Guess
+from atft.model.masking import MaskedPrediction
 from atft.spec.reason import Reason
 from atft.train.evaluate import read_batch
 from atft.train.preflight import gradient_norms
@@ -137,7 +137,7 @@ class Stepper:
                 batch = read_batch(self._setup.reader, np.asarray([day]))
                 if batch is not None:
                     output = network(batch)
-                    values = output.inputs if isinstance(output, Guess) else output.scores
+                    values = output.inputs if isinstance(output, MaskedPrediction) else output.scores
                     if not bool(torch.isfinite(values[batch.ranked]).all()):
                         found.append(day)
         return ", ".join(str(date) for date in self._setup.cache.days[found or days])

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from atft.data.cache.reader import Cache
 from atft.data.schema import DataError
 from atft.spec.data import DataSpec, SplitSpec
-from atft.spec.split_plan import Stretches, plan_split
+from atft.spec.split_plan import DayRanges, plan_split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ def make_splits(cache: Cache, data: DataSpec, split: SplitSpec) -> tuple[Split, 
     )
 
 
-def _numbers(stretches: Stretches) -> npt.NDArray[np.int64]:
+def _numbers(stretches: DayRanges) -> npt.NDArray[np.int64]:
     return np.array([day for days in stretches for day in days], dtype=np.int64)
 
 

@@ -15,7 +15,7 @@ from api.comparisons.schemas import Comparison
 from api.comparisons.service import BASELINE, compare, mean_by_day
 from api.http.errors import Refused
 from atft.spec.job import TrainSpec
-from atft.spec.study import put
+from atft.spec.study import with_params
 from jobs.states import JobState
 
 MEASURE = Measure(split="test", metric="rank_ic", horizon=5)
@@ -39,7 +39,7 @@ def side(name: str, values: Sequence[float | None] | None = None, **changes: Any
     """`changes` are fields of the side, or of its spec when they have a dot or are a spec's own."""
     spec_changes = {key.replace("__", "."): value for key, value in changes.items() if key not in Side.__slots__}
     own = {key: value for key, value in changes.items() if key in Side.__slots__}
-    spec = put(TrainSpec(dataset="d", name=name), spec_changes)
+    spec = with_params(TrainSpec(dataset="d", name=name), spec_changes)
     fields: dict[str, Any] = {
         "id": str(uuid4()),
         "label": name,

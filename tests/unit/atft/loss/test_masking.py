@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from atft.data.cache.batch import Batch
-from atft.loss.masking import info_nce, unexplained
-from atft.model.masking import Guess
+from atft.loss.masking import fraction_unexplained, info_nce
+from atft.model.masking import MaskedPrediction
 
 NAMES = 6
 
@@ -33,39 +33,39 @@ def batch(days: int = 2) -> Batch:
     )
 
 
-def guess(b: Batch, inputs: torch.Tensor) -> Guess:
-    hidden = torch.zeros(len(b.day), dtype=torch.bool)
-    hidden[[0, 2, NAMES + 1]] = True
-    return Guess(inputs=inputs, hidden=hidden, views=None)
+def prediction(b: Batch, inputs: torch.Tensor) -> MaskedPrediction:
+    masked = torch.zeros(len(b.day), dtype=torch.bool)
+    masked[[0, 2, NAMES + 1]] = True
+    return MaskedPrediction(inputs=inputs, masked=masked, views=None)
 
 
-def test_unexplained_is_1_for_no_guess_and_0_for_a_perfect_one() -> None:
+def test_fraction_unexplained_is_1_for_zeros_and_0_for_a_perfect_prediction() -> None:
     b = batch()
     mean = torch.stack([b.x[b.day == d].mean(dim=0) for d in range(2)])[b.day]
-    nothing, defined = unexplained(guess(b, torch.zeros_like(b.x)), b, min_names=NAMES)
+    nothing, defined = fraction_unexplained(prediction(b, torch.zeros_like(b.x)), b, min_names=NAMES)
     assert nothing.tolist() == pytest.approx([1.0, 1.0])
     assert defined.all()
-    perfect, _ = unexplained(guess(b, b.x - mean), b, min_names=NAMES)
+    perfect, _ = fraction_unexplained(prediction(b, b.x - mean), b, min_names=NAMES)
     assert perfect.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
-    half, _ = unexplained(guess(b, (b.x - mean) / 2), b, min_names=NAMES)
+    half, _ = fraction_unexplained(prediction(b, (b.x - mean) / 2), b, min_names=NAMES)
     assert half.tolist() == pytest.approx([0.25, 0.25])
 
 
-def test_only_hidden_stocks_count_and_days_stay_apart() -> None:
+def test_only_masked_stocks_count_and_days_stay_apart() -> None:
     b = batch()
     inputs = torch.zeros_like(b.x, requires_grad=True)
-    value, _ = unexplained(guess(b, inputs), b, min_names=NAMES)
+    value, _ = fraction_unexplained(prediction(b, inputs), b, min_names=NAMES)
     (slope,) = torch.autograd.grad(value[0], inputs)
     assert torch.nonzero(slope.abs().sum(dim=1)).squeeze(-1).tolist() == [0, 2]
 
 
 def test_a_day_of_few_or_of_equal_stocks_is_undefined() -> None:
     b = batch()
-    none, defined = unexplained(guess(b, torch.zeros_like(b.x)), b, min_names=NAMES + 1)
+    none, defined = fraction_unexplained(prediction(b, torch.zeros_like(b.x)), b, min_names=NAMES + 1)
     assert not defined.any()
     assert none.isfinite().all()
     equal = replace(b, x=torch.where(b.day.unsqueeze(1) == 0, 1.0, b.x))
-    assert unexplained(guess(b, torch.zeros_like(b.x)), equal, min_names=2)[1].tolist() == [False, True]
+    assert fraction_unexplained(prediction(b, torch.zeros_like(b.x)), equal, min_names=2)[1].tolist() == [False, True]
 
 
 def test_info_nce_by_hand() -> None:

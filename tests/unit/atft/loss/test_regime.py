@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from atft.data.builder.run import build
 from atft.data.cache.reader import Cache
-from atft.loss.regime import balanced, day_weights, market_moves, regimes
+from atft.loss.regime import balanced_weights, daily_return_moments, day_weights, regimes
 from atft.spec.data import DatasetSpec
 
 
@@ -29,20 +29,20 @@ def test_weights_are_bounded_of_mean_1_in_training_and_1_elsewhere(cache: Cache)
 
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=300))
 def test_any_regimes_can_be_balanced_within_the_bounds(regime: list[int]) -> None:
-    weights = balanced(np.array(regime))
+    weights = balanced_weights(np.array(regime))
     assert weights.mean() == pytest.approx(1.0)
     assert weights.min() >= 0.5 - 1e-12
     assert weights.max() <= 2.0 + 1e-12
 
 
 def test_regimes_within_the_bounds_count_alike() -> None:
-    weights = balanced(np.array([0] * 30 + [1] * 20 + [5] * 40))
+    weights = balanced_weights(np.array([0] * 30 + [1] * 20 + [5] * 40))
     assert weights[:30].sum() == pytest.approx(weights[30:50].sum())
     assert weights[:30].sum() == pytest.approx(weights[50:].sum())
 
 
 def test_a_days_regime_is_not_changed_by_what_comes_later(cache: Cache) -> None:
-    mean, square = market_moves(cache)
+    mean, square = daily_return_moments(cache)
     before = regimes(mean, square)
     later = np.arange(len(mean)) > 120
     after = regimes(np.where(later, 7 * mean, mean), np.where(later, 50 * square, square))
@@ -62,6 +62,6 @@ def test_a_storm_in_which_all_move_together_is_the_highest_regime() -> None:
 def test_the_moves_are_those_of_members_that_trade(cache: Cache) -> None:
     day = 100
     rows = np.flatnonzero((cache.day_index == day) & cache.valid & cache.in_universe & np.isfinite(cache.returns))
-    mean, square = market_moves(cache)
+    mean, square = daily_return_moments(cache)
     assert mean[day] == pytest.approx(cache.returns[rows].mean(), rel=1e-5)
     assert square[day] == pytest.approx((cache.returns[rows] ** 2).mean(), rel=1e-5)

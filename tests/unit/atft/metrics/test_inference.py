@@ -3,7 +3,7 @@ import pytest
 from statsmodels.regression.linear_model import OLS
 
 from atft.metrics.inference import (
-    cosine_freedom,
+    cosine_degrees_of_freedom,
     cosine_test,
     model_confidence_set,
     newey_west_lag,
@@ -31,9 +31,9 @@ def test_newey_west_without_enough_is_none() -> None:
 
 
 def test_degrees_of_freedom() -> None:
-    assert cosine_freedom(250, 1) == 15
-    assert cosine_freedom(250, 20) == 6
-    assert cosine_freedom(10, 20) == 2
+    assert cosine_degrees_of_freedom(250, 1) == 15
+    assert cosine_degrees_of_freedom(250, 20) == 6
+    assert cosine_degrees_of_freedom(10, 20) == 2
 
 
 def test_the_cosine_test_is_its_formula() -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from atft.model.fan import Fan, FrequencyDropout, FrequencyNormalization, Spectrum, strongest
+from atft.model.fan import Fan, FrequencyDropout, FrequencyNormalization, Spectrum, top_frequencies
 
 WINDOWS = [2, 3, 8, 9, 20, 64, 65, 66, 101]
 
@@ -55,10 +55,10 @@ def test_fan_is_idempotent_and_its_residual_orthogonal(window: int) -> None:
 def test_ties_go_to_the_lower_frequency_by_both_ways_of_sorting() -> None:
     power = torch.tensor([[0.0, 1.0, 2.0], [0.0, 3.0, 2.0], [0.0, 3.0, 2.0], [0.0, 0.0, 5.0]])
     expected = [[0, 1, 3], [1, 2, 0]]
-    assert strongest(power, 2).tolist() == expected
+    assert top_frequencies(power, 2).tolist() == expected
     many = torch.randint(0, 4, (40, 50), generator=torch.Generator().manual_seed(0)).float()
     for count in (8, 9):
-        assert torch.equal(strongest(many, count), many.sort(dim=0, descending=True, stable=True).indices[:count])
+        assert torch.equal(top_frequencies(many, count), many.sort(dim=0, descending=True, stable=True).indices[:count])
 
 
 @pytest.mark.parametrize("window", [7, 8, 65])

@@ -23,14 +23,14 @@ def test_parameters_are_counted_without_torch(contrast: bool) -> None:
     assert spec.num_parameters(5) == sum(p.numel() for p in network(contrast=contrast).parameters())
 
 
-def test_a_hidden_day_says_nothing_of_itself_and_all_else_does(make_batch) -> None:
+def test_a_masked_day_does_not_reach_its_own_prediction_and_all_else_does(make_batch) -> None:
     """The guess hears the stock's own past and, along an edge, its neighbour's today."""
     batch = make_batch(days=1)
     model = network().eval()
-    hidden = model.choose(batch)
+    masked = model.choose_masked(batch)
     last = batch.windows[:, -1]
-    victim = int(torch.nonzero(hidden)[0])
-    friend = int(torch.nonzero(~hidden)[0])
+    victim = int(torch.nonzero(masked)[0])
+    friend = int(torch.nonzero(~masked)[0])
     batch = replace(
         batch,
         x=batch.x.requires_grad_(),
@@ -43,17 +43,17 @@ def test_a_hidden_day_says_nothing_of_itself_and_all_else_does(make_batch) -> No
     assert (slope[last[friend]] != 0).any()
 
 
-def test_some_of_every_day_are_hidden_at_random_and_in_evaluation_always_the_same(make_batch) -> None:
+def test_some_stocks_of_every_day_are_masked_at_random_and_the_same_in_evaluation(make_batch) -> None:
     batch, model = make_batch(days=3), network()
     names = int((batch.day == 0).sum())
     torch.manual_seed(1)
-    drawn = [model.choose(batch) for _ in range(4)]
-    for hidden in drawn:
-        assert torch.bincount(batch.day[hidden], minlength=3).tolist() == [max(1, round(0.3 * names))] * 3
+    drawn = [model.choose_masked(batch) for _ in range(4)]
+    for masked in drawn:
+        assert torch.bincount(batch.day[masked], minlength=3).tolist() == [max(1, round(0.3 * names))] * 3
     assert any(not torch.equal(drawn[0], other) for other in drawn[1:])
     model.eval()
     before = torch.get_rng_state()
-    assert torch.equal(model.choose(batch), model.choose(batch))
+    assert torch.equal(model.choose_masked(batch), model.choose_masked(batch))
     assert torch.equal(torch.get_rng_state(), before)
     alone = replace(batch, ranked=torch.arange(len(batch.day)) == 0)
-    assert torch.equal(model.choose(alone), alone.ranked)  # who is not ranked is not guessed at
+    assert torch.equal(model.choose_masked(alone), alone.ranked)  # who is not ranked is not guessed at

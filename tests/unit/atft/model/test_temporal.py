@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from atft.model.temporal import LastDayAttention, Temporal, first_recency
+from atft.model.temporal import LastDayAttention, Temporal, initial_recency_bias
 
 
 def test_attention_equals_full_multi_head_attention_read_at_the_last_day() -> None:
@@ -10,13 +10,13 @@ def test_attention_equals_full_multi_head_attention_read_at_the_last_day() -> No
     hidden, heads = 8, 2
     attention = LastDayAttention(window=5, hidden_size=hidden, heads=heads)
     x = torch.randn(5, 3, hidden)
-    placed = x + attention.position
+    encoded = x + attention.position
     weight = torch.cat([attention.query.weight, attention.key.weight, attention.value.weight])
     bias = torch.cat([attention.query.bias, torch.zeros(hidden), attention.value.bias])
     full, _ = F.multi_head_attention_forward(
-        placed,
-        placed,
-        placed,
+        encoded,
+        encoded,
+        encoded,
         hidden,
         heads,
         weight,
@@ -50,17 +50,17 @@ def test_the_temporal_block_reads_every_day_of_every_channel() -> None:
 
 
 def test_heads_start_with_memories_from_a_day_to_the_window() -> None:
-    weights = torch.softmax(first_recency(4, 20), dim=-1)
+    weights = torch.softmax(initial_recency_bias(4, 20), dim=-1)
     assert weights[0, -1] / weights[0, -2] == pytest.approx(2)
     assert weights[3, -1] / weights[3, 0] == pytest.approx(2 ** (19 / 20))
     ages = weights @ torch.arange(19, -1, -1.0)
     assert (ages.diff() > 0).all()
-    assert first_recency(1, 20).shape == (1, 20)
+    assert initial_recency_bias(1, 20).shape == (1, 20)
 
 
 def test_half_of_many_heads_start_with_a_turn_of_the_window() -> None:
-    weights = torch.softmax(first_recency(8, 20), dim=-1)
-    assert torch.equal(weights[:4], torch.softmax(first_recency(4, 20), dim=-1))
+    weights = torch.softmax(initial_recency_bias(8, 20), dim=-1)
+    assert torch.equal(weights[:4], torch.softmax(initial_recency_bias(4, 20), dim=-1))
     angle = 2 * torch.pi * torch.arange(19, -1, -1) / 20
     for phase, wave in ((4, torch.cos(angle)), (5, torch.sin(angle))):
         difference = weights[phase] - weights[phase + 2]

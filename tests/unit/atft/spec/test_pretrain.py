@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from atft.spec.data import SplitSpec
-from atft.spec.init_from import check_encoder_shape, check_no_lookahead, keeps_heads, source_fold
+from atft.spec.init_from import check_encoder_shape, check_no_lookahead, same_heads, source_fold
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.split_plan import plan_split
@@ -85,9 +85,9 @@ def test_settings_that_shape_no_encoder_may_differ() -> None:
 
 
 def test_heads_come_along_where_they_score_the_same() -> None:
-    assert keeps_heads(later(), later())
-    assert not keeps_heads(later(), earlier())
-    assert not keeps_heads(later(), later(data={"window": 5, "horizons": [1, 2]}))
+    assert same_heads(later(), later())
+    assert not same_heads(later(), earlier())
+    assert not same_heads(later(), later(data={"window": 5, "horizons": [1, 2]}))
 
 
 LEAKS: dict[str, tuple[TrainSpec, list[RunSpec], str | None]] = {

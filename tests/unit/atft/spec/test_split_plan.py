@@ -14,12 +14,12 @@ from sklearn.model_selection import KFold
 
 from atft.spec.data import MAX_SPLITS, SplitSpec
 from atft.spec.job import TrainSpec
-from atft.spec.split_plan import Fold, SplitPlan, Stretches, count, plan_split
+from atft.spec.split_plan import DayRanges, Fold, SplitPlan, count, plan_split
 
 MAX_HORIZON = 5
 
 
-def days_of(stretches: Stretches) -> list[int]:
+def days_of(stretches: DayRanges) -> list[int]:
     return [day for days in stretches for day in days]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from atft.spec.study import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, put
+from atft.spec.study import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, with_params
 
 BASE = {"dataset": "d"}
 
@@ -66,7 +66,7 @@ def test_a_trial_is_the_base_with_its_parameters_and_the_study_s_rules() -> None
     assert len(trial.trainer.stop_rules) == 1
     assert spec.base.trainer.stop_rules == ()
     assert spec.trial_body({"model.gat_layers": 99})["model"]["gat_layers"] == 99
-    assert put(spec.base, {"name": "x"})["name"] == "x"
+    assert with_params(spec.base, {"name": "x"})["name"] == "x"
 
 
 def test_extremes_lie_on_the_steps() -> None:

@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.trial import Trial
 
-from atft.spec.study import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, Scalar, merged_choices
+from atft.spec.study import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, Scalar, merge_choices
 from worker.studies.samplers import non_adaptive_point, open_study, pruner, suggest_parameters, value_at
 
 SPACE = {
@@ -138,6 +138,6 @@ def test_no_pruner_judges_the_warm_up(name: str, warmup: int) -> None:
 
 def test_pain_37_equal_choices_are_merged() -> None:
     days = {2048: 4, 2100: 4, 4096: 8}
-    merged, said = merged_choices(CategoricalDimension(choices=(2048, 2100, 4096)), days)
+    merged, said = merge_choices(CategoricalDimension(choices=(2048, 2100, 4096)), days)
     assert merged.choices == (2048, 4096)
     assert said == ["2100 resolves to the same run as 2048: merged"]

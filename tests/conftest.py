@@ -1,4 +1,4 @@
-"""Real servers for every ring that needs them: one Postgres and one Valkey per test process, one database per test,
+"""Real servers for the tests that need them: one Postgres and one Valkey per test process, one database per test,
 copied from a template that the migrations have built.
 """
 
@@ -29,7 +29,7 @@ def with_database(url: str, name: str) -> str:
 def servers() -> Iterator[embedded.EmbeddedServers]:
     """One Postgres and one Valkey for this test process. Nothing is kept, so nothing need reach the disk."""
     var = Path(tempfile.mkdtemp(prefix="atft-test-"))
-    var.chmod(0o755)  # as root the servers run as another user
+    var.chmod(0o755)  # started as root, the servers run as another user
     with embedded.start(var, postgres_options=("-c", "fsync=off", "-c", "full_page_writes=off")) as running:
         yield running
     shutil.rmtree(var)

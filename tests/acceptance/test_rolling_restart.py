@@ -48,7 +48,7 @@ class RequestLoop(threading.Thread):
         self.join()
 
 
-def test_g7_an_open_request_is_answered_by_the_stopping_api(up: Up) -> None:
+def test_g7_a_stopping_api_completes_open_requests(up: Up) -> None:
     where = urlsplit(up.url)
     [old, *_] = up.find("uvicorn")
     log = up.var / "log" / "api.log"

@@ -37,7 +37,7 @@ def undisturbed(service: Client, panel: str) -> Job:
 
 
 def comparable(found: Metrics) -> dict[str, object]:
-    """Every series but the machine's own: times and loads differ from run to run."""
+    """The series that must be equal: all but times and system loads."""
     machine = re.compile(r"(system|time)/|.*/samples_per_second$")
     return {name: series.model_dump() for name, series in found.series.items() if not machine.match(name)}
 
@@ -56,7 +56,7 @@ def test_a_training_job_has_metrics_and_evidence(service: Client, undisturbed: J
     assert threads["torch_num_threads"] == threads["limit"] == 1
 
 
-def test_a_prediction_has_the_bits_of_the_evaluation(service: Client, undisturbed: Job, tmp_path: Path) -> None:
+def test_a_prediction_equals_the_evaluation_bit_for_bit(service: Client, undisturbed: Job, tmp_path: Path) -> None:
     own, found = tmp_path / "own.parquet", tmp_path / "found.parquet"
     service.download(f"/jobs/{undisturbed.id}/artifacts/predictions.parquet", own)
     expected = pq.read_table(own).filter(pc.field("split") == "test").drop(["split"])
@@ -93,7 +93,7 @@ def test_g2_the_same_key_and_body_is_one_job(service: Client) -> None:
     assert caught.value.status == 422
 
 
-def test_g6_a_cancelled_job_is_gone(service: Client, up: Up) -> None:
+def test_g6_cancel_ends_the_processes_of_a_job(service: Client, up: Up) -> None:
     job = service.submit("train", TRAIN | {"trainer": {"max_epochs": 500, "batch_size": 80, "early_stopping": None}})
     wait_for("training", lambda: (found := service.job(job.id).progress) and found.phase == "train")
     [child] = up.find("atft", "run", job.id)
@@ -104,7 +104,7 @@ def test_g6_a_cancelled_job_is_gone(service: Client, up: Up) -> None:
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_g4_a_kill_changes_no_number(service: Client, up: Up, undisturbed: Job, victim: str) -> None:
+def test_g4_a_killed_process_changes_no_result(service: Client, up: Up, undisturbed: Job, victim: str) -> None:
     job = service.submit("train", TRAIN)
     wait_for("the second epoch", lambda: "val/rank_ic" in (service.job(job.id).latest or {}), 90)
     up.kill(*VICTIMS[victim])
@@ -121,7 +121,7 @@ def test_g1_an_accepted_job_outlives_the_api(service: Client, up: Up) -> None:
 
 
 def prices(folder: Path, bad: str) -> Path:
-    """Twelve random walks; `bad` takes the place of one close."""
+    """Twelve random walks; `bad` replaces one close."""
     days = [date(2020, 1, 6) + timedelta(weeks=i // 5, days=i % 5) for i in range(320)]
     steps = Random(1)
     rows = ["date,code,close"]

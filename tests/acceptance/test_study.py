@@ -1,4 +1,4 @@
-"""The demo's study and comparison at a small size, and what the commands then print."""
+"""The demo's study and comparison at a small size, and the output of the commands."""
 
 import io
 import json
@@ -18,7 +18,7 @@ PANEL: Json = {"num_codes": 20, "num_days": 160, "num_features": 6, "signal": 0.
 SPLIT: Json = {"val_days": 20, "test_days": 40, "embargo_days": 11}
 
 
-def test_a_study_its_best_trial_twice_and_the_comparison(service: Client, up: Up, tmp_path: Path) -> None:
+def test_demo_study_promotes_the_best_trial_twice_and_compares(service: Client, up: Up, tmp_path: Path) -> None:
     text = io.StringIO()
     summary, passed = run_study(service, Console(file=text, width=200), panel=PANEL, split=SPLIT, num_trials=3)
     assert passed, text.getvalue()

@@ -28,7 +28,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_one_per_folder_and_nothing_survives_a_kill(var: Path) -> None:
+def test_one_service_per_folder_and_no_process_survives_a_kill(var: Path) -> None:
     first = start_up(var)
     assert first.stdout is not None
     ready = first.stdout.readline()
@@ -46,7 +46,7 @@ def test_one_per_folder_and_nothing_survives_a_kill(var: Path) -> None:
     first.communicate()
     wait_for("nothing is left", lambda: not alive(everything), 30)
 
-    third = start_up(var)  # on what the killed one left
+    third = start_up(var)  # with the data of the killed one
     assert third.stdout is not None
     assert third.stdout.readline().startswith("ready "), third.communicate()[1]
     everything = psutil.Process(third.pid).children(recursive=True)

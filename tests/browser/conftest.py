@@ -1,4 +1,4 @@
-"""The service of the acceptance ring, seen through Chromium."""
+"""A Chromium browser for the service of the acceptance tests."""
 
 import os
 import shutil
@@ -14,14 +14,14 @@ __all__ = ["browser", "panel", "service", "up"]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The system's Chromium; without one the ring is skipped, except in CI."""
+    """The system's Chromium; without one the browser tests are skipped, except in CI."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         if os.environ.get("CI"):
             pytest.fail("no Chromium: .ci/run installs it")
         pytest.skip("no Chromium on this machine")
     with sync_playwright() as playwright:
-        # the sandbox needs rights that a root shell in a container has not got
+        # the sandbox needs rights that root in a container lacks
         started = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox"] if os.geteuid() == 0 else []
         )

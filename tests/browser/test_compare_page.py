@@ -1,4 +1,4 @@
-"""Two jobs ticked in the list, compared on the page."""
+"""Jobs that are selected in the list are compared on the page."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""Datasets on the page: a file is checked, refused or registered, its build seen, its profile read, and deleted."""
+"""Datasets on the page: a file is checked, refused or registered; its build and profile are shown; it is deleted."""
 
 import itertools
 import math
@@ -31,7 +31,9 @@ def open_page(browser: Browser, up: Up, problems: list[str]) -> Page:
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on(
         "request",
-        lambda request: None if request.url.startswith(up.url) else problems.append(f"asked elsewhere: {request.url}"),
+        lambda request: (
+            None if request.url.startswith(up.url) else problems.append(f"request to another origin: {request.url}")
+        ),
     )
     return page
 
@@ -72,7 +74,7 @@ def test_a_file_becomes_a_dataset(browser: Browser, up: Up, service: Client, tmp
     page.close()
 
 
-def test_what_jobs_need_is_not_deleted(browser: Browser, up: Up, service: Client) -> None:
+def test_a_dataset_of_unfinished_jobs_is_not_deleted(browser: Browser, up: Up, service: Client) -> None:
     problems: list[str] = []
     page = open_page(browser, up, problems)
     page.goto("/ui/datasets")

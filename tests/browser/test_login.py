@@ -1,4 +1,4 @@
-"""The page of a server that has keys: it asks for one, keeps none, and acts by its cookie."""
+"""The pages of a server with API keys: they ask for a key, do not store it, and use the session cookie."""
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 ADMIN = "the-operators-own-admin-key"
 
 
-def test_a_person_logs_in_acts_and_logs_out(browser: Browser, settings: Settings, sessions: Sessions) -> None:
+def test_login_cancel_of_a_job_and_logout(browser: Browser, settings: Settings, sessions: Sessions) -> None:
     register(sessions)
     with transaction(sessions) as session:
         job = submission.submit(session, kind=JobKind.TRAIN, spec=SPEC, spec_digest="d", queue="cpu", name="mine").job
@@ -43,7 +43,7 @@ def test_a_person_logs_in_acts_and_logs_out(browser: Browser, settings: Settings
         page.close()
 
 
-def test_the_docs_page_works_under_its_policy(browser: Browser, settings: Settings) -> None:
+def test_the_docs_page_works_under_its_content_security_policy(browser: Browser, settings: Settings) -> None:
     with serving(settings) as server:
         page = browser.new_page(base_url=server.url)
         broken: list[str] = []

@@ -1,4 +1,4 @@
-"""The page as a person sees it: the jobs, and a running job's curve that grows without a reload."""
+"""The list of jobs, and the curve of a running job, which grows without a reload."""
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -20,7 +20,7 @@ def test_a_job_appears_and_its_curve_grows(browser: Browser, up: Up, service: Cl
 
     def note_request(request: Request) -> None:
         if not request.url.startswith((up.url, "data:")):
-            problems.append(f"asked elsewhere: {request.url}")
+            problems.append(f"request to another origin: {request.url}")
 
     page.on("console", note_message)
     page.on("pageerror", lambda error: problems.append(str(error)))
@@ -29,7 +29,7 @@ def test_a_job_appears_and_its_curve_grows(browser: Browser, up: Up, service: Cl
     page.goto("/")
     job = service.submit("train", TRAIN | {"name": "seen-in-a-browser"})
     row = page.locator("#rows tr", has_text="seen-in-a-browser")
-    expect(row).to_be_visible(timeout=20_000)  # the list follows by itself
+    expect(row).to_be_visible(timeout=20_000)  # the list refreshes itself
     row.locator("a").first.click()
     expect(page.locator("#name")).to_have_text("seen-in-a-browser")
     expect(page.locator("#curve svg")).to_be_visible(timeout=90_000)
@@ -38,11 +38,11 @@ def test_a_job_appears_and_its_curve_grows(browser: Browser, up: Up, service: Cl
     expect(page.locator("#evidence")).to_contain_text("AdaBelief")
     assert service.job(job.id).state == "succeeded"
     expect(page.locator("#offline")).to_be_hidden()
-    page.goto("/ui/jobs/" + job.id)  # a job that is over has no stream, and its pictures are drawn once
+    page.goto("/ui/jobs/" + job.id)  # a finished job has no stream, and its plots are drawn once
     expect(page.locator("#training svg").first).to_be_visible()
     expect(page.locator("#log")).to_contain_text("state succeeded")
     height = page.locator("#training figure").first.bounding_box()
-    page.set_viewport_size({"width": 1280, "height": 1000})  # a change that draws them anew
+    page.set_viewport_size({"width": 1280, "height": 1000})  # a resize redraws them
     page.wait_for_timeout(500)
     assert page.locator("#training figure").first.bounding_box() == height
     assert page.locator("#offline").is_hidden()
@@ -50,7 +50,9 @@ def test_a_job_appears_and_its_curve_grows(browser: Browser, up: Up, service: Cl
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
-def test_no_view_has_a_serious_violation(browser: Browser, up: Up, service: Client, panel: str, colours: str) -> None:
+def test_no_page_has_a_serious_accessibility_violation(
+    browser: Browser, up: Up, service: Client, panel: str, colours: str
+) -> None:
     job = service.jobs(kind="train").items[0] if service.jobs(kind="train").items else service.train(TRAIN)
     views = {
         "/": "#rows tr", f"/ui/jobs/{job.id}": "#facts dd", "/ui/datasets": "#rows tr",
@@ -71,10 +73,10 @@ def test_no_view_has_a_serious_violation(browser: Browser, up: Up, service: Clie
     assert found == {view: [] for view in views}
 
 
-def test_jobs_that_were_made_while_it_was_away_are_all_listed(
+def test_jobs_submitted_while_the_page_was_offline_are_all_listed(
     browser: Browser, up: Up, service: Client, panel: str
 ) -> None:
-    """More of them than a page has: none between the newest and those that were shown before is left out."""
+    """More new jobs than fit on a page: all between the newest and those shown before are listed."""
     service.train(TRAIN | {"name": "before"})
     page = browser.new_page(base_url=up.url)
     page.goto("/")

@@ -1,4 +1,4 @@
-"""A person submits from the form, sees the curve move, cancels, and sees the page come back after the API was away."""
+"""The submit form: submit, a growing curve, cancel, and a page that reconnects after the API was unavailable."""
 
 import signal
 
@@ -20,13 +20,17 @@ def watched(browser: Browser, up: Up, problems: list[str]) -> Page:
     page.on(
         "request",
         lambda request: (
-            None if request.url.startswith((up.url, "data:")) else problems.append(f"asked elsewhere: {request.url}")
+            None
+            if request.url.startswith((up.url, "data:"))
+            else problems.append(f"request to another origin: {request.url}")
         ),
     )
     return page
 
 
-def test_from_the_form_to_a_moving_curve(browser: Browser, up: Up, service: Client, panel: str) -> None:
+def test_a_job_submitted_from_the_form_shows_a_growing_curve(
+    browser: Browser, up: Up, service: Client, panel: str
+) -> None:
     first = service.train(LONG | {"name": "first"})
     problems: list[str] = []
     page = watched(browser, up, problems)
@@ -56,7 +60,7 @@ def test_from_the_form_to_a_moving_curve(browser: Browser, up: Up, service: Clie
     expect(page.locator("#curve path.band")).to_be_attached()
 
     [api] = up.find("uvicorn")
-    api.send_signal(signal.SIGSTOP)  # away: it takes no call, and ends no stream
+    api.send_signal(signal.SIGSTOP)  # unavailable: it accepts no request and closes no stream
     api.send_signal(signal.SIGKILL)
     expect(page.locator("#offline")).to_be_visible(timeout=30_000)
     wait_for("the API is back", lambda: any(found.pid != api.pid for found in up.find("uvicorn")), 60)
@@ -72,7 +76,7 @@ def test_from_the_form_to_a_moving_curve(browser: Browser, up: Up, service: Clie
     page.close()
 
 
-def test_a_study_lives_on_its_page(browser: Browser, up: Up, service: Client, panel: str) -> None:
+def test_a_study_is_submitted_and_followed_on_its_page(browser: Browser, up: Up, service: Client, panel: str) -> None:
     problems: list[str] = []
     page = watched(browser, up, problems)
     source = service.train(TRAIN)

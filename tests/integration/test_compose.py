@@ -1,6 +1,6 @@
-"""What docker-compose.yml would start, started without a container engine: each service's command with its environment
-and nothing else, as a process; hosts, ports and folders are mapped to those of this test. Images, users, the read-only
-root and the volumes are not exercised here.
+"""The services of docker-compose.yml, started as processes without a container engine: each command with its
+environment only; hosts, ports and folders are mapped to those of this test. Images, users, the read-only root and the
+volumes are not tested here.
 """
 
 import shutil
@@ -41,7 +41,7 @@ def until(happened: Callable[[], object], what: Callable[[], str], seconds: floa
 
 
 class Composition:
-    """The services of the file, with the words of their commands and environments mapped to this machine."""
+    """The services of the file, with their commands and environments mapped to this machine."""
 
     def __init__(self, variables: dict[str, str], mapping: dict[str, str], folder: Path) -> None:
         self.services = services(variables)
@@ -57,7 +57,7 @@ class Composition:
         return text
 
     def environment(self, name: str) -> dict[str, str]:
-        """The service's own, beside what the image sets."""
+        """The environment of the service, without the variables that the image sets."""
         own = {key: self.mapped(value) for key, value in self.services[name]["environment"].items()}
         return {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": str(self.home), "PYTHONDONTWRITEBYTECODE": "1", **own}
 
@@ -102,12 +102,12 @@ def empty_database(servers: embedded.EmbeddedServers) -> Iterator[str]:
 def composition(servers: embedded.EmbeddedServers, empty_database: str, tmp_path: Path) -> Iterator[Composition]:
     with redis.Redis.from_url(servers.redis_url) as broker:
         broker.flushall()
-    user, _, place = empty_database.rpartition("@")
+    user, _, server = empty_database.rpartition("@")
     password = user.rpartition(":")[2]
     (tmp_path / "data").mkdir()
     (tmp_path / "runs").mkdir()
     mapping = {
-        "postgres:5432/atft": place,
+        "postgres:5432/atft": server,
         "redis:6379/0": servers.redis_url.rpartition("@")[2],
         "0.0.0.0": "127.0.0.1",
         "8000": str(free_port()),
@@ -143,7 +143,7 @@ def test_every_service_starts_gets_healthy_works_and_stops(composition: Composit
         process.terminate()
     for name, process in started.items():
         assert process.wait(30) in (0, -signal.SIGTERM), (name, composition.log(name))
-    assert list(composition.cwd.iterdir()) == []  # nothing is written where the container could not write
+    assert list(composition.cwd.iterdir()) == []  # nothing is written to folders that are read-only in the container
 
 
 def test_the_broker_takes_its_password_from_standard_input(composition: Composition, tmp_path: Path) -> None:
@@ -158,13 +158,13 @@ def test_the_broker_takes_its_password_from_standard_input(composition: Composit
     process = composition.start("redis")
     with redis.Redis(port=port, password=password) as broker:
 
-        def answers() -> bool:
+        def responds() -> bool:
             try:
                 return bool(broker.ping())
             except redis.ConnectionError:
                 return False
 
-        until(answers, lambda: composition.log("redis"), 20)
+        until(responds, lambda: composition.log("redis"), 20)
         wanted = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
         assert {name: broker.config_get(name)[name] for name in wanted} == wanted
     with redis.Redis(port=port) as nobody, pytest.raises(redis.AuthenticationError):

@@ -29,7 +29,7 @@ print("imported", len(names))
 
 
 @pytest.fixture(scope="module", params=["checkout", "wheel"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the packages are imported from."""
     if request.param == "checkout":
         return ROOT
@@ -50,20 +50,20 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return folder / "site"
 
 
-def start(place: Path, cwd: Path, *arguments: str | Path) -> "subprocess.Popen[str]":
+def start(root: Path, cwd: Path, *arguments: str | Path) -> "subprocess.Popen[str]":
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ATFT_", "PYTHON"))}
     return subprocess.Popen(
-        arguments, cwd=cwd, env={**environment, "PYTHONPATH": str(place)}, text=True,
+        arguments, cwd=cwd, env={**environment, "PYTHONPATH": str(root)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
-def test_every_entry_point_starts(place: Path, tmp_path: Path) -> None:
-    started = {name: start(place, tmp_path, sys.executable, "-m", name, "--help") for name in PROGRAMS}
-    started["imports"] = start(place, tmp_path, sys.executable, "-c", IMPORTS, place)
-    script = Path(sys.executable).with_name("atft") if place == ROOT else place / "bin" / "atft"
-    started["atft script"] = start(place, tmp_path, sys.executable, script, "--help")
-    said = {name: process.communicate(timeout=300)[0] for name, process in started.items()}
-    assert {name: said[name][-2000:] for name, process in started.items() if process.returncode != 0} == {}
-    assert "imported 8" in said["imports"]
-    assert "hpo" in said["atft script"]
+def test_every_entry_point_starts(root: Path, tmp_path: Path) -> None:
+    started = {name: start(root, tmp_path, sys.executable, "-m", name, "--help") for name in PROGRAMS}
+    started["imports"] = start(root, tmp_path, sys.executable, "-c", IMPORTS, root)
+    script = Path(sys.executable).with_name("atft") if root == ROOT else root / "bin" / "atft"
+    started["atft script"] = start(root, tmp_path, sys.executable, script, "--help")
+    output = {name: process.communicate(timeout=300)[0] for name, process in started.items()}
+    assert {name: output[name][-2000:] for name, process in started.items() if process.returncode != 0} == {}
+    assert "imported 8" in output["imports"]
+    assert "hpo" in output["atft script"]

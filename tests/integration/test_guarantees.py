@@ -42,8 +42,8 @@ async def test_g1_an_accepted_job_runs_without_its_hint(
     try:
         async with serving(settings) as client:
             began = time.monotonic()
-            answer = await client.post("/jobs/train", json=SPEC)
-            assert answer.status_code == 202
+            response = await client.post("/jobs/train", json=SPEC)
+            assert response.status_code == 202
             assert time.monotonic() - began < 5
     finally:
         servers.check()
@@ -51,7 +51,7 @@ async def test_g1_an_accepted_job_runs_without_its_hint(
         client.flushall()
     with transaction(sessions) as session:
         waiting = queries.due_jobs(session, "cpu", 0.0, 10)
-    assert [str(job.id) for job in waiting] == [answer.json()["id"]]
+    assert [str(job.id) for job in waiting] == [response.json()["id"]]
 
 
 def family_of(worker: psutil.Process) -> tuple[psutil.Process, psutil.Process]:
@@ -61,7 +61,7 @@ def family_of(worker: psutil.Process) -> tuple[psutil.Process, psutil.Process]:
     return pool, program
 
 
-def test_g3_a_frozen_supervisor_writes_nothing_once_another_has_the_job(service: Service) -> None:  # noqa: F811
+def test_g3_a_frozen_supervisor_writes_nothing_after_another_attempt_began(service: Service) -> None:  # noqa: F811
     service.worker("--control")
     first = service.worker()
     job_id = service.submit()

@@ -1,8 +1,8 @@
-"""A database and a run root that an earlier commit wrote are read as before: HTTP gives the same answers and the same
-files, the weights and the checkpoints still load. `tests/fixtures/dumps/README.md` says how they were made.
+"""A database and a run root written by an earlier commit are still readable: equal HTTP responses and files, and the
+weights and checkpoints load. `tests/fixtures/dumps/README.md` describes how they were made.
 
-The commit's own code gave the expected answers. Each value in them must be there and equal; an answer may have further
-fields.
+The expected responses were recorded with the code of that commit. Each of their values must be present and equal; a
+response may have further fields.
 """
 
 import hashlib
@@ -98,7 +98,7 @@ async def writing(stored: Stored) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def changed(expected: Any, found: Any, path: str) -> Iterator[str]:
-    """Each place where `found` lacks what was expected or has something else."""
+    """The path of each value of `expected` that is missing from `found` or differs."""
     if isinstance(expected, dict) and isinstance(found, dict):
         for key, value in expected.items():
             if key not in found:
@@ -116,7 +116,7 @@ def digest(body: object) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
 
 
-async def test_every_answer_is_that_of_the_earlier_code(http: httpx.AsyncClient) -> None:
+async def test_every_response_equals_that_of_the_earlier_code(http: httpx.AsyncClient) -> None:
     found: list[str] = []
     for path, expected in EXPECTED["answers"].items():
         response = await http.get(path)
@@ -131,7 +131,7 @@ async def test_every_answer_is_that_of_the_earlier_code(http: httpx.AsyncClient)
     assert {job["state"] for job in jobs} == {"succeeded", "failed", "cancelled"}
 
 
-async def test_every_stream_has_the_events_of_before(http: httpx.AsyncClient) -> None:
+async def test_every_stream_has_the_stored_events(http: httpx.AsyncClient) -> None:
     for job, expected in EXPECTED["events"].items():
         lines = (await http.get(f"/jobs/{job}/events")).text.splitlines()
         kinds = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
@@ -148,7 +148,7 @@ async def test_every_artifact_has_its_recorded_hash(http: httpx.AsyncClient) -> 
     assert count == sum(len(EXPECTED["answers"][f"/jobs/{job}/artifacts"]["items"]) for job in JOBS.values())
 
 
-async def test_stored_jobs_can_be_worked_with(writing: httpx.AsyncClient) -> None:
+async def test_stored_jobs_can_be_rerun_and_predicted_with(writing: httpx.AsyncClient) -> None:
     """Their specs are still valid: a rerun, a retry, a promotion and a training that begins with stored weights."""
     train = EXPECTED["answers"][f"/jobs/{JOBS['train']}"]
     for path, body in (
@@ -166,7 +166,7 @@ async def test_stored_jobs_can_be_worked_with(writing: httpx.AsyncClient) -> Non
     assert (refused.status_code, refused.json()["code"]) == (409, "illegal_move")
 
 
-async def test_the_cache_is_the_one_that_was_built(stored: Stored) -> None:
+async def test_the_files_of_the_cache_have_their_recorded_hashes(stored: Stored) -> None:
     manifest = json.loads(program("atft", "inspect", str(stored.cache)))
     assert manifest["fingerprint"] == stored.cache.name
     for name, entry in manifest["files"].items():
@@ -190,16 +190,16 @@ async def test_stored_weights_give_the_stored_scores(
     assert sorted(path.name for path in stored.cache.rglob("*")) == before  # the stored graphs are used, none is made
 
 
-async def test_a_stored_checkpoint_is_gone_on_from(stored: Stored, tmp_path: Path) -> None:
+async def test_a_training_resumes_from_a_stored_checkpoint(stored: Stored, tmp_path: Path) -> None:
     """The last one of a training with AdaBelief: the evaluation that follows gives the stored predictions."""
     source = stored.folder("second train")
     checkpoint = max((source / "checkpoints").iterdir())
-    said = program(
+    output = program(
         "atft", "run", str(source / "spec.json"), "--resume", str(checkpoint), "--cache", str(stored.cache),
         "--out", str(tmp_path),
     )  # fmt: skip
     assert num_scores(source, tmp_path) > 100
-    last = json.loads(said.splitlines()[-1])
+    last = json.loads(output.splitlines()[-1])
     best = EXPECTED["answers"][f"/jobs/{JOBS['second train']}"]["best"]
     assert (last["type"], last["result"]["best"]["epoch"]) == ("finished", best["epoch"])
     assert (tmp_path / "best.safetensors").read_bytes() == (source / "best.safetensors").read_bytes()

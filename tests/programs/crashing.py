@@ -24,7 +24,7 @@ if options.nul:
     protocol.send("log", message="a\0b")
     protocol.send("failed", reason="invalid_params", message="column 'a\0b'")
 if options.failed_reason:
-    protocol.send("failed", reason=options.failed_reason, message="it said so")
+    protocol.send("failed", reason=options.failed_reason, message="reported by the child")
 if options.signal:
     os.kill(os.getpid(), signal.Signals[options.signal])
 sys.exit(options.code)

@@ -27,7 +27,7 @@ SAME = {"Sec-Fetch-Site": "same-origin"}
 
 @pytest.fixture
 async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """Of an API with an admin key; requests carry no key of their own."""
+    """A client of an API with an admin key; the client sends no key by default."""
     async with serving(settings.model_copy(update={"admin_key": SecretStr(ADMIN)})) as client:
         yield client
 
@@ -63,7 +63,7 @@ async def test_key_is_shown_once_used_and_revoked(client: httpx.AsyncClient, ses
     problem(await client.delete(missing, headers=bearer(ADMIN)), 404, "key_not_found")
 
 
-async def test_scopes_decide(client: httpx.AsyncClient, dataset: Dataset) -> None:
+async def test_each_scope_permits_only_its_own_routes(client: httpx.AsyncClient, dataset: Dataset) -> None:
     reader = bearer((await make(client, scopes=["jobs:read"]))["key"])
     writer = bearer((await make(client, scopes=["jobs:write"]))["key"])
     both = bearer((await make(client, scopes=["admin"]))["key"])
@@ -90,7 +90,7 @@ async def test_scopes_decide(client: httpx.AsyncClient, dataset: Dataset) -> Non
         ({"name": "x", "secret": "y"}, "/secret"),
     ],
 )
-async def test_wrong_keys_are_not_made(client: httpx.AsyncClient, body: dict[str, Any], pointer: str) -> None:
+async def test_invalid_key_requests_are_refused(client: httpx.AsyncClient, body: dict[str, Any], pointer: str) -> None:
     response = await client.post("/keys", json=body, headers=bearer(ADMIN))
     assert pointer in [error["pointer"] for error in response.json()["errors"]], response.text
     assert response.status_code == 422
@@ -108,7 +108,7 @@ async def test_expired_key_is_refused_and_does_not_open_the_server(settings: Set
         problem(await client.get("/jobs"), 401, "unauthorized")
 
 
-async def test_first_key_closes_the_server_for_those_without(settings: Settings) -> None:
+async def test_first_key_makes_authentication_mandatory(settings: Settings) -> None:
     async with serving(settings) as client:
         assert (await client.get("/jobs")).status_code == 200
         made = await client.post("/keys", json={"name": "first", "scopes": ["admin"]})
@@ -117,7 +117,9 @@ async def test_first_key_closes_the_server_for_those_without(settings: Settings)
         assert (await client.get("/jobs", headers=bearer(made.json()["key"]))).status_code == 200
 
 
-async def test_session_stands_for_its_key(client: httpx.AsyncClient, sessions: Sessions, dataset: Dataset) -> None:
+async def test_session_has_the_scopes_of_its_key(
+    client: httpx.AsyncClient, sessions: Sessions, dataset: Dataset
+) -> None:
     made = await make(client, scopes=["jobs:read", "jobs:write"])
     response = await client.post("/session", json={"key": made["key"]}, headers=SAME)
     assert response.status_code == 204
@@ -136,7 +138,7 @@ async def test_session_stands_for_its_key(client: httpx.AsyncClient, sessions: S
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}])
-async def test_cookie_alone_changes_nothing(
+async def test_cookie_without_same_origin_headers_is_refused_for_writes(
     client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions, headers: dict[str, str]
 ) -> None:
     await client.post("/session", json={"key": ADMIN}, headers=SAME)
@@ -176,7 +178,7 @@ async def test_quota_of_jobs_holds_under_concurrency(client: httpx.AsyncClient, 
     assert (await client.post("/jobs/train", json=SPEC, headers=bearer(ADMIN))).status_code == 202
 
 
-async def test_quota_of_requests_says_when_to_come_back(settings: Settings) -> None:
+async def test_quota_of_requests_returns_retry_after(settings: Settings) -> None:
     few = settings.model_copy(update={"quota_requests": 3})
     async with serving(few) as client:
         responses = [await client.get("/jobs") for _ in range(4)]
@@ -209,7 +211,7 @@ async def test_quota_of_uploads(client: httpx.AsyncClient, sessions: Sessions, s
     problem(await client.post("/datasets", files=form, headers=mine), 429, "quota_exceeded")
 
 
-async def test_full_disk_takes_no_jobs(settings: Settings, dataset: Dataset) -> None:
+async def test_full_disk_refuses_submits(settings: Settings, dataset: Dataset) -> None:
     async with serving(settings.model_copy(update={"min_free_bytes": 2**60})) as client:
         problem(await client.post("/jobs/train", json=SPEC), 507, "disk_full")
         problem(await client.post("/datasets", json={"name": "p", "planted": {}}), 507, "disk_full")
@@ -218,7 +220,9 @@ async def test_full_disk_takes_no_jobs(settings: Settings, dataset: Dataset) -> 
         assert (await client.get("/readyz")).status_code == 503
 
 
-async def test_audit_tells_who_did_what(client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions) -> None:
+async def test_audit_log_records_principal_action_and_target(
+    client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions
+) -> None:
     made = await make(client, scopes=["jobs:read", "jobs:write"])
     mine = bearer(made["key"]) | {"X-Request-ID": "ask-1"}
     job = (await client.post("/jobs/train", json=SPEC, headers=mine)).json()["id"]
@@ -246,7 +250,7 @@ async def test_audit_tells_who_did_what(client: httpx.AsyncClient, dataset: Data
     problem(await client.get("/audit?cursor=x", headers=bearer(ADMIN)), 422, "invalid_request")
 
 
-def test_audit_log_is_only_added_to(sessions: Sessions) -> None:
+def test_audit_log_is_append_only(sessions: Sessions) -> None:
     act = audit.AuditEntry(principal="operator", action="test", target="x")
     with transaction(sessions) as session:
         audit.record(session, act)
@@ -259,7 +263,7 @@ def test_audit_log_is_only_added_to(sessions: Sessions) -> None:
         assert [row.who for row in audit.page(session)[0]] == ["operator"]
 
 
-async def test_what_fails_is_not_audited(client: httpx.AsyncClient, sessions: Sessions) -> None:
+async def test_failed_requests_are_not_audited(client: httpx.AsyncClient, sessions: Sessions) -> None:
     problem(await client.delete("/datasets/none", headers=bearer(ADMIN)), 404, "dataset_not_found")
     with transaction(sessions) as session:
         assert audit.page(session) == ([], None)

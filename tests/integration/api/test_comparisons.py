@@ -1,4 +1,4 @@
-"""`GET /compare` over rows like those that a worker writes."""
+"""`GET /compare` on rows like those that a worker writes."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -28,12 +28,12 @@ def series(split: str, seed: int, mean: float = 0.0) -> list[DailySeries]:
 
 
 def end(sessions: Sessions, job_id: str, seed: int, mean: float = 0.0, to: JobState = JobState.SUCCEEDED) -> None:
-    """One attempt, with a ridge beside it; the fifth day of its own is undefined."""
+    """One attempt with a ridge baseline; the fifth day of its own series is undefined."""
     own = [*series("test", seed, mean), *series("val", seed, mean)]
     own = [one.model_copy(update={"values": [*one.values[:4], None, *one.values[5:]]}) for one in own]
     days = {"train_days": ["2019-01-01"], "val_days": ["2020-01-01"], "test_days": DAYS}
     ridge = [*series("test", 99), *(one for one in series("val", 99) if one.name == "rank_ic")]
-    said = [
+    events = [
         Metrics(child_seq=1, step=1, values={"val/rank_ic": 0.1, "val/rank_ic@5d": 0.2}, best=True),
         Metrics(child_seq=2, step=2, values={"val/rank_ic": 0.1, "val/rank_ic@5d": None}),
         Metrics(child_seq=3, step=1, values={"test/rank_ic@5d": 0.3}, daily=own),
@@ -43,13 +43,13 @@ def end(sessions: Sessions, job_id: str, seed: int, mean: float = 0.0, to: JobSt
     with transaction(sessions) as session:
         claimed = lifecycle.claim(session, UUID(job_id), worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
-        history.append(session, claimed.id, 1, said)
+        history.append(session, claimed.id, 1, events)
         reason = Reason.EVIDENCE_MISMATCH if to is JobState.FAILED else None
         lifecycle.settle(session, claimed.id, 1, to, reason=reason)
 
 
 async def job(client: httpx.AsyncClient, sessions: Sessions, name: str, draw: int, **changes: Any) -> str:
-    """`mean` and `to` are of the run, the rest of the spec."""
+    """Submit and run a job; `mean` and `to` in `changes` describe the run, other fields the spec."""
     run = {key: changes.pop(key) for key in ("mean", "to") if key in changes}
     job_id: str = (await submit(client, name=name, **changes))["id"]
     end(sessions, job_id, draw, **run)
@@ -57,9 +57,9 @@ async def job(client: httpx.AsyncClient, sessions: Sessions, name: str, draw: in
 
 
 async def compared(client: httpx.AsyncClient, *jobs: str, **params: Any) -> dict[str, Any]:
-    answer = await client.get("/compare", params={"job": list(jobs), **params})
-    assert answer.status_code == 200, answer.text
-    body: dict[str, Any] = answer.json()
+    response = await client.get("/compare", params={"job": list(jobs), **params})
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
     return body
 
 
@@ -96,15 +96,20 @@ async def test_issue_3_fairness_cases(client: httpx.AsyncClient, sessions: Sessi
     two = await job(client, sessions, "two", 3, optimizer={"name": "adabelief", "lr": 1e-3})
     failed = await job(client, sessions, "failed", 4, to=JobState.FAILED, optimizer={"lr": 1e-3})
     queued = (await submit(client, name="queued", optimizer={"lr": 1e-3}))["id"]
-    said = {
+    reasons_by_name = {
         name: (await compared(client, a, other))["unfair_because"]
         for name, other in (("seed", seed), ("two", two), ("failed", failed), ("queued", queued))
     }
-    assert {name: len(reasons) for name, reasons in said.items()} == {"seed": 1, "two": 1, "failed": 1, "queued": 1}
-    assert "seed only" in said["seed"][0]
-    assert "2 settings differ (optimizer.lr, optimizer.name)" in said["two"][0]
-    assert "failed is failed" in said["failed"][0]
-    assert "queued is queued" in said["queued"][0]
+    assert {name: len(reasons) for name, reasons in reasons_by_name.items()} == {
+        "seed": 1,
+        "two": 1,
+        "failed": 1,
+        "queued": 1,
+    }
+    assert "seed only" in reasons_by_name["seed"][0]
+    assert "2 settings differ (optimizer.lr, optimizer.name)" in reasons_by_name["two"][0]
+    assert "failed is failed" in reasons_by_name["failed"][0]
+    assert "queued is queued" in reasons_by_name["queued"][0]
     shown = (await compared(client, a, failed))["jobs"][1]
     assert (shown["mean"], shown["num_days"], shown["state"]) == (None, 0, "failed")
 
@@ -132,7 +137,7 @@ async def test_three_sides_baseline_and_validation_days(client: httpx.AsyncClien
 
 
 @pytest.mark.usefixtures("dataset")
-async def test_an_answer_is_kept_until_a_job_changes(client: httpx.AsyncClient, sessions: Sessions) -> None:
+async def test_a_comparison_is_cached_until_a_job_changes(client: httpx.AsyncClient, sessions: Sessions) -> None:
     a = await job(client, sessions, "a", 1)
     b = (await submit(client, name="b", optimizer={"lr": 1e-3}))["id"]
     before = await compared(client, a, b)
@@ -144,7 +149,7 @@ async def test_an_answer_is_kept_until_a_job_changes(client: httpx.AsyncClient, 
     assert after["pairs"][0]["num_days"] == len(DAYS) - 1
 
 
-async def test_wrong_questions_say_what_is_wrong(
+async def test_invalid_comparisons_are_refused_with_the_reason(
     client: httpx.AsyncClient, sessions: Sessions, dataset: Dataset
 ) -> None:
     a, b = await job(client, sessions, "a", 1), await job(client, sessions, "b", 2)
@@ -171,7 +176,7 @@ async def test_wrong_questions_say_what_is_wrong(
 
 
 @pytest.mark.usefixtures("dataset")
-async def test_fifty_jobs_are_answered(client: httpx.AsyncClient, sessions: Sessions) -> None:
+async def test_fifty_jobs_are_compared(client: httpx.AsyncClient, sessions: Sessions) -> None:
     spec = (await submit(client))["spec"]
     ids = []
     for number in range(50):
@@ -189,7 +194,7 @@ async def test_fifty_jobs_are_answered(client: httpx.AsyncClient, sessions: Sess
     assert len(body["model_confidence_set"]) > 40
 
 
-async def test_the_page_is_there(client: httpx.AsyncClient) -> None:
+async def test_the_compare_page_is_served(client: httpx.AsyncClient) -> None:
     page = await client.get("/ui/compare")
     assert page.status_code == 200
     assert "/static/compare.js" in page.text

@@ -38,17 +38,17 @@ async def client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def row(sessions: Sessions, answer: httpx.Response) -> Job:
-    assert answer.status_code == 202, answer.text
-    assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
+def row(sessions: Sessions, response: httpx.Response) -> Job:
+    assert response.status_code == 202, response.text
+    assert response.headers["location"] == f"/jobs/{response.json()['id']}"
     with transaction(sessions) as session:
-        return queries.get(session, UUID(answer.json()["id"]))
+        return queries.get(session, UUID(response.json()["id"]))
 
 
-def refused(answer: httpx.Response, status: int, code: str, pointer: str | None = None) -> str:
-    body: dict[str, Any] = answer.json()
-    assert (answer.status_code, body["code"]) == (status, code), body
-    assert answer.headers["content-type"] == "application/problem+json"
+def refused(response: httpx.Response, status: int, code: str, pointer: str | None = None) -> str:
+    body: dict[str, Any] = response.json()
+    assert (response.status_code, body["code"]) == (status, code), body
+    assert response.headers["content-type"] == "application/problem+json"
     assert pointer is None or pointer in [error["pointer"] for error in body["errors"]], body
     return str(body["detail"])
 
@@ -137,10 +137,10 @@ async def test_repeated_upload_is_one_job_and_one_copy(
     assert len(uploads(settings)) == 1
 
 
-async def test_an_upload_outlives_a_commit_whose_answer_was_lost(
+async def test_an_upload_is_kept_when_the_result_of_the_commit_is_unknown(
     client: httpx.AsyncClient, settings: Settings, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Postgres has written the row, and we were not told: the job runs, and the same key leads to it."""
+    """The connection breaks after the COMMIT was sent: the row exists, the job runs, and the same key returns it."""
     write = Database.write
 
     async def lose(self: Database, *args: Any) -> None:
@@ -158,7 +158,7 @@ async def test_an_upload_outlives_a_commit_whose_answer_was_lost(
     assert uploads(settings) == [job.params["files"]["panel"].removeprefix("upload:")]
 
 
-async def test_a_repeated_path_that_has_gone_is_still_its_job(
+async def test_a_repeated_submit_returns_its_job_although_the_file_was_deleted(
     client: httpx.AsyncClient, settings: Settings, sessions: Sessions
 ) -> None:
     file = settings.data_root / "gone.csv"
@@ -209,10 +209,10 @@ async def test_upload_over_its_limit_is_413(settings: Settings) -> None:
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
     ):
-        answer = await client.post(
+        response = await client.post(
             "/datasets", content=pieces(), headers={"Content-Type": "multipart/form-data; boundary=b"}
         )
-    refused(answer, 413, "body_too_large")
+    refused(response, 413, "body_too_large")
     assert list(settings.uploads_root.iterdir()) == []
 
 
@@ -225,13 +225,13 @@ async def test_a_full_disk_is_507_and_leaves_nothing(
 
 
 async def test_plan_of_a_dataset(client: httpx.AsyncClient, settings: Settings, sessions: Sessions) -> None:
-    answer = await client.post(
+    response = await client.post(
         "/datasets?dry_run=true", json={"name": "p", "horizons": [1], "planted": {"num_codes": 12, "num_days": 80}}
     )
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["inspection"]["num_codes"] == 12
-    assert answer.json()["registered"] == []
-    fingerprint = answer.json()["inspection"]["fingerprint"]
+    assert response.status_code == 200, response.text
+    assert response.json()["inspection"]["num_codes"] == 12
+    assert response.json()["registered"] == []
+    fingerprint = response.json()["inspection"]["fingerprint"]
     await register(client, sessions, "same", fingerprint)
     again = await client.post(
         "/datasets?dry_run=true", json={"name": "q", "horizons": [1], "planted": {"num_codes": 12, "num_days": 80}}
@@ -256,11 +256,13 @@ async def test_plan_of_a_dataset(client: httpx.AsyncClient, settings: Settings, 
     assert len((await client.get("/jobs")).json()["items"]) == 1  # of the version that was registered above
 
 
-async def test_a_plan_has_a_limit_of_memory(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_plan_beyond_the_memory_limit_is_refused(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inspection, "LIMIT_BYTES", 300 << 20)
     planted = {"num_codes": 1000, "num_days": 2000, "num_features": 16}
-    answer = await client.post("/datasets?dry_run=true", json={"name": "p", "planted": planted})
-    assert "300 MiB" in refused(answer, 422, "inspection_too_large")
+    response = await client.post("/datasets?dry_run=true", json={"name": "p", "planted": planted})
+    assert "300 MiB" in refused(response, 422, "inspection_too_large")
 
 
 async def register(client: httpx.AsyncClient, sessions: Sessions, name: str, fingerprint: str) -> Job:
@@ -296,7 +298,7 @@ async def register(client: httpx.AsyncClient, sessions: Sessions, name: str, fin
     return job
 
 
-async def test_list_one_and_delete(client: httpx.AsyncClient, settings: Settings, sessions: Sessions) -> None:
+async def test_list_get_and_delete_a_dataset(client: httpx.AsyncClient, settings: Settings, sessions: Sessions) -> None:
     job = await register(client, sessions, "a", "fpa")
     with transaction(sessions) as session:
         lifecycle.settle(session, job.id, 1, JobState.SUCCEEDED)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 ENSEMBLE: dict[str, Any] = {"base": SPEC, "seeds": [4, 5, 6]}
 
 
-async def test_an_ensemble_is_planned_queued_and_repeated(
+async def test_an_ensemble_is_planned_submitted_and_rerun(
     client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions
 ) -> None:
     alone = (await client.post("/jobs/train?dry_run=true", json=SPEC)).json()
@@ -22,9 +22,9 @@ async def test_an_ensemble_is_planned_queued_and_repeated(
     assert (alone["num_members"], planned["num_members"], planned["num_folds"]) == (1, 3, 1)
     assert planned["spec"]["seeds"] == [4, 5, 6]
     assert planned["estimated_bytes"] == alone["estimated_bytes"] + 2 * 4 * alone["num_parameters"]
-    answer = await client.post("/jobs/ensemble", json=ENSEMBLE)
-    assert answer.status_code == 202, answer.text
-    body = answer.json()
+    response = await client.post("/jobs/ensemble", json=ENSEMBLE)
+    assert response.status_code == 202, response.text
+    body = response.json()
     assert (body["kind"], body["name"], body["tags"]) == ("ensemble", SPEC["name"], SPEC["tags"])
     assert body["queue"] != CONTROL
     assert (await client.get(f"/jobs/{body['id']}/split")).status_code in (200, 409)
@@ -60,15 +60,15 @@ async def trained(client: httpx.AsyncClient, sessions: Sessions, **changes: Any)
         ({"base": SPEC | {"data": {"window": 10, "horizons": [2]}}}, "/base/data/horizons"),
     ],
 )
-async def test_a_wrong_ensemble_is_refused_at_its_field(
+async def test_an_invalid_ensemble_is_refused_with_the_pointer_of_its_field(
     client: httpx.AsyncClient, dataset: Dataset, change: dict[str, Any], pointer: str
 ) -> None:
-    answer = await client.post("/jobs/ensemble", json=ENSEMBLE | change)
-    assert answer.status_code == 422, answer.text
-    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+    response = await client.post("/jobs/ensemble", json=ENSEMBLE | change)
+    assert response.status_code == 422, response.text
+    assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
 
 
-async def test_no_prediction_and_no_training_begins_with_an_ensemble(
+async def test_an_ensemble_is_neither_a_model_to_predict_with_nor_an_init_from(
     client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions
 ) -> None:
     job_id = (await client.post("/jobs/ensemble", json=ENSEMBLE)).json()["id"]

@@ -1,4 +1,4 @@
-"""A small form of `make fuzz`: a few cases of every operation."""
+"""A short run of `make fuzz`: a few cases of every operation."""
 
 import pytest
 
@@ -10,7 +10,9 @@ from tests.integration.api.application import Sessions
 
 
 @pytest.mark.parametrize("keyed", [False, True], ids=["anonymous", "keyed"])
-def test_a_few_odd_requests_of_every_operation(settings: Settings, sessions: Sessions, keyed: bool) -> None:
+def test_random_requests_to_every_operation_cause_no_server_error(
+    settings: Settings, sessions: Sessions, keyed: bool
+) -> None:
     key = None
     if keyed:
         with transaction(sessions) as session:

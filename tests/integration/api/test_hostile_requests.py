@@ -58,7 +58,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-async def test_a_revoked_key_and_an_ended_session_end_their_streams(
+async def test_a_revoked_key_and_a_closed_session_end_their_streams(
     client: httpx.AsyncClient, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "ACCESS_CHECK_SECONDS", 0.2)
@@ -88,9 +88,7 @@ async def test_a_revoked_key_and_an_ended_session_end_their_streams(
         problem(await client.get(path, headers=bearer(key)), 401, "unauthorized")
 
 
-async def test_a_log_in_never_takes_over_a_cookie_that_was_brought_along(
-    client: httpx.AsyncClient, sessions: Sessions
-) -> None:
+async def test_login_never_reuses_the_cookie_of_the_request(client: httpx.AsyncClient, sessions: Sessions) -> None:
     planted = {"Cookie": f"{COOKIE}=chosen-by-somebody-else"}
     await client.post("/session", json={"key": ADMIN}, headers=SAME | planted)
     first = client.cookies[COOKIE]
@@ -99,10 +97,10 @@ async def test_a_log_in_never_takes_over_a_cookie_that_was_brought_along(
     await client.post("/session", json={"key": ADMIN}, headers=SAME)
     assert client.cookies[COOKIE] != first
     with transaction(sessions) as session:
-        assert len(session.scalars(sa.select(LoginSession)).all()) == 1  # the one before has ended
+        assert len(session.scalars(sa.select(LoginSession)).all()) == 1  # the earlier session was closed
 
 
-async def test_quota_of_uploads_holds_for_bodies_of_unknown_length_and_at_once(
+async def test_quota_of_uploads_holds_for_chunked_and_concurrent_bodies(
     client: httpx.AsyncClient, sessions: Sessions, settings: Settings
 ) -> None:
     with transaction(sessions) as session:
@@ -125,7 +123,7 @@ async def test_quota_of_uploads_holds_for_bodies_of_unknown_length_and_at_once(
     assert len(list(settings.uploads_root.iterdir())) == 3
 
 
-async def test_a_bomb_is_told_by_its_plan_and_leaves_nothing(
+async def test_a_decompression_bomb_is_refused_and_leaves_no_file(
     client: httpx.AsyncClient, settings: Settings, tmp_path: Path
 ) -> None:
     day = pa.scalar(18_000, pa.int32()).cast(pa.date32())
@@ -142,7 +140,7 @@ async def test_a_bomb_is_told_by_its_plan_and_leaves_nothing(
     assert list(settings.uploads_root.iterdir()) == []
 
 
-async def test_cursors_that_nobody_gave_are_refused(client: httpx.AsyncClient, sessions: Sessions) -> None:
+async def test_forged_cursors_are_refused(client: httpx.AsyncClient, sessions: Sessions) -> None:
     ends = [datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), datetime.max.replace(tzinfo=UTC)]
     for moment in (*ends, datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))):
         for path in ("/jobs", "/datasets"):
@@ -152,17 +150,17 @@ async def test_cursors_that_nobody_gave_are_refused(client: httpx.AsyncClient, s
     assert (await client.get("/jobs", params={"cursor": naive}, headers=bearer(ADMIN))).status_code == 200
 
 
-async def test_a_key_of_another_scope_reaches_nothing_through_a_jobs_address(
+async def test_a_key_without_the_scope_is_refused_on_every_route_of_a_job(
     client: httpx.AsyncClient, sessions: Sessions
 ) -> None:
     """Every route of a job, with keys that lack its scope: refused before the job is looked for."""
     made, job = keys_and_build(sessions, "jobs:read", "datasets:write")
-    document = (await client.get("/openapi.json")).json()["paths"]
-    asked = [(m.upper(), p) for p, item in document.items() for m in item if p.startswith(("/jobs/{", "/studies/{"))]
-    assert len(asked) > 15
-    for method, template in asked:
-        for place in (job, uuid4()):  # one that is there, one that is not: the response must not tell
-            path = template.replace("{job_id}", str(place)).replace("{name}", "best.safetensors")
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    operations = [(m.upper(), p) for p, item in paths.items() for m in item if p.startswith(("/jobs/{", "/studies/{"))]
+    assert len(operations) > 15
+    for method, template in operations:
+        for job_id in (job, uuid4()):  # existing and unknown: the response must be the same
+            path = template.replace("{job_id}", str(job_id)).replace("{name}", "best.safetensors")
             response = await client.request(method, path, json={}, headers=bearer(made["datasets:write"]))
             assert (response.status_code, response.json()["code"]) == (403, "forbidden"), (method, path)
             if method != "GET":
@@ -170,7 +168,7 @@ async def test_a_key_of_another_scope_reaches_nothing_through_a_jobs_address(
                 assert (response.status_code, response.json()["code"]) == (403, "forbidden"), (method, path)
 
 
-async def test_a_build_is_not_repeated_without_the_scope_of_datasets(
+async def test_a_rerun_of_a_build_requires_the_scope_datasets_write(
     client: httpx.AsyncClient, sessions: Sessions
 ) -> None:
     made, job = keys_and_build(sessions, "jobs:write", "admin")
@@ -179,7 +177,7 @@ async def test_a_build_is_not_repeated_without_the_scope_of_datasets(
     assert response.status_code == 202, response.text
 
 
-def test_a_retry_of_a_build_uploads_nothing_again(sessions: Sessions) -> None:
+def test_a_retry_of_a_build_does_not_count_its_upload_again(sessions: Sessions) -> None:
     with transaction(sessions) as session:
         files = {"files": {"panel": "upload:u/file.csv"}, "sources": {"panel": {"size_bytes": 600}}}
         submitted = submission.submit(
@@ -192,7 +190,7 @@ def test_a_retry_of_a_build_uploads_nothing_again(sessions: Sessions) -> None:
             check_upload_quota(session, "me", 401, limit=1000)
 
 
-async def test_a_downloads_name_stays_in_its_header(
+async def test_a_file_name_cannot_inject_headers_into_a_download(
     client: httpx.AsyncClient, sessions: Sessions, settings: Settings
 ) -> None:
     with transaction(sessions) as session:
@@ -214,7 +212,7 @@ async def test_a_downloads_name_stays_in_its_header(
         assert "default-src 'self'" in response.headers["content-security-policy"]
 
 
-async def test_a_line_of_a_log_cannot_pass_for_another(client: httpx.AsyncClient, sessions: Sessions) -> None:
+async def test_a_log_message_cannot_forge_a_log_line(client: httpx.AsyncClient, sessions: Sessions) -> None:
     forged = "one\n2026-01-01T00:00:00.000Z [1] state succeeded\x1b[2J"
     with transaction(sessions) as session:
         job = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
@@ -224,7 +222,7 @@ async def test_a_line_of_a_log_cannot_pass_for_another(client: httpx.AsyncClient
     assert "info one\n    2026-01-01T00:00:00.000Z [1] state succeeded\ufffd[2J\n" in text
 
 
-async def test_a_request_id_and_an_address_write_no_lines_into_the_servers_log(
+async def test_request_ids_and_paths_cannot_inject_lines_into_the_server_log(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = bearer("atft_wrong") | {"X-Request-ID": "x\tforged"}

@@ -15,11 +15,11 @@ from tests.integration.api.application import SPEC, Sessions, problem, run, subm
 pytestmark = pytest.mark.anyio
 
 
-async def test_submit_answers_with_the_job_where_it_is(client: httpx.AsyncClient, dataset: Dataset) -> None:
-    answer = await client.post("/jobs/train", json=SPEC)
-    assert answer.status_code == 202
-    body = answer.json()
-    assert answer.headers["location"] == f"/jobs/{body['id']}"
+async def test_submit_returns_the_job_and_its_location(client: httpx.AsyncClient, dataset: Dataset) -> None:
+    response = await client.post("/jobs/train", json=SPEC)
+    assert response.status_code == 202
+    body = response.json()
+    assert response.headers["location"] == f"/jobs/{body['id']}"
     assert (body["state"], body["kind"], body["dataset"], body["dataset_fingerprint"]) == (
         "queued",
         "train",
@@ -29,7 +29,7 @@ async def test_submit_answers_with_the_job_where_it_is(client: httpx.AsyncClient
     assert body["spec"]["model"]["gat_layers"] == 2
     assert (body["queue"], body["queue_position"], body["pending_reason"]) == ("cpu", 0, "0 live workers on queue cpu")
     assert body["warnings"] == ["no live worker watches queue cpu: the job waits until one starts"]
-    again = (await client.get(answer.headers["location"])).json()
+    again = (await client.get(response.headers["location"])).json()
     assert {name: body[name] for name in again} == again
 
 
@@ -47,9 +47,9 @@ async def test_queue_auto_follows_the_live_workers(
 
 async def test_g2_one_key_and_one_body_are_one_job(client: httpx.AsyncClient, dataset: Dataset) -> None:
     headers = {"Idempotency-Key": "k1"}
-    answers = await asyncio.gather(*(client.post("/jobs/train", json=SPEC, headers=headers) for _ in range(50)))
-    assert {answer.status_code for answer in answers} == {202}
-    assert len({answer.json()["id"] for answer in answers}) == 1
+    responses = await asyncio.gather(*(client.post("/jobs/train", json=SPEC, headers=headers) for _ in range(50)))
+    assert {response.status_code for response in responses} == {202}
+    assert len({response.json()["id"] for response in responses}) == 1
     assert len((await client.get("/jobs?kind=train")).json()["items"]) == 1
     problem(await client.post("/jobs/train", json=SPEC | {"seed": 1}, headers=headers), 422, "idempotency_mismatch")
     await submit(client)
@@ -78,7 +78,7 @@ async def test_g2_one_key_and_one_body_are_one_job(client: httpx.AsyncClient, da
         ({"optimizer": {"lr": 0}}, "invalid_request", "/optimizer/lr"),
     ],
 )
-async def test_wrong_training_specs_say_where(
+async def test_invalid_training_specs_are_refused_with_pointers(
     client: httpx.AsyncClient, dataset: Dataset, change: dict[str, Any], code: str, pointer: str
 ) -> None:
     problem(await client.post("/jobs/train", json=SPEC | change), 422, code, pointer)
@@ -94,7 +94,7 @@ async def test_missing_feature_is_named(client: httpx.AsyncClient, dataset: Data
     assert "'f1'" not in body["detail"]
 
 
-async def test_dataset_that_is_being_built_is_told(client: httpx.AsyncClient) -> None:
+async def test_training_on_a_dataset_that_is_being_built_is_refused_with_the_reason(client: httpx.AsyncClient) -> None:
     job = (await client.post("/datasets", json={"name": "soon", "planted": {}})).json()
     body = problem(
         await client.post("/jobs/train", json=SPEC | {"dataset": "soon"}), 422, "unknown_dataset", "/dataset"
@@ -148,9 +148,9 @@ async def test_other_methods_are_refused_with_allow(client: httpx.AsyncClient) -
         ("PATCH", "/datasets/x", "DELETE, GET, HEAD"),
         ("OPTIONS", "/jobs/train", "GET, HEAD, POST"),
     ):
-        answer = await client.request(method, path)
-        problem(answer, 405, "method_not_allowed")
-        assert answer.headers["allow"] == allow
+        response = await client.request(method, path)
+        problem(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == allow
 
 
 async def test_head_is_get_without_a_body(client: httpx.AsyncClient, dataset: Dataset) -> None:
@@ -206,15 +206,15 @@ async def test_etag_and_if_match(client: httpx.AsyncClient, dataset: Dataset, se
     running = await client.get(url)
     assert running.json()["progress"]["ratio"] == 0.6
     assert (await client.get(url, headers={"If-None-Match": running.headers["etag"]})).status_code == 304
-    answer = await client.post(f"{url}/cancel", headers={"If-Match": running.headers["etag"]})
-    assert (answer.status_code, answer.json()["state"], answer.json()["status"]) == (202, "running", "cancelling")
+    response = await client.post(f"{url}/cancel", headers={"If-Match": running.headers["etag"]})
+    assert (response.status_code, response.json()["state"], response.json()["status"]) == (202, "running", "cancelling")
 
 
 async def test_cancel(client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions) -> None:
     queued = await submit(client)
     for _ in range(2):
-        answer = await client.post(f"/jobs/{queued['id']}/cancel")
-        assert (answer.status_code, answer.json()["state"], answer.json()["reason"]) == (202, "cancelled", "user")
+        response = await client.post(f"/jobs/{queued['id']}/cancel")
+        assert (response.status_code, response.json()["state"], response.json()["reason"]) == (202, "cancelled", "user")
     done = await submit(client)
     run(sessions, UUID(done["id"]))
     problem(await client.post(f"/jobs/{done['id']}/cancel"), 409, "illegal_move")
@@ -224,8 +224,8 @@ async def test_pause_and_resume(client: httpx.AsyncClient, dataset: Dataset, ses
     job = await submit(client)
     url = f"/jobs/{job['id']}"
     for path, state in (("pause", "paused"), ("pause", "paused"), ("resume", "queued"), ("resume", "queued")):
-        answer = await client.post(f"{url}/{path}")
-        assert (answer.status_code, answer.json()["state"]) == (202, state)
+        response = await client.post(f"{url}/{path}")
+        assert (response.status_code, response.json()["state"]) == (202, state)
     run(sessions, UUID(job["id"]), to=None)
     assert (await client.post(f"{url}/pause")).json()["status"] == "pausing"
     assert (await client.post(f"{url}/cancel")).json()["status"] == "cancelling"

@@ -25,7 +25,7 @@ async def pending(client: httpx.AsyncClient, job: dict[str, Any]) -> tuple[int |
     return body["queue_position"], body["pending_reason"]
 
 
-async def test_priorities_decide_who_goes_first(client: httpx.AsyncClient, sessions: Sessions) -> None:
+async def test_priority_decides_the_queue_position(client: httpx.AsyncClient, sessions: Sessions) -> None:
     worker(sessions, "cpu")
     first, second, late = [await submit(client, resources={"queue": "cpu"}) for _ in range(3)]
     urgent = await submit(client, resources={"queue": "cpu", "priority": 0})
@@ -33,7 +33,7 @@ async def test_priorities_decide_who_goes_first(client: httpx.AsyncClient, sessi
     assert [await pending(client, job) for job in (urgent, first, second, late, last)] == [
         (0, "next on queue cpu"), (1, "1 ahead"), (2, "2 ahead"), (3, "3 ahead"), (4, "4 ahead"),
     ]  # fmt: skip
-    assert (late["queue_position"], late["pending_reason"]) == (2, "2 ahead")  # as the submit itself answered
+    assert (late["queue_position"], late["pending_reason"]) == (2, "2 ahead")  # as in the response of the submit
     assert (await client.post(f"/jobs/{first['id']}/cancel")).status_code == 202
     assert await pending(client, late) == (2, "2 ahead")
     assert await pending(client, first) == (None, None)
@@ -43,7 +43,9 @@ async def test_priorities_decide_who_goes_first(client: httpx.AsyncClient, sessi
     }  # fmt: skip
 
 
-async def test_a_queue_that_nobody_watches_is_told_at_submit(client: httpx.AsyncClient, sessions: Sessions) -> None:
+async def test_submit_to_a_queue_without_a_worker_returns_a_warning(
+    client: httpx.AsyncClient, sessions: Sessions
+) -> None:
     worker(sessions, "cpu")
     watched = await submit(client, resources={"queue": "cpu"})
     assert watched["warnings"] == []

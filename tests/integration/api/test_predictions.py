@@ -36,7 +36,7 @@ def calendar(settings: Settings) -> None:
 
 
 def trained(sessions: Sessions, job: dict[str, Any], names: tuple[str, ...] = ("best.safetensors",)) -> str:
-    """Let the job have run: its evidence, its weights."""
+    """Run the job: it has evidence and weights afterwards."""
     split = {"train_days": days(9, 122), "val_days": days(128, 158), "test_days": days(164, 194), "purged_days": []}
     folds = [{role: [] for role in ("train", "val", "test", "purged")} for _ in names]
     for number, fold in enumerate(folds):
@@ -57,7 +57,7 @@ def trained(sessions: Sessions, job: dict[str, Any], names: tuple[str, ...] = ("
     return str(identity)
 
 
-def asked(model: str, first: int = 164, last: int = 193, **changes: Any) -> dict[str, Any]:
+def prediction(model: str, first: int = 164, last: int = 193, **changes: Any) -> dict[str, Any]:
     body = {"model": model, "dataset": "small", "from_day": DAYS[first].isoformat(), "to_day": DAYS[last].isoformat()}
     return body | changes
 
@@ -65,9 +65,9 @@ def asked(model: str, first: int = 164, last: int = 193, **changes: Any) -> dict
 @pytest.mark.usefixtures("dataset", "calendar")
 async def test_a_prediction_is_a_job_made_from_its_model(client: httpx.AsyncClient, sessions: Sessions) -> None:
     model = trained(sessions, await submit(client))
-    answer = await client.post("/jobs/predict", json=asked(model), headers={"Idempotency-Key": "k"})
-    assert answer.status_code == 202, answer.text
-    job = answer.json()
+    response = await client.post("/jobs/predict", json=prediction(model), headers={"Idempotency-Key": "k"})
+    assert response.status_code == 202, response.text
+    job = response.json()
     assert (job["kind"], job["source_job_id"], job["dataset"], job["queue"]) == ("predict", model, "small", "cpu")
     assert job["warnings"] == ["no live worker watches queue cpu: the job waits until one starts"]
     with transaction(sessions) as session:
@@ -75,7 +75,7 @@ async def test_a_prediction_is_a_job_made_from_its_model(client: httpx.AsyncClie
     digest = (await client.get(f"/jobs/{model}")).json()["spec_digest"]
     weights = {"weights": "best.safetensors", "sha256": "sha of best.safetensors", "spec_digest": digest}
     assert params == {"model": {"folder": f"jobs/{model}/1", "features_sha256": "ff", **weights}}
-    again = await client.post("/jobs/predict", json=asked(model), headers={"Idempotency-Key": "k"})
+    again = await client.post("/jobs/predict", json=prediction(model), headers={"Idempotency-Key": "k"})
     assert again.json()["id"] == job["id"]
     problem(await client.post(f"/jobs/{job['id']}/rerun"), 409, "illegal_move")
     problem(await client.get("/compare", params={"job": [model, job["id"]]}), 422, "invalid_request")
@@ -83,13 +83,17 @@ async def test_a_prediction_is_a_job_made_from_its_model(client: httpx.AsyncClie
 
 
 @pytest.mark.usefixtures("dataset", "calendar")
-async def test_a_plan_tells_of_days_that_are_known_or_unknowable(client: httpx.AsyncClient, sessions: Sessions) -> None:
+async def test_a_plan_warns_of_days_that_are_in_sample_or_without_a_whole_window(
+    client: httpx.AsyncClient, sessions: Sessions
+) -> None:
     model = trained(sessions, await submit(client))
 
     async def planned(first: int, last: int, **changes: Any) -> dict[str, Any]:
-        answer = await client.post("/jobs/predict", params={"dry_run": True}, json=asked(model, first, last, **changes))
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
+        response = await client.post(
+            "/jobs/predict", params={"dry_run": True}, json=prediction(model, first, last, **changes)
+        )
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
         return found
 
     plan = await planned(164, 193)
@@ -109,27 +113,27 @@ async def test_a_plan_tells_of_days_that_are_known_or_unknowable(client: httpx.A
 async def test_models_that_cannot_predict(client: httpx.AsyncClient, sessions: Sessions) -> None:
     nobody = "019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21"
     for ref in ("champion", nobody):
-        problem(await client.post("/jobs/predict", json=asked(ref)), 422, "unknown_model", "/model")
+        problem(await client.post("/jobs/predict", json=prediction(ref)), 422, "unknown_model", "/model")
     waiting = (await submit(client))["id"]
-    problem(await client.post("/jobs/predict", json=asked(waiting)), 422, "no_model", "/model")
+    problem(await client.post("/jobs/predict", json=prediction(waiting)), 422, "no_model", "/model")
     bare = trained(sessions, await submit(client), ())
-    refused = problem(await client.post("/jobs/predict", json=asked(bare)), 422, "no_model", "/model")
+    refused = problem(await client.post("/jobs/predict", json=prediction(bare)), 422, "no_model", "/model")
     assert "not kept any more" in refused["detail"]
     builder = (await client.get("/jobs", params={"kind": "dataset"})).json()["items"][0]["id"]
-    problem(await client.post("/jobs/predict", json=asked(builder)), 422, "no_model", "/model")
+    problem(await client.post("/jobs/predict", json=prediction(builder)), 422, "no_model", "/model")
 
 
 @pytest.mark.usefixtures("dataset", "calendar")
-async def test_of_several_folds_one_is_named(client: httpx.AsyncClient, sessions: Sessions) -> None:
+async def test_a_model_of_several_folds_requires_a_fold(client: httpx.AsyncClient, sessions: Sessions) -> None:
     split = {"val_days": 20, "test_days": 20, "embargo_days": 6, "folds": 2}
     names = ("best.1.safetensors", "best.2.safetensors")
     model = trained(sessions, await submit(client, split=split), names)
-    for fold, said in ((None, "say which, 1 to 2"), (3, "there is no fold 3")):
+    for fold, message in ((None, "say which, 1 to 2"), (3, "there is no fold 3")):
         refused = problem(
-            await client.post("/jobs/predict", json=asked(model, fold=fold)), 422, "invalid_request", "/fold"
+            await client.post("/jobs/predict", json=prediction(model, fold=fold)), 422, "invalid_request", "/fold"
         )
-        assert said in refused["detail"]
-    plan = await client.post("/jobs/predict", params={"dry_run": True}, json=asked(model, 0, 199, fold=2))
+        assert message in refused["detail"]
+    plan = await client.post("/jobs/predict", params={"dry_run": True}, json=prediction(model, 0, 199, fold=2))
     assert plan.json()["weights"] == "best.2.safetensors"
     assert any("the first 108 of the days" in line for line in plan.json()["warnings"])  # 101 + 1 + 5 + 1
 
@@ -146,11 +150,11 @@ OTHERS: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.usefixtures("calendar")
-async def test_a_dataset_of_another_kind_is_refused(
+async def test_an_incompatible_dataset_is_refused(
     client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions
 ) -> None:
     model = trained(sessions, await submit(client))
-    for name, (manifest, code, said) in OTHERS.items():
+    for name, (manifest, code, message) in OTHERS.items():
         with transaction(sessions) as session:
             job = submission.submit(
                 session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset=name
@@ -161,12 +165,14 @@ async def test_a_dataset_of_another_kind_is_refused(
                 leak_report={}, path=f"caches/{name}", size_bytes=1,
             )  # fmt: skip
             lifecycle.settle(session, job.id, 1, JobState.SUCCEEDED)
-        refused = problem(await client.post("/jobs/predict", json=asked(model, dataset=name)), 422, code, "/dataset")
-        assert said in refused["detail"], name
+        refused = problem(
+            await client.post("/jobs/predict", json=prediction(model, dataset=name)), 422, code, "/dataset"
+        )
+        assert message in refused["detail"], name
 
 
 @pytest.mark.usefixtures("dataset", "calendar")
-async def test_wrong_requests_say_where(client: httpx.AsyncClient, sessions: Sessions) -> None:
+async def test_invalid_predictions_are_refused_with_pointers(client: httpx.AsyncClient, sessions: Sessions) -> None:
     model = trained(sessions, await submit(client))
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"to_day": "2019-12-31"}, "/to_day"),
@@ -178,10 +184,10 @@ async def test_wrong_requests_say_where(client: httpx.AsyncClient, sessions: Ses
         ({"days": 3}, "/days"),
     ]
     for changes, pointer in wrong:
-        answer = await client.post("/jobs/predict", json=asked(model) | changes)
-        assert answer.status_code == 422, answer.text
-        assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+        response = await client.post("/jobs/predict", json=prediction(model) | changes)
+        assert response.status_code == 422, response.text
+        assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
     with transaction(sessions) as session:
         session.execute(update(Job).where(Job.id == UUID(model)).values(spec={"dataset": "small", "alchemy": True}))
-    refused = problem(await client.post("/jobs/predict", json=asked(model)), 422, "no_model", "/model")
+    refused = problem(await client.post("/jobs/predict", json=prediction(model)), 422, "no_model", "/model")
     assert "another version" in refused["detail"]

@@ -18,14 +18,14 @@ SHA = "ab" * 32
 
 
 async def submit(client: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:
-    answer = await client.post("/jobs/pretrain", json=SPEC | changes)
-    assert answer.status_code == 202, answer.text
-    body: dict[str, Any] = answer.json()
+    response = await client.post("/jobs/pretrain", json=SPEC | changes)
+    assert response.status_code == 202, response.text
+    body: dict[str, Any] = response.json()
     return body
 
 
 def succeed(sessions: Sessions, job_id: str) -> None:
-    """With weights on record."""
+    """End the job as succeeded, with weights on record."""
     run(sessions, UUID(job_id), to=None)
     with transaction(sessions) as session:
         path = f"jobs/{job_id}/1/best.safetensors"
@@ -35,7 +35,7 @@ def succeed(sessions: Sessions, job_id: str) -> None:
         lifecycle.settle(session, UUID(job_id), 1, JobState.SUCCEEDED)
 
 
-async def test_a_pretraining_is_planned_queued_and_begun_with(
+async def test_a_pretraining_is_planned_submitted_and_used_as_init_from(
     client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions
 ) -> None:
     planned = (await client.post("/jobs/pretrain?dry_run=true", json=SPEC)).json()
@@ -49,9 +49,9 @@ async def test_a_pretraining_is_planned_queued_and_begun_with(
     early = problem(await client.post("/jobs/train", json=wish), 422, "invalid_request", "/init_from")
     assert "queued" in early["detail"]
     succeed(sessions, body["id"])
-    answer = await client.post("/jobs/train", json=wish)
-    assert answer.status_code == 202, answer.text
-    assert answer.json()["spec"]["init_from"] == body["id"]
+    response = await client.post("/jobs/train", json=wish)
+    assert response.status_code == 202, response.text
+    assert response.json()["spec"]["init_from"] == body["id"]
     assert (await client.post("/jobs/hpo?dry_run=true", json={"base": wish, "space": LR})).status_code == 200
     wider = {"base": wish, "space": {"model.hidden_size": {"kind": "categorical", "choices": [8, 16]}}}
     problem(await client.post("/jobs/hpo?dry_run=true", json=wider), 422, "invalid_request")
@@ -59,18 +59,16 @@ async def test_a_pretraining_is_planned_queued_and_begun_with(
         found = init_from.weights(session, UUID(body["id"]))
         assert (str(found.folder), found.sha256) == (f"jobs/{body['id']}/1", {"best.safetensors": SHA})
         with pytest.raises(ArtifactNotFound):
-            init_from.weights(session, UUID(answer.json()["id"]))
+            init_from.weights(session, UUID(response.json()["id"]))
 
 
 LR = {"optimizer.lr": {"kind": "float", "low": 1e-4, "high": 1e-3, "log": True}}
 
 
-async def test_what_a_training_may_not_begin_with(
-    client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions
-) -> None:
+async def test_unsuitable_init_from_is_refused(client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions) -> None:
     async def refused(source: str, **changes: Any) -> str:
-        answer = await client.post("/jobs/train", json=SPEC | {"init_from": source} | changes)
-        return str(problem(answer, 422, "invalid_request", "/init_from")["detail"])
+        response = await client.post("/jobs/train", json=SPEC | {"init_from": source} | changes)
+        return str(problem(response, 422, "invalid_request", "/init_from")["detail"])
 
     good = (await submit(client))["id"]
     succeed(sessions, good)
@@ -88,7 +86,7 @@ async def test_what_a_training_may_not_begin_with(
     assert "has no weights" in await refused(bare)
 
 
-async def test_a_chain_is_followed_to_its_beginning(
+async def test_the_weights_of_a_chain_of_init_from_are_found(
     client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions
 ) -> None:
     first = (await submit(client))["id"]
@@ -113,7 +111,7 @@ async def test_a_chain_is_followed_to_its_beginning(
         ({"trainer": {"objective": "val/rank_ic"}}, "/trainer/objective"),
     ],
 )
-async def test_a_wrong_pretraining_is_refused(
+async def test_an_invalid_pretraining_is_refused(
     client: httpx.AsyncClient, dataset: Dataset, change: dict[str, Any], pointer: str
 ) -> None:
     problem(await client.post("/jobs/pretrain", json=SPEC | change), 422, "invalid_request", pointer)

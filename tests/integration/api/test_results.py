@@ -61,14 +61,14 @@ async def test_metrics(client: httpx.AsyncClient, dataset: Dataset, sessions: Se
 async def test_a_submit_is_logged_with_its_request_and_its_job(
     client: httpx.AsyncClient, dataset: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer = await client.post("/jobs/train", json=SPEC, headers={"X-Request-ID": "mine"})
+    response = await client.post("/jobs/train", json=SPEC, headers={"X-Request-ID": "mine"})
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
     [line] = [line for line in lines if line.get("request_id") == "mine"]
-    told = (line["method"], line["path"], line["status"], line["job_id"])
-    assert told == ("POST", "/jobs/train", 202, answer.json()["id"])
+    logged = (line["method"], line["path"], line["status"], line["job_id"])
+    assert logged == ("POST", "/jobs/train", 202, response.json()["id"])
 
 
-async def test_logs_are_text(
+async def test_logs_are_plain_text_and_can_be_limited(
     client: httpx.AsyncClient, dataset: Dataset, settings: Settings, sessions: Sessions
 ) -> None:
     job = await submit(client)
@@ -91,9 +91,9 @@ async def test_logs_are_text(
 
 
 async def test_plan_stores_nothing(client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions) -> None:
-    answer = await client.post("/jobs/train?dry_run=true", json=SPEC)
-    assert answer.status_code == 200
-    plan = answer.json()
+    response = await client.post("/jobs/train?dry_run=true", json=SPEC)
+    assert response.status_code == 200
+    plan = response.json()
     assert (plan["epochs"], plan["days_per_step"], plan["steps_per_epoch"]) == (10, 205, 1)
     assert (plan["num_val_days"], plan["num_test_days"], plan["queue"], plan["queue_position"]) == (30, 30, "cpu", 0)
     assert plan["num_parameters"] > 100
@@ -126,7 +126,7 @@ async def test_keys_and_scopes(settings: Settings, dataset: Dataset, sessions: S
         assert (await client.get("/livez")).status_code == 200
 
 
-async def test_admin_key_opens_everything(settings: Settings, dataset: Dataset) -> None:
+async def test_admin_key_has_every_scope(settings: Settings, dataset: Dataset) -> None:
     locked = settings.model_copy(update={"admin_key": SecretStr("s3cret")})
     async with serving(locked) as client:
         problem(await client.get("/jobs"), 401, "unauthorized")

@@ -105,11 +105,11 @@ def settle(sessions: Sessions, job_id: UUID) -> None:
         lifecycle.settle(session, job_id, 1, JobState.SUCCEEDED)
 
 
-def frames(answer: httpx.Response, limit: int = 10**6) -> list[dict[str, str]]:
+def frames(response: httpx.Response, limit: int = 10**6) -> list[dict[str, str]]:
     """Up to `limit` events; comments are left out."""
     found: list[dict[str, str]] = []
     fields: dict[str, str] = {}
-    for line in answer.iter_lines():
+    for line in response.iter_lines():
         if line:
             name, _, value = line.partition(": ")
             fields[name] = value
@@ -140,9 +140,9 @@ def test_g9_stream_goes_on_after_the_last_seen_without_a_gap(
     worker = threading.Thread(target=work)
     worker.start()
     for cut in (1, 2, 7, 20, 10**6):  # the socket is cut after so many events
-        with httpx.stream("GET", url, headers={"Last-Event-ID": last}, timeout=30) as answer:
-            assert answer.headers["content-type"].startswith("text/event-stream")
-            for frame in frames(answer, cut):
+        with httpx.stream("GET", url, headers={"Last-Event-ID": last}, timeout=30) as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            for frame in frames(response, cut):
                 seen.append((frame["event"], int(frame["id"])))
                 last = frame["id"]
     worker.join()
@@ -151,19 +151,19 @@ def test_g9_stream_goes_on_after_the_last_seen_without_a_gap(
     assert seen[-1] == ("end", 63)
     assert httpx.get(url, headers={"Last-Event-ID": last}).status_code == 204
     assert httpx.get(f"{url}?after=63").status_code == 204
-    with httpx.stream("GET", f"{url}?after=61", timeout=30) as answer:
-        assert [frame["event"] for frame in frames(answer)] == ["log", "state", "end"]
+    with httpx.stream("GET", f"{url}?after=61", timeout=30) as response:
+        assert [frame["event"] for frame in frames(response)] == ["log", "state", "end"]
     assert httpx.get(url, headers={"Last-Event-ID": "x"}).status_code == 422
 
 
-def test_stream_is_woken_at_once_and_polls_without_redis(
+def test_stream_is_notified_by_pubsub_and_polls_without_redis(
     server: Server, settings: Settings, sessions: Sessions, job_id: UUID
 ) -> None:
     with (
-        httpx.stream("GET", f"{server.url}/jobs/{job_id}/events", timeout=30) as answer,
+        httpx.stream("GET", f"{server.url}/jobs/{job_id}/events", timeout=30) as response,
         redis_client(settings) as client,
     ):
-        lines = answer.iter_lines()
+        lines = response.iter_lines()
         next(line for line in lines if line == "id: 2")
         end = time.monotonic() + 30
         while not client.pubsub_numsub(CHANNEL)[0][1]:  # the API has subscribed
@@ -189,16 +189,16 @@ def test_several_jobs_in_one_stream(server: Server, sessions: Sessions, job_id: 
     for one in (job_id, other):
         settle(sessions, one)
     url = f"{server.url}/events?job={job_id}&job={other}"
-    with httpx.stream("GET", url, timeout=30) as answer:
-        found = frames(answer)
+    with httpx.stream("GET", url, timeout=30) as response:
+        found = frames(response)
     ends = [json.loads(frame["data"])["job_id"] for frame in found if frame["event"] == "end"]
     assert sorted(ends) == sorted([str(job_id), str(other)])
     assert len(found) == 3 + 3 + 3 + 2
     assert httpx.get(url, headers={"Last-Event-ID": found[-1]["id"]}).status_code == 204
-    with httpx.stream("GET", url, headers={"Last-Event-ID": found[3]["id"]}, timeout=30) as answer:
-        assert [frame["id"] for frame in frames(answer)] == [frame["id"] for frame in found[4:]]
-    with httpx.stream("GET", url, params={"job": [str(job_id), str(other)], "after": found[3]["id"]}) as answer:
-        assert [frame["id"] for frame in frames(answer)] == [frame["id"] for frame in found[4:]]
+    with httpx.stream("GET", url, headers={"Last-Event-ID": found[3]["id"]}, timeout=30) as response:
+        assert [frame["id"] for frame in frames(response)] == [frame["id"] for frame in found[4:]]
+    with httpx.stream("GET", url, params={"job": [str(job_id), str(other)], "after": found[3]["id"]}) as response:
+        assert [frame["id"] for frame in frames(response)] == [frame["id"] for frame in found[4:]]
     assert httpx.get(f"{url}&after=newest").status_code == 204  # nothing is new
     assert httpx.get(f"{url}&after={job_id}:newest,{other}:newest").status_code == 204
     assert httpx.get(f"{url}&after={job_id}:x").status_code == 422
@@ -211,8 +211,8 @@ def test_followed_log_ends_with_the_job(server: Server, sessions: Sessions, job_
         settle(sessions, job_id)
 
     threading.Timer(0.5, work).start()
-    with httpx.stream("GET", f"{server.url}/jobs/{job_id}/logs?follow=true", timeout=30) as answer:
-        text = "".join(answer.iter_text())
+    with httpx.stream("GET", f"{server.url}/jobs/{job_id}/logs?follow=true", timeout=30) as response:
+        text = "".join(response.iter_text())
     assert [line.split(" ", 1)[1] for line in text.splitlines()][2:] == [
         "[1] info m1",
         "[1] info m2",
@@ -259,14 +259,14 @@ def test_artifacts_by_range(server: Server, settings: Settings, sessions: Sessio
     head = httpx.head(url)
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(content)))
     for outside in ("bytes=99999-", "bytes=-0"):
-        answer = httpx.get(url, headers={"Range": outside})
-        assert (answer.status_code, answer.json()["code"]) == (416, "range_not_satisfiable"), outside
-        assert answer.headers["content-range"] == f"bytes */{len(content)}"
+        response = httpx.get(url, headers={"Range": outside})
+        assert (response.status_code, response.json()["code"]) == (416, "range_not_satisfiable"), outside
+        assert response.headers["content-range"] == f"bytes */{len(content)}"
     for unknown in ("bytes=x", "pages=1-2", "bytes=9-3", "bytes=-", "bytes="):
         assert httpx.get(url, headers={"Range": unknown}).status_code == 200, unknown
     for name in ("gone", "out", "nothing", "..%2f..%2fsecret", "%2e%2e/secret"):
-        answer = httpx.get(f"{server.url}/jobs/{job_id}/artifacts/{name}")
-        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json"), name
+        response = httpx.get(f"{server.url}/jobs/{job_id}/artifacts/{name}")
+        assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json"), name
 
 
 def test_body_of_100_mb_is_refused_without_being_kept(server: Server) -> None:
@@ -278,20 +278,20 @@ def test_body_of_100_mb_is_refused_without_being_kept(server: Server) -> None:
             yield piece
 
     for headers in ({"Content-Length": "100000000"}, {}):  # announced, and chunked
-        answer = httpx.post(
+        response = httpx.post(
             f"{server.url}/jobs/train",
             content=body(),
             headers={"Content-Type": "application/json", **headers},
             timeout=60,
         )
-        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+        assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
     assert psutil.Process(server.process.pid).memory_info().rss - before < 30_000_000
     assert httpx.get(f"{server.url}/livez").status_code == 200
 
 
 def test_sigterm_ends_open_streams_at_once(server: Server, job_id: UUID) -> None:
-    with httpx.stream("GET", f"{server.url}/jobs/{job_id}/events", timeout=30) as answer:
-        lines = answer.iter_lines()
+    with httpx.stream("GET", f"{server.url}/jobs/{job_id}/events", timeout=30) as response:
+        lines = response.iter_lines()
         next(line for line in lines if line == "id: 2")
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
@@ -303,13 +303,13 @@ def test_sigterm_ends_open_streams_at_once(server: Server, job_id: UUID) -> None
 def test_hung_database_is_503_in_bounded_time(settings: Settings) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
-        silent.listen()  # accepts, and never answers
+        silent.listen()  # accepts connections and never responds
         url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/x"
         with serving(settings, ATFT_DATABASE_URL=url) as server:
             started = time.monotonic()
-            answer = httpx.get(f"{server.url}/jobs", timeout=30)
-            assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
-            assert answer.headers["retry-after"]
+            response = httpx.get(f"{server.url}/jobs", timeout=30)
+            assert (response.status_code, response.json()["code"]) == (503, "database_unavailable")
+            assert response.headers["retry-after"]
             assert httpx.get(f"{server.url}/readyz", timeout=30).status_code == 503
             assert time.monotonic() - started < 20
 
@@ -322,10 +322,10 @@ def test_submit_is_accepted_in_bounded_time_without_a_broker(settings: Settings,
             silent.listen()
         with serving(settings, ATFT_REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}/0") as server:
             started = time.monotonic()
-            answer = httpx.post(f"{server.url}/datasets", json={"name": "p", "planted": {}}, timeout=30)
-            assert answer.status_code == 202
+            response = httpx.post(f"{server.url}/datasets", json={"name": "p", "planted": {}}, timeout=30)
+            assert response.status_code == 202
             assert time.monotonic() - started < 8
-            job: dict[str, Any] = httpx.get(server.url + answer.headers["location"]).json()
+            job: dict[str, Any] = httpx.get(server.url + response.headers["location"]).json()
             assert job["state"] == "queued"
 
 

@@ -42,7 +42,7 @@ async def test_a_plan_counts_and_shows_every_fold(client: httpx.AsyncClient, set
     problem(await client.post("/jobs/train", json=many), 422, "invalid_request", "/split/folds")
 
 
-async def test_a_job_shows_its_plan_until_its_evidence_is_there(
+async def test_the_split_of_a_job_is_planned_until_it_has_evidence(
     client: httpx.AsyncClient, settings: Settings, sessions: Sessions
 ) -> None:
     job = await submit(client, split=KFOLD)
@@ -61,8 +61,8 @@ async def test_a_job_shows_its_plan_until_its_evidence_is_there(
     with transaction(sessions) as session:
         claimed = lifecycle.claim(session, UUID(job["id"]), worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
-        said = [Evidence(child_seq=1, body={"data": {"folds": ran}})]
-        history.append(session, claimed.id, claimed.attempt, said)
+        events = [Evidence(child_seq=1, body={"data": {"folds": ran}})]
+        history.append(session, claimed.id, claimed.attempt, events)
     running = (await client.get(url)).json()
     assert (running["source"], running["folds"]) == ("evidence", ran)
 

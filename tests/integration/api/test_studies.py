@@ -25,9 +25,9 @@ STUDY: dict[str, Any] = {"base": SPEC, "space": SPACE, "sampler": {"name": "rand
 
 
 async def submit(client: httpx.AsyncClient, **changes: Any) -> dict[str, Any]:
-    answer = await client.post("/jobs/hpo", json=STUDY | changes)
-    assert answer.status_code == 202, answer.text
-    body: dict[str, Any] = answer.json()
+    response = await client.post("/jobs/hpo", json=STUDY | changes)
+    assert response.status_code == 202, response.text
+    body: dict[str, Any] = response.json()
     return body
 
 
@@ -37,10 +37,10 @@ def run_study(settings: Settings, sessions: Sessions, study: str) -> StudyHarnes
     return harness
 
 
-async def test_a_study_is_a_job_on_queue_control(client: httpx.AsyncClient, dataset: Dataset) -> None:
-    answer = await client.post("/jobs/hpo", json=STUDY)
-    body = answer.json()
-    assert answer.headers["location"] == f"/jobs/{body['id']}"
+async def test_a_study_is_queued_on_the_control_queue(client: httpx.AsyncClient, dataset: Dataset) -> None:
+    response = await client.post("/jobs/hpo", json=STUDY)
+    body = response.json()
+    assert response.headers["location"] == f"/jobs/{body['id']}"
     assert (body["kind"], body["state"], body["queue"], body["dataset"]) == ("hpo", "queued", "control", "small")
     assert body["warnings"] == [
         "no live worker watches queue cpu: the job waits until one starts",
@@ -101,7 +101,7 @@ async def test_a_study_is_a_job_on_queue_control(client: httpx.AsyncClient, data
         ({"trials": 3}, "invalid_request", "/trials"),
     ],
 )
-async def test_pain_37_wrong_studies_say_where(
+async def test_pain_37_invalid_studies_are_refused_with_pointers(
     client: httpx.AsyncClient, dataset: Dataset, change: dict[str, Any], code: str, pointer: str
 ) -> None:
     if change.get("base") == {"use_gat": False}:
@@ -121,9 +121,9 @@ async def test_pain_37_equal_batch_sizes_are_merged_with_a_warning(client: httpx
 
 
 async def test_a_plan_stores_nothing(client: httpx.AsyncClient, dataset: Dataset) -> None:
-    answer = await client.post("/jobs/hpo?dry_run=true", json=STUDY | {"space": BATCHES})
-    assert answer.status_code == 200
-    plan = answer.json()
+    response = await client.post("/jobs/hpo?dry_run=true", json=STUDY | {"space": BATCHES})
+    assert response.status_code == 200
+    plan = response.json()
     assert (plan["num_trials"], plan["estimated_seconds"]) == (4, None)
     assert plan["low"] == {"optimizer.lr": 1e-5, "model.gat_layers": 1, "trainer.batch_size": 40}
     assert plan["high"] == {"optimizer.lr": 1e-3, "model.gat_layers": 3, "trainer.batch_size": 80}
@@ -175,9 +175,9 @@ async def test_promote_trains_the_best_in_full(
     run_study(settings, sessions, study)
     best = (await client.get(f"/jobs/{study}/best")).json()
     changes = {"as": "train", "optimizer.name": "adabelief", "trainer": {"max_epochs": 3}, "tags": {"a": "b"}}
-    answer = await client.post(f"/jobs/{study}/promote", json=changes)
-    assert answer.status_code == 202, answer.text
-    job = answer.json()
+    response = await client.post(f"/jobs/{study}/promote", json=changes)
+    assert response.status_code == 202, response.text
+    job = response.json()
     assert (job["kind"], job["source_job_id"], job["parent_id"]) == ("train", best["job_id"], None)
     assert (job["name"], job["tags"], job["spec"]["baselines"]) == ("best of first", {"a": "b"}, True)
     assert best["spec"]["trainer"]["stop_rules"] != []
@@ -217,7 +217,7 @@ async def test_only_a_study_has_trials(client: httpx.AsyncClient, dataset: Datas
         problem(await client.get(f"/jobs/{job}/{part}"), 404, "not_a_study")
 
 
-async def test_cancel_of_a_running_study_is_asked_for(
+async def test_cancel_of_a_running_study_is_requested(
     client: httpx.AsyncClient, dataset: Dataset, settings: Settings, sessions: Sessions
 ) -> None:
     study = (await submit(client))["id"]
@@ -232,8 +232,8 @@ async def test_cancel_of_a_running_study_is_asked_for(
 
 async def test_priority(client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions) -> None:
     jobs = [(await client.post("/jobs/train", json=SPEC)).json()["id"] for _ in range(2)]
-    answer = await client.post(f"/jobs/{jobs[1]}/priority", json={"priority": 0})
-    assert (answer.status_code, answer.json()["priority"], answer.json()["queue_position"]) == (202, 0, 0)
+    response = await client.post(f"/jobs/{jobs[1]}/priority", json={"priority": 0})
+    assert (response.status_code, response.json()["priority"], response.json()["queue_position"]) == (202, 0, 0)
     assert (await client.get(f"/jobs/{jobs[0]}")).json()["queue_position"] == 1
     problem(await client.post(f"/jobs/{jobs[1]}/priority", json={"priority": 10}), 422, "invalid_request", "/priority")
     stale = {"If-Match": '"0"'}

@@ -112,7 +112,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Program]:
-    """A run that nobody disturbs."""
+    """An undisturbed run."""
     out = tmp_path_factory.mktemp("whole")
     program = Program("run", write(out, SPEC), "--cache", str(cache), "--out", str(out))
     code, printed, err = program.finish()
@@ -128,7 +128,7 @@ def write(folder: Path, spec: dict[str, Any]) -> str:
 
 
 def rows(programs: Sequence[Program]) -> dict[tuple[str | None, str, int], float | None]:
-    """What the record holds in the end: a later attempt replaces equal keys."""
+    """The metrics on record after all attempts: a later attempt replaces equal keys."""
     unstable = ("time/", "system/")
     events = [event for program in programs for event in program.events if isinstance(event, Metrics)]
     return {
@@ -161,7 +161,7 @@ def test_the_stream_is_numbered_typed_and_complete(whole: tuple[Path, Program]) 
     assert threads["os_threads_peak"] <= 1 + 8
 
 
-def test_killed_at_random_points_it_goes_on_to_the_same_bits(
+def test_killed_at_random_points_it_resumes_to_the_same_bits(
     whole: tuple[Path, Program], cache: Path, tmp_path: Path, start: Callable[..., Program]
 ) -> None:
     """SIGKILL after some number of events, several times in one run, each time resumed in a fresh folder."""
@@ -250,7 +250,7 @@ def test_without_renewals_the_lease_ends_the_program(
     assert "lease" in err
 
 
-def test_renewals_keep_it_and_a_dead_supervisor_takes_it_along(cache: Path, tmp_path: Path) -> None:
+def test_renewals_keep_it_running_and_it_exits_with_its_supervisor(cache: Path, tmp_path: Path) -> None:
     """A parent that renews a 2 s lease for a while and is then killed:
 
     the program outlives the lease, not the parent.
@@ -325,7 +325,7 @@ def test_a_failure_is_an_event_and_exit_1(cache: Path, tmp_path: Path, start: Ca
 
 
 def test_events_on_standard_output_are_nothing_but_events(cache: Path, tmp_path: Path) -> None:
-    """The default: the optimizer's package prints, and it must not end up among the events."""
+    """The default optimizer's package prints to standard output; that text must not appear among the events."""
     arguments = ["run", write(tmp_path, SPEC), "--cache", str(cache), "--out", str(tmp_path), "--preflight"]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "atft", *arguments],

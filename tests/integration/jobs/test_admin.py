@@ -72,12 +72,12 @@ def test_keys_expire_and_need_known_scopes(sessions: sessionmaker[Session]) -> N
             keys.revoke(session, keys.uuid7.uuid7())
 
 
-def test_doctor_finds_all_well(settings: Settings) -> None:
+def test_doctor_passes_every_check(settings: Settings) -> None:
     checks = {check.name: check for check in doctor.doctor(settings)}
     assert [check for check in checks.values() if not check.ok] == []
     assert set(checks) == set(doctor.CHECKS)
-    told = json.loads(_run(settings, settings.run_root.parent, "doctor", "--json").stdout)
-    assert {(check["name"], check["ok"]) for check in told} == {(name, True) for name in doctor.CHECKS}
+    printed = json.loads(_run(settings, settings.run_root.parent, "doctor", "--json").stdout)
+    assert {(check["name"], check["ok"]) for check in printed} == {(name, True) for name in doctor.CHECKS}
 
 
 def test_doctor_names_what_is_missing(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_doctor_names_what_is_missing(settings: Settings, tmp_path: Path, monkey
     base, _, _ = settings.database_url.get_secret_value().rpartition("/")
     empty = Settings(database_url=f"{base}/postgres", redis_url=settings.redis_url, run_root=settings.run_root)
     failed = {check.name: check.detail for check in doctor.doctor(empty) if not check.ok}
-    assert next(iter(failed)) == "migrations"  # and what asks the tables that are not there
+    assert next(iter(failed)) == "migrations"  # and the checks that read the missing tables
     assert "jobs.admin migrate" in failed["migrations"]
 
 

@@ -1,4 +1,4 @@
-"""Backup and restore on real servers: the same answers from an empty machine, and dumps of every earlier schema."""
+"""Backup and restore on real servers: the same responses on an empty machine, and dumps of every earlier schema."""
 
 import json
 import shutil
@@ -49,28 +49,28 @@ def elsewhere(servers: EmbeddedServers, tmp_path: Path) -> Iterator[Elsewhere]:
             admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-async def answers(settings: Settings, jobs: list[str]) -> dict[str, Any]:
-    """Whatever a client can ask of the record."""
+async def read_responses(settings: Settings, jobs: list[str]) -> dict[str, Any]:
+    """The response of every GET that reads the record."""
     paths = ["/jobs", "/datasets", "/datasets/small", "/keys", "/audit", f"/compare?job={jobs[0]}&job={jobs[1]}"]
     of_job = ("", "/metrics", "/evidence", "/artifacts", "/artifacts/model.bin", "/logs")
     paths += [f"/jobs/{job}{what}" for job in jobs for what in of_job]
-    paths += [f"/jobs/{job}/events" for job in jobs[:2]]  # they are over: the stream ends
-    said: dict[str, Any] = {}
+    paths += [f"/jobs/{job}/events" for job in jobs[:2]]  # finished jobs: the stream ends
+    responses: dict[str, Any] = {}
     async with serving(settings) as client:
         for path in paths:
-            answer = await client.get(path)
-            body: Any = answer.content
-            if path.endswith("/events"):  # its last words tell when they are said
-                body, end, _ = answer.content.partition(b"event: end")
+            response = await client.get(path)
+            body: Any = response.content
+            if path.endswith("/events"):  # its last message has the time of sending
+                body, end, _ = response.content.partition(b"event: end")
                 assert end
-            if answer.headers["content-type"] == "application/problem+json":
-                body = answer.json() | {"request_id": None}
-            said[path] = answer.status_code, answer.headers.get("etag"), body
-    return said
+            if response.headers["content-type"] == "application/problem+json":
+                body = response.json() | {"request_id": None}
+            responses[path] = response.status_code, response.headers.get("etag"), body
+    return responses
 
 
 async def fill(settings: Settings, sessions: Sessions) -> list[str]:
-    """Jobs in several states, with everything that hangs on them."""
+    """Jobs in several states, with their files, artifacts, datasets, keys and audit entries."""
     register(sessions)
     (settings.caches_root / "fp1").mkdir(parents=True)
     (settings.caches_root / "fp1" / "panel.arrow").write_bytes(b"arrow")
@@ -94,11 +94,11 @@ async def fill(settings: Settings, sessions: Sessions) -> list[str]:
 
 
 @pytest.mark.anyio
-async def test_g13_backup_and_restore_on_an_empty_machine_give_the_same_answers(
+async def test_g13_backup_and_restore_on_an_empty_machine_give_the_same_responses(
     settings: Settings, sessions: Sessions, elsewhere: Elsewhere, tmp_path: Path
 ) -> None:
     ids = await fill(settings, sessions)
-    before = await answers(settings, ids)
+    before = await read_responses(settings, ids)
     file = tmp_path / "record.zip"
     counts = backup(settings, file)
     assert (counts.files, counts.skipped) == (4, 0)
@@ -106,11 +106,11 @@ async def test_g13_backup_and_restore_on_an_empty_machine_give_the_same_answers(
     shutil.rmtree(settings.run_root)
     there = elsewhere()
     assert restore(there, file).rows == counts.rows
-    assert await answers(there, ids) == before
+    assert await read_responses(there, ids) == before
     engine = sync_engine(there)
     with transaction(sync_sessions(engine)) as session:
         assert session.scalar(sa.text("SELECT study_name FROM optuna.studies")) == "kept"
-        session.execute(sa.text("INSERT INTO optuna.studies (study_name) VALUES ('next')"))  # its sequence went along
+        session.execute(sa.text("INSERT INTO optuna.studies (study_name) VALUES ('next')"))  # its sequence was restored
         audit.record(session, audit.AuditEntry(principal="operator", action="after", target="x"))
         assert audit.is_guarded(session)
         newest = session.scalars(sa.select(sa.func.max(AuditRow.id))).one()
@@ -133,7 +133,7 @@ def test_backup_leaves_nothing_half_written(settings: Settings, tmp_path: Path) 
 
 
 @pytest.mark.anyio
-async def test_restore_refuses_what_is_not_empty_or_not_whole(
+async def test_restore_refuses_a_database_with_rows_and_a_damaged_backup(
     settings: Settings, sessions: Sessions, elsewhere: Elsewhere, tmp_path: Path
 ) -> None:
     await fill(settings, sessions)

@@ -1,4 +1,4 @@
-"""Hints and publish/subscribe through a real Valkey, also when it is unavailable or does not answer."""
+"""Hints and publish/subscribe through a real Valkey, also when it is unavailable or does not respond."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ def _settings(url: str) -> Settings:
 
 @pytest.fixture
 def silent() -> str:
-    """The URL of a server that accepts and never answers."""
+    """The URL of a server that accepts connections and never responds."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(64)
@@ -89,7 +89,7 @@ def test_celery_is_set_as_measured(settings: Settings) -> None:
     assert conf.beat_schedule["sweep"]["schedule"] == settings.sweep_seconds
 
 
-def test_broker_that_is_away_is_told_within_a_second(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreachable_broker_is_reported_within_a_second(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     away = HintSender(_settings("redis://127.0.0.1:9/0"))
     started = time.perf_counter()
     assert away.send("cpu", uuid4(), 5) is False
@@ -100,7 +100,7 @@ def test_broker_that_is_away_is_told_within_a_second(settings: Settings, caplog:
     away.close()
 
 
-def test_broker_that_hangs_is_told_within_seconds(silent: str) -> None:
+def test_hanging_broker_is_reported_within_seconds(silent: str) -> None:
     sender = HintSender(_settings(silent))
     started = time.perf_counter()
     assert sender.send("cpu", uuid4(), 5) is False
@@ -142,12 +142,12 @@ async def _wakeups_through_a_restart(servers: embedded.EmbeddedServers) -> None:
     job_id = uuid4()
     async with PubSub(settings) as pubsub:
         with pubsub.listen(job_id) as event:
-            await _soon(event)  # subscribed: everybody is woken once
+            await _soon(event)  # subscribed: every waiter is notified once
             await _soon(event, lambda: publish(client, job_id))
             servers.valkey.stop()
-            publish(client, job_id)  # away: logged, no error
+            publish(client, job_id)  # the broker is down: logged, no error
             servers.check()
-            await _soon(event)  # back: woken, for what was missed
+            await _soon(event)  # reconnected: notified, since messages may have been missed
             await _soon(event, lambda: publish(client, job_id))
     client.close()
 
@@ -170,7 +170,7 @@ async def _fan_out(settings: Settings) -> None:
     await client.aclose()
 
 
-def test_wakeups_reach_their_listeners_only(settings: Settings) -> None:
+def test_published_messages_reach_only_the_subscribers_of_the_job(settings: Settings) -> None:
     asyncio.run(_fan_out(settings))
 
 

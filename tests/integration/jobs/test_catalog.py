@@ -1,4 +1,4 @@
-"""Datasets: versions by content, and no deletion under a job that needs one."""
+"""Datasets: versions by content, and no deletion while a job needs the version."""
 
 import threading
 from typing import Any

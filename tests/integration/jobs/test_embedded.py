@@ -62,7 +62,7 @@ def test_killed_servers_come_back_with_their_data_on_their_ports(var: Path) -> N
         assert servers.check() == ["postgres"]
         _kill(servers.valkey)
         assert servers.check() == ["valkey"]
-        with psycopg.connect(servers.database_url):  # a client that stays, as those in a pool do
+        with psycopg.connect(servers.database_url):  # a connection that stays open, as in a pool
             assert servers.postgres.process is not None
             servers.postgres.process.terminate()
             _until(servers.postgres.stopping)
@@ -149,7 +149,7 @@ def test_server_that_cannot_start_says_why(var: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_as_an_ordinary_user(var: Path) -> None:
+def test_servers_start_as_an_ordinary_user(var: Path) -> None:
     """Modules are imported before the change of user, who may not be able to read the interpreter's folder."""
     nobody = pwd.getpwnam("nobody")
     os.chown(var, nobody.pw_uid, nobody.pw_gid)
@@ -172,8 +172,8 @@ def test_as_an_ordinary_user(var: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root drops to another user")
-def test_as_root_under_a_closed_home(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The servers' user cannot pass the checkout: data and programs move to a folder of its own."""
+def test_servers_start_as_root_below_an_unreadable_home(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers' user cannot read the checkout: data and binaries are copied to a folder of its own."""
     home = var / "home"
     home.mkdir(mode=0o700)
     state = var / "state"

@@ -1,4 +1,4 @@
-"""What a child says, recorded once: events, points, daily series, and what a resumed attempt finds."""
+"""Events of a child, each recorded once: log lines, metrics, daily series, and what a resumed attempt keeps."""
 
 import math
 import time
@@ -46,7 +46,7 @@ def next_attempt(sessions: Sessions, job_id: UUID) -> Job:
         return job
 
 
-def test_each_kind_of_event_goes_to_its_place(sessions: Sessions, running: UUID) -> None:
+def test_each_kind_of_event_goes_to_its_table(sessions: Sessions, running: UUID) -> None:
     before = get(sessions, running)
     new = append(
         sessions,
@@ -86,7 +86,7 @@ def test_each_kind_of_event_goes_to_its_place(sessions: Sessions, running: UUID)
     assert events[1].body == {"step": 1, "values": {"val/rank_ic": 0.1, "val/icir": None}, "best": True, "source": None}
 
 
-def test_what_the_supervisor_says_itself_is_always_new(sessions: Sessions, running: UUID) -> None:
+def test_an_event_of_the_supervisor_is_never_a_duplicate(sessions: Sessions, running: UUID) -> None:
     assert append(sessions, running, Log(message="stderr"), Log(message="stderr")) == 2
     assert append(sessions, running, Log(child_seq=4, message="child")) == 1
     assert append(sessions, running, Log(child_seq=4, message="child"), Log(message="late")) == 1
@@ -129,7 +129,7 @@ def test_a_long_series_is_thinned_without_losing_a_spike(sessions: Sessions, run
         assert (gone["step"][0], gone["step"][-1]) == (1, 59)
 
 
-def test_points_come_in_the_order_in_which_they_were_said(sessions: Sessions, running: UUID) -> None:
+def test_points_are_in_the_order_of_their_events(sessions: Sessions, running: UUID) -> None:
     append(sessions, running, *(Metrics(child_seq=n, step=n, values={"b": n / 8, "a": None}) for n in range(1, 6)))
     with transaction(sessions) as session:
         found: list[history.Point] = []
@@ -167,8 +167,8 @@ def test_resumed_attempt_finds_the_points_up_to_its_checkpoint(sessions: Session
 
 
 def test_an_attempt_resumed_in_a_later_fold_keeps_the_folds_before_it(sessions: Sessions, running: UUID) -> None:
-    """The first fold had more epochs than the second has done: they are not made again."""
-    said = [
+    """The first fold has more epochs than the second has run so far: its epochs are kept."""
+    events = [
         Metrics(child_seq=1, step=3, values={"val.1/rank_ic": 0.1}),
         Metrics(child_seq=2, step=1, values={"val.2/rank_ic": 0.2}),
         Checkpointed(child_seq=3, path="1/c", step=9, fold=2, epoch=1, sha256="s"),
@@ -176,7 +176,7 @@ def test_an_attempt_resumed_in_a_later_fold_keeps_the_folds_before_it(sessions: 
         Metrics(child_seq=5, step=1, values={"val.3/rank_ic": 0.4}),
         Metrics(child_seq=6, step=10, values={"step/loss": 0.5}),
     ]
-    append(sessions, running, *said)
+    append(sessions, running, *events)
     job = next_attempt(sessions, running)
     assert job.metrics == {"val.1/rank_ic": 0.1, "val.2/rank_ic": 0.2}
     with transaction(sessions) as session:
@@ -241,8 +241,8 @@ def test_long_series_is_thinned_but_keeps_ends_and_spikes(sessions: Sessions, ru
     assert whole == {"step": list(range(1, 5001)), "value": values}
 
 
-def test_thousand_points_a_call_are_quick(sessions: Sessions, running: UUID) -> None:
-    """The hot path: far slower would mean that it no longer is one statement a batch."""
+def test_a_thousand_points_a_call_are_recorded_quickly(sessions: Sessions, running: UUID) -> None:
+    """The hot path: much slower would mean more than one statement per batch."""
     values = {f"step/metric_{i:03d}": float(i) for i in range(100)}
     started = time.perf_counter()
     for first in range(1, 101, 10):
@@ -267,7 +267,7 @@ def test_terminal_job_takes_no_more_events(sessions: Sessions, running: UUID) ->
         append(sessions, running, Log(child_seq=1, message="late"))
 
 
-def test_nul_that_a_dying_program_printed_is_kept_as_a_mark(sessions: Sessions, running: UUID) -> None:
+def test_nul_characters_in_messages_are_replaced(sessions: Sessions, running: UUID) -> None:
     append(sessions, running, Log(child_seq=1, message="a\0b"))
     with transaction(sessions) as session:
         lifecycle.settle(session, running, 1, JobState.FAILED, reason=Reason.INTERNAL, message="c\0d", log_tail="e\0f")

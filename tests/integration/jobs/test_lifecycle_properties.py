@@ -1,4 +1,4 @@
-"""Random orders of everything that may happen to a job: terminal is final, and history has no gap (guarantee 5)."""
+"""Random sequences of operations on a job: terminal states are final, and the history has no gap (guarantee 5)."""
 
 import itertools
 from typing import Any
@@ -78,9 +78,9 @@ def test_g5_terminal_is_final_and_history_has_no_gap(
         assert (job.version > before["version"]) or after == before | {"lease_until": after["lease_until"]}
         if before["state"] in TERMINAL:
             assert after == before
-        told = [JobState(event.body["state"]) for event in events if event.kind == "state"]
-        assert told[-1] is job.state
-        assert all(b is a or b in NEXT[a] for a, b in itertools.pairwise(told))
+        states = [JobState(event.body["state"]) for event in events if event.kind == "state"]
+        assert states[-1] is job.state
+        assert all(b is a or b in NEXT[a] for a, b in itertools.pairwise(states))
 
 
 BATCHES = st.lists(st.tuples(st.integers(0, 8), st.integers(1, 5)), min_size=1, max_size=12)
@@ -89,7 +89,7 @@ BATCHES = st.lists(st.tuples(st.integers(0, 8), st.integers(1, 5)), min_size=1, 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=BATCHES)
 def test_g10_replaying_any_batch_changes_nothing(sessions: sessionmaker[Session], cuts: list[tuple[int, int]]) -> None:
-    """Whatever was sent again, in whatever batches, the record is that of one clean pass."""
+    """Whichever events are repeated, in whichever batches, the record equals that of one pass without repeats."""
     stream = [event for first in (1, 4, 7, 10) for event in _events(first)]
     with transaction(sessions) as session:
         job_id = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id

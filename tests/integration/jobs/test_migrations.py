@@ -1,4 +1,4 @@
-"""The migrations build exactly the tables of the code, from any folder, however many start them."""
+"""The migrations create exactly the tables of the code, from any folder and also when run concurrently."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ INDEXES = """
 
 @pytest.fixture
 def empty(servers: EmbeddedServers) -> Iterator[Settings]:
-    """A database in which nothing has run."""
+    """An empty database."""
     name = f"empty_{uuid4().hex[:12]}"
     with psycopg.connect(servers.database_url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')

@@ -1,4 +1,4 @@
-"""The order of a queue: a hint wakes a worker, and the rows decide which job it takes."""
+"""The order of a queue: a hint wakes a worker, and the database rows decide which job it takes."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -100,7 +100,7 @@ def test_one_hint_postpones_a_bounded_number_of_jobs(
 
 
 def need(harness: SupervisorHarness, *ids: UUID) -> None:
-    """Record that their last preflight has measured a need of one megabyte."""
+    """Record that the last preflight of these jobs measured one megabyte."""
     with transaction(harness.sessions) as session:
         evidence = {"memory": {"needed_bytes": 1_000_000}}
         session.execute(update(Job).where(Job.id.in_(ids)).values(evidence=evidence))

@@ -1,4 +1,4 @@
-"""What goes from the disk when a job is over, what stays, and what a full disk means."""
+"""Which files of finished jobs are removed and which are kept, and the warning of a full disk."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -81,14 +81,14 @@ def checkpoint(sessions: Sessions, job_id: UUID) -> object:
         return queries.get(session, job_id).checkpoint
 
 
-def test_rules_by_age(settings: Settings, sessions: Sessions, make: Make) -> None:
+def test_files_are_removed_by_the_age_of_their_job(settings: Settings, sessions: Sessions, make: Make) -> None:
     young, weeks, old = make(days=1), make(to=JobState.FAILED, days=20), make(days=1000)
     with transaction(sessions) as session:
         due = {
             removal.job_id: removal for removal in retention.plan(session, settings, retention.job_folders(settings))
         }
     assert set(due) == {weeks, old}
-    assert left(settings, old) == everything()  # a plan removes nothing
+    assert left(settings, old) == everything()  # a dry run removes nothing
     assert due[old].size_bytes == 700
     assert {removal.job_id for removal in remove(sessions, settings)} == {weeks, old}
     assert left(settings, young) == everything()
@@ -96,13 +96,13 @@ def test_rules_by_age(settings: Settings, sessions: Sessions, make: Make) -> Non
     assert left(settings, old) == {"2/model.bin"}
     assert not (settings.jobs_root / str(old) / "1").exists()
     assert checkpoint(sessions, young) is not None
-    assert checkpoint(sessions, weeks) is None  # a retry starts over, and says nothing of a checkpoint that is gone
+    assert checkpoint(sessions, weeks) is None  # a retry starts over without a checkpoint
     assert remove(sessions, settings) == []
     with transaction(sessions) as session:
         assert [row.name for row in catalog.artifacts(session, old)] == ["model.bin"]
 
 
-def test_what_is_needed_stays(settings: Settings, sessions: Sessions, make: Make) -> None:
+def test_files_that_other_jobs_need_are_kept(settings: Settings, sessions: Sessions, make: Make) -> None:
     running, pinned, source = make(to=None), make(tags={"pinned": "yes"}), make(to=JobState.FAILED)
     retry = make(to=None, source_job_id=source)
     with transaction(sessions) as session:
@@ -122,7 +122,7 @@ def test_what_is_needed_stays(settings: Settings, sessions: Sessions, make: Make
 
 
 @pytest.mark.parametrize("over", [True, False])
-def test_of_a_studys_trials_the_best_stays(settings: Settings, sessions: Sessions, make: Make, over: bool) -> None:
+def test_the_files_of_the_best_trial_are_kept(settings: Settings, sessions: Sessions, make: Make, over: bool) -> None:
     with transaction(sessions) as session:
         study = submission.submit(session, kind=JobKind.HPO, spec={}, spec_digest="d", queue="control").job.id
         assert lifecycle.begin_study(session, study) is not None
@@ -159,7 +159,7 @@ def test_pain_41_running_jobs_are_warned_of_a_full_disk_once(
     assert left(settings, over) == everything()
 
 
-def test_janitor_tidies_now_and_then(settings: Settings, sessions: Sessions, make: Make) -> None:
+def test_janitor_runs_at_most_once_per_interval(settings: Settings, sessions: Sessions, make: Make) -> None:
     time = [0.0]
     janitor = Janitor(settings, sessions, lambda _: None, lambda: time[0])
     janitor.run_once()
@@ -171,24 +171,24 @@ def test_janitor_tidies_now_and_then(settings: Settings, sessions: Sessions, mak
     assert left(settings, old) == {"2/model.bin"}
 
 
-def test_doctor_tells_what_does_not_agree(settings: Settings, sessions: Sessions, make: Make) -> None:
-    def said() -> dict[str, doctor.Check]:
+def test_doctor_reports_inconsistencies(settings: Settings, sessions: Sessions, make: Make) -> None:
+    def checks() -> dict[str, doctor.Check]:
         names = {name: doctor.CHECKS[name] for name in ("leases", "files", "orphans", "retention")}
         return {check.name: check for check in doctor.doctor(settings, names)}
 
     job = make()
-    with transaction(sessions) as session:  # a retry that nobody has begun has no folder of its own
+    with transaction(sessions) as session:  # a retry that has not started has no folder of its own
         retry = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job
         retry.checkpoint = {"path": f"../{job}/2/checkpoints/0001", "step": 1, "epoch": 1, "sha256": "0"}
-    assert all(check.ok for check in said().values())
-    assert str(job) in said()["retention"].detail
+    assert all(check.ok for check in checks().values())
+    assert str(job) in checks()["retention"].detail
     stuck = make(to=None)
     with transaction(sessions) as session:
         late = sa.func.now() - timedelta(minutes=10)
         session.execute(sa.update(Job).where(Job.id == stuck).values(lease_until=late))
     (settings.jobs_root / str(job) / "2" / "model.bin").write_bytes(b"short")
     Path(settings.caches_root / "nobodys").mkdir(parents=True)
-    found = said()
+    found = checks()
     assert str(stuck) in found["leases"].detail
     assert str(job) in found["files"].detail
     assert "caches/nobodys" in found["orphans"].detail

@@ -1,4 +1,4 @@
-"""What the tests of studies share: a study, and its trials run as a worker would, without a child."""
+"""A harness for the tests of studies: a study whose trials are run as a worker would, without a child process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ Objective = Callable[[dict[str, Scalar], int], TrialResult]
 
 
 def improving_objective(params: dict[str, Scalar], number: int) -> TrialResult:
-    """Two epochs, the second the best, a value of the parameters alone."""
+    """Values of two epochs, the second the best; they depend on the parameters only."""
     value = float(params["optimizer.lr"]) * 100 + float(params["model.gat_layers"]) / 100  # type: ignore[arg-type]
     return [value / 2, value]
 
@@ -61,7 +61,7 @@ class StudyHarness:
         return advance(self.sessions, self.storage, self.settings, study)
 
     def crash_before_commit(self, study: UUID) -> None:
-        """An advance that does all it has to do, and dies before its commit."""
+        """An advance that crashes just before its commit."""
         with self.sessions() as session:  # never committed
             job = lifecycle.begin_study(session, study)
             assert job is not None
@@ -88,10 +88,10 @@ class StudyHarness:
 
     def settle(self, job: Job, to: JobState, reason: Reason | None = None) -> None:
         with transaction(self.sessions) as session:
-            lifecycle.settle(session, job.id, 1, to, reason=reason, message="it said so" if reason else None)
+            lifecycle.settle(session, job.id, 1, to, reason=reason, message="reported by the child" if reason else None)
 
     def run(self, job: Job, objective: Objective = improving_objective) -> None:
-        """What a worker does with one job."""
+        """Run one job as a worker would."""
         if not self.claim(job):
             return
         if job.kind is JobKind.PREFLIGHT:
@@ -111,7 +111,7 @@ class StudyHarness:
             self.run(job)
 
     def run_study(self, study: UUID, objective: Objective = improving_objective) -> Job:
-        """One worker and one control process until the study is over."""
+        """Run the study with one worker and one control process until it ends."""
         for _ in range(500):
             self.advance(study)
             if self.job(study).state in TERMINAL:
@@ -122,7 +122,7 @@ class StudyHarness:
         raise AssertionError("the study does not end")
 
     def optuna(self, study: UUID) -> list[optuna.trial.FrozenTrial]:
-        """As Optuna's own tools see it, with a storage of their own."""
+        """The study as Optuna's own tools read it, through a storage of their own."""
         storage = optuna.storages.RDBStorage(self.settings.studies_database_url)
         trials = optuna.load_study(study_name=str(study), storage=storage).trials
         storage.remove_session()
@@ -135,7 +135,7 @@ class StudyHarness:
 
 @contextmanager
 def open_harness(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[StudyHarness]:
-    """A harness whose connections are closed in the end."""
+    """A harness whose connections are closed afterwards."""
     storage = open_storage(settings)
     yield StudyHarness(settings, sessions, storage)
     storage.remove_session()

@@ -1,4 +1,4 @@
-"""Builds by the real program: known content is adopted, and whatever goes wrong leaves no row, no cache, no scratch."""
+"""Builds by the real program: known content is reused, and a failed build leaves no row, cache or scratch files."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ def rows(harness: SupervisorHarness) -> list[tuple[str, int, str]]:
 
 
 def left(harness: SupervisorHarness) -> list[str]:
-    """Everything under the run root but logs, specs and the bench's own cache."""
+    """Everything under the run root but logs, specs and the benchmark's cache."""
     root = harness.settings.run_root
     files = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     return sorted(name for name in files if not name.endswith(("log.txt", "spec.json")))
@@ -84,7 +84,7 @@ def test_the_same_content_is_built_once(harness: SupervisorHarness) -> None:
 
 
 def test_a_cache_deleted_while_its_build_ends_is_built_again(harness: SupervisorHarness) -> None:
-    """The program found its content built; then the last dataset of that content was deleted."""
+    """The child found its content built already, and then the last dataset of that content was deleted."""
     job_id = submit(harness, "d", planted=PLANTED)
     assert harness.run(job_id, *program("building", "--already-built")) is JobState.QUEUED
     assert harness.job(job_id).reason is Reason.DATA_CHANGED
@@ -96,18 +96,18 @@ def test_a_cache_deleted_while_its_build_ends_is_built_again(harness: Supervisor
 
 def test_deleting_and_adopting_at_once_leave_no_row_without_a_cache(harness: SupervisorHarness) -> None:
     for turn in range(4):
-        place = harness.settings.caches_root / "feed"
-        place.mkdir(exist_ok=True)
+        cache = harness.settings.caches_root / "feed"
+        cache.mkdir(exist_ok=True)
         assert harness.run(submit(harness, f"old{turn}", planted=PLANTED), *program("building", "--already-built"))
         submit(harness, f"new{turn}", planted=PLANTED)
         running = harness.start(*program("building", "--already-built"))
         time.sleep(0.1 * turn)
         delete(harness, f"old{turn}")
         if running.result() is JobState.SUCCEEDED:
-            assert place.is_dir()
+            assert cache.is_dir()
             delete(harness, f"new{turn}")
         assert rows(harness) == []
-        assert not place.exists()
+        assert not cache.exists()
         with transaction(harness.sessions) as session:
             for job in queries.page(session, state=JobState.QUEUED)[0]:
                 lifecycle.want(session, job.id, Wanted.CANCEL, by="test")
@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_nothing(harness: SupervisorHarness) -> None:
 
 
 def test_a_killed_build_leaves_nothing_and_is_built_in_the_end(harness: SupervisorHarness) -> None:
-    """Killed with its scratch on the disk; then its whole worker is gone, and only the next attempt tidies up."""
+    """A killed child leaves scratch files, then its worker is lost too: the next attempt removes them."""
     job_id = submit(harness, "d", planted={**PLANTED, "num_codes": 200, "num_days": 1000})
     running = harness.start(*PROGRAM)
     folder = harness.folder(job_id)
@@ -183,7 +183,7 @@ def test_uploads_go_with_success_and_stay_while_another_build_reads_them(harness
     assert "send the file again" in (harness.job(third).message or "")
 
 
-def test_tidying_keeps_what_is_young_or_needed(harness: SupervisorHarness) -> None:
+def test_cleanup_keeps_files_that_are_young_or_needed(harness: SupervisorHarness) -> None:
     roots = harness.settings.caches_root, harness.settings.uploads_root
     old = time.time() - 2 * orphans.MIN_AGE_SECONDS
     assert harness.run(submit(harness, "d"), *program("building")) is JobState.FAILED
@@ -195,7 +195,7 @@ def test_tidying_keeps_what_is_young_or_needed(harness: SupervisorHarness) -> No
             os.utime(roots[0] / name, (old, old))
     for name in ("orphan", "young", "arriving"):
         (roots[1] / name).mkdir(parents=True)
-    (roots[1] / "arriving" / "file.csv").touch()  # it has taken more than an hour, and goes on
+    (roots[1] / "arriving" / "file.csv").touch()  # an upload that has taken more than an hour and is still running
     for name in ("orphan", "arriving"):
         os.utime(roots[1] / name, (old, old))
     harness.submit()

@@ -1,4 +1,4 @@
-"""Retry and rerun: over HTTP what may be asked, and with children what comes of it."""
+"""Retry and rerun: the HTTP requests that are accepted, and the attempts that follow, with real children."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def again(harness: SupervisorHarness, job_id: UUID, how: RerunKind) -> Job:
         return submit_rerun(session, job_id, how, by="test").job
 
 
-def said(harness: SupervisorHarness, job_id: UUID) -> list[str]:
+def log_messages(harness: SupervisorHarness, job_id: UUID) -> list[str]:
     with transaction(harness.sessions) as session:
         return [event.body["message"] for event in history.read_after(session, job_id, 0) if event.kind == "log"]
 
@@ -44,10 +44,10 @@ class TestAsked:
     ) -> None:
         source = await submit(client)
         run(sessions, UUID(source["id"]), state)
-        answer = await client.post(f"/jobs/{source['id']}/{how}")
-        assert answer.status_code == 202, answer.text
-        made = answer.json()
-        assert answer.headers["location"] == f"/jobs/{made['id']}"
+        response = await client.post(f"/jobs/{source['id']}/{how}")
+        assert response.status_code == 202, response.text
+        made = response.json()
+        assert response.headers["location"] == f"/jobs/{made['id']}"
         assert made["id"] != source["id"]
         assert (made["source_job_id"], made["state"], made["attempt"]) == (source["id"], "queued", 0)
         same = (
@@ -71,9 +71,9 @@ class TestAsked:
         source = await submit(client)
         run(sessions, UUID(source["id"]))
         url, headers = f"/jobs/{source['id']}/rerun", {"Idempotency-Key": "k"}
-        answers = await asyncio.gather(*(client.post(url, headers=headers) for _ in range(20)))
-        assert len({answer.json()["id"] for answer in answers}) == 1
-        assert (await client.post(url)).json()["id"] != answers[0].json()["id"]
+        responses = await asyncio.gather(*(client.post(url, headers=headers) for _ in range(20)))
+        assert len({response.json()["id"] for response in responses}) == 1
+        assert (await client.post(url)).json()["id"] != responses[0].json()["id"]
         other = await submit(client)
         run(sessions, UUID(other["id"]))
         problem(await client.post(f"/jobs/{other['id']}/rerun", headers=headers), 422, "idempotency_mismatch")
@@ -85,18 +85,20 @@ class TestAsked:
         run(sessions, UUID(source["id"]), JobState.FAILED)
         problem(await client.post(f"{url}/retry", headers={"If-Match": '"1"'}), 412, "precondition_failed")
         now = (await client.get(url)).headers["etag"]
-        asked = {"If-Match": now, "Idempotency-Key": "k"}
-        made = await client.post(f"{url}/retry", headers=asked)
+        headers = {"If-Match": now, "Idempotency-Key": "k"}
+        made = await client.post(f"{url}/retry", headers=headers)
         assert made.status_code == 202
         with transaction(sessions) as session:
             history.add_event(session, UUID(source["id"]), "log", {"level": "info", "message": "changed since"}, 1)
         problem(await client.post(f"{url}/retry", headers={"If-Match": now}), 412, "precondition_failed")
-        assert (await client.post(f"{url}/retry", headers=asked)).json()["id"] == made.json()["id"]
+        assert (await client.post(f"{url}/retry", headers=headers)).json()["id"] == made.json()["id"]
         problem(await client.post("/jobs/019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21/retry"), 404, "job_not_found")
 
 
 class TestRetry:
-    def test_it_goes_on_from_the_last_checkpoint_with_the_points_before_it(self, harness: SupervisorHarness) -> None:
+    def test_a_retry_resumes_from_the_last_checkpoint_with_the_points_before_it(
+        self, harness: SupervisorHarness
+    ) -> None:
         argv = (*HONEST_PROGRAM, "--epochs", "4", "--epoch-seconds", "0.4")
         source = harness.submit(max_attempts=1)
         running = harness.start(*argv)
@@ -128,7 +130,7 @@ class TestRetry:
             0.0625,
         ]
         assert harness.job(source).state is JobState.FAILED
-        assert said(harness, retried.id)[0].startswith(f"retry of job {source}, from its checkpoint of epoch")
+        assert log_messages(harness, retried.id)[0].startswith(f"retry of job {source}, from its checkpoint of epoch")
 
     def test_a_cancelled_job_without_a_checkpoint_starts_over(self, harness: SupervisorHarness) -> None:
         source = harness.submit()
@@ -136,7 +138,7 @@ class TestRetry:
         retried = again(harness, source, RerunKind.RETRY)
         assert harness.run(retried.id, *HONEST_PROGRAM) is JobState.SUCCEEDED
 
-    def test_pain_08_a_spent_time_budget_is_not_tried_again(self, harness: SupervisorHarness) -> None:
+    def test_pain_08_a_spent_time_budget_is_not_retried(self, harness: SupervisorHarness) -> None:
         source = harness.submit(timeout_seconds=0.3)
         assert harness.run(source, *program("obedient", "--epoch-seconds", "60")) is JobState.FAILED
         assert harness.job(source).reason is Reason.TIMEOUT_EXEC
@@ -145,7 +147,7 @@ class TestRetry:
 
 
 class TestRerun:
-    def test_the_same_again_is_told_to_be_the_same(self, harness: SupervisorHarness) -> None:
+    def test_a_rerun_with_equal_results_reports_no_drift(self, harness: SupervisorHarness) -> None:
         source = harness.submit()
         assert harness.run(source, *HONEST_PROGRAM) is JobState.SUCCEEDED
         rerun = again(harness, source, RerunKind.RERUN)
@@ -158,7 +160,7 @@ class TestRerun:
         assert job.evidence["drift"]["points"] == 9
         assert "no drift, 9 of 9 points" in (job.message or "")
 
-    def test_drift_is_told_by_metric_and_size(self, harness: SupervisorHarness) -> None:
+    def test_drift_is_reported_with_its_metric_and_size(self, harness: SupervisorHarness) -> None:
         source = harness.submit()
         assert harness.run(source, *HONEST_PROGRAM) is JobState.SUCCEEDED
         rerun = again(harness, source, RerunKind.RERUN)

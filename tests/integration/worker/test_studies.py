@@ -1,4 +1,4 @@
-"""Studies on a real Postgres with Optuna's real tables: who asks, how often, what is kept."""
+"""Studies on a real Postgres with Optuna's real tables: how trials are suggested, numbered and recorded."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ def harness(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[Stu
         yield harness
 
 
-def test_pain_37_a_study_ends_with_every_number_its_trials_own(harness: StudyHarness) -> None:
+def test_pain_37_a_finished_study_has_the_values_of_its_own_trials(harness: StudyHarness) -> None:
     study = harness.submit(n_trials=6, parallelism=2)
     job = harness.run_study(study)
     assert (job.state, job.reason, job.attempt, job.lease_until) == (JobState.SUCCEEDED, None, 1, None)
@@ -67,7 +67,7 @@ def test_pain_37_random_trials_are_the_same_for_any_number_of_workers(harness: S
     assert [t.params for t in harness.children(study)] == [non_adaptive_point(spec, n) for n in range(5)]
 
 
-def test_exactly_n_trials_with_eight_advances_at_a_time(harness: StudyHarness) -> None:
+def test_exactly_n_trials_with_eight_concurrent_advances(harness: StudyHarness) -> None:
     study = harness.submit(n_trials=12, parallelism=4)
     harness.run_preflight(study)
     seen: list[int] = []
@@ -148,7 +148,7 @@ def test_a_study_is_never_claimed_nor_does_it_expire(harness: StudyHarness) -> N
         assert [job.kind for job in queries.due_jobs(session, "cpu", -1, 10)] == [JobKind.PREFLIGHT] * 2
 
 
-def test_the_sweep_asks_active_studies_again_and_again(harness: StudyHarness) -> None:
+def test_the_sweep_hints_active_studies_repeatedly(harness: StudyHarness) -> None:
     study, over = harness.submit(), harness.submit()
     with transaction(harness.sessions) as session:
         lifecycle.want(session, over, Wanted.CANCEL, by="test")
@@ -177,7 +177,7 @@ def test_priority_of_a_study_is_that_of_its_trials(harness: StudyHarness) -> Non
     assert harness.job(harness.children(study, JobKind.PREFLIGHT)[0].id).priority == 5
 
 
-def test_optunas_tables_stand_in_their_own_schema(harness: StudyHarness) -> None:
+def test_optuna_has_a_database_schema_of_its_own(harness: StudyHarness) -> None:
     query = text(
         "SELECT table_schema FROM information_schema.tables WHERE table_name IN ('studies', 'alembic_version')"
     )

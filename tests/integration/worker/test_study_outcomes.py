@@ -31,7 +31,7 @@ def harness(settings: Settings, sessions: sessionmaker[Session]) -> Iterator[Stu
         yield harness
 
 
-def test_a_study_cancelled_after_such_a_crash_leaves_nothing_running(harness: StudyHarness) -> None:
+def test_a_study_cancelled_after_a_crash_between_ask_and_commit_leaves_no_trial_running(harness: StudyHarness) -> None:
     study = harness.submit(n_trials=3)
     harness.run_preflight(study)
     harness.crash_before_commit(study)
@@ -54,7 +54,7 @@ def test_pain_37_a_failed_trial_is_fail_with_its_reason_and_never_a_number(harne
     assert [t.state for t in frozen] == [complete, fail, fail, complete]
     assert [frozen[n].values for n in (1, 2)] == [None, None]
     assert [frozen[n].user_attrs["reason"] for n in (1, 2)] == ["nan_loss", "objective_missing"]
-    assert frozen[1].user_attrs["message"] == "it said so"
+    assert frozen[1].user_attrs["message"] == "reported by the child"
 
 
 def test_pain_37_a_study_of_failures_only_is_failed(harness: StudyHarness) -> None:
@@ -102,7 +102,7 @@ def test_a_hopeless_trial_is_pruned_while_it_runs(harness: StudyHarness) -> None
     assert (frozen.state, frozen.intermediate_values) == (TrialState.PRUNED, {1: 0.01, 2: 0.01})
 
 
-def test_a_prune_that_meets_a_drain_is_no_failure(harness: StudyHarness) -> None:
+def test_a_prune_during_a_drain_is_no_failure(harness: StudyHarness) -> None:
     study = harness.submit(n_trials=2, max_failed_trials=0)
     harness.run_preflight(study)
     harness.advance(study)
@@ -117,11 +117,11 @@ def test_a_prune_that_meets_a_drain_is_no_failure(harness: StudyHarness) -> None
     assert harness.run_study(study).state is JobState.SUCCEEDED
     assert harness.states(study) == [TrialState.PRUNED, TrialState.COMPLETE]
     with transaction(harness.sessions) as session:
-        said = [e.body["message"] for e in history.read_after(session, study, 0) if e.kind == "log"]
-    assert said[0] == "trial 0 pruned: after epoch 1"
+        messages = [e.body["message"] for e in history.read_after(session, study, 0) if e.kind == "log"]
+    assert messages[0] == "trial 0 pruned: after epoch 1"
 
 
-def test_a_trial_of_several_folds_is_not_cut_short_by_the_value_it_ends_with(harness: StudyHarness) -> None:
+def test_a_trial_of_several_folds_is_not_pruned_by_its_final_value(harness: StudyHarness) -> None:
     base = {"dataset": "d", "split": {"folds": 3}}
     study = harness.submit(base=base, n_trials=3, pruner={"name": "median", "startup_trials": 1, "warmup_epochs": 1})
     harness.run_preflight(study)
@@ -145,12 +145,12 @@ def test_a_study_ends_although_its_plots_cannot_be_written(harness: StudyHarness
     assert harness.run_study(study).state is JobState.SUCCEEDED
     with transaction(harness.sessions) as session:
         assert catalog.artifacts(session, study) == []
-        said = [e.body for e in history.read_after(session, study, 0) if e.kind == "log"]
-    assert said[-1]["level"] == "warning"
-    assert said[-1]["message"].startswith("0 of 6 plots were written: ")
+        messages = [e.body for e in history.read_after(session, study, 0) if e.kind == "log"]
+    assert messages[-1]["level"] == "warning"
+    assert messages[-1]["message"].startswith("0 of 6 plots were written: ")
 
 
-def test_the_goal_ends_the_study(harness: StudyHarness) -> None:
+def test_reaching_the_goal_ends_the_study(harness: StudyHarness) -> None:
     study = harness.submit(n_trials=10, parallelism=2, goal=0.5)
     job = harness.run_study(study, lambda _params, number: [0.1 + 0.2 * number])
     assert (job.state, job.reason) == (JobState.SUCCEEDED, Reason.GOAL_REACHED)
@@ -175,7 +175,7 @@ def test_a_loss_is_minimised(harness: StudyHarness) -> None:
 
 
 @pytest.mark.parametrize("done", [0, 1])
-def test_a_study_whose_time_is_over_says_so(harness: StudyHarness, done: int) -> None:
+def test_a_study_that_timed_out_reports_it(harness: StudyHarness, done: int) -> None:
     study = harness.submit(n_trials=2, parallelism=2, timeout_seconds=3600)
     harness.run_preflight(study)
     harness.advance(study)
@@ -239,7 +239,7 @@ def test_pain_38_a_space_whose_extreme_cannot_run_fails_before_any_trial(harness
     job = harness.job(study)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.PREFLIGHT_FAILED)
     assert '"model.gat_layers": 4' in (job.message or "")
-    assert "it said so" in (job.message or "")
+    assert "reported by the child" in (job.message or "")
     assert harness.children(study) == []
 
 
@@ -292,7 +292,7 @@ def test_a_refused_trial_whose_advance_was_rolled_back_is_refused_again(harness:
     assert harness.optuna(study)[0].user_attrs["reason"] == "invalid_params"
 
 
-def test_a_late_report_of_a_failed_trial_does_no_harm(harness: StudyHarness) -> None:
+def test_a_late_report_of_a_failed_trial_is_ignored(harness: StudyHarness) -> None:
     study = harness.submit(n_trials=2, max_failed_trials=5)
     harness.run_preflight(study)
     harness.advance(study)
@@ -301,7 +301,7 @@ def test_a_late_report_of_a_failed_trial_does_no_harm(harness: StudyHarness) -> 
     harness.report(trial, 1, 0.3)
     harness.settle(trial, JobState.FAILED, Reason.STALLED)
     harness.advance(study)
-    with transaction(harness.sessions) as session:  # a point that a lost attempt had on its way
+    with transaction(harness.sessions) as session:  # an event that a lost attempt had still to send
         session.execute(
             text("INSERT INTO metrics (job_id, name, step, attempt, value) VALUES (:id, 'val/rank_ic', 2, 1, 0.9)"),
             {"id": trial.id},
@@ -312,7 +312,7 @@ def test_a_late_report_of_a_failed_trial_does_no_harm(harness: StudyHarness) -> 
     assert harness.optuna(study)[0].intermediate_values == {1: 0.3}
 
 
-def test_pain_40_a_trial_that_is_tried_again_is_one_trial(harness: StudyHarness) -> None:
+def test_pain_40_a_retried_trial_is_one_trial(harness: StudyHarness) -> None:
     study = harness.submit(n_trials=2)
     harness.run_preflight(study)
     harness.advance(study)

@@ -50,7 +50,7 @@ def children(service: Service, study: Job, kind: JobKind = JobKind.TRIAL) -> lis
         return list(session.scalars(query))
 
 
-def test_pain_37_a_killed_worker_costs_a_sweep_no_trial(service: Service) -> None:  # noqa: F811
+def test_pain_37_a_killed_worker_costs_a_study_no_trial(service: Service) -> None:  # noqa: F811
     service.worker("--control")
     workers = [service.worker("--device", str(index)) for index in range(2)]
     study = submit(service, n_trials=4, parallelism=2, pruner={"name": "median", "startup_trials": 2})

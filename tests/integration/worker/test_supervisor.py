@@ -1,4 +1,4 @@
-"""One attempt after another against a real Postgres: children that succeed, and children that die."""
+"""Attempts against a real Postgres: children that succeed, and children that crash."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHa
 
 
 class TestSucceeds:
-    def test_an_honest_child_ends_in_success_with_all_it_said(self, harness: SupervisorHarness) -> None:
+    def test_a_successful_child_has_all_its_events_recorded(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         assert harness.run(job_id, *HONEST_PROGRAM) is JobState.SUCCEEDED
         job = harness.job(job_id)
@@ -68,7 +68,7 @@ class TestSucceeds:
         assert harness.run(job_id, *HONEST_PROGRAM, "--without-artifact") is JobState.FAILED
         assert "'model.bin'" in (harness.job(job_id).message or "")
 
-    def test_pain_09_another_optimizer_than_asked_is_a_failure(self, harness: SupervisorHarness) -> None:
+    def test_pain_09_another_optimizer_than_requested_is_a_failure(self, harness: SupervisorHarness) -> None:
         lie = {
             "optimizer": {
                 "class": "torch.optim.sgd.SGD",
@@ -99,8 +99,8 @@ class TestSucceeds:
         harness.want(job_id, Wanted.CANCEL)
         running.result()
 
-    def test_what_a_program_writes_for_a_moment_goes_with_the_attempt(self, harness: SupervisorHarness) -> None:
-        """Libraries leave files in TMPDIR, one of ours at every start; a killed program cannot clean up."""
+    def test_temporary_files_are_removed_with_the_attempt(self, harness: SupervisorHarness) -> None:
+        """Libraries leave files in TMPDIR at every start; a killed program cannot remove them."""
         job_id = harness.submit()
         running = harness.start(*program("silent", "--leave-temporary-file"))
         scratch_folder = harness.folder(job_id, 1) / "tmp"
@@ -111,7 +111,7 @@ class TestSucceeds:
 
 
 class TestDies:
-    def test_a_killed_child_is_tried_again_and_goes_on_from_its_checkpoint(self, harness: SupervisorHarness) -> None:
+    def test_a_killed_child_is_retried_from_its_checkpoint(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         argv = (*HONEST_PROGRAM, "--epochs", "4", "--epoch-seconds", "0.4")
         running = harness.start(*argv)
@@ -129,7 +129,7 @@ class TestDies:
         assert len(harness.points(job_id)) == 4 * 3
         assert [point[2] for point in harness.points(job_id) if point[0] == "train/loss"] == [0.5, 0.25, 0.125, 0.0625]
 
-    def test_a_checkpoint_that_is_gone_means_starting_over(self, harness: SupervisorHarness) -> None:
+    def test_a_missing_checkpoint_means_starting_over(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         argv = (*HONEST_PROGRAM, "--epochs", "3", "--epoch-seconds", "0.4")
         running = harness.start(*argv)
@@ -144,7 +144,7 @@ class TestDies:
         assert [event.seq for event in events] == list(range(1, len(events) + 1))
         assert any("starts over" in event.body.get("message", "") for event in events if event.kind == "log")
 
-    def test_g8_pain_40_a_child_that_always_dies_is_tried_max_attempts_times(self, harness: SupervisorHarness) -> None:
+    def test_g8_pain_40_a_child_that_always_crashes_runs_max_attempts_times(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit(max_attempts=2)
         assert harness.run(job_id, *program("crashing", "--signal", "SIGSEGV")) is JobState.QUEUED
         assert harness.run(job_id, *program("crashing", "--signal", "SIGSEGV")) is JobState.FAILED
@@ -154,28 +154,28 @@ class TestDies:
         assert "last words on stderr" in (attempt.log_tail or "")
         assert "last words on stderr" in (harness.job(job_id).message or "")
 
-    def test_g8_pain_40_a_failure_with_a_reason_is_not_tried_again(self, harness: SupervisorHarness) -> None:
+    def test_g8_pain_40_a_failure_with_a_reason_is_not_retried(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         assert (
             harness.run(job_id, *program("crashing", "--failed-reason", "nan_loss", "--code", "1")) is JobState.FAILED
         )
         job = harness.job(job_id)
-        assert (job.reason, job.message, job.attempt) == (Reason.NAN_LOSS, "it said so", 1)
+        assert (job.reason, job.message, job.attempt) == (Reason.NAN_LOSS, "reported by the child", 1)
 
-    def test_exit_0_without_a_word_is_a_failure(self, harness: SupervisorHarness) -> None:
+    def test_exit_0_without_a_final_event_is_a_failure(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         assert harness.run(job_id, *program("crashing", "--code", "0")) is JobState.FAILED
         assert harness.job(job_id).reason is Reason.INTERNAL
 
-    def test_garbage_is_a_failure_that_shows_it(self, harness: SupervisorHarness) -> None:
+    def test_invalid_output_is_a_failure_whose_message_quotes_it(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         assert harness.run(job_id, *program("garbage", "--line", "loss: 0.3")) is JobState.FAILED
         job = harness.job(job_id)
         assert job.reason is Reason.INTERNAL
         assert "loss: 0.3" in (job.message or "")
 
-    def test_nul_in_a_childs_words_costs_no_record(self, harness: SupervisorHarness) -> None:
-        """Postgres takes no NUL, and a program may print what stands in a user's file."""
+    def test_nul_characters_in_events_are_replaced(self, harness: SupervisorHarness) -> None:
+        """Postgres stores no NUL character, and a program may print the content of a user's file."""
         job_id = harness.submit()
         assert harness.run(job_id, *program("crashing", "--nul")) is JobState.FAILED
         assert harness.job(job_id).message == "column 'a\ufffdb'"
@@ -193,7 +193,7 @@ class TestDies:
         assert "in hang" in (harness.folder(job_id) / "log.txt").read_text()
 
     def test_pain_04_a_supervisor_that_was_frozen_does_not_blame_the_child(self, harness: SupervisorHarness) -> None:
-        """A paused container, or a SIGSTOP to all: nobody has heard the child, who may have been frozen too."""
+        """A paused container or SIGSTOP to all processes: no event was read; the child may have been frozen too."""
         harness.timing = replace(SHORT_TIMING, stall_seconds=3.0)
         job_id = harness.submit()
         supervisor = harness.supervisor((*HONEST_PROGRAM, "--epochs", "3", "--epoch-seconds", "0.05"))
@@ -211,7 +211,7 @@ class TestDies:
         assert replace(supervisor, draining=freeze).run() is JobState.SUCCEEDED
         assert frozen
 
-    def test_a_child_that_never_says_anything_is_stalled(self, harness: SupervisorHarness) -> None:
+    def test_a_child_without_any_event_is_stalled(self, harness: SupervisorHarness) -> None:
         harness.timing = replace(SHORT_TIMING, startup_seconds=0.5)
         job_id = harness.submit()
         assert harness.run(job_id, *program("mute")) is JobState.FAILED
@@ -222,7 +222,7 @@ class TestDies:
         assert harness.run(job_id, *program("obedient", "--epoch-seconds", "60")) is JobState.FAILED
         assert harness.job(job_id).reason is Reason.TIMEOUT_EXEC
 
-    def test_a_cache_that_is_gone_is_said_so(self, harness: SupervisorHarness) -> None:
+    def test_a_missing_cache_is_reported(self, harness: SupervisorHarness) -> None:
         (harness.settings.caches_root / FINGERPRINT).rmdir()
         job_id = harness.submit()
         assert harness.run(job_id, *HONEST_PROGRAM) is JobState.FAILED
@@ -230,14 +230,14 @@ class TestDies:
 
 
 class TestFullDisk:
-    """/dev/full takes nothing: what is linked there meets a full disk."""
+    """Writing to /dev/full fails as on a full disk."""
 
     def folder(self, harness: SupervisorHarness, job_id: UUID) -> Path:
         folder = harness.folder(job_id)
         folder.mkdir(parents=True)
         return folder
 
-    def test_g11_pain_41_a_full_disk_at_the_start_is_said_so(self, harness: SupervisorHarness) -> None:
+    def test_g11_pain_41_a_full_disk_at_the_start_is_reported(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         (self.folder(harness, job_id) / "spec.json").symlink_to("/dev/full")
         assert harness.run(job_id, *HONEST_PROGRAM) is JobState.FAILED
@@ -248,7 +248,7 @@ class TestFullDisk:
         (self.folder(harness, job_id) / "log.txt").symlink_to("/dev/full")
         assert harness.run(job_id, *HONEST_PROGRAM) is JobState.SUCCEEDED
 
-    def test_pain_41_the_programs_own_word_for_it_is_final(self, harness: SupervisorHarness) -> None:
+    def test_pain_41_a_disk_full_event_of_the_child_is_final(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         assert (
             harness.run(job_id, *program("crashing", "--failed-reason", "disk_full", "--code", "1")) is JobState.FAILED

@@ -1,4 +1,4 @@
-"""Want of memory: halved micro-batches, a bounded number of times, and jobs that wait for room."""
+"""Out of memory: halved micro-batches, a bounded number of times, and jobs that wait for free memory."""
 
 from uuid import UUID
 
@@ -31,7 +31,7 @@ def pending(harness: SupervisorHarness, job_id: UUID) -> str:
 
 
 @pytest.mark.parametrize("reason", [Reason.OOM_HOST, Reason.OOM_GPU])
-def test_g8_pain_28_out_of_memory_halves_the_micro_batch_and_says_so(
+def test_g8_pain_28_out_of_memory_halves_the_micro_batch_and_reports_it(
     harness: SupervisorHarness, reason: Reason
 ) -> None:
     """8 days need 800 MB of the 500 MB there are, 4 days fit."""
@@ -45,11 +45,11 @@ def test_g8_pain_28_out_of_memory_halves_the_micro_batch_and_says_so(
     job = harness.job(job_id)
     assert job.evidence is not None
     assert job.evidence["micro_batch_days"] == 4
-    assert job.spec == job.evidence["requested"]  # the request stays what was asked
+    assert job.spec == job.evidence["requested"]  # the spec is not changed
     assert harness.attempt(job_id, 2).overrides == {"micro_batch_days": 4}
     with transaction(harness.sessions) as session:
-        told = [event.body for event in history.read_after(session, job_id, 0) if event.kind == "state"]
-    assert [body["message"] for body in told if body["reason"] == reason] == [
+        state_events = [event.body for event in history.read_after(session, job_id, 0) if event.kind == "state"]
+    assert [body["message"] for body in state_events if body["reason"] == reason] == [
         "the memory is full: MemoryError(); the next attempt makes each update from micro-batches of at most 4 days "
         "instead of 8"
     ]
@@ -63,13 +63,13 @@ def test_g8_halving_ends_with_max_attempts(harness: SupervisorHarness) -> None:
     assert harness.job(job_id).reason is Reason.OOM_HOST
 
 
-def test_g8_one_day_that_does_not_fit_is_not_tried_again(harness: SupervisorHarness) -> None:
+def test_g8_one_day_that_does_not_fit_is_not_retried(harness: SupervisorHarness) -> None:
     job_id = harness.submit()
     assert harness.run(job_id, *greedy("--days", "1", "--limit", "50000000")) is JobState.FAILED
     assert (harness.job(job_id).reason, harness.job(job_id).attempt) == (Reason.OOM_HOST, 1)
 
 
-def test_pain_22_a_job_that_does_not_fit_now_waits_and_says_so(harness: SupervisorHarness) -> None:
+def test_pain_22_a_job_that_does_not_fit_now_waits_and_reports_it(harness: SupervisorHarness) -> None:
     job_id = harness.submit(max_attempts=1)
     assert harness.run(job_id, *greedy("--does-not-fit")) is JobState.QUEUED
     job = harness.job(job_id)
@@ -77,13 +77,13 @@ def test_pain_22_a_job_that_does_not_fit_now_waits_and_says_so(harness: Supervis
     assert pending(harness, job_id).startswith(
         "waits for memory: a micro-batch of 1 days needs more than is free; tries"
     )
-    assert harness.run(job_id, *HONEST_PROGRAM) is None  # not before its time
+    assert harness.run(job_id, *HONEST_PROGRAM) is None  # not before its retry delay
     with transaction(harness.sessions) as session:
         session.execute(update(Job).values(not_before=None))
     assert harness.run(job_id, *HONEST_PROGRAM) is JobState.SUCCEEDED
 
 
-def test_pain_22_what_its_like_has_needed_is_asked_for_before_it_starts(
+def test_pain_22_a_job_waits_for_the_memory_that_similar_jobs_needed(
     harness: SupervisorHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = harness.submit()
@@ -98,14 +98,19 @@ def test_pain_22_what_its_like_has_needed_is_asked_for_before_it_starts(
         with transaction(harness.sessions) as session:
             session.execute(update(Job).where(Job.id == job_id).values(not_before=None))
     job = harness.job(job_id)
-    assert (job.state, job.attempt, job.reason, job.last_seq) == (JobState.QUEUED, 0, Reason.OOM_HOST, 2)  # told once
+    assert (job.state, job.attempt, job.reason, job.last_seq) == (
+        JobState.QUEUED,
+        0,
+        Reason.OOM_HOST,
+        2,
+    )  # reported once
     monkeypatch.setattr(
         "worker.attempt.memory.free_and_total", lambda: (500_000, 900_000)
-    )  # never: its preflight shall say so
+    )  # never fits: its preflight reports it
     assert harness.run(job_id, *HONEST_PROGRAM) is JobState.SUCCEEDED
 
 
-def test_what_is_free_is_no_more_than_the_machine_has() -> None:
+def test_free_memory_is_at_most_total_memory() -> None:
     from atft.memory import free_and_total
 
     free, total = free_and_total()

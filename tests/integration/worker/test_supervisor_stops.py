@@ -1,4 +1,4 @@
-"""Children that are asked to stop, that another attempt replaces, and that build datasets."""
+"""Children that get a stop request, that another attempt supersedes, and that build datasets."""
 
 import json
 import time
@@ -35,19 +35,19 @@ class TestIsAskedToStop:
         if name == "stubborn":
             harness.wait_until((harness.folder(job_id) / "grandchild").exists)
         harness.wait_until(lambda: name == "mute" or harness.job(job_id).progress or name == "silent")
-        asked = time.monotonic()
+        started = time.monotonic()
         harness.want(job_id, Wanted.CANCEL)
         while running.is_alive():
             if harness.job(job_id).state is JobState.CANCELLED:
                 assert not is_alive(child)
         assert running.result() is JobState.CANCELLED
-        assert time.monotonic() - asked < max_seconds + 3
+        assert time.monotonic() - started < max_seconds + 3
         assert not is_alive(child)
         if name == "stubborn":
             assert not is_alive(int((harness.folder(job_id) / "grandchild").read_text()))
         assert harness.job(job_id).reason is Reason.USER
 
-    def test_pause_saves_and_resume_goes_on(self, harness: SupervisorHarness) -> None:
+    def test_pause_saves_a_checkpoint_and_resume_continues_from_it(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         argv = (*HONEST_PROGRAM, "--epochs", "2", "--epoch-seconds", "0.5")
         running = harness.start(*argv)
@@ -67,7 +67,7 @@ class TestIsAskedToStop:
         harness.want(job_id, Wanted.PRUNE)
         assert running.result() is JobState.PRUNED
 
-    def test_a_drained_worker_requeues_what_it_saved_and_that_is_no_failure(self, harness: SupervisorHarness) -> None:
+    def test_a_drained_worker_requeues_its_job_without_a_failure(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit(max_attempts=1)
         argv = (*HONEST_PROGRAM, "--epochs", "2", "--epoch-seconds", "0.5")
         running = harness.start(*argv)
@@ -129,8 +129,8 @@ class TestDatasets:
             (harness.settings.data_root / "panel.parquet").write_bytes(b"x")
             job_id = self.submit(harness, {"name": "d", "path": "panel.parquet"}, {"panel": "data:panel.parquet"})
             assert harness.run(job_id, *program("building")) is JobState.SUCCEEDED
-        told = json.loads((harness.folder(job_id) / "spec.json").read_text())
-        assert told["path"] == str(harness.settings.data_root / "panel.parquet")
+        spec = json.loads((harness.folder(job_id) / "spec.json").read_text())
+        assert spec["path"] == str(harness.settings.data_root / "panel.parquet")
         assert (harness.settings.caches_root / "beef" / "manifest.json").exists()
         assert not (harness.folder(job_id) / "cache").exists()
         with transaction(harness.sessions) as session:
@@ -139,11 +139,11 @@ class TestDatasets:
             assert row.size_bytes > 0
         assert harness.job(job_id).dataset_fingerprint == "beef"
 
-    @pytest.mark.parametrize("place", ["data:../secret", "data:link", "data:missing.csv", "upload:../../secret"])
-    def test_a_file_outside_its_root_is_refused(self, harness: SupervisorHarness, place: str) -> None:
+    @pytest.mark.parametrize("panel", ["data:../secret", "data:link", "data:missing.csv", "upload:../../secret"])
+    def test_a_file_outside_its_root_is_refused(self, harness: SupervisorHarness, panel: str) -> None:
         secret = harness.settings.data_root.parent / "secret"
         secret.write_text("s")
         (harness.settings.data_root / "link").symlink_to(secret)
-        job_id = self.submit(harness, {"name": "d"}, {"panel": place})
+        job_id = self.submit(harness, {"name": "d"}, {"panel": panel})
         assert harness.run(job_id, *program("building")) is JobState.FAILED
         assert harness.job(job_id).reason is Reason.INVALID_PARAMS

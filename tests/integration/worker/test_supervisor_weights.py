@@ -1,4 +1,4 @@
-"""A job that begins with another's weights: the program is shown where they lie, and must have read those on record."""
+"""Jobs with `init_from`: the child gets the path of the weights and must report the digest that is on record."""
 
 import json
 from uuid import UUID, uuid4
@@ -40,9 +40,9 @@ def claim(source: UUID, sha256: str) -> tuple[str, str]:
     )
 
 
-def test_weights_are_read_where_the_record_says_and_held_against_it(harness: SupervisorHarness) -> None:
+def test_the_initial_weights_are_those_on_record(harness: SupervisorHarness) -> None:
     source = harness.submit()
-    harness.want(source, Wanted.CANCEL)  # it is not to run
+    harness.want(source, Wanted.CANCEL)  # it must not run
     path = f"jobs/{source}/1/best.safetensors"
     row = {"job_id": source, "attempt": 1, "name": "best.safetensors", "path": path, "size_bytes": 1, "sha256": SHA}
     with transaction(harness.sessions) as session:
@@ -54,7 +54,7 @@ def test_weights_are_read_where_the_record_says_and_held_against_it(harness: Sup
     assert "weights of init_from" in (harness.job(other).message or "")
 
 
-def test_weights_that_are_gone_end_the_job(harness: SupervisorHarness) -> None:
+def test_missing_initial_weights_fail_the_job(harness: SupervisorHarness) -> None:
     job_id = begin_with(harness, uuid4())
     assert harness.run(job_id, *HONEST_PROGRAM) is JobState.FAILED
     assert harness.job(job_id).reason is Reason.INVALID_PARAMS

@@ -1,4 +1,4 @@
-"""G12: Postgres goes away for longer than a lease and nothing is lost: what was heard is kept, and sent later."""
+"""G12: Postgres is down for longer than a lease and no event is lost: they are buffered and written later."""
 
 import sys
 import threading
@@ -29,12 +29,12 @@ from worker.persistence import persist
 from worker.slot import DeviceSlot
 
 MISSING = UUID(int=0)
-SPILL = Path("/nonexistent/never")  # these tests keep within the memory's bound
+SPILL = Path("/nonexistent/never")  # the buffers of these tests fit into memory
 
 
 @pytest.fixture
 def database(servers: embedded.EmbeddedServers, template: str) -> Iterator[str]:
-    """As in conftest.py, without a connection of its own through the restarts."""
+    """As in conftest.py, but without a connection that would have to survive the restarts."""
     name = f"t_{uuid4().hex[:12]}"
     with psycopg.connect(servers.database_url, autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
@@ -92,13 +92,13 @@ def test_g12_events_wait_for_postgres_in_order(
 
 
 def has_metrics(sessions: sessionmaker[Session], job_id: UUID) -> bool:
-    """The job runs, and its first numbers are recorded."""
+    """Whether the job is running and its first metrics are recorded."""
     with transaction(sessions) as session:
         return bool(queries.get(session, job_id).metrics)
 
 
 def start_job(sessions: sessionmaker[Session], settings: Settings, epochs: int) -> tuple[UUID, threading.Thread]:
-    """A job whose first numbers are recorded, with a worker that sees it through."""
+    """Start a worker on the job and wait until its first metrics are recorded."""
     program = Path(__file__).parents[2] / "programs" / "obedient.py"
     (settings.caches_root / "f00d").mkdir(parents=True)
     with transaction(sessions) as session:
@@ -132,7 +132,7 @@ def start_job(sessions: sessionmaker[Session], settings: Settings, epochs: int) 
     return job_id, running
 
 
-def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
+def test_g12_a_job_survives_an_outage_longer_than_its_lease(
     sessions: sessionmaker[Session], settings: Settings, servers: embedded.EmbeddedServers
 ) -> None:
     job_id, running = start_job(sessions, settings, epochs=10)
@@ -147,7 +147,7 @@ def test_g12_a_job_lives_through_an_absence_longer_than_its_lease(
         assert sorted(session.scalars(query)) == list(range(1, 11))
 
 
-def test_g12_last_words_are_heard_also_when_there_is_no_room(
+def test_g12_the_final_event_is_read_when_the_buffer_is_full(
     sessions: sessionmaker[Session],
     settings: Settings,
     servers: embedded.EmbeddedServers,
@@ -166,7 +166,9 @@ def test_g12_last_words_are_heard_also_when_there_is_no_room(
         assert sorted(session.scalars(query)) == list(range(1, 7))
 
 
-def test_settling_waits_too(sessions: sessionmaker[Session], servers: embedded.EmbeddedServers, job: Job) -> None:
+def test_settling_waits_for_postgres(
+    sessions: sessionmaker[Session], servers: embedded.EmbeddedServers, job: Job
+) -> None:
     servers.postgres.stop()
     tries = []
 
@@ -182,7 +184,7 @@ def test_settling_waits_too(sessions: sessionmaker[Session], servers: embedded.E
         assert queries.get(session, job.id).state is JobState.SUCCEEDED
 
 
-def test_it_can_give_up(sessions: sessionmaker[Session], servers: embedded.EmbeddedServers) -> None:
+def test_a_waiting_write_can_give_up(sessions: sessionmaker[Session], servers: embedded.EmbeddedServers) -> None:
     servers.postgres.stop()
     try:
         assert persist(sessions, lambda session: queries.get(session, MISSING), lambda: True) is None
@@ -206,7 +208,7 @@ def test_only_the_newest_progress_waits(sessions: sessionmaker[Session], job: Jo
     assert progress["ratio"] == 1.0
 
 
-def test_g12_a_long_absence_goes_through_the_disk_and_memory_stays_small(
+def test_g12_events_of_a_long_outage_are_spilled_to_disk(
     sessions: sessionmaker[Session], servers: embedded.EmbeddedServers, job: Job, tmp_path: Path
 ) -> None:
     recorder = start(sessions, job)

@@ -72,7 +72,7 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_a_lease_is_over_only_a_full_lease_after_the_sweeper_first_saw_postgres(harness: SweeperHarness) -> None:
+def test_a_lease_expires_only_a_full_lease_after_the_sweeper_first_saw_postgres(harness: SweeperHarness) -> None:
     job_id = harness.submit()
     harness.claim(job_id, lease_seconds=0.01)
     harness.sweeper.sweep()
@@ -94,7 +94,7 @@ def test_a_lease_that_is_renewed_is_left_alone(harness: SweeperHarness) -> None:
     assert harness.job(job_id).state is JobState.RUNNING
 
 
-def test_an_absence_of_postgres_starts_the_wait_again(harness: SweeperHarness) -> None:
+def test_an_outage_of_postgres_restarts_the_wait(harness: SweeperHarness) -> None:
     job_id = harness.submit()
     harness.claim(job_id, lease_seconds=0.01)
     harness.sweeper.sweep()
@@ -111,7 +111,7 @@ def test_an_absence_of_postgres_starts_the_wait_again(harness: SweeperHarness) -
 
 
 @pytest.mark.parametrize("what", ["a frozen Postgres", "a machine that slept"])
-def test_g12_nobody_is_lost_who_had_no_chance_to_renew(harness: SweeperHarness, what: str) -> None:
+def test_g12_no_lease_expires_that_could_not_be_renewed(harness: SweeperHarness, what: str) -> None:
     job_id = harness.submit()
     harness.claim(job_id, lease_seconds=0.01)
     harness.sweeper.sweep()
@@ -163,7 +163,7 @@ def test_a_step_while_leases_are_read_ends_none_either(harness: SweeperHarness) 
     assert harness.job(job_id).state is JobState.RUNNING
 
 
-def test_clocks_that_go_alike_let_a_lost_worker_be_found(harness: SweeperHarness) -> None:
+def test_a_lost_worker_is_found_when_the_clocks_agree(harness: SweeperHarness) -> None:
     job_id = harness.submit()
     harness.claim(job_id, lease_seconds=0.01)
     ignore = lambda *_: None  # noqa: E731
@@ -175,7 +175,7 @@ def test_clocks_that_go_alike_let_a_lost_worker_be_found(harness: SweeperHarness
     wait_until(lambda: real.sweep() or harness.job(job_id).state is JobState.QUEUED)
 
 
-def test_the_last_lost_worker_fails_the_job(harness: SweeperHarness) -> None:
+def test_a_job_fails_when_the_worker_of_its_last_attempt_is_lost(harness: SweeperHarness) -> None:
     job_id = harness.submit(max_attempts=1)
     harness.claim(job_id, lease_seconds=0.01)
     harness.sweeper.sweep()
@@ -186,8 +186,8 @@ def test_the_last_lost_worker_fails_the_job(harness: SweeperHarness) -> None:
     assert harness.hinted == []
 
 
-def test_a_lost_hint_is_sent_again_but_not_into_a_queue_that_has_some(harness: SweeperHarness) -> None:
-    """What waits there is enough: whatever it names, it takes the first in line."""
+def test_a_lost_hint_is_sent_again_unless_the_queue_has_hints(harness: SweeperHarness) -> None:
+    """The hints that are queued suffice: whichever job a hint names, the worker takes the first in the queue."""
     old, new = harness.submit(priority=2), harness.submit()
     harness.age(old)
     harness.queue_is_empty = False
@@ -199,7 +199,9 @@ def test_a_lost_hint_is_sent_again_but_not_into_a_queue_that_has_some(harness: S
     assert harness.job(new).state is JobState.QUEUED
 
 
-def test_every_study_is_asked_however_many_there_are(harness: SweeperHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_active_study_is_hinted_however_many_there_are(
+    harness: SweeperHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("worker.upkeep.sweeper.BATCH", 2)
     with transaction(harness.sessions) as session:
         options = {"spec": {}, "spec_digest": "x", "queue": "control"}

@@ -57,16 +57,16 @@ def test_pain_45_without_keys_it_does_not_serve_beyond_loopback() -> None:
         start(app)
 
 
-def test_it_starts_while_database_and_broker_are_away() -> None:
+def test_it_starts_while_database_and_broker_are_unavailable() -> None:
     start(create_app(NOWHERE))
 
 
-def test_without_database_url_it_says_what_to_do() -> None:
+def test_without_database_url_the_error_says_what_to_do() -> None:
     with pytest.raises(ValueError, match="atft up"):
         create_app(Settings())
 
 
-def ask(method: str, path: str, **request: object) -> httpx.Response:
+def send(method: str, path: str, **request: object) -> httpx.Response:
     async def run() -> httpx.Response:
         app = create_app(NOWHERE)
         async with app.router.lifespan_context(app):
@@ -78,12 +78,12 @@ def ask(method: str, path: str, **request: object) -> httpx.Response:
 
 
 @pytest.mark.parametrize("path", ["/jobs", "/workers", "/datasets", "/events?job=019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21"])
-def test_database_away_is_503_with_retry_after(path: str) -> None:
-    answer = ask("GET", path)
-    assert answer.status_code == 503
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["retry-after"].isdigit()
-    assert answer.json()["code"] == "database_unavailable"
+def test_unavailable_database_is_503_with_retry_after(path: str) -> None:
+    response = send("GET", path)
+    assert response.status_code == 503
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["retry-after"].isdigit()
+    assert response.json()["code"] == "database_unavailable"
 
 
 def test_pages_health_and_documents_need_no_database() -> None:
@@ -96,16 +96,16 @@ def test_pages_health_and_documents_need_no_database() -> None:
         "/static/swagger-ui-bundle.js",
         "/favicon.ico",
     ):
-        answer = ask("GET", path)
-        assert answer.status_code == 200, path
-        assert "default-src 'self'" in answer.headers["content-security-policy"]
-    assert ask("GET", "/static/../pages.py").status_code == 404
-    assert ask("GET", "/readyz").status_code == 503
+        response = send("GET", path)
+        assert response.status_code == 200, path
+        assert "default-src 'self'" in response.headers["content-security-policy"]
+    assert send("GET", "/static/../pages.py").status_code == 404
+    assert send("GET", "/readyz").status_code == 503
 
 
-def test_page_escapes_what_it_is_given() -> None:
-    answer = ask("GET", '/ui/jobs/"><script>alert(1)<')
-    assert "<script>alert" not in answer.text
+def test_pages_escape_the_job_id() -> None:
+    response = send("GET", '/ui/jobs/"><script>alert(1)<')
+    assert "<script>alert" not in response.text
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_page_escapes_what_it_is_given() -> None:
     [{"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}],
     ids=["origin", "fetch-site", "null"],
 )
-def test_pages_of_other_origins_cannot_act(headers: dict[str, str]) -> None:
-    answer = ask("POST", "/jobs/019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21/cancel", headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (403, "foreign_origin")
+def test_cross_origin_writes_are_refused(headers: dict[str, str]) -> None:
+    response = send("POST", "/jobs/019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21/cancel", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (403, "foreign_origin")
 
 
 def test_foreign_host_name_is_not_this_machine() -> None:
-    assert ask("GET", "/jobs", headers={"Host": "rebound.example"}).status_code == 401
+    assert send("GET", "/jobs", headers={"Host": "rebound.example"}).status_code == 401

@@ -58,7 +58,7 @@ def test_a_folder_with_a_link_without_files_or_with_too_many_is_refused(
 
 
 @pytest.mark.parametrize("path", ["a\0b", "x" * 5000])
-def test_a_string_that_is_no_path_is_its_own_error(root: Path, path: str) -> None:
+def test_a_string_that_is_no_path_is_refused(root: Path, path: str) -> None:
     with pytest.raises(InvalidPath):
         resolve_inside(root, path)
 

@@ -32,7 +32,7 @@ def test_pain_01_thread_limits_are_in_the_childs_environment(monkeypatch: pytest
     assert environment["MALLOC_ARENA_MAX"] == "2"
 
 
-def test_pain_09_nothing_else_reaches_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pain_09_other_variables_do_not_reach_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ATFT_DATABASE_URL", "LOSS_WEIGHT", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.setenv(name, "7")
     environment = Settings().child_environment(1, None)

@@ -31,7 +31,7 @@ def test_a_write_is_retried_until_it_succeeds(monkeypatch: pytest.MonkeyPatch) -
     assert pauses == [0.25, 0.5, 1.0, 2.0, 2.0]
 
 
-def test_it_gives_up_when_asked_to() -> None:
+def test_it_gives_up_when_give_up_returns_true() -> None:
     def write(_session: Session) -> str:
         raise unavailable()
 

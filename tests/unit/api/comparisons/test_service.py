@@ -1,4 +1,4 @@
-"""Fairness and verdicts, from specs and daily values alone."""
+"""Fairness and verdicts of comparisons, computed from specs and daily values."""
 
 import copy
 from collections.abc import Sequence
@@ -68,11 +68,11 @@ def reasons(*sides: Side, measure: Measure = MEASURE) -> list[str]:
 def test_the_same_days_in_other_folds_are_unfair() -> None:
     same = [{"test": []}, {"test": []}]
     assert reasons(side("a", folds=same), side("bb", folds=same, optimizer__name="adabelief")) == []
-    said = reasons(side("a", folds=same), side("bb", optimizer__name="adabelief"))
-    assert said == ["the days are not cut into the same folds: 2 (a), 1 (bb)"]
+    found_reasons = reasons(side("a", folds=same), side("bb", optimizer__name="adabelief"))
+    assert found_reasons == ["the days are not cut into the same folds: 2 (a), 1 (bb)"]
 
 
-def test_one_setting_apart_is_fair() -> None:
+def test_one_different_setting_is_fair() -> None:
     comparison = found(side("a"), side("bb", optimizer__name="adabelief"))
     assert (comparison.fair, comparison.unfair_because) == (True, [])
     assert comparison.differences == {"optimizer.name": ["adamw", "adabelief"]}
@@ -91,7 +91,7 @@ def test_three_values_of_one_setting_are_fair() -> None:
     assert comparison.model_confidence_set == [one.id for one in sides]
 
 
-def test_what_is_no_setting_does_not_count() -> None:
+def test_fields_that_are_no_settings_are_ignored() -> None:
     other = side("bb", optimizer__lr=1e-3, resources__threads=2, baselines=False, tags={"k": "v"})
     comparison = found(side("a"), other)
     assert comparison.fair
@@ -105,17 +105,17 @@ def test_same_spec_with_another_seed_is_a_repetition() -> None:
     assert found(side("a"), side("bb", seed=1)).differences == {"seed": [0, 1]}
 
 
-def test_same_spec_twice_has_nothing_to_show() -> None:
+def test_the_same_spec_twice_is_no_comparison() -> None:
     [reason] = reasons(side("a"), side("bb"))
     assert "same settings" in reason
 
 
-def test_one_setting_and_the_seed_apart_cannot_be_told_apart() -> None:
+def test_a_different_setting_and_seed_are_confounded() -> None:
     [reason] = reasons(side("a"), side("bb", seed=1, optimizer__name="adabelief"))
     assert reason.startswith("the seeds differ (0, 1): the effect of optimizer.name")
 
 
-def test_two_settings_apart_are_named() -> None:
+def test_two_different_settings_are_named() -> None:
     [reason] = reasons(side("a"), side("bb", optimizer__name="adabelief", model__gat_layers=3))
     assert reason.startswith("2 settings differ (model.gat_layers, optimizer.name)")
     [reason] = reasons(side("a"), side("bb", optimizer__lr=1e-3), side("ccc", model__gat_layers=3))
@@ -129,8 +129,8 @@ def test_a_part_that_one_side_lacks_is_one_setting() -> None:
 
 
 def test_another_dataset_is_unfair() -> None:
-    said = reasons(side("a"), side("bb", dataset="e", fingerprint="f2"))
-    assert said[0] == "the data differ: fingerprints f1 (a), f2 (bb)"
+    found_reasons = reasons(side("a"), side("bb", dataset="e", fingerprint="f2"))
+    assert found_reasons[0] == "the data differ: fingerprints f1 (a), f2 (bb)"
     # another name of the same content is the same data
     assert reasons(side("a"), side("bb", dataset="d@1", optimizer__name="adabelief")) == []
 
@@ -146,7 +146,7 @@ def test_other_days_are_unfair() -> None:
     assert reason == "bb left no evidence of its days"
 
 
-def test_missing_days_are_said_and_dropped() -> None:
+def test_missing_days_are_reported_and_dropped() -> None:
     values = noise(3)
     shorter = side("bb", values[:240], optimizer__name="adabelief")
     comparison = found(side("a"), shorter)
@@ -162,7 +162,7 @@ def test_undefined_days_are_dropped_and_counted() -> None:
     assert (comparison.pairs[0].num_days, comparison.pairs[0].num_dropped) == (249, 1)
 
 
-def test_a_failed_job_is_no_number() -> None:
+def test_a_failed_job_has_no_value() -> None:
     failed = side("bb", [], state=JobState.FAILED, days=None, optimizer__name="adabelief")
     comparison = found(side("a"), failed)
     assert comparison.unfair_because == ["bb is failed: only a succeeded job has numbers to compare"]
@@ -173,22 +173,22 @@ def test_a_failed_job_is_no_number() -> None:
     assert pair.verdict == "insufficient evidence"
 
 
-def test_validation_days_were_selected_on() -> None:
+def test_comparing_validation_days_warns_of_selection() -> None:
     measure = Measure(split="val", metric="rank_ic", horizon=5)
     [reason] = reasons(side("a"), side("bb", optimizer__name="adabelief"), measure=measure)
     assert "selected on these validation days" in reason
 
 
-def test_a_series_that_is_not_there_or_never_defined_is_said() -> None:
-    said = reasons(side("a"), side("bb", [], optimizer__name="adabelief"))
-    assert said == ["bb has no daily values of test/rank_ic@5d"]
-    said = reasons(side("a"), side("bb", [None] * 250, optimizer__name="adabelief"))
-    assert said == ["test/rank_ic@5d is undefined on every day of bb"]
+def test_a_missing_or_always_undefined_series_is_reported() -> None:
+    found_reasons = reasons(side("a"), side("bb", [], optimizer__name="adabelief"))
+    assert found_reasons == ["bb has no daily values of test/rank_ic@5d"]
+    found_reasons = reasons(side("a"), side("bb", [None] * 250, optimizer__name="adabelief"))
+    assert found_reasons == ["test/rank_ic@5d is undefined on every day of bb"]
 
 
-def test_another_ruler_is_unfair() -> None:
-    said = reasons(side("a"), side("bb", data__min_names=10))
-    assert said == ["data.min_names differs: it changes how rank_ic is measured, not only the model"]
+def test_another_definition_of_the_metric_is_unfair() -> None:
+    found_reasons = reasons(side("a"), side("bb", data__min_names=10))
+    assert found_reasons == ["data.min_names differs: it changes how rank_ic is measured, not only the model"]
     assert reasons(side("a"), side("bb", evaluation__quantile=0.1)) == []
     measure = Measure(split="test", metric="long_short", horizon=5)
     assert len(reasons(side("a"), side("bb", evaluation__quantile=0.1), measure=measure)) == 1
@@ -230,7 +230,7 @@ def test_pain_34_equal_skill_is_insufficient_evidence_in_about_95_percent() -> N
     assert 0.91 < np.mean([verdict == "insufficient evidence" for verdict in verdicts]) < 0.985
 
 
-def test_identical_values_are_called_identical() -> None:
+def test_identical_values_have_the_verdict_identical() -> None:
     [pair] = found(side("a", noise(1)), side("bb", noise(1), optimizer__name="adabelief")).pairs
     assert (pair.mean_difference, pair.p_value) == (0.0, None)
     assert pair.verdict == "a and bb are identical on all 250 days"

@@ -47,7 +47,7 @@ def upload(
 
 
 @pytest.mark.parametrize("piece", [1, 3, 64, 10**6])
-def test_parts_arrive_whole_whatever_the_pieces(tmp_path: Path, piece: int) -> None:
+def test_parts_are_complete_whatever_the_chunk_size(tmp_path: Path, piece: int) -> None:
     content = bytes(range(256)) * 5 + b"\r\n--x1y\r\n"
     parts = upload(form(("spec", None, b"{}"), ("file", "p.parquet", content)), tmp_path, piece=piece)
     assert parts["file"] == (hashlib.sha256(content).hexdigest(), len(content), content)
@@ -55,7 +55,7 @@ def test_parts_arrive_whole_whatever_the_pieces(tmp_path: Path, piece: int) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_kept_upload_stays_under_a_name_of_ours(tmp_path: Path) -> None:
+def test_a_kept_upload_has_a_generated_file_name(tmp_path: Path) -> None:
     upload(form(("file", "../../etc/passwd.CSV", b"a,b")), tmp_path, keep=True)
     [folder] = tmp_path.iterdir()
     assert [file.name for file in folder.iterdir()] == ["file.csv"]
@@ -100,7 +100,7 @@ def test_refused_uploads_leave_nothing(tmp_path: Path, body: bytes, status: int,
 
 
 @pytest.mark.parametrize("piece", [1, 10**6])
-def test_refused_part_is_told_however_much_has_come(tmp_path: Path, piece: int) -> None:
+def test_a_refused_part_is_reported_whatever_the_chunk_size(tmp_path: Path, piece: int) -> None:
     with pytest.raises(Refused) as refused:
         upload(form(("a b", "p.csv", b"x" * 100)), tmp_path, piece=piece)
     assert refused.value.status_code == 400

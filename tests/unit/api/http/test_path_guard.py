@@ -1,4 +1,4 @@
-"""Server paths stay inside the data root, symbolic links followed."""
+"""Paths given by clients must lie inside the data root, after symbolic links are followed."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_loop_of_links_is_refused(root: Path) -> None:
         resolve_data_path(root, "loop", "/path")
 
 
-def test_own_files_only_from_inside(root: Path) -> None:
+def test_files_of_the_run_root_are_served_only_from_inside(root: Path) -> None:
     assert existing_file(root, "folder/panel.csv") == root.resolve() / "folder" / "panel.csv"
     assert existing_file(root, "link.csv") is None
     assert existing_file(root, "../secret.csv") is None

@@ -18,7 +18,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
 
 
 class Record:
-    """What each read finds, one after the other; the last is repeated."""
+    """The results of successive reads; the last is repeated."""
 
     def __init__(self, *reads: tuple[int, JobState, dict[str, Any] | None] | None, batch: int = 500) -> None:
         self.reads = list(reads)
@@ -85,7 +85,7 @@ def test_end_waits_for_rows_beyond_one_batch() -> None:
     assert frames[-1]["event"] == "end"
 
 
-def test_goes_on_after_the_last_seen() -> None:
+def test_resumes_after_the_last_event_id() -> None:
     frames = collect(Record((5, JobState.SUCCEEDED, None)), Cursor(after={uuid4(): 3}))
     assert [frame["id"] for frame in frames] == ["4", "5", "5"]
 
@@ -104,7 +104,7 @@ def test_progress_has_no_id_and_is_sent_when_it_changes() -> None:
     assert all("id" not in frame for frame in sent)
 
 
-def test_database_away_is_a_comment_and_the_stream_lives() -> None:
+def test_an_unavailable_database_is_a_comment_and_the_stream_continues() -> None:
     frames = collect(
         Record((1, JobState.RUNNING, None), None, None, (2, JobState.CANCELLED, None)), Cursor(after={uuid4(): 0})
     )
@@ -133,7 +133,7 @@ def test_ends_when_the_service_closes() -> None:
 
 @pytest.mark.parametrize("letter", ["\u2028", "\u2029", "\x85", "\x0c"])
 def test_a_frame_is_three_lines_whatever_its_text(letter: str) -> None:
-    """A reader that ends lines as str.splitlines does would cut the data at these."""
+    """Characters at which a reader that uses str.splitlines would cut the data."""
     text = sse.frame("log", uuid4(), 7, NOW, {"message": f"a{letter}b"}, "7").decode()
     kind, id_line, data, end = text.splitlines()
     assert (kind, id_line, end) == ("event: log", "id: 7", "")

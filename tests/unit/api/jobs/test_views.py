@@ -109,5 +109,7 @@ def test_pain_32_undefined_metric_is_null() -> None:
         (JobState.FAILED, Wanted.CANCEL, 2, "failed"),
     ],
 )
-def test_status_in_one_word(state: JobState, wanted: Wanted, attempt: int, word: str) -> None:
+def test_status_is_derived_from_state_wanted_and_attempt(
+    state: JobState, wanted: Wanted, attempt: int, word: str
+) -> None:
     assert status(job(state, wanted, attempt)) == word

@@ -1,4 +1,4 @@
-"""The days of a job's folds, from its plan or from its evidence, and their picture."""
+"""The days of a job's folds, from its plan or from its evidence, and their plot."""
 
 from datetime import date, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ def folds_of(split: SplitSpec) -> list[FoldDays]:
     return planned_folds(plan_split(len(DAYS), 10, 5, split), DAYS)
 
 
-def test_a_plan_names_the_days_of_every_stretch() -> None:
+def test_a_plan_has_the_first_and_last_day_of_every_range() -> None:
     [one] = folds_of(SplitSpec(val_days=30, test_days=30, embargo_days=6))
     assert one.model_dump(mode="json")["test"] == [{"first": str(DAYS[164]), "last": str(DAYS[193]), "num_days": 30}]
     assert [part.num_days for part in one.purged] == [6, 6]
@@ -30,7 +30,7 @@ def test_a_plan_names_the_days_of_every_stretch() -> None:
 
 
 @pytest.mark.parametrize("split", [SplitSpec(val_days=30, test_days=30, embargo_days=6), KFOLD])
-def test_what_ran_reads_as_what_was_planned(split: SplitSpec) -> None:
+def test_the_observed_split_equals_the_planned_one(split: SplitSpec) -> None:
     folds = folds_of(split)
     if len(folds) > 1:
         data: dict[str, object] = {"folds": [fold.model_dump(mode="json") for fold in folds]}
@@ -47,7 +47,7 @@ def test_what_ran_reads_as_what_was_planned(split: SplitSpec) -> None:
     assert observed_folds({"fingerprint": "f"}) is None
 
 
-def test_the_picture_is_a_plotly_figure_with_every_stretch() -> None:
+def test_the_plot_is_a_plotly_figure_with_every_range() -> None:
     folds = folds_of(KFOLD)
     drawn = split_figure(folds)
     plotly.graph_objects.Figure(drawn)  # refuses what Plotly does not know

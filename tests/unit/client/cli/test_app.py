@@ -25,14 +25,14 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "MAX_RETRY_DELAY_SECONDS", 0.01)
 
 
-def test_no_service_is_3() -> None:
+def test_an_unreachable_service_exits_with_3() -> None:
     result = runner.invoke(app, ["--url", "http://127.0.0.1:9", "ls"])
     assert result.exit_code == 3
     assert "atft up" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: b: c"])
-def test_a_file_that_is_no_spec_is_2(tmp_path: Path, text: str) -> None:
+def test_an_invalid_spec_file_exits_with_2(tmp_path: Path, text: str) -> None:
     file = tmp_path / "spec.yaml"
     file.write_text(text)
     result = runner.invoke(app, ["submit", str(file)])
@@ -40,7 +40,7 @@ def test_a_file_that_is_no_spec_is_2(tmp_path: Path, text: str) -> None:
     assert "spec.yaml" in result.stderr
 
 
-def test_one_url_of_two_is_2(tmp_path: Path) -> None:
+def test_one_url_of_two_exits_with_2(tmp_path: Path) -> None:
     result = runner.invoke(
         app, ["up", "--var", str(tmp_path)], env={"ATFT_DATABASE_URL": "postgresql://x", "ATFT_REDIS_URL": ""}
     )
@@ -48,7 +48,7 @@ def test_one_url_of_two_is_2(tmp_path: Path) -> None:
     assert "both URLs" in result.stderr
 
 
-def test_a_prediction_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_prediction_is_saved_atomically(tmp_path: Path) -> None:
     file = tmp_path / "scores.parquet"
     file.write_bytes(b"old")
     requested: list[str] = []
@@ -109,7 +109,7 @@ def test_json_is_read_as_yaml(tmp_path: Path) -> None:
     file = tmp_path / "spec.json"
     file.write_text(json.dumps({"dataset": "d", "optimizer": {"lr": 1e-3}}))
     result = runner.invoke(app, ["--url", "http://127.0.0.1:9", "plan", str(file)])
-    assert result.exit_code == 3  # it was read; there is nobody to send it to
+    assert result.exit_code == 3  # the file is valid, but the service is unreachable
 
 
 @pytest.mark.parametrize("action", ["cancel", "pause", "resume", "retry", "rerun"])
@@ -131,7 +131,7 @@ def test_actions_print_the_job_and_its_state(action: str) -> None:
     assert json.loads(result.stdout)["kind"] == "train"
 
 
-def test_every_command_that_answers_takes_json() -> None:
+def test_every_command_that_prints_data_has_a_json_option() -> None:
     """Scripts can pass --json to any command that prints data; `logs`, `up` and passthrough commands print text."""
     answering = [command for command in app.registered_commands if command.callback is not None]
     groups = [group.typer_instance for group in app.registered_groups if group.typer_instance is not None]
@@ -202,7 +202,7 @@ def test_names_with_brackets_are_shown_as_they_are_and_ids_whole() -> None:
         assert width == 80 or ("a [/data] [lr=0.01]" in result and "wrong at [/data/window]" in result)
 
 
-def test_epochs_of_a_fold_or_member_have_their_line() -> None:
+def test_each_epoch_of_a_fold_or_member_prints_a_line() -> None:
     out = Console(width=200, file=StringIO(), force_terminal=False)
     values = {"val.2/rank_ic": 0.05, "train.2/loss": 0.5, "val.2/rank_ic@5d": 0.1}
     event = Event(kind="metrics", seq=1, body={"step": 3, "values": values})

@@ -89,7 +89,7 @@ def test_json_is_the_response_of_the_service() -> None:
     assert json.loads(result.stdout)["pairs"][0] == PAIR
 
 
-def test_a_refused_comparison_is_2() -> None:
+def test_a_refused_comparison_exits_with_2() -> None:
     problem = {"title": "Unprocessable", "status": 422, "detail": "job: a comparison needs two sides", "errors": []}
     with answering(422, problem) as (url, _):
         result = CliRunner().invoke(app, ["--url", url, "compare", "j1"])

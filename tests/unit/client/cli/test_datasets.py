@@ -73,7 +73,7 @@ def test_a_dry_run_shows_the_plan_and_registers_nothing(service: Client, request
         assert text in shown
 
 
-def test_nothing_is_deleted_without_a_yes(service: Client, requests: list[str]) -> None:
+def test_nothing_is_deleted_without_confirmation(service: Client, requests: list[str]) -> None:
     refused = atft(service, "rm", "prices", typed="n\n")
     assert (refused.exit_code, "delete prices with 2 versions?" in refused.stderr) == (1, True)
     assert requests == ["GET /datasets/prices"]

@@ -71,7 +71,7 @@ def test_a_trial_without_a_value_is_never_the_best() -> None:
     assert study_display.best_of(Job.model_validate(STUDY), trials[:2]) is None
 
 
-def test_the_commands_on_studies(service: sync.Client) -> None:
+def test_study_commands_print_their_results(service: sync.Client) -> None:
     def atft(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["--url", service.url, *arguments])
         assert result.exit_code == 0, result.output
@@ -87,7 +87,7 @@ def test_the_commands_on_studies(service: sync.Client) -> None:
     assert CliRunner().invoke(app, ["--url", service.url, "promote", "s", "--set", "lr"]).exit_code == 2
 
 
-def test_the_demo_s_study_is_a_valid_one() -> None:
+def test_the_study_of_the_demo_is_a_valid_spec() -> None:
     spec = HpoSpec.model_validate(study_spec("planted", PLANTED, SPLIT, TRIALS, "cpu"))
     assert (spec.n_trials, spec.parallelism) == (20, 2)
 
@@ -98,7 +98,7 @@ def found(**pair: Any) -> Comparison:
     return Comparison.model_validate({"metric": METRIC, "jobs": sides, "fair": True, "pairs": [body | pair]})
 
 
-def test_the_conclusion_is_the_service_s_verdict_with_its_limits() -> None:
+def test_the_conclusion_has_the_verdict_and_its_confidence_interval() -> None:
     best = BestTrial(number=0, job_id="t0", params={}, value=0.08)
     oracle = {"oracle_observed": {METRIC: 0.15}}
     metrics = Metrics(job_id="b", state="succeeded", latest={METRIC: 0.07}, baselines=oracle)
@@ -108,7 +108,7 @@ def test_the_conclusion_is_the_service_s_verdict_with_its_limits() -> None:
         assert words in text
 
 
-def test_the_demo_passes_only_when_every_trial_ended_well_and_all_is_finite() -> None:
+def test_the_demo_passes_only_when_every_trial_succeeded_with_finite_values() -> None:
     best = BestTrial(number=0, job_id="t0", params={}, value=0.08)
     good = [Trial.model_validate(SUCCEEDED), Trial.model_validate(PRUNED)]
     shares = {ORACLE_SHARE: -0.2}

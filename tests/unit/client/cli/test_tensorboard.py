@@ -21,7 +21,7 @@ JOBS = {
 }
 
 
-def test_one_folder_a_job_and_a_trial(tmp_path: Path) -> None:
+def test_each_job_and_each_trial_has_a_folder(tmp_path: Path) -> None:
     content = [b"begin"]
 
     def on_request(request: Handler) -> None:
@@ -49,7 +49,7 @@ def test_one_folder_a_job_and_a_trial(tmp_path: Path) -> None:
     assert (empty.exit_code, "no trials" in empty.stderr) == (1, True)
 
 
-def test_a_file_that_was_refused_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_leaves_the_file_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "MAX_RETRY_DELAY_SECONDS", 0.01)
     file = tmp_path / "model"
     file.write_bytes(b"old")

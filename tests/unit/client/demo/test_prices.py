@@ -11,7 +11,7 @@ from client.demo.prices import job_spec, packaged_prices, standard_error, verdic
 
 
 @pytest.mark.parametrize(("num_days", "num_codes"), [(8313, 20), (2000, 500), (300, 10), (120, 40)])
-def test_the_spec_fits_the_panel(num_days: int, num_codes: int) -> None:
+def test_the_spec_is_valid_for_the_size_of_the_panel(num_days: int, num_codes: int) -> None:
     spec = TrainSpec.model_validate(job_spec("prices", num_days, num_codes))
     (fold,) = plan_split(num_days, spec.data.window, max(spec.data.horizons), spec.split).folds
     assert count(fold.train) >= 2
@@ -35,14 +35,14 @@ def test_the_standard_error_counts_overlapping_labels() -> None:
     assert standard_error(values, 20) == pytest.approx(0.2 / (250 / 20) ** 0.5)
 
 
-def test_the_verdict() -> None:
+def test_verdict_is_insufficient_evidence_significant_or_undefined() -> None:
     assert "Insufficient evidence" in verdict(figures(0.01, 0.05))
     assert "1d" in verdict(figures(0.10, 0.5))
     assert "undefined" in verdict(figures(0.10, None))
     assert "undefined" in verdict({})
 
 
-def test_the_packaged_prices_are_long_and_real(tmp_path: Path) -> None:
+def test_the_packaged_prices_have_every_day_and_no_gaps(tmp_path: Path) -> None:
     table = pyarrow.parquet.read_table(packaged_prices(tmp_path / "p.parquet"))
     assert table.column_names == ["date", "code", "close"]
     assert table.num_rows == 20 * 8313

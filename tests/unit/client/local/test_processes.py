@@ -54,7 +54,7 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Pa
     while not thing.log_tail() and time.monotonic() < end:
         time.sleep(0.01)
     assert not thing.stop(0.1)
-    end = time.monotonic() + 5  # a killed grandchild is init's to bury
+    end = time.monotonic() + 5  # a killed grandchild is reaped by init
     while not gone(int(thing.log_tail())) and time.monotonic() < end:
         time.sleep(0.01)
     assert gone(int(thing.log_tail()))

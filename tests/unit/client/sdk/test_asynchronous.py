@@ -30,7 +30,7 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments(sync: type, 
     assert signatures(sync)
 
 
-def test_a_submit_is_tried_again_with_one_key_and_waited_for() -> None:
+def test_a_submit_is_retried_with_one_key_and_waited_for() -> None:
     keys: list[str] = []
 
     def on_request(request: Handler) -> None:

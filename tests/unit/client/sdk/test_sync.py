@@ -1,4 +1,4 @@
-"""The client against small HTTP servers that fail as a service may."""
+"""The client against small HTTP servers that fail in the ways a service may."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations, "MAX_RETRY_DELAY_SECONDS", 0.01)
 
 
-def test_a_submit_is_tried_again_with_the_same_idempotency_key() -> None:
+def test_a_submit_is_retried_with_the_same_idempotency_key() -> None:
     keys: list[str] = []
 
     def on_request(request: Handler) -> None:
@@ -70,7 +70,7 @@ def test_a_refusal_shows_the_problem_with_its_pointers() -> None:
 @pytest.mark.parametrize(
     ("status", "body"), [(500, {"detail": "oops", "request_id": "r1"}), (200, b"<html>"), (200, {"id": 3})]
 )
-def test_an_answer_that_is_not_the_contract_is_an_error(status: int, body: object) -> None:
+def test_a_response_that_breaks_the_contract_is_an_error(status: int, body: object) -> None:
     with serving(lambda request: request.respond(status, body)) as client, pytest.raises(Broken):
         client.job("a")
 

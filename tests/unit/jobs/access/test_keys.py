@@ -7,7 +7,7 @@ from jobs.access.keys import _checksum, is_well_formed
 GOOD = "atft_0123abcd_" + "0f" * 20
 
 
-def test_a_typing_error_fails_the_checksum() -> None:
+def test_a_mistyped_key_fails_the_checksum() -> None:
     token = GOOD + _checksum(GOOD)
     assert is_well_formed(token)
     assert not is_well_formed(token.replace("0f0f", "0f1f", 1))
@@ -16,5 +16,5 @@ def test_a_typing_error_fails_the_checksum() -> None:
 @pytest.mark.parametrize(
     "token", ["", "atft_", GOOD, "bearer " + GOOD, GOOD.upper() + _checksum(GOOD), GOOD + _checksum(GOOD) + "\n"]
 )
-def test_other_forms_are_refused(token: str) -> None:
+def test_malformed_keys_are_refused(token: str) -> None:
     assert not is_well_formed(token)

@@ -16,7 +16,7 @@ def test_cursor_round_trip() -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "é", "e30=", "W10=", "WzEsIDJd", "bnVsbA=="])
-def test_bad_cursor_is_the_clients_error(cursor: str) -> None:
+def test_a_bad_cursor_is_a_client_error(cursor: str) -> None:
     with pytest.raises(Invalid) as caught:
         read_cursor(cursor)
     assert caught.value.pointer == "cursor"
@@ -38,7 +38,7 @@ def test_a_reference_is_a_name_with_or_without_a_version(ref: str, parts: tuple[
     assert split_ref(ref) == parts
 
 
-def test_a_position_says_what_the_job_waits_for() -> None:
+def test_a_queue_position_is_described_in_text() -> None:
     now = datetime.now(UTC)
     job = Job(queue="gpu", not_before=None, message=None)
     assert _describe_position(job, 2, is_live=False, now=now) == (2, "0 live workers on queue gpu")

@@ -23,7 +23,7 @@ def test_the_most_different_metric_is_named() -> None:
     assert text == "rerun of job s: drift: 3 of 10 points differ, in 2 metrics, val/loss most, by 0.0125"
 
 
-def test_a_missing_point_has_no_size() -> None:
+def test_drift_of_a_missing_point_has_no_size() -> None:
     worst = {"name": "val/loss", "largest_difference": None}
     assert "undefined or missing" in summary(drift(different_points=1, different_metrics=1, metrics=[worst]))
 

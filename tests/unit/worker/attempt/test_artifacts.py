@@ -32,7 +32,9 @@ def test_a_declared_file_is_hashed(settings: Settings, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["nothing.bin", "../../../secret", "link", ".", "/etc/hostname"])
-def test_pain_42_what_is_not_there_or_not_its_own_is_missing(settings: Settings, folder: Path, path: str) -> None:
+def test_pain_42_a_file_that_is_missing_or_outside_its_folder_is_refused(
+    settings: Settings, folder: Path, path: str
+) -> None:
     (settings.run_root.parent / "secret").write_text("s")
     (folder / "link").symlink_to(settings.run_root.parent / "secret")
     with pytest.raises(MissingOutput, match="'a'"):

@@ -1,4 +1,4 @@
-"""What every kind of child promises, tried with programs that behave and programs that do not."""
+"""The child protocol, tested with programs that follow it and programs that break it."""
 
 import os
 import sys
@@ -45,7 +45,7 @@ class ChildContract:
     def folder(self, tmp_path: Path) -> Path:
         return tmp_path
 
-    def test_a_good_child_tells_all_and_exits_with_0(self, start: Start) -> None:
+    def test_a_successful_child_emits_every_event_and_exits_with_0(self, start: Start) -> None:
         child = start("obedient", "--epochs", "2", "--epoch-seconds", "0.01")
         events = to_the_end(child)
         assert isinstance(events[0], Started)
@@ -58,7 +58,7 @@ class ChildContract:
         child = start("silent")
         assert os.getpgid(child.pid) == child.pid == os.getsid(child.pid)
 
-    def test_asked_to_stop_it_saves_and_says_so(self, start: Start) -> None:
+    def test_a_stop_request_ends_with_a_saved_checkpoint(self, start: Start) -> None:
         child = start("obedient", "--epoch-seconds", "60")
         hear(child, lambda event: event.type == "progress")
         child.terminate()
@@ -107,7 +107,7 @@ class ChildContract:
         assert not alive(grandchild)
         assert not other.exited()
 
-    def test_what_a_finished_child_leaves_behind_is_killed(self, start: Start, folder: Path) -> None:
+    def test_remaining_processes_of_a_finished_child_are_killed(self, start: Start, folder: Path) -> None:
         child = start("forking")
         assert hear(child, lambda event: event.type == "finished")[-1].type == "finished"
         assert child.wait(5) == ExitStatus(code=0)
@@ -117,7 +117,7 @@ class ChildContract:
     @pytest.mark.parametrize(
         "line", ["loss: 0.3", "{}", '{"type": "started"}', '{"type":"log","child_seq":2,"message":1}']
     )
-    def test_a_line_that_is_no_event_is_an_error_that_shows_it(self, start: Start, line: str) -> None:
+    def test_a_line_that_is_no_event_is_an_error_that_quotes_it(self, start: Start, line: str) -> None:
         child = start("garbage", "--line", line)
         with pytest.raises(ProtocolError) as caught:
             hear(child, lambda event: event.type == "finished")
@@ -133,7 +133,7 @@ class ChildContract:
         with pytest.raises(ProtocolError, match="more than"):
             to_the_end(child)
 
-    def test_renewals_reach_a_child_that_reads_them(self, start: Start, folder: Path) -> None:
+    def test_lease_renewals_reach_the_child(self, start: Start, folder: Path) -> None:
         child = start("obedient", "--epoch-seconds", "60")
         hear(child, lambda event: event.type == "progress")
         child.renew()
@@ -142,7 +142,7 @@ class ChildContract:
             time.sleep(0.02)
         assert (folder / "renewals").exists()
 
-    def test_renewals_never_block(self, start: Start) -> None:
+    def test_lease_renewals_never_block(self, start: Start) -> None:
         child = start("silent")
         began = time.monotonic()
         for _ in range(100_000):
@@ -189,7 +189,7 @@ class TestChild(ChildContract):
 
             yield start
 
-    def test_a_program_that_is_not_there_leaves_no_descriptor(self, folder: Path) -> None:
+    def test_a_missing_program_leaks_no_file_descriptor(self, folder: Path) -> None:
         before = len(list(Path("/proc/self/fd").iterdir()))
         with pytest.raises(FileNotFoundError):
             Child(["/no/such/program"], environment={}, cwd=folder, log=folder / "log.txt")
@@ -200,7 +200,7 @@ class TestChild(ChildContract):
         assert Path(f"/proc/{child.pid}/environ").read_bytes() == b"OMP_NUM_THREADS=1\0"
 
 
-def test_a_child_is_refused_more_memory_than_it_may_have(tmp_path: Path) -> None:
+def test_a_child_cannot_allocate_beyond_its_memory_limit(tmp_path: Path) -> None:
     code = "import sys\ntry:\n    bytearray(1 << 30)\nexcept MemoryError:\n    sys.exit(7)"
     argv = (sys.executable, "-SE", "-c", code)
     child = Child(argv, environment={}, cwd=tmp_path, log=tmp_path / "log.txt", memory_bytes=256 << 20)

@@ -24,10 +24,10 @@ def drain(buffer: EventBuffer, max_events: int = 3) -> list[int]:
 
 @settings(deadline=None)
 @given(steps=st.lists(st.integers(-4, 9), max_size=30), memory_bytes=st.sampled_from([0, 300, 10_000]))
-def test_what_goes_in_comes_out_in_order_once(
+def test_events_are_taken_in_order_and_once(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int], memory_bytes: int
 ) -> None:
-    """Positive: that many events come; negative: that many are taken."""
+    """Positive numbers add that many events, negative numbers take that many."""
     folder = tmp_path_factory.mktemp("b")
     buffer = EventBuffer(folder / "unsent", memory_bytes=memory_bytes)
     put, out = 0, []
@@ -62,7 +62,7 @@ def test_progress_that_comes_while_the_last_is_sent_is_kept(tmp_path: Path) -> N
     assert drain(buffer) == [2]
 
 
-def test_g11_a_full_disk_stops_the_reading_and_loses_nothing(tmp_path: Path) -> None:
+def test_g11_a_full_disk_pauses_reading_and_loses_no_event(tmp_path: Path) -> None:
     (tmp_path / "unsent").symlink_to("/dev/full")
     buffer = EventBuffer(tmp_path / "unsent", memory_bytes=150)
     for seq in range(1, 6):

@@ -1,4 +1,4 @@
-"""Every part of the evidence that is not as asked is named."""
+"""Evidence compared with the spec: each difference is reported with its path."""
 
 import runpy
 from pathlib import Path
@@ -40,7 +40,7 @@ def altered(evidence: Json, path: str, value: object) -> Json:
         {"data": {"features": ["f1", "f3"]}},
     ],
 )
-def test_an_honest_run_has_no_difference(changes: Json) -> None:
+def test_matching_evidence_has_no_difference(changes: Json) -> None:
     spec = TrainSpec.model_validate({"dataset": "d", **changes})
     assert check(spec, honest_evidence(spec.model_dump(mode="json"), "f00d")) == []
 
@@ -89,7 +89,7 @@ def test_a_difference_is_named(path: str, value: object, named: str) -> None:
     assert any(named in difference for difference in found), found
 
 
-def test_explicit_choices_are_not_open_to_the_child() -> None:
+def test_a_child_may_not_replace_an_explicit_choice() -> None:
     spec = TrainSpec.model_validate(
         {"dataset": "d", "resources": {"device": "cuda", "queue": "gpu"}, "trainer": {"precision": "bfloat16"}}
     )
@@ -106,7 +106,7 @@ def test_adabelief_is_the_package_on_a_processor_and_our_own_on_a_gpu() -> None:
     assert check(spec, altered(on_gpu, "optimizer/class", "atft.train.adabelief.ForeachAdaBelief")) == []
 
 
-def test_phases_are_held_against_their_own_rates_and_modules() -> None:
+def test_phases_are_checked_against_their_own_rates_and_modules() -> None:
     phases = [{"name": "heads", "epochs": 3, "lr": 0.02, "modules": ["heads"]}, {"name": "all", "epochs": 7}]
     spec = TrainSpec.model_validate(
         {"dataset": "d", "trainer": {"phases": phases}, "scheduler": {"name": "cosine", "eta_min": 0.0}}
@@ -169,7 +169,7 @@ INHERITED = {
 
 
 @pytest.mark.parametrize(
-    ("asked", "found", "named"),
+    ("requested", "found", "named"),
     [
         (SOURCE, INHERITED, None),
         (SOURCE, None, "init_from: asked for"),
@@ -178,16 +178,16 @@ INHERITED = {
         (SOURCE, INHERITED | {"loaded": ["selection.a", "fan.b", "graph.d"]}, "module temporal of init_from"),
     ],
 )
-def test_the_weights_a_run_began_with_are_those_on_record(
-    asked: str | None, found: Json | None, named: str | None
+def test_the_initial_weights_of_a_run_are_those_on_record(
+    requested: str | None, found: Json | None, named: str | None
 ) -> None:
-    spec = TrainSpec.model_validate({"dataset": "d", "init_from": asked})
+    spec = TrainSpec.model_validate({"dataset": "d", "init_from": requested})
     evidence = honest_evidence(spec.model_dump(mode="json"), "f00d") | {"init_from": found}
-    differing = differences(spec, evidence, fingerprint="f00d", threads=1, weights=FILES if asked else None)
+    differing = differences(spec, evidence, fingerprint="f00d", threads=1, weights=FILES if requested else None)
     assert (differing == []) if named is None else any(named in one for one in differing), differing
 
 
-def test_a_pretraining_is_held_against_its_own_network() -> None:
+def test_a_pretraining_is_checked_against_its_own_network() -> None:
     spec = PretrainSpec.model_validate({"dataset": "d", "mask_ratio": 0.3})
     plain = honest_evidence(TrainSpec.model_validate({"dataset": "d"}).model_dump(mode="json"), "f00d")
     body = spec.model_dump(mode="json")

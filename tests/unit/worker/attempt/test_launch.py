@@ -57,7 +57,7 @@ def test_a_training_run(settings: Settings) -> None:
     assert not checkpoint_is_missing(settings, job(checkpoint=checkpoint))
 
 
-def test_a_pretraining_and_what_begins_with_it(settings: Settings) -> None:
+def test_launch_of_a_pretraining_and_of_a_training_from_it(settings: Settings) -> None:
     start = prepare_launch(settings, job(kind=JobKind.PRETRAIN), cuda_device=None)
     assert start.argv[4] == "pretrain"
     assert start.weights is None
@@ -91,7 +91,7 @@ def test_a_prediction(settings: Settings) -> None:
     )  # fmt: skip
 
 
-def test_what_reads_a_users_file_may_not_take_all_memory(settings: Settings) -> None:
+def test_a_program_that_reads_a_users_file_has_a_memory_limit(settings: Settings) -> None:
     build = prepare_launch(settings, job(kind=JobKind.DATASET, spec={"name": "d", "planted": {}}), cuda_device=None)
     assert build.memory_bytes is not None
     assert build.memory_bytes >= 4 << 30
@@ -106,7 +106,7 @@ def test_pain_01_every_thread_limit_is_set(settings: Settings, threads: int) -> 
     assert start.threads == threads
 
 
-def test_pain_02_the_limits_are_no_option(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pain_02_inherited_thread_limits_are_overridden(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "128")
     monkeypatch.setenv("ATFT_DATABASE_URL", "postgresql://secret")
     start = prepare_launch(settings, job(), cuda_device=None)
@@ -151,13 +151,13 @@ def test_a_dataset_gets_absolute_paths(settings: Settings) -> None:
         ({"kind": JobKind.DATASET, "spec": {"name": "d"}, "params": {"files": {"panel": "http://x"}}}, Reason.INTERNAL),
     ],
 )
-def test_what_cannot_start_says_why(settings: Settings, changes: dict[str, object], reason: Reason) -> None:
+def test_a_job_that_cannot_start_has_a_reason(settings: Settings, changes: dict[str, object], reason: Reason) -> None:
     with pytest.raises(LaunchRefused) as refused:
         prepare_launch(settings, job(**changes), cuda_device=None)
     assert refused.value.reason is reason
 
 
-def test_a_slot_is_its_name() -> None:
+def test_a_device_slot_is_identified_by_its_name() -> None:
     slot = DeviceSlot.parse("gpu-1@host-2.example")
     assert slot == DeviceSlot("gpu", 1, "host-2.example")
     assert (slot.name, slot.device, slot.cuda_device) == ("gpu-1@host-2.example", "cuda:1", "1")
@@ -174,7 +174,7 @@ def test_the_command_lines() -> None:
     assert "-B" in control_argv(DeviceSlot("control", 0, "h"))
 
 
-def test_the_kernels_counter_can_be_read() -> None:
+def test_the_out_of_memory_counter_of_the_kernel_can_be_read() -> None:
     assert count_oom_kills() >= 0
 
 
@@ -182,7 +182,7 @@ def test_the_kernels_counter_can_be_read() -> None:
     ("environment", "named"),
     [({}, "ATFT_DATABASE_URL"), ({"ATFT_DATABASE_URL": "postgresql://x"}, "ATFT_REDIS_URL")],
 )
-def test_a_worker_without_its_servers_addresses_says_so(
+def test_a_worker_without_server_urls_exits_with_an_error(
     environment: dict[str, str], named: str, tmp_path: Path
 ) -> None:
     root = str(Path(__file__).parents[4])

@@ -35,7 +35,7 @@ FAILED = Failed(reason=Reason.NAN_LOSS, message="NaN on 2020-01-06")
         (StopCause.STALL, None, KILLED, JobState.FAILED, Reason.STALLED),
         (StopCause.STALL, None, OK, JobState.FAILED, Reason.STALLED),
         (StopCause.STALL, Finished(), KILLED, JobState.FAILED, Reason.STALLED),
-        (StopCause.STALL, Finished(), OK, JobState.SUCCEEDED, None),  # found by the chaos run: a minute to leave
+        (StopCause.STALL, Finished(), OK, JobState.SUCCEEDED, None),  # found by a chaos run: the exit took a minute
         (StopCause.STALL, FAILED, KILLED, JobState.FAILED, Reason.NAN_LOSS),
         (StopCause.PROTOCOL, None, KILLED, JobState.FAILED, Reason.INTERNAL),
     ],

@@ -1,4 +1,4 @@
-"""A prediction's evidence against what was asked: each untruth has its name."""
+"""Evidence of a prediction compared with its spec: each difference is reported with its path."""
 
 from copy import deepcopy
 from typing import Any
@@ -32,7 +32,7 @@ EVIDENCE: dict[str, Any] = {
 }
 
 
-def test_an_honest_prediction_has_no_difference() -> None:
+def test_matching_prediction_evidence_has_no_difference() -> None:
     assert differences(SPEC, EVIDENCE, job=JOB, threads=2) == []
 
 
@@ -60,10 +60,10 @@ def test_an_honest_prediction_has_no_difference() -> None:
 def test_a_difference_is_named(path: str, value: object, named: str) -> None:
     altered = deepcopy(EVIDENCE)
     *parents, last = path.split(".")
-    place = altered
+    parent = altered
     for key in parents:
-        place = place[key]
-    place[last] = value
+        parent = parent[key]
+    parent[last] = value
     found = differences(SPEC, altered, job=JOB, threads=2)
     assert len(found) == 1
     assert named in found[0]

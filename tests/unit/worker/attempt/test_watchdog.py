@@ -53,7 +53,7 @@ def test_pain_04_silence_after_it_is_a_stall(clock: Clock) -> None:
 
 
 def test_loading_torch_on_a_busy_machine_is_no_stall(clock: Clock) -> None:
-    """Found by the chaos run: `started` comes before the imports, which then took more than a minute."""
+    """Found by a chaos run: `started` is sent before the imports, which then took more than a minute."""
     watchdog = Watchdog(TIMING, None, clock)
     clock.time += 100
     watchdog.on_event(Started(pid=1))
@@ -63,7 +63,7 @@ def test_loading_torch_on_a_busy_machine_is_no_stall(clock: Clock) -> None:
     assert step(watchdog) is StopCause.STALL
 
 
-def test_long_micro_batches_are_waited_for(clock: Clock) -> None:
+def test_a_long_micro_batch_is_no_stall(clock: Clock) -> None:
     watchdog = Watchdog(TIMING, None, clock)
     watchdog.on_event(progress(micro_batch_seconds=20.0))
     clock.time += 199
@@ -100,7 +100,7 @@ def test_a_wanted_stop_is_requested_once_and_enforced_after_its_grace(
 
 
 @pytest.mark.parametrize("first", ["pause", "drain"])
-def test_a_cancel_takes_over_from_a_pause_or_a_drain(clock: Clock, first: str) -> None:
+def test_a_cancel_takes_precedence_over_a_pause_or_a_drain(clock: Clock, first: str) -> None:
     watchdog = Watchdog(TIMING, None, clock)
     watchdog.on_event(Started(pid=1))
     step(watchdog, Wanted.PAUSE if first == "pause" else Wanted.RUN, draining=first == "drain")
@@ -112,7 +112,7 @@ def test_a_cancel_takes_over_from_a_pause_or_a_drain(clock: Clock, first: str) -
     assert watchdog.must_kill
 
 
-def test_superseded_beats_everything_and_waits_for_nothing(clock: Clock) -> None:
+def test_superseded_takes_precedence_and_kills_at_once(clock: Clock) -> None:
     watchdog = Watchdog(TIMING, None, clock)
     step(watchdog, Wanted.CANCEL)
     assert step(watchdog, Wanted.CANCEL, superseded=True) is StopCause.SUPERSEDED

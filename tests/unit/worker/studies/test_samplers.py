@@ -1,4 +1,4 @@
-"""Points of a space: which, how often, and that they depend on nothing but the study's seed and the trial's number."""
+"""Suggested parameters: they depend only on the seed of the study and the number of the trial."""
 
 from typing import Any
 from uuid import uuid4
@@ -30,7 +30,7 @@ def study_spec(name: str = "random", seed: int = 0, space: Any = SPACE, **more: 
 
 
 def ask(spec: HpoSpec, count: int, *, tell: bool = True) -> list[dict[str, Scalar]]:
-    """As an advance does it: everything rebuilt for every trial."""
+    """Suggest points as an advance does: the study is rebuilt for every trial."""
     storage = optuna.storages.InMemoryStorage()
     job_id, points = uuid4(), []
     for number in range(count):
@@ -51,7 +51,7 @@ def test_pain_37_designs_depend_on_the_number_only(name: str) -> None:
     assert non_adaptive_point(study_spec(name, seed=1), 3) != points[3]
 
 
-def test_a_crash_in_the_middle_of_asking_changes_no_parameter() -> None:
+def test_a_crash_during_ask_changes_no_parameter() -> None:
     spec = study_spec()
     storage = optuna.storages.InMemoryStorage()
     study = open_study(storage, uuid4(), spec)
@@ -107,7 +107,7 @@ def test_a_grid_is_exact_and_shuffled_by_the_seed() -> None:
     assert len({str(non_adaptive_point(enqueued, n)) for n in range(1, 13)}) == 12
 
 
-def test_an_asked_point_is_what_optuna_keeps() -> None:
+def test_optuna_stores_the_suggested_point_unchanged() -> None:
     for name, space in (("random", SPACE), ("tpe", LEVELS), ("grid", LEVELS), ("qmc", SPACE)):
         spec = study_spec(name, space=space, n_trials=4)
         study = open_study(optuna.storages.InMemoryStorage(), uuid4(), spec)
@@ -118,7 +118,7 @@ def test_an_asked_point_is_what_optuna_keeps() -> None:
 
 @pytest.mark.parametrize("name", ["none", "median", "hyperband", "successive_halving", "patient"])
 @pytest.mark.parametrize("warmup", [0, 2, 50])
-def test_no_pruner_judges_the_warm_up(name: str, warmup: int) -> None:
+def test_no_pruner_prunes_during_the_warm_up(name: str, warmup: int) -> None:
     spec = study_spec(
         pruner={"name": name, "startup_trials": 1, "warmup_epochs": warmup},
         base={"dataset": "d", "trainer": {"max_epochs": 9}},
@@ -138,6 +138,6 @@ def test_no_pruner_judges_the_warm_up(name: str, warmup: int) -> None:
 
 def test_pain_37_equal_choices_are_merged() -> None:
     days = {2048: 4, 2100: 4, 4096: 8}
-    merged, said = merge_choices(CategoricalDimension(choices=(2048, 2100, 4096)), days)
+    merged, warnings = merge_choices(CategoricalDimension(choices=(2048, 2100, 4096)), days)
     assert merged.choices == (2048, 4096)
-    assert said == ["2100 resolves to the same run as 2048: merged"]
+    assert warnings == ["2100 resolves to the same run as 2048: merged"]

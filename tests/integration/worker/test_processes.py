@@ -1,4 +1,5 @@
-"""Real worker processes, a real broker, real training: what they survive, with the result of an undisturbed run."""
+"""Real worker processes, a real broker, real training: after each failure the result equals that of an undisturbed
+run."""
 
 import json
 import os
@@ -42,7 +43,7 @@ TRAIN = TrainSpec.model_validate(
         "baselines": False,
     }
 )
-TIMINGS = ("time/", "system/")  # what two runs of the same numbers differ in
+TIMINGS = ("time/", "system/")  # these series differ between equal runs
 Points = dict[tuple[str, int], float | None]
 
 
@@ -61,7 +62,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def reference_points(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Points:
-    """The points of a run without any service, but under the same thread limits: they decide the last digits."""
+    """The metrics of a run without any service, under the same thread limits, which decide the last digits."""
     folder = tmp_path_factory.mktemp("alone")
     (folder / "spec.json").write_text(TRAIN.model_dump_json())
     command = [sys.executable, "-m", "atft", "run", str(folder / "spec.json"), "--cache", str(cache), "--out"]
@@ -149,7 +150,7 @@ class Service:
         return self.job(job_id)
 
     def wait_until_half_trained(self, job_id: UUID) -> None:
-        """Some epochs are recorded, some are to come."""
+        """Wait until some epochs are recorded while others are still to come."""
         self.wait_until(lambda: (self.job(job_id).checkpoint or {}).get("epoch", 0) >= 3)
         assert self.job(job_id).state is JobState.RUNNING
 
@@ -174,7 +175,7 @@ def assert_same_numbers(points: Points, reference: Points) -> None:
     }
 
 
-def test_from_a_hint_to_a_result_that_is_proved(service: Service, reference_points: Points) -> None:
+def test_a_hinted_job_succeeds_with_evidence_and_artifacts(service: Service, reference_points: Points) -> None:
     worker = service.worker()
     built = service.wait_for_end(service.submit(JobKind.DATASET, {"name": "d", "planted": PANEL}))
     assert (built.state, built.dataset_fingerprint) == (JobState.SUCCEEDED, service.fingerprint)
@@ -201,14 +202,14 @@ def test_from_a_hint_to_a_result_that_is_proved(service: Service, reference_poin
     assert worker.wait(20) == 0
 
 
-def test_g7_a_worker_told_to_stop_saves_and_hands_over(service: Service, reference_points: Points) -> None:
+def test_g7_a_terminated_worker_saves_and_another_resumes(service: Service, reference_points: Points) -> None:
     first = service.worker()
     job_id = service.submit()
     service.wait_until_half_trained(job_id)
-    asked = time.monotonic()
+    terminated_at = time.monotonic()
     first.terminate()
     assert first.wait(25) == 0
-    assert time.monotonic() - asked < 20
+    assert time.monotonic() - terminated_at < 20
     job = service.job(job_id)
     assert (job.state, job.reason, job.failures) == (JobState.QUEUED, Reason.DRAINED, 0)
     service.worker()
@@ -244,7 +245,7 @@ def test_g4_a_killed_worker_leaves_nothing_behind(service: Service, reference_po
     assert_same_numbers(service.points(job_id), reference_points)
 
 
-def test_a_killed_broker_is_not_noticed_by_what_runs(
+def test_a_killed_broker_does_not_disturb_a_running_job(
     service: Service, servers: embedded.EmbeddedServers, reference_points: Points
 ) -> None:
     service.worker("--control")
@@ -253,7 +254,9 @@ def test_a_killed_broker_is_not_noticed_by_what_runs(
     service.wait_until_half_trained(job_id)
     assert servers.valkey.process is not None
     servers.valkey.process.kill()
-    time.sleep(1.0)
+    servers.valkey.process.wait(10)
+    epoch = (service.job(job_id).checkpoint or {})["epoch"]
+    service.wait_until(lambda: (service.job(job_id).checkpoint or {})["epoch"] > epoch)  # it trains without a broker
     assert servers.check() == [servers.valkey.name]
     done = service.wait_for_end(job_id)
     assert (done.state, done.attempt) == (JobState.SUCCEEDED, 1)
@@ -262,7 +265,7 @@ def test_a_killed_broker_is_not_noticed_by_what_runs(
     assert service.wait_for_end(later).state is JobState.SUCCEEDED
 
 
-def test_pain_05_cancel_ends_the_program_of_its_own_job_only(service: Service) -> None:
+def test_pain_05_cancel_ends_the_child_of_its_own_job_only(service: Service) -> None:
     service.worker()
     service.worker("--device", "1")
     first, second = service.submit(), service.submit()
@@ -273,15 +276,15 @@ def test_pain_05_cancel_ends_the_program_of_its_own_job_only(service: Service) -
     assert service.wait_for_end(second).state is JobState.SUCCEEDED
 
 
-def test_g1_a_hint_that_is_lost_is_sent_again(service: Service) -> None:
+def test_g1_a_lost_hint_is_sent_again(service: Service) -> None:
     service.worker("--control")
     service.worker()
     job_id = service.submit(JobKind.DATASET, {"name": "d", "planted": PANEL}, hint=False)
     assert service.wait_for_end(job_id).state is JobState.SUCCEEDED
 
 
-def test_pain_05_a_slot_has_one_process(service: Service) -> None:
+def test_pain_05_a_device_slot_has_one_worker(service: Service) -> None:
     first = psutil.Process(service.worker("--queue", "gpu", "--device", "0").pid)
-    service.wait_until(lambda: "celery" in first.cmdline())  # it replaces itself by Celery once it holds the lock
+    service.wait_until(lambda: "celery" in first.cmdline())  # it execs Celery once it holds the lock
     second = service.worker("--queue", "gpu", "--device", "0")
     assert second.wait(30) == 2

@@ -1,4 +1,4 @@
-"""Pretraining loss: reconstruction of the masked inputs, and InfoNCE between successive days of one stock."""
+"""Pretraining loss: prediction error of the masked inputs, and InfoNCE between successive days of one stock."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -11,18 +11,18 @@ from atft.loss.objective import LossValue, NoTargets
 from atft.model.masking import MaskedPrediction
 from atft.spec.pretrain import PretrainSpec
 
-Daily = tuple[Float[Tensor, " day"], Bool[Tensor, " day"]]  # a value, and whether it is defined
+Daily = tuple[Float[Tensor, " day"], Bool[Tensor, " day"]]  # values, and whether each is defined
 
 
 class MaskedObjective:
-    """`masked + contrast_weight · contrast`, mean over the days on which all terms that count are defined."""
+    """Pretraining loss `masked + contrast_weight · contrast`: mean over the days with all used terms defined."""
 
     def __init__(self, spec: PretrainSpec, cache: Cache) -> None:
         self.spec = spec
         self.code_index = cache.code_index
 
     def __call__(self, prediction: MaskedPrediction, batch: Batch) -> LossValue:
-        """Raises NoTargets when no day of the batch has a loss. A NaN guess makes the total NaN."""
+        """Raises NoTargets when no day of the batch has a loss. A NaN prediction makes the total NaN."""
         with torch.autocast(prediction.inputs.device.type, enabled=False):
             reconstruction, defined = fraction_unexplained(prediction, batch, min_names=self.spec.data.min_names)
             terms = {"masked": (reconstruction, 1.0)}
@@ -52,11 +52,11 @@ class MaskedObjective:
 
 
 def fraction_unexplained(prediction: MaskedPrediction, batch: Batch, *, min_names: int) -> Daily:
-    """By day, the share of the hidden inputs' squares, about the day's mean, that the guesses leave: 1 is what guessing
-    nothing gets, 0 is all of it.
+    """By day, the squared error of the masked inputs over their sum of squares about the day's mean: 0 for a perfect
+    prediction, 1 for predicting the mean.
 
-    Columns that are the same for all stocks of a day say nothing of a stock, and drop out. Undefined on days with
-    fewer than `min_names` ranked stocks, and where the hidden inputs do not differ from the mean.
+    Columns that are equal for all stocks of a day cancel. Undefined on days with fewer than `min_names` ranked stocks,
+    and where all masked inputs equal the mean.
     """
     today = batch.x[batch.windows[:, -1]].float()
     ranked = batch.ranked.unsqueeze(-1)
@@ -78,11 +78,11 @@ def info_nce(
     temperature: float,
     min_names: int,
 ) -> Daily:
-    """By day, how badly each ranked stock's view finds its own view of the next day among all of that day (the batch's
-    last day: of the day before): cross-entropy of cosines over `temperature` (InfoNCE, van den Oord et al. 2018, arXiv
-    1807.03748).
+    """InfoNCE by day (van den Oord et al. 2018, arXiv 1807.03748): cross-entropy of cosines / `temperature`.
 
-    Undefined on a day alone in its batch, and where fewer than `min_names` stocks are there on both days.
+    The positive of a ranked stock is the same stock on the next day (for the batch's last day, the day before); the
+    negatives are the other stocks of that day. Undefined for a batch of one day, and where fewer than `min_names`
+    stocks are ranked on both days.
     """
     unit = F.normalize(views.float(), dim=-1)
     of_day = [torch.nonzero((batch.day == day) & batch.ranked).squeeze(-1) for day in range(batch.num_days)]

@@ -17,16 +17,16 @@ from atft.spec.training import LossSpec
 
 
 class NoTargets(Exception):
-    """not one sample of the step has a known target: nothing can be learned from it."""
+    """No sample of the step has a known target, so that the loss is undefined."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossValue:
-    """`total` is differentiable; `parts` are the unweighted terms, detached (`base`, `rank` = 1 - ρ).
+    """Loss of a step: `total` is differentiable; `parts` are the unweighted terms, detached (`base`, `rank` = 1 - ρ).
 
-    A term is the mean over the days it is defined on, each times its weight where days have weights. `num_days` counts
-    every day of the step; `num_skipped_days` those that added nothing at all (fewer than `min_names` known samples);
-    `num_constant_days` those on which the base counts but the rank term adds 0, because the prediction is constant.
+    A term is the mean over the days on which it is defined, each multiplied by its day weight, if any. `num_days`
+    counts all days of the step; `num_skipped_days` those without any defined term (fewer than `min_names` known
+    samples); `num_constant_days` those with a base term but no rank term, because the prediction is constant.
     """
 
     total: Float[Tensor, ""]
@@ -37,7 +37,10 @@ class LossValue:
 
 
 class Objective:
-    """`day_weights`: one for each day of the cache, of mean 1 over the training days; null weighs all days alike."""
+    """The loss function of a training.
+
+    `day_weights`: one for each day of the cache, of mean 1 over the training days; None weights all days equally.
+    """
 
     def __init__(self, loss: LossSpec, data: DataSpec, day_weights: Float[np.ndarray, " day"] | None = None) -> None:
         if (day_weights is None) != (loss.regime is None):
@@ -70,7 +73,7 @@ class Objective:
             parts["rank"] = rank.detach()
             constant = counts & ~defined.any(dim=1)
             counts = counts | defined.any(dim=1)
-        # One transfer from the device for all counters.
+        # A single transfer from the device.
         counters = torch.stack([(known | known_ranks).any().long(), counts.sum(), constant.sum()])
         any_known, num_counted, num_constant = counters.tolist()
         if not any_known:
@@ -119,9 +122,9 @@ class Objective:
     def _mean(
         self, value: Float[Tensor, "day horizon"], defined: Bool[Tensor, "day horizon"], batch: Batch
     ) -> Float[Tensor, ""]:
-        """Over the defined days of each horizon, then by weight over the horizons that have one; 0 if none has.
+        """Mean over the defined days of each horizon, then weighted mean over the horizons that have any; 0 if none.
 
-        Weighted days are divided by their number, not by their weights: a step cut in pieces stays the same step.
+        Day weights are divided by the number of days, not their sum, so that micro-batches add up to the whole step.
         """
         if self.day_weights is not None:
             weights = torch.as_tensor(self.day_weights[batch.day_numbers], dtype=value.dtype, device=value.device)

@@ -1,6 +1,6 @@
 """Day weights by market regime (volatility and correlation): each regime gets the same total weight in training.
 
-A day's regime is read from returns up to that day only; how often each regime occurs, from the training days only.
+A day's regime is computed from returns up to that day only; the regimes' frequencies, from the training days only.
 """
 
 import bisect
@@ -12,14 +12,14 @@ from atft.data.cache.reader import Cache
 
 Daily = Float[np.ndarray, " day"]
 VOLATILITY_DAYS, CORRELATION_DAYS = 20, 60
-LEVELS = 3  # low, middle and high of each of the two
+LEVELS = 3  # low, middle, high
 MIN_WEIGHT, MAX_WEIGHT = 0.5, 2.0
 
 
 def day_weights(cache: Cache, train: Int[np.ndarray, " train"]) -> Daily:
     """A weight for each of the cache's days: within [.5, 2] and of mean 1 over the training days, 1 on all others.
 
-    Training days of a regime share what is equal for all regimes, as far as the bounds allow.
+    The weights of each regime have the same sum, as far as the bounds allow.
     """
     weights = np.ones(len(cache.days))
     weights[train] = balanced_weights(regimes(*daily_return_moments(cache))[train])
@@ -27,7 +27,7 @@ def day_weights(cache: Cache, train: Int[np.ndarray, " train"]) -> Daily:
 
 
 def daily_return_moments(cache: Cache) -> tuple[Daily, Daily]:
-    """Of each day's members with a known return: the mean return, and the mean squared return. NaN without members."""
+    """Mean and mean square of the returns of each day's universe; NaN on days without known returns."""
     known = cache.valid & cache.in_universe & np.isfinite(cache.returns)
     day, returns = cache.day_index[known], cache.returns[known].astype(np.float64)
     count = np.bincount(day, minlength=len(cache.days)).astype(np.float64)
@@ -37,10 +37,10 @@ def daily_return_moments(cache: Cache) -> tuple[Daily, Daily]:
 
 
 def regimes(mean: Daily, square: Daily) -> Int[np.ndarray, " day"]:
-    """0 … 8: three levels of volatility times three of correlation, each among all days up to this one.
+    """Regime 0 … 8 of each day: three levels of volatility times three of correlation, terciles of the days so far.
 
-    Volatility is the market's root mean square over 20 days; correlation the share of the stocks' mean square that the
-    market's makes up over 60 (for equal variances the mean pairwise correlation).
+    Volatility is the market's root mean square return over 20 days. Correlation is the market's mean square return over
+    the stocks', over 60 days (with equal variances, the mean pairwise correlation).
     """
     market, stocks = np.nan_to_num(mean) ** 2, np.nan_to_num(square)
     volatility = _trailing(market, VOLATILITY_DAYS)
@@ -57,7 +57,7 @@ def balanced_weights(regime: Int[np.ndarray, " day"]) -> Daily:
     count = np.bincount(regime)
     wanted = 1.0 / count[regime]
     low, high = MIN_WEIGHT / wanted.max(), MAX_WEIGHT / wanted.min()
-    for _ in range(200):  # the mean of the bounded weights grows with the scale: halve until it is 1
+    for _ in range(200):  # bisection: the mean of the bounded weights grows with the scale
         scale = (low + high) / 2
         if np.clip(scale * wanted, MIN_WEIGHT, MAX_WEIGHT).mean() < 1:
             low = scale
@@ -68,7 +68,7 @@ def balanced_weights(regime: Int[np.ndarray, " day"]) -> Daily:
 
 
 def _trailing(values: Daily, days: int) -> Daily:
-    """Mean of the last `days` values up to each day; of fewer at the beginning."""
+    """Trailing mean over `days` values, over fewer at the beginning."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     stop = np.arange(1, len(total))
     start = np.maximum(0, stop - days)
@@ -77,7 +77,7 @@ def _trailing(values: Daily, days: int) -> Daily:
 
 
 def _level(values: Daily) -> Int[np.ndarray, " day"]:
-    """The third of its own past in which each value lies."""
+    """Tercile (0, 1, 2) of each value among the values before it."""
     seen: list[float] = []
     levels = np.zeros(len(values), np.int64)
     for day, value in enumerate(values):

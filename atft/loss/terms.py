@@ -1,8 +1,8 @@
-"""Loss terms: pure functions of one step's samples, each day and horizon on its own, in float32 or wider.
+"""Loss terms as pure functions of one step's samples, computed separately by day and horizon, in float32 or float64.
 
-All return one value and one flag a day and horizon. The flag is False, and the value 0, where the term is undefined
-there: fewer than `min_names` known samples, or (rank terms) a constant prediction or constant ranks. Unknown samples
-never touch a value or a gradient; a NaN in a known sample is not hidden. `day` counts 0 … num_days-1, never decreasing.
+All return one value and one flag per day and horizon. The flag is False, and the value 0, where the term is undefined:
+fewer than `min_names` known samples, or (rank terms) a constant prediction or constant ranks. Unknown samples affect
+no value or gradient; a NaN in a known sample gives NaN. `day` counts 0 … num_days-1, non-decreasing.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ Known = Bool[Tensor, "stock horizon"]
 Days = Int64[Tensor, " stock"]
 Term = tuple[Float[Tensor, "day horizon"], Bool[Tensor, "day horizon"]]
 
-CONSTANT = 1e-6  # a standard deviation below this share of the largest |value| is rounding, not signal
-PAIRS_AT_ONCE = 2**22
+CONSTANT = 1e-6  # a standard deviation below this share of the largest |value| is rounding error
+PAIRS_AT_ONCE = 2**22  # pairs of stocks in a chunk
 
 
 def mse(prediction: Samples, label: Samples, known: Known, day: Days, *, num_days: int, min_names: int) -> Term:
@@ -28,7 +28,7 @@ def mse(prediction: Samples, label: Samples, known: Known, day: Days, *, num_day
 
 
 def huber(prediction: Samples, label: Samples, known: Known, day: Days, *, num_days: int, min_names: int) -> Term:
-    """Quadratic within one unit of the label, linear beyond."""
+    """Huber loss with δ = 1."""
     prediction, label = _known_only(prediction, known), _known_only(label, known)
     return _daily_mean(F.huber_loss(prediction, label, reduction="none"), known, day, num_days, min_names)
 
@@ -43,7 +43,7 @@ def pinball(
     num_days: int,
     min_names: int,
 ) -> Term:
-    """Mean over the levels q of `max(q·(y - ŷ_q), (q - 1)·(y - ŷ_q))`."""
+    """Pinball (quantile) loss: mean over the levels q of `max(q·(y - ŷ_q), (q - 1)·(y - ŷ_q))`."""
     wide = _known_only(quantiles, known.unsqueeze(-1).expand_as(quantiles))
     difference = _known_only(label, known).unsqueeze(-1) - wide
     level = torch.tensor(levels, dtype=wide.dtype, device=wide.device)
@@ -54,7 +54,7 @@ def pinball(
 def pearson_rank(
     prediction: Samples, ranks: Samples, known: Known, day: Days, *, num_days: int, min_names: int
 ) -> Term:
-    """ρ = Pearson correlation of the prediction with the target's ranks. Unchanged by `a + b·ŷ`, b > 0."""
+    """ρ = Pearson correlation of the prediction with the target's ranks; invariant to `a + b·ŷ`, b > 0."""
     return _correlation(_known_only(prediction, known), _known_only(ranks, known), known, day, num_days, min_names)
 
 
@@ -70,8 +70,7 @@ def pairwise_sigmoid(
 ) -> Term:
     """ρ = Pearson(soft ranks, ranks) with `r_i = Σ_j σ((ŷ_i - ŷ_j) / (τ·std))`: Spearman's correlation as τ → 0.
 
-    Costs N² a day, computed in chunks whose intermediate values are recomputed in the backward pass, so memory stays
-    bounded.
+    O(N²) a day, computed in chunks that are recomputed in the backward pass, which bounds memory.
     """
     prediction = _known_only(prediction, known)
     centred, count = _centre(prediction, known, day, num_days)
@@ -124,7 +123,7 @@ def _largest(values: Float[Tensor, "stock horizon"], day: Days, num_days: int) -
 
 
 def _centre(values: Samples, known: Known, day: Days, num_days: int) -> tuple[Samples, Float[Tensor, "day horizon"]]:
-    """Known values minus their day's mean, 0 where unknown; and the number known, at least 1."""
+    """Known values minus their day's mean, 0 where unknown; and the day's number of known values, at least 1."""
     count = _sum(known.to(values.dtype), day, num_days).clamp_min(1.0)
     mean = _sum(values, day, num_days) / count
     return torch.where(known, values - mean[day], 0.0), count

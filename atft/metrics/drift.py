@@ -1,4 +1,4 @@
-"""Score drift and collapse: population stability index, standard-deviation ratio, share of distinct scores."""
+"""Drift and collapse of scores: population stability index, standard-deviation ratio, share of distinct scores."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -39,7 +39,7 @@ def daily_std_ratio(scores: Values, targets: Values, day: Days, *, num_days: int
 
 
 def daily_unique_share(scores: Values, day: Days, *, num_days: int) -> Float[np.ndarray, " day"]:
-    """Number of different scores over number of scores of each day; NaN on days without samples."""
+    """Number of distinct scores over number of scores of each day; NaN on days without samples."""
     order = order_within_days(scores, day)
     sorted_scores, sorted_day = scores[order], day[order]
     first = np.ones(len(scores), dtype=bool)
@@ -52,8 +52,8 @@ def daily_unique_share(scores: Values, day: Days, *, num_days: int) -> Float[np.
 
 
 def degenerate(unique_share: Float[np.ndarray, " day"], std_ratio: Float[np.ndarray, " day"]) -> bool:
-    """True when on every day with samples less than half of the scores differ, or their std is below 1e-6 of the
-    target's.
+    """Whether on every day with samples fewer than half of the scores are distinct, or their std is below 1e-6 of the
+    targets'.
     """
     seen = np.isfinite(unique_share)
     bad = (unique_share < UNIQUE_SHARE) | (std_ratio < SMALLEST_STD_RATIO)

@@ -1,4 +1,4 @@
-"""Tests of the mean of daily values, valid for overlapping labels, where the t-test of independent days is not.
+"""Significance tests of the mean of daily values, valid for overlapping labels, unlike the t-test of independent days.
 
 The Newey-West t is reported because it is well known; verdicts use the equal-weighted cosine estimator (Lazarus, Lewis,
 Stock, Watson 2018), whose size holds: at 250 days and nominal 5 % Newey-West rejects a true null in 12-16 % of cases,
@@ -23,9 +23,7 @@ MCS_BLOCK = 2  # non-overlapping days: 2 horizons
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeanTest:
-    """A two-sided test of mean 0; all but `mean` and `num_days` are None where fewer than 4 days or no variation leave
-    it undefined.
-    """
+    """A two-sided test of mean 0; with fewer than 4 days or no variation all but `mean` and `num_days` are None."""
 
     mean: float | None
     t: float | None
@@ -50,14 +48,14 @@ class PairedTest:
 
 
 def newey_west_lag(num_days: int, horizon: int) -> int:
-    """max(horizon - 1, ⌊4 (n/100)^(2/9)⌋), at most n - 2."""
+    """Newey-West lag max(horizon - 1, ⌊4 (n/100)^(2/9)⌋), at most n - 2."""
     automatic = math.floor(4 * math.pow(num_days / 100, 2 / 9))
     return max(0, min(max(horizon - 1, automatic), num_days - 2))
 
 
 def newey_west_t(daily: Daily, horizon: int) -> float | None:
-    """t of the mean of the finite values with Bartlett weights and `newey_west_lag`; None below 3 values or without
-    variation.
+    """Newey-West t statistic of the mean of the finite values (Bartlett weights, `newey_west_lag`); None below 3 values
+    or without variation.
     """
     values = daily[np.isfinite(daily)]
     if len(values) < 3 or not _varies(values):
@@ -70,7 +68,7 @@ def newey_west_t(daily: Daily, horizon: int) -> float | None:
 
 
 def cosine_degrees_of_freedom(num_days: int, horizon: int) -> int:
-    """ν = max(2, ⌊min(.4 T^⅔, T/2h)⌋)."""
+    """Degrees of freedom ν = max(2, ⌊min(.4 T^⅔, T/2h)⌋) of the cosine test."""
     return max(2, math.floor(min(0.4 * math.pow(num_days, 2 / 3), num_days / (2 * horizon))))
 
 
@@ -101,7 +99,7 @@ def cosine_test(daily: Daily, horizon: int) -> MeanTest:
 def paired_difference(
     a: Sequence[float | None], b: Sequence[float | None], horizon: int, *, a_name: str = "a", b_name: str = "b"
 ) -> PairedTest:
-    """Compare two daily series of the same days, day by day. Raises ValueError when their lengths differ."""
+    """Paired test of two daily series on the same days. Raises ValueError when their lengths differ."""
     if len(a) != len(b):
         raise ValueError(f"a paired test needs the same days: {len(a)} and {len(b)}")
     difference = np.array(
@@ -121,10 +119,10 @@ def paired_difference(
 
 
 def model_confidence_set(values: Float[np.ndarray, "day model"], horizon: int) -> tuple[int, ...] | None:
-    """The columns that cannot be told from the best at 95 % (Hansen, Lunde, Nason 2011, T_max; losses are -values), all
-    models at once; None below 30 non-overlapping days. `values` are finite.
+    """Columns of the 95 % model confidence set (Hansen, Lunde, Nason 2011, T_max; losses are -values); None below 30
+    non-overlapping days. `values` are finite.
 
-    Only every `horizon`-th day enters: on overlapping labels the bootstrap, whatever its blocks, drops one of equal
+    Uses every `horizon`-th day only: on overlapping labels the bootstrap, with any block length, drops one of two equal
     models far too often (measured at 250 days: 10-32 % of cases at 5 days, 19-52 % at 20). Raises ValueError below 2
     models.
     """
@@ -135,7 +133,7 @@ def model_confidence_set(values: Float[np.ndarray, "day model"], horizon: int) -
         raise ValueError("a model confidence set needs at least 2 models")
     if len(apart) < MCS_MIN_DAYS:
         return None
-    # Equal series have no variance between them to divide by: they enter once, and leave or stay together.
+    # The difference of equal series has no variance to divide by, so each distinct series enters once.
     distinct, twin = np.unique(apart, axis=1, return_inverse=True)
     if distinct.shape[1] == 1:
         return tuple(range(values.shape[1]))

@@ -1,4 +1,4 @@
-"""Long-short portfolio of the scores, and `evaluate`, which computes all metrics of a split."""
+"""All metrics of a split (`evaluate`), and those of the long-short portfolio formed by the scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ SUSPICIOUS_RANK_IC = 0.15
 class Evaluation:
     """Metrics of one split.
 
-    `values`: '{metric}@{h}d' for each horizon and '{metric}', the mean over horizons, None as soon as one horizon's is
+    `values`: '{metric}@{h}d' for each horizon and '{metric}', the mean over horizons, None if any horizon's is
     undefined.
     `daily`: (name, horizon) → one value or None for each of `dates`, for ic, rank_ic and long_short.
-    `lags`: the Newey-West lag behind `ic_t@{h}d`. `degenerate`: the horizons whose scores collapsed. `warnings`: for
-    the log.
+    `lags`: the Newey-West lag of `ic_t@{h}d`. `degenerate`: the horizons with collapsed scores. `warnings`: log
+    messages.
     """
 
     values: dict[str, float | None]
@@ -36,8 +36,8 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LongShort:
-    """`returns` of each day, NaN where undefined; `weights` by day and stock: 1/k in the top, -1/k in the bottom, 0
-    elsewhere.
+    """Portfolio: `returns` of each day, NaN where undefined; `weights` by day and stock: 1/k in the top, -1/k
+    in the bottom, else 0.
     """
 
     returns: Daily
@@ -56,11 +56,11 @@ def evaluate(
     evaluation: EvaluationSpec,
     reference: Float[np.ndarray, "other horizon"] | None = None,
 ) -> Evaluation:
-    """`day` indexes `dates`, consecutive trading days; `targets` are raw h-day returns, NaN unknown; only ranked
-    samples belong here.
+    """Compute all metrics of ranked samples.
 
-    `reference` (scores of the training days, say) is what `psi` compares with; without it the first half of the days,
-    with the second. Raises ValueError for a score that is not finite: a NaN prediction is a failure, not a gap.
+    `day` indexes `dates`, consecutive trading days; `targets` are raw h-day returns, NaN where unknown. `psi` compares
+    the scores with `reference` (for instance those of the training days), or the second half of the days with the
+    first. Raises ValueError for a score that is not finite.
     """
     broken = ~np.isfinite(scores).all(axis=1)
     if broken.any():
@@ -106,9 +106,10 @@ def evaluate(
 def long_short(
     scores: Values, targets: Values, day: Ints, code: Ints, *, num_days: int, min_names: int, quantile: float
 ) -> LongShort:
-    """Each day the k = max(1, ⌊n·quantile⌋) highest scores long and lowest short, equal weights; ties by code.
+    """Equal-weight portfolio, each day long the k = max(1, ⌊n·quantile⌋) highest scores and short the k lowest.
 
-    Undefined (NaN, weights 0) on days with fewer than `min_names` samples or constant scores. `code` is 0 … C-1.
+    Ties are broken by code. Undefined (NaN, weights 0) on days with fewer than `min_names` samples or constant scores.
+    `code` is 0 … C-1.
     """
     order = np.lexsort((code, scores, day))
     sorted_day = day[order]
@@ -128,22 +129,22 @@ def long_short(
 
 
 def turnover(weights: Float[np.ndarray, "day code"]) -> Daily:
-    """`½ Σ |w_d - w_{d-1}|`, the first from an empty portfolio; 2 is a full exchange of both sides."""
+    """Turnover `½ Σ |w_d - w_{d-1}|`, starting from an empty portfolio; 2 replaces both sides completely."""
     traded: Daily = 0.5 * np.abs(np.diff(weights, axis=0, prepend=0.0)).sum(axis=1)
     return traded
 
 
 def sharpe(returns: Daily, periods_per_year: float) -> float | None:
-    """`mean/std · √periods` (ddof 1); None below two returns or without variation."""
+    """Sharpe ratio `mean/std · √periods` (ddof 1); None below two returns or without variation."""
     ratio = rank.average(returns).ratio
     return None if ratio is None else ratio * float(np.sqrt(periods_per_year))
 
 
 def max_drawdown(returns: Daily) -> float | None:
-    """Lowest fall of compounded wealth (starting at 1) from its peak, ≤ 0; None without returns."""
+    """Maximum drawdown of compounded wealth (starting at 1) from its peak, ≤ 0; None without returns."""
     if len(returns) == 0:
         return None
-    wealth = np.cumprod(np.r_[1.0, np.maximum(1.0 + returns, 0.0)])  # what is lost does not come back
+    wealth = np.cumprod(np.r_[1.0, np.maximum(1.0 + returns, 0.0)])  # a loss of everything stays at 0
     return float((wealth / np.maximum.accumulate(wealth) - 1).min())
 
 
@@ -202,7 +203,7 @@ def _horizon(
 
 
 def _portfolio_values(portfolio: LongShort, horizon: int, cost_bps: float) -> dict[str, float | None]:
-    """Held for `horizon` days and then exchanged, from the first day on, so that no two returns overlap."""
+    """Metrics of the portfolio rebalanced every `horizon` days from the first on, so that no returns overlap."""
     rebalanced = np.zeros(len(portfolio.returns), dtype=bool)
     rebalanced[::horizon] = True
     rebalanced &= np.isfinite(portfolio.returns)
@@ -215,7 +216,7 @@ def _portfolio_values(portfolio: LongShort, horizon: int, cost_bps: float) -> di
         "sharpe_net_ann": sharpe(net, YEAR / horizon),
         "turnover": float(traded[1:].mean())
         if len(traded) > 1
-        else None,  # buying the first portfolio costs, but is no exchange
+        else None,  # the first purchase has a cost, but is not turnover
         "max_drawdown": max_drawdown(gross),
         "spread": rank.average(portfolio.returns).mean,
     }

@@ -1,4 +1,4 @@
-"""Daily correlations of scores with targets, and their averages. What is undefined is NaN, never 0."""
+"""Daily correlations of scores with targets, and their averages. Undefined values are NaN, never 0."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ Daily = Float[np.ndarray, " day"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Average:
-    """Of the defined days: mean, std (ddof 1), mean/std, share above 0; None with too few days or no variation."""
+    """Mean, std (ddof 1), mean/std and share above 0 of the defined days; None with too few days or no variation."""
 
     mean: float | None
     std: float | None
@@ -23,9 +23,9 @@ class Average:
 
 
 def daily_ic(scores: Values, targets: Values, day: Days, *, num_days: int, min_names: int) -> Daily:
-    """Pearson correlation of each day (IC). NaN on days with fewer than `min_names` samples or with constant scores or
-    targets.
+    """Information coefficient (IC): Pearson correlation of each day.
 
+    NaN on days with fewer than `min_names` samples, constant scores or constant targets.
     Inputs are finite; `day` lies in 0 … num_days-1, in any order.
     """
     count = np.bincount(day, minlength=num_days)
@@ -68,8 +68,9 @@ def average_ranks(values: Values, day: Days) -> Values:
 
 
 def uniform_ranks(values: Float[np.ndarray, "sample column"], day: Days) -> Float[np.ndarray, "sample column"]:
-    """Each column's place within its day, (average rank - ½) / samples of the day: in (0, 1), mean ½, and ½ for a stock
-    that is alone. Values are finite.
+    """Uniform ranks of each column within its day: (average rank - ½) / samples of the day, in (0, 1) with mean ½.
+
+    Values are finite.
     """
     size = np.bincount(day)[day]
     columns = [(average_ranks(column, day) - 0.5) / size for column in values.T]
@@ -77,7 +78,7 @@ def uniform_ranks(values: Float[np.ndarray, "sample column"], day: Days) -> Floa
 
 
 def order_within_days(values: Values, day: Days) -> Days:
-    """Sample numbers by day, then by value, equal values in any order: several times faster than lexsort."""
+    """Indices that sort the samples by day, then by value (unstable); several times faster than lexsort."""
     order = np.argsort(values)
     by_value = day[order]
     narrow = by_value.astype(np.uint16) if len(day) and int(day.max()) < 2**16 else by_value
@@ -94,7 +95,7 @@ def average(daily: Daily) -> Average:
         )
     mean = float(values.mean())
     std = float(values.std(ddof=1)) if len(values) > 1 else None
-    # Equal values differ by rounding of the mean only: their ratio would be a huge number that means nothing.
+    # The std of equal values is rounding error: the ratio would be huge and meaningless.
     ratio = mean / std if std is not None and std > 1e-12 * max(1.0, abs(mean)) else None
     share = float((values > 0).mean())
     return Average(

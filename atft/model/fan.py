@@ -1,7 +1,7 @@
 """Frequency adaptive normalisation (NeurIPS 2024, arXiv 2409.20371) and frequency dropout.
 
 Both work along the first axis of `[day, stock, hidden]`.
-Everything runs in float32 or wider, whatever the autocast: the choice of frequencies is a comparison of close numbers.
+Everything runs in float32 or float64, even under autocast, because selecting frequencies compares close numbers.
 """
 
 import math
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 MATRIX_WINDOW = 64  # up to this window one W×W matrix product is faster than an FFT (measured on CPU)
 MAX_FREQUENCIES = 512  # more than the frequencies of the longest window
-MAX_INSERTION_SORT = 8
-MIN_POWER = 1e-12  # the slope of |X| is infinite at 0
+MAX_INSERTION_SORT = 8  # up to this many frequencies, insertion sort is faster than topk on a CPU
+MIN_POWER = 1e-12  # added under the square root, whose derivative is infinite at 0
 
 
 class Spectrum(nn.Module):
@@ -62,16 +62,16 @@ class Spectrum(nn.Module):
         return power.mul_(self.power_scale(power))
 
     def power_scale(self, like: Float[Tensor, "_ column"]) -> Float[Tensor, "frequency 1"]:
-        """`|rfft(x)|²` for one unit of squared coefficients."""
+        """Factor from squared coefficients to `|rfft(x)|²`."""
         return self.scale.to(like.dtype).square().reciprocal().mul(self.window)
 
     def spread(self, per_frequency: Float[Tensor, "frequency *column"]) -> Float[Tensor, "day *column"]:
-        """One number a frequency, repeated for its cosine and its sine."""
+        """Values by frequency, repeated for its cosine and its sine."""
         return torch.cat([per_frequency, per_frequency[1 : 1 + self.num_sines]])
 
 
 class _FrequencySplit(torch.autograd.Function):
-    """The normalisation, its gradient written out: half the passes over memory of the same steps left to autograd."""
+    """The normalisation with a hand-written gradient, which takes half the passes over memory that autograd's takes."""
 
     @staticmethod
     def forward(
@@ -101,7 +101,7 @@ class _FrequencySplit(torch.autograd.Function):
 
 
 class FrequencyNormalization(nn.Module):
-    """`main` keeps the `top_k` frequencies with the largest |X| of each stock and channel; residual = x - main."""
+    """Removes from each stock and channel its `top_k` frequencies with the largest |X|."""
 
     def __init__(self, *, window: int, top_k: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class FrequencyNormalization(nn.Module):
     def forward(
         self, x: Float[Tensor, "day stock hidden"]
     ) -> tuple[Float[Tensor, "day stock hidden"], Float[Tensor, "kept stock hidden"]]:
-        """The residual, and the kept |X|/W (the size of a level, half the swing of a wave), largest first."""
+        """The residual, and |X|/W of the removed frequencies, largest first (the level, or half a wave's amplitude)."""
         with torch.autocast(x.device.type, enabled=False):
             residual, amplitudes = _FrequencySplit.apply(  # type: ignore[no-untyped-call]  # torch leaves apply untyped
                 _at_least_float32(x).flatten(1), self.spectrum, self.top_k
@@ -122,7 +122,7 @@ class FrequencyNormalization(nn.Module):
 
 
 class Fan(nn.Module):
-    """`x + residual`, which keeps the level that ranks stocks, and a linear reading of the kept amplitudes."""
+    """FAN block: `x + residual`, which keeps the level that ranks stocks, and a linear map of the top amplitudes."""
 
     def __init__(self, *, window: int, hidden_size: int, top_k: int) -> None:
         super().__init__()
@@ -137,9 +137,7 @@ class Fan(nn.Module):
 
 
 class FrequencyDropout(nn.Module):
-    """In training, drops each frequency of a stock (all channels together) with `rate`; the level stays, since it ranks
-    stocks.
-    """
+    """Dropout of a stock's frequencies, all channels together, in training; keeps the level, which ranks stocks."""
 
     def __init__(self, *, window: int, rate: float) -> None:
         super().__init__()
@@ -162,8 +160,8 @@ class FrequencyDropout(nn.Module):
 def top_frequencies(power: Float[Tensor, "frequency column"], count: int) -> Int64[Tensor, "kept column"]:
     """Row numbers of the `count` largest values (≥ 0, compared as float32) of every column, largest first.
 
-    Ties go to the lower row, on every device: the bits of a float ≥ 0, read as a whole number, sort like the float,
-    and the row number is appended to them.
+    Ties go to the lower row on every device: the bits of a float ≥ 0, read as an integer, sort like the float, and the
+    row number is appended to them.
     """
     last = power.shape[0] - 1
     rows = torch.arange(last, -1, -1, device=power.device).unsqueeze(1)

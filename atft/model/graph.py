@@ -1,4 +1,4 @@
-"""Graph attention over a day's stocks: GATv2 layers (Brody et al. 2022), each added through a gate."""
+"""Graph attention over a day's stocks: GATv2 layers (Brody et al. 2022), each with a gated residual connection."""
 
 import warnings
 
@@ -14,14 +14,15 @@ with warnings.catch_warnings():
     from torch_geometric.nn.conv.gatv2_conv import GATv2Conv
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.5, 2.0
-RESIDUAL_CORRELATION = 3  # its column among an edge's attributes
+RESIDUAL_CORRELATION = 3  # column of the edge attributes
 INITIAL_LOGITS = 5.0  # logits per unit of correlation at the start
-EDGE_WEIGHT = 4.0  # large against the terms of the two stocks' states at the start
+EDGE_WEIGHT = 4.0  # outweighs the terms of the two stocks' states at the start
 
 
 class GatedFusion(nn.Module):
-    """`base + σ((W[base‖gat] + b)/τ) · gat · ‖base‖/‖gat‖`: a gate per channel; equal norms, so that neither term
-    dominates. τ starts at 1.
+    """Gated fusion `base + σ((W[base‖gat] + b)/τ) · gat · ‖base‖/‖gat‖`, with one gate per channel.
+
+    The rescaling gives both terms the same norm, so that neither dominates. τ starts at 1.
     """
 
     raw_temperature: Tensor
@@ -54,9 +55,9 @@ class GatedFusion(nn.Module):
 
 
 class DayGraphAttention(nn.Module):
-    """`layers` times GATv2 and fusion.
+    """`layers` GATv2 layers, each with a gated fusion.
 
-    In training a layer is skipped with a probability that grows linearly to `stochastic_depth` at the last.
+    Stochastic depth: in training a layer is skipped with a probability that grows linearly to `stochastic_depth`.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class DayGraphAttention(nn.Module):
     def forward(
         self, base: Float[Tensor, "stock hidden"], edges: Int64[Tensor, "2 edge"], attributes: Float[Tensor, "edge 4"]
     ) -> Float[Tensor, "stock hidden"]:
-        """`edges` are (from, to), none from a stock to itself: those are added here, once for all layers."""
+        """`edges` are (from, to) without self-loops, which are added here once for all layers."""
         edges, attributes = with_self_edges(edges, attributes, base.shape[0])
         for convolution, fusion, rate in zip(self.convolutions, self.fusions, self.skip_rates, strict=True):
             if self.training and rate > 0:
@@ -104,15 +105,15 @@ class DayGraphAttention(nn.Module):
 
 
 def init_heads_by_correlation(convolution: GATv2Conv) -> None:
-    """Initialise even heads to attend to positively correlated neighbours, odd heads to negatively correlated.
+    """Initialise even heads to attend to positively correlated neighbours, odd heads to negatively correlated ones.
 
-    Attention weights are positive, so that neighbours of the opposite sign can only be subtracted by a head of their
-    own. From a random start all heads average the same neighbours, and a weak signal does not separate them
-    (measured on the planted panel `graph_only`: none of the oracle's score was found; docs/experiments.md).
+    Attention weights are positive, so that only a separate head can subtract neighbours of the opposite sign. From a
+    random initialisation all heads average the same neighbours, and a weak signal does not separate them (measured on
+    the planted panel `graph_only`: no correlation with the oracle; docs/experiments.md).
     """
     channels = convolution.out_channels
     side = torch.ones(channels)
-    side[1::2] = -1.0  # leaky ReLU of ±x over both sides is linear in x
+    side[1::2] = -1.0  # the sum of leaky ReLU over +x and -x channels is linear in x
     head = torch.ones(convolution.heads, 1)
     head[1::2] = -1.0
     slope = (1 + convolution.negative_slope) / 2

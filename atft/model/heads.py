@@ -1,4 +1,4 @@
-"""Output heads: a stock's state to one score per horizon, or to increasing quantiles."""
+"""Output heads: map a stock's state to one score per horizon, or to increasing quantiles."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -12,7 +12,7 @@ HEAD_STD = 0.03  # a much smaller start is a recorded cause of collapsed predict
 
 
 class HorizonHeads(nn.Module):
-    """Shared linear, ReLU, dropout, then one head a horizon (rows of one matrix)."""
+    """A shared linear layer, ReLU and dropout, then one linear head per horizon (all in one matrix)."""
 
     median: Tensor
 
@@ -35,9 +35,7 @@ class HorizonHeads(nn.Module):
     def forward(
         self, state: Float[Tensor, "stock hidden"]
     ) -> tuple[Float[Tensor, "stock horizon"], Float[Tensor, "stock horizon quantile"] | None]:
-        """Scores, and with quantiles these too; the score is then their median, interpolated between the neighbouring
-        levels.
-        """
+        """Scores, and the quantiles if any; scores are then medians, interpolated between the nearest levels."""
         out = self.out(self.dropout(F.relu(self.shared(state))))
         out = out if out.dtype == torch.float64 else out.float()
         if not self.num_quantiles:
@@ -50,7 +48,7 @@ class HorizonHeads(nn.Module):
 
 
 def median_weights(quantiles: Sequence[float]) -> Float[Tensor, " quantile"]:
-    """Weights that read level 0.5 off the quantiles by linear interpolation; the nearest end where 0.5 lies outside."""
+    """Weights of the quantiles for the median by linear interpolation; the nearest quantile where 0.5 is outside."""
     levels = torch.tensor(quantiles)
     weights = torch.zeros(len(levels))
     above = int(torch.searchsorted(levels, 0.5))
@@ -63,6 +61,6 @@ def median_weights(quantiles: Sequence[float]) -> Float[Tensor, " quantile"]:
 
 
 def _normal_quantile_bias(quantiles: Sequence[float]) -> Float[Tensor, " quantile"]:
-    """Biases that start the quantiles at those of a standard normal, the scale of the labels."""
+    """Biases that initialise the quantiles to those of a standard normal, the scale of the labels."""
     values = torch.tensor([NormalDist().inv_cdf(q) for q in quantiles])
     return torch.cat([values[:1], torch.log(torch.expm1(values.diff()))])

@@ -1,5 +1,6 @@
-"""Pretraining without labels: the last day's inputs of some stocks are masked, and predicted from their neighbours'
-last day and their own past (masked prediction, Devlin et al. 2019, arXiv 1810.04805).
+"""Network for pretraining by masked prediction (Devlin et al. 2019, arXiv 1810.04805), without labels.
+
+The last day's inputs of some stocks are masked, and predicted from their neighbours' last day and their own past.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class MaskedPrediction:
 
 
 class MaskedPredictionHeads(nn.Module):
-    """Mask embedding, and projections of a state to inputs and, for the contrastive loss, to a view."""
+    """Mask embedding, and projections of a state to inputs and, for the contrastive loss, to an embedding (`view`)."""
 
     def __init__(self, *, hidden_size: int, num_features: int, contrast: bool) -> None:
         super().__init__()
@@ -42,8 +43,9 @@ class MaskedPredictionHeads(nn.Module):
 
 
 class MaskedNetwork(Encoder):
-    """The encoder with `heads` that predict masked inputs: masks `mask_ratio` of each day's ranked stocks, at least
-    one, at random in training and always the same ones in evaluation.
+    """The encoder with `heads` that predict masked inputs.
+
+    Masks `mask_ratio` of each day's ranked stocks, at least one: at random in training, always the same in evaluation.
     """
 
     def __init__(self, *, num_features: int, window: int, model: ModelSpec, mask_ratio: float, contrast: bool) -> None:

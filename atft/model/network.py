@@ -1,6 +1,6 @@
 """The network ATFT-GAT-FAN: rows → selection → windows → FAN → LSTM ‖ attention → day graph → heads.
 
-Selection runs once a row of the batch; the windows are gathered from its result. Randomness comes only from torch's
+Selection runs once per row of the batch, and windows are gathered from its output. Randomness comes only from torch's
 global generator.
 """
 
@@ -22,8 +22,9 @@ from atft.spec.model import ModelSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """`levels` names the quantiles; `selection` is the mean selection weight of each feature over the batch's rows,
-    detached.
+    """Output of the network: scores and, if configured, quantiles at `levels`.
+
+    `selection` is the mean selection weight of each feature over the batch's rows, detached.
     """
 
     scores: Float[Tensor, "stock horizon"]
@@ -36,8 +37,9 @@ Days = Float[Tensor, "day stock hidden"]
 
 
 class Encoder(nn.Module):
-    """All but the heads: a stock's state on a day. Children: `selection`, `fan` (with `use_fan`), `temporal`, `graph`
-    (with `use_gat`).
+    """The network without its heads: computes the state of each stock on each day.
+
+    Children: `selection`, `fan` (with `use_fan`), `temporal`, `graph` (with `use_gat`).
     """
 
     def __init__(self, *, num_features: int, window: int, model: ModelSpec) -> None:
@@ -73,8 +75,9 @@ class Encoder(nn.Module):
     def encode(
         self, batch: Batch, change: Callable[[Days], Days] | None = None
     ) -> tuple[Float[Tensor, "stock hidden"], Float[Tensor, "row feature"]]:
-        """The samples' states, and the selection weights of the batch's rows. `change` sees each sample's days before
-        anything reads them.
+        """The samples' states, and the selection weights of the batch's rows.
+
+        `change` transforms the windows before any other part reads them.
         """
         rows, weights = self.selection(batch.x)
         days = F.embedding(batch.windows.T, rows)  # [day, stock, hidden]: time first, so that FAN is one matrix product
@@ -90,7 +93,7 @@ class Encoder(nn.Module):
 
 
 class Network(Encoder):
-    """The encoder and `heads`."""
+    """The encoder with `heads` that give scores."""
 
     def __init__(self, *, num_features: int, num_horizons: int, window: int, model: ModelSpec) -> None:
         super().__init__(num_features=num_features, window=window, model=model)

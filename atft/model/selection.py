@@ -1,8 +1,8 @@
 """Variable selection by gated residual networks (Lim et al. 2021, arXiv 1912.09363).
 
-The paper gives every variable a network of its own, 11-14 times the cost of all the rest at 112 features. Here a
-variable has an embedding of `VARIABLE_SIZE` numbers, and all variables share one matrix product; the gating is the
-paper's.
+The paper has a separate network for every variable, which at 112 features costs 11-14 times as much as all the rest.
+Here each variable has an embedding of `VARIABLE_SIZE` numbers, and all variables share one matrix product; the gating
+is as in the paper.
 """
 
 import torch
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from atft.spec.model import VARIABLE_SIZE
 
-INITIAL_GATE_SCALE = 0.1  # spread of the selection's logits at the start
+INITIAL_GATE_SCALE = 0.1  # initial scale of the selection logits
 
 
 class GatedResidual(nn.Module):
-    """`LayerNorm(skip(a) + GLU(dropout(W1 ELU(W2 a + b2 + W3 c) + b1)))`, equations 2-5.
+    """Gated residual network `LayerNorm(skip(a) + GLU(dropout(W1 ELU(W2 a + b2 + W3 c) + b1)))`, equations 2-5.
 
-    The skip is linear when sizes differ; GLU's W4 and W5 are the halves of one matrix.
+    The skip connection is linear when sizes differ; W4 and W5 of the GLU are the halves of one matrix.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class GatedResidual(nn.Module):
         entered = self.enter(a)
         if self.context is not None:
             if context is None:
-                raise ValueError("this network was built with a context: give it")
+                raise ValueError("this network was built with context_size: pass a context")
             entered = entered + self.context(context)
         inner = self.dropout(self.inner(F.elu(entered)))
         skipped = a if self.skip is None else self.skip(a)
@@ -49,8 +49,9 @@ class GatedResidual(nn.Module):
 
 
 class VariableSelection(nn.Module):
-    """`out = Σ_j v_j ξ_j` with `v = softmax(GRN(x))` and `ξ_j = F · P_jᵀ ELU(a_j x_j + b_j)`; the factor F keeps the
-    sum's scale at any F.
+    """Weighted sum of variable embeddings `Σ_j v_j ξ_j`, `v = softmax(GRN(x))`, `ξ_j = F · P_jᵀ ELU(a_j x_j + b_j)`.
+
+    The factor F, the number of variables, keeps the sum's scale the same at any F.
     """
 
     def __init__(self, *, num_features: int, hidden_size: int, dropout: float = 0.0) -> None:
@@ -58,8 +59,8 @@ class VariableSelection(nn.Module):
         self.gate = GatedResidual(
             input_size=num_features, hidden_size=hidden_size, output_size=num_features, dropout=dropout
         )
-        # The gate's skip hands x itself to the softmax: at full size a feature of -2 would start 50 times fainter than
-        # one of 2. All start nearly alike, and what the features say arrives undistorted.
+        # The gate's skip connection passes x to the softmax: at full scale a feature of -2 would start with a weight 50
+        # times smaller than one of 2. At this scale all weights start nearly equal.
         nn.init.constant_(self.gate.norm.weight, INITIAL_GATE_SCALE)
         self.scale = nn.Parameter(torch.randn(num_features, VARIABLE_SIZE))
         self.shift = nn.Parameter(0.5 * torch.randn(num_features, VARIABLE_SIZE))
@@ -70,7 +71,7 @@ class VariableSelection(nn.Module):
     def forward(
         self, x: Float[Tensor, "row feature"]
     ) -> tuple[Float[Tensor, "row hidden"], Float[Tensor, "row feature"]]:
-        """The rows' hidden state and the selection weights, which sum to 1 on every row."""
+        """Hidden states and selection weights of the rows; the weights of a row sum to 1."""
         weights = torch.softmax(self.gate(x), dim=-1)
         embedded = F.elu(torch.addcmul(self.shift, x.unsqueeze(-1), self.scale))
         weighted = embedded * (weights * x.shape[1]).unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""Temporal encoder: LSTM and attention over the window, merged into a state of its last day. Time is the first axis."""
+"""Temporal encoder: LSTM and attention over the window, merged into a state of the last day. Time is the first axis."""
 
 import math
 
@@ -8,19 +8,19 @@ from torch import Tensor, nn
 
 from atft.model.selection import GatedResidual
 
-INITIAL_FORGET_BIAS = 1.0  # bias of the forget gate: a day keeps three quarters of its past
-MIN_COSINE_HEADS = 3  # so many phases tell a wave's sine and cosine
-INITIAL_COSINE_AMPLITUDE = 2.0  # half the logits' swing over a turn
+INITIAL_FORGET_BIAS = 1.0  # keeps three quarters of the cell state a day, σ(1) ≈ .73
+MIN_COSINE_HEADS = 3  # fewer phases cannot represent both sine and cosine
+INITIAL_COSINE_AMPLITUDE = 2.0  # of the logits over one period
 
 
 class LastDayAttention(nn.Module):
-    """Multi-head attention whose only query is the last day, which is exact where only the last day is read.
+    """Multi-head attention with the last day as its only query, since only the last day's output is used.
 
-    Each head starts with days of its own, by a learned bias over age (ALiBi, Press et al. 2022, arXiv 2108.12409;
-    `initial_recency_bias`), and a learned encoding of the position is added to the days: without them
-    attention could not tell yesterday from last month, and would start as eight times the same mean of the window.
-    With one query it is cheaper to carry the query through the key's matrix, and the weighted mean of the days through
-    the value's, than every day through both. (A bias of the key would add the same to every day: it has none.)
+    Each head has a learned bias over age (ALiBi, Press et al. 2022, arXiv 2108.12409; `initial_recency_bias`) with its
+    own initial values, and a learned position encoding is added to the days. Without them attention could not
+    distinguish days by age, and all heads would start as the same mean of the window.
+    With a single query it is cheaper to project the query by the key matrix, and the weighted mean of the days by the
+    value matrix, than to project every day by both. (The key has no bias: it would add the same to every day.)
     """
 
     def __init__(self, *, window: int, hidden_size: int, heads: int) -> None:
@@ -49,7 +49,7 @@ class LastDayAttention(nn.Module):
 def initial_recency_bias(heads: int, window: int) -> Float[Tensor, "head day"]:
     """Initial logits of the days by head.
 
-    Half of the heads, or all of fewer than 6, decay with age: a day's weight halves every 1 … `window` days, by head in
+    Half of the heads (all of them if there are fewer than 6) decay with age: half-lives from 1 to `window` days in
     geometric steps; the last day's logit is 0. The others are cosines of one period over the window at different
     phases: differences between them give the window's slope and curvature (its first cosine and sine), which no mixture
     of exponential decays can represent.
@@ -63,12 +63,14 @@ def initial_recency_bias(heads: int, window: int) -> Float[Tensor, "head day"]:
 
 
 class Temporal(nn.Module):
+    """LSTM and last-day attention in parallel, merged by a gated residual network."""
+
     def __init__(
         self, *, window: int, hidden_size: int, attention_heads: int, context_size: int, dropout: float
     ) -> None:
         super().__init__()
         self.lstm = nn.LSTM(hidden_size, hidden_size)
-        with torch.no_grad():  # remember at the start (Jozefowicz et al. 2015): torch's own start forgets half a day
+        with torch.no_grad():  # Jozefowicz et al. 2015; torch's own, near 0, forgets half a day
             self.lstm.get_parameter("bias_hh_l0")[hidden_size : 2 * hidden_size].fill_(INITIAL_FORGET_BIAS)
         self.attention = LastDayAttention(window=window, hidden_size=hidden_size, heads=attention_heads)
         self.merge = GatedResidual(

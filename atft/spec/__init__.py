@@ -1,1 +1,1 @@
-"""The typed specs: what a client may ask for, what the database stores, what the child reads. Imports pydantic only."""
+"""Pydantic models of requests, shared by the API, the database and the child process. Imports pydantic only."""

@@ -1,4 +1,4 @@
-"""Base class of every spec: frozen, no extra fields, with a digest. Cross-field errors point at the field to change."""
+"""Base class of all specs: frozen, no extra fields, with a digest. Cross-field errors point at the field to change."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Specs of datasets, planted panels, a run's data, and the split of its days."""
+"""Specs of a dataset, a planted panel, a run's data, and its split into training, validation and test days."""
 
 import math
 from pathlib import PurePosixPath
@@ -12,14 +12,14 @@ PlantedMode = Literal["full", "theory", "null", "leak", "graph_only", "cycle_onl
 Target = Literal["raw", "zscore", "rank_gauss", "sector_neutral", "beta_neutral"]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 DatasetRef = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[A-Za-z0-9]{1,64})?$")]
-MAX_SPLITS = 128  # a run trains one model after another, from the start, on each
+MAX_SPLITS = 128  # a run trains a new model on each, one after another
 COLUMN_ROLES = frozenset(
     {"date", "code", "sector", "open", "high", "low", "close", "volume", "in_universe", "features", "targets"}
 )
 
 
 class PlantedSpec(Spec):
-    """A made panel with a known Bayes-optimal score; `signal` is κ, the predictable share of a day's volatility."""
+    """Synthetic panel with a known Bayes-optimal score; `signal` is κ, the predictable share of a day's volatility."""
 
     num_codes: int = Field(500, ge=10, le=5000)
     num_days: int = Field(1000, ge=60, le=10000)
@@ -30,13 +30,15 @@ class PlantedSpec(Spec):
 
 
 class SideFile(Spec):
-    """A second file (universe or market), by server path under the data root, or the name of an upload's part."""
+    """A second file (universe or market): a path below the server's data root, or the name of an upload's part."""
 
     file: str = Field(min_length=1, max_length=500)
     columns: dict[str, str] = Field({})
 
 
 class DatasetSpec(Spec):
+    """A dataset to build: from a file below the data root (`path`), an upload (neither), or a `planted` panel."""
+
     name: Name
     path: str | None = Field(None, min_length=1, max_length=500)
     columns: dict[str, str | tuple[str, ...]] = Field(
@@ -74,7 +76,10 @@ class DatasetSpec(Spec):
 
 
 class DataSpec(Spec):
-    """What a run reads: days of history per sample, horizons to predict, the target's form, the smallest day."""
+    """Data of a run: `window` days of history per sample, horizons in trading days, the target's transformation.
+
+    Days with fewer than `min_names` known samples are skipped.
+    """
 
     window: int = Field(60, ge=2, le=512)
     horizons: Horizons = (1, 5, 10, 20)
@@ -91,12 +96,12 @@ class DataSpec(Spec):
 
 
 class SplitSpec(Spec):
-    """Trading days for training, validation and test; `embargo_days` stand between each pair and contain the purge.
+    """Split into training, validation and test days, separated by `embargo_days` unused days, which include the purge.
 
-    `walk_forward`: the last `folds` blocks of `test_days` days, each after its own validation and training days, all
-    there are (`train_days` null) or the last `train_days` of them. `purged_kfold`: `folds` blocks of all usable days,
-    each tested once. `cpcv`: each choice of `test_folds` of the `folds` blocks is one split. A run trains afresh on
-    every split.
+    `walk_forward`: the last `folds` blocks of `test_days` days, each after its own validation and training days
+    (all available ones, or the last `train_days`). `purged_kfold`: `folds` blocks of all usable days, each tested once.
+    `cpcv` (combinatorial purged cross-validation): each choice of `test_folds` of the `folds` blocks is one split. A
+    run trains a new model on every split.
     """
 
     kind: Literal["walk_forward", "purged_kfold", "cpcv"] = "walk_forward"
@@ -109,7 +114,7 @@ class SplitSpec(Spec):
 
     @property
     def num_splits(self) -> int:
-        """How many models a run trains: C(folds, test_folds) for cpcv, one a fold otherwise."""
+        """Number of models that a run trains: C(folds, test_folds) for cpcv, else `folds`."""
         return math.comb(self.folds, self.test_folds) if self.kind == "cpcv" else self.folds
 
     @model_validator(mode="after")

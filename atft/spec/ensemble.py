@@ -11,10 +11,10 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class EnsembleSpec(Spec):
-    """`base` is trained once with each of `seeds`, in their order; `base.seed` stays away, and its split has one fold.
+    """One training of `base` per seed, in the order of `seeds`; `base.seed` is left out, and its split has one fold.
 
     A score is the mean over members of the stock's rank among the day's ranked stocks, (rank - ½) / number of stocks.
-    `base.trainer.timeout_seconds` is of all members together.
+    `base.trainer.timeout_seconds` limits all members together.
     """
 
     base: TrainSpec

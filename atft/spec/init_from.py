@@ -1,6 +1,6 @@
-"""Which weights a training may begin with: of the same network on the same inputs, and from days of its past only.
+"""Checks of `init_from`: the source has the same encoder and inputs, and was trained on earlier days only.
 
-Arithmetic shared by the API, which refuses a request, and the child, which refuses a run.
+Shared by the API, which refuses the request, and the child, which refuses the run.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ GRAPH_SHAPE_FIELDS = ("gat_layers", "gat_heads", "learn_temperature")
 
 
 def check_encoder_shape(spec: TrainSpec, source: RunSpec) -> None:
-    """Refuse, at `/init_from`, an encoder of another shape; the caller compares the number of features."""
+    """Refuse an encoder of another shape, with pointer `/init_from`; the caller compares the number of features."""
     own, earlier = spec.model, source.model
     names = SHAPE_FIELDS + FAN_SHAPE_FIELDS * own.use_fan + GRAPH_SHAPE_FIELDS * own.use_gat
     pairs = {f"model.{name}": (getattr(earlier, name), getattr(own, name)) for name in names}
@@ -33,7 +33,7 @@ def check_encoder_shape(spec: TrainSpec, source: RunSpec) -> None:
 
 
 def same_heads(spec: TrainSpec, source: RunSpec) -> bool:
-    """Whether the source's heads have the same outputs as this training's."""
+    """Whether the source's output heads have the same horizons and quantiles as this training's."""
     return (
         isinstance(source, TrainSpec)
         and source.data.horizons == spec.data.horizons
@@ -47,12 +47,12 @@ def source_fold(source: RunSpec, fold: int) -> int:
 
 
 def check_no_lookahead(spec: TrainSpec, num_days: int, ancestors: Sequence[RunSpec]) -> None:
-    """Refuse, at `/init_from`, weights that have seen this training's evaluation days. `ancestors` are the source, the
-    run that the source started from, and so on; all on the same `num_days` trading days.
+    """Refuse weights trained or selected on this training's evaluation days, with pointer `/init_from`.
 
-    What holds for training days holds for those of every ancestor: they end a gap before each validation and test day
-    and, in k-fold and CPCV, begin a gap after it. The validation days of an ancestor, which chose its weights, keep the
-    same distance from test days. The gap is the longer one of the two runs.
+    `ancestors` are the source, the run that the source started from, and so on, all on the same `num_days` trading
+    days. The training days of every ancestor end a gap before each validation and test day and, in k-fold and CPCV,
+    begin a gap after it. The validation days of an ancestor, which selected its weights, keep the same distance from
+    test days. The gap is the longer one of the two runs.
     """
     later = plan_split(num_days, spec.data.window, max(spec.data.horizons), spec.split)
     plans = [plan_split(num_days, run.data.window, max(run.data.horizons), run.split) for run in ancestors]

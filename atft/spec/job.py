@@ -19,6 +19,8 @@ JobRef = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{1
 
 
 class RunSpec(Spec):
+    """Fields shared by training and pretraining."""
+
     dataset: DatasetRef
     name: str | None = Field(None, max_length=200)
     tags: Tags = Field({})
@@ -83,7 +85,7 @@ class RunSpec(Spec):
 
 
 class TrainSpec(RunSpec):
-    """`init_from`: a succeeded pretraining or training whose encoder this training begins with."""
+    """A training job; `init_from` is a succeeded pretraining or training whose encoder weights it starts from."""
 
     loss: LossSpec = LossSpec()
     evaluation: EvaluationSpec = EvaluationSpec()

@@ -13,6 +13,8 @@ Module = Literal["selection", "fan", "temporal", "graph", "heads"]
 
 
 class ModelSpec(Spec):
+    """Architecture of the network: sizes, dropout rates, and its optional parts (`use_fan`, `use_gat`, `quantiles`)."""
+
     hidden_size: int = Field(256, ge=4, le=4096)
     gat_layers: int = Field(2, ge=1, le=16)
     gat_heads: int = Field(4, ge=1, le=64)
@@ -55,10 +57,10 @@ class ModelSpec(Spec):
 
 
 class GraphSpec(Spec):
-    """Edges of a refresh day from returns up to that day; windows and half-life in trading days.
+    """Graph of the stocks, from the correlations of returns up to a refresh day; windows and half-life in trading days.
 
-    `neighbours_by`: a stock's neighbours are those of the largest correlation, or of the largest that is left when the
-    market's mean return is taken out: the market hides stocks that move against each other.
+    `neighbours_by` selects a stock's neighbours by absolute correlation, or by absolute correlation after the market's
+    mean return is subtracted, because the common market return hides stocks that move against each other.
     """
 
     correlation_window: int = Field(60, ge=10, le=1000)

@@ -12,8 +12,9 @@ from atft.spec.training import ResourcesSpec
 
 
 class PredictSpec(Spec):
-    """`model` is a training job or trial that has succeeded; `fold`, from 1, says which of its weights when it has
-    several folds. Days are the dataset's trading days from `from_day` to `to_day`, both included.
+    """Scores by the best weights of `model`, a succeeded training job or trial, from `from_day` to `to_day`, inclusive.
+
+    `fold`, from 1, selects the weights of a run of several folds. Days are the dataset's trading days.
     """
 
     model: str = Field(min_length=1, max_length=100, description="the id of a training job or trial")

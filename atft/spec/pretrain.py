@@ -1,6 +1,4 @@
-"""Spec of a pretraining: the encoder learns from inputs without labels, and a later training starts from it
-(`init_from`).
-"""
+"""Spec of a pretraining: self-supervised training of the encoder, for a later training to start from (`init_from`)."""
 
 from typing import Literal, Self
 
@@ -13,17 +11,19 @@ from atft.spec.training import TrainerSpec
 
 
 class PretrainTrainer(TrainerSpec):
-    """As in a training; the epoch that counts is always the one with the least loss on the validation days. A phase has
-    no loss of its own.
+    """As in a training, but the best epoch is always the one with the lowest validation loss, and phases have no loss
+    of their own.
     """
 
     objective: Literal["val/loss"] = "val/loss"
 
 
 class PretrainSpec(RunSpec):
-    """`masked`: of `mask_ratio` of a day's stocks today's inputs are hidden, and guessed from the other stocks' day (by
-    the graph) and their own past. `contrast_weight` adds InfoNCE between successive days of one stock, its cosines
-    divided by `temperature`. Labels have no part in it; the horizons and the gap only say which days may be used.
+    """Pretraining without labels by masked prediction, with an optional contrastive loss.
+
+    The inputs of the last day of `mask_ratio` of each day's stocks are masked, and predicted from the other stocks'
+    inputs of that day (through the graph) and the stock's own past. `contrast_weight` adds InfoNCE between successive
+    days of one stock, with cosine similarities divided by `temperature`. Horizons and gap only limit the usable days.
     """
 
     trainer: PretrainTrainer = PretrainTrainer()

@@ -1,4 +1,4 @@
-"""Reasons of a job's state: the closed list shared by the child, the database and the API."""
+"""Reasons of a job's state, an enumeration shared by the child process, the database and the API."""
 
 from enum import StrEnum
 

@@ -1,10 +1,9 @@
 """Split of a panel's trading days into training, validation and test days, shared by the API and the child.
 
 Day numbers count the panel's trading days from 0. Day t needs t-window+1 … t as input and t+1 … t+1+max_horizon as
-label, so that the usable days are window-1 … num_days-2-max_horizon. A gap of `embargo_days` unused days
-stands between training, validation and test days, on each side. The window of an evaluation day may reach back
-into training days: that is its past, known on that day. The window of a training day that follows evaluation days never
-reaches them, for there the gap is at least the window.
+label, so that the usable days are window-1 … num_days-2-max_horizon. A gap of `embargo_days` unused days separates
+training, validation and test days. The input window of an evaluation day may include training days, which are known by
+then. The window of a training day after evaluation days never includes them, because the gap is at least the window.
 """
 
 from dataclasses import dataclass
@@ -29,13 +28,15 @@ class Fold:
 
     @property
     def purged(self) -> DayRanges:
-        """The unused days between the fold's first and last day."""
+        """The unused days between the fold's first and last used day."""
         used = sorted([*self.train, *self.val, *self.test], key=lambda days: days.start)
         return tuple(range(a.stop, b.start) for a, b in pairwise(used) if a.stop < b.start)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitPlan:
+    """The folds of a split, earliest test days first."""
+
     folds: tuple[Fold, ...]
 
 
@@ -46,13 +47,13 @@ def count(ranges: DayRanges) -> int:
 def plan_split(num_days: int, window: int, max_horizon: int, split: SplitSpec) -> SplitPlan:
     """Every fold of `split` on a panel of `num_days` days, earliest test days first.
 
-    `walk_forward`: fold by fold the next `test_days` days, the last fold's the last usable ones; before each a gap,
-    `val_days`, a gap, then training days: all there are, or `train_days`.
-    `purged_kfold`, `cpcv`: the usable days in `folds` blocks of equal size, the first ones a day longer where they do
-    not divide; one block, or each choice of `test_folds` blocks, is tested. What is left a gap away from test days
-    trains, but for the last `val_days` of its longest stretch (the latest of equals) and a gap before them: these
-    validate, so that early stopping never sees test days.
-    Raises a validation error whose pointer is absolute in a TrainSpec, and which says how many days are needed.
+    `walk_forward`: consecutive blocks of `test_days` days that end with the last usable day; before each block a gap,
+    `val_days`, a gap, and the training days (`train_days`, or all).
+    `purged_kfold`, `cpcv`: the usable days in `folds` blocks of equal size (the first ones a day longer where they do
+    not divide); each block, or each choice of `test_folds` blocks, is tested once. Days at least a gap away from the
+    test days are training days, except that the last `val_days` of their longest consecutive range (the latest of
+    equals) are validation days, after another gap: early stopping never sees test days.
+    Raises a validation error with the number of days needed; its pointer is absolute in a TrainSpec.
     """
     usable = range(window - 1, num_days - 1 - max_horizon)
     if len(usable) == 0:
@@ -134,7 +135,7 @@ def _ranges_away_from(usable: range, test: DayRanges, gap: int) -> list[range]:
 
 
 def _min_usable_days(split: SplitSpec) -> str:
-    """How many usable days the split needs, for messages; found by bisection, since more days make no block smaller."""
+    """Number of usable days that the split needs, for messages; bisection, since more days make no block smaller."""
     low, high = 0, MAX_DAYS
     if _block_folds(range(high), split) is None:
         return f"more than {high} days"

@@ -1,4 +1,4 @@
-"""Spec of a study: space, sampler, pruner, and `apply`, which turns a trial's parameters into a TrainSpec."""
+"""Spec of a study (search space, sampler, pruner), and the TrainSpec that a trial's parameters give."""
 
 import math
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ class FloatDimension(Spec):
         return int((Decimal(str(self.high)) - Decimal(str(self.low))) // Decimal(str(self.step))) + 1
 
     def level(self, index: int) -> float:
-        """Value number `index` on the steps, as written: 0.1 + 2 · 0.1 is 0.3."""
+        """The value `index` steps above `low`, in decimal arithmetic: 0.1 + 2 · 0.1 is 0.3."""
         return float(Decimal(str(self.low)) + index * Decimal(str(self.step)))
 
     def contains(self, value: Scalar) -> bool:
@@ -101,7 +101,7 @@ class CategoricalDimension(Spec):
         return self
 
     def extremes(self) -> tuple[Scalar, ...]:
-        """Smallest and largest when all are numbers; else every choice."""
+        """Smallest and largest choice when all are numbers; else every choice."""
         if all(isinstance(c, int | float) and not isinstance(c, bool) for c in self.choices):
             numbers = sorted(c for c in self.choices if isinstance(c, int | float))
             return (numbers[0],) if len(numbers) == 1 else (numbers[0], numbers[-1])
@@ -144,7 +144,7 @@ class SamplerSpec(Spec):
 
 
 class PrunerSpec(Spec):
-    """Rungs and counts are in epochs; `warmup_epochs` epochs are never pruned."""
+    """Pruner of trials, in epochs: a trial is never pruned before `warmup_epochs`."""
 
     name: Literal["none", "median", "hyperband", "successive_halving", "wilcoxon", "patient"] = "median"
     startup_trials: int = Field(5, ge=0)
@@ -158,6 +158,8 @@ class PrunerSpec(Spec):
 
 
 class HpoSpec(Spec):
+    """A study: up to `n_trials` trainings, each `base` with parameters drawn from `space`; it ends early at `goal`."""
+
     base: TrainSpec
     space: dict[str, Dimension] = Field(DEFAULT_SPACE, min_length=1, max_length=50)
     objective: SearchObjective = SearchObjective()
@@ -173,7 +175,7 @@ class HpoSpec(Spec):
 
     @model_validator(mode="after")
     def _objective_is_selected_on(self) -> Self:
-        """A trial's value is its best epoch's, so the metric must be one that trials can select epochs by."""
+        """A trial's value is that of its best epoch, so the metric must be one that can select the best epoch."""
         metric, direction = self.objective.metric, self.objective.direction
         fits = "minimize" if metric.split("@")[0] == "val/loss" else "maximize"
         if direction != fits:
@@ -236,21 +238,22 @@ class HpoSpec(Spec):
 
     @property
     def num_trials(self) -> int:
-        """n_trials, or the enqueued points and the whole grid when that is less."""
+        """`n_trials`; for the grid sampler at most the grid and the enqueued points."""
         return min(self.n_trials, self.grid_size + len(self.enqueue)) if self.sampler.name == "grid" else self.n_trials
 
     def extreme(self, end: Literal["low", "high"]) -> dict[str, Scalar]:
-        """The parameters at one end of every dimension."""
+        """The lowest or the highest value of every dimension."""
         return {key: d.extremes()[0 if end == "low" else -1] for key, d in self.space.items()}
 
     def trial_spec(self, params: Mapping[str, Scalar]) -> TrainSpec:
-        """The training job of one trial: the base with `params`, the study's stop rules and objective, without
-        baselines. Raises ValidationError.
+        """The training job of one trial: `base` with `params`, the study's stop rules and objective, without baselines.
+
+        Raises ValidationError.
         """
         return TrainSpec.model_validate(self.trial_body(params))
 
     def trial_body(self, params: Mapping[str, Scalar]) -> dict[str, Any]:
-        """The same, not validated."""
+        """JSON of `trial_spec(params)`, not validated."""
         body = with_params(self.base, params)
         body["trainer"]["objective"] = self.objective.metric
         body["trainer"]["stop_rules"] += [rule.model_dump(mode="json") for rule in self.stop_rules]
@@ -268,14 +271,12 @@ RUNTIME_FIELDS = frozenset({"trainer.checkpoint_every_seconds", "trainer.timeout
 
 
 def apply(base: TrainSpec, params: Mapping[str, object]) -> TrainSpec:
-    """`base` with dotted `params` put in, validated as a whole. Raises KeyError for a name that is no field,
-    ValidationError.
-    """
+    """`base` with the fields of `params` (dotted names) replaced. Raises KeyError (unknown field), ValidationError."""
     return TrainSpec.model_validate(with_params(base, params))
 
 
 def with_params(base: TrainSpec, params: Mapping[str, object]) -> dict[str, Any]:
-    """JSON of `base` with dotted `params` put in, not validated. Raises KeyError."""
+    """JSON of `base` with the fields of `params` (dotted names) replaced, not validated. Raises KeyError."""
     body: dict[str, Any] = base.model_dump(mode="json")
     for key, value in params.items():
         *folders, leaf = key.split(".")
@@ -295,7 +296,7 @@ def with_value(base: TrainSpec, key: str, value: Scalar) -> TrainSpec:
 
 
 def trial_digest(base: TrainSpec, key: str, value: Scalar) -> str:
-    """The digest of the job with this one value; a value that is invalid on its own counts as a job of its own."""
+    """Digest of `base` with one field replaced, to compare values; invalid values get distinct strings."""
     try:
         return with_value(base, key, value).digest()
     except ValidationError:
@@ -303,9 +304,7 @@ def trial_digest(base: TrainSpec, key: str, value: Scalar) -> str:
 
 
 def no_effect_reason(base: TrainSpec, space: Mapping[str, Dimension], key: str) -> str | None:  # noqa: PLR0911 - a table
-    """The reason why no value of `key` can change the run, given the base's switches (unless the switch itself is
-    searched); else None.
-    """
+    """Why no value of `key` has an effect, given the settings of `base` that are not in the space; else None."""
 
     def fixed(name: str, value: Scalar) -> bool:
         return name not in space and _field_value(base, name) == value
@@ -340,7 +339,7 @@ def no_effect_reason(base: TrainSpec, space: Mapping[str, Dimension], key: str) 
 def merge_choices(
     dimension: CategoricalDimension, resolve: Mapping[Scalar, object]
 ) -> tuple[CategoricalDimension, list[str]]:
-    """Choices that resolve equal become one (the first); says which were merged."""
+    """Merge choices that resolve to the same value into the first of them; also returns a message per merged choice."""
     seen: dict[object, Scalar] = {}
     merged = []
     for choice in dimension.choices:
@@ -362,5 +361,5 @@ def _probe(dimension: FloatDimension | IntDimension | CategoricalDimension) -> t
 
 
 def _own_field(problem: Mapping[str, Any], key: str) -> bool:
-    """Whether a validation problem is about the very field `key`, not about how fields go together."""
+    """Whether a validation error is about the field `key` itself, not a combination of fields."""
     return ".".join(str(p) for p in problem["loc"]) == key

@@ -9,7 +9,10 @@ from atft.spec.model import Module
 
 
 class LossSpec(Spec):
-    """`regime`: days are weighted so that each regime of the market counts alike, within [.5, 2] and with mean 1."""
+    """Loss `base_weight · base + rank_weight · (1 - rank correlation)`.
+
+    With `regime` each day is weighted so that every market regime has the same total weight, within [.5, 2], mean 1.
+    """
 
     base: Literal["mse", "huber", "pinball"] = "huber"
     base_weight: float = Field(1.0, ge=0.0)
@@ -31,7 +34,7 @@ class LossSpec(Spec):
 
 
 class OptimizerSpec(Spec):
-    """`eps` null is the optimizer's own default: 1e-8 for adamw, 1e-16 for adabelief."""
+    """Optimizer; `eps` null is its default: 1e-8 for adamw, 1e-16 for adabelief."""
 
     name: Literal["adamw", "adabelief"] = "adamw"
     lr: float = Field(5.0e-4, gt=0.0, le=10.0)
@@ -62,7 +65,7 @@ class OptimizerSpec(Spec):
 
 
 class SchedulerSpec(Spec):
-    """Stepped once an epoch; `t_0`, `t_mult` and `eta_min` as in torch's CosineAnnealingWarmRestarts."""
+    """Learning-rate scheduler, stepped once an epoch; `t_0`, `t_mult`, `eta_min` as in CosineAnnealingWarmRestarts."""
 
     name: Literal["constant", "cosine", "cosine_restarts", "one_cycle"] = "cosine_restarts"
     t_0: int = Field(3, ge=1)
@@ -72,7 +75,7 @@ class SchedulerSpec(Spec):
 
 
 class EarlyStopping(Spec):
-    """After `patience` epochs without improvement; with phases only in the last one, so that each of them runs."""
+    """Stop after `patience` epochs without improvement; with phases only in the last one, so that all phases run."""
 
     patience: int = Field(5, ge=1)
     min_delta: float = Field(0.0, ge=0.0)
@@ -86,8 +89,8 @@ STOP_METRIC_PATTERN = (
 
 
 class StopRule(Spec):
-    """Stop (`stop_rule`) when `metric`, at epoch `at_epoch` or later, is below or above a bound, or has fallen
-    `falling` epochs running.
+    """Stop the run (reason `stop_rule`) when `metric`, from epoch `at_epoch` on, is below or above a bound,
+    or has fallen for `falling` consecutive epochs.
     """
 
     metric: str = Field(pattern=STOP_METRIC_PATTERN)
@@ -104,9 +107,9 @@ class StopRule(Spec):
 
 
 class PhaseSpec(Spec):
-    """A stretch of epochs: `lr` and `loss` null are the run's own; `modules` null trains all, else only those named.
+    """Consecutive epochs with their own `lr` and `loss` (null: the run's) and trained `modules` (null: all).
 
-    Each phase runs the scheduler from its beginning over its own epochs.
+    The scheduler restarts in each phase, over the phase's epochs.
     """
 
     name: str = Field(pattern=NAME_PATTERN)
@@ -158,9 +161,9 @@ class TrainerSpec(Spec):
         return self
 
     def phase_of(self, epoch: int) -> tuple[PhaseSpec, int]:
-        """The phase of 0-based `epoch`, and its own first epoch; epochs after the last belong to the last phase.
+        """The phase of 0-based `epoch`, and the phase's first epoch; epochs after the last belong to the last phase.
 
-        Without phases the run is one phase of all epochs and modules.
+        Without phases the run is a single phase of all epochs and modules.
         """
         first = 0
         for phase in self.phases:
@@ -178,7 +181,7 @@ class EvaluationSpec(Spec):
 
 
 class ResourcesSpec(Spec):
-    """`threads` is the child's hard limit; priority 0 runs first."""
+    """Queue, device and limits of a job; `threads` is the child process's limit; lower `priority` runs first."""
 
     queue: Literal["auto", "gpu", "cpu"] = "auto"
     device: Literal["auto", "cuda", "cpu"] = "auto"

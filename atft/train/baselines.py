@@ -58,7 +58,7 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """Data used to fit the baselines: `lags` days back (0 = the day itself), rows used of those there are."""
+    """Data used to fit the baselines: `lags` days back (0 = the day itself), rows used and rows available."""
 
     lags: tuple[int, ...]
     columns: int

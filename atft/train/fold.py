@@ -17,7 +17,7 @@ from atft.train.stopping import decide_stop, improves
 
 
 class FoldTraining:
-    """Brings the run's fold under way to its end, keeping the best epoch's weights in its folder."""
+    """Trains the run's current fold, and saves the best epoch's weights in its folder."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

@@ -35,11 +35,11 @@ def train(
     max_days: int | None = None,
     source: Path | None = None,
 ) -> Finished | Stopped | Failed:
-    """Run `spec` on `cache`, writing under `out` only; the returned event is the run's last word and has not been
+    """Run `spec` on `cache`, writing under `out` only, and return its final event, which has not been
     emitted.
 
-    `stop` is asked between updates and during evaluation. `resume` is a checkpoint's folder, of this run or an
-    earlier run.
+    `stop` is called between updates and during evaluation. `resume` is the folder of a checkpoint of this run or an
+    earlier one.
     `max_days` bounds a micro-batch, whatever preflight or the checkpoint says: the same updates in smaller pieces.
     `source` is the folder of the run that `init_from` names, with its config.json and weights.
     Without `test` neither test days nor baselines are touched (trials); with `preflight_only` nothing is trained.

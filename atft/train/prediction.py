@@ -59,7 +59,7 @@ def predict(
             raise RunError(
                 Reason.DATA_CHANGED,
                 f"{saved_run.weights.name} has SHA-256 {saved_run.sha256}, not {weights_sha256}: the weights have "
-                "changed since the prediction was asked for",
+                "changed since the prediction was requested",
             )
         with SystemSampler(torch.device("cpu"), spec.resources.threads) as sampler:
             return _Prediction(spec, saved_run, cache, reporter, stop, sampler, max_days).write(out)

@@ -18,8 +18,9 @@ from atft.train.report import RunError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SavedRun:
-    """`fold` counts from 0; `features` are in the order that the weights expect; `last_day` is the last one that the
-    fold saved_run or chose its best epoch on, `micro_batch_days` the size in which its scores were computed.
+    """One fold of a finished run. `fold` counts from 0; `features` are in the order of the weights.
+
+    `last_day` is the fold's last training or validation day, `micro_batch_days` the micro-batch size of its evaluation.
     """
 
     spec: TrainSpec

@@ -95,7 +95,7 @@ def test_a_study_is_submitted_and_followed_on_its_page(browser: Browser, up: Up,
     assert [
         one["id"] for one in Axe().run(page).response["violations"] if one["impact"] in ("serious", "critical")
     ] == []
-    expect(page.locator("#study-words")).to_contain_text("2 of 2 trials: 2 succeeded")
+    expect(page.locator("#study-text")).to_contain_text("2 of 2 trials: 2 succeeded")
     page.get_by_label("compare trial 0").check()
     page.get_by_label("compare trial 1").check()
     page.get_by_role("button", name="Compare 2").click()

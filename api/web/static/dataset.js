@@ -55,7 +55,7 @@ function showCoverage() {
   if (byId("coverage-section").hidden) return;
   const matrix = { periods: coverage.period.map((day) => day.slice(0, 7)), groups: coverage.codes, share: coverage.share };
   draw(byId("coverage"), matrix, `Coverage from ${matrix.periods[0]} to ${matrix.periods.at(-1)}: ${averages(matrix)}`);
-  byId("coverage-words").textContent = `On average: ${averages(matrix)}.`;
+  byId("coverage-text").textContent = `On average: ${averages(matrix)}.`;
 }
 
 function showChecks() {
@@ -68,7 +68,7 @@ function showChecks() {
 function showLeaks() {
   const report = dataset.leak_report;
   const suspected = report.suspected || [], allowed = report.allowed || [], named = report.named_like_targets || [];
-  byId("leaks-words").textContent = [
+  byId("leaks-text").textContent = [
     suspected.length ? `${suspected.length} features predict the next returns better than is plausible${report.limit ? ` (|mean daily RankIC| above ${report.limit})` : ""}.` : `No feature is suspected${report.limit ? `: none has a mean daily RankIC beyond ±${report.limit} that chance does not explain` : ""}.`,
     named.length ? `Named like a target: ${named.join(", ")}.` : "", allowed.length ? `Allowed at registration: ${allowed.join(", ")}.` : "",
     report.num_days ? `Checked on ${report.num_days} days.` : "",
@@ -124,14 +124,14 @@ let deleteTarget = null;
 function confirmDelete(target, text) {
   deleteTarget = target;
   byId("confirm-title").textContent = `Delete ${target}?`;
-  byId("confirm-words").textContent = `${text} Finished jobs keep their results, but cannot be run again without the data. This cannot be undone.`;
+  byId("confirm-text").textContent = `${text} Finished jobs keep their results, but cannot be run again without the data. This cannot be undone.`;
   byId("confirm-problem").hidden = true;
   byId("confirm").showModal();
 }
 
 byId("delete").addEventListener("click", () => confirmDelete(dataset.name, dataset.versions.length === 1 ? "The dataset is deleted, with its cache." : `All ${dataset.versions.length} versions are deleted, with their caches.`));
-byId("really").addEventListener("click", async () => {
-  byId("really").disabled = true;
+byId("confirm-delete").addEventListener("click", async () => {
+  byId("confirm-delete").disabled = true;
   try {
     const response = await fetch(`/datasets/${deleteTarget.split("@").map(encodeURIComponent).join("@")}`, { method: "DELETE", headers: { Accept: "application/json" } });
     if (!response.ok) throw new Error((await response.json()).detail);
@@ -141,7 +141,7 @@ byId("really").addEventListener("click", async () => {
     byId("confirm-problem").textContent = error.message;
     byId("confirm-problem").hidden = false;
   } finally {
-    byId("really").disabled = false;
+    byId("confirm-delete").disabled = false;
   }
 });
 

@@ -89,7 +89,7 @@ function showSplit() {
   if (split === null) return;
   const found = drawSplit(byId("split"), split.folds);
   byId("split-legend").replaceChildren(...found.roles.map(({ role, label }) => element("span", {}, element("span", { class: `key days ${role}` }), label)));
-  byId("split-words").textContent = [split.kind.replaceAll("_", " "), `gaps of ${split.embargo_days} trading days`, split.source === "plan" && "planned", found.note].filter(Boolean).join(", ");
+  byId("split-text").textContent = [split.kind.replaceAll("_", " "), `gaps of ${split.embargo_days} trading days`, split.source === "plan" && "planned", found.note].filter(Boolean).join(", ");
 }
 
 // Shows the newest log lines from before the page was opened.

@@ -31,7 +31,7 @@ export function draw() {
   const count = (state) => trials.filter((trial) => trial.state === state).length;
   const states = ["running", "queued", "succeeded", "pruned", "failed", "cancelled"].map((state) => [count(state), state]).filter(([some]) => some).map(([some, state]) => `${some} ${state}`);
   const summary = `${trials.length} of ${job.spec.n_trials} trials: ${states.join(", ") || "none yet"}. ${top ? `Best ${metric} ${formatNumber(top.value)}, trial ${top.number}.` : "No value yet."}`;
-  if (byId("study-words").textContent !== summary) byId("study-words").textContent = summary;
+  if (byId("study-text").textContent !== summary) byId("study-text").textContent = summary;
   const has = { history: top, intermediate: trials.some((trial) => Object.values(trial.intermediate).some(isNumber)), timeline: trials.some((trial) => trial.started_at), parallel: top, slices: top, trials: trials.length, importance: importance };
   for (const [name, present] of Object.entries(has)) byId(`${name}-section`).hidden = !present;
   history(byId("history"), trials, objective);

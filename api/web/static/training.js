@@ -44,7 +44,7 @@ function showCurve(metrics, job) {
     return key;
   }));
   if (focused) byId("legend").querySelector(`[data-line="${CSS.escape(focused)}"]`)?.focus();
-  byId("band-words").textContent = [
+  byId("band-text").textContent = [
     band ? `The band around ${line.name} is ± 2 standard errors of its mean over the validation days (Newey-West, as in rank_ic_t): changes inside it may be noise.` : "A mean over horizons has no band: its standard error is not recorded.",
     references.length ? `Dashed: simple rankers on the same days, ${line.name}.` : "",
   ].filter(Boolean).join(" ");

@@ -25,14 +25,14 @@ _SHOWN = {"key": {"summary": "A key as it was shown when it was made", "value": 
     "/keys",
     status_code=201,
     dependencies=[Depends(require_json)],
-    summary="Make an API key",
-    response_description="The key, shown this once.",
+    summary="Create an API key",
+    response_description="The key; it is shown only in this response.",
     responses=problems(413, 415),
 )
 async def create_key(
     new: Annotated[NewKey, Body(openapi_examples=_EXAMPLES)], service: ServiceDep, _: Admin
 ) -> MadeKey:
-    """Scope `admin` makes keys; it includes every other scope. The record keeps the SHA-256 only."""
+    """Create a key with the given scopes; `admin` includes all others. Only the SHA-256 of the key is stored."""
     if new.expires_at is not None and new.expires_at <= datetime.now(UTC):
         raise invalid("/expires_at", "this time is over: the key would never be good")
     quota = {name: limit for name, limit in new.quota.model_dump().items() if limit is not None}
@@ -61,7 +61,7 @@ async def revoke_key(
     service: ServiceDep,
     _: Admin,
 ) -> Response:
-    """From now on the key is refused, and with it the sessions that were begun with it. Twice is no error."""
+    """Refuse the key and close the sessions that were opened with it, at once. Revoking a revoked key is no error."""
     await service.database.write(keys.revoke, key_id)
     return Response(status_code=204)
 
@@ -71,14 +71,14 @@ async def revoke_key(
     status_code=204,
     response_class=Response,
     dependencies=[Depends(require_json)],
-    summary="Log a browser in",
-    response_description="`Set-Cookie`: a session of twelve hours, for this site only, that no script can read.",
+    summary="Log in",
+    response_description="`Set-Cookie`: a session of twelve hours (HttpOnly, SameSite=Strict).",
     responses=problems(413, 415),
 )
 async def begin_session(request: Request, body: Annotated[ShownKey, Body(openapi_examples=_SHOWN)]) -> Response:
-    """Exchange a key for a cookie. It may do what the key may do, for as long as the key is good.
+    """Exchange a key for a session cookie with the scopes of the key; it expires with the key.
 
-    Calls that change something need, beside the cookie, what browsers say by themselves: a page of this server asks.
+    With a cookie, calls that change something must also come from a page of this server (Origin or Sec-Fetch-Site).
     """
     cookie = await log_in(request, body.key.get_secret_value())
     response = Response(status_code=204)
@@ -93,9 +93,9 @@ async def begin_session(request: Request, body: Annotated[ShownKey, Body(openapi
     return response
 
 
-@router.delete("/session", status_code=204, response_class=Response, summary="Log a browser out", responses=problems())
+@router.delete("/session", status_code=204, response_class=Response, summary="Log out", responses=problems())
 async def end_session(request: Request, service: ServiceDep) -> Response:
-    """End the session of the cookie that came along. Without one there is nothing to do."""
+    """End the session of the request's cookie. Without a cookie nothing is changed."""
     if cookie := request.cookies.get(COOKIE):
         require_same_origin(request)
         await service.database.write(sessions.end, cookie)
@@ -110,17 +110,17 @@ def _parse_cursor(cursor: str) -> int:
     return int(cursor)
 
 
-@router.get("/audit", summary="Who changed what", responses=problems())
+@router.get("/audit", summary="Audit log", responses=problems())
 async def list_audit(
     service: ServiceDep,
     response: Response,
     _: Admin,
-    who: Annotated[str | None, Query(max_length=200, description="only what this caller did")] = None,
-    cursor: Annotated[str | None, Query(max_length=18, description="`next_cursor` of the page before")] = None,
+    who: Annotated[str | None, Query(max_length=200, description="only entries of this principal")] = None,
+    cursor: Annotated[str | None, Query(max_length=18, description="`next_cursor` of the previous page")] = None,
     limit: Limit = 50,
 ) -> AuditPage:
-    """Every change that was made by a request or a command, newest first. The log is only added to: the database itself
-    refuses to change it.
+    """Every change that was made by a request or a command, newest first. The log is append-only: the database refuses
+    to change or delete its entries.
     """
     before = None if cursor is None else _parse_cursor(cursor)
     rows, next_id = await service.database.read(audit.page, principal=who, before=before, limit=limit)

@@ -18,9 +18,9 @@ class Quota(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    jobs: int | None = Field(None, ge=0, le=10**9, description="jobs that are not over")
-    streams: int | None = Field(None, ge=0, le=10**6, description="open streams, in each API process")
-    upload_bytes: int | None = Field(None, ge=0, le=MAX_BYTES, description="uploads of a day")
+    jobs: int | None = Field(None, ge=0, le=10**9, description="unfinished jobs")
+    streams: int | None = Field(None, ge=0, le=10**6, description="open streams per API process")
+    upload_bytes: int | None = Field(None, ge=0, le=MAX_BYTES, description="uploaded bytes per day")
 
 
 class NewKey(BaseModel):
@@ -41,7 +41,7 @@ class KeyView(View):
 
     id: UUID
     name: str
-    prefix: str = Field(description="how the key begins, to tell it from others")
+    prefix: str = Field(description="first characters of the key, to identify it")
     scopes: list[str]
     quota: dict[str, int]
     created_at: Time
@@ -55,7 +55,7 @@ class MadeKey(KeyView):
 
     model_config = example(examples.KEY | {"key": "atft_0123abcd_…"})
 
-    key: str = Field(description="keep it now: nobody can read it again")
+    key: str = Field(description="the key itself; it cannot be read again")
 
 
 class Keys(View):

@@ -167,7 +167,9 @@ def _setting_reasons(differing: Mapping[str, Sequence[JsonValue]]) -> list[str]:
     elif not settings:
         reasons.append("the jobs have the same settings: there is no setting whose effect could be seen")
     elif seeds:
-        reasons.append(f"the seeds differ ({listed}): the effect of {settings[0]} cannot be told from that of the seed")
+        reasons.append(
+            f"the seeds differ ({listed}): the effect of {settings[0]} cannot be separated from that of the seed"
+        )
     if len(settings) > 1:
         reasons.append(
             f"{len(settings)} settings differ ({', '.join(settings)}): an effect cannot be traced to one of them"

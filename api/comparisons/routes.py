@@ -60,8 +60,8 @@ async def compare_jobs(
     """The differing settings of the jobs, whether the comparison is fair and if not why, and a test of each difference.
 
     The test is paired by day on the days on which both sides are defined, by the equal-weighted cosine estimator, whose
-    size holds for overlapping labels. `verdict` puts it in words. With three sides and more, the model confidence set
-    holds those that are not significantly worse than the best, all comparisons at once.
+    size holds for overlapping labels. `verdict` is the result in words. With three or more sides, the model confidence
+    set has those that are not significantly worse than the best, all comparisons at once.
     """
     measure, baseline_names = parse_measure(metric), list(baselines or ())
     for parameter, given in (("job", list(map(str, jobs))), ("baseline", baseline_names)):
@@ -85,7 +85,7 @@ def _compare(inputs: _Inputs, measure: Measure) -> Comparison:
 
 
 def _cache_key(session: Session, job_ids: Sequence[UUID], measure: Measure, baselines: Sequence[str]) -> Key:
-    """The cache key: a job's version changes with everything that a comparison shows of it.
+    """The cache key: the version of a job changes with every field that a comparison shows.
 
     Raises JobNotFound; Refused (422) for a job without daily values.
     """

@@ -18,8 +18,8 @@ class ComparedJob(View):
 
     id: str = Field(description="the job's id; `baseline:NAME` for a stored baseline")
     name: str | None
-    mean: float | None = Field(description="of the defined days")
-    std: float | None = Field(description="over days, ddof 1")
+    mean: float | None = Field(description="mean over the days on which the metric is defined")
+    std: float | None = Field(description="standard deviation over days, ddof 1")
     ic_t: float | None = Field(description="Newey–West t of the mean; the verdicts do not use it")
     num_days: int = Field(description="days on which the metric is defined")
     state: JobState | None = Field(description="null for a baseline")
@@ -38,7 +38,7 @@ class ComparedPair(View):
     p_value: float | None = Field(description="two-sided, not adjusted for the number of pairs")
     ci95: tuple[float, float] | None
     num_days: int = Field(description="days that were compared")
-    num_dropped: int = Field(description="days of either side on which not both are defined")
+    num_dropped: int = Field(description="days of either side that were left out, since one side is undefined")
     verdict: str
 
 
@@ -48,13 +48,13 @@ class Comparison(View):
     model_config = ConfigDict(json_schema_extra={"examples": [examples.COMPARISON]})
 
     metric: str
-    jobs: list[ComparedJob] = Field(description="in the order asked for, then the baselines")
+    jobs: list[ComparedJob] = Field(description="in the requested order, then the baselines")
     differences: dict[str, list[JsonValue]] = Field(
         description="dotted field of the spec: its value in each job; without `name` and `tags`"
     )
-    fair: bool = Field(description="same data, same days, same seed, exactly one setting apart, all succeeded")
+    fair: bool = Field(description="same data, days and seed, exactly one setting differs, and all succeeded")
     unfair_because: list[str]
-    pairs: list[ComparedPair] = Field(description="every pair up to 10 sides; beyond, each against the first")
+    pairs: list[ComparedPair] = Field(description="every pair for up to 10 sides, else each side against the first")
     model_confidence_set: list[str] | None = Field(
         description="ids that are not significantly worse than the best at 95 %, by every HORIZON-th common day; null "
         "below 3 sides or 30 such days"

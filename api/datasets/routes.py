@@ -82,7 +82,7 @@ _BODY: Final[dict[str, Any]] = {
     response_model=SubmittedView,
     openapi_extra=_BODY,
     summary="Register a dataset",
-    response_description="The job that builds it, queued. `Location` is its address.",
+    response_description="The queued job that builds the dataset. `Location` is its URL.",
     responses={
         **problems(413, 415, 507),
         200: {"model": DatasetPlan, "description": "With `dry_run=true`: the plan. Nothing is stored."},
@@ -98,9 +98,9 @@ async def create_dataset(
 ) -> SubmittedView | Response:
     """Queue the build of a dataset's cache from a panel of stocks by day.
 
-    The panel comes as an upload (multipart: `file`, the JSON `spec`, and the extra parts that `universe.file` and
-    `market.file` name), as a path under the server's data root, or planted: a synthetic panel whose
-    best possible score is known.
+    The panel is an upload (multipart: `file`, the JSON `spec`, and the extra parts that `universe.file` and
+    `market.file` name), a path under the server's data root, or planted: a synthetic panel whose best
+    possible score is known.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
@@ -279,7 +279,7 @@ def _resolve_paths(service: Service, spec: DatasetSpec, files: Mapping[str, str]
 async def list_datasets(
     service: ServiceDep, response: Response, _: Reader, cursor: Cursor = None, limit: Limit = 50
 ) -> DatasetPage:
-    """Each dataset in its newest version, newest first."""
+    """The newest version of each dataset, newest first."""
     rows, next_cursor = await service.database.read(catalog.datasets, cursor=cursor, limit=limit)
     if next_cursor is not None:
         response.headers["Link"] = f'</datasets?limit={limit}&cursor={next_cursor}>; rel="next"'
@@ -288,8 +288,8 @@ async def list_datasets(
 
 @router.get("/{name}", summary="One dataset", responses=problems(404))
 async def get_dataset(name: Ref, service: ServiceDep, _: Reader) -> DatasetView:
-    """The newest version, or the one of `name@version`: its columns, days, profile and leak report, and where every
-    version comes from.
+    """The newest version, or the one of `name@version`: its columns, days, profile and leak report, and the
+    source of every version.
     """
 
     def read(session: Session) -> DatasetView:

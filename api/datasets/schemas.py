@@ -18,7 +18,7 @@ class DatasetPlan(View):
     spec_digest: str
     warnings: list[str]
     inspection: dict[str, JsonValue] = Field(description="guessed schema, profile and what would be built")
-    registered: list[str] = Field([], description="versions (`name@version`) that hold this very content already")
+    registered: list[str] = Field([], description="existing versions (`name@version`) with the same content")
 
 
 class DatasetSummary(View):
@@ -28,12 +28,12 @@ class DatasetSummary(View):
 
     name: str
     version: int
-    fingerprint: str = Field(description="of the content: the same input and spec give the same fingerprint")
+    fingerprint: str = Field(description="digest of the content: the same input and spec give the same fingerprint")
     num_days: int | None
     num_codes: int | None
     num_rows: int | None
-    num_features: int = Field(description="across stocks and market-wide together")
-    num_warnings: int = Field(description="of the profile")
+    num_features: int = Field(description="per-stock and market-wide features together")
+    num_warnings: int = Field(description="warnings of the profile")
     days: tuple[str, str] | None = Field(description="first and last trading day")
     horizons: list[int]
     size_bytes: int
@@ -49,9 +49,9 @@ class OriginFile(View):
     model_config = example(examples.ORIGIN_FILE)
 
     role: Literal["panel", "universe", "market"]
-    name: str | None = Field(description="as its sender named it, or its path under the data root")
-    size_bytes: int | None = Field(description="of an upload")
-    sha256: str | None = Field(description="of an upload, as it was received")
+    name: str | None = Field(description="file name of the upload, or path under the data root")
+    size_bytes: int | None = Field(description="size of an upload")
+    sha256: str | None = Field(description="digest of an upload as it was received")
 
 
 class Origin(View):
@@ -61,10 +61,10 @@ class Origin(View):
 
     kind: Literal["upload", "path", "planted"]
     files: list[OriginFile]
-    source_sha256: str | None = Field(description="of all the bytes that the build read")
+    source_sha256: str | None = Field(description="digest of all bytes that the build read")
     by: str = Field(description="principal that registered it")
     asked_at: Time
-    versions: dict[str, JsonValue] = Field(description="of the programs that built it")
+    versions: dict[str, JsonValue] = Field(description="versions of the programs that built it")
 
 
 class DatasetVersion(View):
@@ -77,8 +77,8 @@ class DatasetVersion(View):
     size_bytes: int
     job_id: UUID
     created_at: Time
-    num_jobs: int = Field(description="submitted on this version; `jobs` lists them")
-    num_unfinished_jobs: int = Field(description="it cannot be deleted while there are any")
+    num_jobs: int = Field(description="jobs submitted on this version; `jobs` lists them")
+    num_unfinished_jobs: int = Field(description="the version cannot be deleted while there are any")
     origin: Origin
     link: str
     jobs: str
@@ -91,7 +91,7 @@ class DatasetView(DatasetSummary):
 
     columns: list[str] = Field(description="feature names in the order in which the network reads them")
     market_columns: list[str]
-    formulas: dict[str, str] = Field(description="how each feature is made")
+    formulas: dict[str, str] = Field(description="formula of each feature")
     normalisation: dict[str, str]
     spec: dict[str, JsonValue]
     profile: dict[str, JsonValue]

@@ -49,11 +49,11 @@ def expected_version(if_match: str | None) -> int | None:
 
 ServiceDep = Annotated[Service, Depends(service)]
 JobId = Annotated[UUID, Path(description="the job's id", examples=[examples.JOB_ID])]
-Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before")]
-Limit = Annotated[int, Query(ge=1, le=200, description="items a page")]
+Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the previous page")]
+Limit = Annotated[int, Query(ge=1, le=200, description="items per page")]
 DryRun = Annotated[bool, Query(description="plan only: nothing is stored")]
 IfMatch = Annotated[
-    str | None, Header(max_length=200, description="act only on this version of the job (its ETag); else 412")
+    str | None, Header(max_length=200, description="ETag of the job; 412 if the job has another version")
 ]
 IdempotencyKey = Annotated[
     str | None,
@@ -62,7 +62,7 @@ IdempotencyKey = Annotated[
         max_length=200,
         pattern=r"^[\x21-\x7e]+$",
         examples=["0f6b1c0e-8d5c-4a39-9d5e-1b1f3f0b7a11"],
-        description="the same key with the same body is the same job, for a day; with another body it is refused",
+        description="for a day, a repeated request with this key returns the same job; 422 if its body differs",
     ),
 ]
 

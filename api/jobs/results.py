@@ -54,19 +54,19 @@ async def get_metrics(
     _: Reader,
     name: Annotated[
         list[MetricName] | None,
-        Query(max_length=100, description="only names that begin so; repeatable", examples=[["val/rank_ic"]]),
+        Query(max_length=100, description="only names with this prefix; repeatable", examples=[["val/rank_ic"]]),
     ] = None,
     after_step: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="only points after this step")] = 0,
     max_points: Annotated[
-        int, Query(ge=4, le=100_000, description="points a series; longer ones are thinned, keeping lows and highs")
+        int, Query(ge=4, le=100_000, description="points per series; longer ones are thinned, keeping lows and highs")
     ] = 1000,
     format: Annotated[Literal["json", "parquet", "csv"], Query(description="json, or one long table")] = "json",  # noqa: A002 - the contract's name
 ) -> MetricsView | Response:
     """Keys are `{split}/{metric}` (the mean over horizons) and `{split}/{metric}@{h}d`; `step` is the 1-based epoch.
 
-    With several folds `val.2/…` is of the second one and `val/…` the mean over folds of their best epochs, reported
-    at the end. An undefined value is null, and so is a mean that one fold lacks.
-    Only rows of the current attempt are returned: what a lost attempt wrote past its last checkpoint is deleted.
+    With several folds `val.2/…` belongs to the second one; `val/…`, reported at the end, is the mean over folds of
+    their best epochs. An undefined value is null, and so is a mean to which one fold has no value.
+    Only rows of the current attempt are returned: rows that a lost attempt wrote after its last checkpoint are deleted.
     """
     job, series = await service.database.read(_series, job_id, name, after_step, max_points)
     if format != "json":
@@ -85,7 +85,7 @@ async def get_metrics(
 
 @router.get(
     "/evidence",
-    summary="What really ran",
+    summary="A job's evidence",
     responses={**problems(404), 200: {"content": {"application/json": {"example": examples.EVIDENCE}}}},
 )
 async def get_evidence(job_id: JobId, response: Response, service: ServiceDep, _: Reader) -> dict[str, JsonValue]:
@@ -103,7 +103,7 @@ def _artifacts(session: Session, job_id: JobId) -> list[ArtifactRow]:
 
 @router.get("/artifacts", summary="List a job's files", responses=problems(404))
 async def list_artifacts(job_id: JobId, service: ServiceDep, _: Reader) -> Artifacts:
-    """With size and SHA-256. A file is listed only once it is complete."""
+    """Files with size and SHA-256. A file is listed only when it is complete."""
     rows = await service.database.read(_artifacts, job_id)
     return Artifacts(items=[artifact_view(row) for row in rows])
 
@@ -137,7 +137,7 @@ async def get_artifact(
     service: ServiceDep,
     _: Reader,
 ) -> Response:
-    """The bytes, or a `Range` of them. `ETag` is the SHA-256."""
+    """The content, or a `Range` of it. `ETag` is the SHA-256."""
     row = await service.database.read(_artifact, job_id, name)
     path = existing_file(service.settings.run_root, row.path)
     if path is None:

@@ -66,11 +66,11 @@ async def list_jobs(
     tag: Annotated[
         str | None, Query(max_length=601, description="`key` or `key=value`", examples=["desk=tokyo"])
     ] = None,
-    q: Annotated[str | None, Query(max_length=200, description="part of a name, or how an id begins")] = None,
+    q: Annotated[str | None, Query(max_length=200, description="part of a name, or the start of an id")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> JobPage:
-    """Newest first. The next page is behind `next_cursor`, and behind `Link: …; rel="next"`."""
+    """Jobs, newest first. `next_cursor` and `Link: …; rel="next"` give the next page."""
     rows, next_cursor = await service.database.read(_page, state, kind, parent_id, dataset, tag, q, cursor, limit)
     if next_cursor is not None:
         others = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
@@ -117,7 +117,7 @@ async def _set_wanted(
     "/{job_id}/cancel",
     status_code=202,
     summary="Cancel a job",
-    response_description="The job as it stands now.",
+    response_description="The job after the request.",
     responses=problems(404, 409, 412),
 )
 async def cancel_job(
@@ -134,7 +134,7 @@ async def cancel_job(
     "/{job_id}/pause",
     status_code=202,
     summary="Pause a job",
-    response_description="The job as it stands now.",
+    response_description="The job after the request.",
     responses=problems(404, 409, 412),
 )
 async def pause_job(
@@ -148,13 +148,13 @@ async def pause_job(
     "/{job_id}/resume",
     status_code=202,
     summary="Resume a paused job",
-    response_description="The job as it stands now.",
+    response_description="The job after the request.",
     responses=problems(404, 409, 412),
 )
 async def resume_job(
     job_id: JobId, response: Response, service: ServiceDep, principal: Submitter, if_match: IfMatch = None
 ) -> JobView:
-    """Queue a paused job again; it goes on from its checkpoint. Other unfinished jobs stay as they are."""
+    """Queue a paused job again; it continues from its checkpoint. Other unfinished jobs are not changed."""
     return await _set_wanted(service, principal, job_id, Wanted.RUN, if_match, response)
 
 
@@ -163,7 +163,7 @@ async def resume_job(
     status_code=202,
     dependencies=[Depends(require_json)],
     summary="Change a job's priority",
-    response_description="The job as it stands now.",
+    response_description="The job after the request.",
     responses=problems(404, 409, 412, 413, 415),
 )
 async def set_priority(
@@ -174,7 +174,7 @@ async def set_priority(
     principal: Submitter,
     if_match: IfMatch = None,
 ) -> JobView:
-    """Move a job in its queue: 0 runs first, 9 last. A study takes its trials along; finished jobs return 409."""
+    """Move a job in its queue: 0 runs first, 9 last. The trials of a study move with it; finished jobs return 409."""
 
     def update(session: Session) -> tuple[list[Job], QueuePosition]:
         version = expected_version(if_match)
@@ -225,8 +225,8 @@ async def _submit_rerun(
     "/{job_id}/retry",
     status_code=202,
     response_model=SubmittedView,
-    summary="Try a failed or cancelled job again",
-    response_description="The new job, queued. `Location` is its address.",
+    summary="Retry a failed or cancelled job",
+    response_description="The new queued job. `Location` is its URL.",
     responses=problems(404, 409, 412),
 )
 async def retry_job(
@@ -237,9 +237,9 @@ async def retry_job(
     idempotency_key: IdempotencyKey = None,
     if_match: IfMatch = None,
 ) -> SubmittedView | Response:
-    """Make a new job of the same spec, whose `source_job_id` is this one, that goes on from its last checkpoint.
+    """Create a job with the same spec that continues from the last checkpoint of this one, its `source_job_id`.
 
-    The points up to that checkpoint come along. A failure caused by the spec or the data will repeat.
+    The metrics up to that checkpoint are kept. A failure caused by the spec or the data will repeat.
     """
     return await _submit_rerun(service, principal, job_id, RerunKind.RETRY, idempotency_key, if_match, response)
 
@@ -248,8 +248,8 @@ async def retry_job(
     "/{job_id}/rerun",
     status_code=202,
     response_model=SubmittedView,
-    summary="Repeat a succeeded job",
-    response_description="The new job, queued. `Location` is its address.",
+    summary="Rerun a succeeded job",
+    response_description="The new queued job. `Location` is its URL.",
     responses=problems(404, 409, 412),
 )
 async def rerun_job(
@@ -260,8 +260,8 @@ async def rerun_job(
     idempotency_key: IdempotencyKey = None,
     if_match: IfMatch = None,
 ) -> SubmittedView | Response:
-    """Make a new job of the same spec and data, from the start.
+    """Create a job with the same spec and data that runs from the start.
 
-    At its end its message, and `drift` in its evidence, say which metrics, weights and versions differ from this job's.
+    When it ends, its message and `drift` in its evidence report the metrics, weights and versions that differ.
     """
     return await _submit_rerun(service, principal, job_id, RerunKind.RERUN, idempotency_key, if_match, response)

@@ -51,9 +51,9 @@ class JobView(View):
     tags: dict[str, str]
     state: JobState
     wanted: Wanted = Field(
-        description="what was last requested; it differs from the state until the request has been carried out"
+        description="what was last requested; it differs from the state until the request has taken effect"
     )
-    status: str = Field(description="the state in one word for people: also cancelling, pausing, recovering")
+    status: str = Field(description="the state as one word for display: also cancelling, pausing, recovering")
     reason: Reason | None
     message: str | None
     attempt: int
@@ -65,7 +65,7 @@ class JobView(View):
     spec: dict[str, JsonValue]
     spec_digest: str
     progress: ProgressView | None
-    metrics: Metrics = Field(description="latest value by name; null is undefined, never 0")
+    metrics: Metrics = Field(description="latest value by name; an undefined value is null, never 0")
     best: dict[str, JsonValue] | None = Field(description="`epoch` and `metrics` of the best epoch by the objective")
     pending_reason: str | None = Field(description="why a queued job does not run yet")
     queue_position: int | None = Field(description="jobs ahead of this one on its queue; null unless queued")
@@ -81,7 +81,7 @@ class SubmittedView(JobView):
 
     model_config = example({**examples.JOB, **examples.JOB_QUEUED, "warnings": []})
 
-    warnings: list[str] = Field([], description="what may keep the job from running or surprise its owner")
+    warnings: list[str] = Field([], description="reasons why the job may not run, or not as expected")
 
 
 class JobPage(Page[JobView]):
@@ -107,9 +107,9 @@ class MetricsView(View):
     attempt: int
     latest: Metrics
     best: dict[str, JsonValue] | None
-    baselines: dict[str, Metrics] = Field(description="the same metrics of simple rankers, beside the job's own")
+    baselines: dict[str, Metrics] = Field(description="the same metrics of simple rankers on the same days")
     series: dict[str, Series]
-    last_seq: int = Field(description="the event up to which all is here: a stream goes on `after` it")
+    last_seq: int = Field(description="number of the last event that is included: follow a stream `after` it")
 
 
 class EventView(View):

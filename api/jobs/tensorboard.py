@@ -30,7 +30,7 @@ _FILE: Final[dict[int | str, dict[str, Any]]] = {
     responses={**problems(404), **_FILE},
 )
 async def get_tensorboard(job_id: JobId, request: Request, service: ServiceDep, _: Reader) -> Response:
-    """Every point, none thinned, oldest first: what is fetched later from a running job begins with the same bytes.
+    """Every point without thinning, oldest first: a later download from a running job starts with the same bytes.
 
     Put it in a folder of its own under TensorBoard's `--logdir`. An undefined value is NaN. `atft tensorboard` does
     this for several jobs, or for all trials of a study.

@@ -20,7 +20,7 @@ def etag(job: Job) -> str:
 
 
 def status(job: Job) -> str:
-    """The state in one word for people: also cancelling, pausing, pruning, recovering."""
+    """The state as one word for display: also cancelling, pausing, pruning, recovering."""
     if job.state in TERMINAL or job.state is JobState.PAUSED:
         return job.state.value
     if job.wanted in _WANTED_STATUS:

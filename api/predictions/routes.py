@@ -33,9 +33,9 @@ async def submit_predict(
     """Score the dataset's trading days from `from_day` to `to_day` by the best weights of a job that has succeeded.
 
     The artifact `predictions.parquet` has a row for each valid row of the universe: date, code, `score_{h}d`; null
-    where a stock has too few days behind it. On the days of the model's own evaluation, on the CPU, the scores are
-    those of that evaluation, bit for bit. A dataset with other features is refused. `warnings` say how many of the
-    days the model has learnt from: their scores are not out of sample.
+    where a stock has too few earlier days. On the days of the model's own evaluation, on the CPU, the scores are
+    those of that evaluation, bit for bit. A dataset with other features is refused. `warnings` report how many of
+    the days are in sample.
     """
 
     async def queue(admitted: admission.AdmittedPrediction, identity: RequestIdentity | None) -> SubmittedView:

@@ -42,20 +42,22 @@ class PredictPlan(View):
 
     spec: dict[str, JsonValue] = Field(description="resolved: every default filled in")
     spec_digest: str
-    warnings: list[str] = Field(description="also which of the days the model has learnt from, or cannot score")
+    warnings: list[str] = Field(description="also days that are in sample, and days that cannot be scored")
     dataset_fingerprint: str
-    weights: str = Field(description="the model's artifact that would score")
+    weights: str = Field(description="artifact of the model with the weights")
     weights_sha256: str
     num_parameters: int
     horizons: list[int]
-    first_day: date | None = Field(description="trading day; this and what follows from it is null when unknown")
+    first_day: date | None = Field(
+        description="trading day; this and the fields computed from it are null when unknown"
+    )
     last_day: date | None
     num_days: int | None
-    estimated_rows: int | None = Field(description="about: days × median stocks a day")
+    estimated_rows: int | None = Field(description="estimate: days × median stocks per day")
     estimated_seconds: float | None = Field(
-        description="at most, about: at the speed at which the model was trained, which scoring exceeds"
+        description="upper estimate, at the speed of the training, which scoring exceeds"
     )
-    estimated_bytes: int | None = Field(description="of the artifact, at most, about")
+    estimated_bytes: int | None = Field(description="upper estimate of the size of the artifact")
     queue: str
     queue_position: int
 

@@ -41,7 +41,7 @@ _SSE: Final[dict[int | str, dict[str, Any]]] = {
     204: {"description": "Every job has ended, and the last event that the client saw was its last: do not come back."},
 }
 LastEventId = Annotated[
-    str | None, Header(max_length=4000, description="the last `id:` that was seen: the stream goes on after it")
+    str | None, Header(max_length=4000, description="the last `id:` that was received: the stream continues after it")
 ]
 
 
@@ -102,11 +102,13 @@ async def stream_job_events(
     service: ServiceDep,
     principal: Reader,
     last_event_id: LastEventId = None,
-    after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="like Last-Event-ID, which wins")] = None,
+    after: Annotated[
+        int | None, Query(ge=0, le=MAX_INTEGER, description="like Last-Event-ID, which takes precedence")
+    ] = None,
 ) -> Response:
-    """Server-sent events from the first, or after the last seen: each once, in order; `event: end` at the end.
+    """Server-sent events from the first or after Last-Event-ID: each once, in order; `event: end` at the end.
 
-    `progress` events report how far the job is; they are not stored and have no id.
+    `progress` events report the progress of the job; they are not stored and have no id.
     """
     start = after or 0
     if last_event_id:
@@ -130,7 +132,7 @@ async def stream_events(
         str | None,
         Query(
             max_length=4000,
-            description="like Last-Event-ID, which wins; `newest`, of all or as a job's seq: only what comes now",
+            description="like Last-Event-ID, which takes precedence; `newest`, or `job:newest`: only new events",
         ),
     ] = None,
 ) -> Response:
@@ -173,7 +175,7 @@ async def get_logs(
     follow: Annotated[bool, Query(description="stream until the job ends")] = False,
     source: Annotated[
         Literal["record", "process"],
-        Query(description="the durable record of every attempt, or the raw output of one attempt's processes"),
+        Query(description="stored events of every attempt, or the raw output of one attempt's processes"),
     ] = "record",
     attempt: Annotated[
         int | None, Query(ge=1, le=2**31 - 1, description="for source=process; the newest by default")

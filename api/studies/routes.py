@@ -36,7 +36,7 @@ HPO_EXAMPLES = {
 PROMOTE_EXAMPLES = {"longer": {"summary": "The best trial, trained for 20 epochs", "value": examples.PROMOTE}}
 
 
-@router.post("/hpo", summary="Submit a study", **submit_route(StudyPlan, "The study is stored; its trials follow."))
+@router.post("/hpo", summary="Submit a study", **submit_route(StudyPlan, "The queued study; it submits its trials."))
 async def submit_hpo(
     spec: Annotated[HpoSpec, Body(openapi_examples=HPO_EXAMPLES)],
     response: Response,
@@ -50,7 +50,7 @@ async def submit_hpo(
     Each trial is a job of its own, with evidence and metrics.
 
     A space key that names no field or changes nothing is refused; choices that give the same run are merged, with a
-    warning. Both extremes of the space run one step before the first trial starts. A failed trial is never a number.
+    warning. Both extremes of the space run one step before the first trial starts. A failed trial has no value.
     """
 
     async def queue(study: study_admission.AdmittedStudy, identity: RequestIdentity | None) -> SubmittedView:
@@ -93,8 +93,8 @@ async def get_best(job_id: JobId, service: ServiceDep, _: Reader) -> BestView:
 
 @router.get("/{job_id}/importance", summary="A study's parameter importance", responses=problems(404))
 async def get_importance(job_id: JobId, service: ServiceDep, _: Reader) -> ImportanceView:
-    """How much each parameter matters for the objective, once the study has ended. Null, with the reason, when the
-    complete trials are too few to say."""
+    """The share of each parameter in the objective's variation, of a finished study. Null, with the reason, when there
+    are too few complete trials."""
     row = await service.database.read(studies.importance_artifact, job_id)
     path = existing_file(service.settings.run_root, row.path)
     if path is None:
@@ -117,7 +117,7 @@ def _promote(session: Session, job_id: UUID, promotion: Promotion) -> tuple[Trai
     response_model=SubmittedView,
     dependencies=[Depends(require_json)],
     summary="Promote to a full training job",
-    response_description="The training job is stored and will run.",
+    response_description="The queued training job.",
     responses=problems(404, 409, 413, 415),
 )
 async def promote(

@@ -19,11 +19,11 @@ class StudyPlan(View):
     spec: dict[str, JsonValue] = Field(description="resolved: every default filled in, equal choices merged")
     spec_digest: str
     warnings: list[str]
-    num_trials: int = Field(description="n_trials, or the whole grid when that is less")
+    num_trials: int = Field(description="n_trials, or the size of the grid if that is smaller")
     low: dict[str, JsonValue] = Field(description="one extreme of the space; both run one step before any trial")
     high: dict[str, JsonValue]
-    trial: Plan = Field(description="a trial at the base's own values")
-    estimated_seconds: float | None = Field(description="of all trials, `parallelism` at a time; null when unknown")
+    trial: Plan = Field(description="plan of a trial with the values of the base spec")
+    estimated_seconds: float | None = Field(description="for all trials, `parallelism` at a time; null when unknown")
 
 
 class TrialView(View):
@@ -72,7 +72,7 @@ class ImportanceView(View):
 
     model_config = example(examples.IMPORTANCE)
 
-    importance: dict[str, float] | None = Field(description="null when there are too few trials: see `why`")
+    importance: dict[str, float] | None = Field(description="null when there are too few trials; `why` has the reason")
     num_trials: int
     why: str | None
 

@@ -26,19 +26,17 @@ router = APIRouter(tags=["service"])
 LIMIT_SECONDS: Final = 3.0
 Verbose = Annotated[
     str | None,
-    Query(description="with this parameter, whatever its value, the answer lists each check", examples=["true"]),
+    Query(description="with this parameter, whatever its value, the response lists each check", examples=["true"]),
 ]
 _NOT_READY: Final[dict[int | str, dict[str, Any]]] = {
     400: problems()[400],
-    503: {"model": Health, "description": "Not ready. Retry-After says when to ask again."},
+    503: {"model": Health, "description": "Not ready. Retry-After says when to retry."},
 }
 
 
-@router.get(
-    "/livez", response_model_exclude_none=True, summary="Is the process alive", responses={400: problems()[400]}
-)
+@router.get("/livez", response_model_exclude_none=True, summary="Liveness", responses={400: problems()[400]})
 async def get_livez() -> Health:
-    """Of this process only: it says nothing of the database or the broker."""
+    """200 while this process runs, whatever the state of database and broker."""
     return Health(status="ok")
 
 
@@ -49,7 +47,7 @@ def _revision(session: Session) -> str | None:
 async def _check_database(service: Service) -> Check:
     started = time.perf_counter()
     await service.database.read(lambda session: session.execute(sa.text("SELECT 1")))
-    return Check(ok=True, detail=f"answered in {(time.perf_counter() - started) * 1000:.0f} ms")
+    return Check(ok=True, detail=f"responded in {(time.perf_counter() - started) * 1000:.0f} ms")
 
 
 async def _check_migrations(service: Service) -> Check:
@@ -65,7 +63,7 @@ async def _check_migrations(service: Service) -> Check:
 async def _check_broker(service: Service) -> Check:
     started = time.perf_counter()
     await service.redis.ping()
-    return Check(ok=True, detail=f"answered in {(time.perf_counter() - started) * 1000:.0f} ms")
+    return Check(ok=True, detail=f"responded in {(time.perf_counter() - started) * 1000:.0f} ms")
 
 
 async def _check_workers(service: Service) -> Check:
@@ -100,16 +98,16 @@ async def _bounded(check: Callable[[Service], Awaitable[Check]], service: Servic
     except Unavailable as error:
         return Check(ok=False, detail=error.detail)
     except TimeoutError:
-        return Check(ok=False, detail=f"no answer within {LIMIT_SECONDS:.0f} s")
+        return Check(ok=False, detail=f"no response within {LIMIT_SECONDS:.0f} s")
     except (RedisError, OSError) as error:
         return Check(ok=False, detail=f"not reachable ({type(error).__name__})")
 
 
 @router.get(
-    "/readyz", response_model=Health, response_model_exclude_none=True, summary="Can it serve", responses=_NOT_READY
+    "/readyz", response_model=Health, response_model_exclude_none=True, summary="Readiness", responses=_NOT_READY
 )
 async def get_readyz(service: ServiceDep, response: Response, verbose: Verbose = None) -> Health:
-    """200 when database, migrations and disk are in order. Broker and workers are only reported."""
+    """200 when the checks of database, migrations and disk pass. Broker and workers are only reported."""
     names = list(_CHECKS)
     results = await asyncio.gather(*(_bounded(check, service) for check, _ in _CHECKS.values()))
     checks = dict(zip(names, results, strict=True))
@@ -135,7 +133,7 @@ def _read_metrics(session: Session) -> tuple[dict[tuple[JobKind, JobState], int]
 @router.get(
     "/metrics",
     response_class=Response,
-    summary="Prometheus figures",
+    summary="Prometheus metrics",
     responses={
         **problems(),
         200: {
@@ -145,7 +143,7 @@ def _read_metrics(session: Session) -> tuple[dict[tuple[JobKind, JobState], int]
     },
 )
 async def get_prometheus(service: ServiceDep, _: Reader) -> Response:
-    """Jobs by kind and state, queue depth, workers, requests, streams. Without the database, not its figures."""
+    """Jobs by kind and state, queue depth, workers, requests, streams. Without a database its metrics are left out."""
     try:
         jobs, depth, workers = await service.database.read(_read_metrics)
         body = service.metrics.render(jobs, depth, workers, database_up=True)

@@ -31,14 +31,14 @@ class Workers(View):
 
 
 class Health(View):
-    model_config = example({"status": "ok", "checks": {"database": {"ok": True, "detail": "answered in 1 ms"}}})
+    model_config = example({"status": "ok", "checks": {"database": {"ok": True, "detail": "responded in 1 ms"}}})
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, "Check"] | None = Field(None, description="only with ?verbose")
 
 
 class Check(View):
-    model_config = example({"ok": True, "detail": "answered in 1 ms"})
+    model_config = example({"ok": True, "detail": "responded in 1 ms"})
 
     ok: bool
     detail: str

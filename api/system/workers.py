@@ -17,7 +17,7 @@ LIVE_SECONDS: Final = 60.0
 
 @router.get("/workers", summary="List workers", responses=problems())
 async def list_workers(service: ServiceDep, _: Reader) -> Workers:
-    """Worker processes by their own heartbeat: host, queue, device, and the job that each is busy with."""
+    """Worker processes by heartbeat: host, queue, device, and the job that each is running."""
     rows = await service.database.read(queries.workers)
     return Workers(items=[worker_view(row) for row in rows])
 

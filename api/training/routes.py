@@ -53,8 +53,8 @@ async def submit_train(
 ) -> SubmittedView | Response:
     """Queue a training of the ATFT-GAT-FAN network on a registered dataset.
 
-    The spec is checked against the dataset before anything is stored: its features, its horizons, and that its days are
-    enough for the window and the split. A 202 means that the job will run, whatever happens to this server or to Redis.
+    The spec is checked against the dataset before anything is stored: its features, its horizons, and that it has
+    enough days for the window and the split. After a 202 the job will run even if this server or Redis fails.
     """
     return await submit_run(
         service, principal, spec, JobKind.TRAIN, dry_run=dry_run, key=idempotency_key, response=response
@@ -72,8 +72,8 @@ async def submit_ensemble(
 ) -> SubmittedView | Response:
     """Queue one training for each seed, one after another, and average their scores by rank.
 
-    Each member is the training of its seed alone, with its own best epoch, weights and evidence, and `val.1/…`,
-    `test.1/…` for numbers. `val/…`, `test/…`, daily series and predictions.parquet are those of the average; a member
+    Each member is the training of its seed alone, with its own best epoch, weights and evidence, and metrics
+    `val.1/…`, `test.1/…`. `val/…`, `test/…`, daily series and predictions.parquet are those of the average; a member
     that fails makes the job fail.
     """
     return await submit_run(
@@ -103,7 +103,7 @@ async def submit_pretrain(
 
 @router.get("/{job_id}/split", tags=["results"], summary="A job's split, with a plot", responses=problems(404, 409))
 async def get_split(job_id: JobId, response: Response, service: ServiceDep, _: Reader) -> SplitView:
-    """For each fold, the first and last trading day and the number of days of every stretch of training, validation and
+    """For each fold, the first and last trading day and the number of days of every range of training, validation and
     test days and of the gaps between them; `figure` is the same as a Plotly figure in JSON.
 
     For a job that has started, from its evidence; before that, and for a study, from its spec and its dataset's

@@ -39,19 +39,23 @@ class Plan(View):
     spec_digest: str
     warnings: list[str]
     dataset_fingerprint: str
-    num_parameters: int = Field(description="trainable numbers of the network")
-    num_folds: int = Field(description="models it trains, one after another; the numbers below are of the largest fold")
+    num_parameters: int = Field(description="trainable parameters of the network")
+    num_folds: int = Field(
+        description="number of models trained one after another; the fields below describe the largest fold"
+    )
     num_members: int = Field(description="seeds of an ensemble, each trained on every fold; 1 for any other job")
-    epochs: int = Field(description="of each fold, at most")
-    days_per_step: int = Field(description="whole trading days a step: max(1, round(batch_size / median stocks a day))")
+    epochs: int = Field(description="maximum per fold")
+    days_per_step: int = Field(
+        description="whole trading days per step: max(1, round(batch_size / median stocks per day))"
+    )
     steps_per_epoch: int
-    samples_per_epoch: int = Field(description="about: training days × median stocks a day")
+    samples_per_epoch: int = Field(description="estimate: training days × median stocks per day")
     num_train_days: int
     num_val_days: int
     num_test_days: int
     folds: list[FoldDays] | None = Field(description="null when the dataset's files cannot be read")
     estimated_seconds: float | None = Field(
-        description="of all folds and members, by finished jobs with this model and window on this queue; "
+        description="for all folds and members, from finished jobs with this model and window on this queue; "
         "null until there are any"
     )
     estimated_bytes: int = Field(
@@ -70,9 +74,9 @@ class SplitView(View):
     kind: Literal["walk_forward", "purged_kfold", "cpcv"]
     embargo_days: int = Field(description="trading days between training, validation and test days")
     source: Literal["evidence", "plan"] = Field(
-        description="evidence: what ran; plan: what will run, by the dataset's calendar"
+        description="evidence: observed in the run; plan: computed from the calendar of the dataset"
     )
-    folds: list[FoldDays] = Field(description="earliest test days first; one model is trained on each")
+    folds: list[FoldDays] = Field(description="earliest test days first; one model is trained per fold")
     figure: dict[str, Any] = Field(description="the same as a Plotly figure in JSON")
 
 

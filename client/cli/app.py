@@ -14,7 +14,7 @@ from client.cli import datasets, jobs, predictions, runs, service, studies, tens
 from client.cli.terminal import ServiceAddress
 
 app = typer.Typer(
-    help="Training jobs on stock panels that can be trusted.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Submit and follow training jobs on stock panels.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 app.add_typer(datasets.app, name="datasets")
 for module in (service, jobs, runs, predictions, studies, tensorboard):

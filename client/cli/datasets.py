@@ -14,7 +14,7 @@ from rich.table import Table
 from client.cli import display
 from client.cli.terminal import AsJson, connect, err, exit_with_state, fail, out, print_json, print_warnings, read_spec
 
-app = typer.Typer(help="Register panels and look at them.", no_args_is_help=True)
+app = typer.Typer(help="Register, list, show and delete datasets.", no_args_is_help=True)
 DatasetRef = Annotated[str, typer.Argument(metavar="NAME", help="A dataset, or one version of it: NAME@VERSION.")]
 JsonObject = Mapping[str, JsonValue]
 File = Annotated[Path | None, typer.Option(exists=True, dir_okay=False)]
@@ -149,7 +149,7 @@ def _print_dataset(found: JsonObject) -> None:
         f"{one['feature']} ({one['rank_ic']} with {one.get('against', 'a target')})"
         for one in _objects(leaks.get("suspected"))
     ]
-    out.print(f"suspected of knowing the future: {', '.join(suspected) or 'none'}", markup=False, highlight=False)
+    out.print(f"suspected leaks: {', '.join(suspected) or 'none'}", markup=False, highlight=False)
     versions = Table("version", "made", "from", "by", "jobs", "unfinished", box=None, pad_edge=False)
     for one in _objects(found["versions"]):
         origin = _object(one["origin"])

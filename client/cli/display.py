@@ -139,7 +139,7 @@ def comparison_view(found: Comparison) -> Group:
     parts += [fair, *reasons, "", pairs]
     if found.model_confidence_set is not None:
         kept = ", ".join(names.get(one, one) for one in found.model_confidence_set)
-        parts += ["", f"not to be told from the best at 95 %: {kept}"]
+        parts += ["", f"not significantly worse than the best at 95 %: {kept}"]
     return Group(*parts)
 
 

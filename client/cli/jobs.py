@@ -138,7 +138,7 @@ def compare(
 
 @app.command()
 def evidence(context: typer.Context, job_id: JobId, _as_json: AlwaysJson = True) -> None:
-    """Show what really ran and what was requested, as JSON."""
+    """Show the evidence of a job: requested, resolved and observed settings, as JSON."""
     with connect(context) as service:
         print_json(service.evidence(job_id))
 

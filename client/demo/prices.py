@@ -126,7 +126,7 @@ def verdict(values: Mapping[str, Value]) -> str:
     if not beyond:
         return (
             f"Insufficient evidence of skill: at every horizon RankIC lies within two standard errors ({errors}) of 0, "
-            "so these figures cannot be told from chance. That is the usual outcome for a handful of stocks; "
+            "so these figures are not significant. That is the usual outcome for a handful of stocks; "
             "what the demo shows is that the whole path works, not that it makes money."
         )
     return (

@@ -159,7 +159,7 @@ def _print_best(client: Client, job: Job, best: BestTrial, counts: Mapping[str, 
     found = client.importance(job.id)
     if found.importance is not None:
         shares = sorted(found.importance.items(), key=lambda item: -item[1])
-        console.print(f"  what mattered: {', '.join(f'{name} {share:.0%}' for name, share in shares)}", highlight=False)
+        console.print(f"  importance: {', '.join(f'{name} {share:.0%}' for name, share in shares)}", highlight=False)
 
 
 def _promote(client: Client, study: Job, optimizer: str) -> LiveJob:

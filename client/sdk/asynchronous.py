@@ -79,7 +79,7 @@ class AsyncClient:
         return await self._send_for_job(operations.transition(job_id, "cancel"))
 
     async def pause(self, job_id: str) -> "AsyncJob":
-        """Ask a job to save a checkpoint and free its device."""
+        """Pause a job: it saves a checkpoint and frees its device."""
         return await self._send_for_job(operations.transition(job_id, "pause"))
 
     async def resume(self, job_id: str) -> "AsyncJob":
@@ -267,7 +267,7 @@ class AsyncClient:
         return await self._send(operations.workers())
 
     async def ready(self) -> bool:
-        """Whether `/readyz` answers 200; no retries."""
+        """Whether `/readyz` returns 200; no retries."""
         try:
             return (await self._http.get("/readyz", timeout=5)).status_code == httpx.codes.OK
         except httpx.TransportError:

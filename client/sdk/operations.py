@@ -70,7 +70,7 @@ class Call(Generic[T]):
 def check_response(response: httpx.Response) -> httpx.Response:
     """The response, when its status is not an error. Raises ServiceError."""
     if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        raise Unreachable(f"{response.request.url.copy_with(path='')} answers 503: {response.text[:300]}")
+        raise Unreachable(f"{response.request.url.copy_with(path='')} returned 503: {response.text[:300]}")
     if not response.is_error:
         return response
     try:

@@ -78,7 +78,7 @@ class Client:
         return self._send_for_job(operations.transition(job_id, "cancel"))
 
     def pause(self, job_id: str) -> "LiveJob":
-        """Ask a job to save a checkpoint and free its device."""
+        """Pause a job: it saves a checkpoint and frees its device."""
         return self._send_for_job(operations.transition(job_id, "pause"))
 
     def resume(self, job_id: str) -> "LiveJob":
@@ -263,7 +263,7 @@ class Client:
         return self._send(operations.workers())
 
     def ready(self) -> bool:
-        """Whether `/readyz` answers 200; no retries."""
+        """Whether `/readyz` returns 200; no retries."""
         try:
             return self._http.get("/readyz", timeout=5).status_code == httpx.codes.OK
         except httpx.TransportError:

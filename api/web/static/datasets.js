@@ -87,9 +87,9 @@ function send(address, body) {
       let response = {};
       try { response = JSON.parse(request.responseText || "{}"); } catch { if (request.status < 400) { reject(new Error("this response is not from the service: is there a proxy in between?")); return; } }  // a proxy's own page
       if (request.status === 401) document.getElementById("login").hidden = false;
-      if (request.status < 400) resolve(response); else reject(Object.assign(new Error(response.detail || `the service answers ${request.status}`), { errors: response.errors }));
+      if (request.status < 400) resolve(response); else reject(Object.assign(new Error(response.detail || `the service returned ${request.status}`), { errors: response.errors }));
     });
-    request.addEventListener("error", () => reject(new Error("the connection was lost before the service answered: is the service up, and the file not too large for it?")));
+    request.addEventListener("error", () => reject(new Error("the connection was lost before the service responded: is the service up, and the file not too large for it?")));
     request.addEventListener("abort", () => reject(new Error(byId("sent").hasAttribute("value") ? "stopped: nothing was registered" : "stopped after the whole file was sent: see in the list of jobs whether it is being built")));
   });
   request.open("POST", address);

@@ -278,6 +278,6 @@ def test_the_number_of_members_is_a_setting_and_their_seeds_are_none() -> None:
     assert found(side("alone"), ensemble("three", [0, 1, 2])).fair
     assert found(ensemble("two", [0, 2]), ensemble("three", [0, 1, 2])).fair
     (other,) = found(side("alone", seed=5), ensemble("three", [0, 1, 2])).unfair_because
-    assert "the effect of members cannot be told from that of the seed" in other
+    assert "the effect of members cannot be separated from that of the seed" in other
     (again,) = found(ensemble("one", [0, 1]), ensemble("another", [0, 2])).unfair_because
     assert "repetition" in again

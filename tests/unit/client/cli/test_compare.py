@@ -76,7 +76,7 @@ def test_a_comparison_is_shown_in_words() -> None:
     assert "not a fair comparison" in text
     assert "j2 is failed: only a succeeded job" in text
     assert "optimizer.name" in text
-    assert "not to be told from the best at 95 %: [adamw], ridge" in text
+    assert "not significantly worse than the best at 95 %: [adamw], ridge" in text
     [lost] = [line for line in text.splitlines() if line.startswith("j2 ") and "failed" in line and "only" not in line]
     assert "–" in lost
     assert "0.0" not in lost

@@ -115,12 +115,12 @@ def main() -> None:
         if not wanted:
             continue
         with tempfile.TemporaryDirectory(prefix="atft-ablation-") as folder:
-            cache = made(panel, Path(folder) / "cache")
+            cache = build_cache(panel, Path(folder) / "cache")
             for row in wanted:
                 start = time.process_time()
                 members = range(seed, seed + options.members) if row == "ensemble" else (seed,)
-                runs = [outcome(cache, panel, ROWS[row] | options.set, one, Path(folder)) for one in members]
-                found = judged(cache, panel, np.mean([run.ranks for run in runs], axis=0), runs[0])
+                runs = [train_once(cache, panel, ROWS[row] | options.set, one, Path(folder)) for one in members]
+                found = evaluate(cache, panel, np.mean([run.ranks for run in runs], axis=0), runs[0])
                 took = time.process_time() - start
                 done.append(asdict(panel) | {"row": row, "set": options.set, "cpu_seconds": round(took, 1)} | found)
                 if options.out:
@@ -154,7 +154,7 @@ def matches(one: dict[str, Any], panel: Panel, row: str, changes: Changes) -> bo
     return one["row"] == row and one["set"] == changes and asdict(panel).items() <= one.items()
 
 
-def made(panel: Panel, folder: Path) -> Cache:
+def build_cache(panel: Panel, folder: Path) -> Cache:
     planted = {
         "num_codes": panel.codes,
         "num_days": panel.days,
@@ -178,32 +178,32 @@ class Run:
     daily: dict[tuple[str, int], list[float | None]]
 
 
-def outcome(cache: Cache, panel: Panel, changes: Changes, seed: int, folder: Path) -> Run:
+def train_once(cache: Cache, panel: Panel, changes: Changes, seed: int, folder: Path) -> Run:
     """One training with its test days."""
     base = TrainSpec(dataset="ablation", seed=seed, baselines=False)
     spec = apply(base, {**BASE, "data.horizons": panel.horizons, **changes})
     events: list[Event] = []
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        last_word = train(spec, cache, Path(out), events.append, lambda: False)
-        if not isinstance(last_word, Finished):
-            raise SystemExit(f"the run did not finish: {last_word}")
+        final_event = train(spec, cache, Path(out), events.append, lambda: False)
+        if not isinstance(final_event, Finished):
+            raise SystemExit(f"the run did not finish: {final_event}")
         columns = ["date", "code", *(f"score_{h}d" for h in panel.horizons)]
         found = pq.read_table(Path(out) / "predictions.parquet", columns=columns, filters=[("split", "==", "test")])
     day = np.searchsorted(cache.days, found["date"].to_numpy().astype(cache.days.dtype))
     code = np.searchsorted(cache.codes, found["code"].to_pandas().to_numpy())
-    place_of = np.full((len(cache.days), len(cache.codes)), -1)
-    place_of[cache.day_index, cache.code_index] = np.arange(len(cache.day_index))
+    row_of = np.full((len(cache.days), len(cache.codes)), -1)
+    row_of[cache.day_index, cache.code_index] = np.arange(len(cache.day_index))
     ranks = [average_ranks(found[f"score_{h}d"].to_numpy(), day) for h in panel.horizons]
-    result: Any = last_word.result
+    result: Any = final_event.result
     return Run(
         ranks=np.stack(ranks, axis=1),
-        rows=place_of[day, code],
+        rows=row_of[day, code],
         epoch=result["best"]["epoch"],
-        daily=dict(series(events)),
+        daily=dict(test_series(events)),
     )
 
 
-def series(events: list[Event]) -> Iterator[tuple[tuple[str, int], list[float | None]]]:
+def test_series(events: list[Event]) -> Iterator[tuple[tuple[str, int], list[float | None]]]:
     for event in events:
         if isinstance(event, Metrics):
             for one in event.daily:
@@ -211,7 +211,7 @@ def series(events: list[Event]) -> Iterator[tuple[tuple[str, int], list[float | 
                     yield (event.source or "model", one.horizon), list(one.values)
 
 
-def judged(cache: Cache, panel: Panel, scores: np.ndarray, run: Run) -> dict[str, Any]:
+def evaluate(cache: Cache, panel: Panel, scores: np.ndarray, run: Run) -> dict[str, Any]:
     if cache.oracle is None:
         raise SystemExit("this panel has no oracle")
     best = np.asarray(cache.oracle["observed"][run.rows])
@@ -234,12 +234,12 @@ def judged(cache: Cache, panel: Panel, scores: np.ndarray, run: Run) -> dict[str
         "horizons": panel.horizons,
         "share": share,
         "of_rank_ic": of_rank_ic,
-        "tests": paired(run.daily, panel.horizons),
+        "tests": paired_tests(run.daily, panel.horizons),
         "epoch": run.epoch,
     }
 
 
-def paired(daily: Mapping[tuple[str, int], list[float | None]], horizons: Sequence[int]) -> list[dict[str, Any]]:
+def paired_tests(daily: Mapping[tuple[str, int], list[float | None]], horizons: Sequence[int]) -> list[dict[str, Any]]:
     """The model against each baseline that was run, by horizon."""
     return [
         {"horizon": h, "against": other}
@@ -250,7 +250,7 @@ def paired(daily: Mapping[tuple[str, int], list[float | None]], horizons: Sequen
     ]
 
 
-def told(test: Mapping[str, Any]) -> str:
+def test_line(test: Mapping[str, Any]) -> str:
     difference = f"model - {test['against']} {test['mean_difference']:+.4f}, p {test['p_value']:.3f}"
     return f"{test['horizon']} d: {difference}: {test['verdict']}"
 
@@ -273,7 +273,7 @@ def table(done: list[dict[str, Any]]) -> str:
         cells = [f"{statistics.fmean(one['share'][k] for one in own):.3f}" for k in range(len(horizons))]
         label = name if changes == "{}" else f"{name} {changes}"
         lines.append(f"| {label} | " + " | ".join(cells) + f" | {spread} | {len(own)} |")
-    lines += [f"{one['row']}, seed {one['seed']}, {told(test)}" for one in done for test in one["tests"]]
+    lines += [f"{one['row']}, seed {one['seed']}, {test_line(test)}" for one in done for test in one["tests"]]
     return "\n".join(lines)
 
 

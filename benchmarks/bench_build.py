@@ -73,12 +73,12 @@ def child_build(source: Path, out: Path) -> None:
         stages.setdefault(stage, (now, time.process_time()))
         last = now
 
-    deaf, asked = 0.0, time.perf_counter()
+    longest_unchecked, last_check = 0.0, time.perf_counter()
 
     def stop() -> bool:
-        nonlocal deaf, asked
+        nonlocal longest_unchecked, last_check
         now = time.perf_counter()
-        deaf, asked = max(deaf, now - asked), now
+        longest_unchecked, last_check = max(longest_unchecked, now - last_check), now
         return False
 
     spec = DatasetSpec(name="bench", path=str(source), horizons=HORIZONS)
@@ -92,7 +92,8 @@ def child_build(source: Path, out: Path) -> None:
     }
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     spent = {"seconds": end[0] - start, "cpu_seconds": end[1] - cpu}
-    print(json.dumps({**spent, "bytes": size, "longest_silence": longest, "longest_deaf": deaf, "stages": parts}))
+    spent |= {"bytes": size, "longest_silence": longest, "longest_deaf": longest_unchecked}
+    print(json.dumps({**spent, "stages": parts}))
 
 
 def child_copy(source: Path, out: Path) -> None:
@@ -107,7 +108,7 @@ def child_copy(source: Path, out: Path) -> None:
     print(json.dumps({**spent, "bytes": out.stat().st_size}))
 
 
-def measured(kind: str, source: Path, out: Path, threads: int) -> dict[str, object]:
+def run_child(kind: str, source: Path, out: Path, threads: int) -> dict[str, object]:
     """Run a child; its own figures and the most anonymous memory that it had."""
     limits = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     root = str(Path(__file__).resolve().parents[1])
@@ -137,7 +138,7 @@ def compare(folder: Path, names: int, days: int, dtype: str, threads: int, repea
     for _ in range(repeats):
         for kind, done in runs.items():
             out = folder / f"out-{kind}"
-            done.append(measured(kind, source, out, threads))
+            done.append(run_child(kind, source, out, threads))
             shutil.rmtree(out) if out.is_dir() else out.unlink()
     median = {k: statistics.median(float(r["seconds"]) for r in runs[k]) for k in runs}  # type: ignore[arg-type]
     best = {k: min(float(r["seconds"]) for r in runs[k]) for k in runs}  # type: ignore[arg-type]

@@ -54,8 +54,8 @@ const seen = {
   curve: "#curve svg path.line", training: "#training figure[data-name=grad] svg path.line", rows: "#rows tr",
 };
 new MutationObserver(() => {
-  for (const [name, place] of Object.entries(seen)) {
-    if (marks[name] || !document.querySelector(place)) continue;
+  for (const [name, selector] of Object.entries(seen)) {
+    if (marks[name] || !document.querySelector(selector)) continue;
     requestAnimationFrame(() => { marks[name] ??= performance.now(); });
   }
 }).observe(document, { childList: true, subtree: true });
@@ -70,7 +70,7 @@ class Service:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Service]:
+def running_service(folder: Path) -> Iterator[Service]:
     """Postgres, Valkey and one API."""
     with embedded.start(folder / "servers") as servers, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -106,14 +106,14 @@ def ready(url: str) -> bool:
 # -- what is looked at
 
 
-def begin(session: Session, name: str) -> UUID:
+def start_job(session: Session, name: str) -> UUID:
     spec = {"dataset": "panel", "trainer": {"max_epochs": 500}}
     job = submission.submit(session, kind=JobKind.TRAIN, spec=spec, spec_digest="d", queue="cpu", name=name).job
     assert lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=3600) is not None
     return job.id
 
 
-def one_job(service: Service, points: int) -> UUID:
+def running_job(service: Service, points: int) -> UUID:
     """A running job: 500 epochs of validation by horizon, and as many updates as make up the number of points."""
     draw = np.random.default_rng(0)
     metrics = [
@@ -121,7 +121,7 @@ def one_job(service: Service, points: int) -> UUID:
     ]
     epochs = min(500, points // 4 // len(metrics))
     with transaction(service.sessions) as session:
-        job_id = begin(session, f"{points:,} points")
+        job_id = start_job(session, f"{points:,} points")
         rows = [(name, step) for name in metrics for step in range(1, epochs + 1)]
         updates = (points - len(rows)) // len(STEP_NAMES)
         rows += [(name, step) for name in STEP_NAMES for step in range(1, updates + 1)]
@@ -134,7 +134,7 @@ def one_job(service: Service, points: int) -> UUID:
     return job_id
 
 
-def many_jobs(service: Service, count: int) -> None:
+def finished_jobs(service: Service, count: int) -> None:
     now = datetime.now(UTC)
     rows = [
         {"id": uuid7(), "kind": JobKind.TRAIN, "name": f"job {number}", "queue": "cpu", "spec": {}, "spec_digest": "d",
@@ -157,7 +157,7 @@ def many_jobs(service: Service, count: int) -> None:
 
 
 @contextmanager
-def opened(browser: Browser, service: Service) -> Iterator[tuple[Page, CDPSession, list[int]]]:
+def open_page(browser: Browser, service: Service) -> Iterator[tuple[Page, CDPSession, list[int]]]:
     """A page of a person who comes for the first time; the list grows by the bytes that come over the network."""
     # the page's policy forbids the strings that Playwright would evaluate
     context = browser.new_context(base_url=service.url, viewport={"width": 1440, "height": 900}, bypass_csp=True)
@@ -178,10 +178,10 @@ def mark(page: Page, name: str) -> float:
     return round(found, 1)
 
 
-def open_job(browser: Browser, service: Service, job_id: UUID, rounds: int) -> dict[str, object]:
+def measure_job_view(browser: Browser, service: Service, job_id: UUID, rounds: int) -> dict[str, object]:
     first, all_of_them, sizes = [], [], []
     for _ in range(rounds + 1):
-        with opened(browser, service) as (page, _protocol, received):
+        with open_page(browser, service) as (page, _protocol, received):
             page.goto(f"/ui/jobs/{job_id}")
             first.append(mark(page, "curve"))
             all_of_them.append(mark(page, "training"))
@@ -206,10 +206,10 @@ FRAMES = """async () => {
 }"""
 
 
-def look_at_list(browser: Browser, service: Service, jobs: int, rounds: int) -> dict[str, object]:
+def measure_job_list(browser: Browser, service: Service, jobs: int, rounds: int) -> dict[str, object]:
     shown, older, found, gaps = [], [], [], []
     for _ in range(rounds):
-        with opened(browser, service) as (page, _protocol, _received):
+        with open_page(browser, service) as (page, _protocol, _received):
             page.goto("/")
             shown.append(mark(page, "rows"))
             for _ in range(20):
@@ -232,7 +232,7 @@ def look_at_list(browser: Browser, service: Service, jobs: int, rounds: int) -> 
     }
 
 
-def said(number: int, epochs: float) -> list[AnyEvent]:
+def child_events(number: int, epochs: float) -> list[AnyEvent]:
     """What a child says in a tenth of a second, now and then with an epoch's end."""
     seq = number * 4 + 1
     values: dict[str, float | None] = dict.fromkeys(STEP_NAMES, 0.01 + number % 97 / 1000)
@@ -250,27 +250,27 @@ def said(number: int, epochs: float) -> list[AnyEvent]:
     return events
 
 
-def leave_open(browser: Browser, service: Service, events: int, seconds: float) -> dict[str, object]:
+def measure_open_view(browser: Browser, service: Service, events: int, seconds: float) -> dict[str, object]:
     """`events` metrics events with as many changes of progress; an epoch ends every 200."""
     with transaction(service.sessions) as session:
-        job_id = begin(session, "left open")
-        history.append(session, job_id, 1, said(0, 200))
-    with opened(browser, service) as (page, protocol, received):
+        job_id = start_job(session, "left open")
+        history.append(session, job_id, 1, child_events(0, 200))
+    with open_page(browser, service) as (page, protocol, received):
         page.goto(f"/ui/jobs/{job_id}")
         page.wait_for_function("document.querySelector('#training svg')")
-        measured = [weight(protocol)]
+        measured = [page_memory(protocol)]
         before, start = sum(received), time.perf_counter()
         batch = max(1, round(events / seconds / 10))
         for number in range(1, events, batch):
             with transaction(service.sessions) as session:
                 for one in range(number, min(number + batch, events)):
-                    history.append(session, job_id, 1, said(one, 200))
+                    history.append(session, job_id, 1, child_events(one, 200))
             page.wait_for_timeout(max(0.0, start + number / events * seconds - time.perf_counter()) * 1000)
             if number * 4 // events != (number + batch) * 4 // events:
-                measured.append(weight(protocol))
+                measured.append(page_memory(protocol))
         page.wait_for_function(f"document.getElementById('log').textContent.includes('epoch {events // 200} is over')")
         page.wait_for_timeout(3000)
-        took, after = time.perf_counter() - start, weight(protocol)
+        took, after = time.perf_counter() - start, page_memory(protocol)
         tasks = page.evaluate("window.tasks")
     return {
         "events": events,
@@ -285,7 +285,7 @@ def leave_open(browser: Browser, service: Service, events: int, seconds: float) 
     }
 
 
-def weight(protocol: CDPSession) -> dict[str, int]:
+def page_memory(protocol: CDPSession) -> dict[str, int]:
     """Live memory of the page's scripts, and its elements, after a collection."""
     protocol.send("HeapProfiler.collectGarbage")
     protocol.send("Performance.enable")
@@ -318,18 +318,18 @@ def main() -> None:
         "goals": GOALS,
     }
     try:
-        with running(folder) as service, sync_playwright() as playwright:
+        with running_service(folder) as service, sync_playwright() as playwright:
             arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
             browser = playwright.chromium.launch(executable_path=program, args=arguments)
             if "job" in wanted:
-                result["job"] = {"points": options.points} | open_job(
-                    browser, service, one_job(service, options.points), options.rounds
+                result["job"] = {"points": options.points} | measure_job_view(
+                    browser, service, running_job(service, options.points), options.rounds
                 )
             if "list" in wanted:
-                many_jobs(service, options.jobs)
-                result["list"] = look_at_list(browser, service, options.jobs, options.rounds)
+                finished_jobs(service, options.jobs)
+                result["list"] = measure_job_list(browser, service, options.jobs, options.rounds)
             if "open" in wanted:
-                result["left_open"] = leave_open(browser, service, options.events, options.seconds)
+                result["left_open"] = measure_open_view(browser, service, options.events, options.seconds)
             browser.close()
     finally:
         shutil.rmtree(folder)

@@ -57,22 +57,22 @@ class Contender:
                 text=True,
             )
         self.rounds: list[dict[str, float]] = []
-        self.about = self._line()
+        self.about = self._read_line()
 
     def measure(self, seconds: float) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(f"{seconds}\n")
         self.process.stdin.flush()
-        self.rounds.append(self._line())
+        self.rounds.append(self._read_line())
 
-    def _line(self) -> dict[str, float]:
+    def _read_line(self) -> dict[str, float]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
             raise NotRun(f"it ended with code {self.process.returncode}: {self.log.read_text()[-600:].strip()}")
-        told: dict[str, float] = json.loads(line)
-        return told
+        parsed: dict[str, float] = json.loads(line)
+        return parsed
 
     def close(self) -> None:
         self.process.kill()
@@ -113,7 +113,7 @@ def main() -> None:
     print(f"written to {path.relative_to(HERE.parent)}")
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -137,7 +137,7 @@ def make_panel(names: int, num_days: int) -> Path:
     out = VAR / f"panel-{names}-{num_days}"
     if (out / "manifest.json").exists():
         return out
-    say(f"writing and building {names} × {num_days} × {FEATURES}")
+    log(f"writing and building {names} × {num_days} × {FEATURES}")
     source = VAR / f"panel-{names}-{num_days}.parquet"
     write_panel(source, names, num_days, "float32")
     build(DatasetSpec(name="bench", path=str(source), horizons=HORIZONS), out, lambda _: None, lambda: False)
@@ -150,7 +150,7 @@ def environment(name: str) -> Path:
     home = VAR / "env" / name
     python = home / "bin" / "python"
     if not (home / "installed").exists():
-        say(f"installing {PEERS[name]} into {home} (once)")
+        log(f"installing {PEERS[name]} into {home} (once)")
         shutil.rmtree(home, ignore_errors=True)
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
         site = next((home / "lib").glob("python*/site-packages"))
@@ -185,14 +185,14 @@ def windows_per_second(cache: Path, options: argparse.Namespace) -> dict[str, ob
             try:
                 python = where if isinstance(where, Path) else environment(where)
                 running[name] = Contender(python, program, *arguments)
-                say(f"{name}: ready after {time.perf_counter() - start:.0f} s")
+                log(f"{name}: ready after {time.perf_counter() - start:.0f} s")
             except (NotRun, OSError, subprocess.SubprocessError) as error:
                 table[name] = {"not_run": str(error)}
-                say(f"{name}: not run: {error}")
+                log(f"{name}: not run: {error}")
         for turn in range(options.rounds):
             for contender in running.values():
                 contender.measure(options.seconds)
-            say(f"round {turn + 1} of {options.rounds}")
+            log(f"round {turn + 1} of {options.rounds}")
     finally:
         for contender in running.values():
             contender.close()
@@ -247,7 +247,7 @@ def data_share(cache: Path) -> dict[str, object]:
     shutil.rmtree(out, ignore_errors=True)
     file = VAR / "spec.json"
     file.write_text(json.dumps(spec))
-    say("training 4 steps of 2 days")
+    log("training 4 steps of 2 days")
     command = [sys.executable, "-m", "atft", "run", str(file), "--cache", str(cache), "--out", str(out), "--no-test"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
     events = [json.loads(line) for line in done.stdout.splitlines()]

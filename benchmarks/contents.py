@@ -21,10 +21,10 @@ from jobs.states import JobKind, JobState
 NAMES = [
     f"{split}/{metric}" for split in ("train", "val") for metric in ("loss", "ic", "icir", "sharpe_ann", "turnover")
 ]
-ASKED = "val/loss"  # no other name begins so
+METRIC = "val/loss"  # no other name begins so
 RUNS, STEPS, QUEUED, PAGE = 100, 1_000, 20, 50
 STREAM_JOBS = 100
-Make = Callable[[int], bytes]
+RequestFactory = Callable[[int], bytes]
 POINTS = text("""
     INSERT INTO metrics (job_id, name, step, attempt, value)
     SELECT :job, name, step, 1, sin(step)
@@ -75,7 +75,7 @@ def seed_ours(settings: Settings) -> tuple[str, list[str], list[str]]:
     return key, [str(i) for i in ids["finished"]], [str(i) for i in ids["running"]]
 
 
-def our_makers(key: str, jobs: list[str]) -> dict[str, Make]:
+def our_requests(key: str, jobs: list[str]) -> dict[str, RequestFactory]:
     """Submits carry an Idempotency-Key, as those of our clients do."""
     headers = {"Authorization": f"Bearer {key}"}
 
@@ -86,7 +86,7 @@ def our_makers(key: str, jobs: list[str]) -> dict[str, Make]:
     return {
         "submit": submit,
         "list": lambda _: request("GET", f"/jobs?limit={PAGE}", headers),
-        "metrics": lambda number: request("GET", f"/jobs/{jobs[number % RUNS]}/metrics?name={ASKED}", headers),
+        "metrics": lambda number: request("GET", f"/jobs/{jobs[number % RUNS]}/metrics?name={METRIC}", headers),
     }
 
 
@@ -95,11 +95,11 @@ def seed_mlflow(url: str, port: int) -> tuple[str, list[str]]:
 
     async def post(path: str, body: Mapping[str, object]) -> dict[str, dict[str, dict[str, str]]]:
         connection = await connect(port)
-        status, answer = await connection.ask(request("POST", path, {}, json.dumps(body).encode()))
+        status, response = await connection.send(request("POST", path, {}, json.dumps(body).encode()))
         connection.transport.close()
         if status != 200:
-            sys.exit(f"MLflow answered {status} to {path}: {answer[:500]!r}")
-        return json.loads(answer)  # type: ignore[no-any-return]
+            sys.exit(f"MLflow answered {status} to {path}: {response[:500]!r}")
+        return json.loads(response)  # type: ignore[no-any-return]
 
     experiment = str(
         asyncio.run(post("/api/2.0/mlflow/experiments/create", {"name": f"load {uuid.uuid4()}"}))["experiment_id"]
@@ -121,7 +121,7 @@ def seed_mlflow(url: str, port: int) -> tuple[str, list[str]]:
     return experiment, runs
 
 
-def mlflow_makers(experiment: str, runs: list[str]) -> dict[str, Make]:
+def mlflow_requests(experiment: str, runs: list[str]) -> dict[str, RequestFactory]:
     api = "/api/2.0/mlflow"
 
     def create(number: int) -> bytes:
@@ -139,7 +139,7 @@ def mlflow_makers(experiment: str, runs: list[str]) -> dict[str, Make]:
         "submit": create,
         "list": lambda _: request("POST", f"{api}/runs/search", {}, search),
         "metrics": lambda number: request(
-            "GET", f"{api}/metrics/get-history?run_id={runs[number % RUNS]}&metric_key={ASKED}&max_results={STEPS}", {}
+            "GET", f"{api}/metrics/get-history?run_id={runs[number % RUNS]}&metric_key={METRIC}&max_results={STEPS}", {}
         ),
         "record": batch,
     }

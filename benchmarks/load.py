@@ -4,7 +4,7 @@
 
 One server process each. Turns alternate: ours, MLflow's, three times over; only one of the two works at a time.
 Everything is on this machine's loopback, bounded in count and time, and stops by itself. What it needs is made under
-var/bench/ on first use. It shares the processors with what it measures: CPU time a request is told beside the rates.
+var/bench/ on first use. It shares the processors with the servers: CPU time per request is reported beside the rates.
 """
 
 import argparse
@@ -29,8 +29,8 @@ import psutil
 import psycopg
 import uvloop
 from bench_build import processor
-from contents import NAMES, RUNS, STEPS, Make, mlflow_makers, our_makers, seed_mlflow, seed_ours
-from traffic import LOOPBACK, Load, connect, drive, follow, percentiles, request
+from contents import NAMES, RUNS, STEPS, RequestFactory, mlflow_requests, our_requests, seed_mlflow, seed_ours
+from traffic import LOOPBACK, LoadResult, connect, percentiles, read_streams, request, run_load
 
 from jobs.db.migrate import migrate
 from jobs.embedded import servers as embedded
@@ -45,31 +45,33 @@ GOALS = {"ratio": 5.0, "submit_p99_ms_at_half": 50.0, "stream_p99_ms": 200.0}
 
 
 @dataclass
-class Side:
+class Server:
     """One server: where it listens, its process, and one maker of requests for each operation."""
 
     name: str
     port: int
     process: psutil.Process
-    makers: dict[str, Make] = field(default_factory=dict)
-    found: dict[str, Load] = field(default_factory=dict)
+    requests: dict[str, RequestFactory] = field(default_factory=dict)
+    results: dict[str, LoadResult] = field(default_factory=dict)
     cpu_seconds: dict[str, float] = field(default_factory=dict)
 
     def cpu(self) -> float:
         processes = [self.process, *self.process.children(recursive=True)]
         return sum(spent.user + spent.system for spent in (process.cpu_times() for process in processes))
 
-    def measure(self, what: str, connections: int, seconds: float, rate: float | None = None, key: str = "") -> Load:
+    def measure(
+        self, what: str, connections: int, seconds: float, rate: float | None = None, key: str = ""
+    ) -> LoadResult:
         before = self.cpu()
-        load = uvloop.run(drive(self.port, self.makers[what], connections=connections, seconds=seconds, rate=rate))
+        load = uvloop.run(run_load(self.port, self.requests[what], connections=connections, seconds=seconds, rate=rate))
         if load.errors or not load.latencies:
             sys.exit(f"{self.name}, {what}: {len(load.errors)} errors, such as {load.errors[:3]}")
-        self.found.setdefault(key or what, Load()).add(load)
+        self.results.setdefault(key or what, LoadResult()).add(load)
         self.cpu_seconds[key or what] = self.cpu_seconds.get(key or what, 0.0) + self.cpu() - before
         return load
 
-    def told(self, what: str) -> dict[str, float]:
-        load = self.found[what]
+    def figures(self, what: str) -> dict[str, float]:
+        load = self.results[what]
         count = len(load.latencies)
         return {
             "requests": count,
@@ -82,17 +84,17 @@ class Side:
 
 
 @contextmanager
-def program(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[psutil.Process]:
+def running_process(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[psutil.Process]:
     with log.open("w") as out:
         child = subprocess.Popen(command, env={**os.environ, **environment}, stdout=out, stderr=out, cwd=HERE.parent)
     process = psutil.Process(child.pid)
     try:
         yield process
     finally:
-        family = [process, *process.children(recursive=True)] if child.poll() is None else []
-        for one in family:
+        processes = [process, *process.children(recursive=True)] if child.poll() is None else []
+        for one in processes:
             one.terminate()
-        _, alive = psutil.wait_procs(family, timeout=10)
+        _, alive = psutil.wait_procs(processes, timeout=10)
         for one in alive:
             one.kill()
         child.wait()
@@ -104,11 +106,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until_ready(port: int, path: str, process: psutil.Process, log: Path) -> None:
+def wait_until_ready(port: int, path: str, process: psutil.Process, log: Path) -> None:
     async def is_ready() -> bool:
         try:
             connection = await connect(port)
-            status, _ = await connection.ask(request("GET", path, {}))
+            status, _ = await connection.send(request("GET", path, {}))
             connection.transport.close()
         except OSError:
             return False
@@ -134,22 +136,22 @@ def peer_python() -> Path:
     return folder / "bin" / "python"
 
 
-def compare(ours: Side, peer: Side | None, options: argparse.Namespace) -> None:
+def compare(ours: Server, peer: Server | None, options: argparse.Namespace) -> None:
     """Each operation at its peak, turn by turn; then our submits at half of their peak."""
     for what in [name for name in ("list", "metrics", "submit") if name in options.only]:
-        for side in filter(None, (ours, peer)):  # what is made at the first request is not the server's speed
-            uvloop.run(drive(side.port, side.makers[what], connections=options.connections, seconds=1.0))
+        for server in filter(None, (ours, peer)):  # what is made at the first request is not the server's speed
+            uvloop.run(run_load(server.port, server.requests[what], connections=options.connections, seconds=1.0))
         for _ in range(options.rounds):
-            for side in filter(None, (ours, peer)):
-                side.measure(what, options.connections, options.seconds)
-                print(f"    {what:<8} {side.name:<7} {side.found[what].per_second:9.1f} a second", flush=True)
+            for server in filter(None, (ours, peer)):
+                server.measure(what, options.connections, options.seconds)
+                print(f"    {what:<8} {server.name:<7} {server.results[what].per_second:9.1f} a second", flush=True)
     if "submit" in options.only:
-        half = ours.found["submit"].per_second / 2
+        half = ours.results["submit"].per_second / 2
         for _ in range(options.rounds):
             ours.measure("submit", 64, options.seconds, rate=half, key="submit_at_half")
 
 
-def recording(jobs: list[str], seconds: float, first: int, *more: str) -> list[str]:
+def recording_command(jobs: list[str], seconds: float, first: int, *more: str) -> list[str]:
     return [
         sys.executable, str(HERE / "recording.py"), "--jobs", *jobs, "--names", *NAMES,
         "--seconds", str(seconds), "--first", str(first), *more,
@@ -157,37 +159,39 @@ def recording(jobs: list[str], seconds: float, first: int, *more: str) -> list[s
 
 
 def record(
-    ours: Side, peer: Side | None, jobs: list[str], environment: Mapping[str, str], options: argparse.Namespace
+    ours: Server, peer: Server | None, jobs: list[str], environment: Mapping[str, str], options: argparse.Namespace
 ) -> None:
     """Batches of metrics: over HTTP to MLflow; ours go straight to Postgres, from a process a job as in our workers."""
     count = min(RECORDED, options.connections)
     everything = {**os.environ, **environment}
     for turn in range(options.rounds):
         begin = ("--at", str(time.time() + 2.0 + count))
-        commands = [recording([job], options.seconds, turn * 1_000_000 + 1, *begin) for job in jobs[:count]]
+        commands = [recording_command([job], options.seconds, turn * 1_000_000 + 1, *begin) for job in jobs[:count]]
         writers = [subprocess.Popen(command, env=everything, stdout=subprocess.PIPE, text=True) for command in commands]
-        told = [json.loads(writer.communicate()[0]) for writer in writers]
-        latencies = [latency for one in told for latency in one["latencies"]]
-        ours.found.setdefault("record", Load()).add(Load(max(one["seconds"] for one in told), latencies))
-        ours.cpu_seconds["record"] = ours.cpu_seconds.get("record", 0.0) + sum(one["cpu_seconds"] for one in told)
+        reports = [json.loads(writer.communicate()[0]) for writer in writers]
+        latencies = [latency for one in reports for latency in one["latencies"]]
+        ours.results.setdefault("record", LoadResult()).add(
+            LoadResult(max(one["seconds"] for one in reports), latencies)
+        )
+        ours.cpu_seconds["record"] = ours.cpu_seconds.get("record", 0.0) + sum(one["cpu_seconds"] for one in reports)
         if peer is not None:
             peer.measure("record", count, options.seconds)
 
 
 def stream(
-    ours: Side, key: str, jobs: list[str], environment: Mapping[str, str], options: argparse.Namespace
+    ours: Server, key: str, jobs: list[str], environment: Mapping[str, str], options: argparse.Namespace
 ) -> dict[str, float]:
     """All streams open at once, spread over the running jobs, each of which says one event a second."""
     headers = {"Authorization": f"Bearer {key}"}
-    asks = [request("GET", f"/jobs/{jobs[i % len(jobs)]}/events", headers) for i in range(options.streams)]
+    requests = [request("GET", f"/jobs/{jobs[i % len(jobs)]}/events", headers) for i in range(options.streams)]
     opening = 3.0 + options.streams * 0.004
     seconds = options.stream_seconds
-    command = recording(jobs, seconds + opening + 4.0, 500_000_000, "--rate", str(len(jobs)))
+    command = recording_command(jobs, seconds + opening + 4.0, 500_000_000, "--rate", str(len(jobs)))
     before = ours.cpu()
     with (VAR / "recording.log").open("w") as log:
         writer = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
         try:
-            load, still_open = uvloop.run(follow(ours.port, asks, seconds))
+            load, still_open = uvloop.run(read_streams(ours.port, requests, seconds))
         finally:
             writer.terminate()
             writer.wait()
@@ -217,8 +221,8 @@ def start_ours(stack: ExitStack, settings: Settings) -> tuple[psutil.Process, in
         sys.executable, "-m", "uvicorn", "--factory", "api.app:create_app", "--host", LOOPBACK, "--port", str(port),
         "--no-access-log", "--timeout-graceful-shutdown", "3",
     ]  # fmt: skip
-    process = stack.enter_context(program(command, environment, log))
-    until_ready(port, "/livez", process, log)
+    process = stack.enter_context(running_process(command, environment, log))
+    wait_until_ready(port, "/livez", process, log)
     return process, port, environment
 
 
@@ -231,24 +235,27 @@ def start_mlflow(stack: ExitStack, url: str) -> tuple[psutil.Process, int]:
         "--host", LOOPBACK, "--port", str(port), "--default-artifact-root", str(VAR / "load" / "mlflow"),
     ]  # fmt: skip
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    process = stack.enter_context(program(command, quiet, log))
-    until_ready(port, "/health", process, log)
+    process = stack.enter_context(running_process(command, quiet, log))
+    wait_until_ready(port, "/health", process, log)
     return process, port
 
 
-def report(ours: Side, peer: Side | None, streams: dict[str, float] | None) -> dict[str, object]:
+def report(ours: Server, peer: Server | None, streams: dict[str, float] | None) -> dict[str, object]:
     results: dict[str, object] = {}
-    for what in ours.found:
-        told: dict[str, object] = {"ours": ours.told(what)}
-        if peer is not None and what in peer.found:
-            told |= {"mlflow": peer.told(what), "ratio": ours.found[what].per_second / peer.found[what].per_second}
-            told["p99_ratio"] = peer.told(what)["p99_ms"] / ours.told(what)["p99_ms"]
-        results[what] = told
-        for name, figures in told.items():
+    for what in ours.results:
+        row: dict[str, object] = {"ours": ours.figures(what)}
+        if peer is not None and what in peer.results:
+            row |= {
+                "mlflow": peer.figures(what),
+                "ratio": ours.results[what].per_second / peer.results[what].per_second,
+            }
+            row["p99_ratio"] = peer.figures(what)["p99_ms"] / ours.figures(what)["p99_ms"]
+        results[what] = row
+        for name, figures in row.items():
             if isinstance(figures, dict):
                 print(f"{what:<15} {name:<7} " + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
-        if "ratio" in told:
-            print(f"{what:<15} ratio   {told['ratio']:.1f}, goal {GOALS['ratio']:g}")
+        if "ratio" in row:
+            print(f"{what:<15} ratio   {row['ratio']:.1f}, goal {GOALS['ratio']:g}")
     if streams is not None:
         results["streams"] = streams
         print("streams         ours    " + "  ".join(f"{key} {value:.4g}" for key, value in streams.items()))
@@ -283,10 +290,10 @@ def main() -> None:
             database.execute("CREATE DATABASE mlflow")
         key, finished, running = seed_ours(settings)
         process, port, environment = start_ours(stack, settings)
-        ours, peer = Side("ours", port, process, our_makers(key, finished)), None
+        ours, peer = Server("ours", port, process, our_requests(key, finished)), None
         if not options.alone:
             process, port = start_mlflow(stack, peer_url)
-            peer = Side("mlflow", port, process, mlflow_makers(*seed_mlflow(peer_url, port)))
+            peer = Server("mlflow", port, process, mlflow_requests(*seed_mlflow(peer_url, port)))
         for url in (servers.database_url, peer_url):
             with psycopg.connect(url, autocommit=True) as database:
                 database.execute("VACUUM ANALYZE")

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ablation import BASELINES, Changes, mean, paired, series, told
+from ablation import BASELINES, Changes, mean, paired_tests, test_line, test_series
 
 from atft.data.builder.run import build
 from atft.data.cache.reader import Cache
@@ -49,10 +49,10 @@ def main() -> None:
     changes = BASE | {name: json.loads(value) for name, value in options.set}
     done: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="atft-market-") as folder:
-        cache = made(options.panel, options.universe, Path(folder) / "cache")
+        cache = build_cache(options.panel, options.universe, Path(folder) / "cache")
         for seed in range(options.seeds):
             start = time.process_time()
-            done.append({"seed": seed, "changes": changes} | outcome(cache, changes, seed, Path(folder)))
+            done.append({"seed": seed, "changes": changes} | train_once(cache, changes, seed, Path(folder)))
             took = time.process_time() - start
             print(f"seed {seed}: {done[-1]['rank_ic']} ({took:.0f} s)", file=sys.stderr, flush=True)
             if options.out:
@@ -60,7 +60,7 @@ def main() -> None:
     print(table(done))
 
 
-def made(panel: Path, universe: Path | None, folder: Path) -> Cache:
+def build_cache(panel: Path, universe: Path | None, folder: Path) -> Cache:
     body: dict[str, Any] = {"name": "market", "path": str(panel.resolve()), "horizons": HORIZONS}
     if universe is not None:
         body["universe"] = {"file": str(universe.resolve())}
@@ -68,20 +68,20 @@ def made(panel: Path, universe: Path | None, folder: Path) -> Cache:
     return Cache.open(folder)
 
 
-def outcome(cache: Cache, changes: Changes, seed: int, folder: Path) -> dict[str, Any]:
+def train_once(cache: Cache, changes: Changes, seed: int, folder: Path) -> dict[str, Any]:
     spec = apply(TrainSpec(dataset="market", seed=seed), changes)
     events: list[Event] = []
     with tempfile.TemporaryDirectory(dir=folder) as out:
-        last_word = train(spec, cache, Path(out), events.append, lambda: False)
-    if not isinstance(last_word, Finished):
-        raise SystemExit(f"the run did not finish: {last_word}")
-    daily = dict(series(events))
-    result: Any = last_word.result
+        final_event = train(spec, cache, Path(out), events.append, lambda: False)
+    if not isinstance(final_event, Finished):
+        raise SystemExit(f"the run did not finish: {final_event}")
+    daily = dict(test_series(events))
+    result: Any = final_event.result
     return {
         "epoch": result["best"]["epoch"],
         "num_days": len(daily["model", HORIZONS[0]]),
         "rank_ic": {source: [mean(daily[source, h]) for h in HORIZONS] for source in ("model", *BASELINES)},
-        "tests": paired(daily, HORIZONS),
+        "tests": paired_tests(daily, HORIZONS),
     }
 
 
@@ -93,7 +93,7 @@ def table(done: list[dict[str, Any]]) -> str:
         rows = [(f"{source}, seed {one['seed']}", row) for one, row in zip(done, own, strict=True)]
         rows.append((f"{source}, mean", [statistics.fmean(column) for column in zip(*own, strict=True)]))
         lines += [f"| {name} | " + " | ".join(f"{x:+.4f}" for x in row) + " |" for name, row in rows]
-    lines += [f"seed {one['seed']}, {told(test)}" for one in done for test in one["tests"]]
+    lines += [f"seed {one['seed']}, {test_line(test)}" for one in done for test in one["tests"]]
     return "\n".join(lines)
 
 

@@ -45,7 +45,7 @@ def main() -> int:
         Client(url) as client,
     ):
         for seed in range(options.seeds):
-            done.append(measured(client, seed, options.trials, Path(folder)))
+            done.append(run_study(client, seed, options.trials, Path(folder)))
             print(json.dumps(done[-1]), flush=True)
             if options.out:
                 options.out.write_text(json.dumps(done, indent=1, allow_nan=False) + "\n")
@@ -55,7 +55,7 @@ def main() -> int:
     return int(below[0] > len(values) / 6 or below[1] > 0)
 
 
-def measured(client: Client, seed: int, trials: int, folder: Path) -> dict[str, Any]:
+def run_study(client: Client, seed: int, trials: int, folder: Path) -> dict[str, Any]:
     planted = {"num_codes": 150, "num_days": 500, "num_features": 8, "mode": "null", "seed": seed}
     body: Any = {"name": f"null-{seed}", "planted": planted, "horizons": HORIZONS}
     require_success(client.add_dataset(body).wait())

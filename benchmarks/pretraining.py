@@ -46,20 +46,20 @@ def measure(options: argparse.Namespace, seed: int) -> dict[str, object]:
         dataset = DatasetSpec.model_validate({"name": "p", "planted": planted, "horizons": [1, 5, 10, 20]})
         build(dataset, folder / "cache", lambda _: None, lambda: False)
     cache = Cache.open(folder / "cache")
-    runs = {"scratch": run(TrainSpec.model_validate(asked(options.epochs, seed)), cache, folder / "scratch")}
+    runs = {"scratch": run(TrainSpec.model_validate(spec_body(options.epochs, seed)), cache, folder / "scratch")}
     for arm, settings in ARMS.items():
-        first = PretrainSpec.model_validate(asked(options.pretrain_epochs, seed) | settings)
+        first = PretrainSpec.model_validate(spec_body(options.pretrain_epochs, seed) | settings)
         runs[f"{arm}, first"] = run(first, cache, folder / f"{arm}-first")
-        later = TrainSpec.model_validate(asked(options.epochs, seed) | {"init_from": ANY_ID})
+        later = TrainSpec.model_validate(spec_body(options.epochs, seed) | {"init_from": ANY_ID})
         runs[arm] = run(later, cache, folder / arm, source=folder / f"{arm}-first")
     with (options.out / "results.jsonl").open("a") as file:
         for name, found in runs.items():
             file.write(json.dumps({"seed": seed, "arm": name, **found}) + "\n")
     goal = max(runs["scratch"]["curve"])
-    return {"seed": seed, "goal": goal} | {arm: told(runs[arm], goal) for arm in ("scratch", *ARMS)}
+    return {"seed": seed, "goal": goal} | {arm: summary(runs[arm], goal) for arm in ("scratch", *ARMS)}
 
 
-def asked(epochs: int, seed: int) -> dict[str, Any]:
+def spec_body(epochs: int, seed: int) -> dict[str, Any]:
     return {
         "dataset": "p",
         "seed": seed,
@@ -78,21 +78,21 @@ def run(spec: RunSpec, cache: Cache, out: Path, source: Path | None = None) -> d
     events: list[Event] = []
     if isinstance(spec, TrainSpec):
         spec = spec.model_copy(update={"baselines": False})
-    began = time.process_time()
-    last = train(spec, cache, out, events.append, lambda: False, source=source)
-    assert isinstance(last, Finished), last
+    start = time.process_time()
+    final_event = train(spec, cache, out, events.append, lambda: False, source=source)
+    assert isinstance(final_event, Finished), final_event
     objective = OBJECTIVE if isinstance(spec, TrainSpec) else "val/loss_masked"
-    said = [event for event in events if isinstance(event, Metrics) and event.source is None]
+    metrics = [event for event in events if isinstance(event, Metrics) and event.source is None]
     return {
-        "seconds": round(time.process_time() - began, 1),
+        "seconds": round(time.process_time() - start, 1),
         "curve": [
-            event.values[objective] for event in said if objective in event.values and "train/loss" in event.values
+            event.values[objective] for event in metrics if objective in event.values and "train/loss" in event.values
         ],
-        "test": next((event.values["test/rank_ic"] for event in said if "test/rank_ic" in event.values), None),
+        "test": next((event.values["test/rank_ic"] for event in metrics if "test/rank_ic" in event.values), None),
     }
 
 
-def told(found: Mapping[str, Any], goal: float) -> dict[str, object]:
+def summary(found: Mapping[str, Any], goal: float) -> dict[str, object]:
     curve: Sequence[float] = found["curve"]
     reached = next((epoch for epoch, value in enumerate(curve, 1) if value >= goal), None)
     return {"reached_at": reached, "best": round(max(curve), 4), "test": round(found["test"], 4)}

@@ -27,7 +27,7 @@ class Recording:
         self._redis = redis_client(settings)
         self.latencies: list[float] = []
 
-    def say(self, job_id: UUID, child_seq: int) -> None:
+    def write_event(self, job_id: UUID, child_seq: int) -> None:
         """One event with a value of each name."""
         start = time.perf_counter()
         values = dict.fromkeys(self._names, child_seq / 7) | {"bench/sent": time.time()}
@@ -61,8 +61,8 @@ def main() -> None:
         if due >= start + options.seconds:
             break
         time.sleep(max(0.0, due - time.perf_counter()))
-        turn, place = divmod(number, len(options.jobs))
-        recording.say(options.jobs[place], options.first + turn)
+        turn, index = divmod(number, len(options.jobs))
+        recording.write_event(options.jobs[index], options.first + turn)
     seconds, spent = time.perf_counter() - start, time.process_time() - cpu
     recording.close()
     print(json.dumps({"latencies": recording.latencies, "seconds": seconds, "cpu_seconds": spent}))

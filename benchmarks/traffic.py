@@ -30,12 +30,12 @@ def request(method: str, path: str, headers: Mapping[str, str], body: bytes = b"
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time; `on_body` of the parser hands bytes to `take`, which by default keeps them."""
+    """One request at a time; `on_body` of the parser hands bytes to `on_data`, which by default keeps them."""
 
-    def __init__(self, take: Callable[[bytes], None] | None = None) -> None:
-        self._take = take
+    def __init__(self, on_data: Callable[[bytes], None] | None = None) -> None:
+        self._on_data = on_data
         self._body = bytearray()
-        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._response: asyncio.Future[tuple[int, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's own is no subclass
@@ -45,34 +45,34 @@ class Connection(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionError(f"the server closed the connection: {error}"))
+        if self._response is not None and not self._response.done():
+            self._response.set_exception(ConnectionError(f"the server closed the connection: {error}"))
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        self._take(body) if self._take is not None else self._body.extend(body)
+        self._on_data(body) if self._on_data is not None else self._body.extend(body)
 
     def on_message_complete(self) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result((self.status, bytes(self._body)))
+        if self._response is not None and not self._response.done():
+            self._response.set_result((self.status, bytes(self._body)))
 
-    async def ask(self, raw: bytes) -> tuple[int, bytes]:
+    async def send(self, raw: bytes) -> tuple[int, bytes]:
         self._body.clear()
-        self._answer = asyncio.get_running_loop().create_future()
+        self._response = asyncio.get_running_loop().create_future()
         self.transport.write(raw)
         async with asyncio.timeout(LIMIT_SECONDS):
-            return await self._answer
+            return await self._response
 
 
-async def connect(port: int, take: Callable[[bytes], None] | None = None) -> Connection:
-    _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(take), LOOPBACK, port)
+async def connect(port: int, on_data: Callable[[bytes], None] | None = None) -> Connection:
+    _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(on_data), LOOPBACK, port)
     return connection
 
 
 @dataclass
-class Load:
+class LoadResult:
     """What one run of requests found. Latencies are in seconds."""
 
     seconds: float = 0.0
@@ -85,7 +85,7 @@ class Load:
     def per_second(self) -> float:
         return len(self.latencies) / self.seconds
 
-    def add(self, other: "Load") -> None:
+    def add(self, other: "LoadResult") -> None:
         self.seconds += other.seconds
         self.latencies += other.latencies
         self.errors += other.errors
@@ -101,20 +101,20 @@ def percentiles(latencies: Sequence[float]) -> dict[str, float]:
     return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3, "max_ms": max(latencies) * 1e3}
 
 
-async def drive(
-    port: int, make: Callable[[int], bytes], *, connections: int, seconds: float, rate: float | None = None
-) -> Load:
+async def run_load(
+    port: int, make_request: Callable[[int], bytes], *, connections: int, seconds: float, rate: float | None = None
+) -> LoadResult:
     """Requests for so long. Without `rate` each connection asks again at once (the peak). With it request i is due at
     i / rate, and its latency counts from then, so that a server that falls behind is not spared.
     """
     if connections > MAX_CONNECTIONS:
         raise ValueError(f"at most {MAX_CONNECTIONS} connections")
-    load, numbers = Load(), itertools.count()
+    load, numbers = LoadResult(), itertools.count()
     pool = [await connect(port) for _ in range(connections)]
     start, cpu = time.perf_counter(), time.process_time()
     end = start + seconds
 
-    async def one(connection: Connection) -> None:
+    async def send_requests(connection: Connection) -> None:
         for number in numbers:
             due = time.perf_counter() if rate is None else start + number / rate
             if due >= end or number >= MAX_REQUESTS or len(load.errors) > 100:
@@ -122,7 +122,7 @@ async def drive(
             if rate is not None and (early := due - time.perf_counter()) > 0:
                 await asyncio.sleep(early)
             try:
-                status, body = await connection.ask(make(number))
+                status, body = await connection.send(make_request(number))
             except (TimeoutError, ConnectionError) as error:
                 load.errors.append(repr(error))
                 return
@@ -132,25 +132,25 @@ async def drive(
             else:
                 load.errors.append(f"{status} {body[:200].decode(errors='replace')}")
 
-    await asyncio.gather(*(one(connection) for connection in pool))
+    await asyncio.gather(*(send_requests(connection) for connection in pool))
     load.seconds, load.generator_cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     for connection in pool:
         connection.transport.close()
     return load
 
 
-async def follow(port: int, requests: Sequence[bytes], seconds: float) -> tuple[Load, int]:
+async def read_streams(port: int, requests: Sequence[bytes], seconds: float) -> tuple[LoadResult, int]:
     """Keep all these streams open for so long; the latency of each event that says when it was sent, and how many
     streams were open. What comes while the streams are being opened does not count.
     """
     if len(requests) > MAX_CONNECTIONS:
         raise ValueError(f"at most {MAX_CONNECTIONS} streams")
-    load, counting = Load(), False
+    load, counting = LoadResult(), False
 
-    def taker() -> Callable[[bytes], None]:
+    def make_callback() -> Callable[[bytes], None]:
         rest = b""
 
-        def take(body: bytes) -> None:
+        def on_data(body: bytes) -> None:
             nonlocal rest
             whole, end, rest = (rest + body).rpartition(b"\n\n")
             if counting and end:
@@ -158,22 +158,22 @@ async def follow(port: int, requests: Sequence[bytes], seconds: float) -> tuple[
                 load.latencies.extend(now - float(sent) for sent in _SENT.findall(whole))
                 load.bytes += len(body)
 
-        return take
+        return on_data
 
-    streams = [await connect(port, taker()) for _ in requests]
-    answers = []
+    streams = [await connect(port, make_callback()) for _ in requests]
+    responses = []
     for stream, raw in zip(streams, requests, strict=True):
-        answers.append(asyncio.create_task(stream.ask(raw)))
+        responses.append(asyncio.create_task(stream.send(raw)))
         await asyncio.sleep(0.002)
     await asyncio.sleep(3.0)
     counting, start, cpu = True, time.perf_counter(), time.process_time()
     await asyncio.sleep(seconds)
     counting, load.seconds, load.generator_cpu_seconds = False, time.perf_counter() - start, time.process_time() - cpu
-    ended = [answer for answer in answers if answer.done()]
-    load.errors += [repr(answer.exception() or answer.result()) for answer in ended]
-    for answer in answers:
-        answer.cancel()
+    ended = [response for response in responses if response.done()]
+    load.errors += [repr(response.exception() or response.result()) for response in ended]
+    for response in responses:
+        response.cancel()
     for stream in streams:
         stream.transport.close()
-    await asyncio.gather(*answers, return_exceptions=True)
+    await asyncio.gather(*responses, return_exceptions=True)
     return load, len(streams) - len(ended)

@@ -70,10 +70,10 @@ def fuzz(
     with transaction(sessions) as session:
         body = spec.model_dump(mode="json")
         digest = spec.digest()
-        made = submission.submit(
+        submission_result = submission.submit(
             session, kind=JobKind.TRAIN, spec=body, spec_digest=digest, queue="cpu", dataset="small"
         )
-        job: UUID = made.job.id
+        job: UUID = submission_result.job.id
     run(sessions, job)
     engine.dispose()
     settings.run_root.mkdir(parents=True, exist_ok=True)  # it leaves a folder where it stands
@@ -105,8 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--least", type=int, default=0, help="fewer cases than these are a failure")
     parser.add_argument("--phases", default=PHASES)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args(arguments)
-    end = None if given.minutes is None else time.monotonic() + 60 * given.minutes
+    options = parser.parse_args(arguments)
+    end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     results = []
     with tempfile.TemporaryDirectory(prefix="atft-fuzz-") as var:
         Path(var).chmod(0o755)
@@ -116,12 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 settings = _database(servers, Path(var), name)
                 key = _admin_key(settings) if keyed else None
                 seconds = None if end is None else (end - time.monotonic()) / (1 if keyed else 2)
-                result = fuzz(settings, key, given.examples, given.phases, given.seed, seconds)
+                result = fuzz(settings, key, options.examples, options.phases, options.seed, seconds)
                 print(f"{result.cases} cases {'with' if keyed else 'without'} a key, exit code {result.code}")
                 results.append(result)
     cases, code = sum(result.cases for result in results), max(result.code for result in results)
-    print(f"{cases} cases in all" + (f", fewer than {given.least}" if cases < given.least else ""))
-    return code or int(cases < given.least)
+    print(f"{cases} cases in all" + (f", fewer than {options.least}" if cases < options.least else ""))
+    return code or int(cases < options.least)
 
 
 def _database(servers: embedded.EmbeddedServers, var: Path, name: str) -> Settings:

@@ -21,6 +21,6 @@ opened = time.perf_counter()
 reader = DayReader(cache, DataSpec(window=60), None, torch.device("cpu"))
 windows = reader.windows(np.array([len(cache.days) // 2]))
 first = time.perf_counter()
-told = {"imports": imported - start, "open": opened - imported, "first_windows": first - opened}
-cpu_told = {"imports_cpu": cpu_imported - cpu, "open_and_first_cpu": time.process_time() - cpu_imported}
-print(json.dumps(told | cpu_told))
+seconds = {"imports": imported - start, "open": opened - imported, "first_windows": first - opened}
+cpu_seconds = {"imports_cpu": cpu_imported - cpu, "open_and_first_cpu": time.process_time() - cpu_imported}
+print(json.dumps(seconds | cpu_seconds))

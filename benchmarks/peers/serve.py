@@ -53,5 +53,5 @@ def serve(batches: Iterator[tuple[int, torch.Tensor]], **about: object) -> None:
         if buffer.is_cuda:
             torch.cuda.synchronize()
         took = time.perf_counter() - start
-        told = {"windows": windows, "bytes": size, "batches": count, "seconds": took}
-        print(json.dumps(told | {"cpu_seconds": time.process_time() - cpu}), file=out)
+        report = {"windows": windows, "bytes": size, "batches": count, "seconds": took}
+        print(json.dumps(report | {"cpu_seconds": time.process_time() - cpu}), file=out)

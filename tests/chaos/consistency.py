@@ -27,7 +27,7 @@ QUERIES: dict[str, str] = {
     "G5 terminal is final": """
         SELECT e.job_id, e.seq FROM events e JOIN events later ON later.job_id = e.job_id AND later.seq > e.seq
         WHERE e.kind = 'state' AND e.body->>'state' IN ('succeeded', 'failed', 'cancelled', 'pruned')""",
-    "G5 the last state told is the state": """
+    "G5 the last state event is the job's state": """
         SELECT j.id, j.state FROM jobs j WHERE j.state <> (
             SELECT body->>'state' FROM events e WHERE e.job_id = j.id AND kind = 'state' ORDER BY seq DESC LIMIT 1)""",
     "G10 no child event twice": """
@@ -85,8 +85,8 @@ def check(database_url: str, runs: Path, accepted: dict[str, str], viewers: list
         expected = list(range(1, lengths.get(viewer.job_id, 0) + 1))
         if viewer.seqs != expected:
             odd = [(at, seq) for at, seq in enumerate(viewer.seqs, 1) if at != seq][:3]
-            said = f"heard {len(viewer.seqs)} of {len(expected)} events, out of order at {odd}"
-            broken.append(f"G9 each event once, in order: a viewer of {viewer.job_id} {said}")
+            received = f"heard {len(viewer.seqs)} of {len(expected)} events, out of order at {odd}"
+            broken.append(f"G9 each event once, in order: a viewer of {viewer.job_id} {received}")
     caches = runs / "caches"
     left = [*caches.glob(".*"), *caches.glob("*.partial"), *runs.rglob("unsent.jsonl")]
     return broken + [f"nothing temporary is left: {path}" for path in left]

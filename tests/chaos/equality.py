@@ -27,12 +27,12 @@ from tests.chaos.service import Service, up
 from tests.chaos.workload import PANEL, TRAIN
 
 Json = dict[str, Any]
-MACHINE = re.compile(r"(system|time)/")  # what a machine measures of itself
-OF_THE_ATTEMPT = re.compile(r"memory|threads\.os_threads_peak|git\.dirty")  # the same, in the evidence
+MACHINE_METRIC = re.compile(r"(system|time)/")  # what a machine measures of itself
+ATTEMPT_SPECIFIC = re.compile(r"memory|threads\.os_threads_peak|git\.dirty")  # the same, in the evidence
 FILES = ("best.safetensors", "predictions.parquet")
 VICTIMS = ("child", "supervisor", "worker")
 STEADY_SECONDS = 61.0  # `atft up` gives up a worker that ends again and again within a minute
-MOST_SECONDS = 3600.0
+MAX_SECONDS = 3600.0
 
 
 def main() -> int:
@@ -67,21 +67,21 @@ def compare(service: Service, options: argparse.Namespace) -> Json:
         panel = client.add_dataset({"name": "panel", "horizons": [1, 5], "planted": PANEL})
         client.wait(panel.id, 300)
         job = client.submit("train", spec)
-        _training(client, job.id)
+        _wait_for_training(client, job.id)
         began = time.monotonic()
-        alone = client.wait(job.id, MOST_SECONDS)
+        alone = client.wait(job.id, MAX_SECONDS)
         seconds = time.monotonic() - began
         if alone.state != "succeeded":
             raise RuntimeError(alone)
         expected = result(service, client, alone)
 
     def run(number: int) -> Json:
-        dice = random.Random(f"{options.seed} {number}")
+        rng = random.Random(f"{options.seed} {number}")
         with service.client() as client:
             began = time.monotonic()
             job = client.submit("train", spec)
-            kills = torment(service, client, job.id, options.kills, dice, seconds)
-            job = client.wait(job.id, MOST_SECONDS)
+            kills = kill_repeatedly(service, client, job.id, options.kills, rng, seconds)
+            job = client.wait(job.id, MAX_SECONDS)
             found = result(service, client, job) if job.state == "succeeded" else {}
         different = sorted(name for name in expected | found if found.get(name) != expected.get(name))
         row = {
@@ -114,20 +114,20 @@ def compare(service: Service, options: argparse.Namespace) -> Json:
     }
 
 
-def torment(
-    service: Service, client: Client, job_id: str, kills: int, dice: random.Random, seconds: float
+def kill_repeatedly(
+    service: Service, client: Client, job_id: str, kills: int, rng: random.Random, seconds: float
 ) -> Counter[str]:
     """Kill what runs the job, `kills` times, each somewhere in the next part of its way, now and then before it has
     begun. `seconds` is how long the whole way takes.
     """
     killed: Counter[str] = Counter()
     while sum(killed.values()) < kills:
-        early = dice.random() < 0.15
-        job = _training(client, job_id, early=early)
+        early = rng.random() < 0.15
+        job = _wait_for_training(client, job_id, early=early)
         if job.done:
             break
-        time.sleep(dice.uniform(0.0, 2.0) if early else dice.uniform(0.0, seconds / kills / 2))
-        role = dice.choice(VICTIMS)
+        time.sleep(rng.uniform(0.0, 2.0) if early else rng.uniform(0.0, seconds / kills / 2))
+        role = rng.choice(VICTIMS)
         attempt = client.job(job_id).attempt
         if (killing := _kill(service, job_id, role)) is None:
             continue
@@ -159,7 +159,7 @@ def _job(client: Client, job_id: str) -> Job:
         time.sleep(0.2)
 
 
-def _training(client: Client, job_id: str, *, early: bool = False) -> Job:
+def _wait_for_training(client: Client, job_id: str, *, early: bool = False) -> Job:
     """Once it trains (`early`: has been claimed), or has ended."""
     while True:
         job = _job(client, job_id)
@@ -170,22 +170,24 @@ def _training(client: Client, job_id: str, *, early: bool = False) -> Job:
 
 
 def result(service: Service, client: Client, job: Job) -> Json:
-    """All numbers of a job, what it proved of itself, and the hashes of its files, of their bytes on the disk."""
+    """All numbers of a job, its evidence, and the hashes of its files as they are on the disk."""
     series = client.metrics(job.id, max_points=100_000).series
     numbers = {
         f"{name} at {step}": value
         for name, points in series.items()
-        if not MACHINE.match(name)
+        if not MACHINE_METRIC.match(name)
         for step, value in zip(points.step, points.value, strict=True)
     }
-    proof = {name: value for name, value in _flat(client.evidence(job.id)).items() if not OF_THE_ATTEMPT.match(name)}
+    evidence = {
+        name: value for name, value in _flat(client.evidence(job.id)).items() if not ATTEMPT_SPECIFIC.match(name)
+    }
     listed = {item["name"]: item["sha256"] for item in client.artifacts(job.id)}
     for name in FILES:
         files = (service.runs / "jobs" / job.id / str(job.attempt)).rglob(name)
         if listed[name] not in {hashlib.sha256(file.read_bytes()).hexdigest() for file in files}:
             raise RuntimeError(f"the listed {name} of job {job.id} is not on the disk")
-    proved = {f"evidence {name}": value for name, value in proof.items()}
-    return numbers | proved | {name: listed[name] for name in FILES}
+    named_evidence = {f"evidence {name}": value for name, value in evidence.items()}
+    return numbers | named_evidence | {name: listed[name] for name in FILES}
 
 
 def _flat(body: object, name: str = "") -> Json:

@@ -43,7 +43,7 @@ class Killer(threading.Thread):
         self._random = random.Random(seed)
         self._pause_seconds = pause_seconds
         self._steady_seconds = steady_seconds
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self.faults: Counter[str] = Counter()
         self.errors: list[str] = []
         self._choices: list[Fault] = [
@@ -79,17 +79,17 @@ class Killer(threading.Thread):
 
     def run(self) -> None:
         names, weights, _ = zip(*self._choices, strict=True)
-        acts = {name: act for name, _, act in self._choices}
-        while not self._over.wait(self._random.uniform(0.3, 1.0) * self._pause_seconds):
+        actions = {name: action for name, _, action in self._choices}
+        while not self._stopped.wait(self._random.uniform(0.3, 1.0) * self._pause_seconds):
             [name] = self._random.choices(names, weights)
             try:
-                if acts[name]():
+                if actions[name]():
                     self.faults[name] += 1
             except (psutil.Error, psycopg.Error, redis.RedisError, OSError) as error:
                 self.errors.append(f"{name}: {type(error).__name__}: {error}")
 
     def stop(self) -> None:
-        self._over.set()
+        self._stopped.set()
         self.join()
 
     def _victim(self, role: str) -> psutil.Process | None:
@@ -106,13 +106,13 @@ class Killer(threading.Thread):
 
     def _freeze(self, role: str, seconds: float) -> bool:
         victim = self._victim(role)
-        return victim is not None and self._hold([victim], seconds)
+        return victim is not None and self._suspend([victim], seconds)
 
     def _freeze_postgres(self) -> bool:
-        family = [one for main in self._service.find("postgres") for one in (main, *main.children(recursive=True))]
-        return bool(family) and self._hold(family, self._service.lease_seconds + 4)
+        processes = [one for main in self._service.find("postgres") for one in (main, *main.children(recursive=True))]
+        return bool(processes) and self._suspend(processes, self._service.lease_seconds + 4)
 
-    def _hold(self, victims: list[psutil.Process], seconds: float) -> bool:
+    def _suspend(self, victims: list[psutil.Process], seconds: float) -> bool:
         for victim in victims:
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.suspend()

@@ -158,17 +158,17 @@ class Viewer(threading.Thread):
         self.seqs: list[int] = []
         self.cuts = 0
         self.ended = False
-        self._over = threading.Event()
+        self._stopped = threading.Event()
 
     def run(self) -> None:
-        while not self.ended and not self._over.is_set():
+        while not self.ended and not self._stopped.is_set():
             try:
                 self._read(self._random.randrange(200, 20_000))
             except (httpx.HTTPError, OSError):
                 time.sleep(0.3)
 
     def stop(self) -> None:
-        self._over.set()
+        self._stopped.set()
 
     def _read(self, max_bytes: int) -> None:
         after = str(self.seqs[-1] if self.seqs else 0)
@@ -191,7 +191,7 @@ class Viewer(threading.Thread):
                 *frames, buffered = buffered.split(b"\n\n")
                 for frame in frames:
                     self._on_frame(frame)
-                if self.ended or self._over.is_set():
+                if self.ended or self._stopped.is_set():
                     return
                 if taken >= max_bytes:
                     self.cuts += 1

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import httpx
 
-from benchmarks.bench_page import Service, running
+from benchmarks.bench_page import Service, running_service
 from client.sdk.sync import Client
 from tests.integration.api.application import register, run
 
@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="atft-outside-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # as root the servers run as another user
-        with running(folder) as service:
+        with running_service(folder) as service:
             register(service.sessions)
             job_id = generated_client(service, folder, programs)
             with Client(service.url) as client:

@@ -43,12 +43,12 @@ def load(module: nn.Module, weights: dict[str, tuple[list[float], tuple[int, ...
 
 
 @pytest.mark.parametrize("name", ["torch", "finance"])
-def test_the_references_still_say_what_is_stored(name: str) -> None:
+def test_the_references_still_compute_the_stored_numbers(name: str) -> None:
     python = ENVIRONMENTS / name / "bin" / "python"
     if not (ENVIRONMENTS / name / "ready").exists():
         pytest.skip(f"no environment var/parity/{name}: `make parity` makes it")
-    said = subprocess.run([python, HERE / f"reference_{name}.py"], capture_output=True, text=True, check=True).stdout
-    assert_close(json.loads(said)["cases"], stored(name))
+    output = subprocess.run([python, HERE / f"reference_{name}.py"], capture_output=True, text=True, check=True).stdout
+    assert_close(json.loads(output)["cases"], stored(name))
 
 
 def assert_close(found: Any, expected: Any) -> None:
@@ -113,7 +113,7 @@ def test_the_attention_is_pytorch_forecastings_with_its_shared_value(case: str, 
 @pytest.mark.parametrize("library", ["adabelief-pytorch", "pytorch_optimizer"])
 @pytest.mark.parametrize("rectify", [True, False])
 @pytest.mark.parametrize("form", ["the one in use", "foreach", "capturable"])
-def test_adabelief_walks_the_libraries_path(library: str, rectify: bool, form: str) -> None:
+def test_adabelief_follows_the_updates_of_the_libraries(library: str, rectify: bool, form: str) -> None:
     case = TORCH[f"{library}, rectify {rectify}"]
     parameter = nn.Parameter(tensor(case["start"], -1).float())
     if form == "the one in use":

@@ -66,10 +66,10 @@ class Stock:
         }[name]()
 
 
-def last(x: Sequence[float], i: int, d: int, least: int | None = None) -> np.ndarray | None:
-    """The known ones of the last d values up to i, or None when fewer than half of d (or `least`) are known."""
+def last(x: Sequence[float], i: int, d: int, min_known: int | None = None) -> np.ndarray | None:
+    """The known ones of the last d values up to i, or None when fewer than half of d (or `min_known`) are known."""
     values = np.array([x[k] for k in range(max(0, i - d + 1), i + 1) if not np.isnan(x[k])])
-    return values if len(values) >= (max(1, d // 2) if least is None else least) else None
+    return values if len(values) >= (max(1, d // 2) if min_known is None else min_known) else None
 
 
 def pairs(x: Sequence[float], y: Sequence[float], i: int, d: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -104,9 +104,9 @@ def corr(x: Sequence[float], y: Sequence[float], i: int, d: int) -> float:
     return float(np.corrcoef(*both)[0, 1])
 
 
-def ewm(x: Sequence[float], i: int, alpha: float, least: int) -> float:
+def ewm(x: Sequence[float], i: int, alpha: float, min_known: int) -> float:
     known = [(value, (1 - alpha) ** (i - k)) for k, value in enumerate(x[: i + 1]) if not np.isnan(value)]
-    if len(known) < least:
+    if len(known) < min_known:
         return NAN
     return float(sum(v * w for v, w in known) / sum(w for _, w in known))
 

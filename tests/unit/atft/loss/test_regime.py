@@ -50,7 +50,7 @@ def test_a_days_regime_is_not_changed_by_what_comes_later(cache: Cache) -> None:
     assert (before[121:] != after[121:]).any()
 
 
-def test_a_storm_in_which_all_move_together_is_the_highest_regime() -> None:
+def test_high_volatility_with_high_correlation_is_the_highest_regime() -> None:
     rng = np.random.default_rng(0)
     apart = rng.standard_normal((200, 50))
     apart[150:] = 5 * rng.standard_normal((50, 1)) + 0.1 * apart[150:]

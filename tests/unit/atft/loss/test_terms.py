@@ -134,7 +134,7 @@ def test_unknown_samples_change_neither_value_nor_gradient(term: Term) -> None:
 
 
 @any_term
-def test_a_day_with_too_few_names_adds_nothing_and_is_told(term: Term) -> None:
+def test_a_day_with_too_few_names_adds_nothing_and_is_counted(term: Term) -> None:
     prediction, target, known, day = samples((3, 6))
     prediction.requires_grad_()
     value, defined = term(prediction, target, known, day, num_days=2, min_names=4)
@@ -147,7 +147,7 @@ def test_a_day_with_too_few_names_adds_nothing_and_is_told(term: Term) -> None:
 
 @rank_term
 @pytest.mark.parametrize("level", [0.0, 0.3, -1e4])
-def test_a_constant_prediction_adds_nothing_and_is_told(term: Term, level: float) -> None:
+def test_a_constant_prediction_adds_nothing_and_is_counted(term: Term, level: float) -> None:
     prediction, target, known, day = samples((50, 6), dtype=torch.float32)
     prediction[:50, 0] = level
     prediction.requires_grad_()

@@ -104,7 +104,7 @@ def test_identical_runs_and_empty_ones_have_no_p_value() -> None:
     assert nothing.verdict == "insufficient evidence"
 
 
-def test_the_confidence_set_keeps_what_cannot_be_told_from_the_best() -> None:
+def test_the_confidence_set_keeps_models_indistinguishable_from_the_best() -> None:
     generator = np.random.default_rng(0)
     market = generator.normal(0, 0.1, (250, 1))
     values = market + generator.normal(0, 0.02, (250, 4)) + np.array([0.05, 0.0, 0.05, -0.02])
@@ -112,7 +112,7 @@ def test_the_confidence_set_keeps_what_cannot_be_told_from_the_best() -> None:
     assert model_confidence_set(values, 5) == model_confidence_set(values, 5)  # the seed is fixed
 
 
-def test_the_confidence_set_holds_twins_together_and_needs_days() -> None:
+def test_the_confidence_set_keeps_identical_models_together_and_needs_days() -> None:
     values = np.random.default_rng(0).normal(size=(100, 2))
     assert model_confidence_set(values[:, [0, 0, 0]], 1) == (0, 1, 2)
     worse = np.concatenate([values[:, [0, 0]], values[:, [1]] - 3], axis=1)

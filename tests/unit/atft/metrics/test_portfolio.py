@@ -56,7 +56,7 @@ def slow_long_short(
     return sum(t for *_, t in high) / size - sum(t for *_, t in low) / size, weights
 
 
-def test_long_short_and_turnover_are_the_slow_obvious_version() -> None:
+def test_long_short_and_turnover_equal_a_slow_reference() -> None:
     generator = np.random.default_rng(0)
     day = np.repeat([0, 1, 2, 3], [11, 20, 3, 13])
     code = np.concatenate([generator.permutation(25)[:n] for n in (11, 20, 3, 13)])
@@ -137,7 +137,7 @@ def test_costs_are_paid_on_what_is_traded() -> None:
     assert result.values["sharpe_net_ann"] == pytest.approx(net.mean() / net.std(ddof=1) * np.sqrt(252))
 
 
-def test_pain_32_constant_scores_give_null_everywhere_and_are_told() -> None:
+def test_pain_32_constant_scores_give_null_everywhere_and_a_warning() -> None:
     inputs = panel()
     inputs["scores"] = np.zeros_like(inputs["scores"])
     result = evaluate(**inputs)
@@ -211,7 +211,7 @@ def test_permuting_scores_within_days_destroys_the_skill() -> None:
     assert any("leak" in text for text in skilled.warnings)
 
 
-def test_drifting_scores_are_warned_of() -> None:
+def test_drifting_scores_give_a_warning() -> None:
     inputs = panel(horizons=1)
     inputs["scores"] += inputs["day"][:, None].astype(np.float32)
     assert any("drift" in text for text in evaluate(**inputs).warnings)

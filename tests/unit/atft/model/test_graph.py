@@ -89,7 +89,7 @@ def test_pain_25_every_layer_receives_a_gradient() -> None:
         assert parameter.grad.norm() > 0, name
 
 
-def test_heads_start_listening_to_neighbours_by_the_sign_of_their_correlation() -> None:
+def test_heads_start_with_attention_by_the_sign_of_the_correlation() -> None:
     """One neighbour with the stock, one against it, one neither: even heads hear the first, odd heads the second."""
     torch.manual_seed(0)
     graph = DayGraphAttention(

@@ -60,8 +60,8 @@ def test_pain_26_removing_edges_changes_scores_only_with_a_graph(make_batch, use
 def test_permuting_the_stocks_of_a_day_permutes_the_scores(make_batch) -> None:
     batch, model = make_batch(days=1), network()
     order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
-    place = torch.argsort(order)
-    permuted = replace(batch, windows=batch.windows[order], edges=place[batch.edges])
+    new_index = torch.argsort(order)
+    permuted = replace(batch, windows=batch.windows[order], edges=new_index[batch.edges])
     torch.testing.assert_close(model(permuted).scores, model(batch).scores[order])
 
 

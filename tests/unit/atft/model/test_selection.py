@@ -20,7 +20,7 @@ def textbook(network: GatedResidual, a: torch.Tensor, context: torch.Tensor | No
 
 @pytest.mark.parametrize("output_size", [5, 3])
 @pytest.mark.parametrize("context_size", [0, 4])
-def test_gated_residual_is_the_textbook(output_size: int, context_size: int) -> None:
+def test_gated_residual_equals_the_equations_of_the_paper(output_size: int, context_size: int) -> None:
     torch.manual_seed(0)
     network = GatedResidual(input_size=5, hidden_size=6, output_size=output_size, context_size=context_size)
     a = torch.randn(7, 5)
@@ -28,7 +28,7 @@ def test_gated_residual_is_the_textbook(output_size: int, context_size: int) -> 
     torch.testing.assert_close(network(a, context), textbook(network, a, context))
 
 
-def test_a_promised_context_must_be_given() -> None:
+def test_a_declared_context_is_required() -> None:
     with pytest.raises(ValueError, match="context"):
         GatedResidual(input_size=2, hidden_size=3, output_size=2, context_size=1)(torch.randn(1, 2))
 

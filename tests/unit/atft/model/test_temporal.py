@@ -58,7 +58,7 @@ def test_heads_start_with_memories_from_a_day_to_the_window() -> None:
     assert initial_recency_bias(1, 20).shape == (1, 20)
 
 
-def test_half_of_many_heads_start_with_a_turn_of_the_window() -> None:
+def test_half_of_many_heads_start_with_one_period_of_a_cosine_over_the_window() -> None:
     weights = torch.softmax(initial_recency_bias(8, 20), dim=-1)
     assert torch.equal(weights[:4], torch.softmax(initial_recency_bias(4, 20), dim=-1))
     angle = 2 * torch.pi * torch.arange(19, -1, -1) / 20

@@ -46,20 +46,20 @@ def earlier(split: dict[str, Any] = SPLIT, **changes: Any) -> PretrainSpec:
         ({"split": SPLIT | {"embargo_days": 3}}, "/split/embargo_days"),
     ],
 )
-def test_what_a_pretraining_cannot_be_is_refused(change: dict[str, Any], pointer: str | None) -> None:
+def test_an_impossible_pretraining_is_refused(change: dict[str, Any], pointer: str | None) -> None:
     with pytest.raises(ValidationError) as found:
         earlier(**change)
     if pointer is not None:
         assert found.value.errors()[0]["ctx"]["pointer"] == pointer
 
 
-def test_an_id_that_is_none_is_refused() -> None:
+def test_an_invalid_id_is_refused() -> None:
     with pytest.raises(ValidationError, match="init_from"):
         later(init_from="the last one")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"model": {"fan_top_k": 3}}, "fan_top_k was 3"),
         ({"model": {"fan_top_k": 2, "hidden_size": 64}}, "hidden_size"),
@@ -68,23 +68,23 @@ def test_an_id_that_is_none_is_refused() -> None:
         ({"split": SPLIT | {"folds": 3}}, "3 folds"),
     ],
 )
-def test_another_network_is_refused(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(PydanticCustomError, match=said) as found:
+def test_another_network_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(PydanticCustomError, match=message) as found:
         check_encoder_shape(later(), earlier(**change))
     assert (found.value.context or {})["pointer"] == "/init_from"
 
 
-def test_settings_that_shape_no_encoder_may_differ() -> None:
-    asked = later(
+def test_settings_outside_the_encoder_may_differ() -> None:
+    spec = later(
         model={"fan_top_k": 2, "dropout": 0.4, "gat_dropout": 0.0, "quantiles": [0.1, 0.9]}, loss={"base": "pinball"}
     )
-    check_encoder_shape(asked, earlier())
+    check_encoder_shape(spec, earlier())
     check_encoder_shape(
         later(model={"use_fan": False, "fan_top_k": 3}), earlier(model={"use_fan": False, "fan_top_k": 2})
     )
 
 
-def test_heads_come_along_where_they_score_the_same() -> None:
+def test_heads_are_loaded_when_horizons_and_quantiles_are_equal() -> None:
     assert same_heads(later(), later())
     assert not same_heads(later(), earlier())
     assert not same_heads(later(), later(data={"window": 5, "horizons": [1, 2]}))
@@ -100,7 +100,7 @@ LEAKS: dict[str, tuple[TrainSpec, list[RunSpec], str | None]] = {
         [earlier(SPLIT | {"val_days": 12}, data=DATA | {"horizons": [1, 5]})],
         None,
     ),
-    "a longer gap was asked for": (later(SPLIT | {"embargo_days": 9}), [earlier()], "validation day"),
+    "a longer gap was requested": (later(SPLIT | {"embargo_days": 9}), [earlier()], "validation day"),
     "the epoch was chosen by test days": (
         later(SPLIT | {"test_days": 20}),
         [earlier(SPLIT | {"val_days": 20})],
@@ -123,13 +123,13 @@ LEAKS: dict[str, tuple[TrainSpec, list[RunSpec], str | None]] = {
 
 
 @pytest.mark.parametrize("case", list(LEAKS))
-def test_pain_09_weights_from_the_days_a_run_is_judged_on_are_refused(case: str) -> None:
-    asked, ancestors, said = LEAKS[case]
-    if said is None:
-        check_no_lookahead(asked, NUM_DAYS, ancestors)
+def test_pain_09_weights_trained_on_evaluation_days_are_refused(case: str) -> None:
+    spec, ancestors, message = LEAKS[case]
+    if message is None:
+        check_no_lookahead(spec, NUM_DAYS, ancestors)
         return
-    with pytest.raises(PydanticCustomError, match=said):
-        check_no_lookahead(asked, NUM_DAYS, ancestors)
+    with pytest.raises(PydanticCustomError, match=message):
+        check_no_lookahead(spec, NUM_DAYS, ancestors)
 
 
 SPLITS = st.builds(
@@ -143,11 +143,11 @@ SPLITS = st.builds(
 
 @settings(max_examples=30, deadline=None)
 @given(SPLITS, SPLITS)
-def test_what_is_let_through_never_saw_a_judged_day_or_a_later_one(one: SplitSpec, two: SplitSpec) -> None:
-    asked, source = later(two.model_dump()), earlier(one.model_dump())
+def test_accepted_weights_never_saw_an_evaluation_day_or_a_later_one(one: SplitSpec, two: SplitSpec) -> None:
+    spec, source = later(two.model_dump()), earlier(one.model_dump())
     try:
-        check_encoder_shape(asked, source)
-        check_no_lookahead(asked, NUM_DAYS, [source])
+        check_encoder_shape(spec, source)
+        check_no_lookahead(spec, NUM_DAYS, [source])
     except PydanticCustomError:
         return
     before, after = (plan_split(NUM_DAYS, 5, 3, split).folds for split in (one, two))

@@ -160,7 +160,7 @@ def test_validation_days_are_the_end_of_the_longest_stretch() -> None:
 
 
 @pytest.mark.parametrize("kind", [{"kind": "purged_kfold", "folds": 5}, {"kind": "cpcv", "folds": 6, "test_folds": 2}])
-def test_too_few_days_says_how_many_are_needed_and_that_many_will_do(kind: dict[str, object]) -> None:
+def test_too_few_days_names_the_number_needed_and_that_many_suffice(kind: dict[str, object]) -> None:
     spec = SplitSpec.model_validate({"val_days": 20, "embargo_days": 12, **kind})
     with pytest.raises(PydanticCustomError) as caught:
         plan_split(60, 10, MAX_HORIZON, spec)
@@ -185,7 +185,7 @@ def test_too_few_days_says_how_many_are_needed_and_that_many_will_do(kind: dict[
         ({"kind": "cpcv", "folds": 12, "test_folds": 4, "embargo_days": 60}, "/split/test_folds"),
     ],
 )  # fmt: skip
-def test_a_split_that_cannot_be_is_refused_at_its_field(split: dict[str, object], pointer: str) -> None:
+def test_an_impossible_split_is_refused_at_its_field(split: dict[str, object], pointer: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TrainSpec.model_validate({"dataset": "prices", "split": split})
     (error,) = caught.value.errors()

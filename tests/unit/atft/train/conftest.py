@@ -53,10 +53,10 @@ def changed(**changes: object) -> TrainSpec:
     body = json.loads(json.dumps(SPEC))
     for name, value in changes.items():
         *path, last = name.split(".")
-        place = body
+        node = body
         for key in path:
-            place = place.setdefault(key, {})
-        place[last] = value
+            node = node.setdefault(key, {})
+        node[last] = value
     return TrainSpec.model_validate(body)
 
 

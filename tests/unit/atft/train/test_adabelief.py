@@ -50,9 +50,9 @@ def test_foreach_is_the_package_to_1e_6_at_every_update(
     )
     generator = torch.Generator().manual_seed(len(rests))
     for rest in rests:
-        for place, (a, b) in enumerate(zip(theirs, ours, strict=True)):
+        for index, (a, b) in enumerate(zip(theirs, ours, strict=True)):
             gradient = torch.randn(a.shape, generator=generator)
-            a.grad, b.grad = (None, None) if rest and place else (gradient.clone(), gradient.clone())
+            a.grad, b.grad = (None, None) if rest and index else (gradient.clone(), gradient.clone())
         package.step()
         foreach.step()
         for a, b in zip(theirs, ours, strict=True):
@@ -60,7 +60,7 @@ def test_foreach_is_the_package_to_1e_6_at_every_update(
 
 
 @pytest.mark.parametrize("capturable", [False, True])
-def test_a_reloaded_state_goes_on_equally(capturable: bool, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_reloaded_state_continues_equally(capturable: bool, tmp_path) -> None:  # type: ignore[no-untyped-def]
     _, _, ours, foreach = pair(
         rectify=True, capturable=capturable, weight_decay=0.1, betas=(0.9, 0.999), lr=1e-2, eps=1e-16
     )

@@ -33,7 +33,7 @@ def test_lags_fill_the_columns_and_keep_the_last_day() -> None:
     assert choose_lags(60, 5000) == (0,)
 
 
-def test_pain_32_baselines_stand_beside_the_run_on_the_same_days_and_are_made_once(
+def test_pain_32_baselines_use_the_days_of_the_run_and_are_computed_once(
     run: Any, make_spec: Make, cache: Cache
 ) -> None:
     spec = make_spec(**{"baselines": True, "trainer.max_epochs": 1})
@@ -61,7 +61,7 @@ def test_pain_32_baselines_stand_beside_the_run_on_the_same_days_and_are_made_on
     assert again == {name: event.values for name, event in by_source.items()}
 
 
-def test_a_damaged_store_is_made_again(run: Any, make_spec: Make, cache: Cache) -> None:
+def test_a_damaged_store_is_rebuilt(run: Any, make_spec: Make, cache: Cache) -> None:
     spec = make_spec(**{"baselines": True, "trainer.max_epochs": 1})
     before = run(spec, "first").rows
     for path in (cache.path / "baselines").glob("*.json"):

@@ -26,7 +26,7 @@ def snapshot(value: float, best: Path | None = None) -> Snapshot:
     )
 
 
-def test_what_is_saved_comes_back_exactly(tmp_path: Path) -> None:
+def test_a_loaded_checkpoint_equals_the_saved_one(tmp_path: Path) -> None:
     best = tmp_path / "best.safetensors"
     checkpoint.save_weights(best, {"a": torch.ones(2)}, {})
     checkpoint.save(tmp_path / "c", "000001", snapshot(1 / 3, best))
@@ -38,7 +38,7 @@ def test_what_is_saved_comes_back_exactly(tmp_path: Path) -> None:
     assert torch.equal(checkpoint.load_weights(kept)["a"], torch.ones(2))
 
 
-def test_the_best_weights_of_a_checkpoint_outlive_a_better_epoch_and_the_folder(tmp_path: Path) -> None:
+def test_the_best_weights_of_a_checkpoint_survive_a_better_epoch_and_a_deleted_folder(tmp_path: Path) -> None:
     best = tmp_path / "best.safetensors"
     checkpoint.save_weights(best, {"a": torch.ones(2)}, {})
     checkpoint.save(tmp_path / "c", "000001", snapshot(0.0, best))
@@ -49,9 +49,7 @@ def test_the_best_weights_of_a_checkpoint_outlive_a_better_epoch_and_the_folder(
 
 
 @pytest.mark.parametrize("part", ["weights", "state"])
-def test_a_checkpoint_that_does_not_fit_is_the_operating_systems_error_and_leaves_the_one_before(
-    tmp_path: Path, part: str
-) -> None:
+def test_a_checkpoint_on_a_full_disk_raises_oserror_and_keeps_the_previous_one(tmp_path: Path, part: str) -> None:
     """An OSError says that the disk is full, and `retry` can go on; any other would be an internal error."""
     checkpoint.save(tmp_path / "c", "000001", snapshot(1.0))
     large = replace(snapshot(2.0), **{part: {"a": torch.zeros(100_000)}})
@@ -61,7 +59,7 @@ def test_a_checkpoint_that_does_not_fit_is_the_operating_systems_error_and_leave
     assert not (tmp_path / "c" / "000002").exists()
 
 
-def test_at_most_two_are_kept_and_leftovers_of_a_killed_save_go(tmp_path: Path) -> None:
+def test_at_most_two_are_kept_and_files_of_a_killed_save_are_removed(tmp_path: Path) -> None:
     (tmp_path / "c" / ".000000.partial").mkdir(parents=True)
     for number in range(1, 6):
         checkpoint.save(tmp_path / "c", f"{number:06d}", snapshot(number))
@@ -90,7 +88,7 @@ def test_a_damaged_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "000001", CPU)
 
 
-def test_no_manifest_or_another_format_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_missing_manifest_or_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a whole checkpoint"):
         checkpoint.load(tmp_path / "none", CPU)
     checkpoint.save(tmp_path, "000001", snapshot(1.0))
@@ -106,7 +104,7 @@ def test_no_manifest_or_another_format_is_no_checkpoint(tmp_path: Path) -> None:
     value=st.none() | st.integers() | st.text() | st.lists(st.integers()) | st.dictionaries(st.text(), st.none()),
     cut=st.integers(0, 400),
 )
-def test_a_manifest_of_any_content_is_a_checkpoint_or_none(
+def test_a_manifest_of_any_content_loads_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, part: str, value: object, cut: int
 ) -> None:
     folder = tmp_path_factory.mktemp("c")
@@ -127,8 +125,8 @@ def test_saving_over_a_stale_checkpoint_of_the_same_name_replaces_it(tmp_path: P
 
 
 def test_the_sha256_is_the_manifests(tmp_path: Path) -> None:
-    told = checkpoint.save(tmp_path, "000001", snapshot(1.0))
-    assert told == sha256_of(tmp_path / "000001" / "manifest.json")
+    returned = checkpoint.save(tmp_path, "000001", snapshot(1.0))
+    assert returned == sha256_of(tmp_path / "000001" / "manifest.json")
 
 
 def test_write_atomic_leaves_only_the_file(tmp_path: Path) -> None:

@@ -85,15 +85,15 @@ def test_a_member_is_its_seeds_run_and_the_score_is_the_mean_of_ranks(
         assert daily[(split, str(date))] == pytest.approx(expected, abs=1e-12)
 
 
-def test_what_an_ensemble_says_of_itself(whole: Any, spec: EnsembleSpec) -> None:
+def test_an_ensemble_reports_its_members_in_its_result_and_evidence(whole: Any, spec: EnsembleSpec) -> None:
     best, tested = whole.last.result["best"], whole.last.result["test"]
     latest = {name: value for (source, name, _), value in whole.rows.items() if source is None}
     assert best["value"] == best["metrics"]["val/rank_ic"] == latest["val/rank_ic"]
     assert [member["epoch"] for member in best["members"]] == [m["best_epoch"] for m in whole.evidence["members"]]
     assert tested["test/rank_ic@5d"] == latest["test/rank_ic@5d"]
     assert "val/loss" not in latest  # a mean of ranks has none
-    (told,) = [event for event in whole.of(Metrics) if event.best]
-    assert (told.step, told.values["val/rank_ic"]) == (best["epoch"], best["value"])
+    (event,) = [event for event in whole.of(Metrics) if event.best]
+    assert (event.step, event.values["val/rank_ic"]) == (best["epoch"], best["value"])
     assert {source for source, _, _ in whole.rows} >= {None, "ridge", "lightgbm", "oracle_observed"}
     assert [(event.fold, event.epoch) for event in whole.of(Checkpointed)] == [(1, 0), (1, 1), (1, 2), (2, 1), (2, 2)]
     assert {"best.1.safetensors", "best.2.safetensors"} <= {artifact.name for artifact in whole.last.artifacts}
@@ -109,20 +109,20 @@ def test_what_an_ensemble_says_of_itself(whole: Any, spec: EnsembleSpec) -> None
     wrong = json.loads(json.dumps(evidence))
     wrong["members"][1]["seed"] = 7
     wrong["members"][0]["lr_by_epoch"][1] = 1e-9
-    assert [said.partition(":")[0] for said in unproved(wrong)] == ["seeds", "learning rate of member 1, epoch 2"]
+    assert [message.partition(":")[0] for message in unproved(wrong)] == ["seeds", "learning rate of member 1, epoch 2"]
     assert "seeds" in unproved({**evidence, "members": evidence["members"][:1]})[0]
     assert "base" in unproved({**evidence, "requested": evidence["requested"]["base"]})[0]
 
 
-def test_resumed_in_the_second_member_it_goes_on_bit_for_bit(
+def test_an_ensemble_resumed_in_its_second_member_is_bit_for_bit_the_same(
     whole: Any, run: Any, spec: EnsembleSpec, tmp_path: Path
 ) -> None:
-    trained, asked = tmp_path / "part" / "checkpoints" / "000003", 0  # the first member's last
+    trained, stop_checks = tmp_path / "part" / "checkpoints" / "000003", 0  # the first member's last
 
     def stop() -> bool:
-        nonlocal asked
-        asked += trained.exists()
-        return asked > 2
+        nonlocal stop_checks
+        stop_checks += trained.exists()
+        return stop_checks > 2
 
     part = run(spec, "part", stop=stop)
     assert isinstance(part.last, Stopped)
@@ -152,7 +152,7 @@ def test_every_member_begins_with_the_weights_that_init_from_names(run: Any, mak
 
 
 def test_a_member_that_fails_makes_the_ensemble_fail(run: Any, make_spec: Make) -> None:
-    """With its name, and before any number is told."""
+    """With its name, and before any number is event."""
     spec = EnsembleSpec(base=make_spec(**SHORT, **{"data.min_names": 24, "split.val_days": 2}), seeds=SEEDS)
     result = run(spec)
     assert isinstance(result.last, Failed)
@@ -170,7 +170,7 @@ def test_a_member_that_fails_makes_the_ensemble_fail(run: Any, make_spec: Make) 
         ({"base": {"dataset": "d", "split": {"folds": 2}}}, "/base/split/folds"),
     ],
 )
-def test_what_is_no_ensemble_is_refused_at_its_field(changes: Any, pointer: str) -> None:
+def test_an_invalid_ensemble_is_refused_at_its_field(changes: Any, pointer: str) -> None:
     with pytest.raises(ValidationError) as refusal:
         EnsembleSpec.model_validate({"base": {"dataset": "d"}, "seeds": [0, 1], **changes})
     assert refusal.value.errors()[0]["ctx"]["pointer"] == pointer

@@ -84,7 +84,7 @@ def test_days_are_listed_and_kept_apart(run: Any, make_spec: Make, cache: Cache)
     assert data["num_features"] == len(cache.feature_names) + len(cache.market_names)
 
 
-def test_threads_asked_for_are_the_threads_in_use(run: Any, make_spec: Make) -> None:
+def test_requested_threads_are_the_threads_in_use(run: Any, make_spec: Make) -> None:
     body = run(
         make_spec(**{"resources.threads": 2, "trainer.max_epochs": 1, "trainer.max_steps_per_epoch": 1}), test=False
     ).evidence

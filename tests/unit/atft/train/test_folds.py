@@ -1,4 +1,4 @@
-"""Several folds are several whole runs told as one: same bits, own names, their mean, every test day once."""
+"""Several folds are independent runs reported as one: same bits, own metric names, their mean, every test day once."""
 
 import json
 import math
@@ -61,11 +61,11 @@ def kept() -> dict[str, Any]:
 
 @pytest.fixture
 def kfold(kept: dict[str, Any], run: Any, make_spec: Make) -> Any:
-    """The undisturbed run, made once; `asked` says how often it asked whether to stop."""
+    """The undisturbed run, made once; `stop_checks` is how often it checked whether to stop."""
     if not kept:
-        questions = StopAfter(10**9)
-        kept["whole"] = run(make_spec(**KFOLD), "whole", stop=questions)
-        kept["whole"].asked = 10**9 - questions.left
+        checks = StopAfter(10**9)
+        kept["whole"] = run(make_spec(**KFOLD), "whole", stop=checks)
+        kept["whole"].stop_checks = 10**9 - checks.left
     return kept["whole"]
 
 
@@ -76,7 +76,7 @@ def unproved(spec: TrainSpec, evidence: Any) -> list[str]:
     return differences(spec, body, fingerprint=body["data"]["fingerprint"], threads=1)
 
 
-def test_kfold_tells_each_fold_and_the_mean(kfold: Any, make_spec: Make, cache: Cache) -> None:
+def test_kfold_reports_each_fold_and_the_mean(kfold: Any, make_spec: Make, cache: Cache) -> None:
     assert isinstance(kfold.last, Finished)
     tests = {name for _, name, _ in kfold.rows if name.startswith("test")}
     assert {name.partition("/")[0] for name in tests} == {"test", "test.1", "test.2", "test.3"}
@@ -88,8 +88,8 @@ def test_kfold_tells_each_fold_and_the_mean(kfold: Any, make_spec: Make, cache: 
     objectives = [fold["value"] for fold in best["folds"]]
     assert best["value"] == math.fsum(objectives) / 3
     assert best["epoch"] == max(fold["epoch"] for fold in best["folds"])
-    (told,) = [event for event in kfold.of(Metrics) if event.best]
-    assert (told.step, told.values["val/rank_ic"]) == (best["epoch"], best["value"])
+    (event,) = [event for event in kfold.of(Metrics) if event.best]
+    assert (event.step, event.values["val/rank_ic"]) == (best["epoch"], best["value"])
     assert kfold.last.result["test"]["test/rank_ic"] == latest["test/rank_ic"]
 
     series = daily_of(kfold, "rank_ic", "test", 5)
@@ -131,12 +131,12 @@ def test_kfold_evidence_has_the_days_of_each_fold_and_holds(kfold: Any, make_spe
     assert "folds trained" in unproved(spec, short)[0]
 
 
-def test_kfold_resumed_anywhere_repeats_itself_bit_for_bit(kfold: Any, run: Any, make_spec: Make) -> None:
-    spec, whole, asked = make_spec(**KFOLD), kfold, kfold.asked
+def test_kfold_resumed_anywhere_is_bit_for_bit_the_same(kfold: Any, run: Any, make_spec: Make) -> None:
+    spec, whole, stop_checks = make_spec(**KFOLD), kfold, kfold.stop_checks
     rows: dict[object, object] = {}
     parts: list[Any] = []
     resume = None
-    for attempt, limit in enumerate((asked // 5, asked // 4, asked // 3, asked)):
+    for attempt, limit in enumerate((stop_checks // 5, stop_checks // 4, stop_checks // 3, stop_checks)):
         part = run(spec, f"{attempt}", stop=StopAfter(limit), resume=resume)
         rows |= part.rows
         parts.append(part)
@@ -155,12 +155,12 @@ def test_kfold_resumed_anywhere_repeats_itself_bit_for_bit(kfold: Any, run: Any,
         assert part.evidence[key] == whole.evidence[key]
 
 
-def test_a_kfold_killed_in_its_second_fold_goes_on_bit_for_bit(
+def test_a_kfold_killed_in_its_second_fold_resumes_bit_for_bit(
     kfold: Any, run: Any, make_spec: Make, tmp_path: Path
 ) -> None:
     spec, whole = make_spec(**KFOLD), kfold
     with pytest.raises(Killed):
-        run(spec, "killed", stop=KillAt(whole.asked * 2 // 5))
+        run(spec, "killed", stop=KillAt(whole.stop_checks * 2 // 5))
     kept = sorted((tmp_path / "killed" / "checkpoints").iterdir())[-1]
     assert len(json.loads((kept / "manifest.json").read_text())["loop"]["folds"]) == 2
     rest = run(spec, "rest", resume=kept)
@@ -184,7 +184,7 @@ def test_cpcv_trains_each_choice_of_blocks_and_averages_by_day(run: Any, make_sp
     assert unproved(spec, result.evidence) == []
 
 
-def test_each_fold_ends_for_itself(run: Any, make_spec: Make) -> None:
+def test_each_fold_stops_early_on_its_own(run: Any, make_spec: Make) -> None:
     changes = {**KFOLD, "trainer.max_epochs": 9, "trainer.early_stopping": {"patience": 1, "min_delta": 10.0}}
     result = run(make_spec(**changes), test=False)
     assert result.last.reason is Reason.EARLY_STOPPED

@@ -193,7 +193,7 @@ def test_leak_05_the_metric_rewards_the_ranking_within_the_day_and_nothing_else(
     assert skilled[0] > 0.5
     assert abs(shuffled[0]) < 0.03
     assert shuffled[1] < 0.2 * skilled[1]
-    assert np.corrcoef(score[within], target)[0, 1] > 0.5  # what a metric over all days would have said
+    assert np.corrcoef(score[within], target)[0, 1] > 0.5  # what a metric over all days would have measured
 
 
 COLUMNS: dict[str, Callable[[pl.Expr], pl.Expr]] = {
@@ -242,8 +242,8 @@ def test_leak_07_a_rank_ic_too_good_to_be_true_is_flagged(
     planted = PlantedSpec(num_codes=24, num_days=120, num_features=5, signal=1.0, mode="theory", seed=1)
     cache = built(None, planted=planted)
     result = run(make_spec(**{"trainer.max_epochs": 2}), on=cache)
-    told = [e.message for e in result.of(Log) if e.level == "warning"]
-    assert any(text.startswith("val: RankIC of 1 days") and "look for a leak" in text for text in told)
+    warnings_of_run = [e.message for e in result.of(Log) if e.level == "warning"]
+    assert any(text.startswith("val: RankIC of 1 days") and "look for a leak" in text for text in warnings_of_run)
     assert cache.oracle is not None
     rows = np.flatnonzero(cache.valid & np.isfinite(cache.targets).all(axis=1))
     noise = np.random.default_rng(0).standard_normal((len(rows), 2)).astype(np.float32)
@@ -272,7 +272,7 @@ def test_leak_08_a_universe_chosen_with_later_data(closes: pl.DataFrame, built: 
     built(listed(future), "vouched", allow_leaks=("in_universe",))
 
 
-def test_leak_08_signs_of_hindsight_are_told(built: Callable[..., Cache]) -> None:
+def test_leak_08_signs_of_hindsight_give_a_warning(built: Callable[..., Cache]) -> None:
     """Three years; lists of the largest by traded value of the year before, of the year itself, and one for ever."""
     panel = generate(PlantedSpec(num_codes=60, num_days=600, num_features=4, mode="null", seed=2), (1, 5))
     rng = np.random.default_rng(0)

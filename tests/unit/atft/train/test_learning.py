@@ -65,16 +65,16 @@ def agreement(mode: str, make_spec: Make, folder: Path, **changes: object) -> fl
     return float(np.mean([spearmanr(scored.scores[day, 0], best[day]).statistic for day in days]))
 
 
-def test_what_only_the_neighbours_know_is_learned_from_them(make_spec: Make, tmp_path: Path) -> None:
+def test_a_signal_in_the_neighbours_is_learned_with_the_graph(make_spec: Make, tmp_path: Path) -> None:
     found = agreement("graph_only", make_spec, tmp_path)
     assert found > 0.4
 
 
-def test_and_not_without_them(make_spec: Make, tmp_path: Path) -> None:
+def test_a_signal_in_the_neighbours_is_not_learned_without_the_graph(make_spec: Make, tmp_path: Path) -> None:
     found = agreement("graph_only", make_spec, tmp_path, **{"model.use_gat": False})
     assert abs(found) < 0.15
 
 
-def test_what_only_time_shows_is_learned_from_the_window(make_spec: Make, tmp_path: Path) -> None:
+def test_a_signal_in_time_is_learned_from_the_window(make_spec: Make, tmp_path: Path) -> None:
     found = agreement("cycle_only", make_spec, tmp_path)
     assert found > 0.6

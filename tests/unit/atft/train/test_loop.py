@@ -99,7 +99,7 @@ def test_checkpoints_are_announced_only_when_they_are_there_and_two_remain(
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-def test_planted_panels_show_the_oracle_and_our_share_of_it(run: Any) -> None:
+def test_planted_panels_report_the_oracle_and_the_share_reached(run: Any) -> None:
     rows = run().rows
     best = next(step for (_, name, step) in rows if name == "test/rank_ic")
     for split in ("val", "test"):
@@ -144,7 +144,7 @@ def test_pain_24_a_nan_ends_the_run_and_names_its_day(run: Any, cache: Cache, ma
     )
 
 
-def test_an_objective_that_is_never_defined_is_no_success(run: Any, cache: Cache) -> None:
+def test_an_objective_that_is_never_defined_is_a_failure(run: Any, cache: Cache) -> None:
     clean = run()
     own = broken(cache)
     own.targets[np.isin(own.day_index, days_of(cache, clean, "val"))] = np.nan
@@ -203,7 +203,7 @@ def test_a_cuda_demand_without_cuda_is_refused(run: Any, make_spec: Make) -> Non
     assert result.last.reason is Reason.INVALID_PARAMS
 
 
-def test_stop_before_the_first_update_saves_and_says_so(run: Any) -> None:
+def test_a_stop_before_the_first_update_saves_a_checkpoint(run: Any) -> None:
     result = run(stop=lambda: True)
     assert isinstance(result.last, Stopped)
     assert result.last.step == 0

@@ -51,7 +51,7 @@ def test_an_exception_becomes_the_reason_a_client_can_act_on(error: Exception, r
     assert failed.message
 
 
-def test_an_unknown_exception_keeps_its_type_and_words() -> None:
+def test_an_unknown_exception_keeps_its_type_and_message() -> None:
     assert program.failure(ZeroDivisionError("by nothing")).message == "ZeroDivisionError: by nothing"
 
 
@@ -75,9 +75,7 @@ def test_pain_42_a_declared_output_that_is_missing_or_empty_is_a_failure(tmp_pat
 
 
 @pytest.mark.parametrize("body", [None, "{", json.dumps({"dataset": "x", "learning_rate": 1})])
-def test_a_spec_that_is_none_is_a_usage_error(
-    body: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_invalid_spec_is_a_usage_error(body: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "spec.json"
     if body is not None:
         path.write_text(body)

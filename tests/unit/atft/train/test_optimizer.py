@@ -14,7 +14,7 @@ def one_update(spec: OptimizerSpec) -> tuple[torch.optim.Optimizer, float]:
     return made.optimizer, float((1 - parameter.detach()).abs().max())
 
 
-def test_pain_09_adabelief_is_the_package_and_proves_it(capfd: pytest.CaptureFixture[str]) -> None:
+def test_pain_09_adabelief_is_the_package_s_and_its_evidence_holds(capfd: pytest.CaptureFixture[str]) -> None:
     optimizer, _ = one_update(OptimizerSpec(name="adabelief"))
     proof = optimizer_evidence(optimizer)
     assert proof["class"] == "adabelief_pytorch.AdaBelief.AdaBelief"
@@ -24,11 +24,11 @@ def test_pain_09_adabelief_is_the_package_and_proves_it(capfd: pytest.CaptureFix
     assert proof["weight_decouple"] is True
     groups = proof["param_groups"]
     assert groups == [{"lr": 5e-4, "betas": [0.9, 0.999], "eps": 1e-16, "weight_decay": 1e-4, "parameters": 1}]
-    said = capfd.readouterr()
-    assert said.out == said.err == ""
+    output = capfd.readouterr()
+    assert output.out == output.err == ""
 
 
-def test_adamw_is_torchs_and_proves_it() -> None:
+def test_adamw_is_torchs_and_its_evidence_holds() -> None:
     optimizer, _ = one_update(OptimizerSpec(name="adamw", betas=(0.8, 0.95), weight_decay=0.01, lr=0.1))
     proof = optimizer_evidence(optimizer)
     assert proof["class"] == "torch.optim.adamw.AdamW"
@@ -44,7 +44,7 @@ def test_before_an_update_there_are_no_state_keys() -> None:
     assert optimizer_evidence(made.optimizer)["state_keys"] == []
 
 
-def test_first_update_tells_the_optimizers_apart() -> None:
+def test_first_update_distinguishes_the_optimizers() -> None:
     """Rectified AdaBelief starts as plain momentum: the first update is lr·g; AdamW's is lr·sign(g)."""
     for gradient, expected in ((0.25, 0.25), (4.0, 4.0)):
         parameter = nn.Parameter(torch.ones(3))

@@ -20,7 +20,7 @@ TWO = [{"name": "heads", "epochs": 1, "modules": ["heads"], "lr": 0.01}, {"name"
 SHORT = {"trainer.max_epochs": 3, "trainer.max_steps_per_epoch": 2, "trainer.early_stopping": None}
 
 
-def assembled(spec: TrainSpec, cache: Cache) -> TrainingSetup:
+def training_setup(spec: TrainSpec, cache: Cache) -> TrainingSetup:
     return make_setup(spec, cache, Reporter(lambda _: None, epochs=1))
 
 
@@ -47,9 +47,9 @@ def test_a_run_in_phases_proves_its_rates_and_gradients(make_spec: Make, run: An
     assert [one for one in found if not one.startswith("threads")] == []  # the tests' own process has more of them
 
 
-def test_a_resting_module_stays_where_it_was_weight_decay_or_not(make_spec: Make, cache: Cache) -> None:
+def test_a_frozen_module_is_not_changed_even_by_weight_decay(make_spec: Make, cache: Cache) -> None:
     spec = make_spec(**SHORT, **{"trainer.phases": TWO, "optimizer.weight_decay": 0.5})
-    setup = assembled(spec, cache)
+    setup = training_setup(spec, cache)
     phases.enter(setup, 0)
     before = {k: v.clone() for k, v in setup.network.state_dict().items()}
     step = Stepper(setup, Timers(setup.device), micro_batch_days=4, heartbeat=lambda _: None)
@@ -99,8 +99,8 @@ def test_a_phase_whose_loss_leaves_a_module_without_gradient_fails_in_preflight(
 
 
 def test_regime_weights_change_training_days_only(make_spec: Make, cache: Cache) -> None:
-    plain = assembled(make_spec(), cache)
-    weighted = assembled(make_spec(**{"loss.regime": "volatility_correlation"}), cache)
+    plain = training_setup(make_spec(), cache)
+    weighted = training_setup(make_spec(**{"loss.regime": "volatility_correlation"}), cache)
     weights = weighted.objective.day_weights
     assert weights is not None
     heaviest = plain.split.train[np.argmax(weights[plain.split.train])]
@@ -122,7 +122,7 @@ def test_a_graph_that_stochastic_depth_skips_at_first_is_measured_later(
     assert result.evidence["modules"]["graph"]["grad_norm_first_step"] > 0
 
 
-def test_a_phase_of_the_graph_alone_goes_on_where_it_is_skipped(make_spec: Make, run: Any) -> None:
+def test_a_phase_of_the_graph_alone_survives_skipped_layers(make_spec: Make, run: Any) -> None:
     alone = [{"name": "all", "epochs": 1}, {"name": "graph", "epochs": 2, "modules": ["graph"]}]
     depth = {"model.gat_layers": 1, "model.stochastic_depth": 0.8, "trainer.phases": alone}
     assert run(make_spec(**SHORT, **depth), test=False).last.type == "finished"

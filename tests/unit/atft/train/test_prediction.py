@@ -35,7 +35,7 @@ def model(cache: Cache, tmp_path_factory: pytest.TempPathFactory, make_spec: Cal
     return out
 
 
-def asked(first: np.datetime64, last: np.datetime64, **changes: Any) -> PredictSpec:
+def predict_spec(first: np.datetime64, last: np.datetime64, **changes: Any) -> PredictSpec:
     body = {"model": "m", "dataset": "tiny", "from_day": str(first), "to_day": str(last), "fold": 2, **changes}
     return PredictSpec.model_validate({"resources": {"device": "cpu"}} | body)
 
@@ -67,7 +67,7 @@ def test_any_range_has_the_bits_of_the_evaluation(
     tested = np.array(sorted({day for day, _ in expected}), dtype="datetime64[D]")
     number = np.searchsorted(cache.days, tested)
     first, last = cache.days[number[0] + start], cache.days[number[-1] + stop]
-    done = go(asked(first, last))
+    done = go(predict_spec(first, last))
     assert isinstance(done.last, Finished), done.last
     found = table(done.out / "predictions.parquet")
     inside = {key: scores for key, scores in expected.items() if first <= np.datetime64(key[0]) <= last}
@@ -82,20 +82,20 @@ def test_each_fold_has_its_own_weights(go: Callable[..., Result], model: Path) -
     for fold in (1, 2):
         expected = table(model / "predictions.parquet", split="val", fold=fold)
         days = sorted({np.datetime64(day) for day, _ in expected})
-        done = go(asked(days[0], days[-1], fold=fold))
+        done = go(predict_spec(days[0], days[-1], fold=fold))
         found = table(done.out / "predictions.parquet")
         assert {key: found[key] for key in expected} == expected
         assert done.evidence["model"]["weights"] == f"best.{fold}.safetensors"
         assert done.evidence["data"]["num_learned_days"] == len(days)
-    for fold, said in ((None, "2 folds"), (3, "a model that has 2")):
-        refused = go(asked(days[0], days[-1], fold=fold)).last
+    for fold, message in ((None, "2 folds"), (3, "a model that has 2")):
+        refused = go(predict_spec(days[0], days[-1], fold=fold)).last
         assert isinstance(refused, Failed)
         assert refused.reason is Reason.INVALID_PARAMS
-        assert said in refused.message
+        assert message in refused.message
 
 
 def test_too_short_a_history_is_null(go: Callable[..., Result], cache: Cache) -> None:
-    done = go(asked(cache.days[0], cache.days[9]))
+    done = go(predict_spec(cache.days[0], cache.days[9]))
     found = table(done.out / "predictions.parquet")
     first = {code: cache.day_index[cache.code_offsets[i]] for i, code in enumerate(cache.codes)}
     number = {day.item(): i for i, day in enumerate(cache.days)}
@@ -116,26 +116,29 @@ def test_another_dataset_needs_the_same_features(go: Callable[..., Result], cach
     body = DATASET | {"planted": DATASET["planted"] | {"seed": 2}}
     build(DatasetSpec.model_validate(body), tmp_path / "later", lambda _: None, lambda: False)
     later = Cache.open(tmp_path / "later")
-    done = go(asked(later.days[-1], later.days[-1]), on=later)  # whose labels nobody knows yet
+    done = go(predict_spec(later.days[-1], later.days[-1]), on=later)  # whose labels nobody knows yet
     assert isinstance(done.last, Finished)
     assert all(None not in scores for scores in table(done.out / "predictions.parquet").values())
     assert done.evidence["data"]["fingerprint"] == later.fingerprint != done.evidence["model"]["fingerprint"]
-    for names, said in ((("other", *cache.feature_names[1:]), "besides"), (cache.feature_names[::-1], "another order")):
+    for names, message in (
+        (("other", *cache.feature_names[1:]), "besides"),
+        (cache.feature_names[::-1], "another order"),
+    ):
         later.feature_names = names
-        refused = go(asked(later.days[20], later.days[30]), on=later).last
+        refused = go(predict_spec(later.days[20], later.days[30]), on=later).last
         assert isinstance(refused, Failed)
         assert refused.reason is Reason.INVALID_PARAMS
-        assert said in refused.message
+        assert message in refused.message
 
 
-def test_what_cannot_be_scored_leaves_no_file(go: Callable[..., Result], cache: Cache, model: Path) -> None:
-    days = asked(cache.days[50], cache.days[60])
-    for refused, said in (
-        (go(asked(np.datetime64("1999-01-01"), np.datetime64("1999-02-01"))), "no trading day"),
+def test_a_refused_prediction_leaves_no_file(go: Callable[..., Result], cache: Cache, model: Path) -> None:
+    days = predict_spec(cache.days[50], cache.days[60])
+    for refused, message in (
+        (go(predict_spec(np.datetime64("1999-01-01"), np.datetime64("1999-02-01"))), "no trading day"),
         (go(days, weights_sha256="0" * 64), "have changed"),
     ):
         assert isinstance(refused.last, Failed)
-        assert said in refused.last.message
+        assert message in refused.last.message
         assert list(refused.out.iterdir()) == []
     answers = iter([False, True])
     stopped = go(days, stop=lambda: next(answers))

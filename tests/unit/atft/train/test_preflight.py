@@ -19,7 +19,7 @@ from atft.train.setup import TrainingSetup, make_setup
 Make = Callable[..., TrainSpec]
 
 
-def assembled(spec: TrainSpec, cache: Cache) -> tuple[TrainingSetup, Reporter, list[Event]]:
+def training_setup(spec: TrainSpec, cache: Cache) -> tuple[TrainingSetup, Reporter, list[Event]]:
     events: list[Event] = []
     reporter = Reporter(events.append, epochs=1)
     return make_setup(spec, cache, reporter), reporter, events
@@ -50,7 +50,7 @@ def test_pain_11_an_enabled_part_without_gradient_is_refused_by_name() -> None:
 
 
 def test_pain_39_one_day_forward_and_backward_before_the_first_step(make_spec: Make, cache: Cache) -> None:
-    setup, reporter, _ = assembled(make_spec(), cache)
+    setup, reporter, _ = training_setup(make_spec(), cache)
     before = {name: tensor.clone() for name, tensor in setup.network.state_dict().items()}
     report = preflight(setup, reporter)
     assert set(report.gradient_norms) == {"selection", "fan", "temporal", "graph", "heads"}
@@ -63,13 +63,13 @@ def test_pain_39_one_day_forward_and_backward_before_the_first_step(make_spec: M
     assert not setup.optimizer.state
 
 
-def test_randomness_is_off_so_that_a_part_at_rest_does_not_look_dead(make_spec: Make, cache: Cache) -> None:
+def test_randomness_is_off_so_that_a_skipped_part_does_not_look_unused(make_spec: Make, cache: Cache) -> None:
     spec = make_spec(
         **{"model.dropout": 0.9, "model.gat_dropout": 0.9, "model.freq_dropout": 0.9, "model.stochastic_depth": 0.99}
     )
     norms = []
     for seed in range(3):
-        setup, reporter, _ = assembled(spec, cache)
+        setup, reporter, _ = training_setup(spec, cache)
         torch.manual_seed(seed)
         norms.append(preflight(setup, reporter).gradient_norms)
     assert norms[0] == norms[1] == norms[2]
@@ -77,7 +77,7 @@ def test_randomness_is_off_so_that_a_part_at_rest_does_not_look_dead(make_spec: 
 
 @pytest.mark.parametrize("switch", [{"model.use_gat": False}, {"model.use_fan": False}])
 def test_switched_off_parts_are_not_there(switch: dict[str, Any], make_spec: Make, cache: Cache) -> None:
-    setup, reporter, _ = assembled(make_spec(**switch), cache)
+    setup, reporter, _ = training_setup(make_spec(**switch), cache)
     missing = "graph" if "model.use_gat" in switch else "fan"
     assert missing not in preflight(setup, reporter).gradient_norms
 
@@ -85,7 +85,7 @@ def test_switched_off_parts_are_not_there(switch: dict[str, Any], make_spec: Mak
 def test_slow_days_are_split_into_powers_of_two(make_spec: Make, cache: Cache) -> None:
     from atft.train.preflight import _micro_batch
 
-    setup, _, _ = assembled(make_spec(**{"trainer.batch_size": 20 * 24}), cache)
+    setup, _, _ = training_setup(make_spec(**{"trainer.batch_size": 20 * 24}), cache)
     whole = setup.days_per_step
     assert whole > 15
     assert [_micro_batch(setup, seconds, 0, 0) for seconds in (0.001, 0.5, 1.1, 2.0, 60.0)] == [whole, 8, 4, 2, 1]
@@ -103,7 +103,7 @@ class Uncompilable(nn.Module):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it traces
 def test_a_network_that_cannot_be_compiled_is_refused_with_what_to_do(make_spec: Make, cache: Cache) -> None:
-    setup, _, _ = assembled(make_spec(), cache)
+    setup, _, _ = training_setup(make_spec(), cache)
     batch = setup.reader.batch(setup.split.train[:1])
     setup.network = Uncompilable()  # type: ignore[assignment]
     with pytest.raises(RunError, match=r"set trainer\.compile to false") as refused:
@@ -111,11 +111,13 @@ def test_a_network_that_cannot_be_compiled_is_refused_with_what_to_do(make_spec:
     assert refused.value.reason is Reason.PREFLIGHT_FAILED
 
 
-def test_a_compiler_is_spoken_for(make_spec: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_while_a_compiler_runs(
+    make_spec: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else the supervisor would take its silence for a stall."""
     monkeypatch.setattr(preflight_module, "BEAT_SECONDS", 0.25)
-    setup, _, _ = assembled(make_spec(), cache)
-    said: list[Event] = []
+    setup, _, _ = training_setup(make_spec(), cache)
+    events: list[Event] = []
 
     class Slow(Uncompilable):
         def _broken(self, _graph: object, _inputs: object) -> Callable[..., Any]:
@@ -124,5 +126,5 @@ def test_a_compiler_is_spoken_for(make_spec: Make, cache: Cache, monkeypatch: py
 
     setup.network = Slow()  # type: ignore[assignment]
     with pytest.raises(RunError):
-        require_compiler(setup, setup.reader.batch(setup.split.train[:1]), Reporter(said.append, epochs=1))
-    assert len([one for one in said if isinstance(one, Progress)]) >= 3
+        require_compiler(setup, setup.reader.batch(setup.split.train[:1]), Reporter(events.append, epochs=1))
+    assert len([one for one in events if isinstance(one, Progress)]) >= 3

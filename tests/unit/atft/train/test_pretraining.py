@@ -43,7 +43,7 @@ def source(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return Result(out, last, events)
 
 
-def test_it_says_its_losses_and_no_score(source: Any) -> None:
+def test_a_pretraining_reports_losses_and_no_score(source: Any) -> None:
     assert isinstance(source.last, Finished)
     names = {name for _, name, _ in source.rows}
     assert {f"{part}/loss{term}" for part in ("train", "val") for term in ("", "_masked", "_contrast")} <= names
@@ -59,7 +59,7 @@ def test_it_says_its_losses_and_no_score(source: Any) -> None:
     assert all(module["grad_norm_first_step"] > 0 for module in source.evidence["modules"].values())
 
 
-def test_labels_and_test_days_change_not_one_bit(source: Any, run: Any, cache: Cache) -> None:
+def test_labels_and_test_days_do_not_change_a_pretraining(source: Any, run: Any, cache: Cache) -> None:
     blind = copy.copy(cache)
     first = np.flatnonzero(cache.days == np.datetime64(source.evidence["data"]["test_days"][0]))[0]
     later = cache.day_index >= first
@@ -71,17 +71,17 @@ def test_labels_and_test_days_change_not_one_bit(source: Any, run: Any, cache: C
     assert (again.out / "best.safetensors").read_bytes() == (source.out / "best.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("questions", [3, 9])
-def test_a_stopped_pretraining_goes_on_bit_for_bit(source: Any, run: Any, questions: int) -> None:
-    asked = iter(range(questions))
-    part = run(pretraining(), "part", stop=lambda: next(asked, None) is None)
+@pytest.mark.parametrize("checks", [3, 9])
+def test_a_stopped_pretraining_resumes_bit_for_bit(source: Any, run: Any, checks: int) -> None:
+    remaining = iter(range(checks))
+    part = run(pretraining(), "part", stop=lambda: next(remaining, None) is None)
     assert isinstance(part.last, Stopped)
     rest = run(pretraining(), "rest", resume=part.out / part.last.checkpoint)
     assert part.rows | rest.rows == source.rows
     assert (rest.out / "best.safetensors").read_bytes() == (source.out / "best.safetensors").read_bytes()
 
 
-def begun_with(spec: TrainSpec, cache: Cache, folder: Path) -> tuple[dict[str, Any], dict[str, Any], Any]:
+def initial_weights(spec: TrainSpec, cache: Cache, folder: Path) -> tuple[dict[str, Any], dict[str, Any], Any]:
     """First weights, the source's, and what the evidence says."""
     made = make_setup(spec, cache, Reporter(lambda _: None, epochs=1), folder)
     assert made.initial_weights is not None
@@ -93,25 +93,25 @@ def begun_with(spec: TrainSpec, cache: Cache, folder: Path) -> tuple[dict[str, A
 
 
 def test_a_training_begins_with_the_encoder(source: Any, cache: Cache, make_spec: Make) -> None:
-    own, given, said = begun_with(make_spec(init_from=SOURCE), cache, source.out)
+    own, given, init_from = initial_weights(make_spec(init_from=SOURCE), cache, source.out)
     fresh = make_setup(make_spec(), cache, Reporter(lambda _: None, epochs=1)).network.state_dict()
     for name, tensor in own.items():
         assert torch.equal(tensor, fresh[name] if name.startswith("heads.") else given[name]), name
-    assert said["job_id"] == SOURCE
-    assert said["task"] == "masked"
-    assert said["files"] == {"best.safetensors": sha256_of(source.out / "best.safetensors")}
-    assert sorted([*said["loaded"], *said["left"]]) == sorted(own)
-    assert {name.split(".")[0] for name in said["left"]} == {"heads"}
+    assert init_from["job_id"] == SOURCE
+    assert init_from["task"] == "masked"
+    assert init_from["files"] == {"best.safetensors": sha256_of(source.out / "best.safetensors")}
+    assert sorted([*init_from["loaded"], *init_from["left"]]) == sorted(own)
+    assert {name.split(".")[0] for name in init_from["left"]} == {"heads"}
 
 
-def test_a_training_begins_with_a_training_and_its_lineage_goes_on(
+def test_a_training_begins_with_a_training_and_extends_its_lineage(
     source: Any, run: Any, cache: Cache, make_spec: Make
 ) -> None:
     one = {"trainer.max_epochs": 1, "trainer.max_steps_per_epoch": 1}
     first = run(make_spec(init_from=SOURCE, **one), "first", source=source.out, test=False)
     assert first.evidence["init_from"]["loaded"]
-    own, given, said = begun_with(make_spec(init_from=SOURCE), cache, first.out)
-    assert said["left"] == []
+    own, given, init_from = initial_weights(make_spec(init_from=SOURCE), cache, first.out)
+    assert init_from["left"] == []
     assert all(torch.equal(tensor, given[name]) for name, tensor in own.items())
     lineage = json.loads((first.out / "config.json").read_text())["lineage"]
     assert [(parent["job_id"], parent["requested"]["task"]) for parent in lineage] == [(SOURCE, "masked")]
@@ -125,7 +125,7 @@ def test_a_training_begins_with_a_training_and_its_lineage_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("change", "reason", "said"),
+    ("change", "reason", "message"),
     [
         ({"data.features": ["cycle", "signal_1"]}, "invalid_params", "other features"),
         ({"model.hidden_size": 16}, "invalid_params", "hidden_size was 8"),
@@ -133,16 +133,18 @@ def test_a_training_begins_with_a_training_and_its_lineage_goes_on(
         ({"init_from": None}, "invalid_params", "a source was given"),
     ],
 )
-def test_what_does_not_fit_is_refused(
-    source: Any, run: Any, make_spec: Make, change: dict[str, Any], reason: str, said: str
+def test_weights_that_do_not_fit_are_refused(
+    source: Any, run: Any, make_spec: Make, change: dict[str, Any], reason: str, message: str
 ) -> None:
     last = run(make_spec(**({"init_from": SOURCE} | change)), "refused", source=source.out).last
     assert last.type == "failed"
     assert last.reason == reason
-    assert said in last.message
+    assert message in last.message
 
 
-def test_files_that_are_gone_or_of_other_data_are_told(source: Any, run: Any, make_spec: Make, tmp_path: Path) -> None:
+def test_missing_files_and_files_of_other_data_are_reported(
+    source: Any, run: Any, make_spec: Make, tmp_path: Path
+) -> None:
     spec = make_spec(init_from=SOURCE)
     assert "init_from names a job and no folder" in run(spec, "none").last.message
     shutil.copytree(source.out, tmp_path / "copy")

@@ -38,10 +38,10 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 
 class StopAfter:
-    """Says stop from the n-th question on."""
+    """Returns True from the n-th check on."""
 
-    def __init__(self, questions: int) -> None:
-        self.left = questions
+    def __init__(self, checks: int) -> None:
+        self.left = checks
 
     def __call__(self) -> bool:
         self.left -= 1
@@ -53,7 +53,7 @@ class Killed(BaseException):
 
 
 class KillAt(StopAfter):
-    """Raises where `StopAfter` says stop."""
+    """Raises where `StopAfter` returns True."""
 
     def __call__(self) -> bool:
         if super().__call__():
@@ -68,13 +68,13 @@ def last_weights(*attempts: Any) -> bytes:
 
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_a_run_resumed_at_any_point_repeats_itself_bit_for_bit(variant: str, make_spec: Make, run: Any) -> None:
+def test_a_run_resumed_at_any_point_is_bit_for_bit_the_same(variant: str, make_spec: Make, run: Any) -> None:
     spec = make_spec(**VARIANTS[variant])
-    questions = StopAfter(10**9)
-    whole = run(spec, "whole", stop=questions)
+    checks = StopAfter(10**9)
+    whole = run(spec, "whole", stop=checks)
     assert isinstance(whole.last, Finished)
-    asked = 10**9 - questions.left
-    points = sorted(random.Random(variant).sample(range(asked), 2))
+    stop_checks = 10**9 - checks.left
+    points = sorted(random.Random(variant).sample(range(stop_checks), 2))
     for point in points:
         rows: dict[object, object] = {}
         parts: list[Any] = []
@@ -87,7 +87,7 @@ def test_a_run_resumed_at_any_point_repeats_itself_bit_for_bit(variant: str, mak
                 break
             assert isinstance(part.last, Stopped)
             assert part.last.checkpoint is not None
-            resume, attempt, limit = part.out / part.last.checkpoint, attempt + 1, max(1, asked // 2)
+            resume, attempt, limit = part.out / part.last.checkpoint, attempt + 1, max(1, stop_checks // 2)
         assert rows == whole.rows
         assert (part.out / "best.safetensors").read_bytes() == (whole.out / "best.safetensors").read_bytes()
         assert last_weights(*parts) == last_weights(whole)
@@ -98,7 +98,7 @@ def test_a_run_resumed_at_any_point_repeats_itself_bit_for_bit(variant: str, mak
         assert {k: part.evidence[k] for k in keys} == {k: whole.evidence[k] for k in keys}
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint_bit_for_bit(make_spec: Make, run: Any) -> None:
+def test_a_killed_run_resumes_from_its_last_checkpoint_bit_for_bit(make_spec: Make, run: Any) -> None:
     """A kill loses what came after the last checkpoint; the rows it had sent are sent again, equal."""
 
     spec = make_spec()
@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_refused(make_spec: Make, run: Any) -> None:
     assert "state.pt" in run(make_spec(), "other", resume=path).last.message
 
 
-def test_pain_36_a_second_run_leaves_the_first_ones_files_alone(make_spec: Make, run: Any) -> None:
+def test_pain_36_a_second_run_does_not_change_the_files_of_the_first(make_spec: Make, run: Any) -> None:
     first = run(make_spec(), "first")
     before = {p: sha256_of(p) for p in first.out.rglob("*") if p.is_file()}
     run(make_spec(seed=1), "second")

@@ -53,12 +53,12 @@ def test_constant_cosine_and_one_cycle() -> None:
 
 
 @pytest.mark.parametrize("name", ["cosine", "cosine_restarts"])
-def test_no_schedule_rises_above_the_rate_that_was_asked_for(name: Any) -> None:
+def test_no_schedule_rises_above_the_requested_rate(name: Any) -> None:
     assert rates(SchedulerSpec(name=name, eta_min=5e-5), 9, lr=1e-5) == pytest.approx([1e-5] * 9)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 10])
-def test_every_epoch_of_one_cycle_learns(epochs: int) -> None:
+def test_every_epoch_of_one_cycle_has_a_positive_rate(epochs: int) -> None:
     seen = rates(SchedulerSpec(name="one_cycle"), epochs)
     assert len(seen) == epochs
     assert min(seen) > 1e-3 / 50
@@ -80,7 +80,7 @@ def test_warmup_rises_in_equal_steps_and_then_the_schedule_starts(name: str) -> 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "cosine_restarts", "one_cycle"])
 @pytest.mark.parametrize("warmup", [0, 2])
-def test_a_reloaded_schedule_goes_on_equally(name: str, warmup: int, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_reloaded_schedule_continues_equally(name: str, warmup: int, tmp_path) -> None:  # type: ignore[no-untyped-def]
     if name == "one_cycle" and warmup:
         return
     spec = SchedulerSpec(name=name, warmup_epochs=warmup)

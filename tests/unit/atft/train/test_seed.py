@@ -6,7 +6,7 @@ import torch
 from atft.train.seed import THREAD_VARIABLES, mix, seed_everything, thread_environment
 
 
-def test_mix_is_fixed_for_ever() -> None:
+def test_mix_of_known_numbers_is_pinned() -> None:
     assert mix(0, 1, 2) == 6944296732933707688
 
 

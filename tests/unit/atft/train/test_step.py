@@ -57,7 +57,7 @@ def test_accumulated_steps_give_the_mean_over_all_their_days(make_spec: Make, ca
         torch.testing.assert_close(gradients(two)[name], gradient, rtol=2e-3, atol=1e-6)
 
 
-def test_a_days_without_enough_names_adds_nothing_and_is_counted(make_spec: Make, cache: Cache) -> None:
+def test_a_day_without_enough_names_adds_nothing_and_is_counted(make_spec: Make, cache: Cache) -> None:
     sparse = Cache.open(cache.path)
     setup = fresh(make_spec, sparse)
     days = setup.split.train[:4]
@@ -82,7 +82,7 @@ def test_without_any_known_target_nothing_moves(make_spec: Make, cache: Cache) -
     assert all(torch.equal(p, before[name]) for name, p in setup.network.named_parameters())
 
 
-def test_clip_norm_bounds_the_step_and_the_norm_is_told_before(make_spec: Make, cache: Cache) -> None:
+def test_clip_norm_bounds_the_step_and_the_norm_is_reported_before_clipping(make_spec: Make, cache: Cache) -> None:
     free, bound = fresh(make_spec, cache), fresh(make_spec, cache, **{"optimizer.clip_norm": 1e-3})
     days = [free.split.train[:4]]
     first, second = update(free, days, 4), update(bound, days, 4)
@@ -91,12 +91,12 @@ def test_clip_norm_bounds_the_step_and_the_norm_is_told_before(make_spec: Make, 
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_steps_randomness_hangs_on_seed_epoch_and_place_only(make_spec: Make, cache: Cache) -> None:
+def test_a_steps_randomness_depends_on_seed_epoch_and_position_only(make_spec: Make, cache: Cache) -> None:
     losses = []
-    for place in (0, 0, 1):
+    for position in (0, 0, 1):
         setup = make_setup(make_spec(), cache, Reporter(lambda _: None, epochs=1))
-        torch.rand(place + 7)
-        losses.append(update(setup, [setup.split.train[:4]], 4, position=place).loss)
+        torch.rand(position + 7)
+        losses.append(update(setup, [setup.split.train[:4]], 4, position=position).loss)
     assert losses[0] == losses[1] != losses[2]
 
 

@@ -22,10 +22,10 @@ def test_bounds_count_from_their_epoch() -> None:
 
 def test_falling_counts_epochs_in_a_row_and_skips_undefined_ones() -> None:
     rule, state = StopRule(metric="val/rank_ic", falling=2), StoppingState()
-    said = [
+    stops = [
         check_rule(rule, state, epoch + 1, value) for epoch, value in enumerate([0.3, 0.2, None, 0.25, 0.2, None, 0.1])
     ]
-    assert [s is not None for s in said] == [False, False, False, False, False, False, True]
+    assert [s is not None for s in stops] == [False, False, False, False, False, False, True]
 
 
 def test_a_rule_comes_before_early_stopping() -> None:

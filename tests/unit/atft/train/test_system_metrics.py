@@ -20,7 +20,7 @@ def test_timers_add_up_move_and_start_again() -> None:
     assert set(timers.take().values()) == {0.0}
 
 
-def test_pain_44_use_of_the_machine_is_sampled_not_looked_at_once() -> None:
+def test_pain_44_resource_usage_is_sampled_more_than_once() -> None:
     with SystemSampler(CPU, threads=1) as sampler:
         start, used = time.monotonic(), time.process_time()
         while time.monotonic() < start + 1.2:

@@ -23,7 +23,7 @@ def windows(d: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("function", "reference", "least"),
+    ("function", "reference", "min_values"),
     [
         (rolling.mean, np.mean, 2),
         (rolling.std, lambda w: np.std(w, ddof=1), 2),
@@ -32,11 +32,11 @@ def windows(d: int) -> list[np.ndarray]:
     ],
 )
 def test_a_window_needs_half_of_its_values(
-    function: Callable[[pl.Expr, int], pl.Expr], reference: Callable[[np.ndarray], float], least: int
+    function: Callable[[pl.Expr, int], pl.Expr], reference: Callable[[np.ndarray], float], min_values: int
 ) -> None:
     got = evaluate(function(pl.col("x"), 4))
     for value, window in zip(got, windows(4), strict=True):
-        assert value == (pytest.approx(reference(window)) if len(window) >= least else None)
+        assert value == (pytest.approx(reference(window)) if len(window) >= min_values else None)
 
 
 def test_a_constant_window_has_no_spread_and_no_correlation() -> None:

@@ -59,7 +59,7 @@ def test_high_volatility_with_high_correlation_is_the_highest_regime() -> None:
     assert set(found[100:150]) - {8}
 
 
-def test_the_moves_are_those_of_members_that_trade(cache: Cache) -> None:
+def test_return_moments_are_of_universe_members_that_trade(cache: Cache) -> None:
     day = 100
     rows = np.flatnonzero((cache.day_index == day) & cache.valid & cache.in_universe & np.isfinite(cache.returns))
     mean, square = daily_return_moments(cache)

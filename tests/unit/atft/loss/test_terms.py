@@ -69,7 +69,7 @@ def test_permuting_the_stocks_of_a_day_changes_nothing_and_permutes_the_gradient
 
 
 @rank_term
-def test_rank_terms_do_not_see_level_and_scale(term: Term) -> None:
+def test_rank_terms_are_invariant_to_level_and_scale(term: Term) -> None:
     prediction, target, known, day = samples()
     run = partial(term, ranks=target, known=known, day=day, num_days=3, min_names=3)
     torch.testing.assert_close(run(-3.0 + 0.01 * prediction)[0], run(prediction)[0])

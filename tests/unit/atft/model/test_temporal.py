@@ -49,7 +49,7 @@ def test_the_temporal_block_reads_every_day_of_every_channel() -> None:
     assert (x.grad != 0).all()
 
 
-def test_heads_start_with_memories_from_a_day_to_the_window() -> None:
+def test_heads_start_with_half_lives_from_a_day_to_the_window() -> None:
     weights = torch.softmax(initial_recency_bias(4, 20), dim=-1)
     assert weights[0, -1] / weights[0, -2] == pytest.approx(2)
     assert weights[3, -1] / weights[3, 0] == pytest.approx(2 ** (19 / 20))

@@ -1,4 +1,4 @@
-"""A pretraining's spec, and which weights a training may begin with."""
+"""A pretraining's spec, and the checks of `init_from`."""
 
 from typing import Any
 

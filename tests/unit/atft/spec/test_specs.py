@@ -1,4 +1,4 @@
-"""A spec is closed, frozen and hashed; a wrong field is named by a JSON pointer."""
+"""Specs forbid extra fields, are frozen and have digests; errors point at the field by a JSON pointer."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""Every kind of split: labels never meet, gaps are whole, each fold tests its days, and an impossible one says why."""
+"""Every kind of split: labels do not overlap, gaps are complete, test days are right, and errors say what is needed."""
 
 import math
 from itertools import pairwise
@@ -24,7 +24,7 @@ def days_of(stretches: DayRanges) -> list[int]:
 
 
 def check(fold: Fold, num_days: int, window: int, gap: int) -> None:
-    """What holds for every fold of every kind."""
+    """Assert the properties of every fold of every kind of split."""
     train, val, test = days_of(fold.train), days_of(fold.val), days_of(fold.test)
     assert train
     assert val
@@ -52,7 +52,7 @@ def check(fold: Fold, num_days: int, window: int, gap: int) -> None:
     st.integers(40, 300), st.integers(2, 12), st.integers(2, 20), st.integers(2, 20), st.integers(6, 15),
     st.none() | st.integers(2, 40), st.integers(1, 5),
 )  # fmt: skip
-def test_walk_forward_folds_go_forward_and_stand_apart(
+def test_walk_forward_folds_are_in_order_and_separated_by_gaps(
     num_days: int, window: int, val: int, test: int, gap: int, train: int | None, folds: int
 ) -> None:
     spec = SplitSpec(train_days=train, val_days=val, test_days=test, embargo_days=gap, folds=folds)

@@ -1,4 +1,4 @@
-"""What a study's spec refuses, and what it makes of its dimensions."""
+"""Validation of a study's spec, and its dimensions."""
 
 from typing import Any
 

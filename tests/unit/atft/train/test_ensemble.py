@@ -1,4 +1,4 @@
-"""Seeds of one spec as one run: each member is the run of its seed alone, and the scores are the mean of ranks."""
+"""Seed ensembles: each member equals the single run of its seed, and the scores are mean ranks."""
 
 import json
 from collections.abc import Callable

@@ -124,7 +124,7 @@ def seen() -> dict[str, str]:
     return {}
 
 
-def test_the_comparison_itself_is_not_noise(run: Any, make_spec: Make) -> None:
+def test_two_identical_runs_compare_equal(run: Any, make_spec: Make) -> None:
     first, second = (run(make_spec(**BASE), name, test=False) for name in ("a", "b"))
     assert first.rows == second.rows
     assert {k: first.evidence[k] for k in first.evidence if k not in UNSEEN} == {

@@ -70,7 +70,7 @@ def kfold(kept: dict[str, Any], run: Any, make_spec: Make) -> Any:
 
 
 def unproved(spec: TrainSpec, evidence: Any) -> list[str]:
-    """What the worker would say, but for this process's threads, which are the tests' own."""
+    """The worker's evidence check, except for the threads, which are the test process's own."""
     body = json.loads(json.dumps(evidence))
     body["threads"]["os_threads_peak"] = 1
     return differences(spec, body, fingerprint=body["data"]["fingerprint"], threads=1)

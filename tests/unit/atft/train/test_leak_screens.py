@@ -227,7 +227,7 @@ def test_leak_06_honest_columns_pass_and_the_planted_leak_does_not(
         built(honest.rename({"quality": "fwd_return"}), "named", build_features=False)
 
 
-def test_leak_06_what_was_vouched_for_is_in_the_evidence_of_every_run(
+def test_leak_06_allowed_leaks_are_in_the_evidence_of_every_run(
     built: Callable[..., Cache], make_spec: Make, run: Run, cache: Cache
 ) -> None:
     leaking = PlantedSpec(num_codes=24, num_days=120, num_features=5, mode="leak", seed=1)

@@ -1,4 +1,4 @@
-"""The model learns what is planted, and only where it is: small panels with a strong signal, a few seconds each.
+"""The model learns the planted signal, and only where it is: small panels with a strong signal, a few seconds each.
 
 Measured as the daily rank correlation of the scores with the observed-history oracle's, which has far less noise than
 that with returns. Larger panels with realistic signals are measured by benchmarks/ablation.py.

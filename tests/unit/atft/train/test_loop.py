@@ -86,7 +86,7 @@ def test_artifacts_are_declared_whole_and_readable(run: Any, cache: Cache) -> No
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
-def test_checkpoints_are_announced_only_when_they_are_there_and_two_remain(
+def test_checkpoints_are_reported_after_they_are_written_and_two_are_kept(
     cache: Cache, tmp_path: Path, make_spec: Make
 ) -> None:
     from atft.train.loop import train
@@ -196,7 +196,7 @@ def test_min_names_that_no_day_has_fails_before_training(run: Any, make_spec: Ma
     assert "min_names" in result.last.message
 
 
-def test_a_cuda_demand_without_cuda_is_refused(run: Any, make_spec: Make) -> None:
+def test_cuda_without_a_gpu_is_refused(run: Any, make_spec: Make) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     result = run(make_spec(**{"resources.device": "cuda"}))

@@ -1,4 +1,4 @@
-"""The program's edges that need no training: how events are written and what an exception means."""
+"""The child program without training: how events are written, and the reason of each exception."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""Phases as data: which epochs train which modules, how fast, by which loss."""
+"""Phases: the modules, learning rate and loss of each epoch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ def training_setup(spec: TrainSpec, cache: Cache) -> TrainingSetup:
     return make_setup(spec, cache, Reporter(lambda _: None, epochs=1))
 
 
-def test_an_epoch_knows_its_phase(make_spec: Make) -> None:
+def test_phase_of_an_epoch(make_spec: Make) -> None:
     trainer = make_spec(**SHORT, **{"trainer.phases": TWO}).trainer
     assert [(trainer.phase_of(epoch)[0].name, trainer.phase_of(epoch)[1]) for epoch in range(4)] == [
         ("heads", 0),

@@ -1,4 +1,4 @@
-"""A pretraining repeats itself and reads no label and no test day; a training begins with its weights."""
+"""A pretraining is reproducible and reads no label and no test day; a training starts from its weights."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ def pretraining(**changes: Any) -> PretrainSpec:
 
 @pytest.fixture(scope="module")
 def source(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One pretraining that nobody disturbs."""
+    """An uninterrupted pretraining."""
     from atft.train.loop import train
     from tests.unit.atft.train.conftest import Result
 

@@ -1,4 +1,4 @@
-"""How a run's words are cut for the protocol."""
+"""Splitting of long events into protocol lines."""
 
 from atft.events import MAX_LINE_BYTES, DailySeries, Event, Metrics
 from atft.train.report import Reporter

@@ -1,4 +1,4 @@
-"""Stopped anywhere and resumed elsewhere, a run ends with the same bits."""
+"""A run stopped at any point and resumed gives bit-equal results."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A checkpoint that somebody has tampered with runs nothing."""
+"""Loading a manipulated checkpoint executes no code."""
 
 import json
 import os

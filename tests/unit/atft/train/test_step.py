@@ -163,7 +163,7 @@ def test_bfloat16_keeps_weights_losses_and_scores_in_float32(make_spec: Make, ca
         assert half.network(half.reader.batch(days)).scores.dtype == torch.float32
 
 
-def test_a_resident_panel_trains_and_predicts_what_the_map_does(make_spec: Make, cache: Cache) -> None:
+def test_a_resident_panel_trains_and_predicts_like_a_memory_mapped_one(make_spec: Make, cache: Cache) -> None:
     """One code path: the same update and the same scores, bit for bit, on the run's training, validation, test days."""
     found = []
     for budget in (0, 2**30):

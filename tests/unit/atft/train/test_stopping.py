@@ -3,7 +3,7 @@ from atft.spec.training import EarlyStopping, StopRule, TrainerSpec
 from atft.train.stopping import StoppingState, check_rule, decide_stop, improves
 
 
-def test_improves_knows_which_way_is_better() -> None:
+def test_improves_uses_the_metrics_direction() -> None:
     assert improves("val/rank_ic@5d", 0.1, None)
     assert improves("val/rank_ic@5d", 0.2, 0.1)
     assert not improves("val/rank_ic", 0.1, 0.1)

@@ -31,9 +31,9 @@ TRAIN = {
 }
 
 
-def wait_for(what: str, truth: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_for(what: str, condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
-    while not truth():
+    while not condition():
         assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.05)
 
@@ -57,20 +57,20 @@ class Up:
     def all(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def find(self, *words: str) -> list[psutil.Process]:
-        """Processes whose command line has all these words, oldest first."""
+    def find(self, *parts: str) -> list[psutil.Process]:
+        """Processes whose command line has all these parts, oldest first."""
         found = []
         for process in self.all():
             try:
                 line = process.cmdline()
-                if all(any(word in part for part in line) for word in words):
+                if all(any(part in argument for argument in line) for part in parts):
                     found.append((process.create_time(), process.pid, process))
             except psutil.Error:
                 continue
         return [process for _, _, process in sorted(found)]
 
-    def kill(self, *words: str) -> None:
-        [victim, *_] = self.find(*words)
+    def kill(self, *parts: str) -> None:
+        [victim, *_] = self.find(*parts)
         victim.send_signal(signal.SIGKILL)
 
 

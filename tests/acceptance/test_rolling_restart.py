@@ -74,10 +74,10 @@ def test_g7_a_rolling_restart_fails_no_request_and_no_job(service: Client, up: U
     loops = [RequestLoop(up.url) for _ in range(2)]
     for one in loops:
         one.start()
-    for words in (("uvicorn",), ("celery", "cpu-0@")):
-        [old, *_] = up.find(*words)
+    for parts in (("uvicorn",), ("celery", "cpu-0@")):
+        [old, *_] = up.find(*parts)
         old.terminate()
-        wait_for(f"another {words[0]}", lambda old=old, words=words: (new := up.find(*words)) and new[0] != old, 60)
+        wait_for(f"another {parts[0]}", lambda old=old, parts=parts: (new := up.find(*parts)) and new[0] != old, 60)
         sent = [sum(loop.statuses.values()) for loop in loops]
         wait_for(
             "ten more requests of each client",

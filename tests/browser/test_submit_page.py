@@ -14,7 +14,7 @@ LONG = TRAIN | {"name": "long", "trainer": {"max_epochs": 500, "batch_size": 80,
 SPACE = '{"optimizer.lr": {"kind": "float", "low": 1e-4, "high": 1e-2, "log": true}}'
 
 
-def watched(browser: Browser, up: Up, problems: list[str]) -> Page:
+def open_page(browser: Browser, up: Up, problems: list[str]) -> Page:
     page = browser.new_page(base_url=up.url)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on(
@@ -33,7 +33,7 @@ def test_a_job_submitted_from_the_form_shows_a_growing_curve(
 ) -> None:
     first = service.train(LONG | {"name": "first"})
     problems: list[str] = []
-    page = watched(browser, up, problems)
+    page = open_page(browser, up, problems)
 
     page.goto(f"/ui/submit?from={first.id}")
     expect(page.get_by_label("dataset (required)")).to_have_value(panel)
@@ -78,7 +78,7 @@ def test_a_job_submitted_from_the_form_shows_a_growing_curve(
 
 def test_a_study_is_submitted_and_followed_on_its_page(browser: Browser, up: Up, service: Client, panel: str) -> None:
     problems: list[str] = []
-    page = watched(browser, up, problems)
+    page = open_page(browser, up, problems)
     source = service.train(TRAIN)
     service.cancel(source.id)
     page.goto(f"/ui/submit?from={source.id}")

@@ -33,9 +33,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(happened: Callable[[], object], what: Callable[[], str], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], what: Callable[[], str], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
-    while not happened():
+    while not condition():
         assert time.monotonic() < end, what()
         time.sleep(0.2)
 
@@ -128,7 +128,7 @@ def test_every_service_starts_gets_healthy_works_and_stops(composition: Composit
     assert not composition.healthy("api")
     started = {name: composition.start(name) for name in running}
     for name in running:
-        until(lambda name=name: composition.healthy(name), lambda name=name: composition.log(name))  # type: ignore[misc]
+        wait_until(lambda name=name: composition.healthy(name), lambda name=name: composition.log(name))  # type: ignore[misc]
     url = f"http://127.0.0.1:{composition.mapping['8000']}"
     with httpx.Client(base_url=url, trust_env=False) as http:
         ready = http.get("/readyz", params={"verbose": "true"})
@@ -164,7 +164,7 @@ def test_the_broker_takes_its_password_from_standard_input(composition: Composit
             except redis.ConnectionError:
                 return False
 
-        until(responds, lambda: composition.log("redis"), 20)
+        wait_until(responds, lambda: composition.log("redis"), 20)
         wanted = {"appendonly": "yes", "appendfsync": "everysec", "maxmemory-policy": "noeviction", "save": ""}
         assert {name: broker.config_get(name)[name] for name in wanted} == wanted
     with redis.Redis(port=port) as nobody, pytest.raises(redis.AuthenticationError):

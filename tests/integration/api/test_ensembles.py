@@ -73,12 +73,12 @@ async def test_an_ensemble_is_neither_a_model_to_predict_with_nor_an_init_from(
 ) -> None:
     job_id = (await client.post("/jobs/ensemble", json=ENSEMBLE)).json()["id"]
     run(sessions, UUID(job_id))
-    wish = {"model": job_id, "dataset": "small", "from_day": "2020-03-01", "to_day": "2020-04-01"}
+    request_body = {"model": job_id, "dataset": "small", "from_day": "2020-03-01", "to_day": "2020-04-01"}
     assert (
         "of kind ensemble"
-        in problem(await client.post("/jobs/predict", json=wish), 422, "no_model", "/model")["detail"]
+        in problem(await client.post("/jobs/predict", json=request_body), 422, "no_model", "/model")["detail"]
     )
-    wish = ENSEMBLE | {"base": SPEC | {"init_from": job_id}}
-    problem(await client.post("/jobs/ensemble", json=wish), 422, "invalid_request", "/base/init_from")
+    request_body = ENSEMBLE | {"base": SPEC | {"init_from": job_id}}
+    problem(await client.post("/jobs/ensemble", json=request_body), 422, "invalid_request", "/base/init_from")
     begin = await client.post("/jobs/train", json=SPEC | {"init_from": job_id})
     assert "of kind ensemble" in problem(begin, 422, "invalid_request", "/init_from")["detail"]

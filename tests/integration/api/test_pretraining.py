@@ -45,15 +45,15 @@ async def test_a_pretraining_is_planned_submitted_and_used_as_init_from(
     assert planned["num_parameters"] != trained["num_parameters"]
     body = await submit(client)
     assert (body["kind"], body["state"], body["dataset_fingerprint"]) == ("pretrain", "queued", "fp1")
-    wish = SPEC | {"init_from": body["id"]}
-    early = problem(await client.post("/jobs/train", json=wish), 422, "invalid_request", "/init_from")
+    training = SPEC | {"init_from": body["id"]}
+    early = problem(await client.post("/jobs/train", json=training), 422, "invalid_request", "/init_from")
     assert "queued" in early["detail"]
     succeed(sessions, body["id"])
-    response = await client.post("/jobs/train", json=wish)
+    response = await client.post("/jobs/train", json=training)
     assert response.status_code == 202, response.text
     assert response.json()["spec"]["init_from"] == body["id"]
-    assert (await client.post("/jobs/hpo?dry_run=true", json={"base": wish, "space": LR})).status_code == 200
-    wider = {"base": wish, "space": {"model.hidden_size": {"kind": "categorical", "choices": [8, 16]}}}
+    assert (await client.post("/jobs/hpo?dry_run=true", json={"base": training, "space": LR})).status_code == 200
+    wider = {"base": training, "space": {"model.hidden_size": {"kind": "categorical", "choices": [8, 16]}}}
     problem(await client.post("/jobs/hpo?dry_run=true", json=wider), 422, "invalid_request")
     with transaction(sessions) as session:
         found = init_from.weights(session, UUID(body["id"]))

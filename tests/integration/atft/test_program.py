@@ -111,8 +111,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Program]:
-    """An undisturbed run."""
+def undisturbed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Program]:
+    """The output folder and the program of a run without interruption."""
     out = tmp_path_factory.mktemp("whole")
     program = Program("run", write(out, SPEC), "--cache", str(cache), "--out", str(out))
     code, printed, err = program.finish()
@@ -127,7 +127,7 @@ def write(folder: Path, spec: dict[str, Any]) -> str:
     return str(folder / "spec.json")
 
 
-def rows(programs: Sequence[Program]) -> dict[tuple[str | None, str, int], float | None]:
+def metric_rows(programs: Sequence[Program]) -> dict[tuple[str | None, str, int], float | None]:
     """The metrics on record after all attempts: a later attempt replaces equal keys."""
     unstable = ("time/", "system/")
     events = [event for program in programs for event in program.events if isinstance(event, Metrics)]
@@ -136,8 +136,8 @@ def rows(programs: Sequence[Program]) -> dict[tuple[str | None, str, int], float
     }
 
 
-def test_the_stream_is_numbered_typed_and_complete(whole: tuple[Path, Program]) -> None:
-    out, program = whole
+def test_the_stream_is_numbered_typed_and_complete(undisturbed: tuple[Path, Program]) -> None:
+    out, program = undisturbed
     events = program.events
     assert [event.child_seq for event in events] == list(range(1, len(events) + 1))
     assert isinstance(events[0], Started)
@@ -162,10 +162,10 @@ def test_the_stream_is_numbered_typed_and_complete(whole: tuple[Path, Program]) 
 
 
 def test_killed_at_random_points_it_resumes_to_the_same_bits(
-    whole: tuple[Path, Program], cache: Path, tmp_path: Path, start: Callable[..., Program]
+    undisturbed: tuple[Path, Program], cache: Path, tmp_path: Path, start: Callable[..., Program]
 ) -> None:
     """SIGKILL after some number of events, several times in one run, each time resumed in a fresh folder."""
-    undisturbed, expected = whole
+    undisturbed_out, expected = undisturbed
     num_metrics = sum(isinstance(event, Metrics) for event in expected.events)
     chosen = random.Random(7)
     attempts: list[Program] = []
@@ -182,16 +182,16 @@ def test_killed_at_random_points_it_resumes_to_the_same_bits(
         if saved:
             resume = ["--resume", str(out / saved[-1].path)]
     assert isinstance(attempts[-1].events[-1], Finished)
-    assert rows(attempts) == rows([expected])
+    assert metric_rows(attempts) == metric_rows([expected])
     for name in ("best.safetensors", "daily.parquet", "predictions.parquet"):
-        assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
+        assert (out / name).read_bytes() == (undisturbed_out / name).read_bytes()
     assert attempts[-1].events[-1].result == expected.events[-1].result  # type: ignore[union-attr]
 
 
 def test_sigterm_saves_says_stopped_and_exits_0(
-    whole: tuple[Path, Program], cache: Path, tmp_path: Path, start: Callable[..., Program]
+    undisturbed: tuple[Path, Program], cache: Path, tmp_path: Path, start: Callable[..., Program]
 ) -> None:
-    undisturbed, expected = whole
+    undisturbed_out, expected = undisturbed
     first = start("run", write(tmp_path / "a", SPEC), "--cache", cache, "--out", tmp_path / "a")
     first.until(Metrics, 5)
     first.process.terminate()
@@ -213,8 +213,8 @@ def test_sigterm_saves_says_stopped_and_exits_0(
     started = second.until(Started)
     assert (started.resumed_step, started.resumed_from) == (last.step, str(tmp_path / "a" / str(last.checkpoint)))
     assert second.finish()[0] == 0
-    assert rows([first, second]) == rows([expected])
-    assert (tmp_path / "b" / "best.safetensors").read_bytes() == (undisturbed / "best.safetensors").read_bytes()
+    assert metric_rows([first, second]) == metric_rows([expected])
+    assert (tmp_path / "b" / "best.safetensors").read_bytes() == (undisturbed_out / "best.safetensors").read_bytes()
 
 
 def test_checkpoints_come_inside_an_epoch_too(cache: Path, tmp_path: Path, start: Callable[..., Program]) -> None:

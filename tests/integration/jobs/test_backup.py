@@ -25,11 +25,11 @@ from jobs.states import JobState
 from tests.integration.api.application import SPEC, Sessions, register, run, serving, submit
 
 DUMPS = Path(__file__).parents[2] / "fixtures" / "dumps"
-Elsewhere = Callable[[], Settings]
+MakeTarget = Callable[[], Settings]
 
 
 @pytest.fixture
-def elsewhere(servers: EmbeddedServers, tmp_path: Path) -> Iterator[Elsewhere]:
+def make_target(servers: EmbeddedServers, tmp_path: Path) -> Iterator[MakeTarget]:
     """Makes settings of an empty database and an empty run root."""
     names: list[str] = []
 
@@ -95,7 +95,7 @@ async def fill(settings: Settings, sessions: Sessions) -> list[str]:
 
 @pytest.mark.anyio
 async def test_g13_backup_and_restore_on_an_empty_machine_give_the_same_responses(
-    settings: Settings, sessions: Sessions, elsewhere: Elsewhere, tmp_path: Path
+    settings: Settings, sessions: Sessions, make_target: MakeTarget, tmp_path: Path
 ) -> None:
     ids = await fill(settings, sessions)
     before = await read_responses(settings, ids)
@@ -104,10 +104,10 @@ async def test_g13_backup_and_restore_on_an_empty_machine_give_the_same_response
     assert (counts.files, counts.skipped) == (4, 0)
     assert file.stat().st_mode & 0o077 == 0
     shutil.rmtree(settings.run_root)
-    there = elsewhere()
-    assert restore(there, file).rows == counts.rows
-    assert await read_responses(there, ids) == before
-    engine = sync_engine(there)
+    target = make_target()
+    assert restore(target, file).rows == counts.rows
+    assert await read_responses(target, ids) == before
+    engine = sync_engine(target)
     with transaction(sync_sessions(engine)) as session:
         assert session.scalar(sa.text("SELECT study_name FROM optuna.studies")) == "kept"
         session.execute(sa.text("INSERT INTO optuna.studies (study_name) VALUES ('next')"))  # its sequence was restored
@@ -118,7 +118,7 @@ async def test_g13_backup_and_restore_on_an_empty_machine_give_the_same_response
     with pytest.raises(sa.exc.IntegrityError, match="cannot become"), transaction(sync_sessions(engine)) as session:
         session.execute(sa.update(Job).where(Job.state == JobState.SUCCEEDED).values(state="queued", finished_at=None))
     engine.dispose()
-    agree = {check.name: check for check in doctor.doctor(there) if check.name in ("files", "orphans", "audit")}
+    agree = {check.name: check for check in doctor.doctor(target) if check.name in ("files", "orphans", "audit")}
     assert [check for check in agree.values() if not check.ok] == []
 
 
@@ -134,10 +134,10 @@ def test_backup_leaves_nothing_half_written(settings: Settings, tmp_path: Path) 
 
 @pytest.mark.anyio
 async def test_restore_refuses_a_database_with_rows_and_a_damaged_backup(
-    settings: Settings, sessions: Sessions, elsewhere: Elsewhere, tmp_path: Path
+    settings: Settings, sessions: Sessions, make_target: MakeTarget, tmp_path: Path
 ) -> None:
     await fill(settings, sessions)
-    good, there = tmp_path / "good.zip", elsewhere()
+    good, target = tmp_path / "good.zip", make_target()
     backup(settings, good)
     with pytest.raises(BackupError, match="has files"):
         restore(settings, good)
@@ -155,25 +155,25 @@ async def test_restore_refuses_a_database_with_rows_and_a_damaged_backup(
             for name in {*source.namelist(), *change}:
                 out.writestr(name, change[name] if name in change else source.read(name))
         with pytest.raises(BackupError, match=message):
-            restore(there, bad)
-        shutil.rmtree(there.run_root, ignore_errors=True)
+            restore(target, bad)
+        shutil.rmtree(target.run_root, ignore_errors=True)
     cut = tmp_path / "cut.zip"
     cut.write_bytes(good.read_bytes()[:-100])
     with pytest.raises(BackupError, match="whole"):
-        restore(there, cut)
-    assert restore(there, good).rows > 0
+        restore(target, cut)
+    assert restore(target, good).rows > 0
     assert "out" not in [path.name for path in tmp_path.iterdir()]  # noqa: ASYNC240
 
 
 @pytest.mark.parametrize("dump", sorted(DUMPS.glob("*.zip")), ids=lambda path: path.stem)
 @pytest.mark.anyio
-async def test_g14_dumps_of_earlier_releases_are_upgraded_and_read(dump: Path, elsewhere: Elsewhere) -> None:
-    there = elsewhere()
+async def test_g14_dumps_of_earlier_releases_are_upgraded_and_read(dump: Path, make_target: MakeTarget) -> None:
+    target = make_target()
     with zipfile.ZipFile(dump) as archive:
         manifest = json.loads(archive.read("manifest.json"))
     assert manifest["revision"] == dump.stem.split("-")[0]
-    restore(there, dump)
-    engine = sync_engine(there)
+    restore(target, dump)
+    engine = sync_engine(target)
     with engine.connect() as connection:
         migrate.check_schema(connection)
         assert migrate.database_revision(connection) == migrate.head_revision()
@@ -191,7 +191,7 @@ async def test_g14_dumps_of_earlier_releases_are_upgraded_and_read(dump: Path, e
             assert list(seqs) == list(range(1, job.last_seq + 1))
         session.execute(sa.update(sa.table("keys", sa.column("revoked_at"))).values(revoked_at=sa.func.now()))
     engine.dispose()
-    async with serving(there) as client:
+    async with serving(target) as client:
         for job in jobs:
             for what in ("", "/metrics", "/evidence", "/artifacts", "/logs"):
                 assert (await client.get(f"/jobs/{job.id}{what}")).status_code == 200, (job.id, what)

@@ -123,32 +123,32 @@ def test_sender_survives_a_restart_of_the_broker(tmp_path_factory: pytest.TempPa
         servers.check()
         assert sender.send("cpu", uuid4(), 5)
         sender.close()
-        asyncio.run(_wakeups_through_a_restart(servers))
+        asyncio.run(_notifications_through_a_restart(servers))
     shutil.rmtree(var)
 
 
-async def _soon(event: asyncio.Event, poke: Callable[[], None] | None = None) -> None:
+async def _wait_for_event(event: asyncio.Event, publish_again: Callable[[], None] | None = None) -> None:
     async with asyncio.timeout(10):
         while not event.is_set():
-            if poke is not None:
-                poke()
+            if publish_again is not None:
+                publish_again()
             await asyncio.sleep(0.02)
     event.clear()
 
 
-async def _wakeups_through_a_restart(servers: embedded.EmbeddedServers) -> None:
+async def _notifications_through_a_restart(servers: embedded.EmbeddedServers) -> None:
     settings = _settings(servers.redis_url)
     client = redis_client(settings)
     job_id = uuid4()
     async with PubSub(settings) as pubsub:
         with pubsub.listen(job_id) as event:
-            await _soon(event)  # subscribed: every waiter is notified once
-            await _soon(event, lambda: publish(client, job_id))
+            await _wait_for_event(event)  # subscribed: every waiter is notified once
+            await _wait_for_event(event, lambda: publish(client, job_id))
             servers.valkey.stop()
             publish(client, job_id)  # the broker is down: logged, no error
             servers.check()
-            await _soon(event)  # reconnected: notified, since messages may have been missed
-            await _soon(event, lambda: publish(client, job_id))
+            await _wait_for_event(event)  # reconnected: notified, since messages may have been missed
+            await _wait_for_event(event, lambda: publish(client, job_id))
     client.close()
 
 
@@ -157,11 +157,11 @@ async def _fan_out(settings: Settings) -> None:
     mine, other = uuid4(), uuid4()
     async with PubSub(settings) as pubsub:
         with pubsub.listen(mine) as first, pubsub.listen(mine, other) as both, pubsub.listen(other) as second:
-            await _soon(second)
+            await _wait_for_event(second)
             first.clear()
             both.clear()
             await apublish(client, mine)
-            await _soon(first)
+            await _wait_for_event(first)
             assert both.is_set()
             assert not second.is_set()
             pubsub.wake_all()

@@ -32,7 +32,7 @@ def claim(sessions: Sessions, job_id: UUID, lease_seconds: float = 30.0) -> Job 
         return lifecycle.claim(session, job_id, worker="w1", host="h", device="cpu", lease_seconds=lease_seconds)
 
 
-def do(sessions: Sessions, function: Callable[..., Any], *arguments: Any, **values: Any) -> Any:
+def in_transaction(sessions: Sessions, function: Callable[..., Any], *arguments: Any, **values: Any) -> Any:
     with transaction(sessions) as session:
         return function(session, *arguments, **values)
 
@@ -42,7 +42,7 @@ def test_pages_are_stable_while_jobs_arrive(sessions: Sessions) -> None:
     seen: list[UUID] = []
     cursor = None
     for _ in range(4):
-        jobs, cursor = do(sessions, queries.page, cursor=cursor, limit=2)
+        jobs, cursor = in_transaction(sessions, queries.page, cursor=cursor, limit=2)
         seen += [job.id for job in jobs]
         submit(sessions, name="new")
     assert seen == old[::-1]
@@ -54,10 +54,10 @@ def test_page_filters(sessions: Sessions) -> None:
     child = submit(sessions, parent_id=parent, dataset="us", tags={"team": "a", "x": "1"})
     other = submit(sessions, tags={"team": "b"})
     claim(sessions, other)
-    do(sessions, lifecycle.settle, other, 1, JobState.SUCCEEDED)
+    in_transaction(sessions, lifecycle.settle, other, 1, JobState.SUCCEEDED)
 
     def found(**values: Any) -> list[UUID]:
-        jobs, _ = do(sessions, queries.page, **values)
+        jobs, _ = in_transaction(sessions, queries.page, **values)
         return [job.id for job in jobs]
 
     assert found() == [other, child, parent]
@@ -78,32 +78,38 @@ def test_page_filters(sessions: Sessions) -> None:
 def test_due_jobs_and_queue_positions(sessions: Sessions) -> None:
     later, first = submit(sessions, priority=9), submit(sessions, priority=0)
     submit(sessions, queue="gpu")
-    assert [job.id for job in do(sessions, queries.due_jobs, "cpu", 0.0, 10)] == [first, later]
-    assert do(sessions, queries.due_jobs, "cpu", 60.0, 10) == []
-    job = do(sessions, queries.get, later)
-    assert do(sessions, queries.queue_position, job) == (1, "0 live workers on queue cpu")
+    assert [job.id for job in in_transaction(sessions, queries.due_jobs, "cpu", 0.0, 10)] == [first, later]
+    assert in_transaction(sessions, queries.due_jobs, "cpu", 60.0, 10) == []
+    job = in_transaction(sessions, queries.get, later)
+    assert in_transaction(sessions, queries.queue_position, job) == (1, "0 live workers on queue cpu")
     heartbeat = {"name": "h/cpu/0", "host": "h", "pid": 1, "queue": "cpu", "device": "cpu", "busy_with": None}
-    do(sessions, queries.heartbeat_worker, **heartbeat)
-    assert do(sessions, queries.live_queues) == {"cpu"}
-    assert do(sessions, queries.queue_position, job) == (1, "1 ahead")
-    assert do(sessions, queries.queue_position, do(sessions, queries.get, first)) == (0, "next on queue cpu")
+    in_transaction(sessions, queries.heartbeat_worker, **heartbeat)
+    assert in_transaction(sessions, queries.live_queues) == {"cpu"}
+    assert in_transaction(sessions, queries.queue_position, job) == (1, "1 ahead")
+    assert in_transaction(sessions, queries.queue_position, in_transaction(sessions, queries.get, first)) == (
+        0,
+        "next on queue cpu",
+    )
     claim(sessions, first)
-    assert do(sessions, queries.queue_position, do(sessions, queries.get, first)) == (None, None)
+    assert in_transaction(sessions, queries.queue_position, in_transaction(sessions, queries.get, first)) == (
+        None,
+        None,
+    )
 
 
 def test_worker_heartbeats(sessions: Sessions) -> None:
     heartbeat = {"name": "h/cpu/0", "host": "h", "pid": 1, "queue": "cpu", "device": "cpu", "busy_with": None}
-    do(sessions, queries.heartbeat_worker, **heartbeat)
-    (first,) = do(sessions, queries.workers)
+    in_transaction(sessions, queries.heartbeat_worker, **heartbeat)
+    (first,) = in_transaction(sessions, queries.workers)
     job_id = submit(sessions)
-    do(sessions, queries.heartbeat_worker, **heartbeat | {"busy_with": job_id})
-    (second,) = do(sessions, queries.workers)
+    in_transaction(sessions, queries.heartbeat_worker, **heartbeat | {"busy_with": job_id})
+    (second,) = in_transaction(sessions, queries.workers)
     assert (second.started_at, second.busy_with) == (first.started_at, job_id)
     assert second.last_seen > first.last_seen
-    do(sessions, queries.heartbeat_worker, **heartbeat | {"pid": 2})
-    (restarted,) = do(sessions, queries.workers)
+    in_transaction(sessions, queries.heartbeat_worker, **heartbeat | {"pid": 2})
+    (restarted,) = in_transaction(sessions, queries.workers)
     assert restarted.started_at > first.started_at
-    assert do(sessions, queries.live_queues, 0.0) == set()
+    assert in_transaction(sessions, queries.live_queues, 0.0) == set()
 
 
 def test_artifacts(sessions: Sessions) -> None:
@@ -115,12 +121,12 @@ def test_artifacts(sessions: Sessions) -> None:
         "size_bytes": 3,
         "media_type": "application/octet-stream",
     }
-    do(sessions, catalog.add_artifact, job_id, 1, **row, sha256="a")
-    do(sessions, catalog.add_artifact, job_id, 1, **row, sha256="b")
-    assert [found.sha256 for found in do(sessions, catalog.artifacts, job_id)] == ["b"]
-    assert do(sessions, catalog.artifact, job_id, "model.safetensors").size_bytes == 3
+    in_transaction(sessions, catalog.add_artifact, job_id, 1, **row, sha256="a")
+    in_transaction(sessions, catalog.add_artifact, job_id, 1, **row, sha256="b")
+    assert [found.sha256 for found in in_transaction(sessions, catalog.artifacts, job_id)] == ["b"]
+    assert in_transaction(sessions, catalog.artifact, job_id, "model.safetensors").size_bytes == 3
     with pytest.raises(ArtifactNotFound):
-        do(sessions, catalog.artifact, job_id, "other")
+        in_transaction(sessions, catalog.artifact, job_id, "other")
 
 
 def test_an_idle_in_transaction_timeout_is_an_operational_error(sessions: Sessions) -> None:
@@ -128,7 +134,9 @@ def test_an_idle_in_transaction_timeout_is_an_operational_error(sessions: Sessio
         backend = {"pid": session.scalar(text("SELECT pg_backend_pid()"))}
         session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20ms'"))
         deadline = time.monotonic() + 10
-        while do(sessions, Session.scalar, text("SELECT 1 FROM pg_stat_activity WHERE pid = :pid"), backend):
+        while in_transaction(
+            sessions, Session.scalar, text("SELECT 1 FROM pg_stat_activity WHERE pid = :pid"), backend
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         with pytest.raises(OperationalError, match="idle-in-transaction"):
@@ -177,7 +185,7 @@ def test_an_attempt_in_smaller_pieces_needs_less_memory(sessions: Sessions) -> N
     with transaction(sessions) as session:
         job = queries.get(session, job_id)
         job.evidence = {"micro_batch_days": 8, "memory": {"needed_bytes": 1000}}
-    assert do(sessions, queries.memory_needed, job_id) == 1000
+    assert in_transaction(sessions, queries.memory_needed, job_id) == 1000
     with transaction(sessions) as session:
         queries.get(session, job_id).overrides = {"micro_batch_days": 4}
-    assert do(sessions, queries.memory_needed, job_id) == 500
+    assert in_transaction(sessions, queries.memory_needed, job_id) == 500

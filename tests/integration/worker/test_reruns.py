@@ -26,9 +26,9 @@ def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHa
     return SupervisorHarness(settings, sessions)
 
 
-def again(harness: SupervisorHarness, job_id: UUID, how: RerunKind) -> Job:
+def create_rerun(harness: SupervisorHarness, job_id: UUID, kind: RerunKind) -> Job:
     with transaction(harness.sessions) as session:
-        return submit_rerun(session, job_id, how, by="test").job
+        return submit_rerun(session, job_id, kind, by="test").job
 
 
 def log_messages(harness: SupervisorHarness, job_id: UUID) -> list[str]:
@@ -37,14 +37,14 @@ def log_messages(harness: SupervisorHarness, job_id: UUID) -> list[str]:
 
 
 @pytest.mark.anyio
-class TestAsked:
-    @pytest.mark.parametrize(("state", "how"), [(JobState.CANCELLED, "retry"), (JobState.SUCCEEDED, "rerun")])
+class TestRequests:
+    @pytest.mark.parametrize(("state", "action"), [(JobState.CANCELLED, "retry"), (JobState.SUCCEEDED, "rerun")])
     async def test_a_new_job_of_the_same_spec(
-        self, client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions, state: JobState, how: str
+        self, client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions, state: JobState, action: str
     ) -> None:
         source = await submit(client)
         run(sessions, UUID(source["id"]), state)
-        response = await client.post(f"/jobs/{source['id']}/{how}")
+        response = await client.post(f"/jobs/{source['id']}/{action}")
         assert response.status_code == 202, response.text
         made = response.json()
         assert response.headers["location"] == f"/jobs/{made['id']}"
@@ -62,7 +62,7 @@ class TestAsked:
             "max_attempts",
         )
         assert {name: made[name] for name in same} == {name: source[name] for name in same}
-        other = {"retry": "rerun", "rerun": "retry"}[how]
+        other = {"retry": "rerun", "rerun": "retry"}[action]
         problem(await client.post(f"/jobs/{source['id']}/{other}"), 409, "illegal_move")
 
     async def test_g2_one_key_is_one_new_job(
@@ -107,15 +107,15 @@ class TestRetry:
         assert running.result() is JobState.FAILED
         before = harness.job(source)
         assert before.checkpoint is not None
-        retried = again(harness, source, RerunKind.RETRY)
+        retried = create_rerun(harness, source, RerunKind.RETRY)
         assert retried.checkpoint == before.checkpoint | {"path": f"../{source}/{before.checkpoint['path']}"}
         assert harness.points(retried.id) == [
             point for point in harness.points(source) if point[1] <= retried.checkpoint["epoch"]
         ]
         assert retried.metrics["train/loss"] == 0.5 ** retried.checkpoint["epoch"]
-        between = again(harness, source, RerunKind.RETRY).id
+        between = create_rerun(harness, source, RerunKind.RETRY).id
         harness.want(between, Wanted.CANCEL)  # before it has a checkpoint of its own
-        third = again(harness, between, RerunKind.RETRY)
+        third = create_rerun(harness, between, RerunKind.RETRY)
         assert third.checkpoint == retried.checkpoint
         harness.want(third.id, Wanted.CANCEL)
         assert harness.run(retried.id, *argv) is JobState.SUCCEEDED
@@ -135,7 +135,7 @@ class TestRetry:
     def test_a_cancelled_job_without_a_checkpoint_starts_over(self, harness: SupervisorHarness) -> None:
         source = harness.submit()
         harness.want(source, Wanted.CANCEL)
-        retried = again(harness, source, RerunKind.RETRY)
+        retried = create_rerun(harness, source, RerunKind.RETRY)
         assert harness.run(retried.id, *HONEST_PROGRAM) is JobState.SUCCEEDED
 
     def test_pain_08_a_spent_time_budget_is_not_retried(self, harness: SupervisorHarness) -> None:
@@ -143,14 +143,14 @@ class TestRetry:
         assert harness.run(source, *program("obedient", "--epoch-seconds", "60")) is JobState.FAILED
         assert harness.job(source).reason is Reason.TIMEOUT_EXEC
         with pytest.raises(IllegalTransition, match="timeout_seconds"):
-            again(harness, source, RerunKind.RETRY)
+            create_rerun(harness, source, RerunKind.RETRY)
 
 
 class TestRerun:
     def test_a_rerun_with_equal_results_reports_no_drift(self, harness: SupervisorHarness) -> None:
         source = harness.submit()
         assert harness.run(source, *HONEST_PROGRAM) is JobState.SUCCEEDED
-        rerun = again(harness, source, RerunKind.RERUN)
+        rerun = create_rerun(harness, source, RerunKind.RERUN)
         assert rerun.checkpoint is None
         assert harness.points(rerun.id) == []
         assert harness.run(rerun.id, *HONEST_PROGRAM) is JobState.SUCCEEDED
@@ -163,7 +163,7 @@ class TestRerun:
     def test_drift_is_reported_with_its_metric_and_size(self, harness: SupervisorHarness) -> None:
         source = harness.submit()
         assert harness.run(source, *HONEST_PROGRAM) is JobState.SUCCEEDED
-        rerun = again(harness, source, RerunKind.RERUN)
+        rerun = create_rerun(harness, source, RerunKind.RERUN)
         lie = json.dumps({"versions": {"torch": "0.0"}})
         assert (
             harness.run(rerun.id, *HONEST_PROGRAM, "--drift", "0.25", "--evidence-override", lie) is JobState.SUCCEEDED

@@ -45,10 +45,10 @@ def test_a_study_cancelled_after_a_crash_between_ask_and_commit_leaves_no_trial_
 def test_pain_37_a_failed_trial_is_fail_with_its_reason_and_never_a_number(harness: StudyHarness) -> None:
     study = harness.submit(n_trials=4, max_failed_trials=2)
 
-    def sometimes(params: dict[str, Scalar], number: int) -> TrialResult:
+    def fail_some(params: dict[str, Scalar], number: int) -> TrialResult:
         return {1: Reason.NAN_LOSS, 2: [None, None]}.get(number) or improving_objective(params, number)  # type: ignore[return-value]
 
-    assert harness.run_study(study, sometimes).state is JobState.SUCCEEDED
+    assert harness.run_study(study, fail_some).state is JobState.SUCCEEDED
     frozen = harness.optuna(study)
     complete, fail = TrialState.COMPLETE, TrialState.FAIL
     assert [t.state for t in frozen] == [complete, fail, fail, complete]

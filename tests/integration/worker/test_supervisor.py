@@ -31,7 +31,7 @@ def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHa
     return SupervisorHarness(settings, sessions)
 
 
-class TestSucceeds:
+class TestSuccess:
     def test_a_successful_child_has_all_its_events_recorded(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         assert harness.run(job_id, *HONEST_PROGRAM) is JobState.SUCCEEDED
@@ -110,7 +110,7 @@ class TestSucceeds:
         assert not scratch_folder.exists()
 
 
-class TestDies:
+class TestFailure:
     def test_a_killed_child_is_retried_from_its_checkpoint(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         argv = (*HONEST_PROGRAM, "--epochs", "4", "--epoch-seconds", "0.4")

@@ -21,7 +21,7 @@ def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHa
     return SupervisorHarness(settings, sessions)
 
 
-class TestIsAskedToStop:
+class TestStopRequests:
     @pytest.mark.parametrize(
         ("name", "max_seconds"), [("obedient", 1.0), ("silent", 1.0), ("mute", 1.0), ("stubborn", 2.5)]
     )

@@ -23,7 +23,7 @@ def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHa
     return SupervisorHarness(settings, sessions)
 
 
-def begin_with(harness: SupervisorHarness, source: UUID) -> UUID:
+def submit_with_init_from(harness: SupervisorHarness, source: UUID) -> UUID:
     spec = TrainSpec(dataset="d", init_from=str(source))
     with transaction(harness.sessions) as session:
         return submission.submit(
@@ -47,15 +47,17 @@ def test_the_initial_weights_are_those_on_record(harness: SupervisorHarness) -> 
     row = {"job_id": source, "attempt": 1, "name": "best.safetensors", "path": path, "size_bytes": 1, "sha256": SHA}
     with transaction(harness.sessions) as session:
         session.execute(insert(ArtifactRow).values(**row, media_type="application/octet-stream"))
-    assert harness.run(begin_with(harness, source), *HONEST_PROGRAM, *claim(source, SHA)) is JobState.SUCCEEDED
-    other = begin_with(harness, source)
+    assert (
+        harness.run(submit_with_init_from(harness, source), *HONEST_PROGRAM, *claim(source, SHA)) is JobState.SUCCEEDED
+    )
+    other = submit_with_init_from(harness, source)
     assert harness.run(other, *HONEST_PROGRAM, *claim(source, "cd" * 32)) is JobState.FAILED
     assert harness.job(other).reason is Reason.EVIDENCE_MISMATCH
     assert "weights of init_from" in (harness.job(other).message or "")
 
 
 def test_missing_initial_weights_fail_the_job(harness: SupervisorHarness) -> None:
-    job_id = begin_with(harness, uuid4())
+    job_id = submit_with_init_from(harness, uuid4())
     assert harness.run(job_id, *HONEST_PROGRAM) is JobState.FAILED
     assert harness.job(job_id).reason is Reason.INVALID_PARAMS
     assert "has no weights" in (harness.job(job_id).message or "")

@@ -1,13 +1,15 @@
 """G12: Postgres is down for longer than a lease and no event is lost: they are buffered and written later."""
 
+import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import psutil
 import psycopg
 import pytest
 from sqlalchemy import select
@@ -125,11 +127,24 @@ def start_job(sessions: sessionmaker[Session], settings: Settings, epochs: int) 
     )
     running = threading.Thread(target=supervisor.run, daemon=True)
     running.start()
-    deadline = time.monotonic() + 60
-    while not has_metrics(sessions, job_id):
+    wait_until(lambda: has_metrics(sessions, job_id))
+    return job_id, running
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return job_id, running
+
+
+def program_runs() -> bool:
+    """Whether a child process runs the program of `start_job`. It only looks: the supervisor must reap the child."""
+    lines = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            lines.append(" ".join(child.cmdline()))  # empty for a zombie
+    return any("obedient.py" in line for line in lines)
 
 
 def test_g12_a_job_survives_an_outage_longer_than_its_lease(
@@ -156,7 +171,8 @@ def test_g12_the_final_event_is_read_when_the_buffer_is_full(
     monkeypatch.setattr("worker.attempt.recorder.EventBuffer", partial(EventBuffer, memory_bytes=0, disk_bytes=1))
     job_id, running = start_job(sessions, settings, epochs=6)
     servers.postgres.stop()
-    time.sleep(5.0)  # the program ends within about a second, its words are waited for two more
+    wait_until(lambda: not program_runs())
+    time.sleep(3.0)  # an outage that is longer than the two seconds for reading the final events
     servers.check()
     running.join(30)
     with transaction(sessions) as session:

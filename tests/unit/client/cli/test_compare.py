@@ -35,7 +35,7 @@ ANSWER: dict[str, Any] = {
 
 
 @contextmanager
-def answering(status: int, body: object) -> Iterator[tuple[str, list[str]]]:
+def serving_response(status: int, body: object) -> Iterator[tuple[str, list[str]]]:
     """A server with one fixed response: its URL, and the paths that were requested."""
     requested: list[str] = []
 
@@ -64,7 +64,7 @@ def answering(status: int, body: object) -> Iterator[tuple[str, list[str]]]:
 
 def test_a_comparison_is_shown_in_words() -> None:
     arguments = ["compare", "j1", "j2", "--metric", "test/rank_ic@5d", "--baseline", "ridge"]
-    with answering(200, ANSWER) as (url, requested):
+    with serving_response(200, ANSWER) as (url, requested):
         result = CliRunner().invoke(app, ["--url", url, *arguments])
     assert result.exit_code == 0, result.output
     query = parse_qsl(urlsplit(requested[0]).query)
@@ -83,7 +83,7 @@ def test_a_comparison_is_shown_in_words() -> None:
 
 
 def test_json_is_the_response_of_the_service() -> None:
-    with answering(200, ANSWER) as (url, _):
+    with serving_response(200, ANSWER) as (url, _):
         result = CliRunner().invoke(app, ["--url", url, "compare", "j1", "j2", "--json"])
     assert json.loads(result.stdout) | ANSWER == json.loads(result.stdout) | {"pairs": ANSWER["pairs"]}
     assert json.loads(result.stdout)["pairs"][0] == PAIR
@@ -91,7 +91,7 @@ def test_json_is_the_response_of_the_service() -> None:
 
 def test_a_refused_comparison_exits_with_2() -> None:
     problem = {"title": "Unprocessable", "status": 422, "detail": "job: a comparison needs two sides", "errors": []}
-    with answering(422, problem) as (url, _):
+    with serving_response(422, problem) as (url, _):
         result = CliRunner().invoke(app, ["--url", url, "compare", "j1"])
     assert result.exit_code == 2
     assert "two sides" in result.stderr

@@ -16,7 +16,7 @@ Start = Callable[..., Child]
 PROGRAMS = Path(__file__).parents[3] / "programs"
 
 
-def hear(child: Child, until: Callable[[AnyEvent], bool], seconds: float = 10.0) -> list[AnyEvent]:
+def read_events(child: Child, until: Callable[[AnyEvent], bool], seconds: float = 10.0) -> list[AnyEvent]:
     heard: list[AnyEvent] = []
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not child.events_closed:
@@ -27,8 +27,8 @@ def hear(child: Child, until: Callable[[AnyEvent], bool], seconds: float = 10.0)
     return heard
 
 
-def to_the_end(child: Child) -> list[AnyEvent]:
-    return hear(child, lambda _: False)
+def read_all(child: Child) -> list[AnyEvent]:
+    return read_events(child, lambda _: False)
 
 
 def alive(pid: int) -> bool:
@@ -47,7 +47,7 @@ class ChildContract:
 
     def test_a_successful_child_emits_every_event_and_exits_with_0(self, start: Start) -> None:
         child = start("obedient", "--epochs", "2", "--epoch-seconds", "0.01")
-        events = to_the_end(child)
+        events = read_all(child)
         assert isinstance(events[0], Started)
         assert events[0].pid == child.pid
         assert isinstance(events[-1], Finished)
@@ -60,28 +60,28 @@ class ChildContract:
 
     def test_a_stop_request_ends_with_a_saved_checkpoint(self, start: Start) -> None:
         child = start("obedient", "--epoch-seconds", "60")
-        hear(child, lambda event: event.type == "progress")
+        read_events(child, lambda event: event.type == "progress")
         child.terminate()
-        last = to_the_end(child)[-1]
+        last = read_all(child)[-1]
         assert isinstance(last, Stopped)
         assert last.checkpoint == "checkpoints/epoch-0"
         assert child.wait(5) == ExitStatus(code=0)
 
     def test_a_crash_is_seen_with_its_code(self, start: Start) -> None:
         child = start("crashing", "--code", "7")
-        assert [event.type for event in to_the_end(child)] == ["started", "progress"]
+        assert [event.type for event in read_all(child)] == ["started", "progress"]
         assert child.wait(5) == ExitStatus(code=7)
         child.close()
         assert "last words on stderr" in child.log_tail()
 
     def test_a_signal_is_named(self, start: Start) -> None:
         child = start("crashing", "--signal", "SIGSEGV")
-        to_the_end(child)
+        read_all(child)
         assert child.wait(5) == ExitStatus(signal="SIGSEGV")
 
     def test_a_silent_child_times_out_and_dumps_its_stacks(self, start: Start, folder: Path) -> None:
         child = start("silent")
-        hear(child, lambda event: event.type == "progress")
+        read_events(child, lambda event: event.type == "progress")
         began = time.monotonic()
         assert child.events(0.1) == []
         assert time.monotonic() - began < 2
@@ -96,7 +96,7 @@ class ChildContract:
     def test_pain_05_a_kill_ends_the_whole_group_and_only_it(self, start: Start, folder: Path) -> None:
         other = start("silent")
         child = start("stubborn")
-        hear(child, lambda event: event.type == "progress")
+        read_events(child, lambda event: event.type == "progress")
         grandchild = int((folder / "grandchild").read_text())
         child.terminate()
         assert child.wait(0.2) is None
@@ -109,7 +109,7 @@ class ChildContract:
 
     def test_remaining_processes_of_a_finished_child_are_killed(self, start: Start, folder: Path) -> None:
         child = start("forking")
-        assert hear(child, lambda event: event.type == "finished")[-1].type == "finished"
+        assert read_events(child, lambda event: event.type == "finished")[-1].type == "finished"
         assert child.wait(5) == ExitStatus(code=0)
         assert child.wait_for_group_exit(5)
         assert not alive(int((folder / "grandchild").read_text()))
@@ -120,22 +120,22 @@ class ChildContract:
     def test_a_line_that_is_no_event_is_an_error_that_quotes_it(self, start: Start, line: str) -> None:
         child = start("garbage", "--line", line)
         with pytest.raises(ProtocolError) as caught:
-            hear(child, lambda event: event.type == "finished")
+            read_events(child, lambda event: event.type == "finished")
         assert line in str(caught.value)
 
     def test_a_repeated_number_is_an_error(self, start: Start) -> None:
         child = start("garbage", "--repeat")
         with pytest.raises(ProtocolError, match="child_seq 1 after 1"):
-            to_the_end(child)
+            read_all(child)
 
     def test_a_line_without_end_is_an_error(self, start: Start) -> None:
         child = start("garbage", "--long")
         with pytest.raises(ProtocolError, match="more than"):
-            to_the_end(child)
+            read_all(child)
 
     def test_lease_renewals_reach_the_child(self, start: Start, folder: Path) -> None:
         child = start("obedient", "--epoch-seconds", "60")
-        hear(child, lambda event: event.type == "progress")
+        read_events(child, lambda event: event.type == "progress")
         child.renew()
         deadline = time.monotonic() + 5
         while not (folder / "renewals").exists() and time.monotonic() < deadline:
@@ -154,7 +154,7 @@ class ChildContract:
 
     def test_the_log_is_bounded_and_keeps_its_end(self, start: Start, folder: Path) -> None:
         child = start("chatty", "--bytes", "500000", max_log_bytes=10_000)
-        to_the_end(child)
+        read_all(child)
         child.close()
         log = (folder / "log.txt").read_text()
         assert len(log) < 10_000 + 65_536 + 200
@@ -163,7 +163,7 @@ class ChildContract:
 
     def test_pain_07_output_is_on_disk_while_it_runs(self, start: Start, folder: Path) -> None:
         child = start("obedient", "--epoch-seconds", "60")
-        hear(child, lambda event: event.type == "progress")
+        read_events(child, lambda event: event.type == "progress")
         deadline = time.monotonic() + 5
         while not (folder / "log.txt").read_text() and time.monotonic() < deadline:
             time.sleep(0.02)

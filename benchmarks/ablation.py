@@ -1,14 +1,14 @@
-"""What the parts of the model and of its training are worth on planted panels, in % of the observed-history oracle.
+"""Ablations of the model and its training on planted panels, as a share of the observed-history oracle.
 
     python benchmarks/ablation.py                                    # every row, three seeds: hours of one core
     python benchmarks/ablation.py --rows base no-ema --seeds 1       # some rows
     python benchmarks/ablation.py --mode graph_only --signal 0.3 --rows base no-graph
-    python benchmarks/ablation.py --out done.json                    # what stands in done.json is not run again
+    python benchmarks/ablation.py --out done.json                    # runs found in done.json are skipped
 
-A seed is a panel and a network's start. A share is the mean daily rank correlation of the model's scores with the
-oracle's on the test days, which nothing was selected on: RankIC over the oracle's RankIC has the same expectation and
-several times the noise, and stands beside it in the JSON. `ensemble` averages the ranks of `--members` starts of `base`
-on one panel. Baselines are judged on the same days, with a paired test (cosine estimator) of the model against each.
+A seed sets the panel and the network's initial weights. A share is the mean daily rank correlation of the model's
+scores with the oracle's on the test days, which no selection used. RankIC over the oracle's RankIC has the same
+expectation and several times the noise; it is also in the JSON. `ensemble` averages the ranks of `--members` seeds of
+`base` on one panel. Baselines are evaluated on the same days, with a paired test (cosine estimator) against each.
 """
 
 import argparse
@@ -87,6 +87,8 @@ MIN_NAMES = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
+    """The parameters of one planted panel."""
+
     mode: PlantedMode
     signal: float
     codes: int
@@ -170,7 +172,7 @@ def build_cache(panel: Panel, folder: Path) -> Cache:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """`ranks` [sample, horizon] of the test days' scores within their day; `daily` by (source, horizon)."""
+    """Test-day results of one training: `ranks` [sample, horizon] within each day; `daily` by (source, horizon)."""
 
     ranks: np.ndarray
     rows: np.ndarray
@@ -179,7 +181,7 @@ class Run:
 
 
 def train_once(cache: Cache, panel: Panel, changes: Changes, seed: int, folder: Path) -> Run:
-    """One training with its test days."""
+    """Train one spec and return its results on the test days."""
     base = TrainSpec(dataset="ablation", seed=seed, baselines=False)
     spec = apply(base, {**BASE, "data.horizons": panel.horizons, **changes})
     events: list[Event] = []
@@ -240,7 +242,7 @@ def evaluate(cache: Cache, panel: Panel, scores: np.ndarray, run: Run) -> dict[s
 
 
 def paired_tests(daily: Mapping[tuple[str, int], list[float | None]], horizons: Sequence[int]) -> list[dict[str, Any]]:
-    """The model against each baseline that was run, by horizon."""
+    """Paired tests of the model against each baseline that was run, by horizon."""
     return [
         {"horizon": h, "against": other}
         | asdict(paired_difference(daily["model", h], daily[other, h], h, a_name="model", b_name=other))
@@ -260,7 +262,7 @@ def mean(values: list[float | None]) -> float:
 
 
 def table(done: list[dict[str, Any]]) -> str:
-    """Markdown: the mean over seeds, and the standard deviation between them at 5 days."""
+    """A Markdown table of the mean over seeds, and the standard deviation between them at 5 days."""
     if not done:
         return "nothing was run"
     horizons = done[0]["horizons"]

@@ -1,11 +1,11 @@
-"""How long a build takes and how much memory it needs, against reading the same Parquet and writing the same bytes.
+"""Time and memory of a dataset build, compared with reading the same Parquet file and writing the same bytes.
 
     python benchmarks/bench_build.py                 # (d) 1,000 names x 1,000 days x 112 ready features
     python benchmarks/bench_build.py --full          # and (e) 8.9 million rows x 112: needs some 15 GB of disk
     python benchmarks/bench_build.py --rows 200000   # (d) with fewer names
 
-Every figure is of a process of its own. Anonymous memory is /proc/PID/status RssAnon, looked at every 20 ms. The prints
-are for people; the JSON in benchmarks/results/ is for whoever compares.
+Each figure is measured in a separate process. Anonymous memory is RssAnon of /proc/PID/status, sampled every 20 ms. The
+JSON goes to benchmarks/results/.
 """
 
 import argparse
@@ -31,8 +31,8 @@ LIMIT_BYTES, LIMIT_RATIO = 4 << 30, 3.0
 
 
 def write_panel(path: Path, names: int, days: int, dtype: str) -> None:
-    """A panel of ready features, day after day as vendors send it: in memory is one day at a time. 1 % of the values of
-    every second feature are missing.
+    """Write a panel of precomputed features sorted by day, one day in memory at a time. 1 % of the values of every
+    second feature are missing.
     """
     rng = np.random.default_rng(0)
     calendar = np.busday_offset(np.datetime64("2010-01-01"), np.arange(days), roll="forward").astype("datetime64[D]")
@@ -60,7 +60,8 @@ def write_panel(path: Path, names: int, days: int, dtype: str) -> None:
 
 
 def child_build(source: Path, out: Path) -> None:
-    from atft.data.builder.run import build  # noqa: PLC0415 - the parent needs no memory of it
+    """Build the dataset; print its times, and the longest gaps between events and between cancellation checks."""
+    from atft.data.builder.run import build  # noqa: PLC0415 - keeps the parent's memory small
     from atft.spec.data import DatasetSpec  # noqa: PLC0415
 
     longest, last, stages = 0.0, time.perf_counter(), {}
@@ -97,7 +98,7 @@ def child_build(source: Path, out: Path) -> None:
 
 
 def child_copy(source: Path, out: Path) -> None:
-    """The yardstick: polars reads the whole file, writes it as uncompressed Arrow, and it is on the disk."""
+    """The baseline: polars reads the whole file and writes it as uncompressed Arrow, then fsync."""
     import polars as pl  # noqa: PLC0415 - as above
 
     start, cpu = time.perf_counter(), time.process_time()
@@ -109,7 +110,7 @@ def child_copy(source: Path, out: Path) -> None:
 
 
 def run_child(kind: str, source: Path, out: Path, threads: int) -> dict[str, object]:
-    """Run a child; its own figures and the most anonymous memory that it had."""
+    """Run a child process; return the figures it printed and its peak anonymous memory."""
     limits = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     root = str(Path(__file__).resolve().parents[1])
     child = subprocess.Popen(
@@ -160,7 +161,7 @@ def compare(folder: Path, names: int, days: int, dtype: str, threads: int, repea
         "peak_anonymous_bytes": max(int(r["peak_anonymous_bytes"]) for r in runs["build"]),  # type: ignore[call-overload]
         "copy_peak_anonymous_bytes": max(int(r["peak_anonymous_bytes"]) for r in runs["copy"]),  # type: ignore[call-overload]
         "longest_silence_seconds": max(float(r["longest_silence"]) for r in runs["build"]),  # type: ignore[arg-type]
-        # between two looks at whether the build is to stop
+        # between two checks for cancellation
         "longest_deaf_seconds": max(float(r["longest_deaf"]) for r in runs["build"]),  # type: ignore[arg-type]
         "runs": runs,
     }
@@ -189,7 +190,7 @@ def show(name: str, result: dict[str, object]) -> None:
         ("anonymous memory", f"{gb['peak_anonymous_bytes']:.2f} GB, limit {LIMIT_BYTES / 1e9:.2f}"),
         ("the copy's", f"{gb['copy_peak_anonymous_bytes']:.2f} GB"),
         ("longest silence", f"{result['longest_silence_seconds']:.1f} s"),
-        ("longest without a look at stop", f"{result['longest_deaf_seconds']:.2f} s"),
+        ("longest between stop checks", f"{result['longest_deaf_seconds']:.2f} s"),
     ):
         print(f"    {what:<24} {text}")
     print("    stages of the last build:", result["runs"]["build"][-1]["stages"])  # type: ignore[index, call-overload]

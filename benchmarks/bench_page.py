@@ -1,11 +1,11 @@
-"""The page under load, in headless Chromium: a job with 10⁵ points, a list of 10⁴ jobs, half an hour of events.
+"""Web page performance in headless Chromium: a job with 10⁵ points, a list of 10⁴ jobs, half an hour of events.
 
     python benchmarks/bench_page.py [--points 100000 --jobs 10000 --events 18000 --seconds 60 --rounds 5]
 
-(a) from opening the Job view to its first curve, to all its curves, and the bytes of that; (b) the list: its first
-rows, older ones, a search, frames while it scrolls; (c) a Job view left open while a job says as much as in 30 minutes
-of ten events a second, compressed in time: bytes of an update, live memory and elements before and after, longest task.
-A real API on an embedded Postgres; no worker runs, and the events are written through the record's own functions.
+(a) Job view: time to the first curve and to all curves, and the bytes loaded; (b) job list: first rows, loading of
+older rows, search, frame times while scrolling; (c) a Job view left open for 30 minutes' worth of events (ten a second)
+sent faster: bytes per update, live memory and DOM nodes before and after, longest task.
+A real API on an embedded Postgres; no worker runs, and events are written with the functions of jobs.record.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class Service:
 
 @contextmanager
 def running_service(folder: Path) -> Iterator[Service]:
-    """Postgres, Valkey and one API."""
+    """Start Postgres, Valkey and one API server."""
     with embedded.start(folder / "servers") as servers, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -103,7 +103,7 @@ def ready(url: str) -> bool:
         return False
 
 
-# -- what is looked at
+# -- data
 
 
 def start_job(session: Session, name: str) -> UUID:
@@ -114,7 +114,7 @@ def start_job(session: Session, name: str) -> UUID:
 
 
 def running_job(service: Service, points: int) -> UUID:
-    """A running job: 500 epochs of validation by horizon, and as many updates as make up the number of points."""
+    """Insert a running job: 500 epochs of validation metrics by horizon, and step metrics for the rest of `points`."""
     draw = np.random.default_rng(0)
     metrics = [
         f"val/{name}{horizon}" for name in ("rank_ic", "rank_ic_t") for horizon in ("", *(f"@{h}d" for h in HORIZONS))
@@ -153,12 +153,12 @@ def finished_jobs(service: Service, count: int) -> None:
         session.execute(text("ANALYZE"))
 
 
-# -- looking
+# -- measurements
 
 
 @contextmanager
 def open_page(browser: Browser, service: Service) -> Iterator[tuple[Page, CDPSession, list[int]]]:
-    """A page of a person who comes for the first time; the list grows by the bytes that come over the network."""
+    """Open a page without cached files; the list collects the bytes received over the network."""
     # the page's policy forbids the strings that Playwright would evaluate
     context = browser.new_context(base_url=service.url, viewport={"width": 1440, "height": 900}, bypass_csp=True)
     page = context.new_page()
@@ -233,7 +233,7 @@ def measure_job_list(browser: Browser, service: Service, jobs: int, rounds: int)
 
 
 def child_events(number: int, epochs: float) -> list[AnyEvent]:
-    """What a child says in a tenth of a second, now and then with an epoch's end."""
+    """The events a child process sends in a tenth of a second, at times with the end of an epoch."""
     seq = number * 4 + 1
     values: dict[str, float | None] = dict.fromkeys(STEP_NAMES, 0.01 + number % 97 / 1000)
     progress = Progress(
@@ -251,7 +251,7 @@ def child_events(number: int, epochs: float) -> list[AnyEvent]:
 
 
 def measure_open_view(browser: Browser, service: Service, events: int, seconds: float) -> dict[str, object]:
-    """`events` metrics events with as many changes of progress; an epoch ends every 200."""
+    """Measure an open Job view that receives `events` metrics events and as many progress events; 200 to an epoch."""
     with transaction(service.sessions) as session:
         job_id = start_job(session, "left open")
         history.append(session, job_id, 1, child_events(0, 200))
@@ -286,7 +286,7 @@ def measure_open_view(browser: Browser, service: Service, events: int, seconds: 
 
 
 def page_memory(protocol: CDPSession) -> dict[str, int]:
-    """Live memory of the page's scripts, and its elements, after a collection."""
+    """JavaScript heap, DOM nodes and event listeners of the page after garbage collection."""
     protocol.send("HeapProfiler.collectGarbage")
     protocol.send("Performance.enable")
     figures = {one["name"]: one["value"] for one in protocol.send("Performance.getMetrics")["metrics"]}
@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=100_000)
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--events", type=int, default=18_000, help="ten a second for half an hour")
-    parser.add_argument("--seconds", type=float, default=60.0, help="that they take here")
+    parser.add_argument("--seconds", type=float, default=60.0, help="in which they are sent")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=("job", "list", "open"), action="append")
     options = parser.parse_args()
@@ -335,7 +335,7 @@ def main() -> None:
         shutil.rmtree(folder)
     print(json.dumps(result, indent=1))
     if options.only:
-        return  # a part alone does not replace a whole result
+        return  # a partial run does not replace a full result
     path = HERE / "results" / f"{datetime.now(UTC):%Y-%m-%d}-page.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {path.relative_to(HERE.parent)}", file=sys.stderr)

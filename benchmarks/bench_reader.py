@@ -1,12 +1,12 @@
-"""The reader against its peers, on 1,000 names × 1,000 days × 112 features, window 60, in one run.
+"""Data reader throughput compared with other libraries: 1,000 stocks × 1,000 days × 112 features, window 60.
 
     python benchmarks/bench_reader.py [--names 1000 --days 1000 --seconds 2 --rounds 5]
 
-(a) windows a second that reach a consumer; every contender is a process of its own, and their turns alternate.
-(b) the data's share of a training step of the real model. (c) a cold process: open the cache, read the first windows.
-Besides, the day graph: building all of it, and a day's subgraph induced by 500 names.
-On first use the panel and one environment for each peer are made under var/bench/; a peer that cannot be had is
-reported as not run, with the reason.
+(a) Windows a second received by a consumer; each contender is a separate process, and their turns alternate.
+(b) The share of data loading in a training step of the real model. (c) Cold start: open the cache, read first windows.
+(d) The day graph: building all of it, and the subgraph of one day induced by 500 stocks.
+On first use the panel and one virtual environment per peer are created under var/bench/; a peer that cannot be
+installed is reported as not run, with the reason.
 """
 
 import argparse
@@ -40,11 +40,11 @@ GOALS = {"data_share": 0.02, "cold_seconds": 0.05, "gpu_ratio": 100.0, "subgraph
 
 
 class NotRun(Exception):
-    """Why a contender could not be measured."""
+    """A contender could not be measured; the message says why."""
 
 
 class Contender:
-    """A program of benchmarks/peers in a process of its own, ready to be given seconds."""
+    """A program of benchmarks/peers in its own process, which measures for a number of seconds on request."""
 
     def __init__(self, python: Path, program: str, *arguments: str) -> None:
         self.log = VAR / f"{Path(program).stem}-{arguments[-1] if arguments else ''}.log".replace("/", "_")
@@ -105,7 +105,7 @@ def main() -> None:
     if "graph" in wanted:
         result["graph"] = graph(cache)
     if options.only:
-        return  # a part alone does not replace a whole result
+        return  # a partial run does not replace a full result
     folder = HERE / "results"
     folder.mkdir(exist_ok=True)
     path = folder / f"{datetime.now(UTC):%Y-%m-%d}-reader.json"
@@ -133,7 +133,7 @@ def machine() -> dict[str, object]:
 
 
 def make_panel(names: int, num_days: int) -> Path:
-    """A cache of ready features, built from a file as a user's would be."""
+    """Build a cache of precomputed features from a Parquet file; return its folder."""
     out = VAR / f"panel-{names}-{num_days}"
     if (out / "manifest.json").exists():
         return out
@@ -146,7 +146,7 @@ def make_panel(names: int, num_days: int) -> Path:
 
 
 def environment(name: str) -> Path:
-    """The Python of a peer's own environment, which falls back on ours for torch, NumPy and pyarrow."""
+    """The Python of a peer's virtual environment, which uses our torch, NumPy and pyarrow."""
     home = VAR / "env" / name
     python = home / "bin" / "python"
     if not (home / "installed").exists():
@@ -203,7 +203,7 @@ def windows_per_second(cache: Path, options: argparse.Namespace) -> dict[str, ob
             "least": min(rates),
             "most": max(rates),
             "bytes_per_second": statistics.median(r["bytes"] / r["seconds"] for r in contender.rounds),
-            # of the process alone: what a busy machine cannot distort; workers' seconds are not in it
+            # CPU time is not affected by other load on the machine; DataLoader workers are not counted
             "windows_per_cpu_second": statistics.median(r["windows"] / r["cpu_seconds"] for r in contender.rounds),
             "windows_counted": sum(r["windows"] for r in contender.rounds),
             "about": contender.about,
@@ -233,7 +233,7 @@ def windows_per_second(cache: Path, options: argparse.Namespace) -> dict[str, ob
 
 
 def data_share(cache: Path) -> dict[str, object]:
-    """A few steps of `python -m atft run`; seconds by part are the run's own telemetry."""
+    """Time per part of a few steps of `python -m atft run`, from the metrics that the run reports."""
     spec = {
         "dataset": "bench",
         "data": {"window": 60},
@@ -270,8 +270,8 @@ def data_share(cache: Path) -> dict[str, object]:
 
 
 def cold_process(cache: Path) -> dict[str, object]:
-    """Fresh interpreters; the files are in the page cache. `imports` are of our own modules, after torch: the strict
-    figure counts them, the other begins after them.
+    """Time from a fresh interpreter to the first windows, with the files in the page cache. `imports` are our modules
+    after torch; only the `with_imports` figures include them.
     """
     runs = []
     for _ in range(7):
@@ -301,7 +301,7 @@ def cold_process(cache: Path) -> dict[str, object]:
 
 
 def graph(folder: Path) -> dict[str, object]:
-    """The whole graph of GraphSpec's defaults, built anew; then subgraphs of 500 names, a day after another."""
+    """Time to build the graph of GraphSpec's defaults, and to read subgraphs of 500 stocks on random days."""
     cache, spec = Cache.open(folder), GraphSpec()
     (folder / "graphs" / f"{graph_digest(spec)}.arrow").unlink(missing_ok=True)
     start = time.perf_counter()

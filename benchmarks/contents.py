@@ -1,4 +1,4 @@
-"""What is asked of both servers by load.py, and what is in their tables: the same jobs, metrics and numbers of rows."""
+"""Requests and table contents for load.py, alike for both servers: same jobs, metrics and numbers of rows."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from jobs.states import JobKind, JobState
 NAMES = [
     f"{split}/{metric}" for split in ("train", "val") for metric in ("loss", "ic", "icir", "sharpe_ann", "turnover")
 ]
-METRIC = "val/loss"  # no other name begins so
+METRIC = "val/loss"  # no other metric name has this prefix
 RUNS, STEPS, QUEUED, PAGE = 100, 1_000, 20, 50
 STREAM_JOBS = 100
 RequestFactory = Callable[[int], bytes]
@@ -33,8 +33,8 @@ LATEST = text("UPDATE jobs SET metrics = CAST(:latest AS jsonb) WHERE id = :job"
 
 
 def seed_ours(settings: Settings) -> tuple[str, list[str], list[str]]:
-    """A registered dataset, RUNS finished jobs with 10⁶ metric rows in all, a few queued ones, STREAM_JOBS running;
-    returns a key, the finished jobs and the running ones.
+    """Insert a dataset, RUNS finished jobs with 10⁶ metric rows in all, QUEUED queued and STREAM_JOBS running jobs;
+    return an API key, the ids of the finished jobs and those of the running ones.
     """
     days, names = 2_500, 1_000
     manifest = {
@@ -76,7 +76,7 @@ def seed_ours(settings: Settings) -> tuple[str, list[str], list[str]]:
 
 
 def our_requests(key: str, jobs: list[str]) -> dict[str, RequestFactory]:
-    """Submits carry an Idempotency-Key, as those of our clients do."""
+    """Request factories by operation. Submits carry an Idempotency-Key, as those of our clients do."""
     headers = {"Authorization": f"Bearer {key}"}
 
     def submit(number: int) -> bytes:
@@ -91,7 +91,7 @@ def our_requests(key: str, jobs: list[str]) -> dict[str, RequestFactory]:
 
 
 def seed_mlflow(url: str, port: int) -> tuple[str, list[str]]:
-    """The same runs and metric rows in MLflow's own tables; returns an experiment and its runs."""
+    """Insert the same runs and metric rows into MLflow's tables; return the experiment and its runs."""
 
     async def post(path: str, body: Mapping[str, object]) -> dict[str, dict[str, dict[str, str]]]:
         connection = await connect(port)

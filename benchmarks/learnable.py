@@ -1,13 +1,13 @@
-"""How much of a planted panel's observed-history oracle its training days can teach, by what a learner already knows.
+"""Upper bounds on what can be learned from a planted panel's training days, by what the learner knows beforehand.
 
     python benchmarks/learnable.py                          # mode full, three seeds: two minutes of one core
     python benchmarks/learnable.py --mode graph_only --signal 0.3 --seeds 1
 
-Ridge regressions on the days that `benchmarks/ablation.py` trains on, told more and more of the truth: which features
-carry a signal, who the signed peers are, the filtered regime. `taught` is the mean daily rank correlation with the
-oracle's scores on the test days after fitting the ranks of the returns, with the penalty that does best on those very
-days: no learner that knows as much and no more should expect to reach far above it. `form` is the same after fitting
-the oracle's own ranks: what is left is what the form cannot express.
+Ridge regressions on the training days of `benchmarks/ablation.py`, given more and more of the true structure: which
+features carry a signal, the signed peers, the filtered regime. `taught` is the mean daily rank correlation with the
+oracle's scores on the test days after fitting the ranks of the returns, with the best penalty on those same days: an
+optimistic bound for a learner with the same knowledge. `form` is the same after fitting the oracle's own ranks: its
+distance from 1 is what this functional form cannot express.
 """
 
 import argparse
@@ -58,6 +58,7 @@ def main() -> None:
 
 
 def learned(spec: PlantedSpec) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(design, `taught` by horizon, `form` by horizon) of each design on one panel."""
     panel = generate(spec, HORIZONS)
     parameters = panel_parameters(spec)
     log_close = np.full((spec.num_days, spec.num_codes), np.nan)
@@ -89,7 +90,7 @@ def learned(spec: PlantedSpec) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 def designs(
     names: tuple[str, ...], features: np.ndarray, group: np.ndarray, sign: np.ndarray, belief: np.ndarray | None
 ) -> Iterator[tuple[str, Design]]:
-    """By what is known: (name, day → [code, column])."""
+    """Design matrices by prior knowledge: (name, day → [code, column])."""
     carriers = [j for j, name in enumerate(names) if name.startswith(CARRIERS)]
     age = np.arange(WINDOW)[::-1, None]
     turn = 2 * np.pi * age / WINDOW

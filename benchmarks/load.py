@@ -1,9 +1,9 @@
-"""The API under load, with authentication on, beside MLflow's server on the same Postgres in the same run.
+"""Load test of the API, with authentication on, compared with MLflow's server on the same Postgres in the same run.
 
     python benchmarks/load.py [--seconds 6 --rounds 3 --connections 8 --streams 1000 --only submit list]
 
-One server process each. Turns alternate: ours, MLflow's, three times over; only one of the two works at a time.
-Everything is on this machine's loopback, bounded in count and time, and stops by itself. What it needs is made under
+One server process each. Turns alternate between ours and MLflow's, so only one of the two is under load at a time.
+Everything runs on the loopback interface, bounded in count and time. MLflow's environment is created under
 var/bench/ on first use. It shares the processors with the servers: CPU time per request is reported beside the rates.
 """
 
@@ -38,15 +38,15 @@ from jobs.settings import Settings
 
 HERE = Path(__file__).resolve().parent
 VAR = HERE.parent / "var" / "bench"
-# Without Flask-WTF each of its searches tries, and fails, to import it anew.
+# Without Flask-WTF each MLflow search tries to import it again and fails.
 PEER = ("mlflow==3.17.2", "psycopg2-binary", "Flask-WTF")
-RECORDED = 8  # jobs that `record` writes to: their long past is not what the streams are asked for
+RECORDED = 8  # jobs that `record` writes to; the streams read other jobs, which have a short history
 GOALS = {"ratio": 5.0, "submit_p99_ms_at_half": 50.0, "stream_p99_ms": 200.0}
 
 
 @dataclass
 class Server:
-    """One server: where it listens, its process, and one maker of requests for each operation."""
+    """One server: its port, its process, a request factory for each operation, and the results."""
 
     name: str
     port: int
@@ -121,7 +121,7 @@ def wait_until_ready(port: int, path: str, process: psutil.Process, log: Path) -
         if asyncio.run(is_ready()):
             return
         time.sleep(0.3)
-    sys.exit(f"it did not become ready; {log} ends with:\n{log.read_text(errors='replace')[-2000:]}")
+    sys.exit(f"the server did not become ready; {log} ends with:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 def peer_python() -> Path:
@@ -137,9 +137,9 @@ def peer_python() -> Path:
 
 
 def compare(ours: Server, peer: Server | None, options: argparse.Namespace) -> None:
-    """Each operation at its peak, turn by turn; then our submits at half of their peak."""
+    """Measure the peak rate of each operation, in alternating turns; then our submits at half of their peak."""
     for what in [name for name in ("list", "metrics", "submit") if name in options.only]:
-        for server in filter(None, (ours, peer)):  # what is made at the first request is not the server's speed
+        for server in filter(None, (ours, peer)):  # warm-up: lazy initialisation is not counted
             uvloop.run(run_load(server.port, server.requests[what], connections=options.connections, seconds=1.0))
         for _ in range(options.rounds):
             for server in filter(None, (ours, peer)):
@@ -161,7 +161,7 @@ def recording_command(jobs: list[str], seconds: float, first: int, *more: str) -
 def record(
     ours: Server, peer: Server | None, jobs: list[str], environment: Mapping[str, str], options: argparse.Namespace
 ) -> None:
-    """Batches of metrics: over HTTP to MLflow; ours go straight to Postgres, from a process a job as in our workers."""
+    """Measure batches of metrics: over HTTP to MLflow; ours to Postgres from one process per job, as in workers."""
     count = min(RECORDED, options.connections)
     everything = {**os.environ, **environment}
     for turn in range(options.rounds):
@@ -181,7 +181,7 @@ def record(
 def stream(
     ours: Server, key: str, jobs: list[str], environment: Mapping[str, str], options: argparse.Namespace
 ) -> dict[str, float]:
-    """All streams open at once, spread over the running jobs, each of which says one event a second."""
+    """Measure event latency with all streams open, spread over running jobs that write one event a second each."""
     headers = {"Authorization": f"Bearer {key}"}
     requests = [request("GET", f"/jobs/{jobs[i % len(jobs)]}/events", headers) for i in range(options.streams)]
     opening = 3.0 + options.streams * 0.004
@@ -227,7 +227,7 @@ def start_ours(stack: ExitStack, settings: Settings) -> tuple[psutil.Process, in
 
 
 def start_mlflow(stack: ExitStack, url: str) -> tuple[psutil.Process, int]:
-    """Without its own authentication and its job runner, both of which would slow it."""
+    """Start MLflow's server without its authentication and job runner, which would slow it down."""
     port, log = free_port(), VAR / "load-mlflow.log"
     url = url.replace("postgresql://", "postgresql+psycopg2://")
     command = [
@@ -279,7 +279,7 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     before = os.getloadavg()
-    gc.disable()  # a pause of ours would count as the servers'
+    gc.disable()  # our garbage collection pauses would count as server latency
     with ExitStack() as stack:
         servers = stack.enter_context(embedded.start(folder))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""What the model finds in a panel of real prices, beside ridge and LightGBM on the same test days.
+"""RankIC of the model on a panel of real prices, compared with ridge and LightGBM on the same test days.
 
     python benchmarks/market.py PANEL.parquet [--universe MEMBERS.parquet] [--seeds 3] [--set FIELD JSON ...]
 
-A row is a seed: RankIC by horizon on test days that nothing was selected on, and the paired test (cosine estimator) of
-the model against each baseline. Prices of survivors are no tradable edge; a verdict is one sentence, not a claim.
+Each seed gives RankIC by horizon on test days that no selection used, and the paired test (cosine estimator) of the
+model against each baseline. A panel with survivorship bias shows no tradable edge, whatever the test says.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def train_once(cache: Cache, changes: Changes, seed: int, folder: Path) -> dict[
 
 
 def table(done: list[dict[str, Any]]) -> str:
-    """Markdown: RankIC by source and seed, their mean, and the tests."""
+    """A Markdown table of RankIC by source and seed, their mean, and the tests."""
     lines = ["| | " + " | ".join(f"{h} d" for h in HORIZONS) + " |", "|---" * (len(HORIZONS) + 1) + "|"]
     for source in ("model", *BASELINES):
         own = [one["rank_ic"][source] for one in done]

@@ -1,9 +1,9 @@
-"""What a search finds where there is nothing: `python benchmarks/null_sweep.py [--seeds 3 --trials 20] [--out F.json]`.
+"""Studies on panels without signal: `python benchmarks/null_sweep.py [--seeds 3 --trials 20] [--out F.json]`.
 
-Each seed is a planted panel of mode `null` and a study on it through the whole service, its best trial run again at
-full length with its test days. Told: the best value of validation, which a search makes look like something, and by
-horizon the mean daily RankIC of the test days with the cosine estimator's p. Over 3 seeds and 4 horizons at most 2 may
-lie below .05 and none below .001; exit code 1 when more do.
+Each seed is a planted panel of mode `null` and a study on it through the whole service, whose best trial is run again
+at full length with its test days. Reported: the best validation value, which selection biases upwards, and by horizon
+the mean daily RankIC of the test days with the cosine estimator's p. Over 3 seeds and 4 horizons at most 2 may lie
+below .05 and none below .001; exit code 1 when more do.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Does a pretraining save epochs? `python benchmarks/pretraining.py --out FOLDER --seeds 3`, minutes on one core.
+"""Epochs saved by pretraining: `python benchmarks/pretraining.py --out FOLDER --seeds 3`, minutes on one core.
 
-On planted panels, seed by seed: a training from the seed (`scratch`), and trainings that begin with a pretraining on
-the same days, by masked prediction and with contrast. Told is the first epoch whose validation RankIC reaches the best
-that `scratch` ever had (null: never), beside the best itself and the test days' RankIC. Every run is a line of
-results.jsonl with its curve.
+On planted panels, for each seed: a training from random weights (`scratch`), and trainings that start from a
+pretraining on the same days, by masked prediction and with a contrastive loss. Reported: the first epoch whose
+validation RankIC reaches the best of `scratch` (null: never), the best itself and the RankIC of the test days. Every
+run is a line of results.jsonl with its curve.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from atft.spec.pretrain import PretrainSpec
 from atft.train.loop import train
 
 ARMS: Mapping[str, Mapping[str, float]] = {"masked": {}, "masked+contrast": {"contrast_weight": 0.1}}
-ANY_ID = "00000000-0000-7000-8000-000000000000"  # the weights' folder is given; there is no record
+ANY_ID = "00000000-0000-7000-8000-000000000000"  # only its form matters: the folder of the weights is passed directly
 OBJECTIVE = "val/rank_ic"
 
 

@@ -1,7 +1,7 @@
-"""A worker's writes to the record while load.py measures: metric events, as worker/attempt/recorder.py writes them,
-and wake-ups of the viewers. A program: settings from the environment, one JSON line out.
+"""Writes metric events for load.py as worker/attempt/recorder.py does, and notifies the streams that read them. A
+program: reads its settings from the environment and prints one JSON line.
 
-    python benchmarks/recording.py --jobs ID --seconds 5              # as fast as it goes
+    python benchmarks/recording.py --jobs ID --seconds 5              # at the highest possible rate
     python benchmarks/recording.py --jobs ID... --seconds 5 --rate 100   # paced, in turn over the jobs
 """
 
@@ -19,6 +19,8 @@ from jobs.settings import Settings
 
 
 class Recording:
+    """Connections to Postgres and Valkey, and the latency of each written event."""
+
     def __init__(self, names: list[str]) -> None:
         settings = Settings()
         self._names = names
@@ -28,7 +30,7 @@ class Recording:
         self.latencies: list[float] = []
 
     def write_event(self, job_id: UUID, child_seq: int) -> None:
-        """One event with a value of each name."""
+        """Write one event with a value for each metric name, and notify."""
         start = time.perf_counter()
         values = dict.fromkeys(self._names, child_seq / 7) | {"bench/sent": time.time()}
         with transaction(self._sessions) as session:
@@ -46,14 +48,14 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", type=UUID, required=True)
     parser.add_argument("--names", nargs="+", required=True)
     parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--rate", type=float, help="events a second; without it, as many as go")
-    parser.add_argument("--first", type=int, default=1, help="the first child_seq: higher than any of a run before")
-    parser.add_argument("--at", type=float, help="when to begin, in seconds since 1970: for several at once")
+    parser.add_argument("--rate", type=float, help="events a second (default: as many as possible)")
+    parser.add_argument("--first", type=int, default=1, help="the first child_seq, higher than any of an earlier run")
+    parser.add_argument("--at", type=float, help="Unix time at which to start, to start several processes together")
     options = parser.parse_args()
     recording = Recording(options.names)
     if options.at is not None:
         if time.time() > options.at:
-            parser.error("the start took longer than until --at")
+            parser.error("--at has passed already")
         time.sleep(max(0.0, options.at - time.time()))
     start, cpu = time.perf_counter(), time.process_time()
     for number in itertools.count():

@@ -1,7 +1,7 @@
-"""The load of load.py, alike for every server: raw HTTP/1.1 over kept connections, parsed in C, on one event loop.
+"""Load generator for load.py: raw HTTP/1.1 over keep-alive connections, parsed in C, on one event loop.
 
-Loopback only, and bounded: in connections, in requests, in seconds. A request that waits longer than LIMIT_SECONDS, or
-is answered by anything but a 2xx, is an error and is counted as one.
+Loopback only, with limits on connections, requests and seconds. A request that takes longer than LIMIT_SECONDS or gets
+a status other than 2xx counts as an error.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ def request(method: str, path: str, headers: Mapping[str, str], body: bytes = b"
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time; `on_body` of the parser hands bytes to `on_data`, which by default keeps them."""
+    """An HTTP connection with one request at a time. Body bytes go to `on_data` where it is given, else are kept."""
 
     def __init__(self, on_data: Callable[[bytes], None] | None = None) -> None:
         self._on_data = on_data
@@ -73,7 +73,7 @@ async def connect(port: int, on_data: Callable[[bytes], None] | None = None) -> 
 
 @dataclass
 class LoadResult:
-    """What one run of requests found. Latencies are in seconds."""
+    """Latencies (seconds), errors and bytes of one run of requests."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
@@ -94,9 +94,9 @@ class LoadResult:
 
 
 def percentiles(latencies: Sequence[float]) -> dict[str, float]:
-    """p50, p99 and the most, in milliseconds."""
+    """p50, p99 and maximum, in milliseconds."""
     if len(latencies) < 2:
-        raise ValueError(f"{len(latencies)} answers are too few to speak of percentiles")
+        raise ValueError(f"{len(latencies)} responses are too few for percentiles")
     cuts = statistics.quantiles(latencies, n=100, method="inclusive")
     return {"p50_ms": cuts[49] * 1e3, "p99_ms": cuts[98] * 1e3, "max_ms": max(latencies) * 1e3}
 
@@ -104,8 +104,8 @@ def percentiles(latencies: Sequence[float]) -> dict[str, float]:
 async def run_load(
     port: int, make_request: Callable[[int], bytes], *, connections: int, seconds: float, rate: float | None = None
 ) -> LoadResult:
-    """Requests for so long. Without `rate` each connection asks again at once (the peak). With it request i is due at
-    i / rate, and its latency counts from then, so that a server that falls behind is not spared.
+    """Send requests for `seconds`. Without `rate` each connection sends the next one at once (peak load). With it
+    request i is due at i / rate and its latency counts from then, which avoids coordinated omission.
     """
     if connections > MAX_CONNECTIONS:
         raise ValueError(f"at most {MAX_CONNECTIONS} connections")
@@ -140,8 +140,8 @@ async def run_load(
 
 
 async def read_streams(port: int, requests: Sequence[bytes], seconds: float) -> tuple[LoadResult, int]:
-    """Keep all these streams open for so long; the latency of each event that says when it was sent, and how many
-    streams were open. What comes while the streams are being opened does not count.
+    """Keep all these streams open for `seconds`; return the latency of each event that carries its send time, and how
+    many streams were still open. Events received while the streams are being opened do not count.
     """
     if len(requests) > MAX_CONNECTIONS:
         raise ValueError(f"at most {MAX_CONNECTIONS} streams")

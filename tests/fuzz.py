@@ -1,7 +1,7 @@
-"""`python -m tests.fuzz`: schemathesis asks every operation of the OpenAPI document valid and invalid things, through a
-real server, without keys and then with one. No answer may be a 5xx or differ from the document.
+"""Fuzz test of the API: `python -m tests.fuzz` runs schemathesis on every operation of the OpenAPI document against a
+real server, without keys and then with one. No response may be a 5xx or violate the document.
 
-Streams that end with their job are left out: their own tests follow them.
+Event and log streams are excluded, since they stay open; they have tests of their own.
 """
 
 import argparse
@@ -30,8 +30,8 @@ from jobs.states import JobKind
 from tests.integration.api.application import SPEC, register, run
 from tests.integration.api.test_server import serving
 
-# Not `positive_data_acceptance`: a spec may be valid and its dataset unknown. Not `unsupported_method`: it wants a
-# 405 for GET /jobs/train, which asks for a job of that id, and there is none.
+# Not `positive_data_acceptance`: a valid spec may name an unknown dataset. Not `unsupported_method`: it expects 405 for
+# GET /jobs/train, which is GET /jobs/{id} with an unknown id.
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -46,7 +46,7 @@ PHASES = "examples,coverage,fuzzing,stateful"
 
 @dataclass(frozen=True)
 class FuzzResult:
-    """schemathesis' exit code, and how many cases it made."""
+    """The exit code of schemathesis and the number of generated cases."""
 
     code: int
     cases: int
@@ -60,8 +60,8 @@ def fuzz(
     seed: int = 1,
     seconds: float | None = None,
 ) -> FuzzResult:
-    """One run against a record with a dataset and a job that has all its parts. Within `seconds`, where they are given,
-    it goes on making cases as long as it may; else it ends with `examples` of each operation and phase.
+    """Run schemathesis against a database with a dataset and a finished job. With `seconds` it generates cases until
+    they are over; else it ends after `examples` of each operation and phase.
     """
     engine = sync_engine(settings)
     sessions = sync_sessions(engine)
@@ -76,10 +76,12 @@ def fuzz(
         job: UUID = submission_result.job.id
     run(sessions, job)
     engine.dispose()
-    settings.run_root.mkdir(parents=True, exist_ok=True)  # it leaves a folder where it stands
+    settings.run_root.mkdir(parents=True, exist_ok=True)  # schemathesis writes into its working directory
     report = settings.run_root / "fuzz.json"
     with serving(settings) as server:
-        httpx.get(f"{server.url}/openapi.json", timeout=120).raise_for_status()  # made once: it would not wait for it
+        httpx.get(
+            f"{server.url}/openapi.json", timeout=120
+        ).raise_for_status()  # the first request builds the document, which takes longer than schemathesis waits
         command = [
             str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}/openapi.json",
             "--checks", ",".join(CHECKS), "--exclude-path-regex", STREAMS, "--phases", phases,
@@ -90,7 +92,7 @@ def fuzz(
         if key is not None:
             command[command.index("--checks") + 1] += ",ignored_auth"
             command += ["--header", f"Authorization:Bearer {key}"]
-        else:  # the first key that is made would close the server for the rest of the run
+        else:  # the first key turns authentication on for the rest of the run
             command += ["--exclude-name", "POST /keys"]
         if seconds is not None:
             command += ["--max-time", str(max(1, int(seconds)))]
@@ -101,8 +103,8 @@ def fuzz(
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--examples", type=int, default=30, help="cases of each operation and phase, at most")
-    parser.add_argument("--minutes", type=float, help="of both runs together: cases are made until they are over")
-    parser.add_argument("--least", type=int, default=0, help="fewer cases than these are a failure")
+    parser.add_argument("--minutes", type=float, help="for both runs together: cases are generated until then")
+    parser.add_argument("--least", type=int, default=0, help="fail with fewer cases than this")
     parser.add_argument("--phases", default=PHASES)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)

@@ -1,5 +1,5 @@
-"""`python -m tests.guarantees --times 3`: the tests of G1 to G14, run so often, and the table of what came out. A test
-is of the guarantee that its name begins with (test_g4_…). Exit code 1: one failed, or a guarantee has none.
+"""Runs the tests of guarantees G1 to G14 and prints a table: `python -m tests.guarantees --times 3`. A test's name
+begins with its guarantee (test_g4_…). Exit code 1: a test failed, or a guarantee has no test.
 """
 
 import argparse
@@ -36,8 +36,10 @@ NAME = re.compile(r"test_g(\d+)_\w+")
 
 @dataclass
 class Row:
+    """Test results of one guarantee."""
+
     promise: str
-    tests: Counter[str] = field(default_factory=Counter)  # how often each was run, a parametrized one as one
+    tests: Counter[str] = field(default_factory=Counter)  # runs by test; parametrized cases count as one test
     failed: Counter[str] = field(default_factory=Counter)
     runs: int = 0
     seconds: float = 0.0
@@ -72,7 +74,7 @@ def main() -> int:
 
 
 def count(rows: dict[int, Row], report: Path) -> None:
-    """Add one turn's results. A test that was skipped has not been run."""
+    """Add the results of one JUnit report. Skipped tests do not count."""
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         named = NAME.match(case.get("name", ""))
         if named is None or case.find("skipped") is not None:

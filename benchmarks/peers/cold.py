@@ -1,4 +1,4 @@
-"""A fresh process, after `import torch`: our imports, opening the cache, the first day's windows; seconds as JSON."""
+"""Cold start after `import torch`: seconds for our imports, opening the cache and the first windows, as JSON."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""torch.utils.data.DataLoader over windows of an array in memory, a day's stocks as one batch; workers as asked."""
+"""torch.utils.data.DataLoader over windows of an array in memory, a day's stocks per batch, with N workers."""
 
 import sys
 from collections.abc import Iterator

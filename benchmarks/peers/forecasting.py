@@ -1,5 +1,5 @@
-"""pytorch-forecasting's TimeSeriesDataSet through its own loader, on 50 of the stocks: its set-up takes minutes on all,
-and the price of a sample does not depend on how many there are.
+"""pytorch-forecasting's TimeSeriesDataSet through its own loader, on 50 of the stocks: setup on all takes minutes, and
+the cost per sample does not depend on their number.
 """
 
 import sys

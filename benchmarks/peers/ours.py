@@ -1,5 +1,5 @@
-"""Our reader: `windows` (each window apart, the peers' work), `shared` (the rows of 4 days once, what training takes),
-and `memcpy`, the yardstick: the same bytes from memory to memory.
+"""Our reader in three forms: `windows` (each window copied, as the peers do), `shared` (the rows of 4 days once, as in
+training), and `memcpy`, the baseline: the same bytes copied in memory.
 """
 
 import sys
@@ -22,7 +22,7 @@ def batches(form: str, folder: str, device: torch.device) -> Iterator[tuple[int,
     num_days = len(reader.cache.days)
     if device.type == "cuda":
         reader.make_resident(np.arange(num_days), allow_bfloat16=False)
-    else:  # the peers' panel was copied into memory before the clock; ours is mapped, and each page seen once
+    else:  # the peers copied the panel into memory before the measurement; ours is mapped, so touch each page once
         float(reader.cache.features[:, 0].sum())
     block = reader.windows(np.array([WINDOW]))
     for day in days(num_days):

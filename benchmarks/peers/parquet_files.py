@@ -1,4 +1,4 @@
-"""One Parquet file a stock, opened and read for each sample: the way of the system that this one replaces."""
+"""One Parquet file per stock, opened and read for each sample, as in the system that this one replaces."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import polars as pl
 import torch
 from serve import WINDOW, days, panel, serve
 
-STOCKS = 16  # windows a batch: at this speed a day's thousand would take too long
+STOCKS = 16  # windows per batch: a day's thousand would take too long at this speed
 
 
 def batches(folder: str, files: Path) -> Iterator[tuple[int, torch.Tensor]]:

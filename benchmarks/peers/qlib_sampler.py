@@ -1,4 +1,4 @@
-"""Qlib's TSDataSampler, asked for a day's stocks by a list of numbers, which is its fastest way."""
+"""Qlib's TSDataSampler, read with a list of indices for a day's stocks, which is its fastest access."""
 
 import sys
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def batches(folder: str) -> Iterator[tuple[int, torch.Tensor]]:
     index = pd.MultiIndex.from_product([dates, [f"P{c:04d}" for c in range(codes)]], names=["datetime", "instrument"])
     frame = pd.DataFrame(values.transpose(1, 0, 2).reshape(-1, width), index=index)
     sampler = TSDataSampler(frame, dates[0], dates[-1], step_len=WINDOW)
-    first = np.asarray(sampler[int(5 * num_days + WINDOW)])  # its samples run stock by stock
+    first = np.asarray(sampler[int(5 * num_days + WINDOW)])  # its samples are ordered by stock
     assert np.array_equal(first, values[5, 1 : WINDOW + 1])
     for day in days(num_days):
         batch = torch.from_numpy(sampler[list(range(day, codes * num_days, num_days))])

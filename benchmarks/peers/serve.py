@@ -1,8 +1,8 @@
-"""What every contender of bench_reader.py does alike: wait for the word, bring batches, count the windows that arrived.
+"""The measuring loop of every contender of bench_reader.py: wait for a command, read batches, count the windows.
 
-A contender is a process of its own. It says `ready` with its versions, then for each line `SECONDS` on standard input
-brings batches that long and answers with one JSON line. A batch has arrived when the consumer has copied it into its
-own buffer, as a transfer to a device would. Needs NumPy, torch and pyarrow only: it runs in the peers' environments.
+A contender is a separate process. It prints its versions when ready, then for each line `SECONDS` on standard input
+reads batches for that long and prints one JSON line. A batch counts once the consumer has copied it into its own
+buffer, as a transfer to a device would. Needs NumPy, torch and pyarrow only: it runs in the peers' environments.
 """
 
 import json
@@ -24,22 +24,22 @@ def panel(folder: str) -> np.ndarray:
         batch = pa.ipc.open_file(file).get_batch(0)
         codes, column = len(batch.column("code").dictionary), batch.column("features")
         values = column.values.to_numpy().reshape(codes, len(column) // codes, -1)
-        return np.array(values)  # in memory, as the peers want it
+        return np.array(values)  # a copy in memory, as the peers need it
 
 
 def days(num_days: int) -> Iterator[int]:
-    """Days with a full window, shuffled, without end: the same for everyone."""
+    """An endless iterator of shuffled days that have a full window, the same for every contender."""
     rng = np.random.default_rng(0)
     while True:
         yield from (int(day) for day in rng.permutation(np.arange(WINDOW - 1, num_days)))
 
 
 def serve(batches: Iterator[tuple[int, torch.Tensor]], **about: object) -> None:
-    """`batches` yields (number of windows, tensor)."""
+    """Run the measuring loop; `batches` yields (number of windows, tensor)."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries may print
     buffer = torch.empty(0)
-    next(batches)  # what is made once is not the reader's speed
+    next(batches)  # one-time initialisation is not counted
     print(json.dumps({"torch": torch.__version__, "numpy": np.__version__, **about}), file=out)
     for line in sys.stdin:
         seconds, windows, size, count = float(line), 0, 0, 0

@@ -1,6 +1,6 @@
-"""`python -m tests.chaos.equality --runs 20 --kills 10`: G4. Each run of one and the same training is killed K times at
-random moments (its program, its supervisor, its whole worker) and must end with the numbers, the weights, the
-predictions and the evidence of a run that nobody touched. Exit code 1: one did not, or was killed less often.
+"""Test of G4: `python -m tests.chaos.equality --runs 20 --kills 10`. Each run of the same training is killed K times at
+random moments (its child, its supervisor or its worker) and must end with the metrics, weights, predictions and
+evidence of an undisturbed run. Exit code 1: one did not, or was killed fewer times.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from tests.chaos.service import Service, up
 from tests.chaos.workload import PANEL, TRAIN
 
 Json = dict[str, Any]
-MACHINE_METRIC = re.compile(r"(system|time)/")  # what a machine measures of itself
-ATTEMPT_SPECIFIC = re.compile(r"memory|threads\.os_threads_peak|git\.dirty")  # the same, in the evidence
+MACHINE_METRIC = re.compile(r"(system|time)/")  # measurements of the machine
+ATTEMPT_SPECIFIC = re.compile(r"memory|threads\.os_threads_peak|git\.dirty")  # evidence that differs by attempt
 FILES = ("best.safetensors", "predictions.parquet")
 VICTIMS = ("child", "supervisor", "worker")
-STEADY_SECONDS = 61.0  # `atft up` gives up a worker that ends again and again within a minute
+STEADY_SECONDS = 61.0  # `atft up` gives up a worker that exits repeatedly within a minute
 MAX_SECONDS = 3600.0
 
 
@@ -117,8 +117,8 @@ def compare(service: Service, options: argparse.Namespace) -> Json:
 def kill_repeatedly(
     service: Service, client: Client, job_id: str, kills: int, rng: random.Random, seconds: float
 ) -> Counter[str]:
-    """Kill what runs the job, `kills` times, each somewhere in the next part of its way, now and then before it has
-    begun. `seconds` is how long the whole way takes.
+    """Kill processes of the job `kills` times at random moments, some before training starts; count them by role.
+    `seconds` is the duration of an undisturbed run.
     """
     killed: Counter[str] = Counter()
     while sum(killed.values()) < kills:
@@ -138,7 +138,9 @@ def kill_repeatedly(
 
 
 def _kill(service: Service, job_id: str, role: str) -> str | None:
-    """What of the job was killed: a worker that is young is spared, and its supervisor taken. None: nothing of it."""
+    """Kill one process of the job and return its role, or None if none runs. A worker that has just started is spared:
+    its supervisor is killed instead.
+    """
     with contextlib.suppress(psutil.Error, StopIteration):
         child = next(one for one in service.find("child") if any(job_id in part for part in one.cmdline()))
         supervisor = child.parent()
@@ -160,7 +162,7 @@ def _job(client: Client, job_id: str) -> Job:
 
 
 def _wait_for_training(client: Client, job_id: str, *, early: bool = False) -> Job:
-    """Once it trains (`early`: has been claimed), or has ended."""
+    """Wait until the job trains (`early`: has been claimed) or has ended, and return it."""
     while True:
         job = _job(client, job_id)
         begun = job.state == "running" and (early or (job.progress is not None and job.progress.phase == "train"))
@@ -198,7 +200,7 @@ def _flat(body: object, name: str = "") -> Json:
 
 
 def table(report: Json) -> str:
-    """For people."""
+    """The report as text."""
     lines = [" run  attempts  child  supervisor  worker  seconds  result"]
     for row in report["rows"]:
         kills = (row["kills"].get(role, 0) for role in VICTIMS)

@@ -17,16 +17,16 @@ import redis
 
 from tests.chaos.service import Service
 
-DISK_BYTES = 4_000_000_000  # the service wants 2 GB free; nothing is taken that is not written
+DISK_BYTES = 4_000_000_000  # the service needs 2 GB free; tmpfs uses memory only for what is written
 RESTARTED_ROLES = ("worker", "control", "api")
 Fault = tuple[str, float, Callable[[], bool]]
 
 
 class Killer(threading.Thread):
-    """`faults` counts the injected faults by name. `pause_seconds` is the longest pause between two.
+    """A thread that injects random faults, counted by name in `faults`. `pause_seconds` is the longest pause.
 
-    `steady_seconds` is how long a program that `atft up` keeps must have lived: one that ends again and again within a
-    minute is given up.
+    A process that `atft up` restarts is killed only when older than `steady_seconds`: one that exits repeatedly within
+    a minute is given up.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Killer(threading.Thread):
         return True
 
     def _fill(self, folder: Path) -> bool:
-        """Only where it has a file system of its own: that shrinks to what it holds for a while."""
+        """Fill the disk for a while: shrink the folder's own file system to what it holds."""
         disk = os.statvfs(folder)
         used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
         if not self._resize(folder, used // 1024 + 64):

@@ -1,4 +1,4 @@
-"""`atft up` under attack: where it is, its processes by what they are, and what it holds of the machine."""
+"""A running `atft up` for the chaos tests: its address, its processes by role, and its resource usage."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from client.sdk.sync import Client
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("ATFT_DATABASE_URL", "ATFT_REDIS_URL", "ATFT_DATA_ROOT", "ATFT_RUN_ROOT", "ATFT_ADMIN_KEY", "ATFT_URL")
-# What is in a process's command line, and what must not be: a pool process is a child of its worker.
+# Words in the command line of each role's processes. A pool process is a child of its worker.
 ROLES: dict[str, tuple[str, ...]] = {
     "child": ("-m", "atft", "--events-fd"),
     "worker": ("celery", "cpu-"),
@@ -55,7 +55,7 @@ class Service:
         return []
 
     def find(self, role: str) -> list[psutil.Process]:
-        """Living processes of a role, oldest first; `pool` are those in which supervisors run."""
+        """Running processes of a role, oldest first; supervisors run in the `pool` processes."""
         if role == "pool":
             return [child for main in self.find("worker") for child in _children(main) if _is_pool(child)]
         found = []
@@ -72,7 +72,7 @@ class Service:
         return [process for _, _, process in sorted(found)]
 
     def resource_usage(self) -> dict[str, dict[str, int]]:
-        """Descriptors and resident bytes by role, and the connections to Postgres."""
+        """File descriptors, resident bytes and processes by role, and connections to Postgres."""
         held: dict[str, dict[str, int]] = {}
         for role in ("api", "worker", "pool", "control"):
             for process in self.find(role):
@@ -96,14 +96,14 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _is_pool(process: psutil.Process) -> bool:
-    """Not the tracker of semaphores, which is a child of the worker too."""
+    """Whether a child of a worker is a pool process; the resource tracker is a child too, but not one."""
     with contextlib.suppress(psutil.Error):
         return any("spawn_main" in part for part in process.cmdline())
     return False
 
 
 def _same_program(parent: psutil.Process, process: psutil.Process) -> bool:
-    """A fork of the program rather than a start of it."""
+    """Whether the process is a fork of its parent rather than a program of its own."""
     with contextlib.suppress(psutil.Error):
         return parent.cmdline()[:4] == process.cmdline()[:4]
     return False
@@ -111,7 +111,7 @@ def _same_program(parent: psutil.Process, process: psutil.Process) -> bool:
 
 @contextlib.contextmanager
 def up(var: Path, runs: Path, *, workers: int = 2, lease_seconds: float = 8.0) -> Iterator[Service]:
-    """Start it, and at the end stop it and see that nothing of it is left."""
+    """Start `atft up`; at the end stop it and check that no process is left."""
     environment = {name: value for name, value in os.environ.items() if name not in NAMES} | {
         "ATFT_LEASE_SECONDS": str(lease_seconds),
         "ATFT_SWEEP_SECONDS": "1",

@@ -1,5 +1,5 @@
 """Mixed work for a service, from a seed: trainings, datasets, studies, cancels, pauses, retries, reruns, and viewers
-whose sockets are cut. Whatever the service answers, every job it has accepted is remembered.
+whose sockets are cut. Every job that the service has accepted is remembered.
 """
 
 import random
@@ -37,11 +37,11 @@ STUDY: Json = {
 }
 KINDS = ("train", "dataset", "hpo", "cancel", "pause")
 WEIGHTS = (8, 3, 1, 2, 3)
-SEEDS = 3  # few different trainings, many of each: all of one kind must come to the same numbers
+SEEDS = 3  # few different trainings, many of each: equal ones must have equal metrics
 
 
 class Workload(threading.Thread):
-    """Keeps `width` jobs going until `until`, then lets them end."""
+    """A thread that keeps `width` jobs going until `until`, then lets them end."""
 
     def __init__(self, service: Service, seed: int, *, until: float, width: int = 3) -> None:
         super().__init__(name="workload", daemon=True)
@@ -49,11 +49,11 @@ class Workload(threading.Thread):
         self._random = random.Random(seed)
         self._until = until
         self._width = width
-        self.accepted: dict[str, str] = {}  # id -> what it is
+        self.accepted: dict[str, str] = {}  # id -> kind of work
         self.counts: Counter[str] = Counter()
         self.refused: list[str] = []
         self.viewers: list[Viewer] = []
-        self._planned_requests: dict[str, list[tuple[float, str]]] = {}  # id -> what is to be asked of it, and when
+        self._planned_requests: dict[str, list[tuple[float, str]]] = {}  # id -> (time, action) still to be sent
         self._followed: set[str] = set()
 
     def run(self) -> None:
@@ -78,7 +78,7 @@ class Workload(threading.Thread):
         return [job for job in jobs if not job.done]
 
     def _follow_up(self, client: Client, job: Job) -> None:
-        """Sometimes the same again."""
+        """Retry or rerun some of the finished trainings."""
         if time.monotonic() > self._until or job.kind != "train":
             return
         if job.state in ("failed", "cancelled") and self._random.random() < 0.5:
@@ -87,7 +87,7 @@ class Workload(threading.Thread):
             self._accept(lambda key: client.rerun(job.id, idempotency_key=key), "rerun")
 
     def _request_planned(self, client: Client, going: list[Job]) -> None:
-        """What was planned for a job, when its time has come."""
+        """Send the planned actions that are due."""
         alive = {job.id for job in going}
         for job_id, planned in list(self._planned_requests.items()):
             if job_id not in alive or not planned:
@@ -148,7 +148,7 @@ class Workload(threading.Thread):
 
 
 class Viewer(threading.Thread):
-    """Follows one job's events and cuts its own socket at random bytes; `seqs` must be 1, 2, 3, … to the end."""
+    """A thread that reads one job's event stream and cuts its socket at random bytes; `seqs` must be 1, 2, 3, …"""
 
     def __init__(self, service: Service, job_id: str, seed: int) -> None:
         super().__init__(name="viewer", daemon=True)
@@ -199,7 +199,7 @@ class Viewer(threading.Thread):
 
     def _on_frame(self, frame: bytes) -> None:
         fields = dict(line.partition(b": ")[::2] for line in frame.split(b"\n") if not line.startswith(b":"))
-        if fields.get(b"event") == b"end":  # its id is that of the last event
+        if fields.get(b"event") == b"end":  # it repeats the id of the last event
             self.ended = True
         elif fields.get(b"id", b"").isdigit():
             self.seqs.append(int(fields[b"id"]))

@@ -1,6 +1,7 @@
-"""What alphalens-reloaded, empyrical-reloaded and statsmodels compute: run in their own environment, prints JSON.
+"""Reference values of alphalens-reloaded, empyrical-reloaded and statsmodels, printed as JSON; run in their own
+environment.
 
-It imports nothing of ours. `make parity` runs it anew; `stored_finance.json` is what it printed once.
+It imports none of our modules. `make parity` runs it again; `stored_finance.json` is its stored output.
 """
 
 import importlib.metadata

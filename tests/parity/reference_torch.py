@@ -1,6 +1,7 @@
-"""What pytorch-forecasting, pytorch-optimizer and adabelief-pytorch compute: run in their own environment, prints JSON.
+"""Reference values of pytorch-forecasting, pytorch-optimizer and adabelief-pytorch, printed as JSON; run in their own
+environment.
 
-It imports nothing of ours. `make parity` runs it anew; `stored_torch.json` is what it printed once.
+It imports none of our modules. `make parity` runs it again; `stored_torch.json` is its stored output.
 """
 
 import contextlib

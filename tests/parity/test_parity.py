@@ -1,7 +1,7 @@
-"""Ours beside the libraries that people know.
+"""Our layers, optimizer and metrics equal those of well-known libraries.
 
-The references' numbers are stored (`stored_*.json`, with the versions that printed them); where the environments of
-`setup.sh` are, they are computed anew and must not have changed.
+The reference values are stored (`stored_*.json`, with the versions that computed them); where the environments of
+`setup.sh` exist, they are computed again and must be equal.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def assert_close(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("case", ["gated_residual", "gated_residual_with_context"])
 def test_the_gated_residual_network_is_pytorch_forecastings(case: str) -> None:
-    """Layer norms of one eps; without a change of size, where their skip has a norm of its own."""
+    """Equal input and output sizes only: else the library's skip connection has a layer norm of its own."""
     theirs, size = TORCH[case]["weights"], 6
     context = 3 if TORCH[case]["context"] else 0
     ours = GatedResidual(input_size=size, hidden_size=5, output_size=size, context_size=context)
@@ -87,8 +87,8 @@ def test_the_gated_residual_network_is_pytorch_forecastings(case: str) -> None:
 
 @pytest.mark.parametrize(("case", "heads"), [("attention_of_1_head", 1), ("attention_of_2_heads", 2)])
 def test_the_attention_is_pytorch_forecastings_with_its_shared_value(case: str, heads: int) -> None:
-    """Theirs gives all heads one value and means them: ours with equal values and an output matrix that means. The bias
-    of their keys adds the same to every day, and ours has none.
+    """The library shares one value over all heads and averages them: ours with equal values and an averaging output
+    matrix. Its key bias adds the same to every day; ours has none.
     """
     theirs, size = TORCH[case]["weights"], 8 // heads
     ours = LastDayAttention(window=7, hidden_size=8, heads=heads).double()

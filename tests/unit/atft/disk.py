@@ -1,4 +1,4 @@
-"""A disk that is full, without one."""
+"""Simulation of a full disk."""
 
 import resource
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Files may grow to so many bytes: a disk that fills up, for anybody to have. Over before pytest writes its own."""
+    """Limit the size of any file to `size` bytes, as on a full disk; no privileges needed. Reset on exit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -53,7 +53,7 @@ def test_the_cosine_test_is_its_formula() -> None:
 
 @pytest.mark.parametrize("horizon", [1, 5, 20])
 def test_pain_34_the_cosine_test_keeps_its_size_under_overlapping_labels(horizon: int) -> None:
-    """Moving averages of h days have mean 0: a test at 5 % may say otherwise in about 5 % of cases."""
+    """Moving averages of h days have mean 0: a test at 5 % may reject in about 5 % of cases."""
     generator = np.random.default_rng(0)
     trials, rejected, naive = 1500, 0, 0
     noise = generator.normal(size=(trials, 250 + horizon - 1))

@@ -70,7 +70,7 @@ def test_fan_gradcheck(window: int) -> None:
 
 
 def test_fan_keeps_the_level_that_ranks_stocks() -> None:
-    """x minus its main part alone forgets which stock is higher; x + residual does not."""
+    """The residual alone loses which stock is higher; x + residual does not."""
     torch.manual_seed(0)
     level = torch.randn(200, 1)
     x = (level + 0.1 * torch.randn(200, 20)).T.unsqueeze(-1)

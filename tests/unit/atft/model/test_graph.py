@@ -90,7 +90,7 @@ def test_pain_25_every_layer_receives_a_gradient() -> None:
 
 
 def test_heads_start_with_attention_by_the_sign_of_the_correlation() -> None:
-    """One neighbour with the stock, one against it, one neither: even heads hear the first, odd heads the second."""
+    """Neighbours with correlation +, - and 0: even heads attend to the first, odd heads to the second."""
     torch.manual_seed(0)
     graph = DayGraphAttention(
         hidden_size=64, layers=2, heads=4, dropout=0.0, stochastic_depth=0.0, learn_temperature=True

@@ -24,7 +24,7 @@ def test_parameters_are_counted_without_torch(contrast: bool) -> None:
 
 
 def test_a_masked_day_does_not_reach_its_own_prediction_and_all_else_does(make_batch) -> None:
-    """The guess hears the stock's own past and, along an edge, its neighbour's today."""
+    """The prediction depends on the stock's own past and, along an edge, on the neighbour's current day."""
     batch = make_batch(days=1)
     model = network().eval()
     masked = model.choose_masked(batch)

@@ -6,7 +6,7 @@ from atft.model.selection import GatedResidual, VariableSelection
 
 
 def textbook(network: GatedResidual, a: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
-    """Equations 2-5 of the paper, letter by letter."""
+    """Equations 2-5 of the paper, written out."""
     entered = a @ network.enter.weight.T + network.enter.bias
     if context is not None:
         entered = entered + context @ network.context.weight.T

@@ -1,4 +1,4 @@
-"""A planted panel small enough for a run of a second, and the run that reads it."""
+"""A planted panel small enough for a run of one second, and fixtures that train on it."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ def changed(**changes: object) -> TrainSpec:
 
 
 class Result:
-    """A run's last word and everything before it."""
+    """A run's final event, all its events and its output folder."""
 
     def __init__(self, out: Path, last: Finished | Stopped | Failed, events: list[Event]) -> None:
         self.out = out

@@ -44,7 +44,7 @@ def test_foreach_is_the_package_to_1e_6_at_every_update(
     eps: float,
     rests: list[bool],
 ) -> None:
-    """One of the tensors rests now and then, as in a phase: it must neither move, nor decay, nor count."""
+    """One tensor has no gradient at times, as in a phase: it must neither change, nor decay, nor count a step."""
     theirs, package, ours, foreach = pair(
         rectify=rectify, capturable=capturable, weight_decay=weight_decay, betas=betas, lr=lr, eps=eps
     )

@@ -50,7 +50,7 @@ def test_the_best_weights_of_a_checkpoint_survive_a_better_epoch_and_a_deleted_f
 
 @pytest.mark.parametrize("part", ["weights", "state"])
 def test_a_checkpoint_on_a_full_disk_raises_oserror_and_keeps_the_previous_one(tmp_path: Path, part: str) -> None:
-    """An OSError says that the disk is full, and `retry` can go on; any other would be an internal error."""
+    """An OSError is reported as a full disk, which a retry may survive; any other error would be internal."""
     checkpoint.save(tmp_path / "c", "000001", snapshot(1.0))
     large = replace(snapshot(2.0), **{part: {"a": torch.zeros(100_000)}})
     with largest_file(100_000), pytest.raises(OSError, match="File too large"):

@@ -37,7 +37,7 @@ def kept() -> dict[str, Any]:
 
 @pytest.fixture
 def whole(kept: dict[str, Any], run: Any, spec: EnsembleSpec) -> Any:
-    """The undisturbed run, made once."""
+    """The uninterrupted run, computed once."""
     if not kept:
         kept["whole"] = run(spec, "whole")
     return kept["whole"]

@@ -37,7 +37,7 @@ def daily_of(result: Any, name: str, split: str, horizon: int, source: str | Non
 
 
 def test_the_last_fold_of_walk_forward_is_the_run_of_one_fold(run: Any, make_spec: Make) -> None:
-    """Fresh weights, optimizer, seeds and days: nothing of the first fold is left in the second."""
+    """Weights, optimizer, seeds and days are reset: nothing of the first fold is left in the second."""
     one = run(make_spec(baselines=True, **SHORT), "one")
     two = run(make_spec(baselines=True, **SHORT, **{"split.folds": 2}), "two")
     assert isinstance(two.last, Finished)
@@ -61,7 +61,7 @@ def kept() -> dict[str, Any]:
 
 @pytest.fixture
 def kfold(kept: dict[str, Any], run: Any, make_spec: Make) -> Any:
-    """The undisturbed run, made once; `stop_checks` is how often it checked whether to stop."""
+    """The uninterrupted run, computed once; `stop_checks` is how often it checked whether to stop."""
     if not kept:
         checks = StopAfter(10**9)
         kept["whole"] = run(make_spec(**KFOLD), "whole", stop=checks)

@@ -96,7 +96,7 @@ def test_leak_01_a_window_is_the_last_days_of_its_own_stock(cache: Cache, make_s
 
 
 def test_leak_02_predictions_do_not_see_labels_of_their_day_or_later(cache: Cache, make_spec: Make, run: Run) -> None:
-    """Train, choose the best epoch and predict the test days, with all labels from day t on replaced by noise."""
+    """Train, select the best epoch and predict the test days with all labels from day t on replaced by noise."""
     spec = make_spec(**{"trainer.max_epochs": 2})
     number = {str(day): n for n, day in enumerate(cache.days)}
 

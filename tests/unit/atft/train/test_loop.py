@@ -32,7 +32,7 @@ METRICS += ("max_drawdown", "spread", "psi", "pred_std_ratio", "num_days", "num_
 
 
 def broken(cache: Cache) -> Cache:
-    """The same files in a private map of its own: what is written there reaches nobody."""
+    """The same files in a private memory map: writes to it are not seen elsewhere."""
     return Cache.open(cache.path)
 
 

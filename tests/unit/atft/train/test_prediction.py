@@ -1,4 +1,4 @@
-"""Scores from a finished run's best weights: the very numbers that its evaluation gave, and nothing where there is
+"""Scores from a finished run's best weights equal those of its evaluation bit for bit; none where there is
 none.
 """
 

@@ -92,7 +92,7 @@ def test_slow_days_are_split_into_powers_of_two(make_spec: Make, cache: Cache) -
 
 
 class Uncompilable(nn.Module):
-    """Work for a compiler that is not there; the network itself cannot be traced under the tests' type checks."""
+    """A module for a compiler that is missing; the real network cannot be traced under the tests' type checks."""
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return torch.compile(lambda x: 2 * x, backend=self._broken)(batch.x)
@@ -114,7 +114,7 @@ def test_a_network_that_cannot_be_compiled_is_refused_with_what_to_do(make_spec:
 def test_progress_is_reported_while_a_compiler_runs(
     make_spec: Make, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the supervisor would take its silence for a stall."""
+    """Without progress events the supervisor would report the run as stalled."""
     monkeypatch.setattr(preflight_module, "BEAT_SECONDS", 0.25)
     setup, _, _ = training_setup(make_spec(), cache)
     events: list[Event] = []

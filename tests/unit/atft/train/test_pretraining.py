@@ -82,7 +82,7 @@ def test_a_stopped_pretraining_resumes_bit_for_bit(source: Any, run: Any, checks
 
 
 def initial_weights(spec: TrainSpec, cache: Cache, folder: Path) -> tuple[dict[str, Any], dict[str, Any], Any]:
-    """First weights, the source's, and what the evidence says."""
+    """Initial weights of the training, the weights of its source, and the evidence on both."""
     made = make_setup(spec, cache, Reporter(lambda _: None, epochs=1), folder)
     assert made.initial_weights is not None
     return (
@@ -115,7 +115,7 @@ def test_a_training_begins_with_a_training_and_extends_its_lineage(
     assert all(torch.equal(tensor, given[name]) for name, tensor in own.items())
     lineage = json.loads((first.out / "config.json").read_text())["lineage"]
     assert [(parent["job_id"], parent["requested"]["task"]) for parent in lineage] == [(SOURCE, "masked")]
-    # The first training may be begun with, but not what it began with itself, once that reaches further.
+    # The first training is a valid source, but not once the source of its own weights has seen later days.
     lineage[0]["requested"]["split"]["val_days"] = 2
     changed = json.loads((first.out / "config.json").read_text()) | {"lineage": lineage}
     (first.out / "config.json").write_text(json.dumps(changed))

@@ -27,7 +27,7 @@ def training_setup(spec: TrainSpec, cache: Cache) -> TrainingSetup:
     "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
 )  # torch's own, at import
 def test_compile_compiles_and_keeps_the_weights_names(make_spec: Make, cache: Cache) -> None:
-    """torch compiles at the first call, which takes minutes on a processor: here only that it was asked to."""
+    """torch compiles at the first call, which takes minutes on a CPU: only that compilation is configured."""
     plain, compiled = training_setup(make_spec(), cache), training_setup(make_spec(**{"trainer.compile": True}), cache)
     assert plain.network._compiled_call_impl is None
     assert compiled.network._compiled_call_impl is not None

@@ -200,7 +200,7 @@ def test_reading_writes_nothing_into_the_map(cache: Cache) -> None:
 
 
 def test_pain_19_features_are_normalised_in_the_build_and_nowhere_else(cache: Cache) -> None:
-    """Whatever reads a day, for training, validation or prediction, gets the bits that the build wrote."""
+    """Training, validation and prediction read the exact values that the build wrote."""
     library = Path(atft.__file__).parent
     sources = {p.relative_to(library).as_posix(): p.read_text() for p in library.rglob("*.py")}
     users = {name for name, text in sources.items() if re.search(r"\b(CrossSection|past_normalised)\b", text)}

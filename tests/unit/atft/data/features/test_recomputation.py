@@ -22,7 +22,7 @@ PRICES = ["open", "high", "low", "close"]
 
 @pytest.fixture(scope="module")
 def rough() -> pl.DataFrame:
-    """OHLCV with all that goes wrong: halts of 1 and 40 days, a listing, a delisting, closes without open or high, days
+    """OHLCV with every irregularity: halts of 1 and 40 days, a listing, a delisting, closes without open or high, days
     without volume or with none traded, prices that stand still, a jump of +120 %, sectors that change, are missing or
     have few names.
     """
@@ -159,7 +159,7 @@ def test_later_data_changes_no_earlier_value(
 def test_a_shorter_panel_has_the_same_values(
     builder: Builder, rough: pl.DataFrame, whole: Cache, tmp_path: Path
 ) -> None:
-    """Nothing later than day t exists at all: every valid row up to t is as before. (A halt that is never seen to end
+    """Without any data after day t, every valid row up to t is unchanged. (A halt that is never seen to end
     has no row.)
     """
     after = 219

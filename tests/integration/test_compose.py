@@ -3,6 +3,7 @@ environment only; hosts, ports and folders are mapped to those of this test. Ima
 volumes are not tested here.
 """
 
+import re
 import shutil
 import signal
 import socket
@@ -52,9 +53,9 @@ class Composition:
         self.stack = ExitStack()
 
     def mapped(self, text: str) -> str:
-        for name, here in self.mapping.items():
-            text = text.replace(name, here)
-        return text
+        """The text with every name of the mapping replaced, once: a port put in may contain another name."""
+        names = "|".join(re.escape(name) for name in self.mapping)
+        return re.sub(names, lambda found: self.mapping[found[0]], text)
 
     def environment(self, name: str) -> dict[str, str]:
         """The environment of the service, without the variables that the image sets."""

@@ -53,12 +53,19 @@ def children(service: Service, study: Job, kind: JobKind = JobKind.TRIAL) -> lis
 def test_pain_37_a_killed_worker_costs_a_study_no_trial(service: Service) -> None:  # noqa: F811
     service.worker("--control")
     workers = [service.worker("--device", str(index)) for index in range(2)]
-    study = submit(service, n_trials=4, parallelism=2, pruner={"name": "median", "startup_trials": 2})
+    long = BASE.model_copy(update={"trainer": BASE.trainer.model_copy(update={"max_epochs": 12})})  # seen while it runs
+    study = submit(
+        service,
+        base=long.model_dump(mode="json"),
+        n_trials=4,
+        parallelism=2,
+        pruner={"name": "median", "startup_trials": 2},
+    )
 
     def training() -> list[Job]:
         return [trial for trial in children(service, study) if trial.state is JobState.RUNNING and trial.metrics]
 
-    service.wait_until(training)
+    service.wait_until(training, 180)
     family = psutil.Process(workers[0].pid).children(recursive=True)
     os.kill(workers[0].pid, signal.SIGKILL)
     psutil.wait_procs(family, timeout=10)

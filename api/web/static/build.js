@@ -7,15 +7,23 @@ let source = null;
 function show(job) {
   byId("state").textContent = job.status || job.state;
   byId("state").className = `state ${job.status || job.state}`;
-  byId("message").textContent = [job.reason?.replaceAll("_", " "), job.message, job.pending_reason].filter(Boolean).join(": ");
+  byId("message").textContent = [job.reason?.replaceAll("_", " "), job.message, job.pending_reason]
+    .filter(Boolean)
+    .join(": ");
   byId("message").className = job.state === "failed" ? "refused" : "";
-  showProgress(job.state === "running" ? job.progress : null, FINISHED.has(job.state), job.state === "running" ? "starting" : "waiting for a worker");
+  showProgress(
+    job.state === "running" ? job.progress : null,
+    FINISHED.has(job.state),
+    job.state === "running" ? "starting" : "waiting for a worker",
+  );
 }
 
 function showProgress(progress, finished = false, fallback = "") {
   byId("progress").hidden = byId("text").hidden = finished;
   if (progress) byId("progress").value = progress.ratio;
-  const rows = progress?.num_rows ? `${(progress.rows ?? 0).toLocaleString()} of ${progress.num_rows.toLocaleString()} rows` : "";
+  const rows = progress?.num_rows
+    ? `${(progress.rows ?? 0).toLocaleString()} of ${progress.num_rows.toLocaleString()} rows`
+    : "";
   byId("text").textContent = progress ? [progressText(progress), rows].filter(Boolean).join(" · ") : fallback;
 }
 
@@ -30,11 +38,18 @@ export async function followBuild(id, onEnd) {
   byId("job").href = job.links.page;
   byId("dataset").hidden = true;
   show(job);
-  const events = source = new EventSource(`${api}/events`);
+  const events = (source = new EventSource(`${api}/events`));
   const on = (kind, handle) => events.addEventListener(kind, (event) => handle(JSON.parse(event.data).body));
-  on("state", (body) => { job = { ...job, ...body, status: body.state, pending_reason: null }; show(job); });
-  on("progress", (body) => { if (job.state === "running") showProgress(body); });
-  on("log", (body) => { byId("log").append(element("li", { class: body.level }, body.message)); });
+  on("state", (body) => {
+    job = { ...job, ...body, status: body.state, pending_reason: null };
+    show(job);
+  });
+  on("progress", (body) => {
+    if (job.state === "running") showProgress(body);
+  });
+  on("log", (body) => {
+    byId("log").append(element("li", { class: body.level }, body.message));
+  });
   on("end", async () => {
     events.close();
     job = await callApi(api);

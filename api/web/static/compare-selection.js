@@ -1,7 +1,8 @@
 // The jobs selected for comparison, kept in sessionStorage: the selection is shared by all pages of a tab.
 import { element } from "./service.js";
 
-const STORAGE_KEY = "compare", MAX_JOBS = 20;
+const STORAGE_KEY = "compare",
+  MAX_JOBS = 20;
 let selected = new Set(JSON.parse(sessionStorage.getItem(STORAGE_KEY) ?? "[]"));
 const renderers = [];
 
@@ -15,7 +16,8 @@ export function selectionCheckbox(id, title) {
   checkbox.checked = selected.has(id);
   checkbox.addEventListener("change", () => {
     if (checkbox.checked && selected.size >= MAX_JOBS) checkbox.checked = false;
-    else if (checkbox.checked) selected.add(id); else selected.delete(id);
+    else if (checkbox.checked) selected.add(id);
+    else selected.delete(id);
     save();
   });
   return checkbox;
@@ -31,7 +33,11 @@ export function bindCompareButton(button, extraParameters = () => []) {
     save();
     button.focus();
   });
-  button.addEventListener("click", () => window.location.assign(`/ui/compare?${new URLSearchParams([...[...selected].map((id) => ["job", id]), ...extraParameters()])}`));
+  button.addEventListener("click", () =>
+    window.location.assign(
+      `/ui/compare?${new URLSearchParams([...[...selected].map((id) => ["job", id]), ...extraParameters()])}`,
+    ),
+  );
   renderers.push(() => {
     button.disabled = selected.size < 2;
     button.textContent = selected.size ? `Compare ${selected.size}` : "Compare";

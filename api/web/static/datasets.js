@@ -13,7 +13,9 @@ async function showDatasets() {
   const items = [];
   let cursor = null;
   do {
-    const page = await callApi(`/datasets?${new URLSearchParams({ limit: String(Math.min(shown - items.length, 200)), ...(cursor ? { cursor } : {}) })}`);
+    const page = await callApi(
+      `/datasets?${new URLSearchParams({ limit: String(Math.min(shown - items.length, 200)), ...(cursor ? { cursor } : {}) })}`,
+    );
     items.push(...page.items);
     cursor = page.next_cursor;
   } while (cursor && items.length < shown);
@@ -24,13 +26,31 @@ async function showDatasets() {
 
 function row(item) {
   const cell = (value) => element("td", { class: "number" }, value);
-  const warnings = item.num_warnings ? `${item.num_warnings} ${item.num_warnings === 1 ? "warning" : "warnings"}` : null;
+  const warnings = item.num_warnings
+    ? `${item.num_warnings} ${item.num_warnings === 1 ? "warning" : "warnings"}`
+    : null;
   return element(
-    "tr", {},
-    element("th", { scope: "row" }, element("a", { href: item.page }, item.name), element("span", { class: "quiet" }, `version ${item.version}`), warnings ? element("span", { class: "warned" }, warnings) : null),
-    cell(count(item.num_rows)), cell(count(item.num_codes)),
-    element("td", {}, item.days ? `${item.days[0]} to ${item.days[1]}` : "–", element("span", { class: "quiet" }, `${count(item.num_days)} trading days`)),
-    cell(count(item.num_features)), element("td", {}, item.horizons.join(", ")), cell(size(item.size_bytes)), element("td", {}, formatTime(item.created_at)),
+    "tr",
+    {},
+    element(
+      "th",
+      { scope: "row" },
+      element("a", { href: item.page }, item.name),
+      element("span", { class: "quiet" }, `version ${item.version}`),
+      warnings ? element("span", { class: "warned" }, warnings) : null,
+    ),
+    cell(count(item.num_rows)),
+    cell(count(item.num_codes)),
+    element(
+      "td",
+      {},
+      item.days ? `${item.days[0]} to ${item.days[1]}` : "–",
+      element("span", { class: "quiet" }, `${count(item.num_days)} trading days`),
+    ),
+    cell(count(item.num_features)),
+    element("td", {}, item.horizons.join(", ")),
+    cell(size(item.size_bytes)),
+    element("td", {}, formatTime(item.created_at)),
   );
 }
 
@@ -56,14 +76,18 @@ function readSpec() {
   const side = (name) => (value(name) ? { file: value(name) } : null);
   const body = { name: value("name"), horizons: value("horizons").split(",").map(Number), ...readMore() };
   if (form.elements.source.value === "path") {
-    for (const role of ["universe", "market"]) if (side(`${role}_path`)) body[role] = { ...body[role], ...side(`${role}_path`) };
+    for (const role of ["universe", "market"])
+      if (side(`${role}_path`)) body[role] = { ...body[role], ...side(`${role}_path`) };
     return { ...body, path: value("path") };
   }
   if (form.elements.source.value === "planted") {
-    const planted = Object.fromEntries(["num_codes", "num_days", "num_features", "signal", "seed"].map((name) => [name, Number(value(name))]));
+    const planted = Object.fromEntries(
+      ["num_codes", "num_days", "num_features", "signal", "seed"].map((name) => [name, Number(value(name))]),
+    );
     return { ...body, planted: { ...planted, mode: value("mode") } };
   }
-  for (const role of ["universe", "market"]) if (form.elements[role].files.length) body[role] = { ...body[role], file: role };
+  for (const role of ["universe", "market"])
+    if (form.elements[role].files.length) body[role] = { ...body[role], file: role };
   return body;
 }
 
@@ -85,12 +109,39 @@ function send(address, body) {
     request.upload.addEventListener("load", () => showSent(null));
     request.addEventListener("load", () => {
       let response = {};
-      try { response = JSON.parse(request.responseText || "{}"); } catch { if (request.status < 400) { reject(new Error("this response is not from the service: is there a proxy in between?")); return; } }  // a proxy's own page
+      try {
+        response = JSON.parse(request.responseText || "{}");
+      } catch {
+        if (request.status < 400) {
+          reject(new Error("this response is not from the service: is there a proxy in between?"));
+          return;
+        }
+      } // a proxy's own page
       if (request.status === 401) document.getElementById("login").hidden = false;
-      if (request.status < 400) resolve(response); else reject(Object.assign(new Error(response.detail || `the service returned ${request.status}`), { errors: response.errors }));
+      if (request.status < 400) resolve(response);
+      else
+        reject(
+          Object.assign(new Error(response.detail || `the service returned ${request.status}`), {
+            errors: response.errors,
+          }),
+        );
     });
-    request.addEventListener("error", () => reject(new Error("the connection was lost before the service responded: is the service up, and the file not too large for it?")));
-    request.addEventListener("abort", () => reject(new Error(byId("sent").hasAttribute("value") ? "stopped: nothing was registered" : "stopped after the whole file was sent: see in the list of jobs whether it is being built")));
+    request.addEventListener("error", () =>
+      reject(
+        new Error(
+          "the connection was lost before the service responded: is the service up, and the file not too large for it?",
+        ),
+      ),
+    );
+    request.addEventListener("abort", () =>
+      reject(
+        new Error(
+          byId("sent").hasAttribute("value")
+            ? "stopped: nothing was registered"
+            : "stopped after the whole file was sent: see in the list of jobs whether it is being built",
+        ),
+      ),
+    );
   });
   request.open("POST", address);
   request.setRequestHeader("Accept", "application/json");
@@ -101,33 +152,74 @@ function send(address, body) {
 
 function showSent(loaded, total) {
   byId("sending").hidden = false;
-  if (loaded === null) byId("sent").removeAttribute("value"); else byId("sent").value = total ? loaded / total : 0;
-  byId("sent-text").textContent = loaded === null ? "sent; the service is checking it" : `${size(loaded)} of ${size(total)} sent`;
+  if (loaded === null) byId("sent").removeAttribute("value");
+  else byId("sent").value = total ? loaded / total : 0;
+  byId("sent-text").textContent =
+    loaded === null ? "sent; the service is checking it" : `${size(loaded)} of ${size(total)} sent`;
 }
 
 function showRefusal(error) {
-  const rest = (error.errors || []).slice(1).map((one) => element("li", {}, `${one.pointer || one.parameter || ""} ${one.detail}`));
+  const rest = (error.errors || [])
+    .slice(1)
+    .map((one) => element("li", {}, `${one.pointer || one.parameter || ""} ${one.detail}`));
   byId("refusal").replaceChildren(element("p", {}, error.message), rest.length ? element("ul", {}, ...rest) : "");
   byId("refusal").hidden = false;
 }
 
 function showPlan(plan) {
   const inspection = plan.inspection;
-  const roles = Object.entries(inspection.columns || {}).map(([role, column]) => (role === column ? role : `${role} from “${column}”`));
+  const roles = Object.entries(inspection.columns || {}).map(([role, column]) =>
+    role === column ? role : `${role} from “${column}”`,
+  );
   const list = element("dl", {});
   fillFacts(list, [
-    ["Read as", inspection.kind], ["Columns", roles.join(", ")],
-    ["Targets", Object.entries(inspection.targets || {}).map(([horizon, column]) => `${horizon} d from “${column}”`).join(", ")],
-    ["Rows", `${count(inspection.num_rows)}${inspection.num_filled_rows ? `, ${count(inspection.num_filled_rows)} of them filled halt days` : ""}`],
-    ["Stocks", count(inspection.num_codes)], ["Trading days", `${count(inspection.num_days)}, ${inspection.profile?.first_day} to ${inspection.profile?.last_day}`],
-    ["Features", `${count(inspection.feature_names?.length)} across stocks, ${count(inspection.market_names?.length)} market-wide`],
-    ["On disk", `about ${size(inspection.size_bytes)}`], ["Fingerprint", inspection.fingerprint],
+    ["Read as", inspection.kind],
+    ["Columns", roles.join(", ")],
+    [
+      "Targets",
+      Object.entries(inspection.targets || {})
+        .map(([horizon, column]) => `${horizon} d from “${column}”`)
+        .join(", "),
+    ],
+    [
+      "Rows",
+      `${count(inspection.num_rows)}${inspection.num_filled_rows ? `, ${count(inspection.num_filled_rows)} of them filled halt days` : ""}`,
+    ],
+    ["Stocks", count(inspection.num_codes)],
+    [
+      "Trading days",
+      `${count(inspection.num_days)}, ${inspection.profile?.first_day} to ${inspection.profile?.last_day}`,
+    ],
+    [
+      "Features",
+      `${count(inspection.feature_names?.length)} across stocks, ${count(inspection.market_names?.length)} market-wide`,
+    ],
+    ["On disk", `about ${size(inspection.size_bytes)}`],
+    ["Fingerprint", inspection.fingerprint],
   ]);
-  const warnings = [...plan.warnings, ...(inspection.profile?.warnings || []), ...(inspection.named_like_targets || []).map((name) => `column “${name}” is named like a target: the build refuses it unless allow_leaks lists it`)];
-  const registered = plan.registered.length ? element("p", { class: "known" }, `This content is registered already, as ${plan.registered.join(", ")}: registering it again builds nothing.`) : null;
+  const warnings = [
+    ...plan.warnings,
+    ...(inspection.profile?.warnings || []),
+    ...(inspection.named_like_targets || []).map(
+      (name) => `column “${name}” is named like a target: the build refuses it unless allow_leaks lists it`,
+    ),
+  ];
+  const registered = plan.registered.length
+    ? element(
+        "p",
+        { class: "known" },
+        `This content is registered already, as ${plan.registered.join(", ")}: registering it again builds nothing.`,
+      )
+    : null;
   byId("plan").replaceChildren(
-    ...[element("h3", {}, `What would be built as “${plan.spec.name}”`), registered, list,
-      warnings.length ? element("h4", {}, "Warnings") : null, warnings.length ? element("ul", { class: "warnings" }, ...warnings.map((text) => element("li", {}, text))) : element("p", { class: "quiet" }, "No warnings."),
+    ...[
+      element("h3", {}, `What would be built as “${plan.spec.name}”`),
+      registered,
+      list,
+      warnings.length ? element("h4", {}, "Warnings") : null,
+      warnings.length
+        ? element("ul", { class: "warnings" }, ...warnings.map((text) => element("li", {}, text)))
+        : element("p", { class: "quiet" }, "No warnings."),
     ].filter(Boolean),
   );
   byId("plan").hidden = false;
@@ -138,16 +230,26 @@ async function submit(check) {
   showError(null);
   for (const box of ["refusal", "plan", "sending", "build"]) byId(box).hidden = true;
   let body;
-  try { body = readSpec(); } catch (error) { showRefusal(new Error(`More settings: this is not a JSON object (${error.message})`)); return; }
+  try {
+    body = readSpec();
+  } catch (error) {
+    showRefusal(new Error(`More settings: this is not a JSON object (${error.message})`));
+    return;
+  }
   const buttons = [...form.querySelectorAll("button[type=submit]")];
   for (const button of buttons) button.disabled = true;
   byId("stop").hidden = false;
-  if (form.elements.source.value === "upload") showSent(0, [...form.elements.file.files].reduce((sum, file) => sum + file.size, 0));
+  if (form.elements.source.value === "upload")
+    showSent(
+      0,
+      [...form.elements.file.files].reduce((sum, file) => sum + file.size, 0),
+    );
   else showSent(null);
   try {
     const response = await send(check ? "/datasets?dry_run=true" : "/datasets", body);
     byId("sending").hidden = true;
-    if (check) showPlan(response); else await followBuild(response.id, () => showDatasets().catch(showError));
+    if (check) showPlan(response);
+    else await followBuild(response.id, () => showDatasets().catch(showError));
   } catch (error) {
     byId("sending").hidden = true;
     showRefusal(error);
@@ -157,14 +259,29 @@ async function submit(check) {
   }
 }
 
-form.addEventListener("change", (event) => { if (event.target.name === "source") showSourceFields(); });
+form.addEventListener("change", (event) => {
+  if (event.target.name === "source") showSourceFields();
+});
 form.elements.file.addEventListener("change", () => {
   const [file] = form.elements.file.files;
-  if (file && !form.elements.name.value) form.elements.name.value = file.name.replace(/\..*$/, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "").slice(0, 80);
+  if (file && !form.elements.name.value)
+    form.elements.name.value = file.name
+      .replace(/\..*$/, "")
+      .replace(/[^A-Za-z0-9._-]+/g, "-")
+      .replace(/^[^A-Za-z0-9]+/, "")
+      .slice(0, 80);
 });
-form.addEventListener("submit", (event) => { event.preventDefault(); submit(event.submitter?.value !== "register"); });
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  submit(event.submitter?.value !== "register");
+});
 byId("stop").addEventListener("click", () => activeRequest?.abort());
-byId("more").addEventListener("click", () => { shown += PAGE; showDatasets().catch(showError); });
+byId("more").addEventListener("click", () => {
+  shown += PAGE;
+  showDatasets().catch(showError);
+});
 showSourceFields();
 await showDatasets().catch(showError);
-setInterval(() => { if (!document.hidden) showDatasets().catch(showError); }, 10_000);
+setInterval(() => {
+  if (!document.hidden) showDatasets().catch(showError);
+}, 10_000);

@@ -20,5 +20,8 @@ export function percent(share) {
 
 // A profile's key as a title: `zero_volume_share` is "zero volume share".
 export function humanize(key) {
-  return key.replace(/^num_/, "").replaceAll("_", " ").replace(/^./, (letter) => letter.toUpperCase());
+  return key
+    .replace(/^num_/, "")
+    .replaceAll("_", " ")
+    .replace(/^./, (letter) => letter.toUpperCase());
 }

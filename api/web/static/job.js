@@ -3,45 +3,91 @@ import { size } from "./format.js";
 import { showEvidence } from "./evidence.js";
 import { drawSplit } from "./split.js";
 import { showOffline, followEvents, throttle } from "./stream.js";
-import { callApi, formatDuration, element, fillFacts, FINISHED, formatTime, showError, newIdempotencyKey, progressText, fillTable } from "./service.js";
+import {
+  callApi,
+  formatDuration,
+  element,
+  fillFacts,
+  FINISHED,
+  formatTime,
+  showError,
+  newIdempotencyKey,
+  progressText,
+  fillTable,
+} from "./service.js";
 import { showNumbers, showTraining } from "./training.js";
 
 const id = document.getElementById("job").dataset.jobId;
 const api = `/jobs/${encodeURIComponent(id)}`;
 const byId = (name) => document.getElementById(name);
-const METRIC_PREFIXES = ["val", "test/", "train", "step/", "time", "system"];  // one of several folds says train.1/…
+const METRIC_PREFIXES = ["val", "test/", "train", "step/", "time", "system"]; // one of several folds says train.1/…
 const QUERY = METRIC_PREFIXES.map((name) => `name=${name}`).join("&");
-const MAX_LOG_LINES = 2000, LOG_TAIL = 300, MAX_POINTS = 300;
+const MAX_LOG_LINES = 2000,
+  LOG_TAIL = 300,
+  MAX_POINTS = 300;
 const TRAINING_KINDS = new Set(["train", "trial", "pretrain", "ensemble"]);
-const lastSeqByJob = new Map();  // job id to its last event's number, from which the stream resumes
-const loggedLines = new Set();  // lines from the log file, which the stream may repeat
-let refreshing = 0, pendingMetrics = [];
-let job = null, metrics = null, evidence = null, study = null, split = null, stop = null, logLoaded = null;
+const lastSeqByJob = new Map(); // job id to its last event's number, from which the stream resumes
+const loggedLines = new Set(); // lines from the log file, which the stream may repeat
+let refreshing = 0,
+  pendingMetrics = [];
+let job = null,
+  metrics = null,
+  evidence = null,
+  study = null,
+  split = null,
+  stop = null,
+  logLoaded = null;
 
 function showJob() {
   const title = job.name || `${job.kind} on ${job.dataset || "nothing"}`;
   document.title = `${title} · ${job.status} · ATFT`;
   byId("short").textContent = job.id;
-  byId("parent").replaceChildren(...(job.parent_id ? [element("a", { href: `/ui/jobs/${job.parent_id}` }, "study"), " / "] : []));
+  byId("parent").replaceChildren(
+    ...(job.parent_id ? [element("a", { href: `/ui/jobs/${job.parent_id}` }, "study"), " / "] : []),
+  );
   byId("name").textContent = title;
   if (byId("state").textContent !== job.status) byId("state").textContent = job.status;
   byId("state").className = `state ${job.status}`;
-  byId("message").textContent = [job.reason?.replaceAll("_", " "), job.message, job.pending_reason].filter(Boolean).join(": ");
+  byId("message").textContent = [job.reason?.replaceAll("_", " "), job.message, job.pending_reason]
+    .filter(Boolean)
+    .join(": ");
   showProgress(job.progress);
   showActions();
-  const ran = job.started_at ? ((job.finished_at ? new Date(job.finished_at) : new Date()) - new Date(job.started_at)) / 1000 : null;
+  const ran = job.started_at
+    ? ((job.finished_at ? new Date(job.finished_at) : new Date()) - new Date(job.started_at)) / 1000
+    : null;
   fillFacts(byId("facts"), [
-    ["Kind", job.kind], ["Source job", job.source_job_id && element("a", { href: `/ui/jobs/${job.source_job_id}` }, job.source_job_id)],
-    ["Dataset", job.dataset && element("a", { href: `/ui/datasets/${encodeURIComponent(job.dataset)}` }, job.dataset)], ["Fingerprint", job.dataset_fingerprint],
-    ["Spec digest", job.spec_digest], ["Queue", `${job.queue}, priority ${job.priority}`], ["Attempt", `${job.attempt} (at most ${job.max_attempts} failures)`],
-    ["Worker", job.worker], ["Tags", Object.entries(job.tags).map(([key, value]) => `${key}=${value}`).join(", ")],
-    ["Created", formatTime(job.created_at)], ["Started", formatTime(job.started_at)], ["Finished", formatTime(job.finished_at)], ["Ran for", formatDuration(ran)],
+    ["Kind", job.kind],
+    ["Source job", job.source_job_id && element("a", { href: `/ui/jobs/${job.source_job_id}` }, job.source_job_id)],
+    ["Dataset", job.dataset && element("a", { href: `/ui/datasets/${encodeURIComponent(job.dataset)}` }, job.dataset)],
+    ["Fingerprint", job.dataset_fingerprint],
+    ["Spec digest", job.spec_digest],
+    ["Queue", `${job.queue}, priority ${job.priority}`],
+    ["Attempt", `${job.attempt} (at most ${job.max_attempts} failures)`],
+    ["Worker", job.worker],
+    [
+      "Tags",
+      Object.entries(job.tags)
+        .map(([key, value]) => `${key}=${value}`)
+        .join(", "),
+    ],
+    ["Created", formatTime(job.created_at)],
+    ["Started", formatTime(job.started_at)],
+    ["Finished", formatTime(job.finished_at)],
+    ["Ran for", formatDuration(ran)],
   ]);
-  byId("links").replaceChildren(...["self", "metrics", "evidence", "artifacts", "logs"].map((name) => element("a", { href: job.links[name] }, name === "self" ? "this job as JSON" : name)), element("a", { href: `${api}/tensorboard`, download: "" }, "TensorBoard file"), element("a", { href: "/docs" }, "API"));
+  byId("links").replaceChildren(
+    ...["self", "metrics", "evidence", "artifacts", "logs"].map((name) =>
+      element("a", { href: job.links[name] }, name === "self" ? "this job as JSON" : name),
+    ),
+    element("a", { href: `${api}/tensorboard`, download: "" }, "TensorBoard file"),
+    element("a", { href: "/docs" }, "API"),
+  );
 }
 
 function showActions() {
-  const finished = FINISHED.has(job.state), repeatable = ["train", "pretrain", "ensemble", "dataset"].includes(job.kind);
+  const finished = FINISHED.has(job.state),
+    repeatable = ["train", "pretrain", "ensemble", "dataset"].includes(job.kind);
   byId("cancel").hidden = finished;
   byId("cancel").disabled = job.wanted === "cancel";
   byId("pause").hidden = finished || job.state === "paused" || job.kind === "hpo";
@@ -50,7 +96,11 @@ function showActions() {
   byId("resume").hidden = !(job.state === "paused" || (job.state === "running" && job.wanted === "pause"));
   byId("retry").hidden = !(repeatable && ["failed", "cancelled"].includes(job.state));
   byId("rerun").hidden = !(repeatable && job.state === "succeeded");
-  byId("promote").hidden = !(job.best && (job.kind === "hpo" || job.kind === "trial") && (finished || job.kind === "hpo"));
+  byId("promote").hidden = !(
+    job.best &&
+    (job.kind === "hpo" || job.kind === "trial") &&
+    (finished || job.kind === "hpo")
+  );
   byId("promote").textContent = job.kind === "trial" ? "Train in full" : "Train the best in full";
   byId("clone").hidden = !["train", "trial", "hpo", "pretrain", "ensemble"].includes(job.kind);
   byId("clone").href = `/ui/submit?from=${job.id}`;
@@ -66,7 +116,16 @@ function showProgress(progress) {
 
 function showArtifacts({ items }) {
   byId("artifacts-section").hidden = !items.length;
-  fillTable(byId("artifacts"), ["File", "Size", "SHA-256", "Created"], items.map((file) => [element("a", { href: file.link }, file.name), size(file.size_bytes), element("code", {}, file.sha256.slice(0, 16)), formatTime(file.created_at)]));
+  fillTable(
+    byId("artifacts"),
+    ["File", "Size", "SHA-256", "Created"],
+    items.map((file) => [
+      element("a", { href: file.link }, file.name),
+      size(file.size_bytes),
+      element("code", {}, file.sha256.slice(0, 16)),
+      formatTime(file.created_at),
+    ]),
+  );
 }
 
 function log(time, text) {
@@ -79,7 +138,12 @@ function log(time, text) {
 
 // Before a job starts, its split is planned by the dataset's calendar; other kinds of job have none.
 async function loadSplit() {
-  if ((!job.spec?.split && !job.spec?.base?.split) || split?.source === "evidence" || (split && FINISHED.has(job.state))) return;
+  if (
+    (!job.spec?.split && !job.spec?.base?.split) ||
+    split?.source === "evidence" ||
+    (split && FINISHED.has(job.state))
+  )
+    return;
   split = await callApi(`${api}/split`);
   showSplit();
 }
@@ -88,14 +152,26 @@ function showSplit() {
   byId("split-section").hidden = split === null;
   if (split === null) return;
   const found = drawSplit(byId("split"), split.folds);
-  byId("split-legend").replaceChildren(...found.roles.map(({ role, label }) => element("span", {}, element("span", { class: `key days ${role}` }), label)));
-  byId("split-text").textContent = [split.kind.replaceAll("_", " "), `gaps of ${split.embargo_days} trading days`, split.source === "plan" && "planned", found.note].filter(Boolean).join(", ");
+  byId("split-legend").replaceChildren(
+    ...found.roles.map(({ role, label }) => element("span", {}, element("span", { class: `key days ${role}` }), label)),
+  );
+  byId("split-text").textContent = [
+    split.kind.replaceAll("_", " "),
+    `gaps of ${split.embargo_days} trading days`,
+    split.source === "plan" && "planned",
+    found.note,
+  ]
+    .filter(Boolean)
+    .join(", ");
 }
 
 // Shows the newest log lines from before the page was opened.
 async function loadLog() {
   const lines = await callApi(`${api}/logs?tail=${LOG_TAIL}`, {}, (response) => response.text());
-  for (const [, time, text] of lines.matchAll(/^(\S+) \[\d+\] (?:info )?(.*)$/gm)) { loggedLines.add(`${time} ${text.startsWith("state ") ? "" : text}`); log(time, text); }
+  for (const [, time, text] of lines.matchAll(/^(\S+) \[\d+\] (?:info )?(.*)$/gm)) {
+    loggedLines.add(`${time} ${text.startsWith("state ") ? "" : text}`);
+    log(time, text);
+  }
 }
 
 async function refresh() {
@@ -104,7 +180,7 @@ async function refresh() {
     let found;
     [job, found] = await Promise.all([callApi(api), callApi(`${api}/metrics?${QUERY}&max_points=${MAX_POINTS}`)]);
     lastSeqByJob.set(id, Math.max(found.last_seq, lastSeqByJob.get(id) ?? 0));
-    logLoaded ??= loadLog().catch(showError);  // only once the stream's start position is known
+    logLoaded ??= loadLog().catch(showError); // only once the stream's start position is known
     showJob();
     if (TRAINING_KINDS.has(job.kind)) {
       metrics = found;
@@ -126,7 +202,7 @@ async function refresh() {
     }
     showError(null);
   } catch (error) {
-    if (!(error instanceof TypeError && stop)) showError(error);  // the stream shows that the service is offline
+    if (!(error instanceof TypeError && stop)) showError(error); // the stream shows that the service is offline
   } finally {
     refreshing -= 1;
     if (!refreshing) pendingMetrics = [];
@@ -135,13 +211,19 @@ async function refresh() {
 
 // Applies the values of a metrics event, so that nothing is requested again until a series is too long to draw.
 function applyMetrics({ step, values, best, source }) {
-  if (source) { metrics.baselines[source] = { ...metrics.baselines[source], ...values }; return; }
+  if (source) {
+    metrics.baselines[source] = { ...metrics.baselines[source], ...values };
+    return;
+  }
   Object.assign(metrics.latest, values);
   if (best) job.best = { ...job.best, epoch: step, value: values[job.best?.objective] ?? null, metrics: values };
   for (const [name, value] of Object.entries(values)) {
     if (!METRIC_PREFIXES.some((prefix) => name.startsWith(prefix))) continue;
-    const line = metrics.series[name] ??= { step: [], value: [] };
-    if (step > (line.step.at(-1) ?? 0)) { line.step.push(step); line.value.push(value); }
+    const line = (metrics.series[name] ??= { step: [], value: [] });
+    if (step > (line.step.at(-1) ?? 0)) {
+      line.step.push(step);
+      line.value.push(value);
+    }
     if (line.step.length > 2 * MAX_POINTS) reload();
   }
 }
@@ -152,20 +234,43 @@ function drawNumbers() {
   showTraining(metrics);
 }
 
-const reload = throttle(refresh, 1000), drawNumbersSoon = throttle(drawNumbers, 1000), showJobSoon = throttle(showJob, 10000);
+const reload = throttle(refresh, 1000),
+  drawNumbersSoon = throttle(drawNumbers, 1000),
+  showJobSoon = throttle(showJob, 10000);
 
 function onEvent(kind, data) {
   const isThisJob = data.job_id === job.id;
   if (data.seq) lastSeqByJob.set(data.job_id, data.seq);
-  if (kind === "progress") { if (isThisJob) { job.progress = data.body; showProgress(data.body); showJobSoon(); } return; }
-  if (kind === "log") { if (isThisJob && !loggedLines.has(`${data.time} ${data.body.message}`)) log(data.time, data.body.message); return; }
-  if (kind === "metrics" && isThisJob && refreshing) pendingMetrics.push(data);  // the response under way may be older than this event
+  if (kind === "progress") {
+    if (isThisJob) {
+      job.progress = data.body;
+      showProgress(data.body);
+      showJobSoon();
+    }
+    return;
+  }
+  if (kind === "log") {
+    if (isThisJob && !loggedLines.has(`${data.time} ${data.body.message}`)) log(data.time, data.body.message);
+    return;
+  }
+  if (kind === "metrics" && isThisJob && refreshing) pendingMetrics.push(data); // the response under way may be older than this event
   if (kind === "metrics" && isThisJob && metrics) {
     applyMetrics(data.body);
     drawNumbersSoon();
     if (Object.keys(evidence).length) return;
   }
-  if (kind === "state" && isThisJob && !loggedLines.has(`${data.time} `)) log(data.time, [`state ${data.body.state}`, data.body.wanted !== "run" && `wanted: ${data.body.wanted}`, data.body.reason, data.body.message].filter(Boolean).join(", "));
+  if (kind === "state" && isThisJob && !loggedLines.has(`${data.time} `))
+    log(
+      data.time,
+      [
+        `state ${data.body.state}`,
+        data.body.wanted !== "run" && `wanted: ${data.body.wanted}`,
+        data.body.reason,
+        data.body.message,
+      ]
+        .filter(Boolean)
+        .join(", "),
+    );
   reload();
 }
 
@@ -173,17 +278,29 @@ function bindAction(name, confirmation) {
   byId(name).addEventListener("click", async () => {
     if (confirmation && !window.confirm(confirmation)) return;
     byId(name).disabled = true;
-    try { await callApi(`${api}/${name}`, { method: "POST" }); } catch (error) { showError(error); byId(name).disabled = false; return; }
+    try {
+      await callApi(`${api}/${name}`, { method: "POST" });
+    } catch (error) {
+      showError(error);
+      byId(name).disabled = false;
+      return;
+    }
     await refresh();
   });
 }
 
 function bindResubmit(name, body) {
-  let key = newIdempotencyKey();  // kept until the service has responded, so that a second click does not make a second job
+  let key = newIdempotencyKey(); // kept until the service has responded, so that a second click does not make a second job
   byId(name).addEventListener("click", async () => {
     byId(name).disabled = true;
     const headers = { "Idempotency-Key": key, ...(body ? { "Content-Type": "application/json" } : {}) };
-    try { window.location.assign((await callApi(`${api}/${name}`, { method: "POST", headers, body })).links.page); } catch (error) { showError(error); if (!(error instanceof TypeError)) key = newIdempotencyKey(); byId(name).disabled = false; }
+    try {
+      window.location.assign((await callApi(`${api}/${name}`, { method: "POST", headers, body })).links.page);
+    } catch (error) {
+      showError(error);
+      if (!(error instanceof TypeError)) key = newIdempotencyKey();
+      byId(name).disabled = false;
+    }
   });
 }
 
@@ -193,13 +310,35 @@ bindAction("resume");
 bindResubmit("retry");
 bindResubmit("rerun");
 bindResubmit("promote", JSON.stringify({ as: "train" }));
-window.addEventListener("resize", throttle(() => { drawNumbers(); showSplit(); study?.draw(); }, 200));
+window.addEventListener(
+  "resize",
+  throttle(() => {
+    drawNumbers();
+    showSplit();
+    study?.draw();
+  }, 200),
+);
 await refresh();
 if (job) {
   // The same stream carries the events of a study's running trials.
   const followedIds = () => [job.id, ...(study?.runningTrialIds() ?? [])];
-  const address = () => `/events?${new URLSearchParams([...followedIds().map((one) => ["job", one]), ["after", followedIds().map((one) => `${one}:${lastSeqByJob.get(one) ?? "newest"}`).join(",")]])}`;
-  const start = () => { stop?.(); stop = followEvents(address, onEvent, reload); };
+  const address = () =>
+    `/events?${new URLSearchParams([
+      ...followedIds().map((one) => ["job", one]),
+      [
+        "after",
+        followedIds()
+          .map((one) => `${one}:${lastSeqByJob.get(one) ?? "newest"}`)
+          .join(","),
+      ],
+    ])}`;
+  const start = () => {
+    stop?.();
+    stop = followEvents(address, onEvent, reload);
+  };
   if (!FINISHED.has(job.state)) logLoaded.finally(start);
-  study?.onRunningTrialsChange(() => { start(); reload(); });
+  study?.onRunningTrialsChange(() => {
+    start();
+    reload();
+  });
 } else document.getElementById("job").hidden = true;

@@ -35,7 +35,25 @@ export function formatShort(value) {
 }
 
 // Draws the axes; returns the SVG and its scales. `xLabel` is the title of the x axis.
-export function drawAxes(box, { title, height, low, high, from, to, xLabel = "", left = 62, right = 14, top = 12, bottom = xLabel ? 44 : 32, whole = false, format, log = false }) {
+export function drawAxes(
+  box,
+  {
+    title,
+    height,
+    low,
+    high,
+    from,
+    to,
+    xLabel = "",
+    left = 62,
+    right = 14,
+    top = 12,
+    bottom = xLabel ? 44 : 32,
+    whole = false,
+    format,
+    log = false,
+  },
+) {
   const width = Math.max(box.clientWidth, 240);
   height ??= Math.round(Math.min(560, Math.max(280, width * 0.22)));
   const margin = (high - low || Math.abs(high) || 0.02) * 0.07;
@@ -44,31 +62,62 @@ export function drawAxes(box, { title, height, low, high, from, to, xLabel = "",
   const span = transform(to) - transform(from) || 1;
   const x = (value) => left + ((transform(value) - transform(from)) / span) * (width - left - right);
   const y = (value) => top + ((bounds.high - value) / (bounds.high - bounds.low)) * (height - top - bottom);
-  const svg = svgElement("svg", { class: "curve", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
+  const svg = svgElement("svg", {
+    class: "curve",
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    "aria-label": title,
+  });
   const vertical = ticks(bounds.low, bounds.high, 5);
   for (const value of vertical.values) {
-    svg.append(svgElement("line", { class: Math.abs(value) < 1e-12 ? "zero" : "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
-    const label = format && format !== formatShort ? format(value) : Math.max(Math.abs(value), 0) >= 1e5 || vertical.digits > 5 ? value.toExponential(1) : value.toFixed(vertical.digits);
+    svg.append(
+      svgElement("line", {
+        class: Math.abs(value) < 1e-12 ? "zero" : "grid",
+        x1: left,
+        x2: width - right,
+        y1: y(value),
+        y2: y(value),
+      }),
+    );
+    const label =
+      format && format !== formatShort
+        ? format(value)
+        : Math.max(Math.abs(value), 0) >= 1e5 || vertical.digits > 5
+          ? value.toExponential(1)
+          : value.toFixed(vertical.digits);
     svg.append(svgElement("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, label));
   }
   const room = (width - left - right) / 70;
-  const xTicks = log ? powersOfTen(from, to) : ticks(from, to, Math.min(room, whole ? to - from : room)).values.filter((value) => !whole || Number.isInteger(value));
-  for (const value of xTicks) svg.append(svgElement("text", { x: x(value), y: height - bottom + 18, "text-anchor": "middle" }, formatShort(value)));
-  if (xLabel) svg.append(svgElement("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, xLabel));
+  const xTicks = log
+    ? powersOfTen(from, to)
+    : ticks(from, to, Math.min(room, whole ? to - from : room)).values.filter(
+        (value) => !whole || Number.isInteger(value),
+      );
+  for (const value of xTicks)
+    svg.append(
+      svgElement("text", { x: x(value), y: height - bottom + 18, "text-anchor": "middle" }, formatShort(value)),
+    );
+  if (xLabel)
+    svg.append(svgElement("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" }, xLabel));
   return { svg, x, y, width, height, left, right, top, bottom };
 }
 
 function powersOfTen(from, to) {
   const values = [];
-  for (let power = Math.ceil(Math.log10(from) - 1e-9); power <= Math.log10(to) + 1e-9; power += 1) values.push(10 ** power);
+  for (let power = Math.ceil(Math.log10(from) - 1e-9); power <= Math.log10(to) + 1e-9; power += 1)
+    values.push(10 ** power);
   return values.length > 1 ? values : [from, to];
 }
 
 // The path through the points; an undefined value is a gap.
 export function linePath(steps, values, x, y) {
-  let path = "", drawing = false;
+  let path = "",
+    drawing = false;
   steps.forEach((step, i) => {
-    if (isNumber(values[i])) { path += `${drawing ? "L" : "M"}${x(step).toFixed(1)} ${y(values[i]).toFixed(1)}`; drawing = true; } else drawing = false;
+    if (isNumber(values[i])) {
+      path += `${drawing ? "L" : "M"}${x(step).toFixed(1)} ${y(values[i]).toFixed(1)}`;
+      drawing = true;
+    } else drawing = false;
   });
   return path;
 }

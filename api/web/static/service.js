@@ -12,13 +12,21 @@ export async function callApi(path, options = {}, read = (response) => response.
 
 // A new Idempotency-Key. Without a secure context there is no randomUUID.
 export function newIdempotencyKey() {
-  return crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return (
+    crypto.randomUUID?.() ??
+    [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("")
+  );
 }
 
 async function session(method, body) {
-  const response = await fetch("/session", { method, headers: { "Content-Type": "application/json" }, body: body && JSON.stringify(body) });
+  const response = await fetch("/session", {
+    method,
+    headers: { "Content-Type": "application/json" },
+    body: body && JSON.stringify(body),
+  });
   if (!response.ok) throw new Error((await response.json().catch(() => ({}))).detail || `log-in: ${response.status}`);
-  if (method === "POST") localStorage.setItem("session", "begun"); else localStorage.removeItem("session");
+  if (method === "POST") localStorage.setItem("session", "begun");
+  else localStorage.removeItem("session");
   window.location.reload();
 }
 
@@ -33,7 +41,11 @@ document.getElementById("logout").addEventListener("click", () => session("DELET
 export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children.filter((child) => child !== null && child !== undefined).map((child) => (child instanceof Node ? child : String(child))));
+  node.append(
+    ...children
+      .filter((child) => child !== null && child !== undefined)
+      .map((child) => (child instanceof Node ? child : String(child))),
+  );
   return node;
 }
 
@@ -46,12 +58,15 @@ export function showError(error) {
 // Fixed digits; a value that would show as 0 keeps two significant digits.
 export function formatNumber(value, digits = 4) {
   if (typeof value !== "number") return "–";
-  return value !== 0 && Math.abs(value) < 10 ** (1 - digits) ? String(Number(value.toPrecision(2))) : value.toFixed(digits);
+  return value !== 0 && Math.abs(value) < 10 ** (1 - digits)
+    ? String(Number(value.toPrecision(2)))
+    : value.toFixed(digits);
 }
 
 export function formatDuration(seconds) {
   if (typeof seconds !== "number" || !Number.isFinite(seconds)) return "";
-  const whole = Math.round(seconds), minutes = Math.round(whole / 60);
+  const whole = Math.round(seconds),
+    minutes = Math.round(whole / 60);
   if (whole < 60) return `${whole} s`;
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
@@ -65,7 +80,12 @@ export function progressText(progress) {
   if (!progress) return "";
   const parts = [`${Math.round(progress.ratio * 100)} %`];
   if (progress.phase) parts.push(progress.phase);
-  if (progress.phase === "trials") return [parts[0], `${progress.step} of ${progress.steps} trials ended`, ...(typeof progress.eta_seconds === "number" ? [`${formatDuration(progress.eta_seconds)} left`] : [])].join(" · ");
+  if (progress.phase === "trials")
+    return [
+      parts[0],
+      `${progress.step} of ${progress.steps} trials ended`,
+      ...(typeof progress.eta_seconds === "number" ? [`${formatDuration(progress.eta_seconds)} left`] : []),
+    ].join(" · ");
   if (progress.epochs) parts.push(`epoch ${progress.epoch} of ${progress.epochs}`);
   if (progress.steps) parts.push(`step ${progress.step} of ${progress.steps}`);
   if (progress.samples_per_second) parts.push(`${Math.round(progress.samples_per_second).toLocaleString()} samples/s`);
@@ -74,11 +94,24 @@ export function progressText(progress) {
 }
 
 export function fillFacts(list, pairs) {
-  list.replaceChildren(...pairs.filter(([, value]) => value !== null && value !== undefined && value !== "").flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+  list.replaceChildren(
+    ...pairs
+      .filter(([, value]) => value !== null && value !== undefined && value !== "")
+      .flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]),
+  );
 }
 
 // Fills a table whose first column is the row header.
 export function fillTable(box, titles, rows) {
   const heads = titles.map((title) => (title ? element("th", { scope: "col" }, title) : element("td", {})));
-  box.replaceChildren(element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows.map(([first, ...cells]) => element("tr", {}, element("th", { scope: "row" }, first), ...cells.map((cell) => element("td", {}, cell))))));
+  box.replaceChildren(
+    element("thead", {}, element("tr", {}, ...heads)),
+    element(
+      "tbody",
+      {},
+      ...rows.map(([first, ...cells]) =>
+        element("tr", {}, element("th", { scope: "row" }, first), ...cells.map((cell) => element("td", {}, cell))),
+      ),
+    ),
+  );
 }

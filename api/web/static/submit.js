@@ -5,11 +5,15 @@ import { callApi, formatDuration, element, fillFacts, showError, newIdempotencyK
 
 const byId = (name) => document.getElementById(name);
 const NAMES = { train: "TrainSpec", hpo: "HpoSpec", pretrain: "PretrainSpec", ensemble: "EnsembleSpec" };
-const NESTED = new Set(["hpo", "ensemble"]);  // their training spec is under `base`
+const NESTED = new Set(["hpo", "ensemble"]); // their training spec is under `base`
 const query = new URLSearchParams(window.location.search);
-const { components: { schemas } } = await callApi("/openapi.json");
+const {
+  components: { schemas },
+} = await callApi("/openapi.json");
 const choice = byId("submit");
-let form = null, kind = "train", key = null;
+let form = null,
+  kind = "train",
+  key = null;
 
 function buildForm(next) {
   const before = form?.body();
@@ -23,19 +27,25 @@ function buildForm(next) {
 function onChange() {
   key = null;
   form.mark();
-  const body = form.body(), origin = window.location.origin;
-  byId("curl").textContent = `curl -X POST ${origin}/jobs/${kind} \\\n  -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify(body, null, 1).replaceAll("'", "'\\''")}'`;
-  byId("python").textContent = `from client.sdk import Client\n\nwith Client("${origin}") as service:\n    job = service.${kind}(${python(body).replaceAll("\n", "\n    ")})\n    print(job.wait().state)`;
+  const body = form.body(),
+    origin = window.location.origin;
+  byId("curl").textContent =
+    `curl -X POST ${origin}/jobs/${kind} \\\n  -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify(body, null, 1).replaceAll("'", "'\\''")}'`;
+  byId("python").textContent =
+    `from client.sdk import Client\n\nwith Client("${origin}") as service:\n    job = service.${kind}(${python(body).replaceAll("\n", "\n    ")})\n    print(job.wait().state)`;
 }
 
 // A JSON value as Python source.
 function python(value, depth = 0) {
-  const inner = " ".repeat(4 * (depth + 1)), end = " ".repeat(4 * depth);
+  const inner = " ".repeat(4 * (depth + 1)),
+    end = " ".repeat(4 * depth);
   if (value === null) return "None";
   if (typeof value === "boolean") return value ? "True" : "False";
   if (Array.isArray(value)) return `[${value.map((one) => python(one, depth)).join(", ")}]`;
   if (typeof value !== "object") return JSON.stringify(value);
-  const parts = Object.entries(value).map(([name, one]) => `${inner}${JSON.stringify(name)}: ${python(one, depth + 1)},`);
+  const parts = Object.entries(value).map(
+    ([name, one]) => `${inner}${JSON.stringify(name)}: ${python(one, depth + 1)},`,
+  );
   return parts.length ? `{\n${parts.join("\n")}\n${end}}` : "{}";
 }
 
@@ -44,18 +54,37 @@ function showRefusal(error) {
   const numShown = (error?.problem?.errors?.length ?? 0) - others.length;
   byId("refusal").hidden = !error;
   if (!error) return;
-  byId("refusal").replaceChildren(...[others.length || !numShown ? error.message : `${numShown === 1 ? "One field is" : `${numShown} fields are`} wrong.`, ...others.map((one) => `${one.pointer ?? one.parameter ?? ""} ${one.detail}`)].map((line) => element("p", {}, line)));
+  byId("refusal").replaceChildren(
+    ...[
+      others.length || !numShown
+        ? error.message
+        : `${numShown === 1 ? "One field is" : `${numShown} fields are`} wrong.`,
+      ...others.map((one) => `${one.pointer ?? one.parameter ?? ""} ${one.detail}`),
+    ].map((line) => element("p", {}, line)),
+  );
   if (!numShown) byId("refusal").focus();
 }
 
 function callSubmit(address, headers = {}) {
-  return callApi(address, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(form.body()) });
+  return callApi(address, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...headers },
+    body: JSON.stringify(form.body()),
+  });
 }
 
 async function withBusy(message, action) {
   byId("busy").textContent = message;
   byId("check").disabled = byId("send").disabled = true;
-  try { await action(); } catch (error) { byId("plan-section").hidden = true; showRefusal(error); } finally { byId("check").disabled = byId("send").disabled = false; byId("busy").textContent = ""; }
+  try {
+    await action();
+  } catch (error) {
+    byId("plan-section").hidden = true;
+    showRefusal(error);
+  } finally {
+    byId("check").disabled = byId("send").disabled = false;
+    byId("busy").textContent = "";
+  }
 }
 
 function show(plan) {
@@ -65,23 +94,38 @@ function show(plan) {
   fillFacts(byId("plan"), [
     ["Trials", plan.num_trials?.toLocaleString()],
     ["Parameters", one.num_parameters.toLocaleString()],
-    ["Days", `${one.num_train_days} training, ${one.num_val_days} validation, ${one.num_test_days} test${one.num_folds > 1 ? `, ${one.num_folds} folds` : ""}${one.num_members > 1 ? `; ${one.num_members} seeds` : ""}`],
-    ["Epochs", `${one.epochs} of ${one.steps_per_epoch.toLocaleString()} steps; ${one.days_per_step} whole days a step, about ${one.samples_per_epoch.toLocaleString()} samples an epoch`],
-    ["About", plan.estimated_seconds === null ? "no estimate: no job with this network has ended on this queue yet" : formatDuration(plan.estimated_seconds)],
+    [
+      "Days",
+      `${one.num_train_days} training, ${one.num_val_days} validation, ${one.num_test_days} test${one.num_folds > 1 ? `, ${one.num_folds} folds` : ""}${one.num_members > 1 ? `; ${one.num_members} seeds` : ""}`,
+    ],
+    [
+      "Epochs",
+      `${one.epochs} of ${one.steps_per_epoch.toLocaleString()} steps; ${one.days_per_step} whole days a step, about ${one.samples_per_epoch.toLocaleString()} samples an epoch`,
+    ],
+    [
+      "About",
+      plan.estimated_seconds === null
+        ? "no estimate: no job with this network has ended on this queue yet"
+        : formatDuration(plan.estimated_seconds),
+    ],
     ["Disk", size(one.estimated_bytes)],
     ["Queue", `${one.queue}, ${one.queue_position} ahead`],
-    ["Low end", plan.low && JSON.stringify(plan.low)], ["High end", plan.high && JSON.stringify(plan.high)],
-    ["Spec digest", plan.spec_digest], ["Fingerprint", one.dataset_fingerprint],
+    ["Low end", plan.low && JSON.stringify(plan.low)],
+    ["High end", plan.high && JSON.stringify(plan.high)],
+    ["Spec digest", plan.spec_digest],
+    ["Fingerprint", one.dataset_fingerprint],
   ]);
   byId("plan-section").hidden = false;
   byId("plan-section").focus();
 }
 
-byId("check").addEventListener("click", () => withBusy("Planning…", async () => show(await callSubmit(`/jobs/${kind}?dry_run=true`))));
+byId("check").addEventListener("click", () =>
+  withBusy("Planning…", async () => show(await callSubmit(`/jobs/${kind}?dry_run=true`))),
+);
 choice.addEventListener("submit", (event) => {
   event.preventDefault();
   withBusy("Sending…", async () => {
-    key ??= newIdempotencyKey();  // the same body sent again is the same job
+    key ??= newIdempotencyKey(); // the same body sent again is the same job
     const job = await callSubmit(`/jobs/${kind}`, { "Idempotency-Key": key });
     window.location.assign(job.links.page);
   });
@@ -89,11 +133,24 @@ choice.addEventListener("submit", (event) => {
 byId("fields").addEventListener("input", onChange);
 byId("only").addEventListener("change", () => byId("fields").classList.toggle("only", byId("only").checked));
 for (const radio of choice.elements.kind) radio.addEventListener("change", () => buildForm(radio.value));
-for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", async () => {
-  try { await navigator.clipboard.writeText(byId(button.dataset.copy).textContent); byId("copied").textContent = "Copied."; } catch { window.getSelection().selectAllChildren(byId(button.dataset.copy)); byId("copied").textContent = "Selected: copy it with the keyboard."; }
-});
+for (const button of document.querySelectorAll("[data-copy]"))
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(byId(button.dataset.copy).textContent);
+      byId("copied").textContent = "Copied.";
+    } catch {
+      window.getSelection().selectAllChildren(byId(button.dataset.copy));
+      byId("copied").textContent = "Selected: copy it with the keyboard.";
+    }
+  });
 
-callApi("/datasets?limit=200").then(({ items }) => byId("datasets").append(...[...new Set(items.map((one) => one.name))].map((name) => element("option", { value: name }))), showError);
+callApi("/datasets?limit=200").then(
+  ({ items }) =>
+    byId("datasets").append(
+      ...[...new Set(items.map((one) => one.name))].map((name) => element("option", { value: name })),
+    ),
+  showError,
+);
 if (query.get("from")) {
   try {
     const source = await callApi(`/jobs/${encodeURIComponent(query.get("from"))}`);
@@ -102,8 +159,14 @@ if (query.get("from")) {
     for (const radio of choice.elements.kind) radio.checked = radio.value === kind;
     form.fill(source.spec);
     byId("from").hidden = false;
-    byId("from").replaceChildren("The settings of ", element("a", { href: source.links.page }, source.name || source.id), ": change what you like.");
-  } catch (error) { showError(error); }
+    byId("from").replaceChildren(
+      "The settings of ",
+      element("a", { href: source.links.page }, source.name || source.id),
+      ": change what you like.",
+    );
+  } catch (error) {
+    showError(error);
+  }
 }
 if (!form) buildForm(NAMES[query.get("kind")] ? query.get("kind") : "train");
 for (const radio of choice.elements.kind) radio.checked = radio.value === kind;

@@ -6,7 +6,24 @@ import { element, FINISHED, formatNumber } from "./service.js";
 
 const byId = (name) => document.getElementById(name);
 const CURVE = "val/rank_ic";
-const METRIC_ROWS = ["rank_ic", "rank_ic_t", "ic", "rank_icir", "icir", "ic_t", "hit_rate", "sharpe_ann", "sharpe_net_ann", "turnover", "max_drawdown", "spread", "loss", "pred_std_ratio", "oracle_share_ratio", "num_days"];
+const METRIC_ROWS = [
+  "rank_ic",
+  "rank_ic_t",
+  "ic",
+  "rank_icir",
+  "icir",
+  "ic_t",
+  "hit_rate",
+  "sharpe_ann",
+  "sharpe_net_ann",
+  "turnover",
+  "max_drawdown",
+  "spread",
+  "loss",
+  "pred_std_ratio",
+  "oracle_share_ratio",
+  "num_days",
+];
 const EPOCH_PARTS = ["data", "graph", "forward", "backward", "optimizer", "validation"];
 let chosen = null;
 
@@ -15,39 +32,82 @@ const days = (name) => parseInt(name.split("@")[1] ?? "0", 10);
 
 // ± 2 Newey-West standard errors of the mean over validation days, from the t statistic.
 function noiseBand(series, name, kind) {
-  const values = series[name], t = series[name.replace("rank_ic", "rank_ic_t")];
+  const values = series[name],
+    t = series[name.replace("rank_ic", "rank_ic_t")];
   if (!values || !t) return null;
   const by = new Map(t.step.map((step, i) => [step, t.value[i]]));
-  const error = values.step.map((step, i) => (isNumber(values.value[i]) && isNumber(by.get(step)) && by.get(step) !== 0 ? Math.abs(values.value[i] / by.get(step)) : null));
+  const error = values.step.map((step, i) =>
+    isNumber(values.value[i]) && isNumber(by.get(step)) && by.get(step) !== 0
+      ? Math.abs(values.value[i] / by.get(step))
+      : null,
+  );
   const bound = (sign) => values.value.map((value, i) => (error[i] === null ? null : value + sign * 2 * error[i]));
   return error.some(isNumber) ? { step: values.step, low: bound(-1), high: bound(1), kind } : null;
 }
 
 function showCurve(metrics, job) {
   // One line per fold or member if there are several (their mean has no epochs); else one per horizon and their mean.
-  const folds = Object.keys(metrics.series).filter((name) => /^val\.\d+\/rank_ic$/.test(name)).sort((a, b) => fold(a) - fold(b));
-  const names = folds.length ? folds : Object.keys(metrics.series).filter((name) => name === CURVE || name.startsWith(`${CURVE}@`)).sort((a, b) => days(a) - days(b));
-  const lines = names.map((name, kind) => ({ id: name, name: name.split("@")[1] ?? (folds.length ? `${job.kind === "ensemble" ? "member" : "fold"} ${fold(name)}` : "mean"), kind, ...metrics.series[name] }));
+  const folds = Object.keys(metrics.series)
+    .filter((name) => /^val\.\d+\/rank_ic$/.test(name))
+    .sort((a, b) => fold(a) - fold(b));
+  const names = folds.length
+    ? folds
+    : Object.keys(metrics.series)
+        .filter((name) => name === CURVE || name.startsWith(`${CURVE}@`))
+        .sort((a, b) => days(a) - days(b));
+  const lines = names.map((name, kind) => ({
+    id: name,
+    name:
+      name.split("@")[1] ?? (folds.length ? `${job.kind === "ensemble" ? "member" : "fold"} ${fold(name)}` : "mean"),
+    kind,
+    ...metrics.series[name],
+  }));
   byId("curve-section").hidden = !lines.some((line) => line.value.some(isNumber));
   if (byId("curve-section").hidden) return;
   if (!names.includes(chosen)) chosen = names.find((name) => name.includes("@")) ?? names[0];
   const line = lines.find((one) => one.id === chosen);
-  const references = Object.entries(metrics.baselines).map(([name, values]) => ({ name, value: values[chosen] })).filter((one) => isNumber(one.value) && one.name !== "oracle_observed");
+  const references = Object.entries(metrics.baselines)
+    .map(([name, values]) => ({ name, value: values[chosen] }))
+    .filter((one) => isNumber(one.value) && one.name !== "oracle_observed");
   const band = !chosen.includes("@") ? null : noiseBand(metrics.series, chosen, line.kind);
   // leave room for half as many epochs again, so that growth shows and few epochs of many still fill the plot
-  const lastStep = Math.max(...lines.flatMap((one) => one.step.slice(-1))), maxEpochs = job.spec?.trainer?.max_epochs || job.progress?.epochs || lastStep;
-  draw(byId("curve"), lines, { last: FINISHED.has(job.state) ? lastStep : Math.min(maxEpochs, Math.max(10, Math.ceil(lastStep * 1.5))), title: `Validation RankIC by epoch, one line for each horizon or fold; newest ${lines.map((one) => `${one.name} ${formatNumber(one.value.at(-1))}`).join(", ")}`, references, band });
+  const lastStep = Math.max(...lines.flatMap((one) => one.step.slice(-1))),
+    maxEpochs = job.spec?.trainer?.max_epochs || job.progress?.epochs || lastStep;
+  draw(byId("curve"), lines, {
+    last: FINISHED.has(job.state) ? lastStep : Math.min(maxEpochs, Math.max(10, Math.ceil(lastStep * 1.5))),
+    title: `Validation RankIC by epoch, one line for each horizon or fold; newest ${lines.map((one) => `${one.name} ${formatNumber(one.value.at(-1))}`).join(", ")}`,
+    references,
+    band,
+  });
   const focused = document.activeElement?.dataset?.line;
-  byId("legend").replaceChildren(...lines.map((one) => {
-    const key = element("button", { type: "button", class: "legend-key", "aria-pressed": String(one.id === chosen), "data-line": one.id }, element("span", { class: `key c${one.kind % 6}` }), one.name, ` ${formatNumber(one.value.at(-1))}`);
-    key.addEventListener("click", () => { chosen = one.id; showCurve(metrics, job); });
-    return key;
-  }));
-  if (focused) byId("legend").querySelector(`[data-line="${CSS.escape(focused)}"]`)?.focus();
+  byId("legend").replaceChildren(
+    ...lines.map((one) => {
+      const key = element(
+        "button",
+        { type: "button", class: "legend-key", "aria-pressed": String(one.id === chosen), "data-line": one.id },
+        element("span", { class: `key c${one.kind % 6}` }),
+        one.name,
+        ` ${formatNumber(one.value.at(-1))}`,
+      );
+      key.addEventListener("click", () => {
+        chosen = one.id;
+        showCurve(metrics, job);
+      });
+      return key;
+    }),
+  );
+  if (focused)
+    byId("legend")
+      .querySelector(`[data-line="${CSS.escape(focused)}"]`)
+      ?.focus();
   byId("band-text").textContent = [
-    band ? `The band around ${line.name} is ± 2 standard errors of its mean over the validation days (Newey-West, as in rank_ic_t): changes inside it may be noise.` : "A mean over horizons has no band: its standard error is not recorded.",
+    band
+      ? `The band around ${line.name} is ± 2 standard errors of its mean over the validation days (Newey-West, as in rank_ic_t): changes inside it may be noise.`
+      : "A mean over horizons has no band: its standard error is not recorded.",
     references.length ? `Dashed: simple rankers on the same days, ${line.name}.` : "",
-  ].filter(Boolean).join(" ");
+  ]
+    .filter(Boolean)
+    .join(" ");
 }
 
 const key = (split, metric, horizon) => (horizon ? `${split}/${metric}@${horizon}` : `${split}/${metric}`);
@@ -58,17 +118,49 @@ function sources(split, metrics) {
 }
 
 function showTable(metrics) {
-  const splits = ["test", "val"].filter((split) => Object.keys(metrics.latest).some((name) => name.startsWith(`${split}/`)));
+  const splits = ["test", "val"].filter((split) =>
+    Object.keys(metrics.latest).some((name) => name.startsWith(`${split}/`)),
+  );
   byId("numbers-section").hidden = splits.length === 0;
   const names = Object.keys(metrics.latest).filter((name) => splits.some((split) => name.startsWith(`${split}/`)));
-  const head = ["", ...[...new Set(names.map((name) => name.split("@")[1]).filter(Boolean))].sort((a, b) => parseInt(a, 10) - parseInt(b, 10))];
-  const body = splits.flatMap((split) => sources(split, metrics).flatMap(([source, values]) => METRIC_ROWS
-    .filter((metric) => head.some((h) => key(split, metric, h) in values))
-    .filter((metric) => source === "model" || metric === "rank_ic")
-    .map((metric) => element("tr", {}, element("th", { scope: "row" }, `${split} ${metric}`, source === "model" ? null : element("span", { class: "quiet" }, ` ${source}`)),
-      ...head.map((h) => element("td", { class: "number" }, key(split, metric, h) in values ? formatNumber(values[key(split, metric, h)], metric === "num_days" ? 0 : 4) : ""))))));
+  const head = [
+    "",
+    ...[...new Set(names.map((name) => name.split("@")[1]).filter(Boolean))].sort(
+      (a, b) => parseInt(a, 10) - parseInt(b, 10),
+    ),
+  ];
+  const body = splits.flatMap((split) =>
+    sources(split, metrics).flatMap(([source, values]) =>
+      METRIC_ROWS.filter((metric) => head.some((h) => key(split, metric, h) in values))
+        .filter((metric) => source === "model" || metric === "rank_ic")
+        .map((metric) =>
+          element(
+            "tr",
+            {},
+            element(
+              "th",
+              { scope: "row" },
+              `${split} ${metric}`,
+              source === "model" ? null : element("span", { class: "quiet" }, ` ${source}`),
+            ),
+            ...head.map((h) =>
+              element(
+                "td",
+                { class: "number" },
+                key(split, metric, h) in values
+                  ? formatNumber(values[key(split, metric, h)], metric === "num_days" ? 0 : 4)
+                  : "",
+              ),
+            ),
+          ),
+        ),
+    ),
+  );
   const titles = head.map((h) => element("th", { scope: "col", class: "number" }, h || "mean"));
-  byId("numbers").replaceChildren(element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Metric"), ...titles)), element("tbody", {}, ...body));
+  byId("numbers").replaceChildren(
+    element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Metric"), ...titles)),
+    element("tbody", {}, ...body),
+  );
 }
 
 export function showNumbers(metrics, job) {
@@ -80,28 +172,72 @@ function figure(name, title, lines, options = {}) {
   const drawn = lines.filter((line) => line && line.value.some(isNumber));
   const box = byId("training");
   let node = box.querySelector(`[data-name="${name}"]`);
-  if (!drawn.length) { node?.remove(); return; }
-  if (!node) { node = element("figure", { "data-name": name }, element("figcaption", {}, title), element("div", {}), element("div", { class: "legend" })); box.append(node); }
+  if (!drawn.length) {
+    node?.remove();
+    return;
+  }
+  if (!node) {
+    node = element(
+      "figure",
+      { "data-name": name },
+      element("figcaption", {}, title),
+      element("div", {}),
+      element("div", { class: "legend" }),
+    );
+    box.append(node);
+  }
   const formatValue = options.format ?? formatShort;
-  draw(node.children[1], drawn, { title: `${title}: ${drawn.map((line) => `${line.name} ${formatValue(line.value.findLast(isNumber))}`).join(", ")}`, height: 200, format: formatValue, ...options });
-  node.children[2].replaceChildren(...drawn.map((line, i) => element("span", {}, element("span", { class: `key c${(line.kind ?? i) % 6}` }), `${line.name} ${formatValue(line.value.findLast(isNumber))}`)));
+  draw(node.children[1], drawn, {
+    title: `${title}: ${drawn.map((line) => `${line.name} ${formatValue(line.value.findLast(isNumber))}`).join(", ")}`,
+    height: 200,
+    format: formatValue,
+    ...options,
+  });
+  node.children[2].replaceChildren(
+    ...drawn.map((line, i) =>
+      element(
+        "span",
+        {},
+        element("span", { class: `key c${(line.kind ?? i) % 6}` }),
+        `${line.name} ${formatValue(line.value.findLast(isNumber))}`,
+      ),
+    ),
+  );
 }
 
 export function showTraining({ series }) {
   // Of several folds or members the newest that has started.
-  const folds = Object.keys(series).map((name) => /^train\.(\d+)\/loss$/.exec(name)?.[1]).filter(Boolean).map(Number);
+  const folds = Object.keys(series)
+    .map((name) => /^train\.(\d+)\/loss$/.exec(name)?.[1])
+    .filter(Boolean)
+    .map(Number);
   const newest = folds.length ? Math.max(...folds) : null;
   const line = (name, title, kind) => {
     const own = newest === null || name.startsWith("step/") ? name : name.replace("/", `.${newest}/`);
     return series[own] && { name: own === name ? title : `${title}, fold ${newest}`, kind, ...series[own] };
   };
-  byId("training-section").hidden = false;  // a hidden section has no width
+  byId("training-section").hidden = false; // a hidden section has no width
   figure("loss", "Loss", [line("train/loss", "training", 0), line("val/loss", "validation", 1)], { zero: false });
   figure("lr", "Learning rate", [line("step/lr", "learning rate", 0)], { xLabel: "step" });
   figure("grad", "Gradient norm", [line("step/grad_norm", "before clipping", 3)], { xLabel: "step" });
-  figure("time", "Seconds per epoch", EPOCH_PARTS.map((part, kind) => line(`time/${part}_seconds`, part, kind)), { format: (value) => `${formatShort(value)} s` });
+  figure(
+    "time",
+    "Seconds per epoch",
+    EPOCH_PARTS.map((part, kind) => line(`time/${part}_seconds`, part, kind)),
+    { format: (value) => `${formatShort(value)} s` },
+  );
   figure("speed", "Samples per second", [line("time/samples_per_second", "training", 2)]);
-  figure("memory", "Memory", [line("system/rss_bytes", "process", 0), line("system/gpu_memory_bytes", "device", 1)], { format: (value) => size(value).replace(".0 ", " ") });
-  figure("use", "Device utilization", [line("system/cpu_utilization_ratio", "processor, of its threads", 0), line("system/gpu_utilization_ratio", "GPU", 1)], { format: (value) => `${(value * 100).toFixed(0)} %` });
+  figure("memory", "Memory", [line("system/rss_bytes", "process", 0), line("system/gpu_memory_bytes", "device", 1)], {
+    format: (value) => size(value).replace(".0 ", " "),
+  });
+  figure(
+    "use",
+    "Device utilization",
+    [
+      line("system/cpu_utilization_ratio", "processor, of its threads", 0),
+      line("system/gpu_utilization_ratio", "GPU", 1),
+    ],
+    { format: (value) => `${(value * 100).toFixed(0)} %` },
+  );
   byId("training-section").hidden = !byId("training").children.length;
 }

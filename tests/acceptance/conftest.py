@@ -31,7 +31,7 @@ TRAIN = {
 }
 
 
-def wait_for(what: str, condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_for(what: str, condition: Callable[[], object], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"

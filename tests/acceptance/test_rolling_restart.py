@@ -64,20 +64,20 @@ def test_g7_a_stopping_api_completes_open_requests(up: Up) -> None:
             response += piece
     assert response.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in response.lower()
-    wait_for("another API", lambda: (new := up.find("uvicorn")) and new[0] != old, 60)
+    wait_for("another API", lambda: (new := up.find("uvicorn")) and new[0] != old, 120)
 
 
 def test_g7_a_rolling_restart_fails_no_request_and_no_job(service: Client, up: Up) -> None:
     trainer = TRAIN["trainer"] | {"max_epochs": 8}  # type: ignore[operator]
     job = service.submit("train", TRAIN | {"trainer": trainer})
-    wait_for("training", lambda: "val/rank_ic" in (service.job(job.id).latest or {}), 90)
+    wait_for("training", lambda: "val/rank_ic" in (service.job(job.id).latest or {}), 180)
     loops = [RequestLoop(up.url) for _ in range(2)]
     for one in loops:
         one.start()
     for parts in (("uvicorn",), ("celery", "cpu-0@")):
         [old, *_] = up.find(*parts)
         old.terminate()
-        wait_for(f"another {parts[0]}", lambda old=old, parts=parts: (new := up.find(*parts)) and new[0] != old, 60)
+        wait_for(f"another {parts[0]}", lambda old=old, parts=parts: (new := up.find(*parts)) and new[0] != old, 120)
         sent = [sum(loop.statuses.values()) for loop in loops]
         wait_for(
             "ten more requests of each client",

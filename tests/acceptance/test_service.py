@@ -106,7 +106,7 @@ def test_g6_cancel_ends_the_processes_of_a_job(service: Client, up: Up) -> None:
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_g4_a_killed_process_changes_no_result(service: Client, up: Up, undisturbed: Job, victim: str) -> None:
     job = service.submit("train", TRAIN)
-    wait_for("the second epoch", lambda: "val/rank_ic" in (service.job(job.id).latest or {}), 90)
+    wait_for("the second epoch", lambda: "val/rank_ic" in (service.job(job.id).latest or {}), 180)
     up.kill(*VICTIMS[victim])
     ended = service.wait(job.id, 150)
     assert ended.state == "succeeded", ended

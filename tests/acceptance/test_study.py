@@ -35,7 +35,7 @@ def test_demo_study_promotes_the_best_trial_twice_and_compares(service: Client, 
 
     def atft(*arguments: str) -> str:
         command = [sys.executable, "-m", "client.cli", "--url", up.url, *arguments]
-        return subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=30, check=True).stdout
+        return subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=60, check=True).stdout
 
     study_id = str(study["job_id"])
     trials = json.loads(atft("trials", study_id, "--json"))

@@ -37,21 +37,21 @@ def test_one_service_per_folder_and_no_process_survives_a_kill(var: Path) -> Non
     assert len(everything) > 6  # Postgres, Valkey, their supervisor, API, two Celery processes with a pool each
 
     second = start_up(var)
-    _, errors = second.communicate(timeout=20)
+    _, errors = second.communicate(timeout=60)
     assert second.returncode == 2
     assert f"process {first.pid}" in errors
     assert httpx.get(f"{ready.split()[1]}/readyz", trust_env=False).status_code == 200
 
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    wait_for("nothing is left", lambda: not alive(everything), 30)
+    wait_for("nothing is left", lambda: not alive(everything), 60)
 
     third = start_up(var)  # with the data of the killed one
     assert third.stdout is not None
     assert third.stdout.readline().startswith("ready "), third.communicate()[1]
     everything = psutil.Process(third.pid).children(recursive=True)
     third.send_signal(signal.SIGINT)
-    out, errors = third.communicate(timeout=30)
+    out, errors = third.communicate(timeout=60)
     assert (third.returncode, out) == (0, ""), errors
     assert alive(everything) == []
 
@@ -59,7 +59,7 @@ def test_one_service_per_folder_and_no_process_survives_a_kill(var: Path) -> Non
 def test_a_port_in_use_is_reported(var: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = start_up(var, "--port", str(taken.getsockname()[1]))
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "give another --port" in errors
 

@@ -261,7 +261,7 @@ def test_renewals_keep_it_running_and_it_exits_with_its_supervisor(cache: Path, 
     )  # fmt: skip
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not any(tmp_path.glob("checkpoints/0*")):
         assert child.is_running()
         assert time.monotonic() < deadline

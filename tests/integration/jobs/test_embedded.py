@@ -32,7 +32,7 @@ def var() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

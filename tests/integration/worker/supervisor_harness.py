@@ -114,7 +114,7 @@ class SupervisorHarness:
     def folder(self, job_id: UUID, attempt: int = 1) -> Path:
         return self.settings.jobs_root / str(job_id) / str(attempt)
 
-    def wait_until(self, condition: Callable[[], object], seconds: float = 15.0) -> None:
+    def wait_until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "it did not happen in time"
@@ -156,7 +156,7 @@ class SupervisorThread(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - shown by `end`
             self.error = error
 
-    def result(self, seconds: float = 20.0) -> JobState | None:
+    def result(self, seconds: float = 60.0) -> JobState | None:
         self.join(seconds)
         assert not self.is_alive(), "the supervisor did not end in time"
         if self.error is not None:

@@ -139,7 +139,7 @@ class Service:
         with transaction(self.sessions) as session:
             return queries.get(session, job_id)
 
-    def wait_until(self, condition: Callable[[], object], seconds: float = 90.0) -> None:
+    def wait_until(self, condition: Callable[[], object], seconds: float = 180.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, (self.settings.run_root / "workers.log").read_text()[-3000:]

@@ -63,7 +63,7 @@ def start(sessions: sessionmaker[Session], job: Job, attempt: int = 1) -> Record
     return recorder
 
 
-def flush(recorder: Recorder, seconds: float = 10.0) -> bool:
+def flush(recorder: Recorder, seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     return recorder.flush(lambda: time.monotonic() > deadline)
 

@@ -66,7 +66,7 @@ def harness(sessions: sessionmaker[Session]) -> SweeperHarness:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

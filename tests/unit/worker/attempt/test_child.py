@@ -16,7 +16,7 @@ Start = Callable[..., Child]
 PROGRAMS = Path(__file__).parents[3] / "programs"
 
 
-def read_events(child: Child, until: Callable[[AnyEvent], bool], seconds: float = 10.0) -> list[AnyEvent]:
+def read_events(child: Child, until: Callable[[AnyEvent], bool], seconds: float = 60.0) -> list[AnyEvent]:
     heard: list[AnyEvent] = []
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not child.events_closed:
@@ -52,7 +52,7 @@ class ChildContract:
         assert events[0].pid == child.pid
         assert isinstance(events[-1], Finished)
         assert [event.child_seq for event in events] == list(range(1, len(events) + 1))
-        assert child.wait(5) == ExitStatus(code=0)
+        assert child.wait(30) == ExitStatus(code=0)
 
     def test_it_leads_its_own_group_and_session(self, start: Start) -> None:
         child = start("silent")
@@ -65,19 +65,19 @@ class ChildContract:
         last = read_all(child)[-1]
         assert isinstance(last, Stopped)
         assert last.checkpoint == "checkpoints/epoch-0"
-        assert child.wait(5) == ExitStatus(code=0)
+        assert child.wait(30) == ExitStatus(code=0)
 
     def test_a_crash_is_seen_with_its_code(self, start: Start) -> None:
         child = start("crashing", "--code", "7")
         assert [event.type for event in read_all(child)] == ["started", "progress"]
-        assert child.wait(5) == ExitStatus(code=7)
+        assert child.wait(30) == ExitStatus(code=7)
         child.close()
         assert "last words on stderr" in child.log_tail()
 
     def test_a_signal_is_named(self, start: Start) -> None:
         child = start("crashing", "--signal", "SIGSEGV")
         read_all(child)
-        assert child.wait(5) == ExitStatus(signal="SIGSEGV")
+        assert child.wait(30) == ExitStatus(signal="SIGSEGV")
 
     def test_a_silent_child_times_out_and_dumps_its_stacks(self, start: Start, folder: Path) -> None:
         child = start("silent")
@@ -88,7 +88,7 @@ class ChildContract:
         assert child.wait(0.05) is None
         assert not child.events_closed
         child.dump_stacks()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while "hang" not in child.log_tail() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert "in hang" in (folder / "log.txt").read_text()
@@ -102,16 +102,16 @@ class ChildContract:
         assert child.wait(0.2) is None
         assert alive(grandchild)
         child.kill()
-        assert child.wait(5) == ExitStatus(signal="SIGKILL")
-        assert child.wait_for_group_exit(5)
+        assert child.wait(30) == ExitStatus(signal="SIGKILL")
+        assert child.wait_for_group_exit(30)
         assert not alive(grandchild)
         assert not other.exited()
 
     def test_remaining_processes_of_a_finished_child_are_killed(self, start: Start, folder: Path) -> None:
         child = start("forking")
         assert read_events(child, lambda event: event.type == "finished")[-1].type == "finished"
-        assert child.wait(5) == ExitStatus(code=0)
-        assert child.wait_for_group_exit(5)
+        assert child.wait(30) == ExitStatus(code=0)
+        assert child.wait_for_group_exit(30)
         assert not alive(int((folder / "grandchild").read_text()))
 
     @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ class ChildContract:
         child = start("obedient", "--epoch-seconds", "60")
         read_events(child, lambda event: event.type == "progress")
         child.renew()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not (folder / "renewals").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert (folder / "renewals").exists()
@@ -149,7 +149,7 @@ class ChildContract:
             child.renew()
         assert time.monotonic() - began < 5
         child.kill()
-        child.wait(5)
+        child.wait(30)
         child.renew()
 
     def test_the_log_is_bounded_and_keeps_its_end(self, start: Start, folder: Path) -> None:
@@ -164,7 +164,7 @@ class ChildContract:
     def test_pain_07_output_is_on_disk_while_it_runs(self, start: Start, folder: Path) -> None:
         child = start("obedient", "--epoch-seconds", "60")
         read_events(child, lambda event: event.type == "progress")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not (folder / "log.txt").read_text() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not child.exited()

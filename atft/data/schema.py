@@ -16,7 +16,6 @@ from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
 
 FORMAT_VERSION = 1
-BUILDER_VERSION = 4  # raise it when a feature's formula or a normaliser changes: it is part of the fingerprint
 
 Days = Shaped[np.ndarray, "..."]  # datetime64[D], whose unit beartype cannot check
 

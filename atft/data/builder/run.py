@@ -18,6 +18,7 @@ import polars as pl
 from atft.data.builder.crosssection import CLIP
 from atft.data.builder.matrix_writer import MatrixWriter, row_layout
 from atft.data.builder.plan import Plan, make_plan
+from atft.data.builder.version import build_version
 from atft.data.cache.reader import CacheError, read_manifest
 from atft.data.checks import leaks
 from atft.data.checks.profile import profile
@@ -36,7 +37,7 @@ from atft.data.files import (
 from atft.data.panel.calendar_grid import CalendarGrid, build_grid
 from atft.data.panel.source import Source, find_features, load, read, source_sha256
 from atft.data.progress import BuildStopped, ProgressReporter, background
-from atft.data.schema import BUILDER_VERSION, FORMAT_VERSION, Calendar, DataError, Manifest
+from atft.data.schema import FORMAT_VERSION, Calendar, DataError, Manifest
 from atft.events import Event, Log, Progress
 from atft.spec.data import DatasetSpec
 from atft.spec.reason import Reason
@@ -66,7 +67,7 @@ class BuildResult:
 
 def fingerprint_of(spec: DatasetSpec, source_sha256: str) -> str:
     """32 hex digits that identify a cache's content: source bytes, build settings and format, not names or paths."""
-    body = {"format": FORMAT_VERSION, "builder": BUILDER_VERSION, "source": source_sha256, "spec": build_spec(spec)}
+    body = {"format": FORMAT_VERSION, "builder": build_version(), "source": source_sha256, "spec": build_spec(spec)}
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
 

@@ -19,8 +19,10 @@ from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSp
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.model import GraphSpec, ModelSpec
+from atft.spec.optimizer import OptimizerSpec
 from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec, PretrainTrainer
+from atft.spec.scheduler import SchedulerSpec
 from atft.spec.study import (
     CategoricalDimension,
     FloatDimension,
@@ -34,10 +36,8 @@ from atft.spec.training import (
     EarlyStopping,
     EvaluationSpec,
     LossSpec,
-    OptimizerSpec,
     PhaseSpec,
     ResourcesSpec,
-    SchedulerSpec,
     StopRule,
     TrainerSpec,
 )

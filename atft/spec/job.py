@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 from atft.spec.base import Spec, refuse
 from atft.spec.data import DatasetRef, DataSpec, SplitSpec
 from atft.spec.model import GraphSpec, ModelSpec, num_parameters
-from atft.spec.training import EvaluationSpec, LossSpec, OptimizerSpec, ResourcesSpec, SchedulerSpec, TrainerSpec
+from atft.spec.optimizer import OptimizerSpec
+from atft.spec.scheduler import SchedulerSpec
+from atft.spec.training import EvaluationSpec, LossSpec, ResourcesSpec, TrainerSpec
 
 Tags = Annotated[
     dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=500)]], Field(max_length=50)
@@ -59,8 +61,8 @@ class RunSpec(Spec):
                 f"a window of {self.data.window} days has {self.data.window // 2 + 1} frequencies; "
                 f"fan_top_k is {self.model.fan_top_k}",
             )
-        if self.scheduler.warmup_epochs > 0 and self.scheduler.name == "one_cycle":
-            refuse("/scheduler/warmup_epochs", "one_cycle warms up by itself: use warmup_epochs 0")
+        if self.scheduler.warmup_epochs > 0 and self.scheduler.row.warms_up:
+            refuse("/scheduler/warmup_epochs", f"{self.scheduler.name} warms up by itself: use warmup_epochs 0")
         if self.scheduler.warmup_epochs >= self.trainer.max_epochs and self.scheduler.warmup_epochs > 0:
             refuse("/scheduler/warmup_epochs", "warmup_epochs must be below trainer.max_epochs")
         self._phases_fit()

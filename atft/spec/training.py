@@ -1,4 +1,4 @@
-"""Specs of the loss, optimizer, scheduler, training loop, evaluation and resources."""
+"""Specs of the loss, training loop, evaluation and resources."""
 
 from typing import Literal, Self
 
@@ -31,47 +31,6 @@ class LossSpec(Spec):
         ):
             refuse("/horizon_weights", "horizon weights are ≥ 0 with a positive sum")
         return self
-
-
-class OptimizerSpec(Spec):
-    """Optimizer; `eps` null is its default: 1e-8 for adamw, 1e-16 for adabelief."""
-
-    name: Literal["adamw", "adabelief"] = "adamw"
-    lr: float = Field(5.0e-4, gt=0.0, le=10.0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float | None = Field(None, gt=0.0)
-    weight_decay: float = Field(1.0e-4, ge=0.0)
-    clip_norm: float | None = Field(1.0, gt=0.0)
-
-    @field_validator("betas")
-    @classmethod
-    def _unit(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if any(not 0 <= b < 1 for b in value):
-            raise ValueError("betas lie in [0, 1)")
-        return value
-
-    @model_validator(mode="after")
-    def _betas_fit_adabelief(self) -> Self:
-        if self.name == "adabelief" and self.betas[0] == 0:
-            refuse(
-                "/betas",
-                "adabelief divides by the gradient's deviation from its moving average, which is 0 with betas[0] = 0",
-            )
-        return self
-
-    @property
-    def resolved_eps(self) -> float:
-        return self.eps if self.eps is not None else {"adamw": 1e-8, "adabelief": 1e-16}[self.name]
-
-
-class SchedulerSpec(Spec):
-    """Learning-rate scheduler, stepped once an epoch; `t_0`, `t_mult`, `eta_min` as in CosineAnnealingWarmRestarts."""
-
-    name: Literal["constant", "cosine", "cosine_restarts", "one_cycle"] = "cosine_restarts"
-    t_0: int = Field(3, ge=1)
-    t_mult: int = Field(2, ge=1)
-    eta_min: float = Field(5.0e-5, ge=0.0)
-    warmup_epochs: int = Field(0, ge=0)
 
 
 class EarlyStopping(Spec):

@@ -3,23 +3,15 @@
 import contextlib
 import importlib.metadata
 import io
+import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from adabelief_pytorch import AdaBelief
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
-from atft.spec.training import OptimizerSpec
-from atft.train.adabelief import ForeachAdaBelief
-
-# torch.__version__ has the build (2.13.0+cu130); the package metadata may not
-_VERSIONS = {
-    "adabelief_pytorch": importlib.metadata.version("adabelief-pytorch"),
-    "torch": str(torch.__version__),
-    "atft": importlib.metadata.version("atft"),
-}
+from atft.spec.optimizer import OptimizerSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,44 +21,19 @@ class CreatedOptimizer:
 
 
 def make_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> CreatedOptimizer:
-    """Create the optimizer. AdamW is torch's fused form. AdaBelief, with decoupled decay and rectification, is the
-    adabelief-pytorch package; on a GPU, where the package's dozen kernel launches per tensor dominate, our own
-    multi-tensor version.
-
-    Rectification makes AdaBelief's first 5 updates plain SGD with momentum (Zhuang et al. 2020, arXiv 2010.07468).
-    """
+    """Create the optimizer of the spec, as its row in `atft.spec.optimizer` says for the parameters' device."""
     parameters = list(parameters)
+    chosen = spec.row.class_on(parameters[0].device.type)
     output = io.StringIO()
     with contextlib.redirect_stdout(output):
-        optimizer: Optimizer
-        if spec.name == "adabelief" and parameters[0].is_cuda:
-            optimizer = ForeachAdaBelief(
-                parameters,
-                lr=spec.lr,
-                betas=spec.betas,
-                eps=spec.resolved_eps,
-                weight_decay=spec.weight_decay,
-            )
-        elif spec.name == "adabelief":
-            optimizer = AdaBelief(
-                parameters,
-                lr=spec.lr,
-                betas=spec.betas,
-                eps=spec.resolved_eps,
-                weight_decay=spec.weight_decay,
-                weight_decouple=True,
-                rectify=True,
-                print_change_log=False,
-            )
-        else:
-            optimizer = AdamW(
-                parameters,
-                lr=spec.lr,
-                betas=spec.betas,
-                eps=spec.resolved_eps,
-                weight_decay=spec.weight_decay,
-                fused=True,
-            )
+        optimizer: Optimizer = pkgutil.resolve_name(chosen.path)(
+            parameters,
+            lr=spec.lr,
+            betas=spec.betas,
+            eps=spec.resolved_eps,
+            weight_decay=spec.weight_decay,
+            **chosen.arguments,
+        )
     return CreatedOptimizer(optimizer=optimizer, printed=" ".join(output.getvalue().split()))
 
 
@@ -76,7 +43,6 @@ def optimizer_evidence(optimizer: Optimizer) -> dict[str, object]:
     State keys are empty before the first update.
     """
     kind = type(optimizer)
-    package = kind.__module__.split(".", 1)[0]
     keys = sorted({str(key) for state in optimizer.state.values() for key in state})
     names = ("lr", "betas", "eps", "weight_decay")
     groups: list[dict[str, object]] = [
@@ -90,8 +56,13 @@ def optimizer_evidence(optimizer: Optimizer) -> dict[str, object]:
     return {
         "class": f"{kind.__module__}.{kind.__qualname__}",
         "module": kind.__module__,
-        "version": _VERSIONS[package],
+        "version": _version(kind.__module__.partition(".")[0]),
         "state_keys": keys,
         "param_groups": groups,
         **switches,
     }
+
+
+def _version(package: str) -> str:
+    """The package's version; torch's own has the build (2.13.0+cu130), which its metadata may lack."""
+    return str(torch.__version__) if package == "torch" else importlib.metadata.version(package)

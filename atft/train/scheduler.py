@@ -1,22 +1,16 @@
 """Learning-rate schedulers of torch, stepped once an epoch."""
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    CosineAnnealingLR,
-    CosineAnnealingWarmRestarts,
-    LinearLR,
-    LRScheduler,
-    OneCycleLR,
-    SequentialLR,
-)
+import pkgutil
 
-from atft.spec.training import SchedulerSpec
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
+
+from atft.spec.scheduler import SchedulerSpec
 
 
 def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, *, max_epochs: int) -> LRScheduler:
     """The scheduler, at epoch 0. With `warmup_epochs` = w the first w epochs run at lr·1/(w+1) … lr·w/(w+1), then the
-    schedule starts. An `eta_min` above lr counts as lr: no schedule rises above the requested rate.
+    schedule starts.
     """
     if spec.warmup_epochs == 0:
         return _main(spec, optimizer, max_epochs)
@@ -30,15 +24,10 @@ def make_scheduler(spec: SchedulerSpec, optimizer: Optimizer, *, max_epochs: int
 
 def _main(spec: SchedulerSpec, optimizer: Optimizer, epochs: int) -> LRScheduler:
     lr = float(optimizer.param_groups[0]["lr"])
-    lowest = min(spec.eta_min, lr)
-    if spec.name == "constant":
-        return ConstantLR(optimizer, factor=1.0, total_iters=1)
-    if spec.name == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=epochs, eta_min=lowest)
-    if spec.name == "cosine_restarts":
-        return CosineAnnealingWarmRestarts(optimizer, T_0=spec.t_0, T_mult=spec.t_mult, eta_min=lowest)
-    # One step more than epochs: the cycle's last step has lr / 250,000.
-    return OneCycleLR(optimizer, max_lr=lr, total_steps=epochs + 1, cycle_momentum=False)  # betas stay as requested
+    scheduler: LRScheduler = pkgutil.resolve_name(spec.row.class_path)(
+        optimizer, **spec.row.arguments(spec, lr, epochs)
+    )
+    return scheduler
 
 
 def scheduler_evidence(scheduler: LRScheduler, lr_by_epoch: list[float]) -> dict[str, object]:

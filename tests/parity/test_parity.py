@@ -19,7 +19,7 @@ from torch import nn
 from atft.metrics import inference, portfolio, rank
 from atft.model.selection import GatedResidual
 from atft.model.temporal import LastDayAttention
-from atft.spec.training import OptimizerSpec
+from atft.spec.optimizer import OptimizerSpec
 from atft.train.adabelief import ForeachAdaBelief
 from atft.train.optimizer import make_optimizer
 

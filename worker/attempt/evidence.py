@@ -15,7 +15,6 @@ from atft.spec.base import Spec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.split_plan import plan_split
-from atft.spec.training import SchedulerSpec
 from jobs.db.tables import Json
 
 EXTRA_OS_THREADS: Final = 8  # interpreter, sampler, lease and library threads, which do no arithmetic
@@ -24,17 +23,6 @@ TOLERANCE: Final = 1e-6
 OPEN_FIELDS: Final = frozenset(
     {"data.features", "split.train_days", "optimizer.eps", "trainer.precision", "resources.device", "resources.queue"}
 )
-OPTIMIZERS: Final = {
-    "adamw": ("torch.optim.adamw.AdamW", "exp_avg_sq"),
-    "adabelief": ("adabelief_pytorch.AdaBelief.AdaBelief", "exp_avg_var"),
-}
-GPU_ADABELIEF: Final = "atft.train.adabelief.ForeachAdaBelief"
-SCHEDULERS: Final = {
-    "constant": "torch.optim.lr_scheduler.ConstantLR",
-    "cosine": "torch.optim.lr_scheduler.CosineAnnealingLR",
-    "cosine_restarts": "torch.optim.lr_scheduler.CosineAnnealingWarmRestarts",
-    "one_cycle": "torch.optim.lr_scheduler.OneCycleLR",
-}
 
 
 Difference = tuple[str, object, object]
@@ -248,13 +236,12 @@ def _init_from_differences(
 
 
 def _optimizer_differences(spec: RunSpec, observed: TrainingEvidence) -> Iterator[Difference]:
-    kind, state_key = OPTIMIZERS[spec.optimizer.name]
-    if spec.optimizer.name == "adabelief" and observed.device == "cuda":
-        kind = GPU_ADABELIEF
-    if observed.optimizer.name != kind:
-        yield "optimizer.name", kind, observed.optimizer.name
-    if state_key not in observed.optimizer.state_keys:
-        yield "optimizer state", state_key, list(observed.optimizer.state_keys)
+    row = spec.optimizer.row
+    expected = row.class_on(observed.device).path
+    if observed.optimizer.name != expected:
+        yield "optimizer.name", expected, observed.optimizer.name
+    if observed.optimizer.state_keys != row.state_keys:
+        yield "optimizer state", list(row.state_keys), list(observed.optimizer.state_keys)
     for group in observed.optimizer.param_groups:
         if not all(map(math.isclose, spec.optimizer.betas, group.betas)):
             yield "optimizer.betas", spec.optimizer.betas, group.betas
@@ -262,8 +249,8 @@ def _optimizer_differences(spec: RunSpec, observed: TrainingEvidence) -> Iterato
             yield "optimizer.eps", spec.optimizer.resolved_eps, group.eps
         if not math.isclose(spec.optimizer.weight_decay, group.weight_decay):
             yield "optimizer.weight_decay", spec.optimizer.weight_decay, group.weight_decay
-    if observed.scheduler.name != SCHEDULERS[spec.scheduler.name]:
-        yield "scheduler.name", SCHEDULERS[spec.scheduler.name], observed.scheduler.name
+    if observed.scheduler.name != spec.scheduler.row.class_path:
+        yield "scheduler.name", spec.scheduler.row.class_path, observed.scheduler.name
     yield from _learning_rate_differences(spec, observed.scheduler.lr_by_epoch)
 
 
@@ -271,7 +258,7 @@ def _learning_rate_differences(spec: RunSpec, lr_by_epoch: tuple[float, ...], wh
     for epoch, found in enumerate(lr_by_epoch):
         phase, first = spec.trainer.phase_of(epoch)
         rate = phase.lr if phase.lr is not None else spec.optimizer.lr
-        expected = learning_rate(spec.scheduler, rate, epoch - first, phase.epochs)
+        expected = spec.scheduler.learning_rate(rate, epoch - first, phase.epochs)
         if not math.isclose(expected, found, rel_tol=TOLERANCE):
             yield f"learning rate of {where}epoch {epoch + 1}", expected, found
     if len(lr_by_epoch) > spec.trainer.max_epochs:
@@ -348,31 +335,3 @@ def _training_differences(spec: RunSpec, folds: Sequence[_FoldEvidence], part: s
 
 def _day_range(days: Sequence[str], start: int, length: int) -> DayRange:
     return DayRange(first=days[start], last=days[start + length - 1], num_days=length)
-
-
-def learning_rate(scheduler: SchedulerSpec, lr: float, epoch: int, max_epochs: int) -> float:
-    """The learning rate of 0-based `epoch`, by the formulas of torch.optim.lr_scheduler."""
-    warmup = scheduler.warmup_epochs
-    if epoch < warmup:
-        return lr * (epoch + 1) / (warmup + 1)
-    at, epochs = epoch - warmup, max_epochs - warmup
-    match scheduler.name:
-        case "constant":
-            return lr
-        case "cosine":
-            return _cosine(lr, min(scheduler.eta_min, lr), at / epochs)
-        case "cosine_restarts":
-            length = scheduler.t_0
-            while at >= length:
-                at -= length
-                length *= scheduler.t_mult
-            return _cosine(lr, min(scheduler.eta_min, lr), at / length)
-        case "one_cycle":  # torch's defaults: 30 % rising from lr/25, then falling to lr/25/10⁴ after the last epoch
-            low, top = lr / 25, 0.3 * (epochs + 1) - 1
-            if at <= top:
-                return _cosine(low, lr, at / top)
-            return _cosine(lr, low / 1e4, (at - top) / (epochs - top))
-
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from atft.spec.training import OptimizerSpec
+from atft.spec.optimizer import OptimizerSpec
 from atft.train.optimizer import make_optimizer, optimizer_evidence
 
 

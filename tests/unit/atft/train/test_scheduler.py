@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
-from atft.spec.training import SchedulerSpec
+from atft.spec.scheduler import SchedulerSpec
 from atft.train.scheduler import make_scheduler, scheduler_evidence
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
-from atft.spec.training import SchedulerSpec
-from worker.attempt.evidence import differences, learning_rate
+from atft.spec.scheduler import SchedulerSpec
+from worker.attempt.evidence import differences
 
 Json = dict[str, object]
 honest_evidence = runpy.run_path(str(Path(__file__).parents[3] / "programs" / "honest_evidence.py"))["honest_evidence"]
@@ -153,7 +153,7 @@ def test_the_expected_rates_are_torchs(name: str, warmup: int, epochs: int) -> N
     scheduler = make_scheduler(spec, optimizer, max_epochs=epochs)
     for epoch in range(epochs):
         rate = optimizer.param_groups[0]["lr"]
-        assert learning_rate(spec, 1e-3, epoch, epochs) == pytest.approx(rate, rel=1e-6), epoch
+        assert spec.learning_rate(1e-3, epoch, epochs) == pytest.approx(rate, rel=1e-6), epoch
         optimizer.step()
         scheduler.step()
 

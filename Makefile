@@ -32,11 +32,12 @@ up: setup ## start API, worker and embedded servers; Ctrl-C stops them (ARGS="--
 test: setup-dev ## run all tests (ARGS="-k name" selects)
 	@$(BIN)/python -m pytest -q -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
-check: setup-dev ## lint, security, types, import contracts, file lengths, deployment files
+check: setup-dev ## lint, security, types, import contracts, generated code, file lengths, deployment files
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml api atft client jobs migrations worker
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m client.sdk.generate --check
 	@$(BIN)/python -m pytest -q -n0 tests/architecture
 
 parity: setup-dev ## compare our numbers with the reference libraries, each in its own environment under var/parity

@@ -1,28 +1,29 @@
-"""The asynchronous client of the service: `client.sdk.sync.Client` with awaited methods."""
+"""The asynchronous client of the service. `python -m client.sdk.generate` makes the synchronous one from this file."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 import httpx
+from httpx_sse import EventSource
 from pydantic import JsonValue, PrivateAttr
 
 from client.sdk import operations
 from client.sdk.files import atomic_write
 from client.sdk.models import BestTrial, Comparison, Event, Importance, Job, JobPage, Metrics, Trial
-from client.sdk.operations import Call, Json, ProgressCallback, ServiceError, Unreachable
+from client.sdk.operations import Broken, Call, Json, ProgressCallback, Refused, ServiceError, Unreachable
 
-__all__ = ["AsyncClient", "AsyncJob"]
+__all__ = ["AsyncClient", "AsyncJob", "Broken", "Refused", "ServiceError", "Unreachable"]
 T = TypeVar("T")
 POLL_SECONDS = 0.3
 
 
 class AsyncClient:
-    """`async with AsyncClient(url) as service: job = await (await service.train(spec)).wait()`"""
+    """`async with AsyncClient(url) as service: job = await service.train(spec)`"""
 
     def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 30.0) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -115,16 +116,10 @@ class AsyncClient:
 
     async def download(self, link: str, file: Path) -> Path:
         """Save the body of `GET link` (an artifact, or `/jobs/ID/tensorboard`) as `file`, atomically."""
-        try:
-            with atomic_write(file) as out:
-                async with self._http.stream("GET", link, timeout=operations.STREAM_TIMEOUT) as response:
-                    if response.is_error:
-                        await response.aread()
-                    operations.check_response(response)
-                    async for chunk in response.aiter_bytes():
-                        out.write(chunk)
-        except httpx.TransportError as error:
-            raise Unreachable(f"{self.url}: {error}") from error
+        with atomic_write(file) as out:
+            async with self._stream(link, timeout=operations.STREAM_TIMEOUT) as response:
+                async for chunk in response.aiter_bytes():
+                    out.write(chunk)
         return file
 
     async def compare(
@@ -137,7 +132,8 @@ class AsyncClient:
 
     async def trials(self, job_id: str) -> list[Trial]:
         """The trials of a study, sorted by number."""
-        return (await self._send(operations.trials(job_id))).items
+        found = await self._send(operations.trials(job_id))
+        return found.items
 
     async def best(self, job_id: str) -> BestTrial:
         """The best trial of a study so far. Raises Refused (404) while no trial has a value."""
@@ -161,53 +157,31 @@ class AsyncClient:
     async def follow_logs(self, job_id: str) -> AsyncIterator[str]:
         """Stream the log as it is written, until the job ends."""
         timeout = httpx.Timeout(30, read=None)
-        try:
-            async with self._http.stream(
-                "GET", f"/jobs/{job_id}/logs", params={"follow": "true"}, timeout=timeout
-            ) as response:
-                if response.is_error:
-                    await response.aread()
-                operations.check_response(response)
-                async for chunk in response.aiter_text():
-                    yield chunk
-        except httpx.TransportError as error:
-            raise Unreachable(f"{self.url}: {error}") from error
+        async with self._stream(f"/jobs/{job_id}/logs", params={"follow": "true"}, timeout=timeout) as response:
+            async for chunk in response.aiter_text():
+                yield chunk
 
     async def events(self, job_id: str, after: int = 0) -> AsyncIterator[Event]:
         """Every stored event once, in order, with the progress events between them; ends with the `end` event.
 
-        A broken stream is reopened after the last event id; it gives up after MAX_TRIES failures without an event.
+        A broken stream is reopened after the last event id; it gives up after MAX_TRIES times without an event.
         """
-        failures = 0
-        while True:
-            try:
-                headers = {"Last-Event-ID": str(after)}
-                async with self._http.stream(
-                    "GET", f"/jobs/{job_id}/events", headers=headers, timeout=operations.STREAM_TIMEOUT
-                ) as response:
-                    if (
-                        response.status_code == httpx.codes.NO_CONTENT
-                    ):  # the job has ended and has no event after `after`
-                        return
-                    if response.is_error:
-                        await response.aread()
-                    operations.check_response(response)
-                    parser = operations.SseParser()
-                    async for line in response.aiter_lines():
-                        if (event := parser.feed(line)) is None:
-                            continue
-                        failures = 0
-                        after = after if event.seq is None else event.seq
-                        yield event
-                        if event.kind == "end":
-                            return
-                    problem = "the stream ended early"
-            except (httpx.TransportError, Unreachable) as error:
-                problem = str(error)
-            failures += 1
-            if failures > operations.MAX_TRIES:
-                raise Unreachable(f"{self.url}: {problem}")
-            await asyncio.sleep(operations.retry_delay_seconds(failures))
+        stream = self._read_events(job_id, after)
+        try:
+            while True:
+                async for attempt in operations.retrying(attempts=1 + operations.MAX_TRIES):
+                    with attempt:
+                        if attempt.num > 1:
+                            stream = self._read_events(job_id, after)
+                        event = await anext(stream, None)
+                if event is None:  # the job has ended and has no event after `after`
+                    return
+                after = after if event.seq is None else event.seq
+                yield event
+                if event.kind == "end":
+                    return
+        finally:
+            await stream.aclose()
 
     # -- datasets
 
@@ -269,9 +243,10 @@ class AsyncClient:
     async def ready(self) -> bool:
         """Whether `/readyz` returns 200; no retries."""
         try:
-            return (await self._http.get("/readyz", timeout=5)).status_code == httpx.codes.OK
+            response = await self._http.get("/readyz", timeout=5)
         except httpx.TransportError:
             return False
+        return response.status_code == httpx.codes.OK
 
     # -- plumbing
 
@@ -279,19 +254,32 @@ class AsyncClient:
         return AsyncJob.of(await self._send(call), self)
 
     async def _send(self, call: Call[T]) -> T:
-        for attempt in range(1, call.max_tries + 1):
-            response: httpx.Response | None = None
-            problem: ServiceError
-            try:
+        async for attempt in operations.retrying(attempts=call.max_tries):
+            with attempt, operations.transport_errors(self.url):
                 response = await self._http.request(call.method, call.path, **call.options)  # type: ignore[arg-type]  # httpx's keyword arguments
-                return call.parse(operations.check_response(response))
-            except httpx.TransportError as error:
-                problem = Unreachable(f"{self.url}: {error or type(error).__name__}")
-            except Unreachable as error:
-                problem = error
-            if attempt < call.max_tries:
-                await asyncio.sleep(operations.retry_delay_seconds(attempt, response))
-        raise problem
+                operations.check_response(response)
+        return call.parse(response)
+
+    @asynccontextmanager
+    async def _stream(self, path: str, **options: object) -> AsyncIterator[httpx.Response]:
+        """The response of a GET whose body is read as it arrives."""
+        with operations.transport_errors(self.url):
+            async with self._http.stream("GET", path, **options) as response:  # type: ignore[arg-type]  # httpx's keyword arguments
+                if response.is_error:
+                    await response.aread()
+                yield operations.check_response(response)
+
+    async def _read_events(self, job_id: str, after: int) -> AsyncGenerator[Event]:
+        """The events of one connection, none when the job has no more. Raises Unreachable at an early end."""
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        path = f"/jobs/{job_id}/events"
+        async with self._stream(path, headers=headers, timeout=operations.STREAM_TIMEOUT) as response:
+            if response.status_code == httpx.codes.NO_CONTENT:
+                return
+            async for frame in EventSource(response).aiter_sse():
+                if (event := operations.parse_event(frame)) is not None:
+                    yield event
+        raise Unreachable(f"{self.url}: the stream ended early")
 
 
 class AsyncJob(Job):

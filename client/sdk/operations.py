@@ -7,14 +7,18 @@ ServiceError
 """
 
 import json
+import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 import httpx
+import stamina
+from httpx_sse import ServerSentEvent
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from client.sdk.files import CountingReader, UploadProgress, as_mapping
@@ -28,6 +32,8 @@ MAX_TRIES = 5  # about three seconds with the delays between them
 MAX_RETRY_DELAY_SECONDS = 5.0
 STREAM_TIMEOUT = httpx.Timeout(30, read=45)  # the server pings every 15 s: silence is a dead connection
 UPLOAD_TIMEOUT = httpx.Timeout(30, write=600, read=600)
+# stamina logs each retry; without a handler Python would print it to the stderr of a program that set up no logging
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
 class ServiceError(Exception):
@@ -35,7 +41,11 @@ class ServiceError(Exception):
 
 
 class Unreachable(ServiceError):
-    """The service could not be reached."""
+    """The service could not be reached. `retry_after_seconds` is the Retry-After header of a 503."""
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
 
 
 class Broken(ServiceError):
@@ -70,7 +80,11 @@ class Call(Generic[T]):
 def check_response(response: httpx.Response) -> httpx.Response:
     """The response, when its status is not an error. Raises ServiceError."""
     if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        raise Unreachable(f"{response.request.url.copy_with(path='')} returned 503: {response.text[:300]}")
+        delay = response.headers.get("Retry-After", "")
+        raise Unreachable(
+            f"{response.request.url.copy_with(path='')} returned 503: {response.text[:300]}",
+            retry_after_seconds=float(delay) if delay.isdecimal() else None,
+        )
     if not response.is_error:
         return response
     try:
@@ -114,10 +128,26 @@ def parse_as(model: type[Model]) -> Callable[[httpx.Response], Model]:
     return read
 
 
-def retry_delay_seconds(attempt: int, response: httpx.Response | None = None) -> float:
-    """Delay before the next try: the Retry-After header, else exponential backoff; at most MAX_RETRY_DELAY_SECONDS."""
-    retry_after = response.headers.get("Retry-After", "") if response is not None else ""
-    return min(float(retry_after) if retry_after.isdigit() else 0.2 * 2.0 ** (attempt - 1), MAX_RETRY_DELAY_SECONDS)
+@contextmanager
+def transport_errors(url: str) -> Iterator[None]:
+    """Raise Unreachable in the place of httpx's transport errors, of which some have no text."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise Unreachable(f"{url}: {str(error) or type(error).__name__}") from error
+
+
+def should_retry(error: Exception) -> bool | float:
+    """Whether to retry after this error; for a 503 with a Retry-After header the delay in seconds."""
+    if isinstance(error, Unreachable) and error.retry_after_seconds is not None:
+        return min(error.retry_after_seconds, MAX_RETRY_DELAY_SECONDS)
+    return isinstance(error, Unreachable)
+
+
+# exponential backoff without jitter: 0.2 s, 0.4 s, …
+retrying = partial(
+    stamina.retry_context, should_retry, timeout=None, wait_initial=0.2, wait_max=MAX_RETRY_DELAY_SECONDS, wait_jitter=0
+)
 
 
 # -- operations
@@ -262,28 +292,13 @@ def _key_header(key: str | None) -> dict[str, str]:
     return {"Idempotency-Key": key or str(uuid.uuid4())}
 
 
-class SseParser:
-    """Incremental parser of a server-sent event stream; comment lines (pings) are skipped."""
-
-    def __init__(self) -> None:
-        self._fields: dict[str, str] = {}
-
-    def feed(self, line: str) -> Event | None:
-        """The event that this line completes, or None."""
-        if line.startswith(":"):
-            return None
-        if line:
-            name, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            joined = name == "data" and "data" in self._fields
-            self._fields[name] = f"{self._fields[name]}\n{value}" if joined else value
-            return None
-        fields, self._fields = self._fields, {}
-        if "data" not in fields:
-            return None
-        event_id = fields.get("id", "")
-        return Event(
-            kind=fields.get("event", "message"),
-            seq=int(event_id) if event_id.isdigit() else None,
-            body=json.loads(fields["data"]).get("body") or {},
-        )
+def parse_event(frame: ServerSentEvent) -> Event | None:
+    """The event of a frame; None for a frame without data (a ping, or the server's `retry:`)."""
+    if not frame.data:
+        return None
+    try:
+        data = frame.json()
+    except ValueError as error:
+        raise Broken(f"the data of a server-sent event is not JSON: {frame.data[:300]}") from error
+    # the frame's id is the last one received, so that an event without an id has it too: `seq` is the event's own
+    return Event(kind=frame.event, seq=data.get("seq"), body=data.get("body") or {})

@@ -1,15 +1,18 @@
-"""The synchronous, typed client of the service; `client.sdk.asynchronous` has the asynchronous one. Requests that are
-safe to repeat are retried a bounded number of times. The errors are those of `client.sdk.operations`.
+"""Generated from `asynchronous.py` by `python -m client.sdk.generate`: do not edit.
+
+The synchronous, typed client of the service. Requests that are safe to repeat are retried a bounded number of times.
+The errors are those of `client.sdk.operations`.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 import httpx
+from httpx_sse import EventSource
 from pydantic import JsonValue, PrivateAttr
 
 from client.sdk import operations
@@ -23,7 +26,7 @@ POLL_SECONDS = 0.3
 
 
 class Client:
-    """`with Client(url) as service: job = service.train(spec).wait()`"""
+    """`with Client(url) as service: job = service.train(spec)`"""
 
     def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 30.0) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -114,18 +117,10 @@ class Client:
 
     def download(self, link: str, file: Path) -> Path:
         """Save the body of `GET link` (an artifact, or `/jobs/ID/tensorboard`) as `file`, atomically."""
-        try:
-            with (
-                atomic_write(file) as out,
-                self._http.stream("GET", link, timeout=operations.STREAM_TIMEOUT) as response,
-            ):
-                if response.is_error:
-                    response.read()
-                operations.check_response(response)
+        with atomic_write(file) as out:
+            with self._stream(link, timeout=operations.STREAM_TIMEOUT) as response:
                 for chunk in response.iter_bytes():
                     out.write(chunk)
-        except httpx.TransportError as error:
-            raise Unreachable(f"{self.url}: {error}") from error
         return file
 
     def compare(
@@ -138,7 +133,8 @@ class Client:
 
     def trials(self, job_id: str) -> list[Trial]:
         """The trials of a study, sorted by number."""
-        return self._send(operations.trials(job_id)).items
+        found = self._send(operations.trials(job_id))
+        return found.items
 
     def best(self, job_id: str) -> BestTrial:
         """The best trial of a study so far. Raises Refused (404) while no trial has a value."""
@@ -160,52 +156,31 @@ class Client:
     def follow_logs(self, job_id: str) -> Iterator[str]:
         """Stream the log as it is written, until the job ends."""
         timeout = httpx.Timeout(30, read=None)
-        try:
-            with self._http.stream(
-                "GET", f"/jobs/{job_id}/logs", params={"follow": "true"}, timeout=timeout
-            ) as response:
-                if response.is_error:
-                    response.read()
-                operations.check_response(response)
-                yield from response.iter_text()
-        except httpx.TransportError as error:
-            raise Unreachable(f"{self.url}: {error}") from error
+        with self._stream(f"/jobs/{job_id}/logs", params={"follow": "true"}, timeout=timeout) as response:
+            for chunk in response.iter_text():
+                yield chunk
 
     def events(self, job_id: str, after: int = 0) -> Iterator[Event]:
         """Every stored event once, in order, with the progress events between them; ends with the `end` event.
 
-        A broken stream is reopened after the last event id; it gives up after MAX_TRIES failures without an event.
+        A broken stream is reopened after the last event id; it gives up after MAX_TRIES times without an event.
         """
-        failures = 0
-        while True:
-            try:
-                headers = {"Last-Event-ID": str(after)}
-                with self._http.stream(
-                    "GET", f"/jobs/{job_id}/events", headers=headers, timeout=operations.STREAM_TIMEOUT
-                ) as response:
-                    if (
-                        response.status_code == httpx.codes.NO_CONTENT
-                    ):  # the job has ended and has no event after `after`
-                        return
-                    if response.is_error:
-                        response.read()
-                    operations.check_response(response)
-                    parser = operations.SseParser()
-                    for line in response.iter_lines():
-                        if (event := parser.feed(line)) is None:
-                            continue
-                        failures = 0
-                        after = after if event.seq is None else event.seq
-                        yield event
-                        if event.kind == "end":
-                            return
-                    problem = "the stream ended early"
-            except (httpx.TransportError, Unreachable) as error:
-                problem = str(error)
-            failures += 1
-            if failures > operations.MAX_TRIES:
-                raise Unreachable(f"{self.url}: {problem}")
-            time.sleep(operations.retry_delay_seconds(failures))
+        stream = self._read_events(job_id, after)
+        try:
+            while True:
+                for attempt in operations.retrying(attempts=1 + operations.MAX_TRIES):
+                    with attempt:
+                        if attempt.num > 1:
+                            stream = self._read_events(job_id, after)
+                        event = next(stream, None)
+                if event is None:  # the job has ended and has no event after `after`
+                    return
+                after = after if event.seq is None else event.seq
+                yield event
+                if event.kind == "end":
+                    return
+        finally:
+            stream.close()
 
     # -- datasets
 
@@ -265,9 +240,10 @@ class Client:
     def ready(self) -> bool:
         """Whether `/readyz` returns 200; no retries."""
         try:
-            return self._http.get("/readyz", timeout=5).status_code == httpx.codes.OK
+            response = self._http.get("/readyz", timeout=5)
         except httpx.TransportError:
             return False
+        return response.status_code == httpx.codes.OK
 
     # -- plumbing
 
@@ -275,19 +251,32 @@ class Client:
         return LiveJob.of(self._send(call), self)
 
     def _send(self, call: Call[T]) -> T:
-        for attempt in range(1, call.max_tries + 1):
-            response: httpx.Response | None = None
-            problem: ServiceError
-            try:
+        for attempt in operations.retrying(attempts=call.max_tries):
+            with attempt, operations.transport_errors(self.url):
                 response = self._http.request(call.method, call.path, **call.options)  # type: ignore[arg-type]  # httpx's keyword arguments
-                return call.parse(operations.check_response(response))
-            except httpx.TransportError as error:
-                problem = Unreachable(f"{self.url}: {error or type(error).__name__}")
-            except Unreachable as error:
-                problem = error
-            if attempt < call.max_tries:
-                time.sleep(operations.retry_delay_seconds(attempt, response))
-        raise problem
+                operations.check_response(response)
+        return call.parse(response)
+
+    @contextmanager
+    def _stream(self, path: str, **options: object) -> Iterator[httpx.Response]:
+        """The response of a GET whose body is read as it arrives."""
+        with operations.transport_errors(self.url):
+            with self._http.stream("GET", path, **options) as response:  # type: ignore[arg-type]  # httpx's keyword arguments
+                if response.is_error:
+                    response.read()
+                yield operations.check_response(response)
+
+    def _read_events(self, job_id: str, after: int) -> Generator[Event]:
+        """The events of one connection, none when the job has no more. Raises Unreachable at an early end."""
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        path = f"/jobs/{job_id}/events"
+        with self._stream(path, headers=headers, timeout=operations.STREAM_TIMEOUT) as response:
+            if response.status_code == httpx.codes.NO_CONTENT:
+                return
+            for frame in EventSource(response).iter_sse():
+                if (event := operations.parse_event(frame)) is not None:
+                    yield event
+        raise Unreachable(f"{self.url}: the stream ended early")
 
 
 class LiveJob(Job):

@@ -19,6 +19,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         type(self).on_request(self)
 
+    def do_DELETE(self) -> None:
+        type(self).on_request(self)
+
     def log_message(self, *args: object) -> None:
         pass
 

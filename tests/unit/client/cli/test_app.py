@@ -13,16 +13,10 @@ from typer.testing import CliRunner
 from client.cli import display, terminal
 from client.cli.app import PASSTHROUGH_COMMANDS, app
 from client.cli.display import format_number, job_table, jobs_table, metrics_table
-from client.sdk import operations
 from client.sdk.models import Event, Job
 from tests.unit.client.small_server import Handler, serving
 
 runner = CliRunner()
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "MAX_RETRY_DELAY_SECONDS", 0.01)
 
 
 def test_an_unreachable_service_exits_with_3() -> None:

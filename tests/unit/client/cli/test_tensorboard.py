@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from client.cli.app import app
-from client.sdk import operations
 from client.sdk.sync import Refused
 from tests.unit.client.small_server import Handler, serving
 
@@ -49,8 +48,7 @@ def test_each_job_and_each_trial_has_a_folder(tmp_path: Path) -> None:
     assert (empty.exit_code, "no trials" in empty.stderr) == (1, True)
 
 
-def test_a_failed_download_leaves_the_file_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "MAX_RETRY_DELAY_SECONDS", 0.01)
+def test_a_failed_download_leaves_the_file_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "model"
     file.write_bytes(b"old")
     with serving(lambda request: request.respond(404, {"title": "gone"})) as client, pytest.raises(Refused):

@@ -1,33 +1,18 @@
 """The asynchronous client, and the methods of its jobs."""
 
 import asyncio
-import inspect
 import json
+import re
+from pathlib import Path
 
 import pytest
 
-from client.sdk import operations
 from client.sdk.asynchronous import AsyncClient, AsyncJob
 from client.sdk.models import Comparison, Metrics
-from client.sdk.sync import Client, LiveJob, Refused, Unreachable
+from client.sdk.sync import Client, Refused, Unreachable
 from tests.unit.client.small_server import Handler, serving
 
 JOB = {"id": "a", "kind": "train", "state": "queued"}
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "MAX_RETRY_DELAY_SECONDS", 0.01)
-
-
-@pytest.mark.parametrize(("sync", "twin"), [(Client, AsyncClient), (LiveJob, AsyncJob)])
-def test_both_clients_have_the_same_methods_with_the_same_arguments(sync: type, twin: type) -> None:
-    def signatures(kind: type) -> dict[str, list[str]]:
-        own = {name: value for name, value in vars(kind).items() if not name.startswith("_") and callable(value)}
-        return {name: list(inspect.signature(value).parameters) for name, value in own.items()}
-
-    assert signatures(sync) == signatures(twin)
-    assert signatures(sync)
 
 
 def test_a_submit_is_retried_with_one_key_and_waited_for() -> None:
@@ -73,12 +58,12 @@ def test_a_broken_stream_resumes_after_the_last_id_in_both_clients() -> None:
         requested.append(request.headers["Last-Event-ID"])
         last = int(requested[-1])
         kinds = {1: "state", 2: "log", 3: "end"}
-        frames = [f"event: {kinds[last + 1]}\nid: {last + 1}\ndata: {json.dumps({'body': {'n': last + 1}})}\n\n"]
+        data = json.dumps({"seq": last + 1, "body": {"n": last + 1}})
         request.send_response(200)
         request.send_header("Content-Type", "text/event-stream")
         request.send_header("Connection", "close")
         request.end_headers()
-        request.wfile.write("".join(frames).encode())
+        request.wfile.write(f"event: {kinds[last + 1]}\nid: {last + 1}\ndata: {data}\n\n".encode())
         request.close_connection = True
 
     async def main(url: str) -> list[int | None]:
@@ -89,6 +74,48 @@ def test_a_broken_stream_resumes_after_the_last_id_in_both_clients() -> None:
         assert asyncio.run(main(client.url)) == [1, 2, 3]
         assert [event.seq for event in client.job("a").stream()] == [1, 2, 3]
     assert requested == ["0", "1", "2"] * 2
+
+
+def test_both_clients_send_the_same_requests_and_return_the_same(tmp_path: Path) -> None:
+    panel, weights = tmp_path / "p.csv", tmp_path / "weights"
+    panel.write_text("date,code,close\n")
+    sent: list[tuple[int, int]] = []
+    upload = {"file": panel, "on_progress": lambda *step: sent.append(step), "idempotency_key": "k"}
+    calls: list[tuple[str, tuple[object, ...], dict[str, object]]] = [
+        ("train", ({"dataset": "d"},), {"idempotency_key": "k"}),
+        ("jobs", (), {"limit": 3, "state": "running"}),
+        ("retry", ("a",), {"idempotency_key": "k"}),
+        ("add_dataset", ({"name": "p"},), upload),
+        ("download", ("/jobs/a/artifacts/weights", weights), {}),
+        ("delete_dataset", ("p",), {}),
+        ("ready", (), {}),
+    ]
+    requests: list[tuple[object, ...]] = []
+
+    def on_request(request: Handler) -> None:
+        body = re.sub(rb"\b[0-9a-f]{32}\b", b"boundary", request.read())
+        headers = [request.headers[name] for name in ("Idempotency-Key", "Accept", "Authorization")]
+        requests.append((request.command, request.path, headers, body))
+        if request.path.startswith("/jobs/a/logs"):
+            request.respond(200, b"one\ntwo\n")
+        else:
+            request.respond(200, {**JOB, "items": [JOB]})
+
+    async def main(url: str) -> list[object]:
+        async with AsyncClient(url, "key") as service:
+            found = [await getattr(service, name)(*args, **options) for name, args, options in calls]
+            return [*found, [chunk async for chunk in service.follow_logs("a")]]
+
+    with serving(on_request) as client:
+        first = asyncio.run(main(client.url))
+        count, content = len(requests), weights.read_bytes()
+        weights.unlink()
+        with Client(client.url, "key") as service:
+            found = [getattr(service, name)(*args, **options) for name, args, options in calls]
+            second = [*found, list(service.follow_logs("a"))]
+    assert [str(one) for one in first] == [str(one) for one in second]
+    assert requests[:count] == requests[count:]
+    assert (count, weights.read_bytes(), sent) == (len(calls) + 1, content, [(16, 16), (16, 16)] * 2)
 
 
 def test_undefined_values_are_null_in_a_frame() -> None:

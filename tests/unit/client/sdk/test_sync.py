@@ -12,11 +12,6 @@ from tests.unit.client.small_server import Handler, serving
 JOB = {"id": "a", "kind": "train", "state": "queued", "something_new": 1}
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operations, "MAX_RETRY_DELAY_SECONDS", 0.01)
-
-
 def test_a_submit_is_retried_with_the_same_idempotency_key() -> None:
     keys: list[str] = []
 

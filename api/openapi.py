@@ -18,6 +18,7 @@ from api.training.schemas import TRAINING_MODELS
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
+from atft.spec.metric import LEADING
 from atft.spec.model import GraphSpec, ModelSpec
 from atft.spec.optimizer import OptimizerSpec
 from atft.spec.prediction import PredictSpec
@@ -96,7 +97,7 @@ _SPEC_EXAMPLES: Final = {
     NewKey.__name__: examples.NEW_KEY,
     Quota.__name__: {"jobs": 100},
     ShownKey.__name__: {"key": "atft_0123abcd_…"},
-    StopRule.__name__: StopRule(metric="val/rank_ic", at_epoch=5, below=0.0).model_dump(mode="json"),
+    StopRule.__name__: StopRule(metric=LEADING, at_epoch=5, below=0.0).model_dump(mode="json"),
 }
 
 

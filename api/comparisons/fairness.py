@@ -11,12 +11,14 @@ from pydantic import JsonValue
 
 from api.http.errors import Refused
 from api.http.schemas import FieldError
+from atft.spec.metric import COMPARED, LONG_SHORT, RANK_IC, TEST, TRAIN, VAL, full_name
 from jobs.states import JobState
 
 Daily = Mapping[date, float | None]
-SPLITS: Final = {"train": "training", "val": "validation", "test": "test"}
-METRICS: Final = ("rank_ic", "ic", "long_short")
-DEFAULT_METRIC: Final = "test/rank_ic"
+SPLITS: Final = {TRAIN: "training", VAL: "validation", TEST: "test"}
+METRICS: Final = tuple(metric.name for metric in COMPARED)
+DEFAULT_METRIC: Final = full_name(TEST, RANK_IC)
+EXAMPLE: Final = full_name(TEST, RANK_IC, 5)
 _MEASURE: Final = re.compile(r"([a-z]{1,20})/([a-z_]{1,40})(?:@([0-9]{1,4})d)?", re.ASCII)
 _LABELS: Final = ("name", "tags")
 # Dataset, split and seed are compared by what ran (fingerprint, days, seeds); the others do not change a result.
@@ -24,7 +26,7 @@ _NOT_SETTINGS: Final = (
     *_LABELS, "dataset", "split", "seed", "resources", "baselines",
     "trainer.checkpoint_every_seconds", "trainer.timeout_seconds",
 )  # fmt: skip
-_MEASUREMENT_SETTINGS: Final = {"data.min_names": METRICS, "evaluation.quantile": ("long_short",)}
+_MEASUREMENT_SETTINGS: Final = {"data.min_names": METRICS, "evaluation.quantile": (LONG_SHORT,)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +38,12 @@ class Measure:
     horizon: int | None
 
     def __str__(self) -> str:
-        return f"{self.split}/{self.metric}" + ("" if self.horizon is None else f"@{self.horizon}d")
+        return full_name(self.split, self.metric, self.horizon)
+
+
+def listed(names: Sequence[str], word: str) -> str:
+    """`a, b and c`."""
+    return f"{', '.join(names[:-1])} {word} {names[-1]}"
 
 
 def invalid_query(parameter: str, detail: str) -> Refused:
@@ -49,15 +56,15 @@ def parse_measure(text: str) -> Measure:
     """Parse `SPLIT/NAME[@HORIZONd]`. Raises Refused (422) with the metrics that can be compared."""
     found = _MEASURE.fullmatch(text)
     if found is None:
-        raise invalid_query("metric", "a metric is SPLIT/NAME or SPLIT/NAME@HORIZONd, such as test/rank_ic@5d")
+        raise invalid_query("metric", f"a metric is SPLIT/NAME or SPLIT/NAME@HORIZONd, such as {EXAMPLE}")
     split, metric, horizon = found.groups()
-    if split not in ("val", "test"):
+    if split not in (VAL, TEST):
         raise invalid_query("metric", f"only val/ and test/ values are kept day by day, not {split}/")
     if metric not in METRICS:
         raise invalid_query(
             "metric",
-            f"{metric} is not kept day by day, so it cannot be paired; rank_ic, ic and long_short can "
-            "(long_short is the daily return behind sharpe, spread and drawdown)",
+            f"{metric} is not kept day by day, so it cannot be paired; {listed(METRICS, 'and')} can "
+            f"({LONG_SHORT} is the daily return behind sharpe, spread and drawdown)",
         )
     return Measure(split=split, metric=metric, horizon=None if horizon is None else int(horizon))
 
@@ -127,7 +134,7 @@ def unfairness_reasons(
             for field, metrics in _MEASUREMENT_SETTINGS.items()
             if field in differing and measure.metric in metrics
         ]
-    if measure.split == "val":
+    if measure.split == VAL:
         reasons.append("the jobs were selected on these validation days, so that their values there are too good")
     return reasons + _series_reasons(sides, measure)
 

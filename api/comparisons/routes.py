@@ -9,13 +9,25 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from api.comparisons.cache import CacheDep, Key
-from api.comparisons.fairness import DEFAULT_METRIC, SPLITS, Daily, Measure, Side, invalid_query, parse_measure
+from api.comparisons.fairness import (
+    DEFAULT_METRIC,
+    EXAMPLE,
+    METRICS,
+    SPLITS,
+    Daily,
+    Measure,
+    Side,
+    invalid_query,
+    listed,
+    parse_measure,
+)
 from api.comparisons.schemas import Comparison
 from api.comparisons.service import compare, mean_by_day
 from api.http import examples
 from api.http.auth import Reader
 from api.http.deps import ServiceDep, problems
 from api.jobs.schemas import Series
+from atft.spec.metric import COMPARED, TEST, VAL, full_name
 from jobs.db.tables import Job
 from jobs.record import history, queries
 from jobs.states import JobKind, JobState
@@ -51,8 +63,8 @@ async def compare_jobs(
         str,
         Query(
             max_length=100,
-            description="rank_ic, ic or long_short on val/ or test/; without @HORIZONd the mean over horizons",
-            examples=["test/rank_ic@5d"],
+            description=f"{listed(METRICS, 'or')} on {VAL}/ or {TEST}/; without @HORIZONd the mean over horizons",
+            examples=[EXAMPLE],
         ),
     ] = DEFAULT_METRIC,
     baselines: Baselines = None,
@@ -151,13 +163,12 @@ def _daily(session: Session, job: Job, measure: Measure, source: str = "") -> Da
 
 
 def _curves(session: Session, jobs: Sequence[Job], measure: Measure) -> dict[UUID, Series]:
-    """The metric by epoch on validation days of each job; long_short has only its mean by epoch, the spread."""
-    epochs = Measure(
-        split="val", metric={"long_short": "spread"}.get(measure.metric, measure.metric), horizon=measure.horizon
-    )
+    """The metric by epoch on validation days of each job; of a metric with daily values only, its mean."""
+    mean = next((metric.mean for metric in COMPARED if metric.name == measure.metric), None)
+    by_epoch = full_name(VAL, mean or measure.metric, measure.horizon)
     curves: dict[UUID, Series] = {}
     for job in jobs:
-        found = history.series(session, job.id, [str(epochs)], 0, MAX_POINTS).get(str(epochs))
+        found = history.series(session, job.id, [by_epoch], 0, MAX_POINTS).get(by_epoch)
         if found is not None:
             curves[job.id] = Series.model_validate(found)
     return curves

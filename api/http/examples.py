@@ -2,11 +2,16 @@
 
 from typing import Any, Final
 
+from atft.spec.metric import LEADING, RANK_IC, TEST, VAL, full_name
+
 Example = dict[str, Any]
 JOB_ID: Final = "019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21"
 OTHER_JOB_ID: Final = "019aa6a5-3c40-7a12-b0de-64c2f1a97d05"
 DATASET_JOB_ID: Final = "019aa6a1-02b8-7c31-8f77-6d1c9a4e5b10"
 FINGERPRINT: Final = "5f0c6f3e9d1b4a27"
+LEADING_5D: Final = full_name(VAL, RANK_IC, 5)
+TEST_MEAN: Final = full_name(TEST, RANK_IC)
+TEST_5D: Final = full_name(TEST, RANK_IC, 5)
 
 TRAIN: Final[Example] = {
     "dataset": "us_2010_2017",
@@ -91,8 +96,8 @@ JOB: Final[Example] = {
     "spec": TRAIN,
     "spec_digest": "0d4f7be2a9c15e38",
     "progress": PROGRESS,
-    "metrics": {"val/rank_ic": 0.031, "val/rank_ic@5d": 0.028, "test/rank_ic": None},
-    "best": {"epoch": 2, "metrics": {"val/rank_ic": 0.034}},
+    "metrics": {LEADING: 0.031, LEADING_5D: 0.028, TEST_MEAN: None},
+    "best": {"epoch": 2, "metrics": {LEADING: 0.034}},
     "pending_reason": None,
     "queue_position": None,
     "created_at": "2026-11-23T01:20:00.000Z",
@@ -163,22 +168,22 @@ METRICS: Final[Example] = {
     "job_id": JOB_ID,
     "state": "running",
     "attempt": 1,
-    "latest": {"val/rank_ic": 0.031},
-    "best": {"epoch": 2, "objective": "val/rank_ic", "value": 0.034, "metrics": {"val/rank_ic": 0.034}},
-    "baselines": {"ridge": {"test/rank_ic@5d": 0.011}},
-    "series": {"val/rank_ic": SERIES},
+    "latest": {LEADING: 0.031},
+    "best": {"epoch": 2, "objective": LEADING, "value": 0.034, "metrics": {LEADING: 0.034}},
+    "baselines": {"ridge": {TEST_5D: 0.011}},
+    "series": {LEADING: SERIES},
     "last_seq": 6,
 }
 EVENT: Final[Example] = {
     "job_id": JOB_ID,
     "seq": 7,
     "time": "2026-11-23T01:20:41.250Z",
-    "body": {"step": 2, "values": {"val/rank_ic": 0.034}, "best": True},
+    "body": {"step": 2, "values": {LEADING: 0.034}, "best": True},
 }
 SSE: Final = (
     "event: metrics\nid: 7\n"
     f'data: {{"job_id":"{JOB_ID}","seq":7,"time":"2026-11-23T01:20:41.250Z","body":'
-    '{"step":2,"values":{"val/rank_ic":0.034}}}\n\n'
+    f'{{"step":2,"values":{{"{LEADING}":0.034}}}}}}\n\n'
     "event: progress\n"
     f'data: {{"job_id":"{JOB_ID}","seq":null,"time":"2026-11-23T01:20:42.000Z","body":{{"epoch":3,"ratio":0.7}}}}\n\n'
     "event: end\n"
@@ -281,7 +286,7 @@ PROMETHEUS: Final = (
 
 COMPARED: Final[Example] = {"num_days": 250, "state": "succeeded"}
 COMPARISON: Final[Example] = {
-    "metric": "test/rank_ic@5d",
+    "metric": TEST_5D,
     "jobs": [
         {**COMPARED, "id": JOB_ID, "name": "adabelief", "mean": 0.031, "std": 0.11, "ic_t": 2.1},
         {**COMPARED, "id": OTHER_JOB_ID, "name": "adamw", "mean": 0.027, "std": 0.12, "ic_t": 1.8},
@@ -315,7 +320,7 @@ HPO: Final[Example] = {
         "model.hidden_size": {"kind": "categorical", "choices": [16, 32, 64]},
         "model.gat_layers": {"kind": "int", "low": 2, "high": 4},
     },
-    "objective": {"metric": "val/rank_ic", "direction": "maximize"},
+    "objective": {"metric": LEADING, "direction": "maximize"},
     "n_trials": 20,
     "parallelism": 2,
 }
@@ -349,7 +354,7 @@ BEST: Final[Example] = {
     "params": PARAMS,
     "value": 0.034,
     "epoch": 2,
-    "metrics": {"val/rank_ic": 0.034},
+    "metrics": {LEADING: 0.034},
     "spec": TRAIN,
     "spec_digest": "0d4f7be2a9c15e38",
 }

@@ -17,6 +17,7 @@ from api.http.path_guard import existing_file
 from api.jobs import export
 from api.jobs.schemas import Artifacts, MetricsView
 from api.jobs.views import artifact_view, etag
+from atft.spec.metric import LEADING
 from jobs.db.tables import ArtifactRow, Job
 from jobs.record import catalog, history, queries
 
@@ -39,7 +40,7 @@ _TABLES: dict[int | str, dict[str, Any]] = {
         "content": {
             "text/csv": {
                 "schema": {"type": "string"},
-                "example": '"name","step","value"\n"val/rank_ic",1,0.012\n"val/rank_ic",2,\n',
+                "example": f'"name","step","value"\n"{LEADING}",1,0.012\n"{LEADING}",2,\n',
             },
             "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
         },
@@ -54,7 +55,7 @@ async def get_metrics(
     _: Reader,
     name: Annotated[
         list[MetricName] | None,
-        Query(max_length=100, description="only names with this prefix; repeatable", examples=[["val/rank_ic"]]),
+        Query(max_length=100, description="only names with this prefix; repeatable", examples=[[LEADING]]),
     ] = None,
     after_step: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="only points after this step")] = 0,
     max_points: Annotated[

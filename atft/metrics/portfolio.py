@@ -7,6 +7,27 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from atft.metrics import drift, inference, rank
+from atft.spec.metric import (
+    HIT_RATE,
+    IC,
+    IC_T,
+    ICIR,
+    LONG_SHORT,
+    MAX_DRAWDOWN,
+    NUM_DAYS,
+    NUM_UNDEFINED_DAYS,
+    PRED_STD_RATIO,
+    PSI,
+    RANK_IC,
+    RANK_IC_T,
+    RANK_ICIR,
+    SHARPE_ANN,
+    SHARPE_DAILY,
+    SHARPE_NET_ANN,
+    SPREAD,
+    TURNOVER,
+    with_horizon,
+)
 from atft.spec.training import EvaluationSpec
 
 Values = Float[np.ndarray, " sample"]
@@ -89,15 +110,15 @@ def evaluate(
             if reference is None
             else (reference[:, column], scores[:, column])
         )
-        one.values["psi"] = drift.psi(base, against)
-        values.update({f"{name}@{horizon}d": value for name, value in one.values.items()})
+        one.values[PSI] = drift.psi(base, against)
+        values.update({with_horizon(name, horizon): value for name, value in one.values.items()})
         daily.update({(name, horizon): _nullable(series) for name, series in one.daily.items()})
         lags[horizon] = one.lag
         if one.degenerate:
             collapsed.append(horizon)
         warnings += _warnings(one.values, horizon)
     for name in one.values:
-        each = [values[f"{name}@{horizon}d"] for horizon in horizons]
+        each = [values[with_horizon(name, horizon)] for horizon in horizons]
         known_values = [value for value in each if value is not None]
         values[name] = float(np.mean(known_values)) if len(known_values) == len(each) else None
     return Evaluation(values=values, daily=daily, lags=lags, degenerate=tuple(collapsed), warnings=tuple(warnings))
@@ -182,21 +203,21 @@ def _horizon(
     unique_share = drift.daily_unique_share(scores, day, num_days=num_days)
     plain, ranked = rank.average(ic), rank.average(rank_ic)
     values: dict[str, float | None] = {
-        "ic": plain.mean,
-        "rank_ic": ranked.mean,
-        "icir": plain.ratio,
-        "rank_icir": ranked.ratio,
-        "ic_t": inference.newey_west_t(ic, horizon),
-        "rank_ic_t": inference.newey_west_t(rank_ic, horizon),
-        "hit_rate": ranked.share_positive,
+        IC: plain.mean,
+        RANK_IC: ranked.mean,
+        ICIR: plain.ratio,
+        RANK_ICIR: ranked.ratio,
+        IC_T: inference.newey_west_t(ic, horizon),
+        RANK_IC_T: inference.newey_west_t(rank_ic, horizon),
+        HIT_RATE: ranked.share_positive,
         **_portfolio_values(portfolio, horizon, evaluation.cost_bps),
-        "pred_std_ratio": rank.average(std_ratio).mean,
-        "num_days": float(ranked.num_days),
-        "num_undefined_days": float(ranked.num_undefined_days),
+        PRED_STD_RATIO: rank.average(std_ratio).mean,
+        NUM_DAYS: float(ranked.num_days),
+        NUM_UNDEFINED_DAYS: float(ranked.num_undefined_days),
     }
     return _Horizon(
         values=values,
-        daily={"ic": ic, "rank_ic": rank_ic, "long_short": portfolio.returns},
+        daily={IC: ic, RANK_IC: rank_ic, LONG_SHORT: portfolio.returns},
         lag=inference.newey_west_lag(plain.num_days, horizon),
         degenerate=drift.degenerate(unique_share, std_ratio),
     )
@@ -211,14 +232,14 @@ def _portfolio_values(portfolio: LongShort, horizon: int, cost_bps: float) -> di
     traded = turnover(portfolio.weights[rebalanced])
     net = gross - traded * cost_bps / 1e4
     return {
-        "sharpe_daily": sharpe(gross, 1 / horizon),
-        "sharpe_ann": sharpe(gross, YEAR / horizon),
-        "sharpe_net_ann": sharpe(net, YEAR / horizon),
-        "turnover": float(traded[1:].mean())
+        SHARPE_DAILY: sharpe(gross, 1 / horizon),
+        SHARPE_ANN: sharpe(gross, YEAR / horizon),
+        SHARPE_NET_ANN: sharpe(net, YEAR / horizon),
+        TURNOVER: float(traded[1:].mean())
         if len(traded) > 1
         else None,  # the first purchase has a cost, but is not turnover
-        "max_drawdown": max_drawdown(gross),
-        "spread": rank.average(portfolio.returns).mean,
+        MAX_DRAWDOWN: max_drawdown(gross),
+        SPREAD: rank.average(portfolio.returns).mean,
     }
 
 
@@ -232,7 +253,7 @@ def _nullable(series: Daily) -> list[float | None]:
 
 
 def _warnings(values: dict[str, float | None], horizon: int) -> list[str]:
-    index, rank_ic = values["psi"], values["rank_ic"]
+    index, rank_ic = values[PSI], values[RANK_IC]
     found = []
     if index is not None and index > drift.PSI_WARNING:
         found.append(f"scores of {horizon} days drift: psi {index:.2f} is above {drift.PSI_WARNING}")

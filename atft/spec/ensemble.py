@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from atft.spec.base import Spec, refuse
 from atft.spec.job import TrainSpec
+from atft.spec.metric import VAL_LOSS
 
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -31,9 +32,9 @@ class EnsembleSpec(Spec):
             refuse("/seeds", "list each seed once: two members of one seed are the same model")
         if self.base.seed != 0:
             refuse("/base/seed", "the members' seeds are those of `seeds`: leave base.seed out")
-        if self.base.trainer.objective == "val/loss":
+        if self.base.trainer.objective == VAL_LOSS:
             refuse(
-                "/base/trainer/objective", "an average of ranks has no val/loss: choose the epochs by another metric"
+                "/base/trainer/objective", f"an average of ranks has no {VAL_LOSS}: choose the epochs by another metric"
             )
         folds = self.base.split.num_splits
         if folds > 1:

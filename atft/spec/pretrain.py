@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from atft.spec.base import refuse
 from atft.spec.job import RunSpec
+from atft.spec.metric import TRAIN, VAL_LOSS
 from atft.spec.model import linear, num_encoder_parameters
 from atft.spec.training import TrainerSpec
 
@@ -43,9 +44,9 @@ class PretrainSpec(RunSpec):
         if self.model.quantiles is not None:
             refuse("/model/quantiles", "a pretraining has no scores: leave model.quantiles to the training after it")
         for index, rule in enumerate(self.trainer.stop_rules):
-            if not rule.metric.startswith(("train/", "val/loss")):
+            if not rule.metric.startswith((f"{TRAIN}/", VAL_LOSS)):
                 refuse(
                     f"/trainer/stop_rules/{index}/metric",
-                    f"a pretraining has no {rule.metric}: give train/… or val/loss",
+                    f"a pretraining has no {rule.metric}: give {TRAIN}/… or {VAL_LOSS}",
                 )
         return self

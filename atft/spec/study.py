@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from atft.spec.base import Spec, refuse
 from atft.spec.job import TrainSpec
+from atft.spec.metric import LEADING, STUDY_PATTERN, VAL_LOSS, lower_is_better
 from atft.spec.training import StopRule
 
 MAX_LEVELS = 1_000_000  # of a stepped float
@@ -134,7 +135,7 @@ DEFAULT_SPACE: dict[str, Dimension] = {
 
 
 class SearchObjective(Spec):
-    metric: str = Field("val/rank_ic", pattern=r"^val/[a-z_]+(@[0-9]+d)?$")
+    metric: str = Field(LEADING, pattern=STUDY_PATTERN)
     direction: Literal["maximize", "minimize"] = "maximize"
 
 
@@ -177,7 +178,7 @@ class HpoSpec(Spec):
     def _objective_is_selected_on(self) -> Self:
         """A trial's value is that of its best epoch, so the metric must be one that can select the best epoch."""
         metric, direction = self.objective.metric, self.objective.direction
-        fits = "minimize" if metric.split("@")[0] == "val/loss" else "maximize"
+        fits = "minimize" if lower_is_better(metric) else "maximize"
         if direction != fits:
             refuse("/objective/direction", f"{metric} is to {fits}: each trial keeps its best epoch that way")
         try:
@@ -190,7 +191,7 @@ class HpoSpec(Spec):
     def _space_is_valid(self) -> Self:
         for key, dimension in self.space.items():
             pointer = f"/space/{key}"
-            measured = self.objective.metric == "val/loss" and key.startswith(("loss.", "data.target"))
+            measured = self.objective.metric == VAL_LOSS and key.startswith(("loss.", "data.target"))
             if measured or key in UNSEARCHABLE or key.split(".")[0] in UNSEARCHABLE:
                 refuse(pointer, f"{key} cannot be searched: it would change what the trials are compared on")
             if key in RUNTIME_FIELDS:

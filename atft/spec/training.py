@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from atft.spec.base import NAME_PATTERN, Spec, refuse
+from atft.spec.metric import LEADING, OBJECTIVE_PATTERN, STOP_METRIC_PATTERN, VAL_LOSS
 from atft.spec.model import Module
 
 
@@ -38,13 +39,6 @@ class EarlyStopping(Spec):
 
     patience: int = Field(5, ge=1)
     min_delta: float = Field(0.0, ge=0.0)
-
-
-STOP_METRIC_PATTERN = (
-    r"^(train/(loss(_[a-z_]+)?|lr|skipped_days)|val/loss(_[a-z_]+)?|val/(ic|rank_ic|icir|rank_icir|ic_t|rank_ic_t|hit_rate"
-    r"|sharpe_daily|sharpe_ann|sharpe_net_ann|turnover|max_drawdown|spread|psi|pred_std_ratio|num_days"
-    r"|num_undefined_days)(@[0-9]+d)?)$"
-)
 
 
 class StopRule(Spec):
@@ -93,10 +87,7 @@ class TrainerSpec(Spec):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
     compile: bool = False
-    objective: str = Field(
-        "val/rank_ic",
-        pattern=r"^val/(loss$|ic|rank_ic|icir|rank_icir|sharpe_daily|sharpe_ann|sharpe_net_ann|hit_rate|spread)(@[0-9]+d)?$",
-    )
+    objective: str = Field(LEADING, pattern=OBJECTIVE_PATTERN)
     early_stopping: EarlyStopping | None = EarlyStopping()
     stop_rules: tuple[StopRule, ...] = Field((), max_length=20)
     phases: tuple[PhaseSpec, ...] = Field((), max_length=20)
@@ -115,8 +106,8 @@ class TrainerSpec(Spec):
         names = [phase.name for phase in self.phases]
         if len(set(names)) != len(names):
             refuse("/phases", "give each phase a name of its own")
-        if self.objective.startswith("val/loss") and any(phase.loss is not None for phase in self.phases):
-            refuse("/objective", "val/loss cannot be compared between phases with different losses")
+        if self.objective == VAL_LOSS and any(phase.loss is not None for phase in self.phases):
+            refuse("/objective", f"{VAL_LOSS} cannot be compared between phases with different losses")
         return self
 
     def phase_of(self, epoch: int) -> tuple[PhaseSpec, int]:

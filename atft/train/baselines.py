@@ -17,6 +17,7 @@ from atft.data.cache.batch import Batch
 from atft.events import DailySeries
 from atft.metrics.rank import daily_rank_ic
 from atft.spec.base import digest
+from atft.spec.metric import RANK_IC, full_name
 from atft.train.checkpoint import write_atomic
 from atft.train.evaluate import ScoredSamples, chunks, read_batch, split_metrics, with_scores
 from atft.train.report import Reporter
@@ -148,9 +149,9 @@ def _make(setup: TrainingSetup, scored: dict[str, ScoredSamples], beat: Callable
         values = {key: value for one in parts for key, value in one.values.items()}
         if not parts:
             values = {
-                f"{split}/rank_ic{suffix}": None
+                full_name(split, RANK_IC, horizon): None
                 for split in scored
-                for suffix in ("", *(f"@{h}d" for h in setup.spec.data.horizons))
+                for horizon in (None, *setup.spec.data.horizons)
             }
         made[name] = Baseline(
             values=values,

@@ -17,11 +17,11 @@ from atft.loss.objective import NoTargets
 from atft.metrics.portfolio import evaluate
 from atft.model.masking import MaskedNetwork
 from atft.spec.job import TrainSpec
+from atft.spec.metric import LOSS, ORACLE_SHARE, RANK_IC, VAL, VAL_LOSS, full_name
 from atft.spec.reason import Reason
 from atft.train.report import RunError, defined
 from atft.train.setup import AnyNetwork, AnyObjective, TrainingSetup
 
-ORACLE_SHARE = "oracle_share_ratio"
 CHUNK_FACTOR = (
     4  # days read at once, in micro-batches: without gradients there is room, and row work is shared by more days
 )
@@ -117,7 +117,7 @@ def predict(
 
 
 def validate(setup: TrainingSetup, *, micro_batch_days: int, heartbeat: Callable[[int], None]) -> SplitMetrics:
-    """Metrics of the validation days at the present weights, with `val/loss`; pretraining has only its losses.
+    """Metrics of the validation days at the present weights, with its loss; pretraining has only its losses.
 
     Raises RunError, and whatever `heartbeat` raises.
     """
@@ -127,14 +127,14 @@ def validate(setup: TrainingSetup, *, micro_batch_days: int, heartbeat: Callable
     scored, loss = predict(
         network, setup.reader, setup.objective, days, micro_batch_days=micro_batch_days, heartbeat=heartbeat
     )
-    metrics = split_metrics(scored, setup.cache, setup.train_spec, "val")
-    return replace(metrics, values={"val/loss": loss, **metrics.values})
+    metrics = split_metrics(scored, setup.cache, setup.train_spec, VAL)
+    return replace(metrics, values={VAL_LOSS: loss, **metrics.values})
 
 
 def _validate_masked(
     setup: TrainingSetup, network: MaskedNetwork, *, micro_batch_days: int, heartbeat: Callable[[int], None]
 ) -> SplitMetrics:
-    sums, num_days, training = {"loss": 0.0}, 0, network.training
+    sums, num_days, training = {LOSS: 0.0}, 0, network.training
     network.eval()
     with torch.no_grad():
         for start, few in chunks(setup.split.val, CHUNK_FACTOR * micro_batch_days):
@@ -146,15 +146,15 @@ def _validate_masked(
             if value is not None:
                 counted = value.num_days - value.num_skipped_days
                 num_days += counted
-                for name, part in {"loss": value.total, **{f"loss_{n}": p for n, p in value.parts.items()}}.items():
+                for name, part in {LOSS: value.total, **{f"{LOSS}_{n}": p for n, p in value.parts.items()}}.items():
                     sums[name] = sums.get(name, 0.0) + float(part) * counted
             heartbeat(start + len(few))
     network.train(training)
-    if not math.isfinite(sums["loss"]):
+    if not math.isfinite(sums[LOSS]):
         raise RunError(
             Reason.NAN_LOSS, f"the loss of the validation days is {sums['loss']}: lower the learning rate or clip_norm"
         )
-    values = {f"val/{name}": total / num_days if num_days else None for name, total in sums.items()}
+    values = {full_name(VAL, name): total / num_days if num_days else None for name, total in sums.items()}
     return SplitMetrics(values=values, daily=[], degenerate=(), warnings=())
 
 
@@ -181,7 +181,7 @@ def split_metrics(scored: ScoredSamples, cache: Cache, spec: TrainSpec, split: s
         min_names=spec.data.min_names,
         evaluation=spec.evaluation,
     )
-    values = {f"{split}/{name}": defined(value) for name, value in evaluation.values.items()}
+    values = {full_name(split, name): defined(value) for name, value in evaluation.values.items()}
     daily = [
         DailySeries.model_validate(
             {"name": name, "split": split, "horizon": horizon, "days": dates, "values": [defined(v) for v in series]}
@@ -217,8 +217,8 @@ def oracle_share(
     """
     shares: dict[str, float | None] = {}
     for horizon in horizons:
-        ours, best = values.get(f"{split}/rank_ic@{horizon}d"), oracle.get(f"{split}/rank_ic@{horizon}d")
-        shares[f"{split}/{ORACLE_SHARE}@{horizon}d"] = (
+        ours, best = (found.get(full_name(split, RANK_IC, horizon)) for found in (values, oracle))
+        shares[full_name(split, ORACLE_SHARE, horizon)] = (
             ours / best if ours is not None and best is not None and best > 0 else None
         )
     return shares

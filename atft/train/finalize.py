@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from atft.events import Artifact, DailySeries, Finished, Metrics
 from atft.metrics.rank import uniform_ranks
+from atft.spec.metric import LOSS, ORACLE_SHARE, TEST, VAL, full_name
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
 from atft.train import checkpoint
 from atft.train.evaluate import (
-    ORACLE_SHARE,
     ScoredSamples,
     SplitMetrics,
     oracle_scores,
@@ -62,8 +62,8 @@ def finalize(run: Run, *, test: bool) -> Finished:
     own = {name: value for one in scorers if one.source is None for name, value in one.values.items()}
     own = {name: value for name, value in own.items() if ORACLE_SHARE not in name}
     if ensemble:
-        best = {name: value for name, value in own.items() if name.startswith("val/")}
-    tested = {name: value for name, value in own.items() if name.startswith("test/")}
+        best = {name: value for name, value in own.items() if name.startswith(f"{VAL}/")}
+    tested = {name: value for name, value in own.items() if name.startswith(f"{TEST}/")}
     return _finished(run, step, best, artifacts, tested if test else None)
 
 
@@ -201,7 +201,7 @@ class _Fold:
         except RunError as error:
             raise RunError(error.reason, f"{error}{self.run.fold_suffix(self.number)}") from error
         if "test" in metrics:
-            metrics["test"].values["test/loss"] = self.losses["test"]
+            metrics["test"].values[full_name(TEST, LOSS)] = self.losses["test"]
         return metrics
 
 

@@ -6,6 +6,18 @@ Every step is seeded from (seed, epoch, position), so that a checkpoint needs no
 import time
 
 from atft.events import Metrics
+from atft.spec.metric import (
+    GRAD_NORM,
+    LOSS,
+    LR,
+    SAMPLES_PER_SECOND,
+    SKIPPED_DAYS,
+    STEP,
+    TIME,
+    TRAIN,
+    VAL,
+    full_name,
+)
 from atft.spec.reason import Reason
 from atft.train import checkpoint, phases
 from atft.train.evaluate import validate
@@ -80,7 +92,11 @@ class FoldTraining:
                 self.run.reporter.metrics(
                     Metrics(
                         step=self.run.state.updates,
-                        values={"step/loss": update.loss, "step/lr": self._lr(), "step/grad_norm": update.grad_norm},
+                        values={
+                            full_name(STEP, LOSS): update.loss,
+                            full_name(STEP, LR): self._lr(),
+                            full_name(STEP, GRAD_NORM): update.grad_norm,
+                        },
                     )
                 )
             self.run.send_evidence_once()
@@ -124,10 +140,10 @@ class FoldTraining:
         if self.setup.graph is not None:
             self.setup.graph.take_seconds()  # already counted as validation
         values: dict[str, float | None] = {
-            "train/loss": state.loss_sum / state.loss_days,
-            **{f"train/loss_{name}": value / state.loss_days for name, value in state.part_sums.items()},
-            "train/lr": state.lr_by_epoch[-1],
-            "train/skipped_days": float(state.skipped_days),
+            full_name(TRAIN, LOSS): state.loss_sum / state.loss_days,
+            **{full_name(TRAIN, f"{LOSS}_{name}"): value / state.loss_days for name, value in state.part_sums.items()},
+            full_name(TRAIN, LR): state.lr_by_epoch[-1],
+            full_name(TRAIN, SKIPPED_DAYS): float(state.skipped_days),
             **validation.values,
         }
         improved = self._improve(values)
@@ -153,8 +169,13 @@ class FoldTraining:
         folds, reported at the end.
         """
         folds = self.run.num_folds
-        speed = {"time/samples_per_second": self.train_samples / train_seconds if self.train_samples else None}
-        measured = {**values, **speed, **self.timers.take(), **self.run.sampler.take()}
+        rate = self.train_samples / train_seconds if self.train_samples else None
+        measured = {
+            **values,
+            full_name(TIME, SAMPLES_PER_SECOND): rate,
+            **self.timers.take(),
+            **self.run.sampler.take(),
+        }
         self.run.reporter.metrics(
             Metrics(
                 step=self.state.epoch,
@@ -184,7 +205,7 @@ class FoldTraining:
         if value is None or not improves(trainer.objective, value, state.best_value):
             return False
         state.best_epoch, state.best_value = state.epoch + 1, value
-        state.best_metrics = {name: v for name, v in values.items() if name.startswith(("val/", "train/"))}
+        state.best_metrics = {name: v for name, v in values.items() if name.startswith((f"{VAL}/", f"{TRAIN}/"))}
         checkpoint.save_weights(
             self.run.best_weights(),
             self.setup.evaluation_network.state_dict(),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from atft.spec.metric import lower_is_better
 from atft.spec.reason import Reason
 from atft.spec.training import StopRule, TrainerSpec
 
@@ -20,10 +21,10 @@ class StopDecision:
 
 
 def improves(objective: str, value: float, best: float | None, min_delta: float = 0.0) -> bool:
-    """Whether `value` beats `best` by more than `min_delta`: lower is better for val/loss, higher for all else."""
+    """Whether `value` beats `best` by more than `min_delta`, in the direction of `objective`."""
     if best is None:
         return True
-    gain = best - value if objective.split("@", maxsplit=1)[0] == "val/loss" else value - best
+    gain = best - value if lower_is_better(objective) else value - best
     return gain > min_delta
 
 

@@ -11,7 +11,19 @@ import numpy as np
 import psutil
 import torch
 
-PARTS = ("data", "graph", "forward", "backward", "optimizer", "validation")
+from atft.spec.metric import (
+    CPU_UTILIZATION,
+    EPOCH_PARTS,
+    GPU_MEMORY_BYTES,
+    GPU_UTILIZATION,
+    OS_THREADS_PEAK,
+    RSS_BYTES,
+    SYSTEM,
+    TIME,
+    full_name,
+    part_seconds,
+)
+
 SAMPLE_SECONDS = 0.5
 
 
@@ -23,7 +35,7 @@ class Timers:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds = dict.fromkeys(EPOCH_PARTS, 0.0)
 
     @contextlib.contextmanager
     def __call__(self, part: str) -> Iterator[None]:
@@ -41,8 +53,8 @@ class Timers:
         self.seconds[target] += seconds
 
     def take(self) -> dict[str, float]:
-        taken, self.seconds = self.seconds, dict.fromkeys(PARTS, 0.0)
-        return {f"time/{part}_seconds": seconds for part, seconds in taken.items()}
+        taken, self.seconds = self.seconds, dict.fromkeys(EPOCH_PARTS, 0.0)
+        return {full_name(TIME, part_seconds(part)): seconds for part, seconds in taken.items()}
 
 
 class SystemSampler:
@@ -80,9 +92,9 @@ class SystemSampler:
             samples, self._samples = self._samples, {}
         values: dict[str, float | None] = {}
         for name, series in samples.items():
-            values[f"system/{name}"] = float(np.mean(series))
-            values[f"system/{name}_p95"] = float(np.percentile(series, 95))
-        values["system/os_threads_peak"] = float(self.peak_threads)
+            values[full_name(SYSTEM, name)] = float(np.mean(series))
+            values[full_name(SYSTEM, f"{name}_p95")] = float(np.percentile(series, 95))
+        values[full_name(SYSTEM, OS_THREADS_PEAK)] = float(self.peak_threads)
         return values
 
     def _run(self) -> None:
@@ -97,14 +109,14 @@ class SystemSampler:
         """Take one sample now."""
         now, cpu = time.monotonic(), self._cpu_seconds()
         rss = int(self._process.memory_info().rss)
-        values = {"rss_bytes": float(rss)}
+        values = {RSS_BYTES: float(rss)}
         if self._gpu is not None:
             values |= self._gpu.sample()
         with self._lock:
             then, before = self._last
             if now - then > 0.05:  # shorter spans are noise of the kernel's clock tick
                 self._last = (now, cpu)
-                values["cpu_utilization_ratio"] = (cpu - before) / (now - then) / self._threads
+                values[CPU_UTILIZATION] = (cpu - before) / (now - then) / self._threads
             for name, value in values.items():
                 self._samples.setdefault(name, []).append(value)
             self.peak_threads = max(self.peak_threads, self._process.num_threads())
@@ -122,7 +134,7 @@ class _Gpu:
     def sample(self) -> dict[str, float]:
         usage = self._nvml.nvmlDeviceGetUtilizationRates(self._handle)
         memory = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
-        return {"gpu_utilization_ratio": usage.gpu / 100, "gpu_memory_bytes": float(memory.used)}
+        return {GPU_UTILIZATION: usage.gpu / 100, GPU_MEMORY_BYTES: float(memory.used)}
 
 
 def _gpu_handle(device: torch.device) -> _Gpu:

@@ -13,9 +13,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
+from atft.spec.metric import IC_T, LEADING, LOSS, TRAIN, full_name
 from client.sdk.models import Comparison, Event, Job, Value
 from client.sdk.sync import Client, LiveJob
 
+TRAIN_LOSS: Final = full_name(TRAIN, LOSS)
 FOLD_INFIX: Final = re.compile(r"\.(\d+)/")  # names the fold or ensemble member: val.2/rank_ic
 COLOURS: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "pruned": "yellow", "running": "cyan"}
 
@@ -53,12 +55,12 @@ def state_markup(job: Job) -> str:
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
     identity = Column("id", no_wrap=True, min_width=36)  # never cut off: other commands need it whole
-    others = ("kind", "name", "state", "epoch", "val/rank_ic", "dataset", "created")
+    others = ("kind", "name", "state", "epoch", LEADING, "dataset", "created")
     table = Table(identity, *others, box=None, pad_edge=False)
     for job in jobs:
         epoch = f"{job.progress.epoch}/{job.progress.epochs}" if job.progress and job.progress.epochs else ""
         created = f"{job.created_at:%Y-%m-%d %H:%MZ}" if job.created_at else ""
-        rank_ic = format_number((job.latest or {}).get("val/rank_ic")) if job.kind in ("train", "ensemble") else ""
+        rank_ic = format_number((job.latest or {}).get(LEADING)) if job.kind in ("train", "ensemble") else ""
         table.add_row(
             job.id, job.kind, escaped(job.name), state_markup(job), epoch, rank_ic, escaped(job.dataset), created
         )
@@ -116,7 +118,7 @@ def baselines_table(title: str, rows: Mapping[str, Mapping[str, Value]], columns
 
 def comparison_view(found: Comparison) -> Group:
     """Tables of a comparison: its jobs, their differing settings, whether it is fair, and the verdict of each pair."""
-    jobs = Table("", found.metric, "std", "ic_t", "days", "state", "id", box=None, pad_edge=False)
+    jobs = Table("", found.metric, "std", IC_T, "days", "state", "id", box=None, pad_edge=False)
     names = {job.id: escape(job.name or job.id) for job in found.jobs}
     for job in found.jobs:
         figures = (format_number(job.mean), format_number(job.std), format_number(job.ic_t), str(job.num_days))
@@ -154,7 +156,7 @@ def watch_job(service: Client, job_id: str, console: Console, label: str = "") -
     spec = service.job(job_id).spec
     base = spec.get("base")
     trainer = (base if isinstance(base, dict) else spec).get("trainer")
-    objective = str(trainer["objective"]) if isinstance(trainer, dict) else "val/rank_ic"
+    objective = str(trainer["objective"]) if isinstance(trainer, dict) else LEADING
     with bar if live else nullcontext():
         task = bar.add_task(label, total=1.0, text="queued")
         for event in service.events(job_id):
@@ -173,12 +175,12 @@ def _show_event(event: Event, bar: Progress, task: TaskID, console: Console, lab
         case "metrics" if not body.get("source"):
             values = body.get("values")
             names = {FOLD_INFIX.sub("/", name): name for name in values} if isinstance(values, dict) else {}
-            if isinstance(values, dict) and objective in names and "train/loss" in names:
+            if isinstance(values, dict) and objective in names and TRAIN_LOSS in names:
                 found = FOLD_INFIX.search(names[objective])
                 where = f"{escaped(label)}  fold {found[1]}" if found else escaped(label)
                 best = "  best so far" if body.get("best") else ""
-                loss, reached = values[names["train/loss"]], values[names[objective]]
-                losses = f"train/loss {format_number(loss)}  {objective} {format_number(reached)}"
+                loss, reached = values[names[TRAIN_LOSS]], values[names[objective]]
+                losses = f"{TRAIN_LOSS} {format_number(loss)}  {objective} {format_number(reached)}"
                 console.print(f"  {where}  epoch {body.get('step')}  {losses}{best}", highlight=False)
         case "log" if body.get("level") in ("warning", "error"):
             console.print(f"  {label}  {body.get('level')}: {body.get('message')}", highlight=False, markup=False)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from atft.spec.metric import LEADING, LONG_SHORT, RANK_IC, TEST, full_name
 from client.cli import display, study_display
 from client.cli.terminal import (
     AlwaysJson,
@@ -103,7 +104,7 @@ def logs(
 def metrics(
     context: typer.Context,
     job_id: JobId,
-    name: Annotated[list[str] | None, typer.Argument(help="Prefixes, such as test/ or val/rank_ic.")] = None,
+    name: Annotated[list[str] | None, typer.Argument(help=f"Prefixes, such as {TEST}/ or {LEADING}.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the latest metrics by horizon; --json prints the whole series."""
@@ -123,7 +124,11 @@ def compare(
     context: typer.Context,
     job_ids: Annotated[list[str], typer.Argument(metavar="ID ID…")],
     metric: Annotated[
-        str | None, typer.Option(help="Such as test/rank_ic@5d or test/long_short.", show_default="test/rank_ic")
+        str | None,
+        typer.Option(
+            help=f"Such as {full_name(TEST, RANK_IC, 5)} or {full_name(TEST, LONG_SHORT)}.",
+            show_default=full_name(TEST, RANK_IC),
+        ),
     ] = None,
     baseline: Annotated[
         list[str] | None, typer.Option(help="Compare with a stored baseline too, such as ridge; repeatable.")

@@ -28,6 +28,20 @@ from pydantic import JsonValue
 from rich.console import Console
 
 from atft.spec.base import digest
+from atft.spec.metric import (
+    HIT_RATE,
+    IC,
+    IC_T,
+    MAX_DRAWDOWN,
+    NUM_DAYS,
+    RANK_IC,
+    RANK_ICIR,
+    SHARPE_ANN,
+    SHARPE_NET_ANN,
+    TEST,
+    TURNOVER,
+    full_name,
+)
 from client.cli import display
 from client.demo.study import TRIALS, DemoError, Json, require_success, run_study
 from client.local.processes import ManagedProcess
@@ -104,8 +118,8 @@ def running_service(url: str | None, var: Path, console: Console) -> Iterator[st
 
 def standard_error(values: Mapping[str, Value], horizon: int) -> float | None:
     """Of the mean daily test RankIC: daily standard deviation / √(days / h), as labels of h days overlap."""
-    mean, ratio = values.get(f"test/rank_ic@{horizon}d"), values.get(f"test/rank_icir@{horizon}d")
-    days = values.get(f"test/num_days@{horizon}d") or values.get("test/num_days")
+    mean, ratio = values.get(full_name(TEST, RANK_IC, horizon)), values.get(full_name(TEST, RANK_ICIR, horizon))
+    days = values.get(full_name(TEST, NUM_DAYS, horizon)) or values.get(full_name(TEST, NUM_DAYS))
     if mean is None or not ratio or not days:
         return None
     return abs(mean / ratio) * math.sqrt(horizon / days)
@@ -115,7 +129,7 @@ def verdict(values: Mapping[str, Value]) -> str:
     """One sentence on whether the test RankIC is significant."""
     beyond, unknown = [], []
     for horizon in HORIZONS:
-        mean, error = values.get(f"test/rank_ic@{horizon}d"), standard_error(values, horizon)
+        mean, error = values.get(full_name(TEST, RANK_IC, horizon)), standard_error(values, horizon)
         if mean is None or error is None:
             unknown.append(f"{horizon}d")
         elif abs(mean) > 2 * error:
@@ -149,19 +163,9 @@ def _register(client: Client, prices: Path, console: Console) -> Json:
 
 
 def _show(found: Metrics, console: Console) -> None:
-    columns = [f"test/rank_ic@{horizon}d" for horizon in HORIZONS]
-    shown = (
-        "rank_ic",
-        "rank_icir",
-        "ic",
-        "ic_t",
-        "hit_rate",
-        "sharpe_ann",
-        "sharpe_net_ann",
-        "turnover",
-        "max_drawdown",
-    )
-    test = {name.removeprefix("test/"): value for name, value in found.latest.items() if name.startswith("test/")}
+    columns = [full_name(TEST, RANK_IC, horizon) for horizon in HORIZONS]
+    shown = (RANK_IC, RANK_ICIR, IC, IC_T, HIT_RATE, SHARPE_ANN, SHARPE_NET_ANN, TURNOVER, MAX_DRAWDOWN)
+    test = {name.removeprefix(f"{TEST}/"): value for name, value in found.latest.items() if name.startswith(f"{TEST}/")}
     console.print("\nThe model on the test days, which nothing was chosen on:")
     console.print(display.metrics_table({name: value for name, value in test.items() if name.split("@")[0] in shown}))
     rows = {"this model": found.latest} | {name: found.baselines[name] for name in BASELINES if name in found.baselines}
@@ -180,7 +184,7 @@ def _train(client: Client, prices: Path, console: Console) -> tuple[Json, bool]:
     trained = time.monotonic()
     found, evidence = client.metrics(job.id), client.evidence(job.id)
     _show(found, console)
-    wanted = [found.latest.get(f"test/rank_ic@{horizon}d") for horizon in HORIZONS]
+    wanted = [found.latest.get(full_name(TEST, RANK_IC, horizon)) for horizon in HORIZONS]
     finite = all(value is not None and math.isfinite(value) for value in wanted)
     text = verdict(found.latest)
     console.print(f"\n{text}")
@@ -194,7 +198,9 @@ def _train(client: Client, prices: Path, console: Console) -> tuple[Json, bool]:
         "metrics": dict(found.latest),
         "best": found.best.model_dump(mode="json") if found.best else None,
         "baselines": {name: dict(values) for name, values in found.baselines.items()},
-        "standard_error": {f"test/rank_ic@{horizon}d": standard_error(found.latest, horizon) for horizon in HORIZONS},
+        "standard_error": {
+            full_name(TEST, RANK_IC, horizon): standard_error(found.latest, horizon) for horizon in HORIZONS
+        },
         "verdict": text,
         "evidence_digest": digest(evidence),
         "seconds": {"dataset": round(registered - start, 1), "train": round(trained - registered, 1)},

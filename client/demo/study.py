@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import JsonValue
 from rich.console import Console
 
+from atft.spec.metric import ORACLE_SHARE, RANK_IC, TEST, VAL, full_name
 from client.cli import display, study_display
 from client.sdk.models import BestTrial, Comparison, Job, Metrics, Trial, Value
 from client.sdk.sync import Client, LiveJob
@@ -20,8 +21,8 @@ PLANTED: Final[Json] = {
 SPLIT: Final[Json] = {"val_days": 80, "test_days": 160, "embargo_days": 11}
 HORIZONS: Final = (1, 5, 10)
 TRIALS: Final = 20
-METRIC: Final = "test/rank_ic@5d"
-ORACLE_SHARE: Final = "test/oracle_share_ratio@5d"
+METRIC: Final = full_name(TEST, RANK_IC, 5)
+SHARE: Final = full_name(TEST, ORACLE_SHARE, 5)
 OPTIMIZERS: Final = ("adabelief", "adamw")
 FULL_EPOCHS: Final = 8
 
@@ -59,7 +60,7 @@ def study_spec(dataset: str, panel: Json, split: Json, num_trials: int, queue: s
             "model.gat_dropout": {"kind": "float", "low": 0.0, "high": 0.4},
             "model.gat_layers": {"kind": "int", "low": 1, "high": 3},
         },
-        "objective": {"metric": "val/rank_ic@5d", "direction": "maximize"},
+        "objective": {"metric": full_name(VAL, RANK_IC, 5), "direction": "maximize"},
         "sampler": {"name": "tpe", "seed": 0},
         "pruner": {"name": "median", "startup_trials": 5, "warmup_epochs": 1},
         "n_trials": num_trials,
@@ -96,8 +97,8 @@ def run_study(
         for optimizer, one in pair.items()
     }
     found = client.compare([one.id for one in pair.values()], metric=METRIC)
-    metrics = {optimizer: client.metrics(one.id, ["test/"]) for optimizer, one in pair.items()}
-    shares = {optimizer: one.latest.get(ORACLE_SHARE) for optimizer, one in metrics.items()}
+    metrics = {optimizer: client.metrics(one.id, [f"{TEST}/"]) for optimizer, one in pair.items()}
+    shares = {optimizer: one.latest.get(SHARE) for optimizer, one in metrics.items()}
     console.print()
     console.print(display.comparison_view(found), highlight=False)
     console.print(f"\n{conclusion(found, shares, best, metrics)}", highlight=False)
@@ -111,7 +112,7 @@ def run_study(
             "best": best.model_dump(mode="json", include={"number", "job_id", "params", "value", "epoch"}),
         },
         "comparison": found.model_dump(mode="json", exclude={"curves"}),
-        "oracle_share": {f"{ORACLE_SHARE} {optimizer}": share for optimizer, share in shares.items()},
+        "oracle_share": {f"{SHARE} {optimizer}": share for optimizer, share in shares.items()},
         "seconds": {
             "planted": round(registered - start, 1),
             "study": round(studied - registered, 1),

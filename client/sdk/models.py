@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from atft.spec.metric import RANK_IC
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -66,7 +68,7 @@ class Job(ResponseModel):
     def _repr_html_(self) -> str:
         """HTML table for notebooks."""
         ratio = None if self.progress is None or self.progress.ratio is None else f"{self.progress.ratio:.0%}"
-        figures = {name: value for name, value in sorted((self.latest or {}).items()) if "rank_ic" in name}
+        figures = {name: value for name, value in sorted((self.latest or {}).items()) if RANK_IC in name}
         rows: dict[str, object] = {
             "job": self.id, "name": self.name, "kind": self.kind, "state": self.state, "reason": self.reason,
             "message": self.message, "dataset": self.dataset, "progress": None if self.done else ratio,

@@ -7,6 +7,7 @@ from sqlalchemy import Integer, and_, cast, delete, func, insert, literal, not_,
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
+from atft.spec.metric import STEP
 from jobs.db.tables import DailyMetric, Job, JobEvent, Json, Metric
 from jobs.record.history import best_of
 
@@ -21,7 +22,7 @@ def rewind(session: Session, job: Job) -> Json:
     """
     epoch, step = (job.checkpoint["epoch"], job.checkpoint["step"]) if job.checkpoint else (0, 0)
     fold = job.checkpoint.get("fold", 1) if job.checkpoint else 1
-    of_update = Metric.name.like("step/%")
+    of_update = Metric.name.like(f"{STEP}/%")
     of_fold = func.coalesce(cast(func.substring(Metric.name, _FOLD), Integer), fold)
     past_epoch = or_(of_fold > fold, and_(of_fold == fold, Metric.step > epoch))
     past = or_(and_(not_(of_update), past_epoch), and_(of_update, Metric.step > step))

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import AnyEvent, Checkpointed, Failed, Finished, Metrics, Stopped
+from atft.spec.metric import STEP
 from jobs import logs
 from jobs.db.session import transaction
 from jobs.errors import JobNotFound, StaleAttempt
@@ -154,4 +155,4 @@ class Recorder(threading.Thread):
 
 
 def _is_epoch_metrics(event: Metrics) -> bool:
-    return event.source is None and not all(name.startswith("step/") for name in event.values)
+    return event.source is None and not all(name.startswith(f"{STEP}/") for name in event.values)

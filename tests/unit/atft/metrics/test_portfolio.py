@@ -6,27 +6,10 @@ import pytest
 
 from atft.metrics import portfolio
 from atft.metrics.portfolio import Evaluation, evaluate
+from atft.spec.metric import METRICS, VAL
 from atft.spec.training import EvaluationSpec
 
-METRICS = {
-    "ic",
-    "rank_ic",
-    "icir",
-    "rank_icir",
-    "ic_t",
-    "rank_ic_t",
-    "hit_rate",
-    "sharpe_daily",
-    "sharpe_ann",
-    "sharpe_net_ann",
-    "turnover",
-    "max_drawdown",
-    "spread",
-    "psi",
-    "pred_std_ratio",
-    "num_days",
-    "num_undefined_days",
-}
+NAMES = {metric.name for metric in METRICS if VAL in metric.scopes and metric.by_horizon and metric.each_epoch}
 
 
 def panel(days: int = 30, names: int = 20, horizons: int = 2, skill: float = 0.3, seed: int = 0) -> dict[str, Any]:
@@ -101,7 +84,7 @@ def test_sharpe_and_drawdown() -> None:
 
 def test_evaluate_names_every_metric_for_every_horizon() -> None:
     result = evaluate(**panel())
-    assert set(result.values) == {name + suffix for name in METRICS for suffix in ("", "@1d", "@5d")}
+    assert set(result.values) == {name + suffix for name in NAMES for suffix in ("", "@1d", "@5d")}
     assert all(isinstance(value, float) and np.isfinite(value) for value in result.values.values())
     assert set(result.daily) == {(name, horizon) for name in ("ic", "rank_ic", "long_short") for horizon in (1, 5)}
     assert all(len(series) == 30 for series in result.daily.values())

@@ -2,7 +2,8 @@ import time
 
 import torch
 
-from atft.train.system_metrics import PARTS, SystemSampler, Timers
+from atft.spec.metric import EPOCH_PARTS
+from atft.train.system_metrics import SystemSampler, Timers
 
 CPU = torch.device("cpu")
 
@@ -14,7 +15,7 @@ def test_timers_add_up_move_and_start_again() -> None:
             time.sleep(0.01)
     timers.move(0.005, "data", "graph")
     taken = timers.take()
-    assert set(taken) == {f"time/{part}_seconds" for part in PARTS}
+    assert set(taken) == {f"time/{part}_seconds" for part in EPOCH_PARTS}
     assert taken["time/data_seconds"] >= 0.015
     assert taken["time/graph_seconds"] == 0.005
     assert set(timers.take().values()) == {0.0}

@@ -25,7 +25,7 @@ _DOCS_CSP: Final = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'; object-src 'none'"
 )
-_IMPORT: Final = re.compile(r'^import .* from "\./(.+)";$', re.MULTILINE)
+_IMPORT: Final = re.compile(r'^(?:import|\}) .*from "\./(.+)";$', re.MULTILINE)
 _SWAGGER: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 

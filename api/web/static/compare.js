@@ -40,9 +40,8 @@ function show(comparison) {
       pair.num_dropped ? `${pair.num_days} (${pair.num_dropped} dropped)` : pair.num_days,
     ]),
   );
-  byId("set").textContent = comparison.model_confidence_set
-    ? `Not significantly worse than the best at 95 % (model confidence set): ${comparison.model_confidence_set.map((id) => names.get(id)).join(", ")}`
-    : "";
+  const best = comparison.model_confidence_set?.map((id) => names.get(id)).join(", ");
+  byId("set").textContent = best ? `Not significantly worse than the best at 95 % (model confidence set): ${best}` : "";
   fillTable(
     byId("jobs"),
     ["Job", comparison.metric, "std", "ic_t", "Days", "State"],

@@ -151,10 +151,14 @@ function showLeaks() {
   const suspected = report.suspected || [],
     allowed = report.allowed || [],
     named = report.named_like_targets || [];
+  const above = report.limit ? ` (|mean daily RankIC| above ${report.limit})` : "";
+  const none = report.limit
+    ? `: none has a mean daily RankIC beyond ±${report.limit} that chance does not explain`
+    : "";
   byId("leaks-text").textContent = [
     suspected.length
-      ? `${suspected.length} features predict the next returns better than is plausible${report.limit ? ` (|mean daily RankIC| above ${report.limit})` : ""}.`
-      : `No feature is suspected${report.limit ? `: none has a mean daily RankIC beyond ±${report.limit} that chance does not explain` : ""}.`,
+      ? `${suspected.length} features predict the next returns better than is plausible${above}.`
+      : `No feature is suspected${none}.`,
     named.length ? `Named like a target: ${named.join(", ")}.` : "",
     allowed.length ? `Allowed at registration: ${allowed.join(", ")}.` : "",
     report.num_days ? `Checked on ${report.num_days} days.` : "",
@@ -190,10 +194,10 @@ function showFeatures() {
 function describeOrigin(origin) {
   if (origin.kind === "planted") return "planted";
   return origin.files
-    .map(
-      (file) =>
-        `${file.name || "a file"}${file.size_bytes ? ` (${size(file.size_bytes)})` : ""}${file.role === "panel" ? "" : `, as ${file.role}`}`,
-    )
+    .map((file) => {
+      const bytes = file.size_bytes ? ` (${size(file.size_bytes)})` : "";
+      return `${file.name || "a file"}${bytes}${file.role === "panel" ? "" : `, as ${file.role}`}`;
+    })
     .join("; ");
 }
 

@@ -13,9 +13,8 @@ async function showDatasets() {
   const items = [];
   let cursor = null;
   do {
-    const page = await callApi(
-      `/datasets?${new URLSearchParams({ limit: String(Math.min(shown - items.length, 200)), ...(cursor ? { cursor } : {}) })}`,
-    );
+    const limit = String(Math.min(shown - items.length, 200));
+    const page = await callApi(`/datasets?${new URLSearchParams({ limit, ...(cursor ? { cursor } : {}) })}`);
     items.push(...page.items);
     cursor = page.next_cursor;
   } while (cursor && items.length < shown);
@@ -171,6 +170,7 @@ function showPlan(plan) {
   const roles = Object.entries(inspection.columns || {}).map(([role, column]) =>
     role === column ? role : `${role} from “${column}”`,
   );
+  const filled = inspection.num_filled_rows ? `, ${count(inspection.num_filled_rows)} of them filled halt days` : "";
   const list = element("dl", {});
   fillFacts(list, [
     ["Read as", inspection.kind],
@@ -181,10 +181,7 @@ function showPlan(plan) {
         .map(([horizon, column]) => `${horizon} d from “${column}”`)
         .join(", "),
     ],
-    [
-      "Rows",
-      `${count(inspection.num_rows)}${inspection.num_filled_rows ? `, ${count(inspection.num_filled_rows)} of them filled halt days` : ""}`,
-    ],
+    ["Rows", `${count(inspection.num_rows)}${filled}`],
     ["Stocks", count(inspection.num_codes)],
     [
       "Trading days",

@@ -1,78 +1,103 @@
 // The table of evidence: each setting as requested, and as it ran.
+import { count } from "./format.js";
 import { formatShort } from "./plot.js";
 import { fillTable } from "./service.js";
 
+const MAX_RATES = 12;
 const byId = (name) => document.getElementById(name);
 const section = (job, name) => (job.spec?.base ?? job.spec)?.[name] ?? {};
+const countOf = (value) => (Array.isArray(value) ? value.length : (value ?? "–"));
+const joinPairs = (pairs) =>
+  pairs
+    .filter(([, value]) => value !== null && value !== undefined && value !== "")
+    .map(([key, value]) => (key ? `${key} ${value}` : value))
+    .join(", ");
 
 export function showEvidence(job, evidence) {
   byId("evidence-section").hidden = Object.keys(evidence).length === 0;
   if (byId("evidence-section").hidden) return;
-  const { optimizer, scheduler, threads, data, versions, seeds, modules, git } = evidence;
-  const split = section(job, "split"),
-    optimizerSpec = section(job, "optimizer"),
-    schedulerSpec = section(job, "scheduler"),
-    resources = section(job, "resources");
-  const countOf = (value) => (Array.isArray(value) ? value.length : value);
-  const joinPairs = (pairs) =>
-    pairs
-      .filter(([, value]) => value !== null && value !== undefined && value !== "")
-      .map(([key, value]) => `${key} ${value}`)
-      .join(", ");
-  const rates = scheduler?.lr_by_epoch ?? [];
-  const rows = [
+  fillTable(byId("evidence"), ["", "Requested", "Ran"], evidenceRows(job, evidence));
+  byId("evidence").classList.add("wrap");
+}
+
+// Rows of [name, requested, ran]; what the job has no evidence of has no row.
+export function evidenceRows(job, evidence) {
+  return [
+    ...predictionRows(job, evidence),
+    ...partRows(job, evidence),
+    ...resourceRows(job, evidence),
+    ...dataRows(job, evidence),
+    ...programRows(job, evidence),
+  ]
+    .filter(([, , ran]) => ran)
+    .map(([name, requested, ran]) => [name, requested ?? "", ran]);
+}
+
+function predictionRows({ spec }, { model, data, rows, rows_scored }) {
+  return [
     [
       "Model",
-      job.spec?.model?.length && job.spec.model,
-      evidence.model?.sha256 && `${evidence.model.weights}, SHA-256 ${evidence.model.sha256.slice(0, 16)}`,
+      typeof spec?.model === "string" ? spec.model : "",
+      model?.sha256 && `${model.weights}, SHA-256 ${model.sha256.slice(0, 16)}`,
     ],
     [
       "Days",
-      `${job.spec?.from_day} to ${job.spec?.to_day}`,
+      `${spec?.from_day} to ${spec?.to_day}`,
       data?.days &&
-        `${data.days[0]} to ${data.days.at(-1)}: ${data.days.length} days, ${data.num_learned_days} of them known to the model`,
+        `${data.days[0]} to ${data.days.at(-1)}: ${data.days.length} days, ` +
+          `${data.num_learned_days} of them known to the model`,
     ],
-    [
-      "Rows",
-      "",
-      evidence.rows !== undefined &&
-        `${evidence.rows.toLocaleString()}, ${evidence.rows_scored.toLocaleString()} of them with scores`,
-    ],
+    ["Rows", "", typeof rows === "number" && `${count(rows)}, ${count(rows_scored)} of them with scores`],
+  ];
+}
+
+function partRows(job, { optimizer, scheduler }) {
+  const requested = section(job, "optimizer"),
+    rates = scheduler?.lr_by_epoch ?? [],
+    shownRates = rates.slice(0, MAX_RATES).map((rate) => formatShort(Number(rate)));
+  return [
     [
       "Optimizer",
       joinPairs([
-        ["", optimizerSpec.name],
-        ["lr", formatShort(optimizerSpec.lr)],
-        ["weight decay", formatShort(optimizerSpec.weight_decay)],
+        ["", requested.name],
+        ["lr", formatShort(requested.lr)],
+        ["weight decay", formatShort(requested.weight_decay)],
       ]),
       optimizer &&
-        `${optimizer.class} ${optimizer.version || ""}, its state: ${(optimizer.state_keys || []).join(", ")}`,
+        `${[optimizer.class, optimizer.version].filter(Boolean).join(" ")}, ` +
+          `its state: ${(optimizer.state_keys || []).join(", ")}`,
     ],
     [
       "Learning rate",
-      schedulerSpec.name,
-      scheduler &&
-        `${scheduler.class}: ${rates
-          .slice(0, 12)
-          .map((rate) => formatShort(Number(rate)))
-          .join(", ")}${rates.length > 12 ? ", …" : ""}`,
+      section(job, "scheduler").name,
+      scheduler && `${scheduler.class}: ${shownRates.join(", ")}${rates.length > MAX_RATES ? ", …" : ""}`,
     ],
+  ];
+}
+
+function resourceRows(job, { device, device_name, precision, compiled, threads }) {
+  const requested = section(job, "resources");
+  return [
     [
       "Device",
       joinPairs([
-        ["queue", resources.queue],
-        ["device", resources.device],
+        ["queue", requested.queue],
+        ["device", requested.device],
         ["precision", section(job, "trainer").precision],
       ]),
-      [evidence.device, evidence.device_name, evidence.precision, evidence.compiled ? "compiled" : ""]
-        .filter(Boolean)
-        .join(", "),
+      [device, device_name, precision, compiled && "compiled"].filter(Boolean).join(", "),
     ],
     [
       "Threads",
-      resources.threads,
+      requested.threads,
       threads && `torch ${threads.torch_num_threads}, at most ${threads.os_threads_peak ?? "–"} of the system`,
     ],
+  ];
+}
+
+function dataRows(job, { data }) {
+  const split = section(job, "split");
+  return [
     [
       "Days",
       joinPairs([
@@ -81,32 +106,32 @@ export function showEvidence(job, evidence) {
         ["embargo", split.embargo_days],
       ]),
       data?.train_days &&
-        `training ${countOf(data.train_days) ?? "–"}, validation ${countOf(data.val_days) ?? "–"}, test ${countOf(data.test_days) ?? "–"}, embargo ${data.embargo_days}`,
+        `training ${countOf(data.train_days)}, validation ${countOf(data.val_days)}, ` +
+          `test ${countOf(data.test_days)}, embargo ${data.embargo_days}`,
     ],
     [
       "Data",
       job.dataset_fingerprint,
-      data && `${data.fingerprint}: ${data.num_rows?.toLocaleString()} rows, ${data.num_features} features`,
+      data && `${data.fingerprint}: ${count(data.num_rows)} rows, ${countOf(data.num_features)} features`,
     ],
-    [
-      "Seed",
-      job.spec?.seeds?.join(", ") ?? job.spec?.seed,
-      seeds &&
-        (evidence.members
-          ?.map(({ seed, best_epoch }) => (best_epoch ? `${seed} (best epoch ${best_epoch})` : seed))
-          .join(", ") ??
-          `${seeds.seed}`),
-    ],
+  ];
+}
+
+function programRows(job, { seeds, members, modules, versions, git }) {
+  const model = section(job, "model");
+  const memberSeeds = members?.map(({ seed, best_epoch }) =>
+    best_epoch ? `${seed} (best epoch ${best_epoch})` : seed,
+  );
+  const parameters = Object.values(modules ?? {}).reduce((sum, one) => sum + (one.parameters ?? 0), 0);
+  return [
+    ["Seed", job.spec?.seeds?.join(", ") ?? job.spec?.seed, seeds && (memberSeeds?.join(", ") ?? String(seeds.seed))],
     [
       "Network",
       joinPairs([
-        ["hidden size", section(job, "model").hidden_size],
-        ["layers", section(job, "model").gat_layers],
+        ["hidden size", model.hidden_size],
+        ["layers", model.gat_layers],
       ]),
-      modules &&
-        `${Object.values(modules)
-          .reduce((sum, one) => sum + (one.parameters ?? 0), 0)
-          .toLocaleString()} parameters in ${Object.keys(modules).join(", ")}`,
+      modules && `${count(parameters)} parameters in ${Object.keys(modules).join(", ")}`,
     ],
     [
       "Versions",
@@ -118,10 +143,4 @@ export function showEvidence(job, evidence) {
     ],
     ["Code", "", git?.sha && `${git.sha.slice(0, 12)}${git.dirty ? ", with uncommitted changes" : ""}`],
   ];
-  fillTable(
-    byId("evidence"),
-    ["", "Requested", "Ran"],
-    rows.filter(([, , ran]) => ran).map(([name, want, ran]) => [name, want ?? "", ran]),
-  );
-  byId("evidence").classList.add("wrap");
 }

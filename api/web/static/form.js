@@ -5,7 +5,9 @@ const HINTS = { minimum: "≥", exclusiveMinimum: ">", maximum: "≤", exclusive
 const humanize = (key) => key.replaceAll("_", " ");
 const plain = (value) =>
   Array.isArray(value) && value.every((one) => typeof one !== "object" && !String(one).includes(","));
-const text = (value) => (typeof value === "string" ? value : plain(value) ? value.join(", ") : JSON.stringify(value));
+// A value as a field's text: a list is separated by commas if none of its values has one.
+export const formatValue = (value) =>
+  typeof value === "string" ? value : plain(value) ? value.join(", ") : JSON.stringify(value);
 let count = 0;
 
 export class Form {
@@ -74,68 +76,34 @@ export class Form {
     return group;
   }
 
-  #leaf(pointer, schema, preset, required) {
+  // The schema of a field's values other than null, and whether null is one of them.
+  #resolve(schema) {
     const kinds = (schema.anyOf ?? schema.oneOf ?? [schema]).map((one) =>
       one.$ref ? { ...this.#schemas[one.$ref.split("/").pop()], type: "object" } : one,
     );
-    const main = kinds.find((one) => one.type !== "null") ?? {},
-      nullable = kinds.some((one) => one.type === "null");
+    return {
+      main: kinds.find((one) => one.type !== "null") ?? {},
+      nullable: kinds.some((one) => one.type === "null"),
+    };
+  }
+
+  #leaf(pointer, schema, preset, required) {
+    const { main, nullable } = this.#resolve(schema);
     const id = `field-${(count += 1)}`,
       key = pointer.split("/").pop();
-    const range = Object.entries(HINTS)
-      .filter(([bound]) => main[bound] !== undefined)
-      .map(
-        ([bound, sign]) =>
-          `${sign} ${Number(main[bound]).toLocaleString("en", { useGrouping: false, maximumFractionDigits: 12 })}`,
-      )
-      .join(", ");
+    const isSet = preset !== null && preset !== undefined,
+      isArray = main.type === "array",
+      ofObjects = isArray && Boolean(main.items?.$ref || main.items?.type === "object");
     const hint = [
-      schema.description ?? "",
-      range,
-      main.type === "array" && main.items?.type !== "object" && !main.items?.$ref ? "with commas" : "",
-      nullable && preset !== null && preset !== undefined ? "or null" : "",
+      schema.description,
+      formatRange(main),
+      isArray && !ofObjects && "with commas",
+      nullable && isSet && "or null",
     ]
       .filter(Boolean)
       .join("; ");
-    const given = preset === undefined || preset === null ? (nullable ? "none" : "") : text(preset);
-    const free =
-      main.type === "object" ||
-      main.additionalProperties ||
-      (main.type === "array" && (main.items?.$ref || main.items?.type === "object"));
-    let input;
-    if (main.enum || main.type === "boolean") {
-      const choices = main.enum ?? [true, false];
-      input = element(
-        "select",
-        { id },
-        element("option", { value: "" }, preset === undefined ? "" : `${given} (default)`),
-        ...choices.filter((one) => one !== preset).map((one) => element("option", { value: String(one) }, String(one))),
-        ...(nullable && preset !== null && preset !== undefined ? [element("option", { value: "null" }, "null")] : []),
-      );
-    } else if (free) {
-      input = element("textarea", {
-        id,
-        rows: Math.min(8, Math.max(2, given.length / 34)),
-        spellcheck: "false",
-        placeholder:
-          preset === undefined
-            ? ""
-            : JSON.stringify(preset, null, 1)
-                .replace(/\n\s{2,}/g, " ")
-                .replace(/\n \}/g, " }"),
-      });
-    } else {
-      input = element("input", {
-        id,
-        placeholder: given,
-        autocomplete: "off",
-        spellcheck: "false",
-        ...(["integer", "number"].includes(main.type)
-          ? { inputmode: main.type === "integer" ? "numeric" : "decimal" }
-          : {}),
-        ...(key === "dataset" ? { list: "datasets" } : {}),
-      });
-    }
+    const free = main.type === "object" || main.additionalProperties || ofObjects;
+    const input = makeInput(id, key, main, { preset, nullable, isSet, free });
     input.dataset.pointer = pointer;
     if (required) input.required = true;
     const wrong = element("span", { id: `${id}-wrong`, class: "wrong", hidden: "" });
@@ -168,7 +136,7 @@ export class Form {
       const [name, ...folders] = pointer.slice(1).split("/").toReversed();
       let node = made;
       for (const folder of folders.toReversed()) node = node[folder] ??= {};
-      node[name] = read(typed, leaf);
+      node[name] = parseValue(typed, leaf);
     }
     return made;
   }
@@ -191,7 +159,7 @@ export class Form {
           ? JSON.stringify(value, null, 1)
           : value === null
             ? "null"
-            : text(value);
+            : formatValue(value);
     }
     this.mark();
   }
@@ -247,7 +215,47 @@ export class Form {
   }
 }
 
-function sameValue(value, preset) {
+function formatRange(schema) {
+  return Object.entries(HINTS)
+    .filter(([bound]) => schema[bound] !== undefined)
+    .map(([bound, sign]) => {
+      const value = Number(schema[bound]);
+      return `${sign} ${value.toLocaleString("en", { useGrouping: false, maximumFractionDigits: 12 })}`;
+    })
+    .join(", ");
+}
+
+// The control of one field: a choice, free JSON, or one line of text whose placeholder is the default.
+function makeInput(id, key, schema, { preset, nullable, isSet, free }) {
+  const given = isSet ? formatValue(preset) : nullable ? "none" : "";
+  if (schema.enum || schema.type === "boolean") {
+    const choices = schema.enum ?? [true, false];
+    return element(
+      "select",
+      { id },
+      element("option", { value: "" }, preset === undefined ? "" : `${given} (default)`),
+      ...choices.filter((one) => one !== preset).map((one) => element("option", { value: String(one) }, String(one))),
+      ...(nullable && isSet ? [element("option", { value: "null" }, "null")] : []),
+    );
+  }
+  const attributes = { id, spellcheck: "false" };
+  if (free) {
+    const placeholder =
+      preset === undefined
+        ? ""
+        : JSON.stringify(preset, null, 1)
+            .replace(/\n\s{2,}/g, " ")
+            .replace(/\n \}/g, " }");
+    return element("textarea", { ...attributes, rows: Math.min(8, Math.max(2, given.length / 34)), placeholder });
+  }
+  if (schema.type === "integer") attributes.inputmode = "numeric";
+  if (schema.type === "number") attributes.inputmode = "decimal";
+  if (key === "dataset") attributes.list = "datasets";
+  return element("input", { ...attributes, placeholder: given, autocomplete: "off" });
+}
+
+// Whether two values are equal, with what is absent from an object taken as null.
+export function sameValue(value, preset) {
   if (value === null || preset === null || typeof value !== "object" || typeof preset !== "object")
     return value === preset;
   const keys = new Set([...Object.keys(value), ...Object.keys(preset)]);
@@ -256,16 +264,10 @@ function sameValue(value, preset) {
   );
 }
 
-function read(typed, { type, items }) {
+// The value of a field's text. Text that cannot be read is the value itself, which the service then refuses.
+export function parseValue(typed, { type, items }) {
   if (typed === "null") return null;
-  if (type === "json") {
-    try {
-      return JSON.parse(typed);
-    } catch {
-      return typed;
-    }
-  }
-  if (type === "array" && typed.startsWith("[")) {
+  if (type === "json" || (type === "array" && typed.startsWith("["))) {
     try {
       return JSON.parse(typed);
     } catch {

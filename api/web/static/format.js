@@ -1,8 +1,10 @@
 // Numbers and keys as text.
 
 export function size(bytes) {
+  if (typeof bytes !== "number") return "–";
   const units = ["bytes", "kB", "MB", "GB", "TB"];
-  const power = bytes < 1000 ? 0 : Math.min(units.length - 1, Math.floor(Math.log10(bytes) / 3));
+  let power = bytes < 1000 ? 0 : Math.min(units.length - 1, Math.floor(Math.log10(bytes) / 3));
+  if (power && power < units.length - 1 && bytes >= 999.95 * 1000 ** power) power += 1; // would round to 1000.0
   return `${(bytes / 1000 ** power).toFixed(power ? 1 : 0)} ${units[power]}`;
 }
 

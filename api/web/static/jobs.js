@@ -20,7 +20,8 @@ let cursor = null,
   latestRequest = 0;
 
 function query(extra = {}) {
-  return `/jobs?${new URLSearchParams([...[...new FormData(filters)].filter(([, value]) => value), ["limit", PAGE_SIZE], ...Object.entries(extra)])}`;
+  const chosen = [...new FormData(filters)].filter(([, value]) => value);
+  return `/jobs?${new URLSearchParams([...chosen, ["limit", PAGE_SIZE], ...Object.entries(extra)])}`;
 }
 
 function cells(job) {
@@ -112,7 +113,8 @@ async function refresh() {
     if (request !== latestRequest) return; // the filters have changed meanwhile
     mergePage(page);
     const live = workers.items.filter((worker) => worker.live);
-    const message = `${live.length} live ${live.length === 1 ? "worker" : "workers"}, ${live.filter((worker) => worker.busy_with).length} busy`;
+    const busy = live.filter((worker) => worker.busy_with);
+    const message = `${live.length} live ${live.length === 1 ? "worker" : "workers"}, ${busy.length} busy`;
     if (byId("workers").textContent !== message) byId("workers").textContent = message;
     updateSummary();
     showError(null);

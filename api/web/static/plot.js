@@ -51,16 +51,13 @@ export function drawAxes(
     bottom = xLabel ? 44 : 32,
     whole = false,
     format,
-    log = false,
   },
 ) {
   const width = Math.max(box.clientWidth, 240);
   height ??= Math.round(Math.min(560, Math.max(280, width * 0.22)));
   const margin = (high - low || Math.abs(high) || 0.02) * 0.07;
   const bounds = { low: low - margin, high: high + margin };
-  const transform = log ? Math.log10 : (value) => value;
-  const span = transform(to) - transform(from) || 1;
-  const x = (value) => left + ((transform(value) - transform(from)) / span) * (width - left - right);
+  const x = (value) => left + ((value - from) / (to - from || 1)) * (width - left - right);
   const y = (value) => top + ((bounds.high - value) / (bounds.high - bounds.low)) * (height - top - bottom);
   const svg = svgElement("svg", {
     class: "curve",
@@ -79,21 +76,11 @@ export function drawAxes(
         y2: y(value),
       }),
     );
-    const label =
-      format && format !== formatShort
-        ? format(value)
-        : Math.max(Math.abs(value), 0) >= 1e5 || vertical.digits > 5
-          ? value.toExponential(1)
-          : value.toFixed(vertical.digits);
+    const label = formatTick(value, vertical.digits, format);
     svg.append(svgElement("text", { x: left - 8, y: y(value) + 4, "text-anchor": "end" }, label));
   }
   const room = (width - left - right) / 70;
-  const xTicks = log
-    ? powersOfTen(from, to)
-    : ticks(from, to, Math.min(room, whole ? to - from : room)).values.filter(
-        (value) => !whole || Number.isInteger(value),
-      );
-  for (const value of xTicks)
+  for (const value of xTicks(from, to, room, whole))
     svg.append(
       svgElement("text", { x: x(value), y: height - bottom + 18, "text-anchor": "middle" }, formatShort(value)),
     );
@@ -102,11 +89,14 @@ export function drawAxes(
   return { svg, x, y, width, height, left, right, top, bottom };
 }
 
-function powersOfTen(from, to) {
-  const values = [];
-  for (let power = Math.ceil(Math.log10(from) - 1e-9); power <= Math.log10(to) + 1e-9; power += 1)
-    values.push(10 ** power);
-  return values.length > 1 ? values : [from, to];
+function formatTick(value, digits, format) {
+  if (format && format !== formatShort) return format(value);
+  return Math.abs(value) >= 1e5 || digits > 5 ? value.toExponential(1) : value.toFixed(digits);
+}
+
+function xTicks(from, to, room, whole) {
+  if (!whole) return ticks(from, to, room).values;
+  return ticks(from, to, Math.min(room, to - from)).values.filter(Number.isInteger);
 }
 
 // The path through the points; an undefined value is a gap.

@@ -1,4 +1,5 @@
-// The plots of a study as SVG: optimization history, learning curves, importance, parallel coordinates, slices, timeline.
+// The plots of a study as SVG: optimization history, learning curves, importance, parallel coordinates, slices and
+// timeline.
 import { drawAxes, isNumber, svgElement, formatShort, titledElement, linePath } from "./plot.js";
 
 const trialName = (trial) => `trial ${trial.number}`;
@@ -80,11 +81,12 @@ export function intermediate(box, trials, { metric, minimize }) {
     );
     svg.append(line);
     const end = values.findLastIndex(isNumber);
+    const pruned = trial.state === "pruned" ? ` at epoch ${steps[end]}` : "";
     svg.append(
       titledElement(
         "circle",
         { class: `trial-end ${kind}`, cx: x(steps[end]), cy: y(values[end]), r: trial.state === "pruned" ? 4 : 3 },
-        `${trialName(trial)}, ${trial.state}${trial.state === "pruned" ? ` at epoch ${steps[end]}` : ""}: ${formatShort(values[end])}`,
+        `${trialName(trial)}, ${trial.state}${pruned}: ${formatShort(values[end])}`,
       ),
     );
   }
@@ -137,7 +139,7 @@ export function bars(box, shares, title) {
 }
 
 // Maps a parameter's value to 0 … 1 within its search space; `labels` are [position, text].
-function scale(dimension, values) {
+export function scale(dimension, values) {
   if (dimension?.kind === "categorical" || values.some((value) => typeof value !== "number")) {
     const choices = dimension?.choices ?? [...new Set(values)];
     const position = (value) =>
@@ -210,17 +212,19 @@ export function parallel(box, trials, space, { metric, minimize }) {
   ];
   const x = (i) => side + (i * (width - 2 * side)) / (axes.length - 1),
     y = (share) => height - bottom - share * (height - top - bottom);
-  for (const trial of completed)
+  for (const trial of completed) {
+    const heightOn = (axis) => y(axis.position(axis.read(trial))).toFixed(1);
     svg.append(
       titledElement(
         "path",
         {
           class: `thread s${shade(trial.value, bounds, minimize)}`,
-          d: `M${axes.map((axis, i) => `${x(i).toFixed(1)} ${y(axis.position(axis.read(trial))).toFixed(1)}`).join("L")}`,
+          d: `M${axes.map((axis, i) => `${x(i).toFixed(1)} ${heightOn(axis)}`).join("L")}`,
         },
         `${describeTrial(trial)}; ${keys.map((key) => `${key} ${formatShort(trial.params[key])}`).join(", ")}`,
       ),
     );
+  }
   axes.forEach((axis, i) => {
     svg.append(svgElement("line", { class: "axis", x1: x(i), x2: x(i), y1: y(0), y2: y(1) }));
     const [section, leaf] = axis.key.includes(".") ? axis.key.split(/\.(.*)/) : ["", axis.key];

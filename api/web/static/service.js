@@ -18,26 +18,6 @@ export function newIdempotencyKey() {
   );
 }
 
-async function session(method, body) {
-  const response = await fetch("/session", {
-    method,
-    headers: { "Content-Type": "application/json" },
-    body: body && JSON.stringify(body),
-  });
-  if (!response.ok) throw new Error((await response.json().catch(() => ({}))).detail || `log-in: ${response.status}`);
-  if (method === "POST") localStorage.setItem("session", "begun");
-  else localStorage.removeItem("session");
-  window.location.reload();
-}
-
-// Exchanges the API key for an HttpOnly session cookie; the page does not keep the key.
-document.getElementById("login").addEventListener("submit", (event) => {
-  event.preventDefault();
-  session("POST", { key: document.getElementById("key").value.trim() }).catch(showError);
-});
-document.getElementById("logout").hidden = !localStorage.getItem("session");
-document.getElementById("logout").addEventListener("click", () => session("DELETE").catch(showError));
-
 export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);

@@ -53,7 +53,8 @@ export function draw() {
     .map((state) => [count(state), state])
     .filter(([some]) => some)
     .map(([some, state]) => `${some} ${state}`);
-  const summary = `${trials.length} of ${job.spec.n_trials} trials: ${states.join(", ") || "none yet"}. ${top ? `Best ${metric} ${formatNumber(top.value)}, trial ${top.number}.` : "No value yet."}`;
+  const best = top ? `Best ${metric} ${formatNumber(top.value)}, trial ${top.number}.` : "No value yet.";
+  const summary = `${trials.length} of ${job.spec.n_trials} trials: ${states.join(", ") || "none yet"}. ${best}`;
   if (byId("study-text").textContent !== summary) byId("study-text").textContent = summary;
   const has = {
     history: top,

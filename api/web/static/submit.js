@@ -1,5 +1,6 @@
 // Submit: the form of a spec, its plan (dry run), and the same call as curl and Python.
 import { size } from "./format.js";
+import { curlCommand, pythonProgram } from "./snippets.js";
 import { Form } from "./form.js";
 import { callApi, formatDuration, element, fillFacts, showError, newIdempotencyKey } from "./service.js";
 
@@ -27,26 +28,8 @@ function buildForm(next) {
 function onChange() {
   key = null;
   form.mark();
-  const body = form.body(),
-    origin = window.location.origin;
-  byId("curl").textContent =
-    `curl -X POST ${origin}/jobs/${kind} \\\n  -H 'Content-Type: application/json' \\\n  -d '${JSON.stringify(body, null, 1).replaceAll("'", "'\\''")}'`;
-  byId("python").textContent =
-    `from client.sdk import Client\n\nwith Client("${origin}") as service:\n    job = service.${kind}(${python(body).replaceAll("\n", "\n    ")})\n    print(job.wait().state)`;
-}
-
-// A JSON value as Python source.
-function python(value, depth = 0) {
-  const inner = " ".repeat(4 * (depth + 1)),
-    end = " ".repeat(4 * depth);
-  if (value === null) return "None";
-  if (typeof value === "boolean") return value ? "True" : "False";
-  if (Array.isArray(value)) return `[${value.map((one) => python(one, depth)).join(", ")}]`;
-  if (typeof value !== "object") return JSON.stringify(value);
-  const parts = Object.entries(value).map(
-    ([name, one]) => `${inner}${JSON.stringify(name)}: ${python(one, depth + 1)},`,
-  );
-  return parts.length ? `{\n${parts.join("\n")}\n${end}}` : "{}";
+  byId("curl").textContent = curlCommand(window.location.origin, kind, form.body());
+  byId("python").textContent = pythonProgram(window.location.origin, kind, form.body());
 }
 
 function showRefusal(error) {
@@ -90,17 +73,20 @@ async function withBusy(message, action) {
 function show(plan) {
   showRefusal(null);
   const one = plan.trial ?? plan;
+  const folds = one.num_folds > 1 ? `, ${one.num_folds} folds` : "";
+  const members = one.num_members > 1 ? `; ${one.num_members} seeds` : "";
   byId("warnings").replaceChildren(...plan.warnings.map((warning) => element("li", { class: "warning" }, warning)));
   fillFacts(byId("plan"), [
     ["Trials", plan.num_trials?.toLocaleString()],
     ["Parameters", one.num_parameters.toLocaleString()],
     [
       "Days",
-      `${one.num_train_days} training, ${one.num_val_days} validation, ${one.num_test_days} test${one.num_folds > 1 ? `, ${one.num_folds} folds` : ""}${one.num_members > 1 ? `; ${one.num_members} seeds` : ""}`,
+      `${one.num_train_days} training, ${one.num_val_days} validation, ${one.num_test_days} test${folds}${members}`,
     ],
     [
       "Epochs",
-      `${one.epochs} of ${one.steps_per_epoch.toLocaleString()} steps; ${one.days_per_step} whole days a step, about ${one.samples_per_epoch.toLocaleString()} samples an epoch`,
+      `${one.epochs} of ${one.steps_per_epoch.toLocaleString()} steps; ${one.days_per_step} whole days a step, ` +
+        `about ${one.samples_per_epoch.toLocaleString()} samples an epoch`,
     ],
     [
       "About",

@@ -73,9 +73,10 @@ function showCurve(metrics, job) {
   // leave room for half as many epochs again, so that growth shows and few epochs of many still fill the plot
   const lastStep = Math.max(...lines.flatMap((one) => one.step.slice(-1))),
     maxEpochs = job.spec?.trainer?.max_epochs || job.progress?.epochs || lastStep;
+  const newest = lines.map((one) => `${one.name} ${formatNumber(one.value.at(-1))}`).join(", ");
   draw(byId("curve"), lines, {
     last: FINISHED.has(job.state) ? lastStep : Math.min(maxEpochs, Math.max(10, Math.ceil(lastStep * 1.5))),
-    title: `Validation RankIC by epoch, one line for each horizon or fold; newest ${lines.map((one) => `${one.name} ${formatNumber(one.value.at(-1))}`).join(", ")}`,
+    title: `Validation RankIC by epoch, one line for each horizon or fold; newest ${newest}`,
     references,
     band,
   });
@@ -102,7 +103,8 @@ function showCurve(metrics, job) {
       ?.focus();
   byId("band-text").textContent = [
     band
-      ? `The band around ${line.name} is ± 2 standard errors of its mean over the validation days (Newey-West, as in rank_ic_t): changes inside it may be noise.`
+      ? `The band around ${line.name} is ± 2 standard errors of its mean over the validation days ` +
+        "(Newey-West, as in rank_ic_t): changes inside it may be noise."
       : "A mean over horizons has no band: its standard error is not recorded.",
     references.length ? `Dashed: simple rankers on the same days, ${line.name}.` : "",
   ]

@@ -1,6 +1,7 @@
 // The page of one job of any kind: its live state, metrics, evidence, files and log. A study's plots are in study.js.
 import { size } from "./format.js";
 import { showEvidence } from "./evidence.js";
+import { applyMetrics, METRICS_QUERY } from "./metrics.js";
 import { drawSplit } from "./split.js";
 import { showOffline, followEvents, throttle } from "./stream.js";
 import {
@@ -20,11 +21,8 @@ import { showNumbers, showTraining } from "./training.js";
 const id = document.getElementById("job").dataset.jobId;
 const api = `/jobs/${encodeURIComponent(id)}`;
 const byId = (name) => document.getElementById(name);
-const METRIC_PREFIXES = ["val", "test/", "train", "step/", "time", "system"]; // one of several folds says train.1/…
-const QUERY = METRIC_PREFIXES.map((name) => `name=${name}`).join("&");
 const MAX_LOG_LINES = 2000,
-  LOG_TAIL = 300,
-  MAX_POINTS = 300;
+  LOG_TAIL = 300;
 const TRAINING_KINDS = new Set(["train", "trial", "pretrain", "ensemble"]);
 const lastSeqByJob = new Map(); // job id to its last event's number, from which the stream resumes
 const loggedLines = new Set(); // lines from the log file, which the stream may repeat
@@ -32,7 +30,7 @@ let refreshing = 0,
   pendingMetrics = [];
 let job = null,
   metrics = null,
-  evidence = null,
+  evidence = {},
   study = null,
   split = null,
   stop = null,
@@ -178,13 +176,13 @@ async function refresh() {
   refreshing += 1;
   try {
     let found;
-    [job, found] = await Promise.all([callApi(api), callApi(`${api}/metrics?${QUERY}&max_points=${MAX_POINTS}`)]);
+    [job, found] = await Promise.all([callApi(api), callApi(`${api}/metrics?${METRICS_QUERY}`)]);
     lastSeqByJob.set(id, Math.max(found.last_seq, lastSeqByJob.get(id) ?? 0));
     logLoaded ??= loadLog().catch(showError); // only once the stream's start position is known
     showJob();
     if (TRAINING_KINDS.has(job.kind)) {
       metrics = found;
-      for (const { seq, body } of pendingMetrics) if (seq > found.last_seq) applyMetrics(body);
+      for (const { seq, body } of pendingMetrics) if (seq > found.last_seq) applyMetrics(metrics, job, body);
       drawNumbers();
       evidence = await callApi(`${api}/evidence`);
       showEvidence(job, evidence);
@@ -206,25 +204,6 @@ async function refresh() {
   } finally {
     refreshing -= 1;
     if (!refreshing) pendingMetrics = [];
-  }
-}
-
-// Applies the values of a metrics event, so that nothing is requested again until a series is too long to draw.
-function applyMetrics({ step, values, best, source }) {
-  if (source) {
-    metrics.baselines[source] = { ...metrics.baselines[source], ...values };
-    return;
-  }
-  Object.assign(metrics.latest, values);
-  if (best) job.best = { ...job.best, epoch: step, value: values[job.best?.objective] ?? null, metrics: values };
-  for (const [name, value] of Object.entries(values)) {
-    if (!METRIC_PREFIXES.some((prefix) => name.startsWith(prefix))) continue;
-    const line = (metrics.series[name] ??= { step: [], value: [] });
-    if (step > (line.step.at(-1) ?? 0)) {
-      line.step.push(step);
-      line.value.push(value);
-    }
-    if (line.step.length > 2 * MAX_POINTS) reload();
   }
 }
 
@@ -253,9 +232,10 @@ function onEvent(kind, data) {
     if (isThisJob && !loggedLines.has(`${data.time} ${data.body.message}`)) log(data.time, data.body.message);
     return;
   }
-  if (kind === "metrics" && isThisJob && refreshing) pendingMetrics.push(data); // the response under way may be older than this event
+  // The response under way may be older than this event.
+  if (kind === "metrics" && isThisJob && refreshing) pendingMetrics.push(data);
   if (kind === "metrics" && isThisJob && metrics) {
-    applyMetrics(data.body);
+    if (applyMetrics(metrics, job, data.body)) reload();
     drawNumbersSoon();
     if (Object.keys(evidence).length) return;
   }
@@ -290,7 +270,8 @@ function bindAction(name, confirmation) {
 }
 
 function bindResubmit(name, body) {
-  let key = newIdempotencyKey(); // kept until the service has responded, so that a second click does not make a second job
+  // Kept until the service has responded, so that a second click does not make a second job.
+  let key = newIdempotencyKey();
   byId(name).addEventListener("click", async () => {
     byId(name).disabled = true;
     const headers = { "Idempotency-Key": key, ...(body ? { "Content-Type": "application/json" } : {}) };

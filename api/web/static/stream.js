@@ -1,8 +1,8 @@
 // The page's event stream. It reconnects with back-off, and the page shows while the service cannot be reached.
 const KINDS = ["state", "metrics", "log", "progress", "end"];
-const banner = document.getElementById("offline");
 
 export function showOffline(offline) {
+  const banner = document.getElementById("offline");
   if (banner.hidden === !offline) return;
   banner.hidden = !offline;
   banner.textContent = offline ? "The service cannot be reached. What you see may be out of date; trying again…" : "";

@@ -32,13 +32,14 @@ up: setup ## start API, worker and embedded servers; Ctrl-C stops them (ARGS="--
 test: setup-dev ## run all tests (ARGS="-k name" selects)
 	@$(BIN)/python -m pytest -q -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
-check: setup-dev ## lint, security, types, import contracts, generated code, file lengths, deployment files
+check: setup-dev ## lint, security, types, import contracts, generated code, file lengths, deployment files, JavaScript
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml api atft client jobs migrations worker
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m client.sdk.generate --check
 	@$(BIN)/python -m pytest -q -n0 tests/architecture
+	@tests/web/check.sh
 
 parity: setup-dev ## compare our numbers with the reference libraries, each in its own environment under var/parity
 	@tests/parity/setup.sh
@@ -87,5 +88,5 @@ lock: ## resolve the dependencies again into constraints.txt
 	@$(call FIND_PYTHON,lock)
 
 clean: ## remove .venv, caches and var/ (databases, runs, logs)
-	rm -rf .venv var build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv var build dist tests/web/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,6 +19,13 @@ def test_files_have_at_most_400_lines(folder: str) -> None:
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
 
 
+def test_lines_of_the_page_scripts_have_at_most_120_characters() -> None:
+    scripts = [*(ROOT / "api/web/static").glob("*.js"), *(ROOT / "tests/web").glob("*.js")]
+    assert scripts
+    lines = {f"{path.name}:{n}": line for path in scripts for n, line in enumerate(path.read_text().splitlines(), 1)}
+    assert [place for place, line in lines.items() if len(line) > 120] == []  # prettier breaks no text
+
+
 def test_no_file_or_folder_is_a_drawer() -> None:
     assert [name for name in FILES if DRAWERS & set(Path(name).with_suffix("").parts)] == []
 

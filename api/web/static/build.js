@@ -1,8 +1,9 @@
 // The live state of a dataset's build, by its job's events.
-import { callApi, element, FINISHED, progressText } from "./service.js";
+import { callApi, element, FINISHED, progressText, showError } from "./service.js";
+import { followEvents } from "./stream.js";
 
 const byId = (name) => document.getElementById(`build-${name}`);
-let source = null;
+let stop = null;
 
 function show(job) {
   byId("state").textContent = job.status || job.state;
@@ -29,35 +30,45 @@ function showProgress(progress, finished = false, fallback = "") {
 
 // Shows the job in the page's build box and calls `onEnd` with it when it has finished.
 export async function followBuild(id, onEnd) {
-  source?.close();
+  stop?.();
   byId("log").replaceChildren();
   document.getElementById("build").hidden = false;
   const api = `/jobs/${encodeURIComponent(id)}`;
-  let job = await callApi(api);
+  let job = await callApi(api),
+    lastSeq = 0;
   byId("title").textContent = `Build of ${job.dataset}`;
   byId("job").href = job.links.page;
   byId("dataset").hidden = true;
   show(job);
-  const events = (source = new EventSource(`${api}/events`));
-  const on = (kind, handle) => events.addEventListener(kind, (event) => handle(JSON.parse(event.data).body));
-  on("state", (body) => {
-    job = { ...job, ...body, status: body.state, pending_reason: null };
-    show(job);
-  });
-  on("progress", (body) => {
-    if (job.state === "running") showProgress(body);
-  });
-  on("log", (body) => {
-    byId("log").append(element("li", { class: body.level }, body.message));
-  });
-  on("end", async () => {
-    events.close();
-    job = await callApi(api);
-    show(job);
-    if (job.state === "succeeded") {
-      byId("dataset").href = `/ui/datasets/${encodeURIComponent(job.dataset)}`;
-      byId("dataset").hidden = false;
-    }
-    onEnd(job);
-  });
+  const handlers = {
+    state(body) {
+      job = { ...job, ...body, status: body.state, pending_reason: null };
+      show(job);
+    },
+    progress(body) {
+      if (job.state === "running") showProgress(body);
+    },
+    log(body) {
+      byId("log").append(element("li", { class: body.level }, body.message));
+    },
+    async end() {
+      stop();
+      job = await callApi(api);
+      show(job);
+      if (job.state === "succeeded") {
+        byId("dataset").href = `/ui/datasets/${encodeURIComponent(job.dataset)}`;
+        byId("dataset").hidden = false;
+      }
+      onEnd(job);
+    },
+  };
+  const onEvent = async (kind, { seq, body }) => {
+    if (seq) lastSeq = seq;
+    await handlers[kind]?.(body);
+  };
+  stop = followEvents(
+    () => `${api}/events?after=${lastSeq}`,
+    (kind, data) => onEvent(kind, data).catch(showError),
+    () => {}, // the events missed are sent again
+  );
 }

@@ -17,6 +17,7 @@ let newest = new Set(); // ids on the newest page, which each refresh loads agai
 let cursor = null,
   stop = null,
   followedIds = "",
+  olderLoaded = false,
   latestRequest = 0;
 
 function query(extra = {}) {
@@ -90,20 +91,21 @@ function removeRow(id) {
   rows.delete(id);
 }
 
-// Merges the newest page into the list: older rows stay, unless there may be jobs between them that were never loaded.
+// Merges the newest page into the list. Older rows stay only if the reader has loaded them, so that the list does not
+// grow with every new job, and only if there cannot be jobs between them that were never loaded.
 function mergePage(page) {
   const pageIds = (newest = new Set(page.items.map((job) => job.id))),
     last = page.items.at(-1);
-  if (page.next_cursor && !page.items.some((job) => rows.has(job.id))) for (const id of [...rows.keys()]) removeRow(id);
+  if (!page.next_cursor || !page.items.some((job) => rows.has(job.id))) olderLoaded = false;
   for (const [id, { job }] of rows)
-    if (!pageIds.has(id) && (!page.next_cursor || job.created_at > last.created_at)) removeRow(id);
+    if (!pageIds.has(id) && (!olderLoaded || job.created_at > last.created_at)) removeRow(id);
   let next = body.firstChild;
   for (const job of page.items) {
     const row = upsertRow(job);
     if (row === next) next = next.nextSibling;
     else body.insertBefore(row, next);
   }
-  if (rows.size <= PAGE_SIZE) cursor = page.next_cursor;
+  if (!olderLoaded) cursor = page.next_cursor;
 }
 
 async function refresh() {
@@ -168,6 +170,7 @@ function onReconnect() {
 
 async function loadOlder() {
   more.disabled = true;
+  olderLoaded = true; // before the response, so that a refresh meanwhile moves neither the cursor nor the last row
   try {
     const page = await callApi(query({ cursor }));
     cursor = page.next_cursor;
@@ -184,6 +187,7 @@ function applyFilters() {
   history.replaceState(null, "", chosen.size ? `/?${chosen}` : "/");
   for (const id of [...rows.keys()]) removeRow(id);
   cursor = null;
+  olderLoaded = false;
   return refresh();
 }
 

@@ -8,7 +8,7 @@ const REFRESH_SECONDS = 3;
 async function show() {
   try {
     const [workers, queued] = await Promise.all([callApi("/workers"), callApi("/jobs?state=queued&limit=50")]);
-    const ago = (time) => formatDuration((Date.now() - Date.parse(time)) / 1000) || "now";
+    const ago = (time) => formatDuration(Math.max(0, Date.now() - Date.parse(time)) / 1000);
     const live = workers.items.filter((worker) => worker.live),
       busy = live.filter((worker) => worker.busy_with);
     const summary = `${live.length} live, ${busy.length} busy`;

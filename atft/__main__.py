@@ -31,22 +31,16 @@ from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
 from atft.spec.base import Spec
 from atft.spec.data import DatasetSpec, PlantedMode
 from atft.spec.ensemble import EnsembleSpec
-from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.job import RunSpec
+from atft.spec.kinds import KINDS
 from atft.spec.prediction import PredictSpec
-from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
 
 FAILED: Final = 1
 USAGE: Final = 2
 LEASE_OVER: Final = 75
 PR_SET_PDEATHSIG: Final = 1
-SPECS: Final[dict[str, type[Spec]]] = {
-    "run": TrainSpec,
-    "ensemble": EnsembleSpec,
-    "pretrain": PretrainSpec,
-    "predict": PredictSpec,
-    "build": DatasetSpec,
-}
+SPECS: Final[dict[str, type[Spec]]] = {kind.command[0]: kind.spec for kind in KINDS.values() if kind.command}
 S = TypeVar("S", bound=Spec)
 
 

@@ -5,9 +5,12 @@ checks `NEXT`.
 from enum import StrEnum
 from typing import Final
 
+from atft.spec.kinds import JobKind, kinds_where
 from atft.spec.reason import Reason
 
-__all__ = ["ACTIVE", "COORDINATING", "NEXT", "TERMINAL", "JobKind", "JobState", "Reason", "Wanted", "sources_of"]
+__all__ = [
+    "ACTIVE", "BUILDING", "COORDINATING", "NEXT", "TERMINAL", "JobKind", "JobState", "Reason", "Wanted", "sources_of",
+]  # fmt: skip
 
 
 class JobState(StrEnum):
@@ -31,23 +34,10 @@ class Wanted(StrEnum):
     PRUNE = "prune"
 
 
-class JobKind(StrEnum):
-    """What a job does."""
-
-    DATASET = "dataset"
-    TRAIN = "train"
-    HPO = "hpo"
-    TRIAL = "trial"
-    PREFLIGHT = "preflight"
-    ABLATION = "ablation"
-    ENSEMBLE = "ensemble"
-    PRETRAIN = "pretrain"
-    PREDICT = "predict"
-
-
 TERMINAL: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.PRUNED})
 ACTIVE: Final = frozenset(JobState) - TERMINAL
-COORDINATING: Final = frozenset({JobKind.HPO, JobKind.ABLATION})
+COORDINATING: Final = kinds_where(lambda kind: kind.coordinating)
+BUILDING: Final = kinds_where(lambda kind: kind.builds)
 
 NEXT: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.CANCELLED, JobState.FAILED}),

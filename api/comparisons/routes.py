@@ -30,12 +30,12 @@ from api.jobs.schemas import Series
 from atft.spec.metric import COMPARED, TEST, VAL, full_name
 from jobs.db.tables import Job
 from jobs.record import history, queries
-from jobs.states import JobKind, JobState
+from jobs.record.actions import Action, refusal
+from jobs.states import JobState
 
 router = APIRouter(tags=["results"])
 MAX_JOBS: Final = 50
 MAX_POINTS: Final = 1000
-COMPARABLE: Final = frozenset({JobKind.TRAIN, JobKind.TRIAL, JobKind.ENSEMBLE})
 _Inputs = tuple[list[Side], dict[str, Daily], dict[UUID, Series]]
 JobIds = Annotated[
     list[UUID],
@@ -103,11 +103,8 @@ def _cache_key(session: Session, job_ids: Sequence[UUID], measure: Measure, base
     """
     jobs = [queries.get(session, job_id) for job_id in job_ids]
     for job in jobs:
-        if job.kind not in COMPARABLE:
-            instead = "; give its trials, or the job its best one was promoted to" if job.kind is JobKind.HPO else ""
-            raise invalid_query(
-                "job", f"{job.id} is of kind {job.kind}: training jobs, trials and ensembles are compared{instead}"
-            )
+        if (why := refusal(job, Action.COMPARE)) is not None:
+            raise invalid_query("job", why)
     horizons = sorted({horizon for job in jobs for horizon in _horizons(job)})
     if measure.horizon is not None and measure.horizon not in horizons:
         raise invalid_query("metric", f"none of the jobs has the horizon {measure.horizon}; they have {horizons}")

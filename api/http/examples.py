@@ -104,6 +104,7 @@ JOB: Final[Example] = {
     "started_at": "2026-11-23T01:20:01.250Z",
     "finished_at": None,
     "worker": "host-1/cpu/0",
+    "actions": ["cancel", "pause", "priority", "promote", "compare"],
     "links": LINKS,
 }
 JOB_QUEUED: Final[Example] = {

@@ -27,11 +27,12 @@ from api.jobs.schemas import JobPage, JobView, Priority, SubmittedView
 from api.jobs.submission import replay_on_refusal, request_identity
 from api.jobs.views import etag, job_view, submitted_view
 from atft.spec.data import DatasetRef
+from atft.spec.kinds import KINDS
 from jobs.db.tables import Job
 from jobs.record import lifecycle, queries, reruns
 from jobs.record.queries import QueuePosition
 from jobs.record.reruns import RerunKind
-from jobs.states import COORDINATING, JobKind, JobState, Wanted
+from jobs.states import JobKind, JobState, Wanted
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -106,7 +107,7 @@ async def _set_wanted(
 
     job, position = await service.database.write(update)
     await service.notify(job_id)
-    advance = job.kind in COORDINATING and job.state is JobState.RUNNING
+    advance = KINDS[job.kind].coordinating and job.state is JobState.RUNNING
     if advance or (wanted is Wanted.RUN and job.state is JobState.QUEUED):
         await service.send_hint(job)
     response.headers["ETag"] = etag(job)
@@ -200,8 +201,7 @@ async def _submit_rerun(
     identity = request_identity(key, JobKind.TRAIN, {rerun_kind: str(job_id)})
 
     def write(session: Session) -> tuple[Job, bool, QueuePosition]:
-        if queries.get(session, job_id).kind is JobKind.DATASET:
-            check_scope(principal, "datasets:write")
+        check_scope(principal, KINDS[queries.get(session, job_id).kind].scope)
         version = expected_version(if_match)
         submitted = reruns.submit_rerun(
             session, job_id, rerun_kind, by=principal.name, expected_version=version, idempotency=identity,

@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from api.http import examples
 from api.http.schemas import Metrics, Page, Time, View, example
+from jobs.record.actions import Action
 from jobs.states import JobKind, JobState, Reason, Wanted
 
 
@@ -73,6 +74,7 @@ class JobView(View):
     started_at: Time | None
     finished_at: Time | None
     worker: str | None
+    actions: list[Action] = Field(description="what may be done with the job now; each would change something")
     links: Links
 
 

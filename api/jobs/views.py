@@ -9,6 +9,7 @@ from fastapi import Response
 
 from api.jobs.schemas import ArtifactView, JobView, Links, ProgressView, SubmittedView
 from jobs.db.tables import ArtifactRow, Job
+from jobs.record.actions import actions
 from jobs.record.queries import QueuePosition
 from jobs.states import TERMINAL, JobState, Wanted
 
@@ -57,6 +58,7 @@ def _fields(job: Job, position: QueuePosition) -> dict[str, Any]:
     fields["progress"] = ProgressView.model_validate(job.progress) if job.progress is not None else None
     fields["queue_position"] = queue_position
     fields["pending_reason"] = pending_reason
+    fields["actions"] = actions(job)
     fields["links"] = _links(job.id)
     return fields
 

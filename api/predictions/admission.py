@@ -21,10 +21,10 @@ from atft.spec.prediction import PredictSpec
 from jobs.db.tables import ArtifactRow, Dataset, Job, Json
 from jobs.errors import ArtifactNotFound, JobNotFound
 from jobs.record import catalog, queries
+from jobs.record.actions import Action, refusal
 from jobs.settings import Settings
-from jobs.states import JobKind, JobState
+from jobs.states import JobState
 
-MODELS = (JobKind.TRAIN, JobKind.TRIAL)
 _FLOAT32_BYTES = 4
 
 
@@ -95,10 +95,8 @@ def _find_model(session: Session, ref: str) -> tuple[Job, TrainSpec]:
         raise invalid(
             "/model", f"{ref!r} is no job: give the id of a training job or trial", "unknown_model"
         ) from error
-    if model.kind not in MODELS:
-        raise invalid("/model", f"job {ref} is of kind {model.kind}: give a training job or trial", "no_model")
-    if model.state is not JobState.SUCCEEDED:
-        raise invalid("/model", f"job {ref} is {model.state}: only a job that has succeeded predicts", "no_model")
+    if (refused := refusal(model, Action.PREDICT)) is not None:
+        raise invalid("/model", refused, "no_model")
     try:
         return model, TrainSpec.model_validate(model.spec)
     except ValidationError as error:

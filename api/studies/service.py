@@ -12,10 +12,12 @@ from api.http.errors import Refused, from_pydantic, invalid
 from api.studies.admission import selection_bias_warnings
 from api.studies.schemas import BestView, TrialView
 from atft.spec.job import TrainSpec
+from atft.spec.kinds import KINDS
 from atft.spec.study import HpoSpec, apply, with_params
 from jobs.db.tables import ArtifactRow, Job, Metric
 from jobs.errors import ArtifactNotFound
 from jobs.record import catalog, queries
+from jobs.record.actions import Action, refusal
 from jobs.states import TERMINAL, JobKind, JobState
 
 
@@ -94,15 +96,14 @@ def promoted_spec(session: Session, job_id: UUID, changes: Mapping[str, Any]) ->
     naming the change that is wrong.
     """
     job = queries.get(session, job_id)
-    match job.kind:
-        case JobKind.HPO:
-            found = best_trial(session, job_id)
-            source, base = found.job_id, HpoSpec.model_validate(job.spec).base
-            params: dict[str, object] = {**found.params, "trainer.objective": found.spec["trainer"]["objective"]}  # type: ignore[index, call-overload]
-        case JobKind.TRAIN | JobKind.TRIAL:
-            source, base, params = job.id, TrainSpec.model_validate(job.spec), {}
-        case _:
-            raise Refused(409, "not_promotable", f"job {job_id} is of kind {job.kind}: promote an hpo or training job")
+    found = best_trial(session, job_id) if KINDS[job.kind].coordinating else None
+    if (refused := refusal(job, Action.PROMOTE)) is not None:
+        raise Refused(409, "not_promotable", refused)
+    base, source = TrainSpec.model_validate(job.run), job.id
+    params: dict[str, object] = {}
+    if found is not None:
+        source = found.job_id
+        params = {**found.params, "trainer.objective": found.spec["trainer"]["objective"]}  # type: ignore[index, call-overload]
     params |= {"baselines": True, "name": f"best of {job.name or job_id}"} | _flatten(changes)
     for key, value in params.items():
         try:

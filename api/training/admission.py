@@ -19,21 +19,20 @@ from api.training import init_from
 from api.training.schemas import Plan
 from api.training.split import planned_folds, trading_days
 from atft.spec.ensemble import EnsembleSpec
-from atft.spec.job import RunSpec, TrainSpec
-from atft.spec.pretrain import PretrainSpec
+from atft.spec.job import RunSpec
+from atft.spec.kinds import kinds_where
 from atft.spec.split_plan import Fold, SplitPlan, count, plan_split
 from jobs.broker.queue import CPU, GPU
 from jobs.db.tables import Dataset, Job
 from jobs.errors import DatasetNotFound
 from jobs.record import catalog, queries
 from jobs.settings import Settings
-from jobs.states import ACTIVE, JobKind, JobState
+from jobs.states import ACTIVE, BUILDING, JobState
 
 Result = TypeVar("Result")
 _KEPT_CHECKPOINTS: Final = 3  # the last two and the best
 _ARRAYS_PER_CHECKPOINT: Final = 3  # weights and two moments
 _FLOAT32_BYTES: Final = 4
-_MIN_CONTRAST_DAYS: Final = 2  # days that a contrast compares
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +77,7 @@ def find_dataset(session: Session, ref: str) -> Dataset:
     except DatasetNotFound as error:
         building = (
             sa.select(Job.id)
-            .where(Job.kind == JobKind.DATASET, Job.dataset == ref.partition("@")[0], Job.state.in_(ACTIVE))
+            .where(Job.kind.in_(BUILDING), Job.dataset == ref.partition("@")[0], Job.state.in_(ACTIVE))
             .limit(1)
         )
         job_id = session.scalar(building)
@@ -98,11 +97,15 @@ def prefix_pointers(error: Refused, prefix: str) -> Refused:
 
 def admit(session: Session, spec: RunSpec | EnsembleSpec) -> AdmittedRun:
     """Check a spec against its dataset. Raises Refused (422) naming the field that does not fit."""
-    if isinstance(spec, EnsembleSpec):
+    if spec.run is not spec:
         try:
-            return admit(session, spec.base)
+            return admit(session, spec.run)
         except Refused as error:
-            raise prefix_pointers(error, "/base") from error
+            raise prefix_pointers(error, spec.run_pointer) from error
+    return _admit_run(session, spec.run)
+
+
+def _admit_run(session: Session, spec: RunSpec) -> AdmittedRun:
     dataset = find_dataset(session, spec.dataset)
     manifest = dataset.manifest
     features: list[str] = manifest["feature_names"]
@@ -132,13 +135,12 @@ def admit(session: Session, spec: RunSpec | EnsembleSpec) -> AdmittedRun:
             "/data/min_names",
             f"a day of dataset {dataset.name!r} has {stocks} stocks (median), below min_names {spec.data.min_names}",
         )
-    if isinstance(spec, TrainSpec):
-        init_from.check(session, spec, dataset)
-    if isinstance(spec, PretrainSpec) and spec.contrast_weight > 0 and days_per_step(spec, stocks) < _MIN_CONTRAST_DAYS:
+    init_from.check(session, spec, dataset)
+    if days_per_step(spec, stocks) < spec.min_days_per_step:
         raise invalid(
             "/trainer/batch_size",
             f"contrast_weight compares successive days, and a step of {spec.trainer.batch_size} samples has one day of "
-            f"{stocks} stocks: give at least {_MIN_CONTRAST_DAYS * stocks}",
+            f"{stocks} stocks: give at least {spec.min_days_per_step * stocks}",
         )
     live_queues = queries.live_queues(session)
     queue = choose_queue(spec.resources.queue, spec.resources.device, live_queues)
@@ -161,7 +163,7 @@ def median_stocks_per_day(dataset: Dataset) -> int:
 
 def plan(session: Session, settings: Settings, requested: RunSpec | EnsembleSpec, admitted: AdmittedRun) -> Plan:
     """The plan of a dry run: size, days, estimated time and disk, queue position."""
-    spec, members = (requested.base, len(requested.seeds)) if isinstance(requested, EnsembleSpec) else (requested, 1)
+    spec, members = requested.run, len(requested.members)
     parameters = spec.num_parameters(admitted.num_features)
     folds, days = admitted.split.folds, trading_days(settings, admitted.fingerprint)
     largest = max(folds, key=lambda fold: count(fold.train))
@@ -217,7 +219,7 @@ def _measured_samples_per_second(session: Session, spec: RunSpec, queue: str) ->
     """Median throughput of the last 20 finished jobs with this model and window on this queue, if any."""
     speed = Job.progress["samples_per_second"].as_float()
     same = (
-        Job.kind == (JobKind.PRETRAIN if isinstance(spec, PretrainSpec) else JobKind.TRAIN),
+        Job.kind.in_(kinds_where(lambda kind: kind.path is not None and kind.spec is type(spec))),
         Job.state == JobState.SUCCEEDED,
         Job.queue == queue,
         speed > 0,

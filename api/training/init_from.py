@@ -9,33 +9,30 @@ from sqlalchemy.orm import Session
 
 from api.http.errors import invalid
 from atft.spec.init_from import check_encoder_shape, check_no_lookahead
-from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.job import RunSpec
 from jobs.db.tables import Dataset
 from jobs.errors import NotFound
 from jobs.record import init_from
-from jobs.states import JobState
+from jobs.record.actions import Action, refusal
 
 POINTER = "/init_from"
 
 
-def check(session: Session, spec: TrainSpec, dataset: Dataset) -> None:
+def check(session: Session, spec: RunSpec, dataset: Dataset) -> None:
     """Raises Refused (422) at /init_from with what does not fit; the training process checks again."""
-    if spec.init_from is None:
+    if spec.source_job is None:
         return
     try:
-        ancestors = init_from.chain(session, UUID(spec.init_from))
+        ancestors = init_from.chain(session, UUID(spec.source_job))
         source = ancestors[0]
-        if source.kind not in init_from.SOURCE_KINDS:
-            kinds = " or ".join(sorted(init_from.SOURCE_KINDS))
-            raise invalid(POINTER, f"job {source.id} is of kind {source.kind}: begin with a {kinds} job")
-        if source.state is not JobState.SUCCEEDED:
-            raise invalid(POINTER, f"job {source.id} is {source.state}: begin with a job that has succeeded")
+        if (refused := refusal(source, Action.INIT_FROM)) is not None:
+            raise invalid(POINTER, refused)
         init_from.weights(session, source.id)
         runs = [init_from.run_spec(job) for job in ancestors]
     except NotFound as error:
         raise invalid(POINTER, str(error)) from error
     except ValidationError as error:
-        raise invalid(POINTER, f"the spec of job {spec.init_from} is of another version: {error}") from error
+        raise invalid(POINTER, f"the spec of job {spec.source_job} is of another version: {error}") from error
     if source.dataset_fingerprint != dataset.fingerprint:
         raise invalid(
             POINTER,

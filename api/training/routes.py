@@ -115,9 +115,8 @@ async def get_split(job_id: JobId, response: Response, service: ServiceDep, _: R
 
 
 def _split_view(job: Job, settings: Settings) -> SplitView:
-    body = job.spec if "split" in job.spec else job.spec.get("base", {})
     try:
-        split, data = _SPLIT.validate_python(body["split"]), _DATA.validate_python(body["data"])
+        split, data = _SPLIT.validate_python(job.run["split"]), _DATA.validate_python(job.run["data"])
     except (KeyError, ValidationError) as error:
         raise Refused(404, "no_split", f"a {job.kind} job has no split: it neither trains nor tests") from error
     folds = observed_folds((job.evidence or {}).get("data", {}))

@@ -97,7 +97,7 @@ async def queue_run(
     params: Json | None = None,
 ) -> SubmittedView:
     """Queue a checked run as a job."""
-    run_spec = spec.base if isinstance(spec, EnsembleSpec) else spec
+    run_spec = spec.run
     job, position = await submit(
         service,
         principal,

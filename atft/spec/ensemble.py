@@ -1,6 +1,6 @@
 """Spec of an ensemble: one training per seed, whose scores are averaged by rank."""
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -18,8 +18,14 @@ class EnsembleSpec(Spec):
     `base.trainer.timeout_seconds` limits all members together.
     """
 
+    run_pointer: ClassVar[str] = "/base"
+
     base: TrainSpec
     seeds: tuple[Seed, ...] = Field(min_length=2, max_length=32)
+
+    @property
+    def run(self) -> TrainSpec:
+        return self.base
 
     @property
     def members(self) -> tuple[TrainSpec, ...]:

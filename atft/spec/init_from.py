@@ -6,7 +6,7 @@ Shared by the API, which refuses the request, and the child, which refuses the r
 from collections.abc import Sequence
 
 from atft.spec.base import refuse
-from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.job import RunSpec
 from atft.spec.split_plan import DayRanges, Fold, plan_split
 
 SHAPE_FIELDS = ("hidden_size", "attention_heads", "use_fan", "use_gat")
@@ -14,7 +14,7 @@ FAN_SHAPE_FIELDS = ("fan_top_k",)
 GRAPH_SHAPE_FIELDS = ("gat_layers", "gat_heads", "learn_temperature")
 
 
-def check_encoder_shape(spec: TrainSpec, source: RunSpec) -> None:
+def check_encoder_shape(spec: RunSpec, source: RunSpec) -> None:
     """Refuse an encoder of another shape, with pointer `/init_from`; the caller compares the number of features."""
     own, earlier = spec.model, source.model
     names = SHAPE_FIELDS + FAN_SHAPE_FIELDS * own.use_fan + GRAPH_SHAPE_FIELDS * own.use_gat
@@ -22,22 +22,20 @@ def check_encoder_shape(spec: TrainSpec, source: RunSpec) -> None:
     pairs["data.window"] = (source.data.window, spec.data.window)
     differ = [f"{name} was {before} and is {now}" for name, (before, now) in pairs.items() if before != now]
     if differ:
-        refuse("/init_from", f"the encoder of job {spec.init_from} has another shape: {'; '.join(differ)}")
+        refuse("/init_from", f"the encoder of job {spec.source_job} has another shape: {'; '.join(differ)}")
     folds = source.split.num_splits
     if folds not in (1, spec.split.num_splits):
         refuse(
             "/init_from",
-            f"job {spec.init_from} has weights of {folds} folds, this training has {spec.split.num_splits}: begin with "
-            "a job of one fold, or of the same folds",
+            f"job {spec.source_job} has weights of {folds} folds, this training has {spec.split.num_splits}: begin "
+            "with a job of one fold, or of the same folds",
         )
 
 
-def same_heads(spec: TrainSpec, source: RunSpec) -> bool:
+def same_heads(spec: RunSpec, source: RunSpec) -> bool:
     """Whether the source's output heads have the same horizons and quantiles as this training's."""
     return (
-        isinstance(source, TrainSpec)
-        and source.data.horizons == spec.data.horizons
-        and source.model.quantiles == spec.model.quantiles
+        source.scored and source.data.horizons == spec.data.horizons and source.model.quantiles == spec.model.quantiles
     )
 
 
@@ -46,7 +44,7 @@ def source_fold(source: RunSpec, fold: int) -> int:
     return fold if source.split.num_splits > 1 else 0
 
 
-def check_no_lookahead(spec: TrainSpec, num_days: int, ancestors: Sequence[RunSpec]) -> None:
+def check_no_lookahead(spec: RunSpec, num_days: int, ancestors: Sequence[RunSpec]) -> None:
     """Refuse weights trained or selected on this training's evaluation days, with pointer `/init_from`.
 
     `ancestors` are the source, the run that the source started from, and so on, all on the same `num_days` trading
@@ -64,7 +62,7 @@ def check_no_lookahead(spec: TrainSpec, num_days: int, ancestors: Sequence[RunSp
             _check_fold(spec, fold, plan.folds[ancestor_fold], gap, number)
 
 
-def _check_fold(spec: TrainSpec, later: Fold, earlier: Fold, gap: int, number: int) -> None:
+def _check_fold(spec: RunSpec, later: Fold, earlier: Fold, gap: int, number: int) -> None:
     both_ways = spec.split.kind != "walk_forward"
     for seen, use in ((earlier.train, "trained"), (earlier.val, "was chosen")):
         for evaluated, role in ((later.val, "validation"), (later.test, "test")):
@@ -75,7 +73,7 @@ def _check_fold(spec: TrainSpec, later: Fold, earlier: Fold, gap: int, number: i
                 where = f" of fold {number + 1}" if spec.split.num_splits > 1 else ""
                 refuse(
                     "/init_from",
-                    f"the weights of job {spec.init_from} {use} on day {day} of the panel, which is less than {gap} "
+                    f"the weights of job {spec.source_job} {use} on day {day} of the panel, which is less than {gap} "
                     f"days before{' or after' if both_ways else ', or after,'} a {role} day{where} of this training: "
                     "use the same split in both, or an earlier one in the first",
                 )

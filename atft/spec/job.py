@@ -1,7 +1,7 @@
 """Spec of a training job; `RunSpec` is the part shared by every job that trains the encoder."""
 
 from abc import abstractmethod
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -35,6 +35,29 @@ class RunSpec(Spec):
     scheduler: SchedulerSpec = SchedulerSpec()
     trainer: TrainerSpec = TrainerSpec()
     resources: ResourcesSpec = ResourcesSpec()
+
+    scored: ClassVar[bool]  # whether its network ends with scores of stocks, which test days judge
+    run_pointer: ClassVar[str] = ""
+
+    @property
+    def run(self) -> "RunSpec":
+        """The spec of what is trained: this one. In a spec of several trainings, it is at `run_pointer`."""
+        return self
+
+    @property
+    def members(self) -> tuple["RunSpec", ...]:
+        """The trainings, one after another."""
+        return (self,)
+
+    @property
+    def min_days_per_step(self) -> int:
+        """The fewest days of a step, and of a micro-batch, that have a loss."""
+        return 1
+
+    @property
+    def source_job(self) -> JobRef | None:
+        """The job whose weights it starts from."""
+        return None
 
     @abstractmethod
     def num_parameters(self, num_features: int) -> int:
@@ -89,10 +112,15 @@ class RunSpec(Spec):
 class TrainSpec(RunSpec):
     """A training job; `init_from` is a succeeded pretraining or training whose encoder weights it starts from."""
 
+    scored: ClassVar[bool] = True
     loss: LossSpec = LossSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     baselines: bool = True
     init_from: JobRef | None = None
+
+    @property
+    def source_job(self) -> JobRef | None:
+        return self.init_from
 
     def num_parameters(self, num_features: int) -> int:
         return num_parameters(self.model, num_features, len(self.data.horizons), self.data.window)

@@ -26,6 +26,11 @@ class PredictSpec(Spec):
     tags: Tags = Field({})
     resources: ResourcesSpec = ResourcesSpec()
 
+    @property
+    def run(self) -> Self:
+        """The spec with the name, tags and resources of the job, as in a training."""
+        return self
+
     @model_validator(mode="after")
     def _forward(self) -> Self:
         if self.to_day < self.from_day:

@@ -1,6 +1,6 @@
 """Spec of a pretraining: self-supervised training of the encoder, for a later training to start from (`init_from`)."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,11 +27,17 @@ class PretrainSpec(RunSpec):
     days of one stock, with cosine similarities divided by `temperature`. Horizons and gap only limit the usable days.
     """
 
+    scored: ClassVar[bool] = False
+
     trainer: PretrainTrainer = PretrainTrainer()
     task: Literal["masked"] = "masked"
     mask_ratio: float = Field(0.15, gt=0.0, le=0.5)
     contrast_weight: float = Field(0.0, ge=0.0)
     temperature: float = Field(0.07, gt=0.0)
+
+    @property
+    def min_days_per_step(self) -> int:
+        return 2 if self.contrast_weight > 0 else 1  # a contrast compares two successive days
 
     def num_parameters(self, num_features: int) -> int:
         hidden = self.model.hidden_size

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from atft.events import Artifact, DailySeries, Finished, Metrics
 from atft.metrics.rank import uniform_ranks
 from atft.spec.metric import LOSS, ORACLE_SHARE, TEST, VAL, full_name
-from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
 from atft.train import checkpoint
 from atft.train.evaluate import (
@@ -52,7 +51,7 @@ def finalize(run: Run, *, test: bool) -> Finished:
     best = mean_values([fold.best_metrics for fold in folds])
     if len(folds) > 1 and not ensemble:
         run.reporter.metrics(Metrics(step=step, values=best, best=True))
-    if isinstance(run.spec, PretrainSpec):  # has no scores, and leaves the test days alone
+    if not run.spec.scored:  # the test days are left alone
         artifacts = write_outputs(run.setup, run.out, None, run.send_evidence())
         return _finished(run, step, best, artifacts, None)
     with PredictionWriter(run.out / "predictions.parquet") as predictions:

@@ -44,8 +44,8 @@ def train(
     `source` is the folder of the run that `init_from` names, with its config.json and weights.
     Without `test` neither test days nor baselines are touched (trials); with `preflight_only` nothing is trained.
     """
-    one = spec.base if isinstance(spec, EnsembleSpec) else spec
-    folds = len(spec.seeds) if isinstance(spec, EnsembleSpec) else spec.split.num_splits
+    one = spec.run
+    folds = sum(member.split.num_splits for member in spec.members)
     reporter = Reporter(emit, epochs=one.trainer.max_epochs, folds=folds)
     try:
         reporter.progress("build")

@@ -105,7 +105,7 @@ class TrainingSetup:
     @property
     def min_days(self) -> int:
         """Smallest micro-batch that has a loss: the contrastive loss compares two successive days."""
-        return 2 if isinstance(self.spec, PretrainSpec) and self.spec.contrast_weight > 0 else 1
+        return self.spec.min_days_per_step
 
     @property
     def train_spec(self) -> TrainSpec:
@@ -178,18 +178,15 @@ def make_setup(
     that `init_from` names. Raises RunError, DataError.
     """
     ensemble = requested if isinstance(requested, EnsembleSpec) else None
-    spec = requested.members[0] if isinstance(requested, EnsembleSpec) else requested
+    spec = requested.members[0]
     limit_threads(spec.resources.threads)
     keep_freed_memory()
     device = choose_device(spec.resources.device)
-    splits = make_splits(cache, spec.data, spec.split)
-    if ensemble is not None:
-        splits *= len(ensemble.seeds)
-    pretrains = isinstance(spec, PretrainSpec)
+    splits = make_splits(cache, spec.data, spec.split) * len(requested.members)
     graph = TimedGraph(day_graph(cache, spec.graph, reporter.emit)) if spec.model.use_gat else None
     reader = DayReader(cache, spec.data, graph, device)
     autocast = choose_autocast(spec.trainer.precision, device)
-    used = [part for split in splits for part in (split.train, split.val, split.test)[: 2 if pretrains else 3]]
+    used = [part for split in splits for part in (split.train, split.val, split.test)[: 3 if spec.scored else 2]]
     days = np.unique(np.concatenate(used))
     reader.make_resident(days, allow_bfloat16=autocast is not None, on_progress=lambda _: reporter.progress("build"))
     initial_weights = None

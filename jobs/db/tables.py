@@ -12,6 +12,7 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, MetaData,
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from atft.spec.kinds import KINDS
 from jobs.states import JobKind, JobState, Reason, Wanted
 
 Json = dict[str, Any]
@@ -22,7 +23,7 @@ def _one_of(column: str, values: type[StrEnum]) -> str:
 
 
 def _text_enum(values: type[StrEnum], length: int = 20) -> sa.Enum:
-    """An enum stored as text, with a separate CHECK, so that adding a value is a cheap migration."""
+    """An enum stored as text; its CHECK, where it has one, is separate, so that adding a value is a cheap migration."""
     return sa.Enum(
         values,
         native_enum=False,
@@ -115,13 +116,12 @@ class Job(Base):
 
     @property
     def run(self) -> Json:
-        """The spec of what is trained: the job's spec, or the base of an ensemble."""
-        base: Json = self.spec["base"] if self.kind is JobKind.ENSEMBLE else self.spec
+        """The spec of what is trained: the job's spec, or the base of a study or ensemble."""
+        base: Json = self.spec["base"] if KINDS[self.kind].nested else self.spec
         return base
 
     __table_args__ = (
         CheckConstraint(_one_of("state", JobState), name="state"),
-        CheckConstraint(_one_of("kind", JobKind), name="kind"),
         CheckConstraint(_one_of("wanted", Wanted), name="wanted"),
         CheckConstraint(_one_of("reason", Reason), name="reason"),
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),

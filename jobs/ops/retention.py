@@ -18,10 +18,10 @@ from uuid import UUID
 from sqlalchemy import delete, func, null, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from atft.spec.kinds import KINDS
 from jobs.db.session import transaction
 from jobs.db.tables import ArtifactRow, Job
 from jobs.settings import Settings
-from jobs.states import JobKind
 
 PINNED: Final = "pinned"
 LOG: Final = "log.txt"
@@ -109,7 +109,7 @@ def _plan_job(session: Session, settings: Settings, job: Job) -> Removal | None:
 
 def _is_expendable(session: Session, job: Job, parent: Job | None, age: timedelta, settings: Settings) -> bool:
     """Whether this is an old trial of a finished study that is neither the best one nor the source of another job."""
-    if job.kind not in (JobKind.TRIAL, JobKind.PREFLIGHT) or age < timedelta(days=settings.keep_trials_days):
+    if not KINDS[job.kind].of_study or age < timedelta(days=settings.keep_trials_days):
         return False
     if parent is None or parent.finished_at is None or (parent.best or {}).get("job_id") == str(job.id):
         return False

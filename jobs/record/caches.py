@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from jobs.db.tables import Dataset, Job
 from jobs.record.catalog import advisory_lock
-from jobs.states import ACTIVE, JobKind, JobState
+from jobs.states import ACTIVE, BUILDING, JobState
 
 TRASH_PREFIX: Final = ".trash-"  # the name of a folder that is about to be removed begins so
 UPLOAD_RETENTION: Final = timedelta(days=1)  # for so long a failed or cancelled build can be retried
@@ -42,7 +42,7 @@ def move_to_trash(session: Session, folder: Path) -> Path | None:
 def recent_builds(session: Session) -> list[Job]:
     """Dataset builds that are unfinished or finished less than a day ago."""
     recent = Job.finished_at > func.now() - UPLOAD_RETENTION
-    query = select(Job).where(Job.kind == JobKind.DATASET, or_(Job.state.in_(ACTIVE), recent))
+    query = select(Job).where(Job.kind.in_(BUILDING), or_(Job.state.in_(ACTIVE), recent))
     return list(session.scalars(query))
 
 

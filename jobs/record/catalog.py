@@ -16,7 +16,7 @@ from jobs.db.tables import ArtifactRow, Dataset, Job, Json
 from jobs.errors import ArtifactNotFound, DatasetBusy, DatasetNotFound
 from jobs.record.history import lock_running
 from jobs.record.queries import read_cursor, split_ref, write_cursor
-from jobs.states import ACTIVE, JobKind
+from jobs.states import ACTIVE, BUILDING
 
 # Statements of every submit are built once: building one takes as long as running it.
 _LOCK: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("lock_key", type_=Text()), 0)))
@@ -103,7 +103,7 @@ def usage(session: Session, rows: Sequence[Dataset]) -> dict[UUID, tuple[int, in
     query = (
         select(Job.dataset, Job.dataset_fingerprint, func.count(), func.count().filter(Job.state.in_(ACTIVE)))
         .where(
-            Job.kind != JobKind.DATASET,
+            Job.kind.not_in(BUILDING),
             Job.dataset_fingerprint.in_({fingerprint for _, fingerprint in of_name}),
         )
         .group_by(Job.dataset, Job.dataset_fingerprint)
@@ -153,7 +153,7 @@ def _needs(name: str, version: Dataset | None) -> ColumnElement[bool]:
     of_name = func.split_part(Job.dataset, "@", 1) == name
     if version is None:
         return of_name
-    return and_(of_name, or_(Job.dataset_fingerprint == version.fingerprint, Job.kind == JobKind.DATASET))
+    return and_(of_name, or_(Job.dataset_fingerprint == version.fingerprint, Job.kind.in_(BUILDING)))
 
 
 def delete_dataset(session: Session, ref: str) -> list[Dataset]:

@@ -8,16 +8,13 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from atft.spec.ensemble import EnsembleSpec
-from atft.spec.job import RunSpec, TrainSpec
-from atft.spec.pretrain import PretrainSpec
+from atft.spec.job import RunSpec
+from atft.spec.kinds import KINDS
 from jobs.db.tables import Job
 from jobs.errors import ArtifactNotFound
 from jobs.record.catalog import artifacts
 from jobs.record.queries import get
-from jobs.states import JobKind
 
-SOURCE_KINDS: Final = frozenset({JobKind.PRETRAIN, JobKind.TRAIN})
 _WEIGHTS: Final = "best."
 
 
@@ -30,13 +27,10 @@ class Weights:
 
 
 def run_spec(job: Job) -> RunSpec:
-    """The spec of a job that trains one network. Raises pydantic.ValidationError for a record of another version."""
-    return (PretrainSpec if job.kind is JobKind.PRETRAIN else TrainSpec).model_validate(job.spec)
-
-
-def trained_spec(job: Job) -> RunSpec | EnsembleSpec:
-    """The spec of a job that trains one or several networks. Raises as `run_spec`."""
-    return EnsembleSpec.model_validate(job.spec) if job.kind is JobKind.ENSEMBLE else run_spec(job)
+    """The spec of what a job trains. Raises pydantic.ValidationError for a record of another version."""
+    trained = KINDS[job.kind].trains
+    assert trained is not None  # noqa: S101 - only jobs that train are asked for
+    return trained.model_validate(job.run)
 
 
 def chain(session: Session, job_id: UUID) -> list[Job]:

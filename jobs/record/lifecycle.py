@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from jobs.db.tables import Attempt, Idempotency, Job, Json, Worker
 from jobs.errors import IllegalTransition, PreconditionFailed, StaleAttempt
 from jobs.record import history
+from jobs.record.actions import ACTION_OF, Action, refusal
 from jobs.record.queries import (
     get,
     is_due,
@@ -244,10 +245,8 @@ def want(
         raise PreconditionFailed(f"job {job_id} has changed: its version is {job.version}")
     if job.state is JobState.CANCELLED and wanted is Wanted.CANCEL:
         return job
-    if job.state in TERMINAL:
-        raise IllegalTransition(f"job {job_id} is {job.state}: it cannot be changed any more")
-    if job.wanted in (Wanted.CANCEL, Wanted.PRUNE) and wanted in (Wanted.RUN, Wanted.PAUSE):
-        raise IllegalTransition(f"job {job_id} is being ended: that cannot be taken back")
+    if (refused := refusal(job, ACTION_OF[wanted])) is not None:
+        raise IllegalTransition(refused)
     if job.state is JobState.PAUSED and wanted is Wanted.RUN:
         return change(
             session,
@@ -260,8 +259,6 @@ def want(
             queued_at=func.clock_timestamp(),
             not_before=None,
         )
-    if job.kind in COORDINATING and wanted is Wanted.PAUSE:
-        raise IllegalTransition(f"job {job_id} only coordinates others: it cannot be paused")
     if job.state is not JobState.RUNNING and wanted in (Wanted.CANCEL, Wanted.PRUNE):
         ended = reason if wanted is Wanted.CANCEL else Reason.PRUNED
         return change(session, job, by, state=JobState.CANCELLED, wanted=wanted, reason=ended, message=None)
@@ -290,8 +287,8 @@ def set_priority(
     job = lock(session, job_id)
     if expected_version is not None and job.version != expected_version:
         raise PreconditionFailed(f"job {job_id} has changed: its version is {job.version}")
-    if job.state in TERMINAL:
-        raise IllegalTransition(f"job {job_id} is {job.state}: it cannot be changed any more")
+    if (refused := refusal(job, Action.PRIORITY)) is not None:
+        raise IllegalTransition(refused)
     children = select(Job.id).where(Job.parent_id == job_id, Job.state.not_in(TERMINAL)).order_by(Job.id)
     jobs = [job, *(lock(session, child) for child in session.scalars(children).all())]
     return [change(session, each, by, priority=priority) for each in jobs if each is job or each.state not in TERMINAL]

@@ -33,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session, defer
 
+from atft.spec.kinds import KINDS, kinds_where
 from jobs.db.tables import Dataset, Job, Worker
 from jobs.errors import Invalid, JobNotFound
 from jobs.states import COORDINATING, JobKind, JobState
@@ -76,7 +77,7 @@ _PAGE: Final = (
         *(
             defer(column, raiseload=True)
             for column in (
-                Job.evidence, Job.baselines, Job.params, Job.checkpoint, Job.overrides, Job.failures, Job.child_seq,
+                Job.evidence, Job.baselines, Job.checkpoint, Job.overrides, Job.failures, Job.child_seq,
                 Job.lease_until, Job.queue_deadline, Job.queued_at,
             )
         )
@@ -178,12 +179,13 @@ def memory_needed(session: Session, job_id: UUID) -> int | None:
     largest measured by succeeded jobs with the same model, window and batch size on the same data.
     """
     job = session.get(Job, job_id)
-    if job is None or job.kind not in (JobKind.TRAIN, JobKind.TRIAL, JobKind.PRETRAIN, JobKind.ENSEMBLE):
+    if job is None or KINDS[job.kind].evidence != "training":
         return None
+    trained = KINDS[job.kind].trains
     needed = Job.evidence["memory"]["needed_bytes"].as_integer()
     same = (
         Job.state == JobState.SUCCEEDED,
-        (Job.kind == JobKind.PRETRAIN) == (job.kind is JobKind.PRETRAIN),
+        Job.kind.in_(kinds_where(lambda kind: kind.trains is trained)),
         Job.dataset_fingerprint == job.dataset_fingerprint,
         Job.queue == job.queue,
         Job.spec["model"] == literal(job.run.get("model"), JSONB),

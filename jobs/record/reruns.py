@@ -10,13 +10,14 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from atft.spec.kinds import KINDS
 from jobs.db.tables import ArtifactRow, Job, Json
 from jobs.errors import IllegalTransition, PreconditionFailed
 from jobs.record import history
+from jobs.record.actions import Action, refusal
 from jobs.record.queries import get
 from jobs.record.rewind import copy_checkpoint
 from jobs.record.submission import Submitted, submit
-from jobs.states import JobKind, JobState, Reason
 
 RERUN_OF: Final = "rerun_of"  # the key of `Job.params` that makes a job a rerun
 MAX_SHOWN: Final = 50
@@ -30,11 +31,6 @@ class RerunKind(StrEnum):
     RETRY = "retry"
     RERUN = "rerun"
 
-
-_ALLOWED_STATES: Final = {
-    RerunKind.RETRY: frozenset({JobState.FAILED, JobState.CANCELLED}),
-    RerunKind.RERUN: frozenset({JobState.SUCCEEDED}),
-}
 
 # Excludes system and timing metrics, which differ from run to run without any difference in results.
 _DRIFT: Final = text("""
@@ -66,7 +62,8 @@ def submit_rerun(
     source = get(session, job_id)
     if expected_version is not None and source.version != expected_version:
         raise PreconditionFailed(f"job {job_id} has changed: its version is {source.version}")
-    _check_allowed(source, kind)
+    if (refused := refusal(source, Action(kind))) is not None:
+        raise IllegalTransition(refused)
     rerun = kind is RerunKind.RERUN
     submitted = submit(
         session,
@@ -79,7 +76,7 @@ def submit_rerun(
         priority=source.priority,
         max_attempts=source.max_attempts,
         dataset=source.dataset,
-        dataset_fingerprint=source.dataset_fingerprint if source.kind is not JobKind.DATASET else None,
+        dataset_fingerprint=None if KINDS[source.kind].builds else source.dataset_fingerprint,
         source_job_id=source.id,
         params=_params(source, rerun),
         queue_timeout_seconds=source.run.get("resources", {}).get("queue_timeout_seconds"),
@@ -98,25 +95,6 @@ def submit_rerun(
         history.add_event(session, submitted.job.id, "log", {"level": "info", "message": message}, 0)
         session.refresh(submitted.job)
     return submitted
-
-
-def _check_allowed(source: Job, kind: RerunKind) -> None:
-    if source.kind in (JobKind.TRIAL, JobKind.PREFLIGHT):
-        raise IllegalTransition(
-            f"job {source.id} belongs to study {source.parent_id}: promote it to train it by itself"
-        )
-    if source.kind not in (JobKind.TRAIN, JobKind.PRETRAIN, JobKind.ENSEMBLE, JobKind.DATASET):
-        raise IllegalTransition(f"job {source.id} is of kind {source.kind}, which has no {kind}: submit its spec again")
-    if source.state not in _ALLOWED_STATES[kind]:
-        wanted = " or ".join(sorted(_ALLOWED_STATES[kind]))
-        raise IllegalTransition(f"job {source.id} is {source.state}: only a {wanted} job has a {kind}")
-    files = (source.params or {}).get("files", {}).values()
-    if kind is RerunKind.RERUN and any(path.startswith("upload:") for path in files):
-        raise IllegalTransition(f"job {source.id} has built its upload, which is not kept: upload the files again")
-    if kind is RerunKind.RETRY and source.reason is Reason.TIMEOUT_EXEC:
-        raise IllegalTransition(
-            f"job {source.id} has used up its trainer.timeout_seconds, which a retry shares: submit it with more"
-        )
 
 
 def _params(source: Job, rerun: bool) -> Json | None:

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from atft.spec.kinds import KINDS
 from jobs.db.tables import Job
 from jobs.record import caches
 from jobs.settings import Settings
-from jobs.states import JobKind
 
 logger = logging.getLogger(__name__)
 
 
 def remove_scratch(settings: Settings, job: Job, *, before: int | None = None) -> None:
     """Remove the half-built caches of a build's attempts (only of those `before` a number, if given)."""
-    if job.kind is not JobKind.DATASET:
+    if not KINDS[job.kind].builds:
         return
     for folder in entries(settings.jobs_root / str(job.id)):
         if before is not None and not (folder.name.isdecimal() and int(folder.name) < before):

@@ -9,11 +9,12 @@ from typing import Final
 
 import atft
 from atft.memory import free_and_total
+from atft.spec.kinds import KINDS
 from jobs.db.tables import Job, Json
 from jobs.paths import NotFound, OutsideRoot, checkpoint_folder, resolve_inside
 from jobs.record.init_from import Weights
 from jobs.settings import Settings
-from jobs.states import JobKind, Reason
+from jobs.states import Reason
 
 PROGRAM: Final = (sys.executable, "-P", "-m", "atft")  # -P: the attempt's folder is no place to import from
 _REPOSITORY: Final = Path(atft.__file__).parent.parent
@@ -75,37 +76,31 @@ def prepare_launch(
     """
     folder = attempt_folder(settings, job)
     folder.mkdir(parents=True, exist_ok=True)
+    kind = KINDS[job.kind]
+    if kind.command is None:
+        raise LaunchRefused(Reason.INTERNAL, f"this worker has no program for a job of kind {job.kind}")
     resources: Json = job.run.get("resources", {})
-    if resources.get("device") == "cpu":
+    if resources.get("device") == "cpu" or kind.builds:
         cuda_device = None
-    match job.kind:
-        case JobKind.TRAIN | JobKind.TRIAL | JobKind.PREFLIGHT | JobKind.PRETRAIN | JobKind.ENSEMBLE:
-            arguments = _run_arguments(settings, job, folder)
-            if weights is not None:
-                arguments += ["--init-from", str(settings.run_root.resolve() / weights.folder)]
-            threads = int(resources.get("threads", 1))
-            timeout = job.run.get("trainer", {}).get("timeout_seconds")
-        case JobKind.PREDICT:
-            arguments = _predict_arguments(settings, job, folder)
-            threads, timeout = int(resources.get("threads", 1)), None
-        case JobKind.DATASET:
-            arguments = _build_arguments(settings, job, folder)
-            threads = min(MAX_BUILD_THREADS, max(1, (os.cpu_count() or 1) // 2))
-            cuda_device = timeout = None
-        case _:
-            raise LaunchRefused(Reason.INTERNAL, f"this worker has no program for a job of kind {job.kind}")
+    if kind.builds:
+        arguments = _build_arguments(settings, job, folder)
+        threads = min(MAX_BUILD_THREADS, max(1, (os.cpu_count() or 1) // 2))
+    else:
+        arguments = _dataset_arguments(settings, job, folder, weights)
+        threads = int(resources.get("threads", 1))
+    command, *flags = kind.command
     environment = settings.child_environment(threads, cuda_device)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_REPOSITORY), environment.get("PYTHONPATH")]))
     environment["TMPDIR"] = str(scratch_folder(folder))
     scratch_folder(folder).mkdir(exist_ok=True)
     return Launch(
         folder=folder,
-        argv=(*program, *arguments, "--lease-seconds", str(settings.lease_seconds)),
+        argv=(*program, command, *arguments, *flags, "--lease-seconds", str(settings.lease_seconds)),
         environment=environment,
         threads=threads,
-        timeout_seconds=timeout,
+        timeout_seconds=job.run.get("trainer", {}).get("timeout_seconds"),
         weights=weights,
-        memory_bytes=_max_build_memory_bytes() if job.kind is JobKind.DATASET else None,
+        memory_bytes=_max_build_memory_bytes() if kind.builds else None,
     )
 
 
@@ -114,27 +109,10 @@ def _max_build_memory_bytes() -> int:
     return max(MIN_BUILD_BYTES, int(0.8 * free_and_total()[0]))
 
 
-def _run_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
-    command = job.kind if job.kind in (JobKind.PRETRAIN, JobKind.ENSEMBLE) else "run"
-    arguments = [command, *_common_arguments(settings, job, folder)]
-    arguments += {JobKind.TRIAL: ["--no-test"], JobKind.PREFLIGHT: ["--preflight"]}.get(job.kind, [])
-    if job.checkpoint is not None:
-        arguments += ["--resume", str(checkpoint_folder(settings.jobs_root, job.id, job.checkpoint["path"]))]
-    return arguments
-
-
-def _predict_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
-    """Raises LaunchRefused when the model's folder is gone; the program itself refuses weights of another digest."""
-    model: Json = (job.params or {}).get("model", {})
-    place = settings.run_root.resolve() / str(model.get("folder"))
-    if not place.is_dir():
-        raise LaunchRefused(Reason.DATA_CHANGED, f"what job {job.source_job_id} left is gone: train the model again")
-    weights = ["--model", str(place), "--weights-sha256", str(model.get("sha256"))]
-    return ["predict", *_common_arguments(settings, job, folder), *weights]
-
-
-def _common_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
-    """The arguments of every program on a dataset: spec, cache, output folder, largest micro-batch."""
+def _dataset_arguments(settings: Settings, job: Job, folder: Path, weights: Weights | None) -> list[str]:
+    """The arguments of a program that works on a dataset: spec, cache, output folder, largest micro-batch; the weights
+    that it works with or begins with, its checkpoint.
+    """
     cache = (settings.caches_root / (job.dataset_fingerprint or "-")).resolve()
     if not cache.is_dir():
         message = f"the cache of dataset {job.dataset} ({job.dataset_fingerprint}) is gone: register it again"
@@ -142,12 +120,27 @@ def _common_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
     arguments = [str(_write_spec(folder, job.spec)), "--cache", str(cache), "--out", str(folder)]
     if "micro_batch_days" in job.overrides:
         arguments += ["--most-days", str(job.overrides["micro_batch_days"])]
+    if KINDS[job.kind].needs_model:
+        arguments += _model_arguments(settings, job)
+    if job.checkpoint is not None:
+        arguments += ["--resume", str(checkpoint_folder(settings.jobs_root, job.id, job.checkpoint["path"]))]
+    if weights is not None:
+        arguments += ["--init-from", str(settings.run_root.resolve() / weights.folder)]
     return arguments
+
+
+def _model_arguments(settings: Settings, job: Job) -> list[str]:
+    """Raises LaunchRefused when the model's folder is gone; the program itself refuses weights of another digest."""
+    model: Json = (job.params or {}).get("model", {})
+    place = settings.run_root.resolve() / str(model.get("folder"))
+    if not place.is_dir():
+        raise LaunchRefused(Reason.DATA_CHANGED, f"what job {job.source_job_id} left is gone: train the model again")
+    return ["--model", str(place), "--weights-sha256", str(model.get("sha256"))]
 
 
 def _build_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
     spec = _write_spec(folder, _with_local_paths(settings, job))
-    return ["build", str(spec), "--out", str(folder / "cache"), "--known", str(settings.caches_root.resolve())]
+    return [str(spec), "--out", str(folder / "cache"), "--known", str(settings.caches_root.resolve())]
 
 
 def _with_local_paths(settings: Settings, job: Job) -> Json:

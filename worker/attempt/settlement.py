@@ -1,19 +1,25 @@
 """The settlement of an attempt: its outcome and outputs, written in one transaction."""
 
 import errno
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, cast
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from atft.events import Finished
+from atft.spec.base import Spec
+from atft.spec.ensemble import EnsembleSpec
+from atft.spec.job import RunSpec
+from atft.spec.kinds import KINDS
 from atft.spec.prediction import PredictSpec
 from jobs.db.tables import Job, Json
-from jobs.record import catalog, history, init_from, lifecycle, reruns
+from jobs.record import catalog, history, lifecycle, reruns
 from jobs.record.caches import lock_cache
 from jobs.settings import Settings
-from jobs.states import JobKind, JobState, Reason
+from jobs.states import JobState, Reason
 from worker.attempt import prediction_evidence
 from worker.attempt.artifacts import MissingOutput, Output, collect_outputs, install_cache
 from worker.attempt.child import ExitStatus
@@ -127,10 +133,8 @@ def check_result(
 ) -> Settlement:
     """Check a child that emitted Finished: its evidence first, then every declared output."""
     try:
-        if job.kind is JobKind.DATASET:
+        if KINDS[job.kind].builds:
             return _check_dataset(settings, launch.folder, finished, settlement)
-        if job.kind is JobKind.PREFLIGHT:  # nothing has been trained that could be proved
-            return settlement
         found = _evidence_differences(job, launch, evidence)
         if found:
             outcome = Outcome(
@@ -145,17 +149,33 @@ def check_result(
 
 
 def _evidence_differences(job: Job, launch: Launch, evidence: Json | None) -> list[str]:
+    check = _EVIDENCE_CHECKS.get(KINDS[job.kind].evidence)
+    if check is None:
+        return []
     if evidence is None:
         return ["the program sent no evidence"]
     try:
-        if job.kind is JobKind.PREDICT:
-            requested = PredictSpec.model_validate(job.spec)
-            return prediction_evidence.differences(requested, evidence, job=job, threads=launch.threads)
-        spec = init_from.trained_spec(job)
+        spec = KINDS[job.kind].spec.model_validate(job.spec)
     except ValidationError as error:
         return [f"the job's spec no longer validates: {error}"]
+    return check(spec, job, launch, evidence)
+
+
+def _training_differences(spec: Spec, job: Job, launch: Launch, evidence: Json) -> list[str]:
     weights = launch.weights.sha256 if launch.weights is not None else None
-    return differences(spec, evidence, fingerprint=job.dataset_fingerprint, threads=launch.threads, weights=weights)
+    trained = cast("RunSpec | EnsembleSpec", spec)
+    return differences(trained, evidence, fingerprint=job.dataset_fingerprint, threads=launch.threads, weights=weights)
+
+
+def _prediction_differences(spec: Spec, job: Job, launch: Launch, evidence: Json) -> list[str]:
+    requested = cast("PredictSpec", spec)
+    return prediction_evidence.differences(requested, evidence, job=job, threads=launch.threads)
+
+
+_EVIDENCE_CHECKS: Final[Mapping[str | None, Callable[[Spec, Job, Launch, Json], list[str]]]] = {
+    "training": _training_differences,
+    "prediction": _prediction_differences,
+}
 
 
 def _check_dataset(settings: Settings, folder: Path, finished: Finished, settlement: Settlement) -> Settlement:

@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Finished
+from atft.spec.kinds import KINDS
 from jobs import logs
 from jobs.broker.queue import CONTROL
 from jobs.db.session import transaction
@@ -24,7 +25,7 @@ from jobs.errors import NotFound, StaleAttempt
 from jobs.record import history, init_from, lifecycle, transitions
 from jobs.record.rewind import rewind
 from jobs.settings import Settings
-from jobs.states import JobKind, JobState, Reason
+from jobs.states import JobState, Reason
 from worker.attempt.child import Child, ProtocolError
 from worker.attempt.cleanup import remove_scratch, remove_uploads
 from worker.attempt.launch import (
@@ -225,7 +226,7 @@ class Supervisor:
             return None
         logger.info("job %s, attempt %d: %s %s", job.id, job.attempt, state, settlement.outcome.message or "")
         remove_scratch(self.settings, job)
-        if job.kind is JobKind.DATASET and state is JobState.SUCCEEDED:
+        if KINDS[job.kind].builds and state is JobState.SUCCEEDED:
             persist(
                 self.sessions, lambda session: remove_uploads(self.settings, session, job), self._give_up_predicate()
             )

@@ -3,12 +3,15 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 import pytest
 import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 
 from jobs.db import migrate
 from jobs.db.tables import Base
@@ -55,6 +58,18 @@ def test_checks_and_indexes_are_those_of_the_tables(settings: Settings, empty: S
         engine.dispose()
     assert sorted(found[0] ^ found[1]) == []
     assert len(found[0]) > 50
+
+
+def test_kinds_are_checked_again_after_a_downgrade(settings: Settings) -> None:
+    engine = sa.create_engine(settings.sync_database_url)
+    with engine.begin() as connection:
+        names = [name for _, name, _ in connection.execute(sa.text(CONSTRAINTS))]
+        assert "ck_jobs_state" in names
+        assert "ck_jobs_kind" not in names
+        with Operations.context(MigrationContext.configure(connection)):
+            import_module("migrations.versions.0004_kinds_without_a_check").downgrade()
+        assert "ck_jobs_kind" in [name for _, name, _ in connection.execute(sa.text(CONSTRAINTS))]
+    engine.dispose()
 
 
 def test_migrate_runs_from_any_folder_many_at_once(empty: Settings, tmp_path: Path) -> None:

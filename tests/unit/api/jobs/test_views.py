@@ -41,6 +41,7 @@ CONTRACT = {
     "started_at",
     "finished_at",
     "worker",
+    "actions",
     "links",
 }
 PROGRESS = {"epoch", "epochs", "step", "steps", "ratio", "eta_seconds", "samples_per_second"}

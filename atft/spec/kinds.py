@@ -115,6 +115,11 @@ KINDS: Final[Mapping[JobKind, Kind]] = {
 }  # fmt: skip
 
 
+def kind_named(name: str) -> Kind | None:
+    """The kind of this name; null for one that this version does not know."""
+    return next((kind for known, kind in KINDS.items() if known == name), None)
+
+
 def kinds_where(condition: Callable[[Kind], object]) -> tuple[JobKind, ...]:
     """The kinds of which it is true, in the order of the table."""
     return tuple(name for name, kind in KINDS.items() if condition(kind))

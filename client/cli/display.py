@@ -60,7 +60,8 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
     for job in jobs:
         epoch = f"{job.progress.epoch}/{job.progress.epochs}" if job.progress and job.progress.epochs else ""
         created = f"{job.created_at:%Y-%m-%d %H:%MZ}" if job.created_at else ""
-        rank_ic = format_number((job.latest or {}).get(LEADING)) if job.kind in ("train", "ensemble") else ""
+        latest = job.latest or {}
+        rank_ic = format_number(latest[LEADING]) if LEADING in latest else ""
         table.add_row(
             job.id, job.kind, escaped(job.name), state_markup(job), epoch, rank_ic, escaped(job.dataset), created
         )

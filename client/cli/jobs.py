@@ -1,8 +1,11 @@
 """The commands on jobs: submit, plan, list, show, watch, cancel, pause, resume, retry, rerun, and their results."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from atft.spec.metric import LEADING, LONG_SHORT, RANK_IC, TEST, full_name
 from client.cli import display, study_display
@@ -11,9 +14,12 @@ from client.cli.terminal import (
     AsJson,
     JobId,
     SpecFile,
+    check_kind,
     connect,
     err,
     exit_with_state,
+    fail,
+    is_study,
     job_as_json,
     out,
     print_json,
@@ -21,9 +27,14 @@ from client.cli.terminal import (
     report_submission,
 )
 from client.sdk.models import Job
+from client.sdk.sync import Client, LiveJob, Refused
 
 app = typer.Typer()
+DEFAULT_KIND = "train"
 Wait = Annotated[bool, typer.Option(help="Show the new job's progress until it ends.")]
+Kind = Annotated[
+    str | None, typer.Option(metavar="KIND", help="Kind of job that the spec describes, such as hpo. [default: train]")
+]
 Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key creates one job.")]
 
 
@@ -31,24 +42,44 @@ Key = Annotated[str | None, typer.Option(help="Idempotency-Key: the same key cre
 def submit(
     context: typer.Context,
     file: SpecFile,
+    kind: Kind = None,
     wait: Annotated[bool, typer.Option(help="Show the job's progress until it ends.")] = False,
     key: Annotated[str | None, typer.Option(help="Idempotency-Key: the same key and spec create one job.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a training; prints its id."""
+    """Submit a training, or a job of another kind; prints its id."""
+    wanted = check_kind(kind or DEFAULT_KIND)
     with connect(context) as service:
-        job = service.submit("train", read_spec(file), idempotency_key=key)
-        report_submission(service, job, wait=wait, as_json=as_json)
+        with _hint_at_kind(kind):
+            job = service.submit(wanted, read_spec(file), idempotency_key=key)
+        report_submission(service, job, wait=wait, as_json=as_json, watch=_watch_of(wanted))
 
 
 @app.command()
-def plan(context: typer.Context, file: SpecFile, _as_json: AlwaysJson = True) -> None:
-    """Show the plan of a training, study or ensemble, as JSON; nothing is stored. It has the resolved spec, days, steps
-    and parameters. For a pretraining use `atft pretrain FILE --plan`.
+def plan(context: typer.Context, file: SpecFile, kind: Kind = None, _as_json: AlwaysJson = True) -> None:
+    """Show the plan of a training, or of a job of another kind, as JSON; nothing is stored. It has the resolved spec,
+    days, steps and parameters.
     """
-    with connect(context) as service:
-        spec = read_spec(file)
-        print_json(service.plan("ensemble" if "seeds" in spec else "hpo" if "base" in spec else "train", spec))
+    wanted = check_kind(kind or DEFAULT_KIND)
+    with connect(context) as service, _hint_at_kind(kind):
+        print_json(service.plan(wanted, read_spec(file)))
+
+
+@contextmanager
+def _hint_at_kind(kind: str | None) -> Iterator[None]:
+    """Where a spec is refused for unknown fields and no kind was given, say that it may be of another kind."""
+    try:
+        yield
+    except Refused as error:
+        errors = error.problem.get("errors")
+        codes = [one.get("code") for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
+        if kind is None and "unknown_field" in codes:
+            fail(2, f"{error}\nThis was sent as a {DEFAULT_KIND} job: give --kind if it describes another.")
+        raise
+
+
+def _watch_of(kind: str) -> Callable[[Client, str, Console], LiveJob]:
+    return study_display.watch_study if is_study(kind) else display.watch_job
 
 
 @app.command("ls")
@@ -78,11 +109,7 @@ def watch(context: typer.Context, job_id: JobId, as_json: AsJson = False) -> Non
     """Show a job's progress, or a study's trials, until it ends; exit code 0 when it succeeded, else 1."""
     with connect(context) as service:
         job = service.job(job_id)
-        job = (
-            study_display.watch_study(service, job_id, err)
-            if job.kind == "hpo"
-            else display.watch_job(service, job_id, err)
-        )
+        job = _watch_of(job.kind)(service, job_id, err)
     if as_json:
         print_json(job_as_json(job))
     exit_with_state(job)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from client.cli.terminal import AsJson, connect, err, fail, print_json
+from client.cli.terminal import AsJson, connect, err, fail, is_study, print_json
 from client.sdk.sync import Client
 
 app = typer.Typer()
@@ -38,7 +38,7 @@ def _runs(service: Client, job_id: str) -> list[tuple[str, str]]:
     job = service.job(job_id)
     name = "".join(sign if sign.isalnum() or sign in " ,.+-_=" else "_" for sign in job.name or job.kind).strip(" .")
     folder = f"{name}-{job.id[-8:]}"
-    if job.kind != "hpo":
+    if not is_study(job.kind):
         return [(job.id, folder)]
     return [(trial.job_id, f"{folder}/trial-{trial.number:04d}") for trial in service.trials(job.id) if trial.job_id]
 

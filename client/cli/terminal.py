@@ -90,6 +90,24 @@ def read_spec(file: Path) -> dict[str, JsonValue]:
     return body
 
 
+def check_kind(kind: str) -> str:
+    """The name of a kind of job that `POST /jobs/{kind}` takes; for any other the command ends with exit code 2."""
+    from atft.spec.kinds import kinds_where  # noqa: PLC0415 - a quarter of a second, which few commands need
+
+    kinds = kinds_where(lambda one: one.path is not None and one.path.startswith("/jobs/"))
+    if kind not in kinds:
+        fail(2, f"--kind {kind}: give one of {', '.join(kinds)}")
+    return kind
+
+
+def is_study(kind: str) -> bool:
+    """Whether the results of such a job are those of its trials."""
+    from atft.spec.kinds import kind_named  # noqa: PLC0415 - as above
+
+    found = kind_named(kind)
+    return found is not None and found.view == "study"
+
+
 class _JsonCompatibleLoader(yaml.SafeLoader):
     """YAML with JSON's scalars: 1e-05 is a number, as in YAML 1.2, and dates stay strings."""
 

@@ -58,6 +58,7 @@ class Job(ResponseModel):
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    actions: list[str] = []  # what may be done with the job now
     warnings: list[str] = []
     links: dict[str, str] = {}
 

@@ -156,6 +156,37 @@ def test_a_pretraining_or_an_ensemble_is_submitted_or_planned(tmp_path: Path, pl
     assert ('"epochs": 3' if plan else "p") in result.output
 
 
+def test_a_spec_is_of_the_kind_that_is_given_and_a_training_without_one(tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text("base: {dataset: d}\n")
+    requested: list[str] = []
+    unknown = {
+        "title": "invalid",
+        "status": 422,
+        "errors": [{"pointer": "/base", "code": "unknown_field", "detail": "?"}],
+    }
+
+    def on_request(request: Handler) -> None:
+        request.read()
+        requested.append(request.path)
+        if request.path.startswith("/jobs/train"):
+            request.respond(422, unknown)
+        else:
+            request.respond(202, {"id": "new", "kind": "hpo", "state": "queued"})
+
+    with serving(on_request) as client:
+        given = [
+            runner.invoke(app, ["--url", client.url, name, str(file), "--kind", "hpo"]) for name in ("plan", "submit")
+        ]
+        absent = [runner.invoke(app, ["--url", client.url, name, str(file)]) for name in ("plan", "submit")]
+        wrong = runner.invoke(app, ["--url", client.url, "submit", str(file), "--kind", "trial"])
+    assert [one.exit_code for one in given] == [0, 0]
+    assert [(one.exit_code, "give --kind" in one.stderr) for one in absent] == [(2, True)] * 2
+    assert requested == ["/jobs/hpo?dry_run=true", "/jobs/hpo", "/jobs/train?dry_run=true", "/jobs/train"]
+    assert wrong.exit_code == 2
+    assert "train, hpo, ensemble" in wrong.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "body"),
     [

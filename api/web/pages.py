@@ -3,6 +3,7 @@
 The pages have no data of their own, so that access is decided in one place, the API.
 """
 
+import json
 import mimetypes
 import re
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader
 from starlette.exceptions import HTTPException
 
-from jobs.states import JobKind
+from atft.spec.kinds import KINDS, JobKind, Kind
 
 router = APIRouter(include_in_schema=False)
 _HERE: Final = Path(__file__).parent
@@ -55,13 +56,25 @@ _templates.globals["imports"] = {
 }
 
 
+_FORMS: Final = {name.value: kind.form for name, kind in KINDS.items() if kind.form is not None}
+
+
+def _kind_for_page(kind: Kind) -> dict[str, object]:
+    """What kinds.js needs of a kind; `form` is the kind whose form can hold its spec."""
+    form = next((name for name in _FORMS if KINDS[JobKind(name)].spec is kind.spec), None)
+    return {"view": kind.view, "part": kind.part, "spec": kind.spec.__name__, "nested": kind.nested, "form": form}
+
+
+_templates.globals["kinds_json"] = json.dumps({name: _kind_for_page(kind) for name, kind in KINDS.items()})
+
+
 def _page(template: str, **values: object) -> HTMLResponse:
     return HTMLResponse(_templates.get_template(template).render(values))
 
 
 @router.get("/")
 async def list_page() -> Response:
-    return _page("jobs.html", title="Jobs", kinds=tuple(JobKind))
+    return _page("jobs.html", title="Jobs", kinds=tuple(KINDS))
 
 
 @router.get("/ui/jobs/{job_id}")
@@ -71,7 +84,7 @@ async def job_page(job_id: str) -> Response:
 
 @router.get("/ui/submit")
 async def submit_page() -> Response:
-    return _page("submit.html", title="Submit")
+    return _page("submit.html", title="Submit", forms=_FORMS)
 
 
 @router.get("/ui/workers")

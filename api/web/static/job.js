@@ -1,6 +1,7 @@
 // The page of one job of any kind: its live state, metrics, evidence, files and log. A study's plots are in study.js.
 import { size } from "./format.js";
 import { showEvidence } from "./evidence.js";
+import { kindOf } from "./kinds.js";
 import { applyMetrics, METRICS_QUERY } from "./metrics.js";
 import { drawSplit } from "./split.js";
 import { showOffline, followEvents, throttle } from "./stream.js";
@@ -21,9 +22,9 @@ import { showNumbers, showTraining } from "./training.js";
 const id = document.getElementById("job").dataset.jobId;
 const api = `/jobs/${encodeURIComponent(id)}`;
 const byId = (name) => document.getElementById(name);
+const buttons = document.querySelectorAll("[data-action]");
 const MAX_LOG_LINES = 2000,
   LOG_TAIL = 300;
-const TRAINING_KINDS = new Set(["train", "trial", "pretrain", "ensemble"]);
 const lastSeqByJob = new Map(); // job id to its last event's number, from which the stream resumes
 const loggedLines = new Set(); // lines from the log file, which the stream may repeat
 let refreshing = 0,
@@ -84,23 +85,11 @@ function showJob() {
 }
 
 function showActions() {
-  const finished = FINISHED.has(job.state),
-    repeatable = ["train", "pretrain", "ensemble", "dataset"].includes(job.kind);
-  byId("cancel").hidden = finished;
-  byId("cancel").disabled = job.wanted === "cancel";
-  byId("pause").hidden = finished || job.state === "paused" || job.kind === "hpo";
-  byId("pause").disabled = job.wanted !== "run";
-  byId("resume").disabled = job.wanted === "run";
-  byId("resume").hidden = !(job.state === "paused" || (job.state === "running" && job.wanted === "pause"));
-  byId("retry").hidden = !(repeatable && ["failed", "cancelled"].includes(job.state));
-  byId("rerun").hidden = !(repeatable && job.state === "succeeded");
-  byId("promote").hidden = !(
-    job.best &&
-    (job.kind === "hpo" || job.kind === "trial") &&
-    (finished || job.kind === "hpo")
-  );
-  byId("promote").textContent = job.kind === "trial" ? "Train in full" : "Train the best in full";
-  byId("clone").hidden = !["train", "trial", "hpo", "pretrain", "ensemble"].includes(job.kind);
+  const { view, form } = kindOf(job);
+  for (const button of buttons) button.hidden = !job.actions.includes(button.dataset.action);
+  byId("promote").hidden ||= view !== "study" && !job.parent_id; // a training outside a study is in full already
+  byId("promote").textContent = view === "study" ? "Train the best in full" : "Train in full";
+  byId("clone").hidden = !form;
   byId("clone").href = `/ui/submit?from=${job.id}`;
 }
 
@@ -180,15 +169,16 @@ async function refresh() {
     lastSeqByJob.set(id, Math.max(found.last_seq, lastSeqByJob.get(id) ?? 0));
     logLoaded ??= loadLog().catch(showError); // only once the stream's start position is known
     showJob();
-    if (TRAINING_KINDS.has(job.kind)) {
+    const { view } = kindOf(job);
+    if (view === "training") {
       metrics = found;
       for (const { seq, body } of pendingMetrics) if (seq > found.last_seq) applyMetrics(metrics, job, body);
       drawNumbers();
       evidence = await callApi(`${api}/evidence`);
       showEvidence(job, evidence);
     }
-    if (job.kind === "predict") showEvidence(job, await callApi(`${api}/evidence`));
-    if (job.kind === "hpo") {
+    if (view === "prediction") showEvidence(job, await callApi(`${api}/evidence`));
+    if (view === "study") {
       study ??= await import("./study.js");
       await study.show(job);
     }
@@ -254,43 +244,42 @@ function onEvent(kind, data) {
   reload();
 }
 
-function bindAction(name, confirmation) {
-  byId(name).addEventListener("click", async () => {
+// Makes a button request its action of this job.
+function bindAction(button) {
+  const { action, confirmation } = button.dataset;
+  button.addEventListener("click", async () => {
     if (confirmation && !window.confirm(confirmation)) return;
-    byId(name).disabled = true;
+    button.disabled = true;
     try {
-      await callApi(`${api}/${name}`, { method: "POST" });
+      await callApi(`${api}/${action}`, { method: "POST" });
+      await refresh();
     } catch (error) {
       showError(error);
-      byId(name).disabled = false;
-      return;
+    } finally {
+      button.disabled = false;
     }
-    await refresh();
   });
 }
 
-function bindResubmit(name, body) {
+// Makes a button request its action, which creates a job, and opens that job's page.
+function bindCreation(button) {
+  const { action, body } = button.dataset;
   // Kept until the service has responded, so that a second click does not make a second job.
   let key = newIdempotencyKey();
-  byId(name).addEventListener("click", async () => {
-    byId(name).disabled = true;
+  button.addEventListener("click", async () => {
+    button.disabled = true;
     const headers = { "Idempotency-Key": key, ...(body ? { "Content-Type": "application/json" } : {}) };
     try {
-      window.location.assign((await callApi(`${api}/${name}`, { method: "POST", headers, body })).links.page);
+      window.location.assign((await callApi(`${api}/${action}`, { method: "POST", headers, body })).links.page);
     } catch (error) {
       showError(error);
       if (!(error instanceof TypeError)) key = newIdempotencyKey();
-      byId(name).disabled = false;
+      button.disabled = false;
     }
   });
 }
 
-bindAction("cancel", "Cancel this job?");
-bindAction("pause");
-bindAction("resume");
-bindResubmit("retry");
-bindResubmit("rerun");
-bindResubmit("promote", JSON.stringify({ as: "train" }));
+for (const button of buttons) ("creates" in button.dataset ? bindCreation : bindAction)(button);
 window.addEventListener(
   "resize",
   throttle(() => {

@@ -1,5 +1,6 @@
 // The list of jobs: rows by id, the newest page polled, and one event stream for unfinished jobs.
 import { bindCompareButton, selectionCheckbox } from "./compare-selection.js";
+import { kindOf } from "./kinds.js";
 import { showOffline, followEvents, throttle } from "./stream.js";
 import { callApi, element, FINISHED, formatTime, showError, formatNumber, progressText } from "./service.js";
 
@@ -7,7 +8,6 @@ const byId = (name) => document.getElementById(name);
 const filters = byId("filters"),
   body = byId("rows"),
   more = byId("more");
-const COMPARABLE = new Set(["train", "trial", "ensemble"]);
 const METRIC = "val/rank_ic";
 const PAGE_SIZE = 50,
   MAX_FOLLOWED = 50,
@@ -25,13 +25,16 @@ function query(extra = {}) {
   return `/jobs?${new URLSearchParams([...chosen, ["limit", PAGE_SIZE], ...Object.entries(extra)])}`;
 }
 
+const bestOfStudy = (job) => (job.spec.objective?.metric === METRIC ? { [METRIC]: job.best?.value } : {});
+
 function cells(job) {
   const title = job.name || `${job.kind} ${job.id.slice(-8)}`,
     running = job.progress && !FINISHED.has(job.state);
   const message = job.state === "queued" ? job.pending_reason : job.reason;
-  const best =
-    job.kind !== "hpo" ? job.best?.metrics : job.spec.objective?.metric === METRIC ? { [METRIC]: job.best?.value } : {};
-  const value = COMPARABLE.has(job.kind) || job.kind === "hpo" ? (best ?? job.metrics)[METRIC] : undefined;
+  const isStudy = kindOf(job).view === "study",
+    isComparable = job.actions.includes("compare");
+  const best = isStudy ? bestOfStudy(job) : job.best?.metrics;
+  const value = isComparable || isStudy ? (best ?? job.metrics)[METRIC] : undefined;
   const tags = Object.entries(job.tags)
     .map(([key, one]) => `${key}=${one}`)
     .join(", ");
@@ -39,7 +42,7 @@ function cells(job) {
     element(
       "th",
       { scope: "row" },
-      COMPARABLE.has(job.kind) ? selectionCheckbox(job.id, title) : null,
+      isComparable ? selectionCheckbox(job.id, title) : null,
       element("a", { href: job.links.page }, title),
       element("span", { class: "quiet" }, [job.kind, job.queue, tags].filter(Boolean).join(" · ")),
     ),
@@ -59,7 +62,7 @@ function cells(job) {
         ? element(
             "span",
             { class: "quiet" },
-            progressText({ ...job.progress, ...(job.kind === "hpo" ? {} : { steps: 0 }), samples_per_second: 0 }),
+            progressText({ ...job.progress, ...(isStudy ? {} : { steps: 0 }), samples_per_second: 0 }),
           )
         : null,
     ),

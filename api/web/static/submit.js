@@ -2,26 +2,25 @@
 import { size } from "./format.js";
 import { curlCommand, pythonProgram } from "./snippets.js";
 import { Form } from "./form.js";
+import { KINDS } from "./kinds.js";
 import { callApi, formatDuration, element, fillFacts, showError, newIdempotencyKey } from "./service.js";
 
 const byId = (name) => document.getElementById(name);
-const NAMES = { train: "TrainSpec", hpo: "HpoSpec", pretrain: "PretrainSpec", ensemble: "EnsembleSpec" };
-const NESTED = new Set(["hpo", "ensemble"]); // their training spec is under `base`
 const query = new URLSearchParams(window.location.search);
 const {
   components: { schemas },
 } = await callApi("/openapi.json");
 const choice = byId("submit");
 let form = null,
-  kind = "train",
+  kind = choice.elements.kind[0].value,
   key = null;
 
 function buildForm(next) {
   const before = form?.body();
-  const base = before && (NESTED.has(kind) ? before.base : before);
+  const base = before && (KINDS[kind].nested ? before.base : before);
   kind = next;
-  form = new Form(byId("fields"), schemas, NAMES[kind]);
-  if (base) form.fill(NESTED.has(kind) ? { base } : base);
+  form = new Form(byId("fields"), schemas, KINDS[kind].spec);
+  if (base) form.fill(KINDS[kind].nested ? { base } : base);
   onChange();
 }
 
@@ -140,7 +139,7 @@ callApi("/datasets?limit=200").then(
 if (query.get("from")) {
   try {
     const source = await callApi(`/jobs/${encodeURIComponent(query.get("from"))}`);
-    kind = NAMES[source.kind] ? source.kind : "train";
+    kind = KINDS[source.kind].form ?? kind;
     buildForm(kind);
     for (const radio of choice.elements.kind) radio.checked = radio.value === kind;
     form.fill(source.spec);
@@ -154,8 +153,8 @@ if (query.get("from")) {
     showError(error);
   }
 }
-if (!form) buildForm(NAMES[query.get("kind")] ? query.get("kind") : "train");
+if (!form) buildForm(KINDS[query.get("kind")]?.form ?? kind);
 for (const radio of choice.elements.kind) radio.checked = radio.value === kind;
-if (query.get("dataset")) form.set(NESTED.has(kind) ? "/base/dataset" : "/dataset", query.get("dataset"));
+if (query.get("dataset")) form.set(KINDS[kind].nested ? "/base/dataset" : "/dataset", query.get("dataset"));
 onChange();
 byId("fields").dataset.ready = "true";

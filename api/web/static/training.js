@@ -1,6 +1,7 @@
 // A run's metrics: validation curves with confidence band and baselines, the table, and the training curves.
 import { size } from "./format.js";
 import { draw } from "./curve.js";
+import { kindOf } from "./kinds.js";
 import { isNumber, formatShort } from "./plot.js";
 import { element, FINISHED, formatNumber } from "./service.js";
 
@@ -57,8 +58,7 @@ function showCurve(metrics, job) {
         .sort((a, b) => days(a) - days(b));
   const lines = names.map((name, kind) => ({
     id: name,
-    name:
-      name.split("@")[1] ?? (folds.length ? `${job.kind === "ensemble" ? "member" : "fold"} ${fold(name)}` : "mean"),
+    name: name.split("@")[1] ?? (folds.length ? `${kindOf(job).part} ${fold(name)}` : "mean"),
     kind,
     ...metrics.series[name],
   }));

@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader
 from starlette.exceptions import HTTPException
 
+from api.web.metrics import PAGE_METRICS
 from atft.spec.kinds import KINDS, JobKind, Kind
 
 router = APIRouter(include_in_schema=False)
@@ -66,6 +67,7 @@ def _kind_for_page(kind: Kind) -> dict[str, object]:
 
 
 _templates.globals["kinds_json"] = json.dumps({name: _kind_for_page(kind) for name, kind in KINDS.items()})
+_templates.globals["metrics"] = PAGE_METRICS
 
 
 def _page(template: str, **values: object) -> HTMLResponse:

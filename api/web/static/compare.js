@@ -1,3 +1,4 @@
+import { METRICS } from "./page-metrics.js";
 import { draw } from "./curve.js";
 import { callApi, element, showError, formatNumber, fillTable } from "./service.js";
 
@@ -44,7 +45,7 @@ function show(comparison) {
   byId("set").textContent = best ? `Not significantly worse than the best at 95 % (model confidence set): ${best}` : "";
   fillTable(
     byId("jobs"),
-    ["Job", comparison.metric, "std", "ic_t", "Days", "State"],
+    ["Job", comparison.metric, "std", METRICS.comparison_t, "Days", "State"],
     comparison.jobs.map((job) => [
       title(job),
       formatNumber(job.mean),

@@ -1,5 +1,6 @@
 import { count, percent, size, humanize } from "./format.js";
 import { followBuild } from "./build.js";
+import { METRICS } from "./page-metrics.js";
 import { averages, draw } from "./heat.js";
 import { callApi, element, fillFacts, FINISHED, formatTime, showError, formatNumber } from "./service.js";
 
@@ -253,11 +254,11 @@ async function showJobs() {
   byId("jobs").hidden = jobs.length === 0;
   fillTable(
     byId("jobs"),
-    ["Job", "State", "#val/rank_ic", "Created"],
+    ["Job", "State", `#${METRICS.leading.name}`, "Created"],
     jobs.map((job) => [
       element("a", { href: job.links.page }, job.name || `${job.kind} ${job.id.slice(-8)}`),
       element("span", { class: `state ${job.status}` }, job.status),
-      formatNumber(job.metrics["val/rank_ic"]),
+      formatNumber(job.metrics[METRICS.leading.name]),
       formatTime(job.created_at),
     ]),
   );

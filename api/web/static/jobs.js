@@ -1,6 +1,7 @@
 // The list of jobs: rows by id, the newest page polled, and one event stream for unfinished jobs.
 import { bindCompareButton, selectionCheckbox } from "./compare-selection.js";
 import { kindOf } from "./kinds.js";
+import { METRICS } from "./page-metrics.js";
 import { showOffline, followEvents, throttle } from "./stream.js";
 import { callApi, element, FINISHED, formatTime, showError, formatNumber, progressText } from "./service.js";
 
@@ -8,7 +9,7 @@ const byId = (name) => document.getElementById(name);
 const filters = byId("filters"),
   body = byId("rows"),
   more = byId("more");
-const METRIC = "val/rank_ic";
+const METRIC = METRICS.leading.name;
 const PAGE_SIZE = 50,
   MAX_FOLLOWED = 50,
   REFRESH_SECONDS = 5;

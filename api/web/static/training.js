@@ -2,30 +2,17 @@
 import { size } from "./format.js";
 import { draw } from "./curve.js";
 import { kindOf } from "./kinds.js";
+import { METRICS } from "./page-metrics.js";
 import { isNumber, formatShort } from "./plot.js";
 import { element, FINISHED, formatNumber } from "./service.js";
 
 const byId = (name) => document.getElementById(name);
-const CURVE = "val/rank_ic";
-const METRIC_ROWS = [
-  "rank_ic",
-  "rank_ic_t",
-  "ic",
-  "rank_icir",
-  "icir",
-  "ic_t",
-  "hit_rate",
-  "sharpe_ann",
-  "sharpe_net_ann",
-  "turnover",
-  "max_drawdown",
-  "spread",
-  "loss",
-  "pred_std_ratio",
-  "oracle_share_ratio",
-  "num_days",
-];
-const EPOCH_PARTS = ["data", "graph", "forward", "backward", "optimizer", "validation"];
+const { leading, rows, figures } = METRICS;
+const FORMATS = {
+  seconds: (value) => `${formatShort(value)} s`,
+  bytes: (value) => size(value).replace(".0 ", " "),
+  share: (value) => `${(value * 100).toFixed(0)} %`,
+};
 let chosen = null;
 
 const fold = (name) => parseInt(name.slice(4), 10);
@@ -34,7 +21,7 @@ const days = (name) => parseInt(name.split("@")[1] ?? "0", 10);
 // ± 2 Newey-West standard errors of the mean over validation days, from the t statistic.
 function noiseBand(series, name, kind) {
   const values = series[name],
-    t = series[name.replace("rank_ic", "rank_ic_t")];
+    t = series[name.replace(leading.metric, leading.t)];
   if (!values || !t) return null;
   const by = new Map(t.step.map((step, i) => [step, t.value[i]]));
   const error = values.step.map((step, i) =>
@@ -49,12 +36,12 @@ function noiseBand(series, name, kind) {
 function showCurve(metrics, job) {
   // One line per fold or member if there are several (their mean has no epochs); else one per horizon and their mean.
   const folds = Object.keys(metrics.series)
-    .filter((name) => /^val\.\d+\/rank_ic$/.test(name))
+    .filter((name) => name !== leading.name && name.replace(/\.\d+\//, "/") === leading.name)
     .sort((a, b) => fold(a) - fold(b));
   const names = folds.length
     ? folds
     : Object.keys(metrics.series)
-        .filter((name) => name === CURVE || name.startsWith(`${CURVE}@`))
+        .filter((name) => name === leading.name || name.startsWith(`${leading.name}@`))
         .sort((a, b) => days(a) - days(b));
   const lines = names.map((name, kind) => ({
     id: name,
@@ -76,7 +63,7 @@ function showCurve(metrics, job) {
   const newest = lines.map((one) => `${one.name} ${formatNumber(one.value.at(-1))}`).join(", ");
   draw(byId("curve"), lines, {
     last: FINISHED.has(job.state) ? lastStep : Math.min(maxEpochs, Math.max(10, Math.ceil(lastStep * 1.5))),
-    title: `Validation RankIC by epoch, one line for each horizon or fold; newest ${newest}`,
+    title: `Validation ${leading.label} by epoch, one line for each horizon or fold; newest ${newest}`,
     references,
     band,
   });
@@ -104,7 +91,7 @@ function showCurve(metrics, job) {
   byId("band-text").textContent = [
     band
       ? `The band around ${line.name} is ± 2 standard errors of its mean over the validation days ` +
-        "(Newey-West, as in rank_ic_t): changes inside it may be noise."
+        `(Newey-West, as in ${leading.t}): changes inside it may be noise.`
       : "A mean over horizons has no band: its standard error is not recorded.",
     references.length ? `Dashed: simple rankers on the same days, ${line.name}.` : "",
   ]
@@ -133,25 +120,24 @@ function showTable(metrics) {
   ];
   const body = splits.flatMap((split) =>
     sources(split, metrics).flatMap(([source, values]) =>
-      METRIC_ROWS.filter((metric) => head.some((h) => key(split, metric, h) in values))
-        .filter((metric) => source === "model" || metric === "rank_ic")
-        .map((metric) =>
+      rows
+        .filter(({ name }) => head.some((h) => key(split, name, h) in values))
+        .filter(({ name }) => source === "model" || name === leading.metric)
+        .map(({ name, digits }) =>
           element(
             "tr",
             {},
             element(
               "th",
               { scope: "row" },
-              `${split} ${metric}`,
+              `${split} ${name}`,
               source === "model" ? null : element("span", { class: "quiet" }, ` ${source}`),
             ),
             ...head.map((h) =>
               element(
                 "td",
                 { class: "number" },
-                key(split, metric, h) in values
-                  ? formatNumber(values[key(split, metric, h)], metric === "num_days" ? 0 : 4)
-                  : "",
+                key(split, name, h) in values ? formatNumber(values[key(split, name, h)], digits) : "",
               ),
             ),
           ),
@@ -170,10 +156,11 @@ export function showNumbers(metrics, job) {
   showTable(metrics);
 }
 
-function figure(name, title, lines, options = {}) {
+function figure(title, lines, options) {
+  const text = (line) => `${line.name} ${options.format(line.value.findLast(isNumber))}`;
   const drawn = lines.filter((line) => line && line.value.some(isNumber));
   const box = byId("training");
-  let node = box.querySelector(`[data-name="${name}"]`);
+  let node = box.querySelector(`[data-name="${title}"]`);
   if (!drawn.length) {
     node?.remove();
     return;
@@ -181,28 +168,21 @@ function figure(name, title, lines, options = {}) {
   if (!node) {
     node = element(
       "figure",
-      { "data-name": name },
+      { "data-name": title },
       element("figcaption", {}, title),
       element("div", {}),
       element("div", { class: "legend" }),
     );
     box.append(node);
   }
-  const formatValue = options.format ?? formatShort;
   draw(node.children[1], drawn, {
-    title: `${title}: ${drawn.map((line) => `${line.name} ${formatValue(line.value.findLast(isNumber))}`).join(", ")}`,
+    title: `${title}: ${drawn.map(text).join(", ")}`,
     height: 200,
-    format: formatValue,
     ...options,
   });
   node.children[2].replaceChildren(
     ...drawn.map((line, i) =>
-      element(
-        "span",
-        {},
-        element("span", { class: `key c${(line.kind ?? i) % 6}` }),
-        `${line.name} ${formatValue(line.value.findLast(isNumber))}`,
-      ),
+      element("span", {}, element("span", { class: `key c${(line.kind ?? i) % 6}` }), text(line)),
     ),
   );
 }
@@ -210,36 +190,18 @@ function figure(name, title, lines, options = {}) {
 export function showTraining({ series }) {
   // Of several folds or members the newest that has started.
   const folds = Object.keys(series)
-    .map((name) => /^train\.(\d+)\/loss$/.exec(name)?.[1])
+    .map((name) => /^train\.(\d+)\//.exec(name)?.[1])
     .filter(Boolean)
     .map(Number);
   const newest = folds.length ? Math.max(...folds) : null;
-  const line = (name, title, kind) => {
-    const own = newest === null || name.startsWith("step/") ? name : name.replace("/", `.${newest}/`);
-    return series[own] && { name: own === name ? title : `${title}, fold ${newest}`, kind, ...series[own] };
-  };
   byId("training-section").hidden = false; // a hidden section has no width
-  figure("loss", "Loss", [line("train/loss", "training", 0), line("val/loss", "validation", 1)], { zero: false });
-  figure("lr", "Learning rate", [line("step/lr", "learning rate", 0)], { xLabel: "step" });
-  figure("grad", "Gradient norm", [line("step/grad_norm", "before clipping", 3)], { xLabel: "step" });
-  figure(
-    "time",
-    "Seconds per epoch",
-    EPOCH_PARTS.map((part, kind) => line(`time/${part}_seconds`, part, kind)),
-    { format: (value) => `${formatShort(value)} s` },
-  );
-  figure("speed", "Samples per second", [line("time/samples_per_second", "training", 2)]);
-  figure("memory", "Memory", [line("system/rss_bytes", "process", 0), line("system/gpu_memory_bytes", "device", 1)], {
-    format: (value) => size(value).replace(".0 ", " "),
-  });
-  figure(
-    "use",
-    "Device utilization",
-    [
-      line("system/cpu_utilization_ratio", "processor, of its threads", 0),
-      line("system/gpu_utilization_ratio", "GPU", 1),
-    ],
-    { format: (value) => `${(value * 100).toFixed(0)} %` },
-  );
+  for (const { title, lines, unit, x, from_zero, colour } of figures) {
+    const drawn = Object.entries(lines).map(([name, label], i) => {
+      const own = newest === null || x === "step" ? name : name.replace("/", `.${newest}/`);
+      const text = own === name ? label : `${label}, fold ${newest}`;
+      return series[own] && { name: text, kind: colour + i, ...series[own] };
+    });
+    figure(title, drawn, { zero: from_zero, format: FORMATS[unit] ?? formatShort, xLabel: x });
+  }
   byId("training-section").hidden = !byId("training").children.length;
 }

@@ -1,8 +1,11 @@
 """The application as a whole, without a database: its imports, and settings with which it refuses to start."""
 
 import asyncio
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,6 +14,9 @@ from pydantic import SecretStr
 
 from api.app import create_app
 from api.http.auth import is_loopback
+from api.web import pages
+from api.web.metrics import PAGE_METRICS
+from atft.spec.metric import SHOWN
 from jobs.settings import Settings
 
 HEAVY = ("torch", "torch_geometric", "optuna", "polars", "worker", "atft.data", "atft.model", "atft.train", "atft.loss")
@@ -101,6 +107,19 @@ def test_pages_health_and_documents_need_no_database() -> None:
         assert "default-src 'self'" in response.headers["content-security-policy"]
     assert send("GET", "/static/../pages.py").status_code == 404
     assert send("GET", "/readyz").status_code == 503
+
+
+def test_the_names_of_metrics_are_in_the_pages_and_in_no_script() -> None:
+    for page in (pages.list_page(), pages.job_page("1"), pages.dataset_page("prices"), pages.compare_page()):
+        text = bytes(asyncio.run(page).body).decode()
+        table = re.search(r'<script type="application/json" id="page-metrics">(.*)</script>', text)
+        assert table
+        assert json.loads(table[1]) == PAGE_METRICS
+    names = "|".join(metric.name for metric in SHOWN if metric.unit != "days")  # num_days is a dataset's field too
+    name = re.compile(rf"[\"'`/|(](?:{names})[\"'`@|)$]|[\"'`](?:train|val|test|step|time|system)/[a-z]")
+    scripts = [file.read_text() for file in (Path(pages.__file__).parent / "static").glob("*.js")]
+    assert len(scripts) > 10
+    assert [name.findall(text) for text in scripts] == [[]] * len(scripts)
 
 
 def test_pages_escape_the_job_id() -> None:

@@ -108,7 +108,9 @@ def ready(url: str) -> bool:
 
 def start_job(session: Session, name: str) -> UUID:
     spec = {"dataset": "panel", "trainer": {"max_epochs": 500}}
-    job = submission.submit(session, kind=JobKind.TRAIN, spec=spec, spec_digest="d", queue="cpu", name=name).job
+    job = submission.submit(
+        session, submission.NewJob(kind=JobKind.TRAIN, spec=spec, spec_digest="d", queue="cpu", name=name)
+    ).job
     assert lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=3600) is not None
     return job.id
 

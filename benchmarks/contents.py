@@ -47,24 +47,42 @@ def seed_ours(settings: Settings) -> tuple[str, list[str], list[str]]:
             session, name="load", scopes=["jobs:read", "jobs:write"], quota={"jobs": 10_000_000, "streams": 2_000}
         )
         build = submission.submit(
-            session, kind=JobKind.DATASET, spec={}, spec_digest="", queue="cpu", dataset="bench"
+            session, submission.NewJob(kind=JobKind.DATASET, spec={}, spec_digest="", queue="cpu", dataset="bench")
         ).job
         lifecycle.claim(session, build.id, worker="w", host="h", device="cpu", lease_seconds=60)
         catalog.register_dataset(
-            session, build, name="bench", fingerprint="f" * 16, spec={"name": "bench"}, manifest=manifest,
-            profile={"names_per_day": {"median": names}}, leak_report={}, path="caches/f", size_bytes=1,
-        )  # fmt: skip
+            session,
+            build,
+            catalog.NewDataset(
+                name="bench",
+                fingerprint="f" * 16,
+                spec={"name": "bench"},
+                manifest=manifest,
+                profile={"names_per_day": {"median": names}},
+                leak_report={},
+                path="caches/f",
+                size_bytes=1,
+            ),
+        )
         lifecycle.settle(session, build.id, 1, JobState.SUCCEEDED)
         spec = TrainSpec(dataset="bench").model_dump(mode="json")
         ids = {}
         for what, count in (("finished", RUNS), ("running", STREAM_JOBS), ("queued", QUEUED)):
             ids[what] = [
                 submission.submit(
-                    session, kind=JobKind.TRAIN, spec=spec, spec_digest="d", queue="cpu", name=f"{what} {i}",
-                    dataset="bench", dataset_fingerprint="f" * 16,
+                    session,
+                    submission.NewJob(
+                        kind=JobKind.TRAIN,
+                        spec=spec,
+                        spec_digest="d",
+                        queue="cpu",
+                        name=f"{what} {i}",
+                        dataset="bench",
+                        dataset_fingerprint="f" * 16,
+                    ),
                 ).job.id
                 for i in range(count)
-            ]  # fmt: skip
+            ]
         for job_id in ids["finished"] + ids["running"]:
             lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=7200)
         for job_id in ids["finished"]:

@@ -71,7 +71,7 @@ def fuzz(
         body = spec.model_dump(mode="json")
         digest = spec.digest()
         submission_result = submission.submit(
-            session, kind=JobKind.TRAIN, spec=body, spec_digest=digest, queue="cpu", dataset="small"
+            session, submission.NewJob(kind=JobKind.TRAIN, spec=body, spec_digest=digest, queue="cpu", dataset="small")
         )
         job: UUID = submission_result.job.id
     run(sessions, job)

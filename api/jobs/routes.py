@@ -30,7 +30,7 @@ from atft.spec.data import DatasetRef
 from atft.spec.kinds import KINDS
 from jobs.db.tables import Job
 from jobs.record import lifecycle, queries, reruns
-from jobs.record.queries import QueuePosition
+from jobs.record.queries import JobFilter, QueuePosition
 from jobs.record.reruns import RerunKind
 from jobs.states import JobKind, JobState, Wanted
 
@@ -38,19 +38,9 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
 def _page(
-    session: Session,
-    state: JobState | None,
-    kind: JobKind | None,
-    parent_id: UUID | None,
-    dataset: str | None,
-    tag: str | None,
-    q: str | None,
-    cursor: str | None,
-    limit: int,
+    session: Session, only: JobFilter, cursor: str | None, limit: int
 ) -> tuple[list[tuple[Job, QueuePosition]], str | None]:
-    jobs, next_cursor = queries.page(
-        session, state=state, kind=kind, parent_id=parent_id, dataset=dataset, tag=tag, q=q, cursor=cursor, limit=limit
-    )
+    jobs, next_cursor = queries.page(session, only, cursor=cursor, limit=limit)
     return list(zip(jobs, queries.queue_positions(session, jobs), strict=True)), next_cursor
 
 
@@ -72,7 +62,8 @@ async def list_jobs(
     limit: Limit = 50,
 ) -> JobPage:
     """Jobs, newest first. `next_cursor` and `Link: …; rel="next"` give the next page."""
-    rows, next_cursor = await service.database.read(_page, state, kind, parent_id, dataset, tag, q, cursor, limit)
+    only = JobFilter(state=state, kind=kind, parent_id=parent_id, dataset=dataset, tag=tag, q=q)
+    rows, next_cursor = await service.database.read(_page, only, cursor, limit)
     if next_cursor is not None:
         others = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
         response.headers["Link"] = f'</jobs?{urlencode([*others, ("cursor", next_cursor)])}>; rel="next"'

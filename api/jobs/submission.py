@@ -112,14 +112,13 @@ async def submit(
     await service.check_disk()
 
     def write(session: Session) -> tuple[Job, bool, QueuePosition]:
-        submitted = submission.submit(
-            session,
+        new = submission.NewJob(
             kind=kind,
             spec=body,
             spec_digest=spec.digest(),
             queue=queue,
             name=name,
-            tags=tags,
+            tags=tags or {},
             priority=priority,
             max_attempts=max_attempts,
             dataset=dataset,
@@ -128,9 +127,8 @@ async def submit(
             source_job_id=source_job_id,
             queue_timeout_seconds=queue_timeout_seconds,
             created_by=principal.name,
-            idempotency=identity,
-            max_unfinished=principal.limits.jobs,
         )
+        submitted = submission.submit(session, new, idempotency=identity, max_unfinished=principal.limits.jobs)
         # Again: only now is the size of the upload known, and are submits of one key serialised.
         if submitted.created and "sources" in (params or {}):
             check_upload_quota(session, principal.name, 0, principal.limits.upload_bytes)

@@ -3,6 +3,7 @@ renamed to their final place.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Final
 from uuid import UUID
 
@@ -40,42 +41,33 @@ def advisory_lock(session: Session, kind: str, name: str) -> None:
     session.execute(_LOCK, {"lock_key": f"{kind}:{name}"})
 
 
-def register_dataset(
-    session: Session,
-    job: Job,
-    *,
-    name: str,
-    fingerprint: str,
-    spec: Json,
-    manifest: Json,
-    profile: Json,
-    leak_report: Json,
-    path: str,
-    size_bytes: int,
-) -> Dataset:
-    """Register a version of `name`, or return the version with the same content; sets the job's fingerprint."""
-    advisory_lock(session, "dataset", name)
-    of_name = select(Dataset).where(Dataset.name == name)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewDataset:
+    """A version of dataset `name` to register; `path` is that of its cache, relative to the run root."""
+
+    name: str
+    fingerprint: str
+    spec: Json
+    manifest: Json
+    profile: Json
+    leak_report: Json
+    path: str
+    size_bytes: int
+
+
+def register_dataset(session: Session, job: Job, new: NewDataset) -> Dataset:
+    """Register a version of a dataset, or return that with the same content; sets the job's fingerprint."""
+    advisory_lock(session, "dataset", new.name)
+    of_name = select(Dataset).where(Dataset.name == new.name)
     existing = session.scalars(
-        of_name.where(Dataset.fingerprint == fingerprint, Dataset.deleted_at.is_(None))
+        of_name.where(Dataset.fingerprint == new.fingerprint, Dataset.deleted_at.is_(None))
     ).one_or_none()
     if existing is None:
-        version = session.scalar(select(func.coalesce(func.max(Dataset.version), 0) + 1).where(Dataset.name == name))
-        statement = insert(Dataset).values(
-            id=uuid7.uuid7(),
-            name=name,
-            version=version,
-            fingerprint=fingerprint,
-            spec=spec,
-            manifest=manifest,
-            profile=profile,
-            leak_report=leak_report,
-            path=path,
-            size_bytes=size_bytes,
-            job_id=job.id,
-        )
+        newest = select(func.coalesce(func.max(Dataset.version), 0)).where(Dataset.name == new.name)
+        version = (session.scalar(newest) or 0) + 1
+        statement = insert(Dataset).values(**asdict(new), id=uuid7.uuid7(), version=version, job_id=job.id)
         existing = session.scalars(statement.returning(Dataset)).one()
-    values = {"dataset": name, "dataset_fingerprint": fingerprint, "version": Job.version + 1}
+    values = {"dataset": new.name, "dataset_fingerprint": new.fingerprint, "version": Job.version + 1}
     session.execute(
         update(Job).where(Job.id == job.id).values(values), execution_options={"synchronize_session": False}
     )

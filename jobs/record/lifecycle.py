@@ -2,7 +2,9 @@
 transaction. The functions do not commit (`session.transaction` does), and all times are the database's.
 """
 
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import delete, func, insert, select, update
@@ -21,6 +23,20 @@ from jobs.record.rewind import rewind
 from jobs.record.submission import DAY
 from jobs.record.transitions import change, lock, settle_if_not_runnable
 from jobs.states import COORDINATING, TERMINAL, JobState, Reason, Wanted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptEnd:
+    """How an attempt ended. Reason and message are the job's too, the rest is stored in the attempt's row only."""
+
+    reason: Reason | None = None
+    message: str | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    log_tail: str | None = None
+
+
+_NO_MORE: Final = AttemptEnd()  # the state says all
 
 
 def claim(
@@ -102,16 +118,7 @@ def renew(session: Session, job_id: UUID, attempt: int, lease_seconds: float) ->
     return session.scalars(renewed, execution_options={"synchronize_session": False}).one_or_none()
 
 
-def _end_attempt(
-    session: Session,
-    job_id: UUID,
-    attempt: int,
-    outcome: str,
-    reason: Reason | None,
-    exit_code: int | None,
-    signal: str | None,
-    log_tail: str | None,
-) -> Job | None:
+def _end_attempt(session: Session, job_id: UUID, attempt: int, end: AttemptEnd, outcome: str) -> Job | None:
     """Record the end of an attempt and return its locked job; None when the same end was recorded before, by a commit
     whose confirmation was lost. Raises StaleAttempt.
     """
@@ -126,51 +133,43 @@ def _end_attempt(
         raise StaleAttempt(f"attempt {attempt} of job {job_id} is over")
     if row.outcome is not None:
         return None
-    row.outcome, row.reason, row.exit_code, row.signal = outcome, reason, exit_code, signal
-    row.log_tail = None if log_tail is None else history.replace_nul(log_tail)
+    row.outcome, row.reason, row.exit_code, row.signal = outcome, end.reason, end.exit_code, end.signal
+    row.log_tail = None if end.log_tail is None else history.replace_nul(end.log_tail)
     row.ended_at = session.scalars(select(func.clock_timestamp())).one()
     session.flush()
     return job
 
 
-def settle(
-    session: Session,
-    job_id: UUID,
-    attempt: int,
-    to: JobState,
-    *,
-    reason: Reason | None = None,
-    message: str | None = None,
-    exit_code: int | None = None,
-    signal: str | None = None,
-    log_tail: str | None = None,
-    outcome: str | None = None,
-) -> None:
-    """End the attempt and finish or pause its job. `outcome` is stored in the attempt's row, by default the state.
-    Idempotent. Raises StaleAttempt.
+def settle(session: Session, job_id: UUID, attempt: int, to: JobState, end: AttemptEnd = _NO_MORE) -> None:
+    """End the attempt and finish or pause its job. Idempotent. Raises StaleAttempt.
 
     A desired state set in the meantime takes precedence over a pause: a cancelled or pruned job ends, a resumed one is
     queued.
     """
     if to not in TERMINAL | {JobState.PAUSED}:
         raise ValueError(f"an attempt does not end a job as {to}")
-    job = _end_attempt(session, job_id, attempt, outcome or to.value, reason, exit_code, signal, log_tail)
+    job = _end_attempt(session, job_id, attempt, end, to.value)
     if job is None:
         return
     if to is JobState.PAUSED and job.wanted is Wanted.RUN:
         _requeue(session, job, Reason.USER, "resumed")
     elif to is JobState.PAUSED and job.wanted is Wanted.CANCEL:
-        change(session, job, state=JobState.CANCELLED, reason=_cancel_reason(job), message=message)
+        change(session, job, state=JobState.CANCELLED, reason=_cancel_reason(job), message=end.message)
     elif to is JobState.PAUSED and job.wanted is Wanted.PRUNE:
-        change(session, job, state=JobState.PRUNED, reason=Reason.PRUNED, message=message)
-    elif to is JobState.CANCELLED and reason is Reason.USER:
-        change(session, job, state=to, reason=_cancel_reason(job), message=message)
+        change(session, job, state=JobState.PRUNED, reason=Reason.PRUNED, message=end.message)
+    elif to is JobState.CANCELLED and end.reason is Reason.USER:
+        change(session, job, state=to, reason=_cancel_reason(job), message=end.message)
     else:
-        change(session, job, state=to, reason=reason, message=message)
+        change(session, job, state=to, reason=end.reason, message=end.message)
 
 
 def _requeue(
-    session: Session, job: Job, reason: Reason, message: str, delay_seconds: float = 0.0, failures: int = 0
+    session: Session,
+    job: Job,
+    reason: Reason | None,
+    message: str | None,
+    delay_seconds: float = 0.0,
+    failures: int = 0,
 ) -> Job:
     not_before = func.clock_timestamp() + timedelta(seconds=delay_seconds) if delay_seconds > 0 else None
     return change(
@@ -190,16 +189,12 @@ def requeue(
     session: Session,
     job_id: UUID,
     attempt: int,
+    end: AttemptEnd,
     *,
-    reason: Reason,
-    message: str,
     counts_as_failure: bool,
     delay_seconds: float = 0.0,
-    exit_code: int | None = None,
-    signal: str | None = None,
-    log_tail: str | None = None,
-    outcome: str = "requeued",
     overrides: Json | None = None,
+    outcome: str = "requeued",
 ) -> JobState:
     """End the attempt and queue the job again, not before `delay_seconds` from now and with `overrides` merged into its
     own; returns the job's state. Raises StaleAttempt.
@@ -207,22 +202,23 @@ def requeue(
     When a counted failure is the `max_attempts`-th, the job fails instead. A job with another desired state is
     cancelled, pruned or paused instead.
     """
-    job = _end_attempt(session, job_id, attempt, outcome, reason, exit_code, signal, log_tail)
+    job = _end_attempt(session, job_id, attempt, end, outcome)
     if job is None:
         return get(session, job_id).state
     if overrides:
         job.overrides = job.overrides | overrides
     failures = job.failures + counts_as_failure
+    message = end.message
     if job.wanted is Wanted.CANCEL:
         return change(session, job, state=JobState.CANCELLED, reason=_cancel_reason(job), message=message).state
     if job.wanted is Wanted.PRUNE:
         return change(session, job, state=JobState.PRUNED, reason=Reason.PRUNED, message=message).state
     if counts_as_failure and failures >= job.max_attempts:
         text = f"{message} ({failures} of {job.max_attempts} attempts failed)"
-        return change(session, job, state=JobState.FAILED, reason=reason, message=text, failures=failures).state
+        return change(session, job, state=JobState.FAILED, reason=end.reason, message=text, failures=failures).state
     if job.wanted is Wanted.PAUSE:
         return change(session, job, state=JobState.PAUSED, reason=Reason.USER, message=message, failures=failures).state
-    return _requeue(session, job, reason, message, delay_seconds, int(counts_as_failure)).state
+    return _requeue(session, job, end.reason, message, delay_seconds, int(counts_as_failure)).state
 
 
 def want(
@@ -308,9 +304,8 @@ def expire(session: Session, job_id: UUID, attempt: int) -> JobState | None:
     if session.scalars(still).one_or_none() is None:
         return None
     message = f"worker {job.worker} was lost: it did not renew its lease"
-    return requeue(
-        session, job_id, attempt, reason=Reason.WORKER_LOST, message=message, counts_as_failure=True, outcome="lost"
-    )
+    end = AttemptEnd(reason=Reason.WORKER_LOST, message=message)
+    return requeue(session, job_id, attempt, end, counts_as_failure=True, outcome="lost")
 
 
 def expire_queued(session: Session, limit: int) -> list[UUID]:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -87,37 +88,46 @@ _PAGE: Final = (
 )  # fmt: skip
 
 
-def page(
-    session: Session,
-    *,
-    state: JobState | None = None,
-    kind: JobKind | None = None,
-    parent_id: UUID | None = None,
-    dataset: str | None = None,
-    tag: str | None = None,
-    q: str | None = None,
-    cursor: str | None = None,
-    limit: int = 50,
-) -> tuple[list[Job], str | None]:
-    """One page of jobs, newest first, and the cursor of the next page. `tag` is `key` or `key=value`; `q` is a part of
-    a name or the beginning of an id. Columns that no list shows are not read.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobFilter:
+    """Which jobs to list. `dataset` is `name` or `name@version`, `tag` is `key` or `key=value`, `q` is a part of a name
+    or the beginning of an id.
     """
-    conditions: list[ColumnElement[bool]] = []
-    if state is not None:
-        conditions.append(Job.state == state)
-    if kind is not None:
-        conditions.append(Job.kind == kind)
-    if parent_id is not None:
-        conditions.append(Job.parent_id == parent_id)
-    if dataset is not None:
-        conditions.append(_uses_dataset(dataset))
-    if tag is not None:
-        key, equals, value = tag.partition("=")
-        conditions.append(Job.tags.contains({key: value}) if equals else Job.tags.has_key(key))
-    if q is not None:
-        conditions.append(
-            or_(Job.name.icontains(q, autoescape=True), cast(Job.id, Text).startswith(q.lower(), autoescape=True))
-        )
+
+    state: JobState | None = None
+    kind: JobKind | None = None
+    parent_id: UUID | None = None
+    dataset: str | None = None
+    tag: str | None = None
+    q: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        found: list[ColumnElement[bool]] = []
+        if self.state is not None:
+            found.append(Job.state == self.state)
+        if self.kind is not None:
+            found.append(Job.kind == self.kind)
+        if self.parent_id is not None:
+            found.append(Job.parent_id == self.parent_id)
+        if self.dataset is not None:
+            found.append(_uses_dataset(self.dataset))
+        if self.tag is not None:
+            key, equals, value = self.tag.partition("=")
+            found.append(Job.tags.contains({key: value}) if equals else Job.tags.has_key(key))
+        if self.q is not None:
+            in_name = Job.name.icontains(self.q, autoescape=True)
+            found.append(or_(in_name, cast(Job.id, Text).startswith(self.q.lower(), autoescape=True)))
+        return found
+
+
+_ALL: Final = JobFilter()
+
+
+def page(
+    session: Session, only: JobFilter = _ALL, *, cursor: str | None = None, limit: int = 50
+) -> tuple[list[Job], str | None]:
+    """One page of jobs, newest first, and the cursor of the next page. Columns that no list shows are not read."""
+    conditions = only.conditions()
     if cursor is not None:
         conditions.append(tuple_(Job.created_at, Job.id) < tuple_(*read_cursor(cursor)))
     query = _PAGE.where(*conditions) if conditions else _PAGE

@@ -17,7 +17,7 @@ from jobs.record import history
 from jobs.record.actions import Action, refusal
 from jobs.record.queries import get
 from jobs.record.rewind import copy_checkpoint
-from jobs.record.submission import Submitted, submit
+from jobs.record.submission import NewJob, Submitted, submit
 
 RERUN_OF: Final = "rerun_of"  # the key of `Job.params` that makes a job a rerun
 MAX_SHOWN: Final = 50
@@ -65,8 +65,7 @@ def submit_rerun(
     if (refused := refusal(source, Action(kind))) is not None:
         raise IllegalTransition(refused)
     rerun = kind is RerunKind.RERUN
-    submitted = submit(
-        session,
+    new = NewJob(
         kind=source.kind,
         spec=source.spec,
         spec_digest=source.spec_digest,
@@ -81,10 +80,9 @@ def submit_rerun(
         params=_params(source, rerun),
         queue_timeout_seconds=source.run.get("resources", {}).get("queue_timeout_seconds"),
         created_by=by,
-        idempotency=idempotency,
-        max_unfinished=max_unfinished,
         overrides=_overrides_as_run(source) if rerun else source.overrides,
     )
+    submitted = submit(session, new, idempotency=idempotency, max_unfinished=max_unfinished)
     if submitted.created:
         if not rerun:
             copy_checkpoint(session, submitted.job, source)

@@ -1,7 +1,7 @@
 """Submission of jobs: inserts the row and its first event, at most once per Idempotency-Key and body."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -20,8 +20,8 @@ from jobs.record.quotas import check_job_quota
 from jobs.states import JobKind
 
 DAY: Final = 86_400.0
-_COLUMNS: Final = (
-    "id", "kind", "spec", "spec_digest", "queue", "name", "tags", "priority", "max_attempts", "dataset",
+_COPIED: Final = (  # from NewJob to the row
+    "kind", "spec", "spec_digest", "queue", "name", "tags", "priority", "max_attempts", "dataset",
     "dataset_fingerprint", "parent_id", "source_job_id", "trial_number", "params", "overrides", "created_by",
 )  # fmt: skip
 
@@ -32,7 +32,7 @@ def _insert_statement(*, idempotent: bool) -> Executable:
     """
     job_id = bindparam("new_id", type_=Uuid())
     row = Base.metadata.tables[Job.__tablename__]
-    statement = insert(row).values({name: bindparam(f"new_{name}") for name in _COLUMNS})
+    statement = insert(row).values({name: bindparam(f"new_{name}") for name in ("id", *_COPIED)})
     wait = bindparam("wait", type_=Interval())
     statement = statement.values(queue_deadline=func.clock_timestamp() + wait, last_seq=1, version=1)
     statement = statement.add_cte(history.first_event(job_id).cte("event"))
@@ -63,64 +63,49 @@ class Submitted:
     created: bool
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewJob:
+    """A job to insert. `created_by` is the principal whose quota and Idempotency-Keys count."""
+
+    kind: JobKind
+    spec: Json
+    spec_digest: str
+    queue: str
+    name: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 5
+    max_attempts: int = 3
+    queue_timeout_seconds: float | None = None
+    dataset: str | None = None
+    dataset_fingerprint: str | None = None
+    parent_id: UUID | None = None
+    source_job_id: UUID | None = None
+    trial_number: int | None = None
+    params: Json | None = None
+    overrides: Json = field(default_factory=dict)
+    created_by: str = "anonymous"
+
+
 def submit(
-    session: Session,
-    *,
-    kind: JobKind,
-    spec: Json,
-    spec_digest: str,
-    queue: str,
-    name: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    priority: int = 5,
-    max_attempts: int = 3,
-    dataset: str | None = None,
-    dataset_fingerprint: str | None = None,
-    parent_id: UUID | None = None,
-    source_job_id: UUID | None = None,
-    trial_number: int | None = None,
-    params: Json | None = None,
-    queue_timeout_seconds: float | None = None,
-    created_by: str = "anonymous",
-    idempotency: tuple[str, str] | None = None,
-    overrides: Json | None = None,
-    max_unfinished: int | None = None,
+    session: Session, new: NewJob, *, idempotency: tuple[str, str] | None = None, max_unfinished: int | None = None
 ) -> Submitted:
-    """Insert a queued job. `idempotency` is (key, SHA-256 of the body); a key is valid for `created_by` and one day.
+    """Insert a queued job. `idempotency` is (key, SHA-256 of the body); a key is valid for one principal and one day.
 
     Raises IdempotencyMismatch when the key came with another body, DatasetNotFound when the dataset's version has
-    just been deleted, QuotaExceeded when `created_by` has `max_unfinished` unfinished jobs.
+    just been deleted, QuotaExceeded when the principal has `max_unfinished` unfinished jobs.
     """
     if idempotency is not None:
-        advisory_lock(session, "idempotency", f"{created_by}:{idempotency[0]}")
-        earlier = find_idempotent(session, created_by, *idempotency)
+        advisory_lock(session, "idempotency", f"{new.created_by}:{idempotency[0]}")
+        earlier = find_idempotent(session, new.created_by, *idempotency)
         if earlier is not None:
             return Submitted(earlier, created=False)
     if max_unfinished is not None:
-        check_job_quota(session, created_by, max_unfinished)
-    if dataset is not None and dataset_fingerprint is not None:
-        lock_version(session, dataset, dataset_fingerprint)
-    new = {
-        "id": uuid7.uuid7(),
-        "kind": kind,
-        "spec": spec,
-        "spec_digest": spec_digest,
-        "queue": queue,
-        "name": name,
-        "tags": dict(tags or {}),
-        "priority": priority,
-        "max_attempts": max_attempts,
-        "dataset": dataset,
-        "dataset_fingerprint": dataset_fingerprint,
-        "parent_id": parent_id,
-        "source_job_id": source_job_id,
-        "trial_number": trial_number,
-        "params": params,
-        "overrides": overrides or {},
-        "created_by": created_by,
-    }
-    wait = None if queue_timeout_seconds is None else timedelta(seconds=queue_timeout_seconds)
-    values: Json = {f"new_{column}": value for column, value in new.items()} | {"wait": wait}
+        check_job_quota(session, new.created_by, max_unfinished)
+    if new.dataset is not None and new.dataset_fingerprint is not None:
+        lock_version(session, new.dataset, new.dataset_fingerprint)
+    values: Json = {f"new_{column}": getattr(new, column) for column in _COPIED}
+    wait = None if new.queue_timeout_seconds is None else timedelta(seconds=new.queue_timeout_seconds)
+    values |= {"new_id": uuid7.uuid7(), "new_tags": dict(new.tags), "wait": wait}
     if idempotency is None:
         return Submitted(session.scalars(_INSERT, values).one(), created=True)
     values |= {"key": idempotency[0], "body_sha256": idempotency[1]}

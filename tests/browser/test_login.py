@@ -17,7 +17,9 @@ ADMIN = "the-operators-own-admin-key"
 def test_login_cancel_of_a_job_and_logout(browser: Browser, settings: Settings, sessions: Sessions) -> None:
     register(sessions)
     with transaction(sessions) as session:
-        job = submission.submit(session, kind=JobKind.TRAIN, spec=SPEC, spec_digest="d", queue="cpu", name="mine").job
+        job = submission.submit(
+            session, submission.NewJob(kind=JobKind.TRAIN, spec=SPEC, spec_digest="d", queue="cpu", name="mine")
+        ).job
     with serving(settings, ATFT_ADMIN_KEY=ADMIN) as server:
         page = browser.new_page(base_url=server.url)
         page.goto("/")

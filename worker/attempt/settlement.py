@@ -30,14 +30,10 @@ from worker.attempt.outcome import Outcome
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuiltCache:
-    """A dataset's cache in its place; `path` is relative to the run root, `place` is where that is."""
+    """A dataset's cache in its folder, and the version to register."""
 
     folder: Path
-    path: str
-    size_bytes: int
-    manifest: Json
-    profile: Json
-    leak_report: Json
+    dataset: catalog.NewDataset
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,49 +64,31 @@ class Settlement:
                 media_type=output.media_type,
             )
         if self.built is not None and outcome.to is JobState.SUCCEEDED:
-            catalog.register_dataset(
-                session,
-                job,
-                name=job.spec["name"],
-                fingerprint=self.built.manifest["fingerprint"],
-                spec=job.spec,
-                manifest=self.built.manifest,
-                profile=self.built.profile,
-                leak_report=self.built.leak_report,
-                path=self.built.path,
-                size_bytes=self.built.size_bytes,
-            )
-        code, signal = (self.exit_status.code, self.exit_status.signal) if self.exit_status else (None, None)
+            catalog.register_dataset(session, job, self.built.dataset)
+        succeeded = outcome.to is JobState.SUCCEEDED
+        end = lifecycle.AttemptEnd(
+            reason=outcome.reason,
+            message=self._record_drift(session, job) if succeeded else outcome.message,
+            exit_code=self.exit_status.code if self.exit_status else None,
+            signal=self.exit_status.signal if self.exit_status else None,
+            log_tail=self.log_tail,
+        )
         if outcome.to is JobState.QUEUED:
             return lifecycle.requeue(
                 session,
                 job.id,
                 job.attempt,
-                reason=outcome.reason or Reason.INTERNAL,
-                message=outcome.message or "",
+                end,
                 counts_as_failure=outcome.counts_as_failure,
                 delay_seconds=delay_seconds,
                 overrides=outcome.overrides,
-                exit_code=code,
-                signal=signal,
-                log_tail=self.log_tail,
             )
-        lifecycle.settle(
-            session,
-            job.id,
-            job.attempt,
-            outcome.to,
-            reason=outcome.reason,
-            message=self._record_drift(session, job) if outcome.to is JobState.SUCCEEDED else outcome.message,
-            exit_code=code,
-            signal=signal,
-            log_tail=self.log_tail,
-        )
+        lifecycle.settle(session, job.id, job.attempt, outcome.to, end)
         return outcome.to
 
     def _record_drift(self, session: Session, job: Job) -> str | None:
         """Record a rerun's differences from its source job in the evidence; returns their summary."""
-        fingerprint = self.built.manifest["fingerprint"] if self.built is not None else job.dataset_fingerprint
+        fingerprint = self.built.dataset.fingerprint if self.built is not None else job.dataset_fingerprint
         now = history.lock_running(session, job.id, job.attempt)
         found = reruns.drift(session, now, fingerprint=fingerprint)
         if found is None:
@@ -134,7 +112,7 @@ def check_result(
     """Check a child that emitted Finished: its evidence first, then every declared output."""
     try:
         if KINDS[job.kind].builds:
-            return _check_dataset(settings, launch.folder, finished, settlement)
+            return _check_dataset(settings, job, launch.folder, finished, settlement)
         found = _evidence_differences(job, launch, evidence)
         if found:
             outcome = Outcome(
@@ -178,19 +156,24 @@ _EVIDENCE_CHECKS: Final[Mapping[str | None, Callable[[Spec, Job, Launch, Json], 
 }
 
 
-def _check_dataset(settings: Settings, folder: Path, finished: Finished, settlement: Settlement) -> Settlement:
+def _check_dataset(
+    settings: Settings, job: Job, folder: Path, finished: Finished, settlement: Settlement
+) -> Settlement:
     """A built cache goes to its place; where the program says that the content is there already, it stays as it is."""
     profile, leak_report = (_result_part(finished, name) for name in ("profile", "leak_report"))
     manifest = _result_part(finished, "manifest")
     folder = install_cache(settings, folder / "cache", str(manifest.get("fingerprint", "")))
-    built = BuiltCache(
-        folder=folder,
+    dataset = catalog.NewDataset(
+        name=job.spec["name"],
+        fingerprint=manifest["fingerprint"],
+        spec=job.spec,
         path=str(folder.relative_to(settings.run_root.resolve())),
         size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         manifest=manifest,
         profile=profile,
         leak_report=leak_report,
     )
+    built = BuiltCache(folder=folder, dataset=dataset)
     return replace(settlement, outputs=tuple(collect_outputs(settings, folder, finished.artifacts)), built=built)
 
 

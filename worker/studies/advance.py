@@ -76,7 +76,8 @@ def _step(session: Session, storage: BaseStorage, job: Job, plots: Plots | None)
         spec = HpoSpec.model_validate(job.spec)
     except ValidationError as error:
         message = f"the study's spec is not valid for this version: {error}"
-        lifecycle.settle(session, job.id, job.attempt, JobState.FAILED, reason=Reason.INVALID_PARAMS, message=message)
+        end = lifecycle.AttemptEnd(reason=Reason.INVALID_PARAMS, message=message)
+        lifecycle.settle(session, job.id, job.attempt, JobState.FAILED, end)
         return AdvanceResult(changed=[job.id])
     step = AdvanceStep(session, storage, job, spec, plots)
     step.run()
@@ -184,14 +185,13 @@ class AdvanceStep:
         tags: Mapping[str, str] | None = None,
     ) -> Job:
         resources = self.spec.base.resources
-        child = submission.submit(
-            self.session,
+        new = submission.NewJob(
             kind=kind,
             spec=body,
             spec_digest=digest(body),
             queue=(self.job.params or {})["trial_queue"],
             name=name,
-            tags=tags,
+            tags=tags or {},
             priority=self.job.priority,
             max_attempts=resources.max_attempts,
             queue_timeout_seconds=resources.queue_timeout_seconds,
@@ -201,7 +201,8 @@ class AdvanceStep:
             trial_number=number,
             params=dict(params),
             created_by=self.job.created_by,
-        ).job
+        )
+        child = submission.submit(self.session, new).job
         self.children.append(child)
         if number is None:
             self.result.hints.append((child.queue, child.id, child.priority))
@@ -331,7 +332,8 @@ class AdvanceStep:
         if plots.error is not None:
             body = {"level": "warning", "message": plots.error}
             history.add_event(self.session, self.job.id, "log", body, self.job.attempt)
-        lifecycle.settle(self.session, self.job.id, self.job.attempt, to, reason=reason, message=message)
+        end = lifecycle.AttemptEnd(reason=reason, message=message)
+        lifecycle.settle(self.session, self.job.id, self.job.attempt, to, end)
         return True
 
     # --- showing

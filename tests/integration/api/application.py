@@ -57,7 +57,7 @@ def register(sessions: Sessions) -> Dataset:
     }
     with transaction(sessions) as session:
         job = submission.submit(
-            session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset="small"
+            session, submission.NewJob(kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset="small")
         ).job
         claimed = lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
         assert claimed is not None
@@ -65,14 +65,16 @@ def register(sessions: Sessions) -> Dataset:
         found = catalog.register_dataset(
             session,
             job,
-            name="small",
-            fingerprint="fp1",
-            spec={"name": "small"},
-            manifest=manifest,
-            profile=profile,
-            leak_report={},
-            path="caches/fp1",
-            size_bytes=10,
+            catalog.NewDataset(
+                name="small",
+                fingerprint="fp1",
+                spec={"name": "small"},
+                manifest=manifest,
+                profile=profile,
+                leak_report={},
+                path="caches/fp1",
+                size_bytes=10,
+            ),
         )
         lifecycle.settle(session, job.id, 1, JobState.SUCCEEDED)
     return found
@@ -109,7 +111,11 @@ def run(sessions: Sessions, job_id: UUID, to: JobState | None = JobState.SUCCEED
         history.append(session, job_id, claimed.attempt, emitted)
         if to is not None:
             lifecycle.settle(
-                session, job_id, claimed.attempt, to, reason=Reason.USER if to is JobState.CANCELLED else None
+                session,
+                job_id,
+                claimed.attempt,
+                to,
+                lifecycle.AttemptEnd(reason=Reason.USER if to is JobState.CANCELLED else None),
             )
 
 

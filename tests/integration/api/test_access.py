@@ -205,9 +205,16 @@ async def test_quota_of_uploads(client: httpx.AsyncClient, sessions: Sessions, s
     assert (await client.post("/datasets", files=form, headers=mine)).status_code == 202
     with transaction(sessions) as session:  # as a job of an earlier upload has it
         submission.submit(
-            session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", created_by=f"key:{made['id']}",
-            params={"sources": {"panel": {"size_bytes": 1400}}},
-        )  # fmt: skip
+            session,
+            submission.NewJob(
+                kind=JobKind.DATASET,
+                spec={},
+                spec_digest="d",
+                queue="cpu",
+                created_by=f"key:{made['id']}",
+                params={"sources": {"panel": {"size_bytes": 1400}}},
+            ),
+        )
     problem(await client.post("/datasets", files=form, headers=mine), 429, "quota_exceeded")
 
 

@@ -45,7 +45,7 @@ def end(sessions: Sessions, job_id: str, seed: int, mean: float = 0.0, to: JobSt
         assert claimed is not None
         history.append(session, claimed.id, 1, events)
         reason = Reason.EVIDENCE_MISMATCH if to is JobState.FAILED else None
-        lifecycle.settle(session, claimed.id, 1, to, reason=reason)
+        lifecycle.settle(session, claimed.id, 1, to, lifecycle.AttemptEnd(reason=reason))
 
 
 async def job(client: httpx.AsyncClient, sessions: Sessions, name: str, draw: int, **changes: Any) -> str:
@@ -183,9 +183,16 @@ async def test_fifty_jobs_are_compared(client: httpx.AsyncClient, sessions: Sess
         lr = 1e-4 * (number + 1)
         with transaction(sessions) as session:
             made = submission.submit(
-                session, kind=JobKind.TRAIN, spec=spec | {"optimizer": spec["optimizer"] | {"lr": lr}},
-                spec_digest="d", queue="cpu", dataset="small", dataset_fingerprint="fp1",
-            )  # fmt: skip
+                session,
+                submission.NewJob(
+                    kind=JobKind.TRAIN,
+                    spec=spec | {"optimizer": spec["optimizer"] | {"lr": lr}},
+                    spec_digest="d",
+                    queue="cpu",
+                    dataset="small",
+                    dataset_fingerprint="fp1",
+                ),
+            )
         ids.append(str(made.job.id))
         end(sessions, ids[-1], number)
     body = await compared(client, *ids, metric="test/rank_ic@1d")

@@ -286,14 +286,16 @@ async def register(client: httpx.AsyncClient, sessions: Sessions, name: str, fin
         catalog.register_dataset(
             session,
             claimed,
-            name=name,
-            fingerprint=fingerprint,
-            spec=job.spec,
-            manifest=manifest,
-            profile={"x": 1},
-            leak_report={},
-            path=f"caches/{fingerprint}",
-            size_bytes=7,
+            catalog.NewDataset(
+                name=name,
+                fingerprint=fingerprint,
+                spec=job.spec,
+                manifest=manifest,
+                profile={"x": 1},
+                leak_report={},
+                path=f"caches/{fingerprint}",
+                size_bytes=7,
+            ),
         )
     return job
 

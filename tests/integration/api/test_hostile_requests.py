@@ -65,7 +65,9 @@ async def test_a_revoked_key_and_a_closed_session_end_their_streams(
     with transaction(sessions) as session:
         row, key = keys.create(session, name="reader", scopes=["jobs:read"])
         key_id = row.id
-        job = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        job = submission.submit(
+            session, submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu")
+        ).job.id
         assert lifecycle.claim(session, job, worker="w", host="h", device="cpu", lease_seconds=60)
     assert (await client.post("/session", json={"key": key}, headers=SAME)).status_code == 204
     cookie = client.cookies[COOKIE]
@@ -181,7 +183,10 @@ def test_a_retry_of_a_build_does_not_count_its_upload_again(sessions: Sessions) 
     with transaction(sessions) as session:
         files = {"files": {"panel": "upload:u/file.csv"}, "sources": {"panel": {"size_bytes": 600}}}
         submitted = submission.submit(
-            session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", params=files, created_by="me"
+            session,
+            submission.NewJob(
+                kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", params=files, created_by="me"
+            ),
         )
         lifecycle.want(session, submitted.job.id, Wanted.CANCEL, by="me")
         submit_rerun(session, submitted.job.id, RerunKind.RETRY, by="me")
@@ -194,7 +199,9 @@ async def test_a_file_name_cannot_inject_headers_into_a_download(
     client: httpx.AsyncClient, sessions: Sessions, settings: Settings
 ) -> None:
     with transaction(sessions) as session:
-        job = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        job = submission.submit(
+            session, submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu")
+        ).job.id
         assert lifecycle.claim(session, job, worker="w", host="h", device="cpu", lease_seconds=60)
         file = settings.run_root / "jobs" / str(job) / "1" / "x"
         file.parent.mkdir(parents=True)
@@ -215,7 +222,9 @@ async def test_a_file_name_cannot_inject_headers_into_a_download(
 async def test_a_log_message_cannot_forge_a_log_line(client: httpx.AsyncClient, sessions: Sessions) -> None:
     forged = "one\n2026-01-01T00:00:00.000Z [1] state succeeded\x1b[2J"
     with transaction(sessions) as session:
-        job = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        job = submission.submit(
+            session, submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu")
+        ).job.id
         assert lifecycle.claim(session, job, worker="w", host="h", device="cpu", lease_seconds=60)
         history.append(session, job, 1, [Log(child_seq=1, message=forged)])
     text = (await client.get(f"/jobs/{job}/logs", headers=bearer(ADMIN))).text

@@ -157,13 +157,23 @@ async def test_an_incompatible_dataset_is_refused(
     for name, (manifest, code, message) in OTHERS.items():
         with transaction(sessions) as session:
             job = submission.submit(
-                session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset=name
+                session, submission.NewJob(kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu", dataset=name)
             ).job
             lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
             catalog.register_dataset(
-                session, job, name=name, fingerprint=name, spec={}, manifest=dataset.manifest | manifest, profile={},
-                leak_report={}, path=f"caches/{name}", size_bytes=1,
-            )  # fmt: skip
+                session,
+                job,
+                catalog.NewDataset(
+                    name=name,
+                    fingerprint=name,
+                    spec={},
+                    manifest=dataset.manifest | manifest,
+                    profile={},
+                    leak_report={},
+                    path=f"caches/{name}",
+                    size_bytes=1,
+                ),
+            )
             lifecycle.settle(session, job.id, 1, JobState.SUCCEEDED)
         refused = problem(
             await client.post("/jobs/predict", json=prediction(model, dataset=name)), 422, code, "/dataset"

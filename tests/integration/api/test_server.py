@@ -90,7 +90,9 @@ def server(settings: Settings) -> Iterator[Server]:
 @pytest.fixture
 def job_id(sessions: Sessions) -> UUID:
     with transaction(sessions) as session:
-        found = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        found = submission.submit(
+            session, submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu")
+        ).job.id
         assert lifecycle.claim(session, found, worker="w", host="h", device="cpu", lease_seconds=60)
     return found
 
@@ -183,7 +185,9 @@ def test_stream_is_notified_by_pubsub_and_polls_without_redis(
 
 def test_several_jobs_in_one_stream(server: Server, sessions: Sessions, job_id: UUID) -> None:
     with transaction(sessions) as session:
-        other = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        other = submission.submit(
+            session, submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu")
+        ).job.id
         lifecycle.claim(session, other, worker="w", host="h", device="cpu", lease_seconds=60)
     append_logs(sessions, job_id, 1, 3)
     for one in (job_id, other):

@@ -18,11 +18,17 @@ Sessions = sessionmaker[Session]
 
 def register(sessions: Sessions, name: str, fingerprint: str) -> Dataset:
     with transaction(sessions) as session:
-        job = submission.submit(session, kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu").job
+        job = submission.submit(
+            session, submission.NewJob(kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu")
+        ).job
     with transaction(sessions) as session:
         content: dict[str, Any] = {"spec": {}, "manifest": {"num_days": 5}, "profile": {}, "leak_report": {}}
         row = catalog.register_dataset(
-            session, job, name=name, fingerprint=fingerprint, path=f"caches/{fingerprint}", size_bytes=9, **content
+            session,
+            job,
+            catalog.NewDataset(
+                name=name, fingerprint=fingerprint, path=f"caches/{fingerprint}", size_bytes=9, **content
+            ),
         )
         lifecycle.want(session, job.id, Wanted.CANCEL, by="test")
         assert queries.get(session, job.id).dataset_fingerprint == fingerprint
@@ -33,12 +39,14 @@ def submit(sessions: Sessions, dataset: str, fingerprint: str) -> UUID:
     with transaction(sessions) as session:
         return submission.submit(
             session,
-            kind=JobKind.TRAIN,
-            spec={},
-            spec_digest="d",
-            queue="cpu",
-            dataset=dataset,
-            dataset_fingerprint=fingerprint,
+            submission.NewJob(
+                kind=JobKind.TRAIN,
+                spec={},
+                spec_digest="d",
+                queue="cpu",
+                dataset=dataset,
+                dataset_fingerprint=fingerprint,
+            ),
         ).job.id
 
 

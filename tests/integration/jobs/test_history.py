@@ -22,7 +22,9 @@ SPEC = {"trainer": {"objective": "val/rank_ic"}}
 @pytest.fixture
 def running(sessions: Sessions) -> UUID:
     with transaction(sessions) as session:
-        job = submission.submit(session, kind=JobKind.TRAIN, spec=SPEC, spec_digest="d", queue="cpu").job
+        job = submission.submit(
+            session, submission.NewJob(kind=JobKind.TRAIN, spec=SPEC, spec_digest="d", queue="cpu")
+        ).job
         lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
     return job.id
 
@@ -40,7 +42,13 @@ def get(sessions: Sessions, job_id: UUID) -> Job:
 def next_attempt(sessions: Sessions, job_id: UUID) -> Job:
     with transaction(sessions) as session:
         attempt = queries.get(session, job_id).attempt
-        lifecycle.requeue(session, job_id, attempt, reason=Reason.WORKER_LOST, message="m", counts_as_failure=False)
+        lifecycle.requeue(
+            session,
+            job_id,
+            attempt,
+            lifecycle.AttemptEnd(reason=Reason.WORKER_LOST, message="m"),
+            counts_as_failure=False,
+        )
         job = lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
         assert job is not None
         return job
@@ -270,6 +278,12 @@ def test_terminal_job_takes_no_more_events(sessions: Sessions, running: UUID) ->
 def test_nul_characters_in_messages_are_replaced(sessions: Sessions, running: UUID) -> None:
     append(sessions, running, Log(child_seq=1, message="a\0b"))
     with transaction(sessions) as session:
-        lifecycle.settle(session, running, 1, JobState.FAILED, reason=Reason.INTERNAL, message="c\0d", log_tail="e\0f")
+        lifecycle.settle(
+            session,
+            running,
+            1,
+            JobState.FAILED,
+            lifecycle.AttemptEnd(reason=Reason.INTERNAL, message="c\0d", log_tail="e\0f"),
+        )
         assert history.read_after(session, running, 2)[0].body["message"] == "a\ufffdb"
         assert queries.get(session, running).message == "c\ufffdd"

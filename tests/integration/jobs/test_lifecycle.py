@@ -18,10 +18,10 @@ from jobs.states import NEXT, TERMINAL, JobKind, JobState, Reason, Wanted
 Sessions = sessionmaker[Session]
 
 
-def submit(sessions: Sessions, **values: Any) -> UUID:
+def submit(sessions: Sessions, *, idempotency: tuple[str, str] | None = None, **values: Any) -> UUID:
     fields: dict[str, Any] = {"kind": JobKind.TRAIN, "spec": {"seed": 0}, "spec_digest": "d", "queue": "cpu"} | values
     with transaction(sessions) as session:
-        return submission.submit(session, **fields).job.id
+        return submission.submit(session, submission.NewJob(**fields), idempotency=idempotency).job.id
 
 
 def claim(sessions: Sessions, job_id: UUID, lease_seconds: float = 30.0) -> Job | None:
@@ -62,7 +62,8 @@ def test_a_queue_timeout_counts_from_the_submit_and_an_attempt_from_its_claim(se
     with transaction(sessions) as session:
         session.execute(sa.select(sa.func.now()))
         job = submission.submit(
-            session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu", queue_timeout_seconds=60
+            session,
+            submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu", queue_timeout_seconds=60),
         ).job
         waits = (job.queue_deadline - job.created_at).total_seconds()  # type: ignore[operator]
         claimed = lifecycle.claim(session, job.id, worker="w", host="h", device="cpu", lease_seconds=60)
@@ -136,7 +137,9 @@ def test_guarantee_3_only_the_current_attempt_writes(sessions: Sessions) -> None
     before = in_transaction(sessions, queries.get, job_id)
     writes: list[Callable[[Session], object]] = [
         lambda s: lifecycle.settle(s, job_id, 1, JobState.SUCCEEDED),
-        lambda s: lifecycle.requeue(s, job_id, 1, reason=Reason.INTERNAL, message="m", counts_as_failure=True),
+        lambda s: lifecycle.requeue(
+            s, job_id, 1, lifecycle.AttemptEnd(reason=Reason.INTERNAL, message="m"), counts_as_failure=True
+        ),
         lambda s: history.set_progress(s, job_id, 1, {"ratio": 1}),
         lambda s: history.set_checkpoint(s, job_id, 1, {}),
         lambda s: history.append(s, job_id, 1, []),
@@ -154,18 +157,9 @@ def test_guarantee_3_only_the_current_attempt_writes(sessions: Sessions) -> None
 def test_settle_twice_with_the_same_end_is_one_end(sessions: Sessions) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id)
+    end = lifecycle.AttemptEnd(reason=Reason.OOM_GPU, message="too big", exit_code=1, log_tail="…")
     for _ in range(2):
-        in_transaction(
-            sessions,
-            lifecycle.settle,
-            job_id,
-            1,
-            JobState.FAILED,
-            reason=Reason.OOM_GPU,
-            message="too big",
-            exit_code=1,
-            log_tail="…",
-        )
+        in_transaction(sessions, lifecycle.settle, job_id, 1, JobState.FAILED, end)
     job = in_transaction(sessions, queries.get, job_id)
     assert (job.state, job.reason, job.message, job.lease_until) == (JobState.FAILED, Reason.OOM_GPU, "too big", None)
     assert job.finished_at is not None
@@ -186,11 +180,10 @@ def test_settle_refuses_a_state_that_does_not_end_an_attempt(sessions: Sessions)
 def test_requeued_job_waits_its_delay_and_keeps_its_evidence(sessions: Sessions) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id)
-    arguments = {"reason": Reason.DRAINED, "message": "worker stops", "counts_as_failure": False, "delay_seconds": 3600}
-    assert in_transaction(sessions, lifecycle.requeue, job_id, 1, **arguments, signal="SIGTERM") is JobState.QUEUED
-    assert (
-        in_transaction(sessions, lifecycle.requeue, job_id, 1, **arguments) is JobState.QUEUED
-    )  # repeated: no second event
+    end = lifecycle.AttemptEnd(reason=Reason.DRAINED, message="worker stops", signal="SIGTERM")
+    for _ in range(2):  # repeated: no second event
+        state = in_transaction(sessions, lifecycle.requeue, job_id, 1, end, counts_as_failure=False, delay_seconds=3600)
+        assert state is JobState.QUEUED
     assert claim(sessions, job_id) is None
     job = in_transaction(sessions, queries.get, job_id)
     assert (job.failures, job.reason, job.worker) == (0, Reason.DRAINED, None)
@@ -211,15 +204,8 @@ def test_guarantee_8_a_job_that_always_fails_is_attempted_max_attempts_times(ses
     job_id = submit(sessions, max_attempts=3)
     for number in (1, 2, 3):
         assert claim(sessions, job_id) is not None
-        state = in_transaction(
-            sessions,
-            lifecycle.requeue,
-            job_id,
-            number,
-            reason=Reason.OOM_HOST,
-            message="killed",
-            counts_as_failure=True,
-        )
+        end = lifecycle.AttemptEnd(reason=Reason.OOM_HOST, message="killed")
+        state = in_transaction(sessions, lifecycle.requeue, job_id, number, end, counts_as_failure=True)
     assert state is JobState.FAILED
     job = in_transaction(sessions, queries.get, job_id)
     assert (job.attempt, job.failures, job.reason) == (3, 3, Reason.OOM_HOST)
@@ -269,7 +255,7 @@ def test_cancel_of_a_running_job_is_requested_once_and_seen_by_the_worker(sessio
     assert in_transaction(sessions, lifecycle.renew, job_id, 1, 30.0) is Wanted.CANCEL
     with pytest.raises(IllegalTransition):
         in_transaction(sessions, lifecycle.want, job_id, Wanted.RUN, by="me")
-    in_transaction(sessions, lifecycle.settle, job_id, 1, JobState.CANCELLED, reason=Reason.USER)
+    in_transaction(sessions, lifecycle.settle, job_id, 1, JobState.CANCELLED, lifecycle.AttemptEnd(reason=Reason.USER))
     with pytest.raises(IllegalTransition):
         in_transaction(sessions, lifecycle.want, job_id, Wanted.PAUSE, by="me")
 
@@ -293,7 +279,7 @@ def test_pause_and_resume(sessions: Sessions) -> None:
     job_id = submit(sessions)
     claim(sessions, job_id)
     in_transaction(sessions, lifecycle.want, job_id, Wanted.PAUSE, by="me")
-    in_transaction(sessions, lifecycle.settle, job_id, 1, JobState.PAUSED, reason=Reason.USER)
+    in_transaction(sessions, lifecycle.settle, job_id, 1, JobState.PAUSED, lifecycle.AttemptEnd(reason=Reason.USER))
     assert claim(sessions, job_id) is None
     job = in_transaction(sessions, lifecycle.want, job_id, Wanted.RUN, by="me")
     assert (job.state, job.wanted) == (JobState.QUEUED, Wanted.RUN)

@@ -38,10 +38,14 @@ def _apply(session: Session, job_id: Any, command: tuple[Any, ...]) -> None:
         case "claim", lease_seconds:
             lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=lease_seconds)
         case "settle", attempt, to:
-            lifecycle.settle(session, job_id, attempt, to, reason=Reason.USER)
+            lifecycle.settle(session, job_id, attempt, to, lifecycle.AttemptEnd(reason=Reason.USER))
         case "requeue", attempt, counts:
             lifecycle.requeue(
-                session, job_id, attempt, reason=Reason.WORKER_LOST, message="m", counts_as_failure=counts
+                session,
+                job_id,
+                attempt,
+                lifecycle.AttemptEnd(reason=Reason.WORKER_LOST, message="m"),
+                counts_as_failure=counts,
             )
         case "want", wanted:
             lifecycle.want(session, job_id, wanted, by="me")
@@ -61,7 +65,9 @@ def test_g5_terminal_is_final_and_history_has_no_gap(
     sessions: sessionmaker[Session], commands: list[tuple[Any, ...]]
 ) -> None:
     with transaction(sessions) as session:
-        job = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu", max_attempts=2).job
+        job = submission.submit(
+            session, submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu", max_attempts=2)
+        ).job
     for command in commands:
         before = _snapshot(job)
         try:
@@ -92,7 +98,9 @@ def test_g10_replaying_any_batch_changes_nothing(sessions: sessionmaker[Session]
     """Whichever events are repeated, in whichever batches, the record equals that of one pass without repeats."""
     stream = [event for first in (1, 4, 7, 10) for event in _events(first)]
     with transaction(sessions) as session:
-        job_id = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job.id
+        job_id = submission.submit(
+            session, submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu")
+        ).job.id
         lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
     recorded = 0
     for back, length in [*cuts, (len(stream), 2 * len(stream))]:

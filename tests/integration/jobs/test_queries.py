@@ -24,7 +24,7 @@ Sessions = sessionmaker[Session]
 def submit(sessions: Sessions, **values: Any) -> UUID:
     fields: dict[str, Any] = {"kind": JobKind.TRAIN, "spec": {"seed": 0}, "spec_digest": "d", "queue": "cpu"} | values
     with transaction(sessions) as session:
-        return submission.submit(session, **fields).job.id
+        return submission.submit(session, submission.NewJob(**fields)).job.id
 
 
 def claim(sessions: Sessions, job_id: UUID, lease_seconds: float = 30.0) -> Job | None:
@@ -57,7 +57,7 @@ def test_page_filters(sessions: Sessions) -> None:
     in_transaction(sessions, lifecycle.settle, other, 1, JobState.SUCCEEDED)
 
     def found(**values: Any) -> list[UUID]:
-        jobs, _ = in_transaction(sessions, queries.page, **values)
+        jobs, _ = in_transaction(sessions, queries.page, queries.JobFilter(**values))
         return [job.id for job in jobs]
 
     assert found() == [other, child, parent]
@@ -72,7 +72,7 @@ def test_page_filters(sessions: Sessions) -> None:
     assert found(q=str(child)[:30]) == ([child] if str(child)[:30] != str(other)[:30] else [other, child])
     for cursor in ("nonsense", "", "eyJ9", "WzEsMl0="):
         with pytest.raises(Invalid):
-            found(cursor=cursor)
+            in_transaction(sessions, queries.page, cursor=cursor)
 
 
 def test_due_jobs_and_queue_positions(sessions: Sessions) -> None:
@@ -150,18 +150,17 @@ async def _through_asyncpg(settings: Settings) -> None:
         made = await session.run_sync(
             lambda s: submission.submit(
                 s,
-                kind=JobKind.TRAIN,
-                spec={},
-                spec_digest="d",
-                queue="cpu",
-                tags={"a": "b"},
-                queue_timeout_seconds=5,
+                submission.NewJob(
+                    kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu", tags={"a": "b"}, queue_timeout_seconds=5
+                ),
                 idempotency=("k", "s"),
             )
         )
         assert (await session.run_sync(queries.get, made.job.id)).id == made.job.id
     async with async_transaction(sessions) as session:
-        jobs, _ = await session.run_sync(lambda s: queries.page(s, tag="a=b", q=str(made.job.id)[:8], limit=1))
+        jobs, _ = await session.run_sync(
+            lambda s: queries.page(s, queries.JobFilter(tag="a=b", q=str(made.job.id)[:8]), limit=1)
+        )
         assert [job.id for job in jobs] == [made.job.id]
         assert await session.run_sync(queries.queue_position, jobs[0]) == (0, "0 live workers on queue cpu")
         assert await session.run_sync(history.series, made.job.id, ["val/"], 0, 100) == {}

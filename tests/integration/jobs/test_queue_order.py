@@ -56,7 +56,7 @@ def test_a_delayed_job_keeps_its_queue_position_once_it_is_due(harness: Supervis
 def test_another_queue_and_a_study_are_not_taken(harness: SupervisorHarness) -> None:
     with transaction(harness.sessions) as session:
         for kind, queue in ((JobKind.TRAIN, "gpu"), (JobKind.HPO, "cpu")):
-            submission.submit(session, kind=kind, spec={}, spec_digest="x", queue=queue)
+            submission.submit(session, submission.NewJob(kind=kind, spec={}, spec_digest="x", queue=queue))
     assert order(harness) == []
 
 

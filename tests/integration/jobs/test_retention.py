@@ -36,9 +36,17 @@ def make(settings: Settings, sessions: Sessions) -> Make:
     ) -> UUID:
         with transaction(sessions) as session:
             job_id = submission.submit(
-                session, kind=kind, spec={}, spec_digest="d", queue="cpu", tags=tags, parent_id=parent_id,
-                source_job_id=source_job_id,
-            ).job.id  # fmt: skip
+                session,
+                submission.NewJob(
+                    kind=kind,
+                    spec={},
+                    spec_digest="d",
+                    queue="cpu",
+                    tags=tags or {},
+                    parent_id=parent_id,
+                    source_job_id=source_job_id,
+                ),
+            ).job.id
             for attempt in (1, 2):
                 job = lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)
                 assert job is not None
@@ -47,7 +55,13 @@ def make(settings: Settings, sessions: Sessions) -> Make:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     (folder / name).write_bytes(b"x" * 100)
                 if attempt == 1:
-                    lifecycle.requeue(session, job_id, 1, reason=Reason.DRAINED, message="m", counts_as_failure=False)
+                    lifecycle.requeue(
+                        session,
+                        job_id,
+                        1,
+                        lifecycle.AttemptEnd(reason=Reason.DRAINED, message="m"),
+                        counts_as_failure=False,
+                    )
             saved = Checkpointed(child_seq=1, path="2/checkpoints/0001", step=1, epoch=1, sha256="0")
             history.append(session, job_id, 2, [saved])
             path = f"jobs/{job_id}/2/model.bin"
@@ -124,7 +138,9 @@ def test_files_that_other_jobs_need_are_kept(settings: Settings, sessions: Sessi
 @pytest.mark.parametrize("over", [True, False])
 def test_the_files_of_the_best_trial_are_kept(settings: Settings, sessions: Sessions, make: Make, over: bool) -> None:
     with transaction(sessions) as session:
-        study = submission.submit(session, kind=JobKind.HPO, spec={}, spec_digest="d", queue="control").job.id
+        study = submission.submit(
+            session, submission.NewJob(kind=JobKind.HPO, spec={}, spec_digest="d", queue="control")
+        ).job.id
         assert lifecycle.begin_study(session, study) is not None
     best, other, promoted = (make(kind=JobKind.TRIAL, parent_id=study) for _ in range(3))
     make(source_job_id=promoted, days=0)
@@ -178,7 +194,9 @@ def test_doctor_reports_inconsistencies(settings: Settings, sessions: Sessions, 
 
     job = make()
     with transaction(sessions) as session:  # a retry that has not started has no folder of its own
-        retry = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu").job
+        retry = submission.submit(
+            session, submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu")
+        ).job
         retry.checkpoint = {"path": f"../{job}/2/checkpoints/0001", "step": 1, "epoch": 1, "sha256": "0"}
     assert all(check.ok for check in checks().values())
     assert str(job) in checks()["retention"].detail

@@ -23,7 +23,7 @@ LAST = 81  # queued, running, and 79 lines
 
 def make(session: Session, **values: Any) -> UUID:
     fields: dict[str, Any] = {"kind": JobKind.TRAIN, "spec": {}, "spec_digest": "d", "queue": "cpu"} | values
-    return submission.submit(session, **fields).job.id
+    return submission.submit(session, submission.NewJob(**fields)).job.id
 
 
 def test_the_events_after_many_positions_in_one_read(sessions: Sessions) -> None:

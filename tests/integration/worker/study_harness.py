@@ -48,13 +48,15 @@ class StudyHarness:
         with transaction(self.sessions) as session:
             return submission.submit(
                 session,
-                kind=JobKind.HPO,
-                spec=body.model_dump(mode="json"),
-                spec_digest=body.digest(),
-                queue="control",
-                params={"trial_queue": "cpu"},
-                dataset="d",
-                dataset_fingerprint="f00d",
+                submission.NewJob(
+                    kind=JobKind.HPO,
+                    spec=body.model_dump(mode="json"),
+                    spec_digest=body.digest(),
+                    queue="control",
+                    params={"trial_queue": "cpu"},
+                    dataset="d",
+                    dataset_fingerprint="f00d",
+                ),
             ).job.id
 
     def advance(self, study: UUID) -> AdvanceResult:
@@ -88,7 +90,13 @@ class StudyHarness:
 
     def settle(self, job: Job, to: JobState, reason: Reason | None = None) -> None:
         with transaction(self.sessions) as session:
-            lifecycle.settle(session, job.id, 1, to, reason=reason, message="reported by the child" if reason else None)
+            lifecycle.settle(
+                session,
+                job.id,
+                1,
+                to,
+                lifecycle.AttemptEnd(reason=reason, message="reported by the child" if reason else None),
+            )
 
     def run(self, job: Job, objective: Objective = improving_objective) -> None:
         """Run one job as a worker would."""

@@ -62,13 +62,15 @@ class SupervisorHarness:
         with transaction(self.sessions) as session:
             return submission.submit(
                 session,
-                kind=JobKind.TRAIN,
-                spec=spec.model_dump(mode="json"),
-                spec_digest=spec.digest(),
-                queue="cpu",
-                dataset="d",
-                dataset_fingerprint=FINGERPRINT,
-                max_attempts=max_attempts,
+                submission.NewJob(
+                    kind=JobKind.TRAIN,
+                    spec=spec.model_dump(mode="json"),
+                    spec_digest=spec.digest(),
+                    queue="cpu",
+                    dataset="d",
+                    dataset_fingerprint=FINGERPRINT,
+                    max_attempts=max_attempts,
+                ),
             ).job.id
 
     def supervisor(self, program: tuple[str, ...], index: int = 0) -> Supervisor:

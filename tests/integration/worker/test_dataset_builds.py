@@ -33,9 +33,16 @@ def submit(harness: SupervisorHarness, name: str, files: dict[str, str] | None =
     with transaction(harness.sessions) as session:
         body = {"name": name, "horizons": [1], **spec}
         return submission.submit(
-            session, kind=JobKind.DATASET, spec=body, spec_digest="x", queue="cpu", dataset=name,
-            params={"files": files or {}},
-        ).job.id  # fmt: skip
+            session,
+            submission.NewJob(
+                kind=JobKind.DATASET,
+                spec=body,
+                spec_digest="x",
+                queue="cpu",
+                dataset=name,
+                params={"files": files or {}},
+            ),
+        ).job.id
 
 
 def rows(harness: SupervisorHarness) -> list[tuple[str, int, str]]:
@@ -109,7 +116,7 @@ def test_deleting_and_adopting_at_once_leave_no_row_without_a_cache(harness: Sup
         assert rows(harness) == []
         assert not cache.exists()
         with transaction(harness.sessions) as session:
-            for job in queries.page(session, state=JobState.QUEUED)[0]:
+            for job in queries.page(session, queries.JobFilter(state=JobState.QUEUED))[0]:
                 lifecycle.want(session, job.id, Wanted.CANCEL, by="test")
 
 
@@ -216,16 +223,22 @@ def test_lineage(harness: SupervisorHarness) -> None:
     with transaction(harness.sessions) as session:
         jobs = [
             submission.submit(
-                session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu", dataset=name,
-                dataset_fingerprint="beef",
+                session,
+                submission.NewJob(
+                    kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu", dataset=name, dataset_fingerprint="beef"
+                ),
             ).job.id
             for name in ("d", "d", "other")
-        ]  # fmt: skip
+        ]
         lifecycle.want(session, jobs[0], Wanted.CANCEL, by="test")
         [row] = [row for row, _ in catalog.dataset_versions(session, "d")]
         assert catalog.usage(session, [row]) == {row.id: (2, 1)}
-        assert {job.id for job in queries.page(session, dataset="d@1", kind=JobKind.TRAIN)[0]} == set(jobs[:2])
-        assert queries.page(session, dataset="d@2")[0] == []
+        assert {
+            job.id for job in queries.page(session, queries.JobFilter(dataset="d@1", kind=JobKind.TRAIN))[0]
+        } == set(jobs[:2])
+        assert queries.page(session, queries.JobFilter(dataset="d@2"))[0] == []
         lifecycle.want(session, jobs[1], Wanted.CANCEL, by="test")
         catalog.delete_dataset(session, "d@1")
-        assert len(queries.page(session, dataset="d@1")[0]) == 3  # the build and both jobs, after the deletion too
+        assert (
+            len(queries.page(session, queries.JobFilter(dataset="d@1"))[0]) == 3
+        )  # the build and both jobs, after the deletion too

@@ -122,12 +122,14 @@ class Service:
         with transaction(self.sessions) as session:
             job = submission.submit(
                 session,
-                kind=kind,
-                spec=spec or TRAIN.model_dump(mode="json"),
-                spec_digest="x",
-                queue="cpu",
-                dataset="d" if train else None,
-                dataset_fingerprint=self.fingerprint if train else None,
+                submission.NewJob(
+                    kind=kind,
+                    spec=spec or TRAIN.model_dump(mode="json"),
+                    spec_digest="x",
+                    queue="cpu",
+                    dataset="d" if train else None,
+                    dataset_fingerprint=self.fingerprint if train else None,
+                ),
             ).job
         if hint:
             sender = HintSender(self.settings)

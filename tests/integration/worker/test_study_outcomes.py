@@ -110,7 +110,13 @@ def test_a_prune_during_a_drain_is_no_failure(harness: StudyHarness) -> None:
     assert harness.claim(trial)
     harness.report(trial, 1, 0.01)
     with transaction(harness.sessions) as session:
-        lifecycle.requeue(session, trial.id, 1, reason=Reason.DRAINED, message="drained", counts_as_failure=False)
+        lifecycle.requeue(
+            session,
+            trial.id,
+            1,
+            lifecycle.AttemptEnd(reason=Reason.DRAINED, message="drained"),
+            counts_as_failure=False,
+        )
     with transaction(harness.sessions) as session:
         lifecycle.want(session, trial.id, Wanted.PRUNE, by="study", reason=Reason.PRUNED)
     assert harness.job(trial.id).state is JobState.CANCELLED
@@ -320,7 +326,13 @@ def test_pain_40_a_retried_trial_is_one_trial(harness: StudyHarness) -> None:
     assert harness.claim(trial)
     harness.report(trial, 1, 0.3)
     with transaction(harness.sessions) as session:
-        lifecycle.requeue(session, trial.id, 1, reason=Reason.WORKER_LOST, message="lost", counts_as_failure=True)
+        lifecycle.requeue(
+            session,
+            trial.id,
+            1,
+            lifecycle.AttemptEnd(reason=Reason.WORKER_LOST, message="lost"),
+            counts_as_failure=True,
+        )
     harness.advance(study)
     assert harness.states(study) == [TrialState.RUNNING]
     with transaction(harness.sessions) as session:

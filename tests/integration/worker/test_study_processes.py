@@ -30,13 +30,15 @@ def submit(service: Service, **changes: object) -> Job:  # noqa: F811
     with transaction(service.sessions) as session:
         job = submission.submit(
             session,
-            kind=JobKind.HPO,
-            spec=spec.model_dump(mode="json"),
-            spec_digest=spec.digest(),
-            queue=CONTROL,
-            params={"trial_queue": "cpu"},
-            dataset="d",
-            dataset_fingerprint=service.fingerprint,
+            submission.NewJob(
+                kind=JobKind.HPO,
+                spec=spec.model_dump(mode="json"),
+                spec_digest=spec.digest(),
+                queue=CONTROL,
+                params={"trial_queue": "cpu"},
+                dataset="d",
+                dataset_fingerprint=service.fingerprint,
+            ),
         ).job
     sender = HintSender(service.settings)
     assert sender.send(CONTROL, job.id, 5)

@@ -90,7 +90,13 @@ class TestFencing:
         harness.wait_until(lambda: harness.job(job_id).progress)
         with transaction(harness.sessions) as session:
             job = queries.get(session, job_id)
-            lifecycle.requeue(session, job_id, 1, reason=Reason.WORKER_LOST, message="lost", counts_as_failure=True)
+            lifecycle.requeue(
+                session,
+                job_id,
+                1,
+                lifecycle.AttemptEnd(reason=Reason.WORKER_LOST, message="lost"),
+                counts_as_failure=True,
+            )
             assert job.attempt == 1
         assert running.result() is None
         assert not is_alive(child)
@@ -120,7 +126,7 @@ class TestDatasets:
         with transaction(harness.sessions) as session:
             params = {"files": files} if files else None
             return submission.submit(
-                session, kind=JobKind.DATASET, spec=spec, spec_digest="x", queue="cpu", params=params
+                session, submission.NewJob(kind=JobKind.DATASET, spec=spec, spec_digest="x", queue="cpu", params=params)
             ).job.id
 
     @pytest.mark.parametrize("again", [False, True])

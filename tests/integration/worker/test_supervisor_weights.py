@@ -27,9 +27,16 @@ def submit_with_init_from(harness: SupervisorHarness, source: UUID) -> UUID:
     spec = TrainSpec(dataset="d", init_from=str(source))
     with transaction(harness.sessions) as session:
         return submission.submit(
-            session, kind=JobKind.TRAIN, spec=spec.model_dump(mode="json"), spec_digest=spec.digest(), queue="cpu",
-            dataset="d", dataset_fingerprint=FINGERPRINT,
-        ).job.id  # fmt: skip
+            session,
+            submission.NewJob(
+                kind=JobKind.TRAIN,
+                spec=spec.model_dump(mode="json"),
+                spec_digest=spec.digest(),
+                queue="cpu",
+                dataset="d",
+                dataset_fingerprint=FINGERPRINT,
+            ),
+        ).job.id
 
 
 def claim(source: UUID, sha256: str) -> tuple[str, str]:

@@ -48,7 +48,9 @@ def database(servers: embedded.EmbeddedServers, template: str) -> Iterator[str]:
 @pytest.fixture
 def job(sessions: sessionmaker[Session]) -> Job:
     with transaction(sessions) as session:
-        job_id = submission.submit(session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu").job.id
+        job_id = submission.submit(
+            session, submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu")
+        ).job.id
     with transaction(sessions) as session:
         job = lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=0.5)
     assert job is not None
@@ -106,7 +108,7 @@ def start_job(sessions: sessionmaker[Session], settings: Settings, epochs: int) 
     with transaction(sessions) as session:
         options = {"spec_digest": "x", "queue": "cpu", "dataset": "d", "dataset_fingerprint": "f00d"}
         spec = TrainSpec(dataset="d").model_dump(mode="json")
-        job_id = submission.submit(session, kind=JobKind.TRAIN, spec=spec, **options).job.id
+        job_id = submission.submit(session, submission.NewJob(kind=JobKind.TRAIN, spec=spec, **options)).job.id
     supervisor = Supervisor(
         settings=settings.model_copy(update={"lease_seconds": 0.6}),
         sessions=sessions,

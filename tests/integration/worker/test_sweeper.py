@@ -40,11 +40,10 @@ class SweeperHarness:
             sweep_seconds=0.11,
         )
 
-    def submit(self, **options: object) -> UUID:
+    def submit(self, *, idempotency: tuple[str, str] | None = None, **options: object) -> UUID:
         with transaction(self.sessions) as session:
-            return submission.submit(
-                session, kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu", **options
-            ).job.id
+            new = submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="x", queue="cpu", **options)
+            return submission.submit(session, new, idempotency=idempotency).job.id
 
     def age(self, job_id: UUID, seconds: float = 60) -> None:
         with transaction(self.sessions) as session:
@@ -205,7 +204,9 @@ def test_every_active_study_is_hinted_however_many_there_are(
     monkeypatch.setattr("worker.upkeep.sweeper.BATCH", 2)
     with transaction(harness.sessions) as session:
         options = {"spec": {}, "spec_digest": "x", "queue": "control"}
-        studies = sorted(submission.submit(session, kind=JobKind.HPO, **options).job.id for _ in range(4))
+        studies = sorted(
+            submission.submit(session, submission.NewJob(kind=JobKind.HPO, **options)).job.id for _ in range(4)
+        )
     rounds = []
     for _ in range(4):
         harness.hinted.clear()
@@ -225,7 +226,12 @@ def test_a_job_that_must_wait_is_not_hinted(harness: SweeperHarness) -> None:
     harness.claim(job_id, lease_seconds=60)
     with transaction(harness.sessions) as session:
         lifecycle.requeue(
-            session, job_id, 1, reason=Reason.WORKER_LOST, message="m", counts_as_failure=True, delay_seconds=60
+            session,
+            job_id,
+            1,
+            lifecycle.AttemptEnd(reason=Reason.WORKER_LOST, message="m"),
+            counts_as_failure=True,
+            delay_seconds=60,
         )
     harness.age(job_id)
     harness.sweeper.sweep()

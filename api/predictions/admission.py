@@ -23,7 +23,6 @@ from jobs.errors import ArtifactNotFound, JobNotFound
 from jobs.record import catalog, queries
 from jobs.record.actions import Action, refusal
 from jobs.settings import Settings
-from jobs.states import JobState
 
 _FLOAT32_BYTES = 4
 
@@ -199,9 +198,6 @@ def _day_warnings(
 
 def plan(session: Session, spec: PredictSpec, admitted: AdmittedPrediction) -> PredictPlan:
     """The plan of a dry run."""
-    ahead = sa.select(sa.func.count()).where(
-        Job.state == JobState.QUEUED, Job.queue == admitted.queue, Job.priority <= spec.resources.priority
-    )
     train_spec, days = admitted.train_spec, admitted.days
     rows = None if days is None else len(days) * median_stocks_per_day(admitted.dataset)
     speed = (admitted.model.progress or {}).get("samples_per_second")
@@ -222,5 +218,5 @@ def plan(session: Session, spec: PredictSpec, admitted: AdmittedPrediction) -> P
         estimated_seconds=round(rows / speed, 1) if rows is not None and speed else None,
         estimated_bytes=None if rows is None else rows * _FLOAT32_BYTES * (horizons + 2),
         queue=admitted.queue,
-        queue_position=session.scalar(ahead) or 0,
+        queue_position=queries.jobs_ahead(session, admitted.queue, spec.resources.priority),
     )

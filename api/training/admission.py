@@ -168,9 +168,6 @@ def plan(session: Session, settings: Settings, requested: RunSpec | EnsembleSpec
     folds, days = admitted.split.folds, trading_days(settings, admitted.fingerprint)
     largest = max(folds, key=lambda fold: count(fold.train))
     steps = _steps_per_epoch(spec, largest, admitted.stocks_per_day)
-    ahead = sa.select(sa.func.count()).where(
-        Job.state == JobState.QUEUED, Job.queue == admitted.queue, Job.priority <= spec.resources.priority
-    )
     rate = _measured_samples_per_second(session, spec, admitted.queue)
     samples_per_fold = [_samples_per_epoch(spec, fold, admitted.stocks_per_day) for fold in folds]
     copies = _ARRAYS_PER_CHECKPOINT * _KEPT_CHECKPOINTS + members * len(folds) - 1
@@ -195,7 +192,7 @@ def plan(session: Session, settings: Settings, requested: RunSpec | EnsembleSpec
         else round(members * sum(samples_per_fold) * spec.trainer.max_epochs / rate, 1),
         estimated_bytes=parameters * _FLOAT32_BYTES * copies,
         queue=admitted.queue,
-        queue_position=session.scalar(ahead) or 0,
+        queue_position=queries.jobs_ahead(session, admitted.queue, spec.resources.priority),
     )
 
 

@@ -248,6 +248,8 @@ def _positions_query() -> Select[UUID, int, datetime]:
 
 _POSITION: Final = _position_query()
 _POSITIONS: Final = _positions_query()
+_END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
+_LAST_ID: Final = UUID(int=2**128 - 1)
 _LIVE: Final = select(Worker.queue).where(_is_live()).distinct()
 
 
@@ -258,6 +260,13 @@ def queue_position(session: Session, job: Job) -> QueuePosition:
     mine = {"queue": job.queue, "priority": job.priority, "created_at": job.created_at, "id": job.id}
     ahead, is_live, now = session.execute(_POSITION, mine | {"within": timedelta(seconds=WORKER_SECONDS)}).one()
     return _describe_position(job, ahead, is_live, now)
+
+
+def jobs_ahead(session: Session, queue: str, priority: int) -> int:
+    """The number of due jobs that would be ahead of a job submitted now."""
+    newest = {"queue": queue, "priority": priority, "created_at": _END_OF_TIME, "id": _LAST_ID}
+    ahead, _, _ = session.execute(_POSITION, newest | {"within": timedelta(seconds=WORKER_SECONDS)}).one()
+    return ahead
 
 
 def queue_positions(session: Session, jobs: Sequence[Job]) -> list[QueuePosition]:

@@ -9,6 +9,8 @@ import pytest
 
 from jobs.db.session import transaction
 from jobs.record import queries
+from jobs.record.transitions import postpone
+from jobs.states import Reason
 from tests.integration.api.application import Sessions, problem, submit
 from worker.upkeep.sweeper import Sweeper
 
@@ -41,6 +43,11 @@ async def test_priority_decides_the_queue_position(client: httpx.AsyncClient, se
     assert {job["id"]: job["queue_position"] for job in listed} == {
         urgent["id"]: 0, second["id"]: 1, late["id"]: 2, last["id"]: 3,
     }  # fmt: skip
+    with transaction(sessions) as session:
+        assert postpone(session, UUID(second["id"]), 3600, Reason.OOM_HOST, "waits for memory")
+    assert await pending(client, late) == (1, "1 ahead")  # a job that is not due is not ahead
+    planned = (await client.post("/jobs/train?dry_run=true", json=late["spec"])).json()
+    assert planned["queue_position"] == 2
 
 
 async def test_submit_to_a_queue_without_a_worker_returns_a_warning(

@@ -36,7 +36,7 @@ class Kind:
 
     `noun` names one such job in a sentence, `form` is its text on the submit page (none: it has no form there).
     `spec` is the class of its spec, `trains` the class of the spec of each training that it runs.
-    `path` is where it is submitted (none: by a study), `queue` where it always goes (none: as its resources say).
+    `path` is where it is submitted; jobs of a kind without one are made by a study.
     `command` is that of `python -m atft` with its flags; a kind without one only coordinates other jobs.
     `evidence` is what its evidence proves, `view` what its page shows, `part` what its numbered metrics are of.
     """
@@ -47,7 +47,6 @@ class Kind:
     trains: type[RunSpec] | None = None
     path: str | None = None
     scope: Literal["jobs:write", "datasets:write"] = "jobs:write"
-    queue: Literal["cpu", "control"] | None = None
     command: tuple[str, ...] | None = None
     evidence: Literal["training", "prediction"] | None = None
     view: Literal["training", "prediction", "study", "plain"] = "plain"
@@ -75,7 +74,7 @@ class Kind:
 
 KINDS: Final[Mapping[JobKind, Kind]] = {
     JobKind.DATASET: Kind(
-        noun="dataset build", spec=DatasetSpec, path="/datasets", scope="datasets:write", queue="cpu",
+        noun="dataset build", spec=DatasetSpec, path="/datasets", scope="datasets:write",
         command=("build",), builds=True, retryable=True, rerunnable=True,
     ),
     JobKind.TRAIN: Kind(
@@ -86,7 +85,7 @@ KINDS: Final[Mapping[JobKind, Kind]] = {
     ),
     JobKind.HPO: Kind(
         noun="study", form="a study: many trainings that search for the best parameters", spec=HpoSpec,
-        trains=TrainSpec, path="/jobs/hpo", queue="control", view="study", promotable=True,
+        trains=TrainSpec, path="/jobs/hpo", view="study", promotable=True,
     ),
     JobKind.TRIAL: Kind(
         noun="trial", spec=TrainSpec, trains=TrainSpec, command=("run", "--no-test"), evidence="training",
@@ -95,7 +94,7 @@ KINDS: Final[Mapping[JobKind, Kind]] = {
     JobKind.PREFLIGHT: Kind(
         noun="preflight", spec=TrainSpec, trains=TrainSpec, command=("run", "--preflight"), of_study=True,
     ),
-    JobKind.ABLATION: Kind(noun="ablation", spec=Spec, queue="control"),  # has no spec and no route yet
+    JobKind.ABLATION: Kind(noun="ablation", spec=Spec),  # has no spec and no route yet
     JobKind.ENSEMBLE: Kind(
         noun="ensemble",
         form="an ensemble: one training for each of several seeds, their scores averaged by rank",

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
-from atft.spec.kinds import KINDS, Kind, kinds_where
+from atft.spec.kinds import KINDS, JobKind, Kind, kinds_where
 from jobs.db.tables import Job
 from jobs.states import TERMINAL, JobState, Reason, Wanted
 
@@ -28,87 +29,121 @@ _WANTED: Final = {Action.CANCEL: Wanted.CANCEL, Action.PAUSE: Wanted.PAUSE, Acti
 ACTION_OF: Final = {wanted: action for action, wanted in _WANTED.items()} | {Wanted.PRUNE: Action.CANCEL}
 
 
+class _Facts(NamedTuple):
+    """What the rules look at: jobs of equal facts allow the same actions."""
+
+    kind: JobKind
+    state: JobState
+    wanted: Wanted
+    timed_out: bool
+    has_best: bool
+    has_upload: bool
+
+
+def _facts_of(job: Job) -> _Facts:
+    files: dict[str, str] = (job.params or {}).get("files", {}) if KINDS[job.kind].builds else {}
+    return _Facts(
+        kind=job.kind,
+        state=job.state,
+        wanted=job.wanted,
+        timed_out=job.reason is Reason.TIMEOUT_EXEC,
+        has_best=job.best is not None,
+        has_upload=any(path.startswith("upload:") for path in files.values()),
+    )
+
+
 def refusal(job: Job, action: Action) -> str | None:
     """Why the action is refused; null when it is allowed. Allowed is also what has been requested already."""
-    return _RULES[action](job, KINDS[job.kind])
+    text = _RULES[action](_facts_of(job), KINDS[job.kind])
+    return None if text is None else text.format(id=job.id, parent_id=job.parent_id)
 
 
 def actions(job: Job) -> list[Action]:
     """The actions that are allowed and would change something."""
-    return [action for action in Action if _WANTED.get(action) is not job.wanted and refusal(job, action) is None]
+    return [*_actions(_facts_of(job))]
 
 
-def _unfinished(job: Job, _: Kind) -> str | None:
-    return f"job {job.id} is {job.state}: it cannot be changed any more" if job.state in TERMINAL else None
+@lru_cache(maxsize=1024)
+def _actions(facts: _Facts) -> tuple[Action, ...]:
+    kind = KINDS[facts.kind]
+    return tuple(
+        action
+        for action, rule in _RULES.items()
+        if _WANTED.get(action) is not facts.wanted and rule(facts, kind) is None
+    )
 
 
-def _resume(job: Job, kind: Kind) -> str | None:
-    if job.state not in TERMINAL and job.wanted in (Wanted.CANCEL, Wanted.PRUNE):
-        return f"job {job.id} is being ended: that cannot be taken back"
-    return _unfinished(job, kind)
+def _unfinished(facts: _Facts, _: Kind) -> str | None:
+    return f"job {{id}} is {facts.state}: it cannot be changed any more" if facts.state in TERMINAL else None
 
 
-def _pause(job: Job, kind: Kind) -> str | None:
-    found = _resume(job, kind)
+def _resume(facts: _Facts, kind: Kind) -> str | None:
+    if facts.state not in TERMINAL and facts.wanted in (Wanted.CANCEL, Wanted.PRUNE):
+        return "job {id} is being ended: that cannot be taken back"
+    return _unfinished(facts, kind)
+
+
+def _pause(facts: _Facts, kind: Kind) -> str | None:
+    found = _resume(facts, kind)
     if found is None and kind.coordinating:
-        return f"job {job.id} only coordinates others: it cannot be paused"
+        return "job {id} only coordinates others: it cannot be paused"
     return found
 
 
-def _retry(job: Job, kind: Kind) -> str | None:
-    found = _repeat(job, kind, Action.RETRY, allowed=kind.retryable, states=(JobState.CANCELLED, JobState.FAILED))
-    if found is None and job.reason is Reason.TIMEOUT_EXEC:
-        return f"job {job.id} has used up its trainer.timeout_seconds, which a retry shares: submit it with more"
+def _retry(facts: _Facts, kind: Kind) -> str | None:
+    found = _repeat(facts, kind, Action.RETRY, allowed=kind.retryable, states=(JobState.CANCELLED, JobState.FAILED))
+    if found is None and facts.timed_out:
+        return "job {id} has used up its trainer.timeout_seconds, which a retry shares: submit it with more"
     return found
 
 
-def _rerun(job: Job, kind: Kind) -> str | None:
-    found = _repeat(job, kind, Action.RERUN, allowed=kind.rerunnable, states=(JobState.SUCCEEDED,))
-    if found is None and any(path.startswith("upload:") for path in (job.params or {}).get("files", {}).values()):
-        return f"job {job.id} has built its upload, which is not kept: upload the files again"
+def _rerun(facts: _Facts, kind: Kind) -> str | None:
+    found = _repeat(facts, kind, Action.RERUN, allowed=kind.rerunnable, states=(JobState.SUCCEEDED,))
+    if found is None and facts.has_upload:
+        return "job {id} has built its upload, which is not kept: upload the files again"
     return found
 
 
-def _repeat(job: Job, kind: Kind, action: Action, *, allowed: bool, states: tuple[JobState, ...]) -> str | None:
+def _repeat(facts: _Facts, kind: Kind, action: Action, *, allowed: bool, states: tuple[JobState, ...]) -> str | None:
     if kind.of_study:
-        return f"job {job.id} belongs to study {job.parent_id}: promote it to train it by itself"
+        return "job {id} belongs to study {parent_id}: promote it to train it by itself"
     if not allowed:
-        return f"job {job.id} is of kind {job.kind}, which has no {action}: submit its spec again"
-    if job.state not in states:
-        return f"job {job.id} is {job.state}: only a {' or '.join(states)} job has a {action}"
+        return f"job {{id}} is of kind {facts.kind}, which has no {action}: submit its spec again"
+    if facts.state not in states:
+        return f"job {{id}} is {facts.state}: only a {' or '.join(states)} job has a {action}"
     return None
 
 
-def _promote(job: Job, kind: Kind) -> str | None:
+def _promote(facts: _Facts, kind: Kind) -> str | None:
     if not kind.promotable:
-        return f"job {job.id} is of kind {job.kind}: promote an hpo or training job"
-    if kind.coordinating and job.best is None:
-        return f"no trial of study {job.id} has a value yet"
+        return f"job {{id}} is of kind {facts.kind}: promote an hpo or training job"
+    if kind.coordinating and not facts.has_best:
+        return "no trial of study {id} has a value yet"
     return None
 
 
-def _predict(job: Job, kind: Kind) -> str | None:
+def _predict(facts: _Facts, kind: Kind) -> str | None:
     if not kind.predicts:
-        return f"job {job.id} is of kind {job.kind}: give a {_nouns(lambda one: one.predicts, ' or ')}"
-    if job.state is not JobState.SUCCEEDED:
-        return f"job {job.id} is {job.state}: only a job that has succeeded predicts"
+        return f"job {{id}} is of kind {facts.kind}: give a {_nouns(lambda one: one.predicts, ' or ')}"
+    if facts.state is not JobState.SUCCEEDED:
+        return f"job {{id}} is {facts.state}: only a job that has succeeded predicts"
     return None
 
 
-def _init_from(job: Job, kind: Kind) -> str | None:
+def _init_from(facts: _Facts, kind: Kind) -> str | None:
     if not kind.initializes:
         sources = " or ".join(sorted(kinds_where(lambda one: one.initializes)))
-        return f"job {job.id} is of kind {job.kind}: begin with a {sources} job"
-    if job.state is not JobState.SUCCEEDED:
-        return f"job {job.id} is {job.state}: begin with a job that has succeeded"
+        return f"job {{id}} is of kind {facts.kind}: begin with a {sources} job"
+    if facts.state is not JobState.SUCCEEDED:
+        return f"job {{id}} is {facts.state}: begin with a job that has succeeded"
     return None
 
 
-def _compare(job: Job, kind: Kind) -> str | None:
+def _compare(facts: _Facts, kind: Kind) -> str | None:
     if kind.comparable:
         return None
     instead = "; give its trials, or the job its best one was promoted to" if kind.coordinating else ""
-    return f"{job.id} is of kind {job.kind}: {_nouns(lambda one: one.comparable, ' and ', 's')} are compared{instead}"
+    return f"{{id}} is of kind {facts.kind}: {_nouns(lambda one: one.comparable, ' and ', 's')} are compared{instead}"
 
 
 def _nouns(condition: Callable[[Kind], bool], joint: str, ending: str = "") -> str:
@@ -117,7 +152,7 @@ def _nouns(condition: Callable[[Kind], bool], joint: str, ending: str = "") -> s
     return f"{', '.join(others)}{joint}{last}"
 
 
-_RULES: Final[Mapping[Action, Callable[[Job, Kind], str | None]]] = {
+_RULES: Final[Mapping[Action, Callable[[_Facts, Kind], str | None]]] = {
     Action.CANCEL: _unfinished,
     Action.PAUSE: _pause,
     Action.RESUME: _resume,

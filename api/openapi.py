@@ -18,6 +18,7 @@ from api.training.schemas import TRAINING_MODELS
 from atft.spec.data import DatasetSpec, DataSpec, PlantedSpec, SideFile, SplitSpec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
+from atft.spec.loss import LossSpec
 from atft.spec.metric import LEADING
 from atft.spec.model import GraphSpec, ModelSpec
 from atft.spec.optimizer import OptimizerSpec
@@ -36,7 +37,6 @@ from atft.spec.study import (
 from atft.spec.training import (
     EarlyStopping,
     EvaluationSpec,
-    LossSpec,
     PhaseSpec,
     ResourcesSpec,
     StopRule,

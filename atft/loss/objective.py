@@ -1,5 +1,6 @@
 """The loss of a step: `base_weight · base + rank_weight · (1 - ρ)`, mean over days, then weighted horizons."""
 
+import pkgutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from atft.loss import terms
 from atft.loss.regime import day_weights
 from atft.model.network import Prediction
 from atft.spec.data import DataSpec
-from atft.spec.training import LossSpec
+from atft.spec.loss import LossSpec, LossTerm
 
 
 class NoTargets(Exception):
@@ -87,37 +88,31 @@ class Objective:
         )
 
     def _base(self, prediction: Prediction, batch: Batch, known: Bool[Tensor, "stock horizon"]) -> terms.Term:
-        if self.loss.base == "pinball":
-            if prediction.quantiles is None or prediction.levels is None:
-                raise ValueError("the pinball loss needs a network with quantiles")
-            return terms.pinball(
-                prediction.quantiles,
-                batch.labels,
-                known,
-                batch.day,
-                levels=prediction.levels,
-                num_days=batch.num_days,
-                min_names=self.min_names,
-            )
-        term = terms.mse if self.loss.base == "mse" else terms.huber
-        return term(
-            prediction.scores, batch.labels, known, batch.day, num_days=batch.num_days, min_names=self.min_names
-        )
+        row = self.loss.base_term
+        if not row.on_quantiles:
+            return self._term(row, prediction.scores, batch.labels, known, batch)
+        if prediction.quantiles is None or prediction.levels is None:
+            raise ValueError(f"the {self.loss.base} loss needs a network with quantiles")
+        return self._term(row, prediction.quantiles, batch.labels, known, batch, levels=prediction.levels)
 
     def _rank(self, prediction: Prediction, batch: Batch, known: Bool[Tensor, "stock horizon"]) -> terms.Term:
-        if self.loss.rank == "pairwise_sigmoid":
-            return terms.pairwise_sigmoid(
-                prediction.scores,
-                batch.ranks,
-                known,
-                batch.day,
-                tau=self.loss.rank_tau,
-                num_days=batch.num_days,
-                min_names=self.min_names,
-            )
-        return terms.pearson_rank(
-            prediction.scores, batch.ranks, known, batch.day, num_days=batch.num_days, min_names=self.min_names
+        return self._term(self.loss.rank_term, prediction.scores, batch.ranks, known, batch)
+
+    def _term(
+        self,
+        row: LossTerm,
+        predicted: Float[Tensor, "stock horizon *quantile"],
+        target: Float[Tensor, "stock horizon"],
+        known: Bool[Tensor, "stock horizon"],
+        batch: Batch,
+        **more: object,
+    ) -> terms.Term:
+        """The term that `row` names, with the settings of the spec that it uses."""
+        settings = {argument: getattr(self.loss, field) for field, argument in row.settings.items()}
+        term: terms.Term = pkgutil.resolve_name(row.function)(
+            predicted, target, known, batch.day, num_days=batch.num_days, min_names=self.min_names, **settings, **more
         )
+        return term
 
     def _mean(
         self, value: Float[Tensor, "day horizon"], defined: Bool[Tensor, "day horizon"], batch: Batch

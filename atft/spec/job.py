@@ -7,10 +7,11 @@ from pydantic import Field, model_validator
 
 from atft.spec.base import Spec, refuse
 from atft.spec.data import DatasetRef, DataSpec, SplitSpec
+from atft.spec.loss import QUANTILE_BASES, LossSpec
 from atft.spec.model import GraphSpec, ModelSpec, num_parameters
 from atft.spec.optimizer import OptimizerSpec
 from atft.spec.scheduler import SchedulerSpec
-from atft.spec.training import EvaluationSpec, LossSpec, ResourcesSpec, TrainerSpec
+from atft.spec.training import EvaluationSpec, ResourcesSpec, TrainerSpec
 
 Tags = Annotated[
     dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=500)]], Field(max_length=50)
@@ -147,10 +148,10 @@ class TrainSpec(RunSpec):
                 refuse(
                     f"{pointer}/horizon_weights", f"give one weight for each of the {len(self.data.horizons)} horizons"
                 )
-            if loss.base == "pinball" and self.model.quantiles is None:
-                refuse("/model/quantiles", "loss.base pinball needs model.quantiles")
-            if loss.base != "pinball" and self.model.quantiles is not None:
-                refuse(f"{pointer}/base", "model.quantiles are trained by loss.base pinball only")
+            if loss.base in QUANTILE_BASES and self.model.quantiles is None:
+                refuse("/model/quantiles", f"loss.base {loss.base} needs model.quantiles")
+            if loss.base not in QUANTILE_BASES and self.model.quantiles is not None:
+                refuse(f"{pointer}/base", f"model.quantiles are trained by loss.base {', '.join(QUANTILE_BASES)} only")
         self._horizons_learn([loss for pointer, loss in losses.items() if pointer != "/loss" or self._own_loss_runs])
 
     @property

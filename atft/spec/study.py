@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from atft.spec.base import Spec, refuse
 from atft.spec.job import TrainSpec
+from atft.spec.loss import TERMS
 from atft.spec.metric import LEADING, STUDY_PATTERN, VAL_LOSS, lower_is_better
 from atft.spec.training import StopRule
 
@@ -318,12 +319,12 @@ def no_effect_reason(base: TrainSpec, space: Mapping[str, Dimension], key: str) 
         return "model.use_fan is false"
     if fixed("graph.sector_edges", value=False) and key == "graph.sector_weight":
         return "graph.sector_edges is false"
-    if fixed("loss.rank_weight", 0.0) and key in ("loss.rank", "loss.rank_tau"):
-        return "loss.rank_weight is 0"
-    if fixed("loss.base_weight", 0.0) and key == "loss.base":
-        return "loss.base_weight is 0"
-    if fixed("loss.rank", "pearson_rank") and key == "loss.rank_tau":
-        return "loss.rank is pearson_rank, which has no temperature"
+    for part, terms in TERMS.items():
+        users = [name for name, term in terms.items() if key.removeprefix("loss.") in term.settings]
+        if (users or key == f"loss.{part}") and fixed(f"loss.{part}_weight", 0.0):
+            return f"loss.{part}_weight is 0"
+        if users and not any(fixed(f"loss.{part}", name) for name in users) and f"loss.{part}" not in space:
+            return f"loss.{part} is {_field_value(base, f'loss.{part}')}, which has no {key.removeprefix('loss.')}"
     phases = base.trainer.phases
     if phases and key == "optimizer.lr" and all(phase.lr is not None for phase in phases):
         return "each phase has its own lr"

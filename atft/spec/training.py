@@ -1,37 +1,13 @@
-"""Specs of the loss, training loop, evaluation and resources."""
+"""Specs of the training loop, evaluation and resources."""
 
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from atft.spec.base import NAME_PATTERN, Spec, refuse
+from atft.spec.loss import LossSpec
 from atft.spec.metric import LEADING, OBJECTIVE_PATTERN, STOP_METRIC_PATTERN, VAL_LOSS
 from atft.spec.model import Module
-
-
-class LossSpec(Spec):
-    """Loss `base_weight · base + rank_weight · (1 - rank correlation)`.
-
-    With `regime` each day is weighted so that every market regime has the same total weight, within [.5, 2], mean 1.
-    """
-
-    base: Literal["mse", "huber", "pinball"] = "huber"
-    base_weight: float = Field(1.0, ge=0.0)
-    rank_weight: float = Field(0.1, ge=0.0)
-    rank: Literal["pearson_rank", "pairwise_sigmoid"] = "pearson_rank"
-    rank_tau: float = Field(0.3, gt=0.0)
-    horizon_weights: tuple[float, ...] | None = None
-    regime: Literal["volatility_correlation"] | None = None
-
-    @model_validator(mode="after")
-    def _some_loss(self) -> Self:
-        if self.base_weight == 0 and self.rank_weight == 0:
-            refuse("/rank_weight", "base_weight and rank_weight are both 0: nothing would be learned")
-        if self.horizon_weights is not None and (
-            min(self.horizon_weights, default=0) < 0 or sum(self.horizon_weights) <= 0
-        ):
-            refuse("/horizon_weights", "horizon weights are ≥ 0 with a positive sum")
-        return self
 
 
 class EarlyStopping(Spec):

@@ -25,10 +25,10 @@ from atft.model.network import Network
 from atft.spec.base import digest
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.loss import LossSpec
 from atft.spec.model import ModelSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
-from atft.spec.training import LossSpec
 from atft.train.allocator import keep_freed_memory
 from atft.train.init_from import InitialWeights
 from atft.train.optimizer import make_optimizer

@@ -1,4 +1,7 @@
+import inspect
+import pkgutil
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from atft.data.cache.batch import Batch
 from atft.loss.objective import NoTargets, Objective
 from atft.model.network import Prediction
 from atft.spec.data import DataSpec
-from atft.spec.training import LossSpec
+from atft.spec.loss import BASES, RANKS, BaseName, LossSpec, RankName
 
 DATA = DataSpec(horizons=(1, 5), min_names=3)
 
@@ -156,3 +159,12 @@ def test_pinball_trains_the_quantiles() -> None:
     assert p.scores.grad.norm() > 0
     with pytest.raises(ValueError, match="quantiles"):
         Objective(LossSpec(base="pinball"), DATA)(prediction(), batch())
+
+
+def test_every_term_has_a_row_with_the_settings_of_its_function() -> None:
+    assert (get_args(BaseName), get_args(RankName)) == (tuple(BASES), tuple(RANKS))
+    for row in (*BASES.values(), *RANKS.values()):
+        parameters = inspect.signature(pkgutil.resolve_name(row.function)).parameters.values()
+        own = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY} - {"num_days", "min_names"}
+        assert own == {*row.settings.values()} | ({"levels"} if row.on_quantiles else set()), row.function
+        assert set(row.settings) <= set(LossSpec.model_fields), row.function

@@ -4,12 +4,14 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from api.access.schemas import KEY_MODELS, NewKey, Quota, ShownKey
 from api.comparisons.schemas import COMPARISON_MODELS
 from api.datasets.schemas import DATASET_MODELS
 from api.http import examples
 from api.http.schemas import HTTP_MODELS
+from api.jobs.evidence_schemas import EVIDENCE_EXAMPLES, EVIDENCE_MODELS
 from api.jobs.schemas import JOB_MODELS
 from api.predictions.schemas import PREDICT, PREDICTION_MODELS
 from api.studies.schemas import STUDY_MODELS, Promotion
@@ -82,6 +84,7 @@ _SPEC_EXAMPLES: Final = {
     )
 } | {
     "JsonValue": 0.034,
+    **EVIDENCE_EXAMPLES,
     TrainSpec.__name__: examples.TRAIN,
     PretrainSpec.__name__: examples.PRETRAIN,
     EnsembleSpec.__name__: examples.ENSEMBLE,
@@ -112,9 +115,10 @@ def document(app: FastAPI) -> dict[str, Any]:
         tags=TAGS,
     )
     components = body["components"]["schemas"]
-    views = (
+    views: tuple[type[BaseModel], ...] = (
         *HTTP_MODELS,
         *JOB_MODELS,
+        *EVIDENCE_MODELS,
         *SYSTEM_MODELS,
         *COMPARISON_MODELS,
         *STUDY_MODELS,
@@ -123,7 +127,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         *KEY_MODELS,
         *PREDICTION_MODELS,
     )
-    models = (*views, DatasetSpec)
+    models: tuple[type[BaseModel], ...] = (*views, DatasetSpec)
     for model in models:
         schema = model.model_json_schema(
             ref_template="#/components/schemas/{model}", mode="validation" if model is DatasetSpec else "serialization"

@@ -28,6 +28,7 @@ from typing import Final, NoReturn, TypeVar, get_args
 from pydantic import ValidationError
 
 from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
+from atft.evidence.models import BuildEvidence
 from atft.spec.base import Spec
 from atft.spec.data import DatasetSpec, PlantedMode
 from atft.spec.ensemble import EnsembleSpec
@@ -264,7 +265,8 @@ def _build(
 ) -> Finished | Stopped | Failed:
     emit(Started(pid=os.getpid()))
     versions = {name: _version(name) for name in ("atft", "numpy", "polars", "pyarrow")}
-    emit(Evidence(body={"versions": {"python": platform.python_version(), **versions}, "host": socket.gethostname()}))
+    evidence = BuildEvidence(versions={"python": platform.python_version(), **versions}, host=socket.gethostname())
+    emit(Evidence(body=evidence.to_json()))
     from atft.data.builder.run import BuildStopped, build  # noqa: PLC0415 - after `started`: this loads polars
 
     try:

@@ -195,20 +195,6 @@ LOGS: Final = (
     "2026-11-23T01:20:00.000Z [0] state queued\n2026-11-23T01:20:01.250Z [1] state running\n"
     "2026-11-23T01:20:04.100Z [1] info train 500 days, val 120, test 120\n"
 )
-EVIDENCE: Final[Example] = {
-    "requested": TRAIN,
-    "resolved": TRAIN,
-    "spec_digest": "0d4f7be2a9c15e38",
-    "optimizer": {
-        "class": "AdaBelief",
-        "module": "adabelief_pytorch",
-        "version": "0.2.1",
-        "state_keys": ["exp_avg", "exp_avg_var", "step"],
-    },
-    "scheduler": {"class": "CosineAnnealingWarmRestarts", "lr_by_epoch": [0.0005, 0.0003875, 0.0001625]},
-    "threads": {"limit": 1, "torch_num_threads": 1, "os_threads_peak": 4},
-    "device": "cpu",
-}
 ARTIFACT: Final[Example] = {
     "name": "best.safetensors",
     "size_bytes": 592_848,

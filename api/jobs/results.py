@@ -5,16 +5,15 @@ import re
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import FileResponse
-from pydantic import JsonValue
+from fastapi.responses import FileResponse, JSONResponse
 from sqlalchemy.orm import Session
 
-from api.http import examples
 from api.http.auth import Reader
 from api.http.deps import MAX_INTEGER, JobId, ServiceDep, problems
 from api.http.errors import Refused
 from api.http.path_guard import existing_file
 from api.jobs import export
+from api.jobs.evidence_schemas import TRAINING, EvidenceView
 from api.jobs.schemas import Artifacts, MetricsView
 from api.jobs.views import artifact_view, etag
 from atft.spec.metric import LEADING
@@ -86,15 +85,15 @@ async def get_metrics(
 
 @router.get(
     "/evidence",
+    response_model=EvidenceView,
     summary="A job's evidence",
-    responses={**problems(404), 200: {"content": {"application/json": {"example": examples.EVIDENCE}}}},
+    responses={**problems(404), 200: {"content": {"application/json": {"example": TRAINING}}}},
 )
-async def get_evidence(job_id: JobId, response: Response, service: ServiceDep, _: Reader) -> dict[str, JsonValue]:
+async def get_evidence(job_id: JobId, service: ServiceDep, _: Reader) -> JSONResponse:
     """The requested and the resolved spec, and what was observed: optimizer class and state keys, learning rate by
     epoch, threads, days, modules with their gradients, versions. Empty until the first step has run."""
     job = await service.database.read(queries.get, job_id)
-    response.headers["ETag"] = etag(job)
-    return job.evidence or {}
+    return JSONResponse(job.evidence or {}, headers={"ETag": etag(job)})  # as stored, by whichever release
 
 
 def _artifacts(session: Session, job_id: JobId) -> list[ArtifactRow]:

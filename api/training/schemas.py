@@ -1,33 +1,12 @@
 """Response models of training jobs: the plan of a dry run, and the days of a split."""
 
-from datetime import date
 from typing import Any, Final, Literal
 
 from pydantic import Field, JsonValue
 
 from api.http import examples
 from api.http.schemas import View, example
-
-
-class Stretch(View):
-    """Consecutive trading days."""
-
-    model_config = example(examples.STRETCH)
-
-    first: date
-    last: date
-    num_days: int
-
-
-class FoldDays(View):
-    """The trading days of one training with its evaluation; `purged` days are the gaps between them."""
-
-    model_config = example(examples.FOLD_DAYS)
-
-    train: list[Stretch]
-    val: list[Stretch]
-    test: list[Stretch]
-    purged: list[Stretch]
+from atft.evidence.models import FoldDays
 
 
 class Plan(View):
@@ -80,4 +59,4 @@ class SplitView(View):
     figure: dict[str, Any] = Field(description="the same as a Plotly figure in JSON")
 
 
-TRAINING_MODELS: Final = (Stretch, FoldDays, Plan, SplitView)
+TRAINING_MODELS: Final = (Plan, SplitView)

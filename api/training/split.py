@@ -8,7 +8,7 @@ import pyarrow as pa
 from pydantic import JsonValue, TypeAdapter
 
 from api.http.path_guard import existing_file
-from api.training.schemas import FoldDays, Stretch
+from atft.evidence.models import FoldDays, Stretch
 from atft.spec.split_plan import DayRanges, SplitPlan
 from jobs.settings import Settings
 

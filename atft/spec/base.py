@@ -23,6 +23,12 @@ def digest(body: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def mix(*numbers: int) -> int:
+    """A seed in [0, 2^63) by SHA-256 of whole numbers of any size: the same on every machine."""
+    text = ",".join(str(int(number)) for number in numbers)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
 def refuse(pointer: str, message: str, **context: Any) -> NoReturn:
     """Raise a validation error that points at a field, by a JSON pointer relative to the model that raises."""
     raise PydanticCustomError("value_error", "{message}", {"message": message, "pointer": pointer, **context})

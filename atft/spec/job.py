@@ -1,6 +1,7 @@
 """Spec of a training job; `RunSpec` is the part shared by every job that trains the encoder."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -8,7 +9,7 @@ from pydantic import Field, model_validator
 from atft.spec.base import Spec, refuse
 from atft.spec.data import DatasetRef, DataSpec, SplitSpec
 from atft.spec.loss import QUANTILE_BASES, LossSpec
-from atft.spec.model import GraphSpec, ModelSpec, num_parameters
+from atft.spec.model import GraphSpec, ModelSpec, Module, Sizes, network_sizes
 from atft.spec.optimizer import OptimizerSpec
 from atft.spec.scheduler import SchedulerSpec
 from atft.spec.training import EvaluationSpec, ResourcesSpec, TrainerSpec
@@ -61,8 +62,12 @@ class RunSpec(Spec):
         return None
 
     @abstractmethod
+    def parameter_sizes(self, num_features: int) -> Mapping[Module, Sizes]:
+        """Size of each parameter tensor of the network on `num_features` columns, by module."""
+
     def num_parameters(self, num_features: int) -> int:
         """Number of trainable parameters of the network on `num_features` columns."""
+        return sum(map(sum, self.parameter_sizes(num_features).values()))
 
     @model_validator(mode="after")
     def _run_consistent(self) -> Self:
@@ -123,8 +128,8 @@ class TrainSpec(RunSpec):
     def source_job(self) -> JobRef | None:
         return self.init_from
 
-    def num_parameters(self, num_features: int) -> int:
-        return num_parameters(self.model, num_features, len(self.data.horizons), self.data.window)
+    def parameter_sizes(self, num_features: int) -> Mapping[Module, Sizes]:
+        return network_sizes(self.model, num_features, len(self.data.horizons), self.data.window)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

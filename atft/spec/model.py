@@ -10,6 +10,7 @@ VARIABLE_SIZE = 8  # width of one variable's embedding in the selection network
 EDGE_SIZE = 4  # attributes of an edge: correlation, same sector, volatility closeness, residual correlation
 
 Module = Literal["selection", "fan", "temporal", "graph", "heads"]
+Sizes = tuple[int, ...]  # numbers of elements of a module's parameter tensors, in no order
 
 
 class ModelSpec(Spec):
@@ -74,47 +75,51 @@ class GraphSpec(Spec):
     sector_weight: float = Field(0.5, ge=0.0, le=1.0)
 
 
-def linear(inputs: int, outputs: int) -> int:
-    """Parameters of a linear map with a bias."""
-    return inputs * outputs + outputs
+def linear(inputs: int, outputs: int) -> Sizes:
+    """Sizes of a linear map's weight and bias."""
+    return inputs * outputs, outputs
 
 
 def num_parameters(model: ModelSpec, num_features: int, num_horizons: int, window: int) -> int:
     """Number of trainable parameters of `atft.model.network.Network`; optimizer moments and fixed tables are not
     parameters.
     """
+    return sum(map(sum, network_sizes(model, num_features, num_horizons, window).values()))
+
+
+def network_sizes(model: ModelSpec, num_features: int, num_horizons: int, window: int) -> dict[Module, Sizes]:
+    """Size of each parameter tensor of `atft.model.network.Network`, by module."""
     outputs = num_horizons * (len(model.quantiles) if model.quantiles else 1)
     heads = linear(model.hidden_size, model.hidden_size) + linear(model.hidden_size, outputs)
-    return num_encoder_parameters(model, num_features, window) + heads
+    return encoder_sizes(model, num_features, window) | {"heads": heads}
 
 
-def num_encoder_parameters(model: ModelSpec, num_features: int, window: int) -> int:
-    """Number of trainable parameters of `atft.model.network.Encoder`: all but the heads."""
+def encoder_sizes(model: ModelSpec, num_features: int, window: int) -> dict[Module, Sizes]:
+    """Size of each parameter tensor of `atft.model.network.Encoder`, by module: all but the heads."""
     hidden = model.hidden_size
 
-    def gated_residual(inputs: int, outputs: int, context: int) -> int:
-        skip = linear(inputs, outputs) if inputs != outputs else 0
+    def gated_residual(inputs: int, outputs: int, context: int) -> Sizes:
         return (
-            linear(inputs, hidden)
-            + context * hidden
-            + linear(hidden, hidden)
-            + linear(hidden, 2 * outputs)
-            + skip
-            + 2 * outputs
+            *linear(inputs, hidden),
+            *([context * hidden] if context else []),
+            *linear(hidden, hidden),
+            *linear(hidden, 2 * outputs),
+            *(linear(inputs, outputs) if inputs != outputs else ()),
+            outputs,
+            outputs,
         )
 
-    selection = (
-        gated_residual(num_features, num_features, 0)
-        + 2 * num_features * VARIABLE_SIZE
-        + linear(num_features * VARIABLE_SIZE, hidden)
-    )
-    fan = linear(model.fan_top_k * hidden, hidden) if model.use_fan else 0
-    lstm = 4 * (2 * hidden * hidden + 2 * hidden)
-    attention = window * (hidden + model.attention_heads) + 3 * linear(hidden, hidden) + hidden * hidden  # no key bias
-    merge = gated_residual(2 * hidden, hidden, hidden if model.use_fan else 0)
-    convolution = (
-        2 * linear(hidden, hidden) + hidden + EDGE_SIZE * hidden + hidden
-    )  # two ends, attention vector, edges, bias
-    fusion = linear(2 * hidden, hidden) + int(model.learn_temperature)
-    graph = model.gat_layers * (convolution + fusion) if model.use_gat else 0
-    return selection + fan + lstm + attention + merge + graph
+    embedding = num_features * VARIABLE_SIZE
+    lstm = (4 * hidden * hidden, 4 * hidden * hidden, 4 * hidden, 4 * hidden)
+    attention = (window * hidden, window * model.attention_heads, *(3 * linear(hidden, hidden)), hidden * hidden)
+    two_ends, vector, edges, bias = 2 * linear(hidden, hidden), hidden, EDGE_SIZE * hidden, hidden
+    fusion = linear(2 * hidden, hidden) + (1,) * model.learn_temperature
+    sizes: dict[Module, Sizes] = {
+        "selection": (
+            *gated_residual(num_features, num_features, 0), embedding, embedding, *linear(embedding, hidden)
+        ),
+        "fan": linear(model.fan_top_k * hidden, hidden),
+        "temporal": (*lstm, *attention, *gated_residual(2 * hidden, hidden, hidden if model.use_fan else 0)),
+        "graph": model.gat_layers * (*two_ends, vector, edges, bias, *fusion),
+    }  # fmt: skip
+    return {name: sizes[name] for name in model.modules if name in sizes}

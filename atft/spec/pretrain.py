@@ -1,5 +1,6 @@
 """Spec of a pretraining: self-supervised training of the encoder, for a later training to start from (`init_from`)."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -7,7 +8,7 @@ from pydantic import Field, model_validator
 from atft.spec.base import refuse
 from atft.spec.job import RunSpec
 from atft.spec.metric import TRAIN, VAL_LOSS
-from atft.spec.model import linear, num_encoder_parameters
+from atft.spec.model import Module, Sizes, encoder_sizes, linear
 from atft.spec.training import TrainerSpec
 
 
@@ -39,11 +40,11 @@ class PretrainSpec(RunSpec):
     def min_days_per_step(self) -> int:
         return 2 if self.contrast_weight > 0 else 1  # a contrast compares two successive days
 
-    def num_parameters(self, num_features: int) -> int:
+    def parameter_sizes(self, num_features: int) -> Mapping[Module, Sizes]:
         hidden = self.model.hidden_size
-        views = linear(hidden, hidden) if self.contrast_weight > 0 else 0
-        encoder = num_encoder_parameters(self.model, num_features, self.data.window)
-        return encoder + hidden + linear(hidden, num_features) + views
+        views = linear(hidden, hidden) if self.contrast_weight > 0 else ()
+        heads = (hidden, *linear(hidden, num_features), *views)
+        return encoder_sizes(self.model, num_features, self.data.window) | {"heads": heads}
 
     @model_validator(mode="after")
     def _without_labels(self) -> Self:

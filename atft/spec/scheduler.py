@@ -9,6 +9,7 @@ from pydantic import Field
 
 from atft.spec.base import Spec
 
+WARMUP_CLASS: Final = "torch.optim.lr_scheduler.LinearLR"
 SchedulerName = Literal["constant", "cosine", "cosine_restarts", "one_cycle"]
 
 
@@ -24,6 +25,11 @@ class SchedulerSpec(Spec):
     @property
     def row(self) -> "SchedulerRow":
         return SCHEDULERS[self.name]
+
+    @property
+    def class_paths(self) -> tuple[str, ...]:
+        """The classes that run one after another."""
+        return (WARMUP_CLASS, self.row.class_path) if self.warmup_epochs else (self.row.class_path,)
 
     def learning_rate(self, lr: float, epoch: int, epochs: int) -> float:
         """The learning rate of 0-based `epoch` of a schedule of `epochs` epochs, by formula: the evidence of a run is

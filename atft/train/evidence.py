@@ -13,6 +13,7 @@ import torch
 
 from atft.data.cache.reader import Cache
 from atft.data.cache.splits import Split, consecutive_runs
+from atft.evidence.models import TrainingEvidence
 from atft.train.optimizer import optimizer_evidence
 from atft.train.scheduler import scheduler_evidence
 from atft.train.seed import thread_environment
@@ -37,9 +38,14 @@ ROLES = ("train", "val", "test", "purged")
 
 
 def evidence(
-    setup: TrainingSetup, state: RunState, *, os_threads_peak: int, git: dict[str, object] | None
-) -> dict[str, object]:
-    """The evidence as JSON.
+    setup: TrainingSetup,
+    state: RunState,
+    *,
+    os_threads_peak: int,
+    git: dict[str, object] | None,
+    memory: dict[str, object],
+) -> TrainingEvidence:
+    """The evidence of a run.
 
     `batches_by_epoch` and `samples_by_epoch` have one number per started epoch. With several folds the values by epoch
     are those of the current fold; `folds` has them for each, and `data.folds` their days. An ensemble has `members`
@@ -47,7 +53,7 @@ def evidence(
     """
     resolved, requested, fold = setup.resolved(), setup.requested, state.fold
     several = "folds" if setup.ensemble is None else "members"
-    return {
+    body = {
         "requested": requested.model_dump(mode="json"),
         "requested_digest": requested.digest(),
         "resolved": resolved.model_dump(mode="json"),
@@ -77,7 +83,9 @@ def evidence(
             "torch_initial_seed": torch.initial_seed(),
         },
         "git": git,
+        "memory": memory,
     }
+    return TrainingEvidence.model_validate(body)
 
 
 def runtime_environment(device: torch.device, threads: int, os_threads_peak: int) -> dict[str, object]:

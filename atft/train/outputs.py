@@ -10,6 +10,7 @@ import numpy as np
 
 from atft.data.files import sync
 from atft.events import Artifact, DailySeries
+from atft.evidence.models import TrainingEvidence
 from atft.spec.reason import Reason
 from atft.train import checkpoint
 from atft.train.evaluate import ScoredSamples
@@ -56,9 +57,7 @@ class PredictionWriter:
         sync(self._path.parent)
 
 
-def write_outputs(
-    setup: TrainingSetup, out: Path, series: Series | None, evidence: dict[str, object]
-) -> list[Artifact]:
+def write_outputs(setup: TrainingSetup, out: Path, series: Series | None, evidence: TrainingEvidence) -> list[Artifact]:
     """Write config, evidence and daily series, and return all artifacts; weights and predictions must already exist.
     `series` is None for pretraining, which has neither series nor predictions. Raises RunError when a file is missing.
     """
@@ -70,7 +69,7 @@ def write_outputs(
         **({"lineage": setup.initial_weights.lineage} if setup.initial_weights is not None else {}),
     }
     _write_json(out / "config.json", config)
-    _write_json(out / "evidence.json", evidence)
+    _write_json(out / "evidence.json", evidence.to_json())
     weights = [checkpoint.best_name(fold, len(setup.splits)) for fold in range(len(setup.splits))]
     artifacts = [
         *(Artifact(name=name, path=name) for name in weights),

@@ -18,6 +18,7 @@ from atft.data.cache.reader import Cache
 from atft.data.cache.splits import consecutive_runs, make_splits
 from atft.data.cache.windows import DayReader
 from atft.events import Artifact, Event, Failed, Finished, Stopped
+from atft.evidence.models import EarlyEvidence, PredictionEvidence
 from atft.model.network import Network
 from atft.spec.prediction import PredictSpec
 from atft.spec.reason import Reason
@@ -96,7 +97,7 @@ class _Prediction:
 
     def write(self, out: Path) -> Finished:
         network = self.saved_run.network().to(self.device)
-        self.reporter.evidence({"micro_batch_days": self.micro_batch_days})
+        self.reporter.evidence(EarlyEvidence(micro_batch_days=self.micro_batch_days))
         size = CHUNK_FACTOR * self.micro_batch_days
         own = self.cache.fingerprint == self.saved_run.fingerprint
         pieces = [piece for piece in self._pieces(size, own=own) if len(np.intersect1d(piece, self.days))]
@@ -170,14 +171,14 @@ class _Prediction:
             }
         )
 
-    def _evidence(self) -> dict[str, object]:
+    def _evidence(self) -> PredictionEvidence:
         spec, saved_run, cache = self.spec, self.saved_run, self.cache
         resources = {"device": self.device.type, "threads": torch.get_num_threads()}
         resolved = spec.model_copy(
             update={"fold": saved_run.fold + 1, "resources": spec.resources.model_copy(update=resources)}
         )
         self.sampler.look()
-        return {
+        body = {
             "requested": spec.model_dump(mode="json"),
             "requested_digest": spec.digest(),
             "resolved": resolved.model_dump(mode="json"),
@@ -205,6 +206,7 @@ class _Prediction:
             "micro_batch_days": self.micro_batch_days,
             "git": git_state(),
         }
+        return PredictionEvidence.model_validate(body)
 
 
 def requested_days(cache: Cache, spec: PredictSpec) -> Days:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from atft.data.cache.batch import Batch
+from atft.evidence.models import EarlyEvidence, MemoryEvidence
 from atft.loss.objective import LossValue, NoTargets
 from atft.memory import free_and_total
 from atft.spec.reason import Reason
@@ -170,7 +171,7 @@ def _private_bytes() -> int:
 
 def _refuse_for_memory(reporter: Reporter, days: int, needed: int, free: int) -> None:
     """Report how much memory is needed, for the worker to wait for; raises RunError (oom_host, preflight_failed)."""
-    reporter.evidence({"memory": {"needed_bytes": needed, "free_bytes": free, "fits": False}})
+    reporter.evidence(EarlyEvidence(memory=MemoryEvidence(needed_bytes=needed, free_bytes=free, fits=False)))
     _, total = free_and_total()
     need = f"a micro-batch of {days} days needs about {needed / 1e9:.1f} GB of memory"
     if needed <= total * MEMORY_SHARE:

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from atft.events import Checkpointed, DailySeries, Event, Evidence, Log, Metrics, Progress
+from atft.evidence.models import EvidenceModel
 from atft.spec.reason import Reason
 
 PROGRESS_SECONDS = 0.2
@@ -102,8 +103,8 @@ class Reporter:
         for part in parts[1:]:
             self.emit(Metrics(step=metrics.step, values={}, daily=part, source=metrics.source))
 
-    def evidence(self, body: Mapping[str, object]) -> None:
-        self.emit(Evidence(body=dict(body)))
+    def evidence(self, evidence: EvidenceModel) -> None:
+        self.emit(Evidence(body=evidence.to_json()))
 
     def checkpointed(self, *, path: str, step: int, fold: int, epoch: int, sha256: str, best: bool) -> None:
         self.emit(Checkpointed(path=path, step=step, fold=fold, epoch=epoch, sha256=sha256, best=best))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pydantic
 
+from atft.evidence.models import EarlyEvidence, TrainingEvidence
 from atft.spec.reason import Reason
 from atft.train import checkpoint, phases
 from atft.train.evidence import evidence, git_state
@@ -51,8 +52,10 @@ class Run:
         if max_days is not None:
             self.state.micro_batch_days = min(self.state.micro_batch_days, max_days)
         spared = max(0, report.micro_batch_days - self.state.micro_batch_days) * report.host_bytes_per_day
-        self._memory = {"needed_bytes": report.needed_bytes - spared, "free_bytes": report.free_bytes, "fits": True}
-        reporter.evidence({"micro_batch_days": self.state.micro_batch_days, "memory": self._memory})
+        needed = report.needed_bytes - spared
+        self._memory: dict[str, object] = {"needed_bytes": needed, "free_bytes": report.free_bytes, "fits": True}
+        early = {"micro_batch_days": self.state.micro_batch_days, "memory": self._memory}
+        reporter.evidence(EarlyEvidence.model_validate(early))
         self._clock = self._saved_at = time.monotonic()
 
     @property
@@ -106,10 +109,11 @@ class Run:
         if not self._evidence_sent:
             self.send_evidence()
 
-    def send_evidence(self) -> dict[str, object]:
+    def send_evidence(self) -> TrainingEvidence:
         self.sampler.look()
-        body = evidence(self.setup, self.state, os_threads_peak=self.sampler.peak_threads, git=self._git)
-        body["memory"] = self._memory | {"rss_peak_bytes": self.sampler.peak_bytes}
+        memory = self._memory | {"rss_peak_bytes": self.sampler.peak_bytes}
+        peak = self.sampler.peak_threads
+        body = evidence(self.setup, self.state, os_threads_peak=peak, git=self._git, memory=memory)
         self.reporter.evidence(body)
         self._evidence_sent = True
         return body

@@ -1,12 +1,13 @@
 """Stateless seeds, thread limits, and a record of the thread variables in the environment (never applied)."""
 
-import hashlib
 import os
 import random
 from collections.abc import Mapping
 
 import numpy as np
 import torch
+
+from atft.spec.base import mix
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -21,12 +22,6 @@ THREAD_VARIABLES = (
     "TOKENIZERS_PARALLELISM",
     "MALLOC_ARENA_MAX",
 )
-
-
-def mix(*numbers: int) -> int:
-    """A seed in [0, 2^63) by SHA-256 of whole numbers of any size: the same on every machine."""
-    text = ",".join(str(int(number)) for number in numbers)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def seed_everything(seed: int) -> None:

@@ -22,7 +22,7 @@ from atft.loss.masking import MaskedObjective
 from atft.loss.objective import Objective, make_objective
 from atft.model.masking import MaskedNetwork
 from atft.model.network import Network
-from atft.spec.base import digest
+from atft.spec.base import digest, mix
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.loss import LossSpec
@@ -34,7 +34,7 @@ from atft.train.init_from import InitialWeights
 from atft.train.optimizer import make_optimizer
 from atft.train.report import Reporter, RunError
 from atft.train.scheduler import make_scheduler
-from atft.train.seed import limit_threads, mix, seed_everything
+from atft.train.seed import limit_threads, seed_everything
 
 AnyNetwork = Network | MaskedNetwork
 AnyObjective = Objective | MaskedObjective

@@ -11,11 +11,11 @@ from jaxtyping import Int64
 from atft.data.cache.batch import Batch
 from atft.loss.objective import LossValue, NoTargets
 from atft.model.masking import MaskedPrediction
+from atft.spec.base import mix
 from atft.spec.reason import Reason
 from atft.train.evaluate import read_batch
 from atft.train.preflight import gradient_norms
 from atft.train.report import RunError
-from atft.train.seed import mix
 from atft.train.setup import TrainingSetup
 from atft.train.system_metrics import Timers
 

@@ -20,10 +20,11 @@ _WEIGHTS: Final = "best."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weights:
-    """A job's weight files: their folder, relative to the run root, and their SHA-256 by name."""
+    """A job's weight files: their folder, relative to the run root, their SHA-256 by name, and what they learned."""
 
     folder: PurePosixPath
     sha256: Mapping[str, str]
+    task: str
 
 
 def run_spec(job: Job) -> RunSpec:
@@ -48,4 +49,8 @@ def weights(session: Session, job_id: UUID) -> Weights:
     rows = [row for row in artifacts(session, job_id) if row.name.startswith(_WEIGHTS)]
     if not rows:
         raise ArtifactNotFound(f"job {job_id} has no weights, or they are not kept any more")
-    return Weights(folder=PurePosixPath(rows[0].path).parent, sha256={row.name: row.sha256 for row in rows})
+    return Weights(
+        folder=PurePosixPath(rows[0].path).parent,
+        sha256={row.name: row.sha256 for row in rows},
+        task=get(session, job_id).spec.get("task", "train"),
+    )

@@ -17,6 +17,7 @@ from api.app import create_app
 from api.comparisons.schemas import COMPARISON_MODELS
 from api.datasets.schemas import DATASET_MODELS
 from api.http.schemas import HTTP_MODELS
+from api.jobs.evidence_schemas import EVIDENCE_EXAMPLES, EVIDENCE_MODELS
 from api.jobs.schemas import JOB_MODELS
 from api.predictions.schemas import PREDICTION_MODELS
 from api.studies.schemas import STUDY_MODELS, Promotion
@@ -140,6 +141,7 @@ def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None
     responses = (
         *HTTP_MODELS,
         *JOB_MODELS,
+        *EVIDENCE_MODELS,
         *SYSTEM_MODELS,
         *COMPARISON_MODELS,
         *STUDY_MODELS,
@@ -149,6 +151,8 @@ def test_examples_are_instances_of_their_models(openapi: dict[str, Any]) -> None
     )
     responses += PREDICTION_MODELS
     models = {model.__name__: model for model in (*responses, *requests)}
+    for model in EVIDENCE_MODELS:
+        assert model.model_validate(EVIDENCE_EXAMPLES[model.__name__])
     for where, operation in operations(openapi):
         contents = [
             operation.get("requestBody", {}).get("content", {}),

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from atft.events import Finished
+from atft.evidence import prediction, training
+from atft.evidence.comparison import Given
 from atft.spec.base import Spec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
@@ -20,10 +22,8 @@ from jobs.record import catalog, history, lifecycle, reruns
 from jobs.record.caches import lock_cache
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
-from worker.attempt import prediction_evidence
 from worker.attempt.artifacts import MissingOutput, Output, collect_outputs, install_cache
 from worker.attempt.child import ExitStatus
-from worker.attempt.evidence import differences
 from worker.attempt.launch import Launch
 from worker.attempt.outcome import Outcome
 
@@ -140,14 +140,20 @@ def _evidence_differences(job: Job, launch: Launch, evidence: Json | None) -> li
 
 
 def _training_differences(spec: Spec, job: Job, launch: Launch, evidence: Json) -> list[str]:
-    weights = launch.weights.sha256 if launch.weights is not None else None
-    trained = cast("RunSpec | EnsembleSpec", spec)
-    return differences(trained, evidence, fingerprint=job.dataset_fingerprint, threads=launch.threads, weights=weights)
+    source = launch.weights
+    given = training.GivenTraining(
+        fingerprint=job.dataset_fingerprint,
+        threads=launch.threads,
+        environment=launch.environment,
+        weights=training.GivenWeights(task=source.task, sha256=source.sha256) if source is not None else None,
+    )
+    return training.differences(cast("RunSpec | EnsembleSpec", spec), evidence, given)
 
 
 def _prediction_differences(spec: Spec, job: Job, launch: Launch, evidence: Json) -> list[str]:
-    requested = cast("PredictSpec", spec)
-    return prediction_evidence.differences(requested, evidence, job=job, threads=launch.threads)
+    given = Given(fingerprint=job.dataset_fingerprint, threads=launch.threads, environment=launch.environment)
+    weights: Json = (job.params or {}).get("model", {})
+    return prediction.differences(cast("PredictSpec", spec), evidence, given, weights)
 
 
 _EVIDENCE_CHECKS: Final[Mapping[str | None, Callable[[Spec, Job, Launch, Json], list[str]]]] = {

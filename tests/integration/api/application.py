@@ -103,7 +103,7 @@ def run(sessions: Sessions, job_id: UUID, to: JobState | None = JobState.SUCCEED
         Metrics(child_seq=3, step=2, values={"val/rank_ic": 0.2}),
         Metrics(child_seq=4, step=0, values={"test/rank_ic@5d": 0.3}, source="ridge"),
         Progress(child_seq=5, phase="train", epoch=2, epochs=3, ratio=0.6, samples_per_second=100.0),
-        Evidence(child_seq=6, body={"device": "cpu"}),
+        Evidence(child_seq=6, body={"micro_batch_days": 4}),
     ]
     with transaction(sessions) as session:
         claimed = lifecycle.claim(session, job_id, worker="w", host="h", device="cpu", lease_seconds=60)

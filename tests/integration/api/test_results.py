@@ -55,7 +55,7 @@ async def test_metrics(client: httpx.AsyncClient, dataset: Dataset, sessions: Se
     assert events.text.count("event: state") == 1  # the series were as of the last event
     view = (await client.get(f"/jobs/{job['id']}")).json()
     assert (view["metrics"]["val/rank_ic"], view["state"]) == (0.2, "succeeded")
-    assert (await client.get(f"/jobs/{job['id']}/evidence")).json() == {"device": "cpu"}
+    assert (await client.get(f"/jobs/{job['id']}/evidence")).json() == {"micro_batch_days": 4}
 
 
 async def test_a_submit_is_logged_with_its_request_and_its_job(

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from api.jobs.evidence_schemas import Drift
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset, Job
 from jobs.errors import IllegalTransition
@@ -179,6 +180,7 @@ class TestRerun:
             "source": 0, "rerun": 0,
         }  # fmt: skip
         assert found["environment"] == {"version of torch": [None, "0.0"]}
+        Drift.model_validate(found)
         assert "train/loss most, by 0.25" in (job.message or "")
         with transaction(harness.sessions) as session:
             last = history.read_after(session, rerun.id, 0)[-1]

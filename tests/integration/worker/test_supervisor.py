@@ -69,18 +69,14 @@ class TestSuccess:
         assert "'model.bin'" in (harness.job(job_id).message or "")
 
     def test_pain_09_another_optimizer_than_requested_is_a_failure(self, harness: SupervisorHarness) -> None:
-        lie = {
-            "optimizer": {
-                "class": "torch.optim.sgd.SGD",
-                "state_keys": [],
-                "param_groups": [{"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 1e-4}],
-            }
-        }
+        group = {"lr": 5e-4, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 1e-4, "parameters": 1}
+        sgd = {"class": "torch.optim.sgd.SGD", "module": "torch.optim.sgd", "version": "2", "state_keys": []}
+        lie = {"optimizer": sgd | {"param_groups": [group]}}
         job_id = harness.submit()
         assert harness.run(job_id, *HONEST_PROGRAM, "--evidence-override", json.dumps(lie)) is JobState.FAILED
         job = harness.job(job_id)
         assert job.reason is Reason.EVIDENCE_MISMATCH
-        assert "optimizer.name" in (job.message or "")
+        assert "optimizer.class" in (job.message or "")
         assert "SGD" in (job.message or "")
 
     def test_no_evidence_at_all_is_a_failure(self, harness: SupervisorHarness) -> None:

@@ -16,6 +16,7 @@ from jobs.states import JobKind, JobState, Reason, Wanted
 from tests.integration.worker.supervisor_harness import FINGERPRINT, HONEST_PROGRAM, SupervisorHarness
 
 SHA = "ab" * 32
+NUM_FEATURES = 5  # of the honest evidence
 
 
 @pytest.fixture
@@ -40,11 +41,10 @@ def submit_with_init_from(harness: SupervisorHarness, source: UUID) -> UUID:
 
 
 def claim(source: UUID, sha256: str) -> tuple[str, str]:
-    loaded = [f"{module}.weight" for module in ("selection", "fan", "temporal", "graph")]
-    files = {"best.safetensors": sha256}
-    return "--evidence-override", json.dumps(
-        {"init_from": {"job_id": str(source), "files": files, "loaded": loaded, "left": []}}
-    )
+    sizes = TrainSpec(dataset="d").parameter_sizes(NUM_FEATURES)
+    tensors = [f"{module}.{number}" for module, own in sizes.items() for number in range(len(own))]
+    loaded = {"job_id": str(source), "task": "train", "files": {"best.safetensors": sha256}}
+    return "--evidence-override", json.dumps({"init_from": loaded | {"loaded": tensors, "left": []}})
 
 
 def test_the_initial_weights_are_those_on_record(harness: SupervisorHarness) -> None:
@@ -60,7 +60,7 @@ def test_the_initial_weights_are_those_on_record(harness: SupervisorHarness) -> 
     other = submit_with_init_from(harness, source)
     assert harness.run(other, *HONEST_PROGRAM, *claim(source, "cd" * 32)) is JobState.FAILED
     assert harness.job(other).reason is Reason.EVIDENCE_MISMATCH
-    assert "weights of init_from" in (harness.job(other).message or "")
+    assert "init_from.files" in (harness.job(other).message or "")
 
 
 def test_missing_initial_weights_fail_the_job(harness: SupervisorHarness) -> None:

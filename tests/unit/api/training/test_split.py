@@ -7,8 +7,8 @@ import plotly.graph_objects
 import pyarrow as pa
 import pytest
 
-from api.training.schemas import FoldDays
 from api.training.split import observed_folds, planned_folds, split_figure, trading_days
+from atft.evidence.models import FoldDays
 from atft.spec.data import SplitSpec
 from atft.spec.split_plan import plan_split
 from jobs.settings import Settings

@@ -5,7 +5,7 @@ import torch
 
 from atft.data.cache.batch import Batch
 from atft.model.network import Network
-from atft.spec.model import ModelSpec, num_parameters
+from atft.spec.model import ModelSpec, network_sizes, num_parameters
 from atft.train.setup import has_bfloat16_lstm
 
 SMALL = {"hidden_size": 8, "attention_heads": 2, "gat_heads": 2, "fan_top_k": 2, "dropout": 0.0, "gat_dropout": 0.0}
@@ -121,8 +121,11 @@ def test_pain_25_every_parameter_receives_a_gradient_at_the_start(make_batch, ch
 def test_pain_43_the_number_of_parameters_is_known_without_torch(features: int, changes: dict[str, object]) -> None:
     for window, horizons in ((4, 1), (20, 4)):
         model = network(features, horizons, window, **changes)
+        spec = ModelSpec(**(SMALL | changes))
         counted = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        assert num_parameters(ModelSpec(**(SMALL | changes)), features, horizons, window) == counted
+        assert num_parameters(spec, features, horizons, window) == counted
+        for name, sizes in network_sizes(spec, features, horizons, window).items():
+            assert sorted(sizes) == sorted(p.numel() for p in model.get_submodule(name).parameters()), name
 
 
 @pytest.mark.skipif(not has_bfloat16_lstm(), reason="this processor has no LSTM in bfloat16")

@@ -14,6 +14,7 @@ from atft.events import Event, Failed, Finished, Metrics, Stopped
 from atft.spec.data import DatasetSpec
 from atft.spec.job import TrainSpec
 from atft.train.loop import train
+from tests.unit.atft.train.evidence_check import evidence_differences
 
 DATASET: dict[str, Any] = {
     "name": "tiny",
@@ -109,6 +110,9 @@ def run(cache: Cache, tmp_path: Path) -> Runner:
     ) -> Result:
         events: list[Event] = []
         last = train(spec or changed(), on, tmp_path / name, events.append, stop, resume, **options)
-        return Result(tmp_path / name, last, events)
+        result = Result(tmp_path / name, last, events)
+        if isinstance(last, Finished) and not options.get("preflight_only"):
+            assert evidence_differences(spec or changed(), result.evidence) == []
+        return result
 
     return go

@@ -17,8 +17,8 @@ from atft.metrics.rank import uniform_ranks
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
+from tests.unit.atft.train.evidence_check import evidence_differences
 from tests.unit.atft.train.test_resume import last_weights
-from worker.attempt.evidence import differences
 
 Make = Callable[..., TrainSpec]
 SEEDS = (7, 3)
@@ -99,19 +99,14 @@ def test_an_ensemble_reports_its_members_in_its_result_and_evidence(whole: Any, 
     assert {"best.1.safetensors", "best.2.safetensors"} <= {artifact.name for artifact in whole.last.artifacts}
 
     evidence = json.loads(json.dumps(whole.evidence))
-    evidence["threads"]["os_threads_peak"] = 1
-
-    def unproved(body: Any) -> list[str]:
-        return differences(spec, body, fingerprint=evidence["data"]["fingerprint"], threads=1)
-
-    assert unproved(evidence) == []
     assert [member["seed"] for member in evidence["members"]] == [7, 3]
     wrong = json.loads(json.dumps(evidence))
     wrong["members"][1]["seed"] = 7
     wrong["members"][0]["lr_by_epoch"][1] = 1e-9
-    assert [message.partition(":")[0] for message in unproved(wrong)] == ["seeds", "learning rate of member 1, epoch 2"]
-    assert "seeds" in unproved({**evidence, "members": evidence["members"][:1]})[0]
-    assert "base" in unproved({**evidence, "requested": evidence["requested"]["base"]})[0]
+    found = [message.partition(":")[0] for message in evidence_differences(spec, wrong)]
+    assert found == ["members.0.lr_by_epoch, epoch 2", "members.1.seed"]
+    assert evidence_differences(spec, {**evidence, "members": evidence["members"][:1]})[0].startswith("members: ")
+    assert "base" in evidence_differences(spec, {**evidence, "requested": evidence["requested"]["base"]})[0]
 
 
 def test_an_ensemble_resumed_in_its_second_member_is_bit_for_bit_the_same(

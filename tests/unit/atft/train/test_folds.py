@@ -15,8 +15,8 @@ from atft.events import Checkpointed, DailySeries, Finished, Metrics, Progress, 
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
 from atft.train.fold_mean import mean_daily, mean_values, with_fold_names
+from tests.unit.atft.train.evidence_check import evidence_differences
 from tests.unit.atft.train.test_resume import KillAt, Killed, StopAfter, last_weights
-from worker.attempt.evidence import differences
 
 Make = Callable[..., TrainSpec]
 SHORT = {"trainer.max_epochs": 2, "trainer.max_steps_per_epoch": 3}
@@ -69,13 +69,6 @@ def kfold(kept: dict[str, Any], run: Any, make_spec: Make) -> Any:
     return kept["whole"]
 
 
-def unproved(spec: TrainSpec, evidence: Any) -> list[str]:
-    """The worker's evidence check, except for the threads, which are the test process's own."""
-    body = json.loads(json.dumps(evidence))
-    body["threads"]["os_threads_peak"] = 1
-    return differences(spec, body, fingerprint=body["data"]["fingerprint"], threads=1)
-
-
 def test_kfold_reports_each_fold_and_the_mean(kfold: Any, make_spec: Make, cache: Cache) -> None:
     assert isinstance(kfold.last, Finished)
     tests = {name for _, name, _ in kfold.rows if name.startswith("test")}
@@ -113,7 +106,7 @@ def test_kfold_reports_each_fold_and_the_mean(kfold: Any, make_spec: Make, cache
 
 def test_kfold_evidence_has_the_days_of_each_fold_and_holds(kfold: Any, make_spec: Make) -> None:
     spec, evidence = make_spec(**KFOLD), json.loads(json.dumps(kfold.evidence))
-    assert unproved(spec, evidence) == []
+    assert evidence_differences(spec, evidence) == []
     folds = evidence["data"]["folds"]
     assert [sum(part["num_days"] for part in fold["test"]) for fold in folds] == [37, 36, 36]
     assert [len(fold["train"]) for fold in folds] == [1, 2, 1]
@@ -123,12 +116,12 @@ def test_kfold_evidence_has_the_days_of_each_fold_and_holds(kfold: Any, make_spe
 
     shifted = json.loads(json.dumps(evidence))
     shifted["data"]["folds"][1]["val"][0]["first"] = shifted["data"]["folds"][1]["train"][0]["first"]
-    assert "val days of fold 2" in unproved(spec, shifted)[0]
+    assert evidence_differences(spec, shifted)[0].startswith("data.folds.1.val.0.first: ")
     slower = json.loads(json.dumps(evidence))
     slower["folds"][0]["lr_by_epoch"][1] = 1e-9
-    assert "fold 1, epoch 2" in unproved(spec, slower)[0]
+    assert "folds.0.lr_by_epoch, epoch 2" in evidence_differences(spec, slower)[0]
     short = {**evidence, "folds": evidence["folds"][:2]}
-    assert "folds trained" in unproved(spec, short)[0]
+    assert "folds: " in evidence_differences(spec, short)[0]
 
 
 def test_kfold_resumed_anywhere_is_bit_for_bit_the_same(kfold: Any, run: Any, make_spec: Make) -> None:
@@ -181,7 +174,7 @@ def test_cpcv_trains_each_choice_of_blocks_and_averages_by_day(run: Any, make_sp
     assert len(series.days) == 109
     each = [result.rows[(None, f"test.{fold}/rank_ic@1d", 1)] for fold in range(1, 7)]
     assert result.rows[(None, "test/rank_ic@1d", 1)] == pytest.approx(np.mean(each))
-    assert unproved(spec, result.evidence) == []
+    assert evidence_differences(spec, result.evidence) == []
 
 
 def test_each_fold_stops_early_on_its_own(run: Any, make_spec: Make) -> None:

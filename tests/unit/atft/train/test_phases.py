@@ -13,7 +13,6 @@ from atft.train.report import Reporter
 from atft.train.setup import TrainingSetup, make_setup
 from atft.train.step import Stepper
 from atft.train.system_metrics import Timers
-from worker.attempt.evidence import differences
 
 Make = Callable[..., TrainSpec]
 TWO = [{"name": "heads", "epochs": 1, "modules": ["heads"], "lr": 0.01}, {"name": "all", "epochs": 2}]
@@ -43,8 +42,6 @@ def test_a_run_in_phases_proves_its_rates_and_gradients(make_spec: Make, run: An
     rates = result.evidence["scheduler"]["lr_by_epoch"]
     assert rates[0] == 0.01
     assert rates[1] == spec.optimizer.lr  # the second phase starts its schedule anew, from the run's own rate
-    found = differences(spec, result.evidence, fingerprint=cache.fingerprint, threads=1)
-    assert [one for one in found if not one.startswith("threads")] == []  # the tests' own process has more of them
 
 
 def test_a_frozen_module_is_not_changed_even_by_weight_decay(make_spec: Make, cache: Cache) -> None:

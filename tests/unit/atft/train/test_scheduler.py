@@ -113,3 +113,19 @@ def test_pain_12_evidence_names_the_class_in_use() -> None:
     assert proof["lr_by_epoch"] == [1e-3]
     with pytest.raises(ValueError, match="SCHEDULER_TYPE"):
         SchedulerSpec.model_validate({"SCHEDULER_TYPE": "constant"})
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup", "epochs"),
+    [
+        (name, warmup, epochs)
+        for name in ("constant", "cosine", "cosine_restarts", "one_cycle")
+        for warmup in (0, 2)
+        for epochs in (1, 2, 3, 7, 10)
+        if warmup < epochs and not (warmup and name == "one_cycle")
+    ],
+)
+def test_the_expected_rates_are_torchs(name: str, warmup: int, epochs: int) -> None:
+    spec = SchedulerSpec.model_validate({"name": name, "warmup_epochs": warmup, "t_0": 2, "t_mult": 2, "eta_min": 1e-5})
+    for epoch, rate in enumerate(rates(spec, epochs)):
+        assert spec.learning_rate(1e-3, epoch, epochs) == pytest.approx(rate, rel=1e-6), epoch

@@ -3,7 +3,8 @@ import random
 import numpy as np
 import torch
 
-from atft.train.seed import THREAD_VARIABLES, mix, seed_everything, thread_environment
+from atft.spec.base import mix
+from atft.train.seed import THREAD_VARIABLES, seed_everything, thread_environment
 
 
 def test_mix_of_known_numbers_is_pinned() -> None:

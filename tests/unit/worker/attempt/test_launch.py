@@ -61,7 +61,7 @@ def test_launch_of_a_pretraining_and_of_a_training_from_it(settings: Settings) -
     start = prepare_launch(settings, job(kind=JobKind.PRETRAIN), cuda_device=None)
     assert start.argv[4] == "pretrain"
     assert start.weights is None
-    weights = Weights(folder=PurePosixPath("jobs/abc/1"), sha256={"best.safetensors": "ab12"})
+    weights = Weights(folder=PurePosixPath("jobs/abc/1"), sha256={"best.safetensors": "ab12"}, task="masked")
     start = prepare_launch(settings, job(), cuda_device=None, weights=weights)
     assert start.argv[start.argv.index("--init-from") + 1] == f"{settings.run_root.resolve()}/jobs/abc/1"
     assert start.weights is weights

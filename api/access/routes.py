@@ -9,8 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.access.schemas import AuditPage, Keys, MadeKey, NewKey, ShownKey, audit_view, key_view
 from api.http import examples
-from api.http.auth import COOKIE, Admin, log_in, require_same_origin
-from api.http.database import AUDIT_TARGET
+from api.http.auth import COOKIE, Admin, Audit, log_in, require_same_origin
 from api.http.deps import MAX_INTEGER, Limit, ServiceDep, problems, require_json
 from api.http.errors import invalid
 from jobs.access import audit, keys, sessions
@@ -30,7 +29,7 @@ _SHOWN = {"key": {"summary": "A key as it was shown when it was made", "value": 
     responses=problems(413, 415),
 )
 async def create_key(
-    new: Annotated[NewKey, Body(openapi_examples=_EXAMPLES)], service: ServiceDep, _: Admin
+    new: Annotated[NewKey, Body(openapi_examples=_EXAMPLES)], service: ServiceDep, _: Admin, entry: Audit
 ) -> MadeKey:
     """Create a key with the given scopes; `admin` includes all others. Only the SHA-256 of the key is stored."""
     if new.expires_at is not None and new.expires_at <= datetime.now(UTC):
@@ -41,7 +40,7 @@ async def create_key(
         row, token = keys.create(
             session, name=new.name, scopes=list(new.scopes), expires_at=new.expires_at, quota=quota
         )
-        session.info[AUDIT_TARGET] = f"/keys/{row.id}"
+        audit.record(session, entry.with_target(f"/keys/{row.id}"))
         return MadeKey(**key_view(row).model_dump(), key=token)
 
     return await service.database.write(make)
@@ -60,9 +59,15 @@ async def revoke_key(
     key_id: Annotated[UUID, Path(description="the key's id", examples=[examples.KEY["id"]])],
     service: ServiceDep,
     _: Admin,
+    entry: Audit,
 ) -> Response:
     """Refuse the key and close the sessions that were opened with it, at once. Revoking a revoked key is no error."""
-    await service.database.write(keys.revoke, key_id)
+
+    def revoke(session: Session) -> None:
+        keys.revoke(session, key_id)
+        audit.record(session, entry)
+
+    await service.database.write(revoke)
     return Response(status_code=204)
 
 

@@ -16,20 +16,30 @@ from api.datasets.schemas import DatasetPage, DatasetPlan, DatasetView
 from api.datasets.uploads import Upload, receive
 from api.datasets.views import dataset_summary, dataset_view
 from api.http import examples
-from api.http.auth import DatasetWriter, Principal, Reader
+from api.http.auth import Audit, DatasetWriter, Reader
 from api.http.deps import Cursor, DryRun, IdempotencyKey, Limit, ServiceDep, problems
 from api.http.errors import Refused, from_pydantic, invalid
 from api.http.path_guard import outside_data_root, resolve_data_path
 from api.http.service import Service
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import RequestIdentity, reject_nul, replay_on_refusal, request_identity, submit
-from api.jobs.views import submitted_view
+from api.jobs.submission import (
+    REFUSALS,
+    RequestIdentity,
+    SubmitRequest,
+    answer,
+    insert,
+    plan_response,
+    reject_nul,
+    replay,
+)
 from api.training import admission
 from atft.spec.data import DatasetRef, DatasetSpec
+from jobs.access.audit import AuditEntry, record
 from jobs.broker.queue import CPU
-from jobs.db.tables import Json
+from jobs.db.tables import Dataset, Json
 from jobs.record import catalog, queries
 from jobs.record.caches import move_to_trash
+from jobs.record.submission import NewJob
 from jobs.states import JobKind
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -93,6 +103,7 @@ async def create_dataset(
     response: Response,
     service: ServiceDep,
     principal: DatasetWriter,
+    entry: Audit,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -102,21 +113,15 @@ async def create_dataset(
     `market.file` name), a path under the server's data root, or planted: a synthetic panel whose best
     possible score is known.
     """
+    submit_request = SubmitRequest(service, principal, entry, response, idempotency_key, dry_run)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
         spec = _server_spec(_parse(await request.body()))
-        identity = (
-            None
-            if dry_run
-            else request_identity(idempotency_key, JobKind.DATASET, {"spec": spec.model_dump(mode="json")})
-        )
-
-        async def create() -> SubmittedView | Response:
-            return await _plan_or_submit(
-                service, principal, response, spec, _server_files(service, spec), None, dry_run, identity
-            )
-
-        return await replay_on_refusal(service, principal, identity, response, create())
+        identity = submit_request.identity(JobKind.DATASET, {"spec": spec.model_dump(mode="json")})
+        try:
+            return await _plan_or_insert(submit_request, identity, spec, _server_files(service, spec))
+        except REFUSALS as refusal:
+            return await replay(submit_request, identity, refusal)
     if media_type != "multipart/form-data":
         raise Refused(
             415,
@@ -128,9 +133,11 @@ async def create_dataset(
         spec, files = _upload_spec(upload)
         content = {part.name: part.sha256 for part in upload.parts.values() if part.path is not None}
         body = {"spec": spec.model_dump(mode="json"), "content": content}
-        identity = None if dry_run else request_identity(idempotency_key, JobKind.DATASET, body)
-        sent = _plan_or_submit(service, principal, response, spec, files, upload, dry_run, identity)
-        return await replay_on_refusal(service, principal, identity, response, sent)
+        identity = submit_request.identity(JobKind.DATASET, body)
+        try:
+            return await _plan_or_insert(submit_request, identity, spec, files, upload)
+        except REFUSALS as refusal:
+            return await replay(submit_request, identity, refusal)
 
 
 def _parse(text: bytes | bytearray) -> Json:
@@ -220,18 +227,16 @@ def _upload_spec(upload: Upload) -> tuple[DatasetSpec, Json]:
     return spec, files
 
 
-async def _plan_or_submit(
-    service: Service,
-    principal: Principal,
-    response: Response,
+async def _plan_or_insert(
+    request: SubmitRequest,
+    identity: RequestIdentity | None,
     spec: DatasetSpec,
     files: Json,
-    upload: Upload | None,
-    dry_run: bool,
-    identity: RequestIdentity | None,
+    upload: Upload | None = None,
 ) -> SubmittedView | Response:
+    service = request.service
     warnings = admission.unwatched_queue_warnings(CPU, await service.database.read(queries.live_queues))
-    if dry_run:
+    if request.dry_run:
         inspection = await inspect(service.settings, _resolve_paths(service, spec, files))
         same = await service.database.read(catalog.versions_with_content, str(inspection.get("fingerprint")))
         plan = DatasetPlan(
@@ -241,22 +246,22 @@ async def _plan_or_submit(
             inspection=inspection,
             registered=[f"{row.name}@{row.version}" for row in same],
         )
-        return Response(plan.model_dump_json(), media_type="application/json")
+        return plan_response(plan)
+    new = NewJob(
+        kind=JobKind.DATASET,
+        spec=spec.model_dump(mode="json"),
+        spec_digest=spec.digest(),
+        queue=CPU,
+        name=spec.name,
+        dataset=spec.name,
+        params={"files": files} if upload is None else {"files": files, "sources": upload.sources(files)},
+    )
     with nullcontext() if upload is None else upload.kept_unless_refused():
-        job, position = await submit(
-            service,
-            principal,
-            kind=JobKind.DATASET,
-            spec=spec,
-            queue=CPU,
-            identity=identity,
-            name=spec.name,
-            dataset=spec.name,
-            params={"files": files} if upload is None else {"files": files, "sources": upload.sources(files)},
-        )
+        inserted = await insert(request, new, identity)
     if upload is not None:
-        upload.kept = (job.params or {}).get("files") == files  # a repeated request keeps the first upload, not this
-    return submitted_view(response, job, position, warnings)
+        # A repeated request keeps the first upload, not this one.
+        upload.kept = (inserted.job.params or {}).get("files") == files
+    return await answer(request, inserted, warnings)
 
 
 def _resolve_paths(service: Service, spec: DatasetSpec, files: Mapping[str, str]) -> Json:
@@ -303,13 +308,19 @@ async def get_dataset(name: Ref, service: ServiceDep, _: Reader) -> DatasetView:
 @router.delete(
     "/{name}", status_code=204, response_class=Response, summary="Delete a dataset", responses=problems(404, 409)
 )
-async def delete_dataset(name: Ref, service: ServiceDep, _: DatasetWriter) -> Response:
+async def delete_dataset(name: Ref, service: ServiceDep, _: DatasetWriter, entry: Audit) -> Response:
     """Delete every version, or the one of `name@version`, and its cache. 409 while unfinished jobs need it; finished
     jobs keep their results.
     """
-    for row in await service.database.write(catalog.delete_dataset, name):
+    for row in await service.database.write(_delete, name, entry):
         folder = service.settings.caches_root / row.fingerprint
         discarded = await service.database.write(move_to_trash, folder)
         if discarded is not None:
             await asyncio.to_thread(shutil.rmtree, discarded, ignore_errors=True)
     return Response(status_code=204)
+
+
+def _delete(session: Session, ref: str, entry: AuditEntry) -> list[Dataset]:
+    rows = catalog.delete_dataset(session, ref)
+    record(session, entry)
+    return rows

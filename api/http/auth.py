@@ -18,11 +18,11 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
-from api.http.database import Database, audit_entry
+from api.http.database import Database
 from api.http.errors import Refused
 from api.http.middleware import is_origin_of
 from api.http.rate_limits import RateLimits
-from jobs.access import keys, sessions
+from jobs.access import audit, keys, sessions
 from jobs.access.audit import AuditEntry
 from jobs.db.tables import ApiKey
 from jobs.settings import Settings
@@ -137,16 +137,19 @@ async def authenticate(
     rate_limits: RateLimits = request.app.state.rate_limits
     principal = await _find_principal(request, settings, credentials)
     request.state.rate = rate_limits.count_request(principal.name, settings.quota_requests)
-    if request.method not in SAFE_METHODS:
-        audit_entry.set(_audit_entry(request, principal, request.url.path))
     return principal
 
 
-def _audit_entry(request: Request, principal: Principal, target: str) -> AuditEntry:
+async def audit_entry(request: Request, principal: Annotated[Principal, Depends(authenticate)]) -> AuditEntry:
+    """The audit entry of the request, which its route records in the transaction that makes the change."""
+    return _audit_entry(request, principal)
+
+
+def _audit_entry(request: Request, principal: Principal) -> AuditEntry:
     return AuditEntry(
         principal=principal.name,
         action=f"{request.method} {request.state.route}",
-        target=target,
+        target=request.url.path,
         request_id=request.state.request_id,
         address=request.client.host if request.client else None,
     )
@@ -205,8 +208,15 @@ async def log_in(request: Request, key: str) -> str:
         log.warning("request %s: refused a log-in from %s", request.state.request_id, _peer(request))
         raise _unauthorized("this API key is unknown, revoked or expired")
     database: Database = request.app.state.database
-    audit_entry.set(_audit_entry(request, principal, "/session"))
-    return await database.write(sessions.begin, keys.digest(key), replaces=request.cookies.get(COOKIE))
+    return await database.write(
+        _begin_session, keys.digest(key), request.cookies.get(COOKIE), _audit_entry(request, principal)
+    )
+
+
+def _begin_session(session: Session, key_sha256: str, replaces: str | None, entry: AuditEntry) -> str:
+    cookie = sessions.begin(session, key_sha256, replaces=replaces)
+    audit.record(session, entry)
+    return cookie
 
 
 def require_same_origin(request: Request) -> None:
@@ -241,3 +251,4 @@ Reader = Annotated[Principal, Depends(require("jobs:read"))]
 Submitter = Annotated[Principal, Depends(require("jobs:write"))]
 DatasetWriter = Annotated[Principal, Depends(require("datasets:write"))]
 Admin = Annotated[Principal, Depends(require("admin"))]
+Audit = Annotated[AuditEntry, Depends(audit_entry)]

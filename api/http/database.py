@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 import asyncpg
@@ -12,8 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from api.http.errors import Unavailable
-from jobs.access import audit
-from jobs.access.audit import AuditEntry
 from jobs.db.session import async_transaction
 
 if TYPE_CHECKING:
@@ -49,11 +46,6 @@ async def _bounded(seconds: float) -> "AsyncIterator[None]":
         raise
 
 
-# Set by `auth` for a request with an unsafe method: its first write transaction inserts the entry in the audit log.
-audit_entry: Final[ContextVar[AuditEntry | None]] = ContextVar("audit_entry", default=None)
-AUDIT_TARGET: Final = "audit_target"  # key of a session's `info`: the entry's target when it is not the request's path
-
-
 class Database:
     """Runs synchronous functions `fn(session, …)`, each in a transaction of its own. Raises Unavailable."""
 
@@ -74,16 +66,6 @@ class Database:
             return await session.run_sync(fn, *args, **kwargs)
 
     async def write(self, fn: Callable[Concatenate[Session, P], Result], *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Run `fn` and commit, with the audit entry of the request in the same transaction."""
-        entry = audit_entry.get()
-
-        def audited(session: Session) -> Result:
-            result = fn(session, *args, **kwargs)
-            if entry is not None:
-                audit.record(session, entry.with_target(session.info.get(AUDIT_TARGET, entry.target)))
-            return result
-
+        """Run `fn` and commit."""
         async with _bounded(self._limit_seconds), async_transaction(self._sessions) as session:
-            result = await session.run_sync(audited)
-        audit_entry.set(None)  # one row for each request, however many transactions it takes
-        return result
+            return await session.run_sync(fn, *args, **kwargs)

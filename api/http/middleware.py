@@ -15,7 +15,6 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.http.database import audit_entry
 from api.http.errors import Refused, problem
 from api.http.prometheus import PrometheusMetrics
 from jobs import logs
@@ -54,7 +53,6 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        audit_entry.set(None)
         headers = Headers(scope=scope)
         client_id = headers.get("x-request-id", "")
         state = scope.setdefault("state", {})

@@ -8,8 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from api.http.auth import Principal, Reader, Submitter, check_scope
-from api.http.database import AUDIT_TARGET
+from api.http.auth import Audit, Reader, Submitter, check_scope
 from api.http.deps import (
     Cursor,
     IdempotencyKey,
@@ -23,11 +22,14 @@ from api.http.deps import (
     require_json,
     with_queue_position,
 )
+from api.http.service import Service
 from api.jobs.schemas import JobPage, JobView, Priority, SubmittedView
-from api.jobs.submission import replay_on_refusal, request_identity
-from api.jobs.views import etag, job_view, submitted_view
+from api.jobs.submission import REFUSALS, Inserted, RequestIdentity, SubmitRequest, answer, record_submission, replay
+from api.jobs.views import etag, job_view
 from atft.spec.data import DatasetRef
 from atft.spec.kinds import KINDS
+from jobs.access import audit
+from jobs.access.audit import AuditEntry
 from jobs.db.tables import Job
 from jobs.record import lifecycle, queries, reruns
 from jobs.record.queries import JobFilter, QueuePosition
@@ -90,10 +92,11 @@ async def get_job(
 
 
 async def _set_wanted(
-    service: ServiceDep, principal: Principal, job_id: UUID, wanted: Wanted, if_match: str | None, response: Response
+    service: Service, entry: AuditEntry, job_id: UUID, wanted: Wanted, if_match: str | None, response: Response
 ) -> JobView:
     def update(session: Session) -> tuple[Job, QueuePosition]:
-        job = lifecycle.want(session, job_id, wanted, by=principal.name, expected_version=expected_version(if_match))
+        job = lifecycle.want(session, job_id, wanted, by=entry.principal, expected_version=expected_version(if_match))
+        audit.record(session, entry)
         return with_queue_position(session, job)
 
     job, position = await service.database.write(update)
@@ -113,13 +116,13 @@ async def _set_wanted(
     responses=problems(404, 409, 412),
 )
 async def cancel_job(
-    job_id: JobId, response: Response, service: ServiceDep, principal: Submitter, if_match: IfMatch = None
+    job_id: JobId, response: Response, service: ServiceDep, _: Submitter, entry: Audit, if_match: IfMatch = None
 ) -> JobView:
     """Cancel the job. A queued job is cancelled at once; a running one when its processes have exited.
 
     Cancelling a cancelled job changes nothing; any other finished job returns 409.
     """
-    return await _set_wanted(service, principal, job_id, Wanted.CANCEL, if_match, response)
+    return await _set_wanted(service, entry, job_id, Wanted.CANCEL, if_match, response)
 
 
 @router.post(
@@ -130,10 +133,10 @@ async def cancel_job(
     responses=problems(404, 409, 412),
 )
 async def pause_job(
-    job_id: JobId, response: Response, service: ServiceDep, principal: Submitter, if_match: IfMatch = None
+    job_id: JobId, response: Response, service: ServiceDep, _: Submitter, entry: Audit, if_match: IfMatch = None
 ) -> JobView:
     """Stop the job and free its device: a running job saves a checkpoint first. Finished jobs return 409."""
-    return await _set_wanted(service, principal, job_id, Wanted.PAUSE, if_match, response)
+    return await _set_wanted(service, entry, job_id, Wanted.PAUSE, if_match, response)
 
 
 @router.post(
@@ -144,10 +147,10 @@ async def pause_job(
     responses=problems(404, 409, 412),
 )
 async def resume_job(
-    job_id: JobId, response: Response, service: ServiceDep, principal: Submitter, if_match: IfMatch = None
+    job_id: JobId, response: Response, service: ServiceDep, _: Submitter, entry: Audit, if_match: IfMatch = None
 ) -> JobView:
     """Queue a paused job again; it continues from its checkpoint. Other unfinished jobs are not changed."""
-    return await _set_wanted(service, principal, job_id, Wanted.RUN, if_match, response)
+    return await _set_wanted(service, entry, job_id, Wanted.RUN, if_match, response)
 
 
 @router.post(
@@ -163,14 +166,16 @@ async def set_priority(
     change: Annotated[Priority, Body(openapi_examples={"first": {"summary": "Run next", "value": {"priority": 0}}})],
     response: Response,
     service: ServiceDep,
-    principal: Submitter,
+    _: Submitter,
+    entry: Audit,
     if_match: IfMatch = None,
 ) -> JobView:
     """Move a job in its queue: 0 runs first, 9 last. The trials of a study move with it; finished jobs return 409."""
 
     def update(session: Session) -> tuple[list[Job], QueuePosition]:
         version = expected_version(if_match)
-        changed = lifecycle.set_priority(session, job_id, change.priority, by=principal.name, expected_version=version)
+        changed = lifecycle.set_priority(session, job_id, change.priority, by=entry.principal, expected_version=version)
+        audit.record(session, entry)
         return changed, queries.queue_position(session, changed[0])
 
     changed, position = await service.database.write(update)
@@ -181,35 +186,32 @@ async def set_priority(
 
 
 async def _submit_rerun(
-    service: ServiceDep,
-    principal: Principal,
-    job_id: UUID,
-    rerun_kind: RerunKind,
-    key: str | None,
-    if_match: str | None,
-    response: Response,
-) -> SubmittedView | Response:
-    identity = request_identity(key, JobKind.TRAIN, {rerun_kind: str(job_id)})
-
-    def write(session: Session) -> tuple[Job, bool, QueuePosition]:
-        check_scope(principal, KINDS[queries.get(session, job_id).kind].scope)
+    request: SubmitRequest, job_id: UUID, rerun_kind: RerunKind, if_match: str | None
+) -> SubmittedView:
+    identity = request.identity(JobKind.TRAIN, {rerun_kind: str(job_id)})
+    try:
+        await request.service.check_disk()
         version = expected_version(if_match)
-        submitted = reruns.submit_rerun(
-            session, job_id, rerun_kind, by=principal.name, expected_version=version, idempotency=identity,
-            max_unfinished=principal.limits.jobs,
-        )  # fmt: skip
-        session.info[AUDIT_TARGET] = f"/jobs/{submitted.job.id}"
-        job, position = with_queue_position(session, submitted.job)
-        return job, submitted.created, position
+        inserted = await request.service.database.write(_insert_rerun, request, job_id, rerun_kind, version, identity)
+        return await answer(request, inserted)
+    except REFUSALS as refusal:
+        return await replay(request, identity, refusal)
 
-    async def create() -> SubmittedView:
-        await service.check_disk()
-        job, created, position = await service.database.write(write)
-        if created:
-            await service.send_hint(job)
-        return submitted_view(response, job, position, [])
 
-    return await replay_on_refusal(service, principal, identity, response, create())
+def _insert_rerun(
+    session: Session,
+    request: SubmitRequest,
+    job_id: UUID,
+    kind: RerunKind,
+    version: int | None,
+    identity: RequestIdentity | None,
+) -> Inserted:
+    check_scope(request.principal, KINDS[queries.get(session, job_id).kind].scope)
+    submitted = reruns.submit_rerun(
+        session, job_id, kind, by=request.principal.name, expected_version=version, idempotency=identity,
+        max_unfinished=request.principal.limits.jobs,
+    )  # fmt: skip
+    return record_submission(session, request, submitted)
 
 
 @router.post(
@@ -225,6 +227,7 @@ async def retry_job(
     response: Response,
     service: ServiceDep,
     principal: Submitter,
+    entry: Audit,
     idempotency_key: IdempotencyKey = None,
     if_match: IfMatch = None,
 ) -> SubmittedView | Response:
@@ -232,7 +235,8 @@ async def retry_job(
 
     The metrics up to that checkpoint are kept. A failure caused by the spec or the data will repeat.
     """
-    return await _submit_rerun(service, principal, job_id, RerunKind.RETRY, idempotency_key, if_match, response)
+    request = SubmitRequest(service, principal, entry, response, idempotency_key)
+    return await _submit_rerun(request, job_id, RerunKind.RETRY, if_match)
 
 
 @router.post(
@@ -248,6 +252,7 @@ async def rerun_job(
     response: Response,
     service: ServiceDep,
     principal: Submitter,
+    entry: Audit,
     idempotency_key: IdempotencyKey = None,
     if_match: IfMatch = None,
 ) -> SubmittedView | Response:
@@ -255,4 +260,5 @@ async def rerun_job(
 
     When it ends, its message and `drift` in its evidence report the metrics, weights and versions that differ.
     """
-    return await _submit_rerun(service, principal, job_id, RerunKind.RERUN, idempotency_key, if_match, response)
+    request = SubmitRequest(service, principal, entry, response, idempotency_key)
+    return await _submit_rerun(request, job_id, RerunKind.RERUN, if_match)

@@ -1,30 +1,35 @@
-"""Idempotent submission: insert a job in one transaction, then send its hint to the broker, which may get lost."""
+"""Idempotent submission. Every submitting route reads: check, plan, insert, answer; a refusal may `replay`.
+
+The job is inserted in one transaction; its hint is sent to the broker after the commit, and may get lost.
+"""
 
 import hashlib
 import json
-from collections.abc import Awaitable, Mapping
-from typing import Any
-from uuid import UUID
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from fastapi import Depends, Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from api.http.auth import Principal
-from api.http.database import AUDIT_TARGET
 from api.http.deps import problems, require_json, with_queue_position
 from api.http.errors import Refused, Unavailable, invalid
 from api.http.service import Service
 from api.jobs.schemas import SubmittedView
 from api.jobs.views import submitted_view
-from atft.spec.base import Spec
+from jobs.access import audit
+from jobs.access.audit import AuditEntry
 from jobs.db.tables import Job, Json
 from jobs.errors import JobsError
-from jobs.record import submission
+from jobs.record import queries, submission
 from jobs.record.queries import QueuePosition
 from jobs.record.quotas import check_upload_quota
+from jobs.record.submission import NewJob, Submitted
 from jobs.states import JobKind
 
+REFUSALS: Final = (Refused, JobsError)
 RequestIdentity = tuple[str, str]  # an Idempotency-Key, and the SHA-256 of the request sent with it
 
 
@@ -65,23 +70,72 @@ def request_identity(key: str | None, kind: JobKind, requested: Json) -> Request
     return key, hashlib.sha256(text.encode()).hexdigest()
 
 
-async def replay_on_refusal(
-    service: Service,
-    principal: Principal,
-    identity: RequestIdentity | None,
-    response: Response,
-    creating: Awaitable[SubmittedView | Response],
-) -> SubmittedView | Response:
-    """The result of `creating`. If that is refused, the job of an earlier request with the same identity, if any."""
-    try:
-        return await creating
-    except (Refused, JobsError) as refusal:
-        if identity is None or isinstance(refusal, Unavailable):
-            raise
-        earlier = await service.database.read(_find_earlier, principal.name, identity)
-        if earlier is None:
-            raise
-        return submitted_view(response, *earlier, [])
+@dataclass(frozen=True, slots=True)
+class SubmitRequest:
+    """What every submitting request brings; the headers of its answer are set on `response`."""
+
+    service: Service
+    principal: Principal
+    audit: AuditEntry
+    response: Response
+    idempotency_key: str | None
+    dry_run: bool = False
+
+    def identity(self, kind: JobKind, requested: Json) -> RequestIdentity | None:
+        """None also for a dry run, which stores nothing."""
+        return None if self.dry_run else request_identity(self.idempotency_key, kind, requested)
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """A committed job; `created` is false for that of an earlier request with the same identity."""
+
+    job: Job
+    created: bool
+    position: QueuePosition
+
+
+async def insert(request: SubmitRequest, new: NewJob, identity: RequestIdentity | None) -> Inserted:
+    """Insert a job of the request's principal, or find that of an earlier request with the same identity."""
+    await request.service.check_disk()
+    new = replace(new, created_by=request.principal.name)
+    return await request.service.database.write(_insert, request, new, identity)
+
+
+def _insert(session: Session, request: SubmitRequest, new: NewJob, identity: RequestIdentity | None) -> Inserted:
+    limits = request.principal.limits
+    submitted = submission.submit(session, new, idempotency=identity, max_unfinished=limits.jobs)
+    # Again: only now is the size of the upload known, and are submits of one key serialised.
+    if submitted.created and "sources" in (new.params or {}):
+        check_upload_quota(session, new.created_by, 0, limits.upload_bytes)
+    return record_submission(session, request, submitted)
+
+
+def record_submission(session: Session, request: SubmitRequest, submitted: Submitted) -> Inserted:
+    """Record the submission in the audit log, in the transaction of the insert."""
+    audit.record(session, request.audit.with_target(f"/jobs/{submitted.job.id}"))
+    return Inserted(submitted.job, submitted.created, queries.queue_position(session, submitted.job))
+
+
+async def answer(request: SubmitRequest, inserted: Inserted, warnings: Sequence[str] = ()) -> SubmittedView:
+    """Send the hint of a new job and return the view of the job."""
+    if inserted.created:
+        await request.service.send_hint(inserted.job)
+    return submitted_view(request.response, inserted.job, inserted.position, list(warnings))
+
+
+async def replay(
+    request: SubmitRequest, identity: RequestIdentity | None, refusal: Refused | JobsError
+) -> SubmittedView:
+    """The job of an earlier request with the same identity, in the place of a refusal: what was accepted once stays
+    accepted. Raises the refusal when there is none.
+    """
+    if identity is None or isinstance(refusal, Unavailable):
+        raise refusal
+    earlier = await request.service.database.read(_find_earlier, request.principal.name, identity)
+    if earlier is None:
+        raise refusal
+    return submitted_view(request.response, *earlier, [])
 
 
 def _find_earlier(session: Session, principal: str, identity: RequestIdentity) -> tuple[Job, QueuePosition] | None:
@@ -89,54 +143,6 @@ def _find_earlier(session: Session, principal: str, identity: RequestIdentity) -
     return None if job is None else with_queue_position(session, job)
 
 
-async def submit(
-    service: Service,
-    principal: Principal,
-    *,
-    kind: JobKind,
-    spec: Spec,
-    queue: str,
-    identity: RequestIdentity | None,
-    name: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    priority: int = 5,
-    max_attempts: int = 3,
-    queue_timeout_seconds: float | None = None,
-    dataset: str | None = None,
-    dataset_fingerprint: str | None = None,
-    params: Json | None = None,
-    source_job_id: UUID | None = None,
-) -> tuple[Job, QueuePosition]:
-    """The committed job, its hint sent: a new one, or that of an earlier request with the same `identity`."""
-    body = spec.model_dump(mode="json")
-    await service.check_disk()
-
-    def write(session: Session) -> tuple[Job, bool, QueuePosition]:
-        new = submission.NewJob(
-            kind=kind,
-            spec=body,
-            spec_digest=spec.digest(),
-            queue=queue,
-            name=name,
-            tags=tags or {},
-            priority=priority,
-            max_attempts=max_attempts,
-            dataset=dataset,
-            dataset_fingerprint=dataset_fingerprint,
-            params=params,
-            source_job_id=source_job_id,
-            queue_timeout_seconds=queue_timeout_seconds,
-            created_by=principal.name,
-        )
-        submitted = submission.submit(session, new, idempotency=identity, max_unfinished=principal.limits.jobs)
-        # Again: only now is the size of the upload known, and are submits of one key serialised.
-        if submitted.created and "sources" in (params or {}):
-            check_upload_quota(session, principal.name, 0, principal.limits.upload_bytes)
-        session.info[AUDIT_TARGET] = f"/jobs/{submitted.job.id}"
-        job, position = with_queue_position(session, submitted.job)
-        return job, submitted.created, position
-
-    job, created, position = await service.database.write(write)
-    if created:
-        await service.send_hint(job)
-    return job, position
+def plan_response(plan: BaseModel) -> Response:
+    """The answer to a dry run."""
+    return Response(plan.model_dump_json(), media_type="application/json")

@@ -4,13 +4,22 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 
-from api.http.auth import Submitter
+from api.http.auth import Audit, Submitter
 from api.http.deps import DryRun, IdempotencyKey, ServiceDep
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import RequestIdentity, submit_route
+from api.jobs.submission import (
+    REFUSALS,
+    SubmitRequest,
+    answer,
+    insert,
+    plan_response,
+    reject_nul,
+    replay,
+    submit_route,
+)
 from api.predictions import admission
 from api.predictions.schemas import PREDICT, PREDICT_FOLD, PredictPlan
-from api.training.submission import plan_or_queue, queue_run
+from api.training.submission import new_run
 from atft.spec.prediction import PredictSpec
 from jobs.states import JobKind
 
@@ -27,6 +36,7 @@ async def submit_predict(
     response: Response,
     service: ServiceDep,
     principal: Submitter,
+    entry: Audit,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -37,17 +47,18 @@ async def submit_predict(
     those of that evaluation, bit for bit. A dataset with other features is refused. `warnings` report how many of
     the days are in sample.
     """
-
-    async def queue(admitted: admission.AdmittedPrediction, identity: RequestIdentity | None) -> SubmittedView:
-        return await queue_run(
-            service, principal, spec, JobKind.PREDICT, response, queue=admitted.queue, dataset=admitted.dataset.name,
-            fingerprint=admitted.dataset.fingerprint, identity=identity, warnings=admitted.warnings,
-            source=admitted.model.id, params=admitted.params,
+    request = SubmitRequest(service, principal, entry, response, idempotency_key, dry_run)
+    body = spec.model_dump(mode="json")
+    reject_nul(body)
+    identity = request.identity(JobKind.PREDICT, {"spec": body})
+    try:
+        admitted = await service.database.read(admission.admit, service.settings, spec)
+        if dry_run:
+            return plan_response(await service.database.read(admission.plan, spec, admitted))
+        new = new_run(
+            spec, JobKind.PREDICT, queue=admitted.queue, dataset=admitted.dataset.name,
+            fingerprint=admitted.dataset.fingerprint, source=admitted.model.id, params=admitted.params,
         )  # fmt: skip
-
-    return await plan_or_queue(
-        service, principal, spec, JobKind.PREDICT, dry_run=dry_run, key=idempotency_key, response=response,
-        admit=lambda session: admission.admit(session, service.settings, spec),
-        plan=lambda session, admitted: admission.plan(session, spec, admitted),
-        queue=queue,
-    )  # fmt: skip
+        return await answer(request, await insert(request, new, identity), admitted.warnings)
+    except REFUSALS as refusal:
+        return await replay(request, identity, refusal)

@@ -10,22 +10,31 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from api.http import examples
-from api.http.auth import Reader, Submitter
+from api.http.auth import Audit, Reader, Submitter
 from api.http.deps import DryRun, IdempotencyKey, JobId, ServiceDep, problems, require_json
 from api.http.errors import Refused, invalid
 from api.http.path_guard import existing_file
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import RequestIdentity, reject_nul, replay_on_refusal, request_identity, submit, submit_route
-from api.jobs.views import submitted_view
+from api.jobs.submission import (
+    REFUSALS,
+    SubmitRequest,
+    answer,
+    insert,
+    plan_response,
+    reject_nul,
+    replay,
+    submit_route,
+)
 from api.studies import admission as study_admission
 from api.studies import service as studies
 from api.studies.schemas import BestView, ImportanceView, Promotion, StudyPlan, Trials
 from api.training import admission
-from api.training.submission import plan_or_queue, queue_run
+from api.training.submission import new_run
 from atft.spec.job import TrainSpec
 from atft.spec.study import HpoSpec
 from jobs.broker.queue import CONTROL
 from jobs.db.tables import Json
+from jobs.record.submission import NewJob
 from jobs.states import JobKind
 
 router = APIRouter(prefix="/jobs", tags=["studies"])
@@ -42,6 +51,7 @@ async def submit_hpo(
     response: Response,
     service: ServiceDep,
     principal: Submitter,
+    entry: Audit,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -52,31 +62,33 @@ async def submit_hpo(
     A space key that names no field or changes nothing is refused; choices that give the same run are merged, with a
     warning. Both extremes of the space run one step before the first trial starts. A failed trial has no value.
     """
+    request = SubmitRequest(service, principal, entry, response, idempotency_key, dry_run)
+    body = spec.model_dump(mode="json")
+    reject_nul(body)
+    identity = request.identity(JobKind.HPO, {"spec": body})
+    try:
+        study = await service.database.read(study_admission.admit, spec)
+        if dry_run:
+            return plan_response(await service.database.read(study_admission.plan, service.settings, study))
+        return await answer(request, await insert(request, _new_study(study), identity), study.warnings)
+    except REFUSALS as refusal:
+        return await replay(request, identity, refusal)
 
-    async def queue(study: study_admission.AdmittedStudy, identity: RequestIdentity | None) -> SubmittedView:
-        base = study.spec.base
-        job, position = await submit(
-            service,
-            principal,
-            kind=JobKind.HPO,
-            spec=study.spec,
-            queue=CONTROL,
-            identity=identity,
-            name=base.name,
-            tags=base.tags,
-            priority=base.resources.priority,
-            dataset=study.base.dataset_name,
-            dataset_fingerprint=study.base.fingerprint,
-            params={"trial_queue": study.base.queue},
-        )
-        return submitted_view(response, job, position, study.warnings)
 
-    return await plan_or_queue(
-        service, principal, spec, JobKind.HPO, dry_run=dry_run, key=idempotency_key, response=response,
-        admit=lambda session: study_admission.admit(session, spec),
-        plan=lambda session, study: study_admission.plan(session, service.settings, study),
-        queue=queue,
-    )  # fmt: skip
+def _new_study(study: study_admission.AdmittedStudy) -> NewJob:
+    base = study.spec.base
+    return NewJob(
+        kind=JobKind.HPO,
+        spec=study.spec.model_dump(mode="json"),
+        spec_digest=study.spec.digest(),
+        queue=CONTROL,
+        name=base.name,
+        tags=base.tags,
+        priority=base.resources.priority,
+        dataset=study.base.dataset_name,
+        dataset_fingerprint=study.base.fingerprint,
+        params={"trial_queue": study.base.queue},
+    )
 
 
 @router.get("/{job_id}/trials", summary="A study's trials", responses=problems(404))
@@ -126,6 +138,7 @@ async def promote(
     response: Response,
     service: ServiceDep,
     principal: Submitter,
+    entry: Audit,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
     """Train a study's best trial (or this trial, or this training job) in full: with test days and baselines.
@@ -135,14 +148,15 @@ async def promote(
     if promotion.target == "alias":
         raise invalid("/as", "model aliases are not available yet; use train")
     reject_nul(promotion.changes)
+    request = SubmitRequest(service, principal, entry, response, idempotency_key)
     body: Json = {"promote": str(job_id), "as": promotion.target, "changes": dict(promotion.changes)}
-    identity = request_identity(idempotency_key, JobKind.TRAIN, body)
-
-    async def create() -> SubmittedView:
+    identity = request.identity(JobKind.TRAIN, body)
+    try:
         spec, source, admitted = await service.database.read(_promote, job_id, promotion)
-        return await queue_run(
-            service, principal, spec, JobKind.TRAIN, response, queue=admitted.queue, dataset=admitted.dataset_name,
-            fingerprint=admitted.fingerprint, identity=identity, warnings=admitted.warnings, source=source,
+        new = new_run(
+            spec, JobKind.TRAIN, queue=admitted.queue, dataset=admitted.dataset_name,
+            fingerprint=admitted.fingerprint, source=source,
         )  # fmt: skip
-
-    return await replay_on_refusal(service, principal, identity, response, create())
+        return await answer(request, await insert(request, new, identity), admitted.warnings)
+    except REFUSALS as refusal:
+        return await replay(request, identity, refusal)

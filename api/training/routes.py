@@ -7,11 +7,11 @@ from fastapi import APIRouter, Body, Response
 from pydantic import TypeAdapter, ValidationError
 
 from api.http import examples
-from api.http.auth import Reader, Submitter
+from api.http.auth import Audit, Reader, Submitter
 from api.http.deps import DryRun, IdempotencyKey, JobId, ServiceDep, problems
 from api.http.errors import Refused
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import submit_route
+from api.jobs.submission import SubmitRequest, submit_route
 from api.jobs.views import etag
 from api.training.schemas import Plan, SplitView
 from api.training.split import observed_folds, planned_folds, split_figure, trading_days
@@ -48,6 +48,7 @@ async def submit_train(
     response: Response,
     service: ServiceDep,
     principal: Submitter,
+    entry: Audit,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -56,9 +57,8 @@ async def submit_train(
     The spec is checked against the dataset before anything is stored: its features, its horizons, and that it has
     enough days for the window and the split. After a 202 the job will run even if this server or Redis fails.
     """
-    return await submit_run(
-        service, principal, spec, JobKind.TRAIN, dry_run=dry_run, key=idempotency_key, response=response
-    )
+    request = SubmitRequest(service, principal, entry, response, idempotency_key, dry_run)
+    return await submit_run(request, spec, JobKind.TRAIN)
 
 
 @router.post("/ensemble", tags=["jobs"], summary="Submit a seed ensemble", **submit_route(Plan))
@@ -67,6 +67,7 @@ async def submit_ensemble(
     response: Response,
     service: ServiceDep,
     principal: Submitter,
+    entry: Audit,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -76,9 +77,8 @@ async def submit_ensemble(
     `val.1/…`, `test.1/…`. `val/…`, `test/…`, daily series and predictions.parquet are those of the average; a member
     that fails makes the job fail.
     """
-    return await submit_run(
-        service, principal, spec, JobKind.ENSEMBLE, dry_run=dry_run, key=idempotency_key, response=response
-    )
+    request = SubmitRequest(service, principal, entry, response, idempotency_key, dry_run)
+    return await submit_run(request, spec, JobKind.ENSEMBLE)
 
 
 @router.post("/pretrain", tags=["jobs"], summary="Submit a pretraining job", **submit_route(Plan))
@@ -87,6 +87,7 @@ async def submit_pretrain(
     response: Response,
     service: ServiceDep,
     principal: Submitter,
+    entry: Audit,
     dry_run: DryRun = False,
     idempotency_key: IdempotencyKey = None,
 ) -> SubmittedView | Response:
@@ -96,9 +97,8 @@ async def submit_pretrain(
     A later `POST /jobs/train` names the job in `init_from` and starts from its weights, if network, features, data
     and days match.
     """
-    return await submit_run(
-        service, principal, spec, JobKind.PRETRAIN, dry_run=dry_run, key=idempotency_key, response=response
-    )
+    request = SubmitRequest(service, principal, entry, response, idempotency_key, dry_run)
+    return await submit_run(request, spec, JobKind.PRETRAIN)
 
 
 @router.get("/{job_id}/split", tags=["results"], summary="A job's split, with a plot", responses=problems(404, 409))

@@ -1,110 +1,53 @@
-"""Checks the spec of a training, ensemble, pretraining or prediction, then returns its plan or queues its job."""
+"""Submits a training, ensemble or pretraining, and makes the job of any run."""
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 from uuid import UUID
 
 from fastapi import Response
-from pydantic import BaseModel
-from sqlalchemy.orm import Session
 
-from api.http.auth import Principal
-from api.http.service import Service
 from api.jobs.schemas import SubmittedView
-from api.jobs.submission import RequestIdentity, reject_nul, replay_on_refusal, request_identity, submit
-from api.jobs.views import submitted_view
+from api.jobs.submission import REFUSALS, SubmitRequest, answer, insert, plan_response, reject_nul, replay
 from api.training import admission
-from atft.spec.base import Spec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.prediction import PredictSpec
 from jobs.db.tables import Json
+from jobs.record.submission import NewJob
 from jobs.states import JobKind
 
-AdmittedT = TypeVar("AdmittedT")
 
-
-async def submit_run(
-    service: Service,
-    principal: Principal,
-    spec: RunSpec | EnsembleSpec,
-    kind: JobKind,
-    *,
-    dry_run: bool,
-    key: str | None,
-    response: Response,
-) -> SubmittedView | Response:
-    """Plan or queue a training, ensemble or pretraining; headers are set on `response`.
-
-    Raises Refused (422) naming the field that does not fit.
-    """
-
-    async def queue(admitted: admission.AdmittedRun, identity: RequestIdentity | None) -> SubmittedView:
-        return await queue_run(
-            service, principal, spec, kind, response, queue=admitted.queue, dataset=admitted.dataset_name,
-            fingerprint=admitted.fingerprint, identity=identity, warnings=admitted.warnings,
-        )  # fmt: skip
-
-    return await plan_or_queue(
-        service, principal, spec, kind, dry_run=dry_run, key=key, response=response,
-        admit=lambda session: admission.admit(session, spec),
-        plan=lambda session, admitted: admission.plan(session, service.settings, spec, admitted),
-        queue=queue,
-    )  # fmt: skip
-
-
-async def plan_or_queue(
-    service: Service,
-    principal: Principal,
-    spec: Spec,
-    kind: JobKind,
-    *,
-    dry_run: bool,
-    key: str | None,
-    response: Response,
-    admit: Callable[[Session], AdmittedT],
-    plan: Callable[[Session, AdmittedT], BaseModel],
-    queue: Callable[[AdmittedT, RequestIdentity | None], Awaitable[SubmittedView]],
-) -> SubmittedView | Response:
-    """Check a spec, then return its plan (`dry_run`) or queue its job once per key. Raises Refused as `admit`."""
+async def submit_run(request: SubmitRequest, spec: RunSpec | EnsembleSpec, kind: JobKind) -> SubmittedView | Response:
+    """Plan or queue a training, ensemble or pretraining. Raises Refused (422) naming the field that does not fit."""
     body = spec.model_dump(mode="json")
     reject_nul(body)
-    identity = None if dry_run else request_identity(key, kind, {"spec": body})
+    identity = request.identity(kind, {"spec": body})
+    database = request.service.database
+    try:
+        admitted = await database.read(admission.admit, spec)
+        if request.dry_run:
+            return plan_response(await database.read(admission.plan, request.service.settings, spec, admitted))
+        new = new_run(spec, kind, queue=admitted.queue, dataset=admitted.dataset_name, fingerprint=admitted.fingerprint)
+        return await answer(request, await insert(request, new, identity), admitted.warnings)
+    except REFUSALS as refusal:
+        return await replay(request, identity, refusal)
 
-    async def create() -> SubmittedView | Response:
-        admitted = await service.database.read(admit)
-        if dry_run:
-            planned = await service.database.read(plan, admitted)
-            return Response(planned.model_dump_json(), media_type="application/json")
-        return await queue(admitted, identity)
 
-    return await replay_on_refusal(service, principal, identity, response, create())
-
-
-async def queue_run(
-    service: Service,
-    principal: Principal,
+def new_run(
     spec: RunSpec | EnsembleSpec | PredictSpec,
     kind: JobKind,
-    response: Response,
     *,
     queue: str,
     dataset: str,
     fingerprint: str,
-    identity: RequestIdentity | None,
-    warnings: list[str],
     source: UUID | None = None,
     params: Json | None = None,
-) -> SubmittedView:
-    """Queue a checked run as a job."""
+) -> NewJob:
+    """The job of a checked run."""
     run_spec = spec.run
-    job, position = await submit(
-        service,
-        principal,
+    return NewJob(
         kind=kind,
-        spec=spec,
+        spec=spec.model_dump(mode="json"),
+        spec_digest=spec.digest(),
         queue=queue,
-        identity=identity,
         name=run_spec.name,
         tags=run_spec.tags,
         priority=run_spec.resources.priority,
@@ -115,4 +58,3 @@ async def queue_run(
         source_job_id=source,
         params=params,
     )
-    return submitted_view(response, job, position, warnings)

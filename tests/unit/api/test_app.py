@@ -10,10 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from pydantic import SecretStr
 
-from api.app import create_app
-from api.http.auth import is_loopback
+from api.app import ROUTERS, create_app
+from api.http.auth import SAFE_METHODS, audit_entry, is_loopback
 from api.web import pages
 from api.web.metrics import PAGE_METRICS
 from atft.spec.metric import SHOWN
@@ -47,6 +49,22 @@ def test_api_imports_nothing_heavy() -> None:
 )
 def test_loopback_addresses(host: str, inside: bool) -> None:
     assert is_loopback(host) is inside
+
+
+def calls(dependant: Dependant) -> set[object]:
+    return {dependant.call}.union(*(calls(inner) for inner in dependant.dependencies))
+
+
+def test_every_route_that_changes_something_takes_the_audit_entry() -> None:
+    routes = [route for module in ROUTERS for route in module.routes if isinstance(route, APIRoute)]
+    changing = {
+        f"{method} {route.path}": audit_entry in calls(route.dependant)
+        for route in routes
+        for method in route.methods - SAFE_METHODS
+    }
+    # Logging in makes its entry itself, because it authenticates by the key in the body; logging out has none.
+    assert {name for name, takes in changing.items() if not takes} == {"POST /session", "DELETE /session"}
+    assert len(changing) > 15
 
 
 def start(app: FastAPI) -> None:

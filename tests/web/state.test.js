@@ -97,6 +97,10 @@ test("the page says that the service cannot be reached, but not for a short brea
   assert.equal(banner.hidden, false);
   assert.match(banner.textContent, /cannot be reached/);
   Source.opened.at(-1).send("open");
+  Source.opened.at(-1).send("error");
+  tick(1000);
+  Source.opened.at(-1).send("open");
+  tick(60_000);
   assert.equal(banner.hidden, true);
   stop();
 });

@@ -2,7 +2,7 @@ import { count, percent, size, humanize } from "./format.js";
 import { followBuild } from "./build.js";
 import { METRICS } from "./page-metrics.js";
 import { averages, draw } from "./heat.js";
-import { callApi, element, fillFacts, FINISHED, formatTime, showError, formatNumber } from "./service.js";
+import { callApi, element, fillFacts, fillTable, FINISHED, formatTime, showError, formatNumber } from "./service.js";
 
 const byId = (name) => document.getElementById(name);
 const ref = byId("dataset").dataset.ref;
@@ -22,31 +22,6 @@ const SHOWN_ELSEWHERE = new Set([
   "features",
 ]);
 let dataset = null;
-
-function fillTable(box, titles, rows) {
-  const heads = titles.map((title) =>
-    element(
-      title ? "th" : "td",
-      { ...(title ? { scope: "col" } : {}), class: title.startsWith("#") ? "number" : "" },
-      title.replace(/^#/, ""),
-    ),
-  );
-  box.replaceChildren(
-    element("thead", {}, element("tr", {}, ...heads)),
-    element(
-      "tbody",
-      {},
-      ...rows.map(([first, ...cells]) =>
-        element(
-          "tr",
-          {},
-          element("th", { scope: "row" }, first),
-          ...cells.map((cell, i) => element("td", { class: titles[i + 1].startsWith("#") ? "number" : "" }, cell)),
-        ),
-      ),
-    ),
-  );
-}
 
 function describe(value) {
   if (Array.isArray(value)) return value.length ? value.map(describe).join("; ") : "none";
@@ -137,13 +112,14 @@ function showChecks() {
       .join(", ");
   fillTable(
     byId("checks"),
-    ["Check", "#Found", "Limits", "Result"],
+    ["Check", "Found", "Limits", "Result"],
     checks.map((one) => [
       humanize(one.check),
       typeof one.value === "number" ? describe(one.value) : "–",
       limit(one),
       one.message ? `${one.state}: ${one.message}` : one.state,
     ]),
+    ["Found"],
   );
 }
 
@@ -169,13 +145,14 @@ function showLeaks() {
   const flagged = new Set(suspected.map((one) => one.feature));
   fillTable(
     byId("leaks"),
-    ["Feature", "#Mean daily RankIC", "#Horizon", ""],
+    ["Feature", "Mean daily RankIC", "Horizon", ""],
     (report.strongest || []).map((one) => [
       one.feature,
       formatNumber(one.rank_ic),
       one.horizon === null ? "next day" : `${one.horizon} d`,
       flagged.has(one.feature) ? (allowed.includes(one.feature) ? "allowed" : "suspected") : "",
     ]),
+    ["Mean daily RankIC", "Horizon"],
   );
 }
 
@@ -189,7 +166,7 @@ function showFeatures() {
     .map(([name, kind]) => [name, dataset.formulas[name] || "", kind, percent(dataset.profile.null_share?.[name])])
     .filter((row) => row.slice(0, 3).some((text) => text.toLowerCase().includes(search)));
   byId("matches").textContent = `${rows.length} of ${all.length}`;
-  fillTable(byId("features"), ["Feature", "Formula", "Kind", "#Missing in the file"], rows);
+  fillTable(byId("features"), ["Feature", "Formula", "Kind", "Missing in the file"], rows, ["Missing in the file"]);
 }
 
 function describeOrigin(origin) {
@@ -205,7 +182,7 @@ function describeOrigin(origin) {
 function showVersions() {
   fillTable(
     byId("versions"),
-    ["Version", "Created", "Source", "#Jobs", "#Size", "Delete"],
+    ["Version", "Created", "Source", "Jobs", "Size", "Delete"],
     dataset.versions.map((one) => [
       one.version === dataset.version
         ? `${one.version} (this)`
@@ -226,6 +203,7 @@ function showVersions() {
       size(one.size_bytes),
       deleteButton(`${dataset.name}@${one.version}`, one.version),
     ]),
+    ["Jobs", "Size"],
   );
 }
 
@@ -254,13 +232,14 @@ async function showJobs() {
   byId("jobs").hidden = jobs.length === 0;
   fillTable(
     byId("jobs"),
-    ["Job", "State", `#${METRICS.leading.name}`, "Created"],
+    ["Job", "State", METRICS.leading.name, "Created"],
     jobs.map((job) => [
       element("a", { href: job.links.page }, job.name || `${job.kind} ${job.id.slice(-8)}`),
       element("span", { class: `state ${job.status}` }, job.status),
       formatNumber(job.metrics[METRICS.leading.name]),
       formatTime(job.created_at),
     ]),
+    [METRICS.leading.name],
   );
 }
 
@@ -287,11 +266,7 @@ byId("delete").addEventListener("click", () =>
 byId("confirm-delete").addEventListener("click", async () => {
   byId("confirm-delete").disabled = true;
   try {
-    const response = await fetch(`/datasets/${deleteTarget.split("@").map(encodeURIComponent).join("@")}`, {
-      method: "DELETE",
-      headers: { Accept: "application/json" },
-    });
-    if (!response.ok) throw new Error((await response.json()).detail);
+    await callApi(`/datasets/${deleteTarget.split("@").map(encodeURIComponent).join("@")}`, { method: "DELETE" });
     const left = deleteTarget !== dataset.name && dataset.versions.length > 1;
     location.assign(left ? `/ui/datasets/${encodeURIComponent(dataset.name)}` : "/ui/datasets");
   } catch (error) {

@@ -81,16 +81,24 @@ export function fillFacts(list, pairs) {
   );
 }
 
-// Fills a table whose first column is the row header.
-export function fillTable(box, titles, rows) {
-  const heads = titles.map((title) => (title ? element("th", { scope: "col" }, title) : element("td", {})));
+// Fills a table whose first column is the row header. `numeric` are the titles of the columns of numbers.
+export function fillTable(box, titles, rows, numeric = []) {
+  const align = (title) => (numeric.includes(title) ? { class: "number" } : {});
+  const heads = titles.map((title) =>
+    title ? element("th", { scope: "col", ...align(title) }, title) : element("td", {}),
+  );
   box.replaceChildren(
     element("thead", {}, element("tr", {}, ...heads)),
     element(
       "tbody",
       {},
       ...rows.map(([first, ...cells]) =>
-        element("tr", {}, element("th", { scope: "row" }, first), ...cells.map((cell) => element("td", {}, cell))),
+        element(
+          "tr",
+          {},
+          element("th", { scope: "row" }, first),
+          ...cells.map((cell, i) => element("td", align(titles[i + 1]), cell)),
+        ),
       ),
     ),
   );

@@ -24,7 +24,8 @@ const api = `/jobs/${encodeURIComponent(id)}`;
 const byId = (name) => document.getElementById(name);
 const buttons = document.querySelectorAll("[data-action]");
 const MAX_LOG_LINES = 2000,
-  LOG_TAIL = 300;
+  LOG_TAIL = 300,
+  STUDY_REFRESH_SECONDS = 5;
 const lastSeqByJob = new Map(); // job id to its last event's number, from which the stream resumes
 const loggedLines = new Set(); // lines from the log file, which the stream may repeat
 let refreshing = 0,
@@ -311,4 +312,9 @@ if (job) {
     start();
     reload();
   });
+  // A new trial is no event of its study.
+  if (study)
+    setInterval(() => {
+      if (!FINISHED.has(job.state) && !document.hidden) reload();
+    }, STUDY_REFRESH_SECONDS * 1000);
 } else document.getElementById("job").hidden = true;

@@ -42,6 +42,11 @@ USAGE: Final = 2
 LEASE_OVER: Final = 75
 PR_SET_PDEATHSIG: Final = 1
 SPECS: Final[dict[str, type[Spec]]] = {kind.command[0]: kind.spec for kind in KINDS.values() if kind.command}
+KNOWN_ERRORS: Final = {  # by name, as their modules load slowly
+    "CacheError": Reason.DATA_CHANGED,
+    "CacheMismatch": Reason.DATA_CHANGED,
+    "PanicException": Reason.INVALID_PARAMS,  # of polars, on values that it does not expect
+}
 S = TypeVar("S", bound=Spec)
 
 
@@ -102,7 +107,9 @@ def main(arguments: Sequence[str]) -> int:
                 last = _build(options, spec, emit, stop)
             case _:
                 raise TypeError(spec)
-    except Exception as error:  # noqa: BLE001 - the outermost handler: every error becomes a `failed` event
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # noqa: BLE001 - the outermost handler: a panic of native code is no Exception
         traceback.print_exc()
         last = failure(error)
     emit(last)
@@ -311,7 +318,7 @@ def _inspect(target: Path) -> int:
     return 0
 
 
-def failure(error: Exception) -> Failed:
+def failure(error: BaseException) -> Failed:
     """The `failed` event for an exception, with its reason and what to do."""
     reason = getattr(error, "reason", None)
     if isinstance(reason, Reason):
@@ -332,8 +339,7 @@ def failure(error: Exception) -> Failed:
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     ):
         return Failed(reason=Reason.OOM_HOST, message=f"the machine's memory is full: {smaller} ({error})")
-    known = name in ("CacheError", "CacheMismatch")
-    return Failed(reason=Reason.DATA_CHANGED if known else Reason.INTERNAL, message=f"{name}: {error}")
+    return Failed(reason=KNOWN_ERRORS.get(name, Reason.INTERNAL), message=f"{name}: {error}")
 
 
 def _with_pointer(message: str, context: dict[str, object]) -> str:

@@ -10,6 +10,7 @@ from atft.spec.base import NAME_PATTERN, Horizons, Spec, refuse
 
 PlantedMode = Literal["full", "theory", "null", "leak", "graph_only", "cycle_only"]
 Target = Literal["raw", "zscore", "rank_gauss", "sector_neutral", "beta_neutral"]
+OnBadCell = Literal["refuse", "drop"]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 DatasetRef = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(@[A-Za-z0-9]{1,64})?$")]
 MAX_SPLITS = 128  # a run trains a new model on each, one after another
@@ -52,6 +53,10 @@ class DatasetSpec(Spec):
     market: SideFile | None = None
     allow_leaks: tuple[str, ...] = ()
     planted: PlantedSpec | None = None
+    on_bad_cell: OnBadCell = Field(
+        "refuse",
+        description="refuse: a cell that cannot be read refuses the file; drop: its row is left out and counted",
+    )
 
     @field_validator("columns")
     @classmethod

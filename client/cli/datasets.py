@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import JsonValue
@@ -41,6 +41,10 @@ def _add(
     spec: Annotated[
         Path | None, typer.Option(help="More fields of the dataset spec, YAML or JSON.", exists=True, dir_okay=False)
     ] = None,
+    on_bad_cell: Annotated[
+        Literal["refuse", "drop"] | None,
+        typer.Option(help="A cell that cannot be read refuses the file (the default), or drops its row."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be built; nothing is stored.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -54,6 +58,8 @@ def _add(
         body["path"] = path
     if planted is not None:
         body["planted"] = read_spec(planted)
+    if on_bad_cell is not None:
+        body["on_bad_cell"] = on_bad_cell
     with connect(context) as service, _upload_progress_bar() as report:
         if dry_run:
             plan = service.plan_dataset(body, file=file, universe=universe, market=market, on_progress=report)
@@ -176,6 +182,12 @@ def _print_plan(plan: JsonObject) -> None:
     ):  # fmt: skip
         table.add_row(*row)
     out.print(table, highlight=False, markup=False)
+    for what, names in (
+        ("own features", found.get("own_columns")),
+        ("passed over", _object(found["profile"]).get("ignored_columns")),
+    ):
+        if _length(names):
+            out.print(f"{what}: {_joined(names)}", markup=False, highlight=False)
     _print_warnings([*_strings(plan["warnings"]), *_strings(_object(found["profile"]).get("warnings"))])
     for name in _strings(found.get("named_like_targets")):
         out.print(f"named like a target, refused unless allow_leaks lists it: {name}", markup=False, highlight=False)

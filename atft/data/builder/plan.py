@@ -29,6 +29,11 @@ class Plan:
         """The per-stock features in the order of the matrix."""
         return [*(f.name for f in self.built), *self.file_features]
 
+    @property
+    def user_columns(self) -> list[str]:
+        """The panel file's own columns, per stock and market-wide."""
+        return [*self.file_features, *self.market_wide]
+
 
 def make_plan(source: Source, grid: CalendarGrid, spec: DatasetSpec) -> Plan:
     """The plan of a cache. Raises DataError for missing or clashing names; other findings are added to the warnings."""
@@ -50,7 +55,8 @@ def make_plan(source: Source, grid: CalendarGrid, spec: DatasetSpec) -> Plan:
     useless = {n: why for n in extra if (why := source.extra[n].useless_reason)}
     if listed is not None and useless:
         raise DataError(
-            f"features {sorted(useless)} are constant or at least {MAX_NULL_SHARE:.0%} empty: leave them out"
+            f"features {sorted(useless)} are constant, row numbers or at least {MAX_NULL_SHARE:.0%} empty: "
+            "leave them out"
         )
     source.warnings += [f"column {n!r} is not a feature: it is {why}" for n, why in useless.items()]
     extra = [n for n in extra if n not in useless]

@@ -46,6 +46,7 @@ __all__ = ["BuildResult", "BuildStopped", "DataError", "build", "fingerprint_of"
 
 REPORT = "report.json"  # {profile, leak_report}: what was found in the source of this cache
 MIN_DAYS, MIN_CODES = 20, 2
+READING = {name: DatasetSpec.model_fields[name].default for name in ("on_bad_cell",)}
 NORMALISATION = {
     "features": f"per day over valid stocks: (x - median) / (1.4826 MAD), clipped to ±{CLIP:g}; missing is 0; "
     "where the MAD is 0 the standard deviation",
@@ -72,8 +73,11 @@ def fingerprint_of(spec: DatasetSpec, source_sha256: str) -> str:
 
 
 def build_spec(spec: DatasetSpec) -> dict[str, object]:
-    """`spec` as JSON without its name and file names."""
-    return spec.model_dump(mode="json", exclude={"name": True, "path": True, "universe": {"file"}, "market": {"file"}})
+    """`spec` as JSON without its name and file names, and without settings of reading that say nothing new: they came
+    later, and older fingerprints stay.
+    """
+    body = spec.model_dump(mode="json", exclude={"name": True, "path": True, "universe": {"file"}, "market": {"file"}})
+    return {key: value for key, value in body.items() if key not in READING or value != READING[key]}
 
 
 def inspect(spec: DatasetSpec) -> dict[str, object]:
@@ -104,6 +108,7 @@ def _inspect_source(source: Source, spec: DatasetSpec) -> dict[str, object]:
         "size_bytes": len(grid.day_index) * (4 * (len(plan.names) + len(spec.horizons)) + 32),
         "source_sha256": source.sha256,
         "fingerprint": fingerprint_of(spec, source.sha256),
+        "own_columns": plan.user_columns,
         "named_like_targets": leaks.named_like_targets(plan.file_features),
         "profile": profile(source),
     }
@@ -234,10 +239,9 @@ def _write_files(
         lambda: sync(path)
     )  # after the sample, which takes four times as long while the disk is busy
     del matrix
-    user_columns = [*plan.file_features, *plan.market_wide]
     report = progress.run(
         lambda: leak_report(
-            source, grid, spec, names=plan.names, user_columns=user_columns, sample=sample, targets=targets
+            source, grid, spec, names=plan.names, user_columns=plan.user_columns, sample=sample, targets=targets
         )
     )
     del sample  # unmapping the panel takes a while, so do it while it is hashed

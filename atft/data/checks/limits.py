@@ -13,6 +13,8 @@ from atft.data.schema import DataError
 MAX_DAILY_MOVE = 0.5  # |return| of a day
 GAP_DAYS = 7  # calendar days between two trading days from which on a gap is listed
 THIN_SHARE = 0.2  # of the median number of names
+STILL_SHARE = 0.95  # of the closes known on two days
+MIN_STILL_NAMES = 5  # closes known on two days, from which on a day without a move is listed
 LAST_DAYS = 5  # a stock with a close on one of these last trading days is still listed
 MIN_SURVIVOR_DAYS = 250  # trading days after which some stocks should have been delisted
 PRICE_TOLERANCE = 1.0001  # vendors round adjusted prices
@@ -108,6 +110,20 @@ CHECKS = {
             warn=2.0 * GAP_DAYS,
             refuse=None,
             advice="is a part of the file missing?",
+        ),
+        Check(
+            name="weekend_days",
+            value="number of trading days that are Saturdays or Sundays",
+            warn=0.0,
+            refuse=None,
+            advice="are the dates those of the exchange's own time zone, and were days without trading filled in?",
+        ),
+        Check(
+            name="still_days",
+            value=f"number of days on which {STILL_SHARE:.0%} of the closes or more equal those of the day before",
+            warn=0.0,
+            refuse=None,
+            advice="days without trading that were filled in: leave them out, their labels are returns of nothing",
         ),
         Check(
             name="thin_days",

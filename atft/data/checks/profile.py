@@ -14,9 +14,11 @@ from atft.data.checks.limits import (
     GAP_DAYS,
     LAST_DAYS,
     MAX_DAILY_MOVE,
+    MIN_STILL_NAMES,
     MIN_STOCKS,
     MIN_SURVIVOR_DAYS,
     PRICE_TOLERANCE,
+    STILL_SHARE,
     THIN_SHARE,
     Finding,
     check_findings,
@@ -70,6 +72,7 @@ def profile(source: Source) -> dict[str, object]:
         "num_duplicates": 0,  # a repeated (date, code) is refused while reading
         "constant_columns": constant,
         "ignored_columns": list(source.ignored),
+        "dropped_rows": [dropped.to_json() for dropped in source.dropped],
         "calendar_gaps": [
             {"after": str(days[i]), "calendar_days": int(gaps[i])} for i in np.flatnonzero(gaps > GAP_DAYS)
         ][:20],
@@ -155,12 +158,14 @@ def _calendar(days: Days, counts: npt.NDArray[np.integer]) -> list[Finding]:
     gaps = np.diff(days).astype(np.int64)
     longest = [f"after {days[i]}" for i in np.argsort(-gaps, kind="stable")[:1]]
     thin = np.flatnonzero(counts < THIN_SHARE * float(np.median(counts)))
+    weekend = days[(days.astype(np.int64) + 3) % 7 >= 5]  # 1970-01-01 was a Thursday
     return [
         Finding(check="calendar_gap", value=float(gaps.max()) if len(gaps) else None, rows=longest),
         Finding(
             check="thin_days", value=float(len(thin)), rows=[f"{days[i]} with {counts[i]}" for i in thin[:MAX_EXAMPLES]]
         ),
         Finding(check="few_names", value=float((counts < MIN_STOCKS).mean())),
+        Finding(check="weekend_days", value=float(len(weekend)), rows=[str(day) for day in weekend[:MAX_EXAMPLES]]),
     ]
 
 
@@ -208,6 +213,9 @@ def _prices(frame: pl.DataFrame, source: Source) -> tuple[list[Finding], dict[st
     moved = _returns(frame)
     jumps = moved.filter(pl.col("r").abs() > MAX_DAILY_MOVE).sort(pl.col("r").abs(), descending=True)
     unchanged = moved.filter(pl.col("r") == 0).height
+    by_day = moved.group_by("@date").agg(names=pl.len(), still=(pl.col("r") == 0).mean())
+    enough = (pl.col("names") >= MIN_STILL_NAMES) & (pl.col("still") >= STILL_SHARE)
+    still = by_day.filter(enough)["@date"].sort()
     worst = jumps.head(MAX_EXAMPLES).select("@date", "@code", "r").rows()
     found = [
         Finding(
@@ -217,6 +225,7 @@ def _prices(frame: pl.DataFrame, source: Source) -> tuple[list[Finding], dict[st
             rows=[f"{r:+.0%} of {code} on {date}" for date, code, r in worst],
         ),
         Finding(check="unchanged_close", value=unchanged / moved.height if moved.height else None, count=unchanged),
+        Finding(check="still_days", value=float(len(still)), rows=[str(day) for day in still.head(MAX_EXAMPLES)]),
     ]
     summary: dict[str, object] = {
         "num_jumps": jumps.height,

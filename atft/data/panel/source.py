@@ -6,7 +6,6 @@ with them. Only they are in memory; other columns stay in the file.
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -22,28 +21,15 @@ from atft.data.panel.planted import generate, planted_sha256
 from atft.data.panel.sidefiles import read_market, read_universe
 from atft.data.panel.survey import ColumnSurvey, may_be_number, survey
 from atft.data.progress import ProgressReporter, background
-from atft.data.read.cells import (
-    MISSING_MARKERS,
-    factorize,
-    format_rows,
-    group_argsort,
-    numbers_from_text,
-    parse_dates,
-    parse_flags,
-    parse_numbers,
-    row_numbers,
-)
+from atft.data.read.cells import INDEX_NAME, factorize, format_rows, group_argsort, numbers_from_text
+from atft.data.read.columns import MAX_RETURN, ColumnReader, DroppedRows
 from atft.data.read.csv import DelimitedFile
 from atft.data.read.opening import open_file
-from atft.data.read.tables import Table, files_under, folder_sha256, table_from_frame
+from atft.data.read.tables import Table, files_under, folder_sha256, native_errors, table_from_frame
 from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, normalized_name
-from atft.spec.data import DatasetSpec, PlantedSpec
+from atft.spec.data import DatasetSpec, OnBadCell, PlantedSpec
 
 MOSTLY_NUMBERS = 0.5  # of a column's cells: the others are then likely typing errors
-MAX_RETURN = 1000.0  # +100,000 % in a day is a unit error or a missed split, not a price
-
-
-INDEX_NAME = re.compile(r"^(|Unnamed: \d+|__index_level_\d+__)$")  # pandas' names for a row number
 
 
 @dataclass(kw_only=True, slots=True)
@@ -65,6 +51,7 @@ class Source:
     universe: pl.DataFrame | None = None  # {year | date, code}
     market: dict[str, tuple[Days, npt.NDArray[np.float64]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    dropped: list[DroppedRows] = field(default_factory=list)  # rows with bad cells, by file
     num_unordered: int = 0  # rows dated before the row above of the same code
     oracle: dict[str, npt.NDArray[np.float32]] | None = None  # planted: [days, codes, horizons] by day and sorted code
     planted_days: Days | None = None
@@ -126,16 +113,33 @@ def read(spec: DatasetSpec, scratch: Path | None, progress: ProgressReporter) ->
         return found
 
     hashing = background(content_sha256)
-    table, roles = _open(path, spec, scratch, progress)
-    source = progress.run(lambda: _read_roles(table, roles, path.name))
+    with native_errors(path.name):
+        table, roles = _open(path, spec, scratch, progress)
+        source = progress.run(lambda: _read_roles(table, roles, spec.on_bad_cell))
     source.sha256_future, source.check_unchanged = hashing, check_unchanged
     if spec.universe is not None:
         if source.has("in_universe"):
             raise DataError(f"{path.name} has a column in_universe and there is a universe file: give one of them")
-        source.universe = read_universe(spec.universe)
+        with native_errors(Path(spec.universe.file).name):
+            universe = read_universe(spec.universe, spec.on_bad_cell)
+        source.universe = universe.value
+        _note(source, universe.warnings, universe.dropped)
     if spec.market is not None:
-        source.market = read_market(spec.market)
+        with native_errors(Path(spec.market.file).name):
+            market = read_market(spec.market, spec.on_bad_cell)
+        source.market = market.value
+        _note(source, market.warnings, market.dropped)
     return source
+
+
+def _note(source: Source, warnings: Sequence[str], dropped: DroppedRows | None) -> None:
+    """Add what the reading of one file has found."""
+    source.warnings += warnings
+    if dropped is not None:
+        source.dropped.append(dropped)
+        source.warnings.append(
+            f"{dropped.file}: on_bad_cell: drop leaves out {dropped.num_rows:,} rows, for {dropped.message}"
+        )
 
 
 def find_features(source: Source, progress: ProgressReporter) -> None:
@@ -148,11 +152,13 @@ def find_features(source: Source, progress: ProgressReporter) -> None:
     wanted = (
         roles.unassigned if roles.requested_features is None or roles.kind == "prices" else roles.requested_features
     )
+    if numbers := [c for c in wanted if c and c not in requested and INDEX_NAME.match(c)]:
+        source.warnings.append(f"columns {numbers} are no features: by their names they are row numbers")
     wanted = tuple(c for c in wanted if c in requested or not INDEX_NAME.match(c))
     candidates = [c for c in wanted if c in table.schema.names and may_be_number(table.schema.field(c).type)]
-    source.extra, text = survey(
-        table, candidates, source.in_table_order(source.day_numbers()), len(source.days), progress
-    )
+    with native_errors(table.name):
+        day = source.in_table_order(source.day_numbers())
+        source.extra, text = survey(table, candidates, day, len(source.days), progress)
     text |= table.not_numbers
     for column in requested:
         if column in text:
@@ -255,66 +261,34 @@ def _planted(spec: DatasetSpec, planted: PlantedSpec, progress: ProgressReporter
     return source
 
 
-def _read_roles(whole: Table, roles: Roles, name: str) -> Source:
+def _read_roles(whole: Table, roles: Roles, on_bad_cell: OnBadCell) -> Source:
     columns = roles.columns
-    frame = whole.frame(roles.used)
-    table = frame.select(
-        parse_dates(frame[columns["date"]], name).alias("@date"), _codes(frame[columns["code"]]).alias("@code")
-    )
-    if bad := row_numbers(table["@code"].is_null() | (table["@code"] == "")):
-        raise DataError(f"{name}: column {columns['code']!r} is empty in row {bad}: every row needs a code")
-    if bad := row_numbers(table["@code"].is_in(_codes_with_nul(table["@code"]).implode())):
-        raise DataError(f"{name}: column {columns['code']!r} has NUL in row {bad}: write codes as plain text")
-    numeric = [r for r in (*PRICES, "volume") if r in columns]
-    for role in numeric:
-        table = table.with_columns(parse_numbers(frame[columns[role]], table, name).alias(f"@{role}"))
+    reader = ColumnReader(whole, roles.used)
+    table = pl.DataFrame([reader.dates(columns["date"]).alias("@date"), reader.codes(columns["code"]).alias("@code")])
+    for role in (r for r in (*PRICES, "volume") if r in columns):
+        values = (reader.volumes if role == "volume" else reader.prices)(columns[role])
+        table = table.with_columns(values.alias(f"@{role}"))
     if roles.raw_close is not None:
-        table = _scale_to_adjusted(table, parse_numbers(frame[roles.raw_close], table, name), columns)
+        table = _scale_to_adjusted(table, reader.numbers(roles.raw_close), columns)
     if "sector" in columns:
-        names, index = factorize(frame[columns["sector"]])
-        names = names.str.strip_chars()
-        missing = names.str.to_lowercase().is_in(MISSING_MARKERS)
-        table = table.with_columns(names.set(missing, None).cast(pl.Categorical).gather(index).alias("@sector"))
+        table = table.with_columns(reader.sectors(columns["sector"]).alias("@sector"))
     if "in_universe" in columns:
-        table = table.with_columns(parse_flags(frame[columns["in_universe"]], table, name).alias("@in_universe"))
+        table = table.with_columns(reader.flags(columns["in_universe"]).alias("@in_universe"))
     for h, column in roles.targets.items():
-        table = table.with_columns(_returns(frame[column], table, name).alias(f"@target_{h}d"))
+        table = table.with_columns(reader.returns(column).alias(f"@target_{h}d"))
     if roles.return_1d is not None:
-        table = table.with_columns(_returns(frame[roles.return_1d], table, name).alias("@return_1d"))
-    del frame
-    table, order, num_unordered = _sort_rows(table, name)
-    _check_prices(table, name, columns)
+        table = table.with_columns(reader.returns(roles.return_1d).alias("@return_1d"))
+    keep, dropped = reader.settle(on_bad_cell)
+    if keep is not None:
+        table, whole = table.filter(keep), whole.keeping(keep)
+    warnings = reader.warnings
+    del reader
+    table, order, num_unordered = _sort_rows(table, whole.name)
+    _check_prices(table, whole.name, columns)
     source = Source(frame=table, table=whole, order=order, days=_days(table), kind=roles.kind, roles=roles, extra={})
     source.num_unordered = num_unordered
+    _note(source, warnings, dropped)
     return source
-
-
-def _returns(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
-    values = parse_numbers(series, table, name)
-    bad = ((values < -1.0) | (values > MAX_RETURN)).fill_null(value=False)
-    if bad.any():
-        row = int(bad.arg_true()[0])
-        raise DataError(
-            f"{name}: {bad.sum()} values of {series.name!r} are no returns (below -100 % or above +{MAX_RETURN:.0%}), "
-            f"such as {format_rows(table, bad)} with {values[row]:g}: targets are returns as fractions, .01 for +1 %; "
-            "correct or remove these rows"
-        )
-    return values
-
-
-def _codes(series: pl.Series) -> pl.Series:
-    """Codes as categories. A column of numbers with gaps is of floats: 7203.0 is the code 7203, NaN is missing."""
-    if series.dtype.is_float():
-        known = series.fill_nan(None)
-        whole = known.cast(pl.Int64, strict=False)
-        series = whole if bool(((whole == known) | known.is_null()).all()) else known
-    values, index = factorize(series)
-    return values.str.strip_chars().cast(pl.Categorical).gather(index)
-
-
-def _codes_with_nul(codes: pl.Series) -> pl.Series:
-    kinds = codes.unique()
-    return kinds.filter(kinds.cast(pl.String).str.contains("\0", literal=True))
 
 
 def _days(table: pl.DataFrame) -> Days:
@@ -362,17 +336,6 @@ def _scale_to_adjusted(table: pl.DataFrame, raw: pl.Series, columns: dict[str, s
 
 
 def _check_prices(table: pl.DataFrame, name: str, columns: dict[str, str]) -> None:
-    for role in (*PRICES, "volume"):
-        column = f"@{role}"
-        if column not in table.columns:
-            continue
-        bad = ((table[column] < 0) if role == "volume" else (table[column] <= 0)).fill_null(value=False)
-        if bad.any():
-            what = "negative" if role == "volume" else "zero or negative"
-            raise DataError(
-                f"{name}: {bad.sum()} values of {columns[role]!r} are {what}, such as "
-                f"{format_rows(table, bad, column)}: correct or remove these rows"
-            )
     if "@close" not in table.columns:
         return
     if table["@close"].is_null().all():

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from atft.data.progress import ProgressReporter
-from atft.data.read.cells import numbers_from_text, row_numbers
+from atft.data.read.cells import is_row_step, numbers_from_text, row_numbers
 from atft.data.read.tables import Table
+from atft.data.read.types import is_text
 
 MAX_NULL_SHARE = 0.99
 MIN_KNOWN_SHARE = 0.9  # of rows on days with a value: a market-wide column has at least this share
@@ -42,6 +43,9 @@ class ColumnSurvey:
     rows: Int[np.ndarray, " day"] | None = None  # rows of each day
     inconsistent_days: set[int] = field(default_factory=set)  # days with two values
     several_rows_agree: bool = False  # some day has more than one value, equal ones
+    counting: bool = True  # each value so far is the one before plus the same whole step
+    step: float | None = None
+    previous: float | None = None
 
     @property
     def null_share(self) -> float:
@@ -77,13 +81,20 @@ class ColumnSurvey:
 
     @property
     def useless_reason(self) -> str | None:
-        """Why the column cannot be a feature: nearly empty, or constant; else None."""
+        """Why the column cannot be a feature: nearly empty, constant, or a row number; else None."""
         if self.null_share >= MAX_NULL_SHARE:
             return f"{self.null_share:.0%} empty"
-        return "constant" if self.constant else None
+        return "constant" if self.constant else "a row number" if self.is_row_number else None
+
+    @property
+    def is_row_number(self) -> bool:
+        """Whether the column rises by one whole step from row to row of the whole file."""
+        return self.counting and self.step is not None
 
     def add_batch(self, values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]) -> None:
         """Add rows with their values and day numbers."""
+        if self.counting:
+            self._count(values)
         low, high = _range(values)
         if not (np.isfinite(low) and np.isfinite(high)):
             self.infinite |= bool(np.isinf(values).any())
@@ -108,6 +119,19 @@ class ColumnSurvey:
                 break
             rows = slice(at, at + COMPARED_ROWS)
             self._compare(self.daily, values[rows].astype(np.float64), day[rows])
+
+    def _count(self, values: Float[np.ndarray, " row"]) -> None:
+        """Compare the steps from row to row with the first one; most columns are done after three values."""
+        start = [] if self.previous is None else [self.previous]
+        for part in (values[:3], values):
+            with np.errstate(over="ignore", invalid="ignore"):  # numbers near the end of the range
+                steps = np.diff(np.concatenate([start, part.astype(np.float64)]))
+            if self.step is None and len(steps):
+                self.step = float(steps[0])
+            if self.step is not None and not (is_row_step(self.step) and bool((steps == self.step).all())):
+                self.counting = False
+                return
+        self.previous = float(values[-1])
 
     def _compare(
         self, daily: Float[np.ndarray, " day"], values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]
@@ -177,11 +201,6 @@ def _numbers(cells: pa.Array, column: str, start: int, text: dict[str, list[int]
             text[column] = [start + row for row in row_numbers(failed)]
             return None
     return to_floats(cells)
-
-
-@cache
-def is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def may_be_number(kind: pa.DataType) -> bool:

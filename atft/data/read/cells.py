@@ -1,10 +1,10 @@
-"""Parses columns of a user's file into dates, numbers and booleans; every error names rows and says what to do."""
+"""Parses cells of a user's file: dates and numbers in text, codes; and names rows for messages."""
+
+import re
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-
-from atft.data.schema import DataError
 
 MISSING_MARKERS = ("", "na", "n/a", "nan", "null", "none", "-", "#n/a")
 FIRST_DAY, LAST_DAY = -62_091, 84_005  # since 1970: 1800-01-01 and 2199-12-31; other days are misread cells
@@ -13,57 +13,34 @@ DATE_FORMATS = (
     (r"^\d{4}/\d{2}/\d{2}$", "%Y/%m/%d", 10),
     (r"^\d{8}(\.0)?$", "%Y%m%d", 8),
 )
+CLOCK_TEXT = r"^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}(?::\d{2})?)"
+ZONE_TEXT = r"\d{2}:\d{2}(?::\d{2})?(?:[.,]\d+)? ?(Z|[+-]\d{2}:?\d{2}|[+-]\d{2}|UTC)$"
+WHOLE_NUMBER = r"^\d+(\.0+)?$"
+INDEX_NAME = re.compile(r"^(|Unnamed: \d+|__index_level_\d+__|index|level_\d+)$")  # pandas' names for a row number
 TRUE_MARKERS, FALSE_MARKERS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
 
 
-def parse_dates(series: pl.Series, name: str) -> pl.Series:
-    """The dates in a column of dates, timestamps, ISO text (or 2024/01/31, 20240131) or numbers like 20240131. Raises
-    DataError naming rows.
-    """
-    if series.dtype == pl.Date:
-        dates = series
-    elif isinstance(series.dtype, pl.Datetime):
-        dates = series.dt.date()
-    else:
-        text = series.cast(pl.String).str.strip_chars()
-        # Match the pattern first: %Y accepts two digits and would read 31/12/24 as a day of the year 31.
-        parsed = [
-            pl.when(text.str.contains(pattern)).then(
-                text.str.slice(0, width).str.to_date(date_format, strict=False, exact=True)
-            )
-            for pattern, date_format, width in DATE_FORMATS
-        ]
-        dates = pl.select(pl.coalesce(*parsed)).to_series()
-    days = dates.cast(pl.Int32)
-    if bad := row_numbers(days.is_null() | ~days.is_between(FIRST_DAY, LAST_DAY)):
-        cell = days[bad[0] - 1]  # polars cannot format such a day
-        raise DataError(
-            f"{name}: column {series.name!r} is not a date in row {bad}, such as "
-            f"{repr(series[bad[0] - 1]) if cell is None else f'day {cell} since 1970'}: write dates as 2024-01-31"
+def dates_from_text(text: pl.Series) -> pl.Series:
+    """The dates in ISO text (or 2024/01/31, 20240131), null where there is none."""
+    # Match the pattern first: %Y accepts two digits and would read 31/12/24 as a day of the year 31.
+    parsed = [
+        pl.when(text.str.contains(pattern)).then(
+            text.str.slice(0, width).str.to_date(date_format, strict=False, exact=True)
         )
-    return dates
+        for pattern, date_format, width in DATE_FORMATS
+    ]
+    return pl.select(pl.coalesce(*parsed)).to_series()
 
 
-def parse_numbers(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
-    """The column as Float64, missing values null. Raises DataError for text that is not a number and for infinity."""
-    if series.dtype in (pl.String, pl.Categorical):
-        values, failed = numbers_from_text(series)
-        if failed.any():
-            row = row_numbers(failed)[0] - 1
-            raise DataError(
-                f"{name}: column {series.name!r} is not a number in {failed.sum()} rows, such as "
-                f"{format_rows(table, failed)}: {series[row]!r}"
-            )
-    elif series.dtype.is_numeric() or series.dtype == pl.Null:
-        values = series.cast(pl.Float64)
-    else:
-        raise DataError(f"{name}: column {series.name!r} is of type {series.dtype}, not a number")
-    infinite = values.is_infinite().fill_null(value=False)
-    if infinite.any():
-        raise DataError(
-            f"{name}: column {series.name!r} is infinite in {format_rows(table, infinite)}: leave it empty instead"
-        )
-    return values.fill_nan(None)
+def clocks_in_text(text: pl.Series) -> list[tuple[str | None, pl.Series]]:
+    """The distinct local times in ISO text that has a time of day, by the zone that is written with it."""
+    timed = text.filter(text.str.contains(CLOCK_TEXT)).unique()
+    if timed.is_empty():
+        return []
+    zones = timed.str.extract(ZONE_TEXT)
+    clock = timed.str.slice(0, 16).str.replace("T", " ").str.to_datetime("%Y-%m-%d %H:%M", strict=False)
+    parts = pl.DataFrame({"zone": zones, "clock": clock}).drop_nulls("clock").partition_by("zone", as_dict=True)
+    return [(None if zone is None else str(zone), part["clock"].unique()) for (zone,), part in parts.items()]
 
 
 def numbers_from_text(series: pl.Series) -> tuple[pl.Series, pl.Series]:
@@ -78,13 +55,25 @@ def numbers_from_text(series: pl.Series) -> tuple[pl.Series, pl.Series]:
     return values.set(missing, None), ~missing & values.is_null()
 
 
-def parse_flags(series: pl.Series, table: pl.DataFrame, name: str) -> pl.Series:
-    """The column as booleans. Raises DataError for cells that are neither true nor false."""
-    text = series.cast(pl.String).str.to_lowercase()
-    unknown = ~text.is_in([*TRUE_MARKERS, *FALSE_MARKERS]).fill_null(value=False)
-    if unknown.any():
-        raise DataError(f"{name}: column {series.name!r} must be true or false; see {format_rows(table, unknown)}")
-    return text.is_in(TRUE_MARKERS)
+def labels_of(series: pl.Series) -> pl.Series:
+    """Codes or names as stripped text in categories. Of numbers with gaps, or their text, a whole one has no decimals:
+    7203.0 is the code 7203, NaN is missing.
+    """
+    if series.dtype.is_float() or series.dtype.is_decimal():
+        known = series.fill_nan(None) if series.dtype.is_float() else series
+        whole = known.cast(pl.Int64, strict=False)
+        series = whole if bool(((whole.cast(known.dtype) == known) | known.is_null()).all()) else known
+    values, index = factorize(series)
+    values = values.str.strip_chars()
+    named = values.drop_nulls()
+    if named.str.ends_with("0").any() and named.filter(named != "").str.contains(WHOLE_NUMBER).all():
+        values = values.str.replace(r"\.0+$", "")
+    return values.cast(pl.Categorical).gather(index)
+
+
+def is_row_step(step: float) -> bool:
+    """Whether row numbers may differ by this."""
+    return step >= 1.0 and step.is_integer()
 
 
 def factorize(series: pl.Series) -> tuple[pl.Series, npt.NDArray[np.int64]]:

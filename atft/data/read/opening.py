@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import polars as pl
-
 from atft.data.read.csv import DelimitedFile, open_delimited_file
-from atft.data.read.tables import Table, is_scalar_type, open_binary, open_folder
+from atft.data.read.tables import Table, open_binary, open_folder
+from atft.data.read.types import Content, content_of
 from atft.data.schema import DataError
 
 
@@ -23,9 +22,13 @@ def open_file(path: Path) -> Table | DelimitedFile:
     return open_binary(path, head) or open_delimited_file(path, head)
 
 
-def read_table(path: Path) -> pl.DataFrame:
-    """A small file read into memory, without nested columns; the cells of a text file stay text. Raises DataError."""
+def read_small(path: Path) -> tuple[Table, list[str], list[str]]:
+    """A small file, its columns that a role may have, and the others; a text file's cells stay text.
+
+    Raises DataError.
+    """
     found = open_file(path)
     if isinstance(found, DelimitedFile):
-        return found.table(found.names).frame(found.names)
-    return found.frame([field.name for field in found.schema if is_scalar_type(field.type)])
+        return found.table(found.names), found.names, []
+    readable = [field.name for field in found.schema if content_of(field.type) is not Content.OTHER]
+    return found, readable, [name for name in found.schema.names if name not in readable]

@@ -6,7 +6,8 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atft.data.files import sha256_of
+from atft.data.read.types import Content, content_of, is_text, plain_column
 from atft.data.schema import DataError, format_names
 
 BATCH_ROWS, BATCH_BYTES = 1 << 17, 1 << 26  # larger batches allocate anew each time, smaller ones cost more calls
@@ -22,6 +24,7 @@ GROUP_ROWS = 1 << 14  # smaller row groups are read several at a time
 MAX_COLUMNS, MAX_NAME = 20_000, 1_000
 MAX_EXPANSION, FREE_BYTES = 100, 256 << 20  # real panels compress 3 to 20 times
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)  # the second is no Exception
 Batches = Iterator[pa.RecordBatch]
 Reader = Callable[[list[str]], Batches]
 
@@ -57,32 +60,41 @@ class Table:
         if rows != self.num_rows:
             raise DataError(f"{self.name} says that it has {self.num_rows:,} rows, but has {rows:,}: write it again")
 
+    def keeping(self, mask: pl.Series) -> "Table":
+        """The table of the rows where `mask` is true."""
+        kept = mask.to_arrow()
+
+        def read(columns: list[str]) -> Batches:
+            start = 0
+            for batch in self.batches(columns):
+                yield batch.filter(kept.slice(start, batch.num_rows))
+                start += batch.num_rows
+
+        return replace(self, num_rows=int(mask.sum()), read=read, read_dictionary=None)
+
     def frame(self, columns: Sequence[str]) -> pl.DataFrame:
-        """These columns in memory, for the few with a role; text may be categorical. Raises DataError, also for a file
-        that unpacks to far more than its size.
+        """These columns in memory, for the few with a role, in types that polars reads; text may be categorical, and a
+        type that no role can have is null. Raises DataError, also for a file that unpacks to far more than its size.
         """
-        for column in columns:
-            kind = self.schema.field(column).type
-            if not is_scalar_type(kind):
-                raise DataError(f"{self.name}: column {column!r} holds {str(kind)[:100]}: give one plain value a row")
-        texts = [c for c in columns if self.read_dictionary and _is_text(self.schema.field(c).type)]
-        others = [c for c in columns if c not in texts]
+        kinds = {c: self.schema.field(c).type for c in columns}
+        unread = [c for c in columns if content_of(kinds[c]) is Content.OTHER]
+        texts = [c for c in columns if self.read_dictionary and is_text(kinds[c])]
+        others = [c for c in columns if c not in texts and c not in unread]
         frames, held = [], 0
         for names, read in ((others, self.read), (texts, self.read_dictionary)):
             if names and read is not None:
                 batches, held = self._bounded(names, read, held)
                 frames.append(self._frame(batches))
+        frames.append(pl.DataFrame({c: pl.repeat(None, self.num_rows, eager=True) for c in unread}))
         return pl.concat(frames, how="horizontal").select(columns)
 
     def _frame(self, batches: list[pa.RecordBatch]) -> pl.DataFrame:
         table = pa.Table.from_batches(batches)
-        texts = [field.with_type(pa.large_string()) if _is_bytes(field.type) else field for field in table.schema]
         try:
-            if any(_is_bytes(field.type) for field in table.schema):  # some writers store text as binary
-                table = table.cast(pa.schema(texts))
-        except pa.ArrowInvalid as error:
+            columns = [plain_column(self.name, name, table[name]) for name in table.column_names]
+            frame = pl.from_arrow(pa.table(columns, names=table.column_names), rechunk=False)
+        except (pa.ArrowException, *POLARS_ERRORS) as error:
             raise unreadable_error(self.name, self.form, error) from error
-        frame = pl.from_arrow(table, rechunk=False)
         assert isinstance(frame, pl.DataFrame)  # noqa: S101 - polars' own type is wider
         return frame
 
@@ -119,28 +131,20 @@ def check_column_names(file: str, names: Sequence[str]) -> None:
         raise DataError(f"{file} has more than one column named {format_names(twice)}: rename or remove all but one")
 
 
-def is_scalar_type(kind: pa.DataType) -> bool:
-    """Whether a cell of this type is a single value: not a list, struct, union or run-end encoding."""
-    if _is_bytes(kind):
-        return True
-    kind, types = kind.value_type if pa.types.is_dictionary(kind) else kind, pa.types
-    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-    number = types.is_primitive(kind) or types.is_boolean(kind) or types.is_decimal(kind) or types.is_null(kind)
-    return bool(text or number) and not types.is_interval(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
 def unreadable_error(name: str, form: str, error: Exception) -> DataError:
     """The DataError for a file that is corrupt or of another format."""
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
     return DataError(f"{name} cannot be read as {form}: {reason}. Is it cut short, or of another format?")
+
+
+@contextmanager
+def native_errors(file: str) -> Iterator[None]:
+    """Turns errors of polars and Arrow, panics too, into DataError: none of them is a fault of the service."""
+    try:
+        yield
+    except (pa.ArrowException, *POLARS_ERRORS) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(f"{file} has cells that cannot be read: {reason}. Write them as plain values") from error
 
 
 def open_binary(path: Path, head: bytes) -> Table | None:
@@ -287,10 +291,7 @@ def open_folder(folder: Path) -> Table:
                 f"folder {folder.name}: {table.name} and {first.name} do not have the same columns "
                 f"(they differ in {format_names(odd)}): make them equal"
             )
-    try:
-        schema = pa.unify_schemas([table.schema for table, _ in parts], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise DataError(f"folder {folder.name}: the files' columns are of types that do not mix: {error}") from error
+    schema = pa.schema([_common_field(folder.name, name, [t for t, _ in parts]) for name in first.schema.names])
     for key, kind in keys.items():
         schema = schema.append(pa.field(key, kind))
     whole = Table(
@@ -311,6 +312,37 @@ def _part(file: Path, name: str) -> tuple[pa.Schema, int, Reader]:
         raise unreadable_error(name, "Parquet", error) from error
 
 
+def _common_field(folder: str, name: str, parts: Sequence[Table]) -> pa.Field:
+    """The field of a type that holds the column of every part. Raises DataError naming two files that do not mix."""
+    first = parts[0].schema.field(name)
+    common = first.with_nullable(True)
+    for part in parts[1:]:
+        field = part.schema.field(name)
+        if field.type == common.type:
+            continue
+        kinds = {content_of(common.type), content_of(field.type)} - {Content.EMPTY}
+        try:
+            common = pa.unify_schemas(
+                [pa.schema([common]), pa.schema([field.with_nullable(True)])], promote_options="permissive"
+            ).field(0)
+        except pa.ArrowException as error:
+            if kinds == {Content.TEXT}:
+                common = common.with_type(pa.large_string())
+            elif kinds == {Content.DATE, Content.INSTANT} and not (_zone(common.type) or _zone(field.type)):
+                common = common.with_type(pa.timestamp("us"))
+            else:
+                other = next(p for p in parts if p.schema.field(name).type != field.type)
+                raise DataError(
+                    f"folder {folder}: column {name!r} is {str(field.type)[:100]} in {part.name} and "
+                    f"{str(other.schema.field(name).type)[:100]} in {other.name}, which do not mix: make them equal"
+                ) from error
+    return common
+
+
+def _zone(kind: pa.DataType) -> str | None:
+    return kind.tz if pa.types.is_timestamp(kind) else None
+
+
 def _key_type(values: Sequence[str | None]) -> pa.DataType:
     """int64 if every value is written as a plain integer, else string: 000001 is a code."""
     plain = all(v is None or (v.isdecimal() and str(int(v)) == v) for v in values)
@@ -329,5 +361,8 @@ def _folder_batches(parts: list[tuple[Table, dict[str, str | None]]], schema: pa
                     value = pa.scalar(value, pa.string()).cast(column.type)
                     arrays.append(pa.repeat(value, batch.num_rows))
                 else:
-                    arrays.append(batch.column(column.name).cast(column.type))
+                    cells = batch.column(column.name)
+                    if cells.type != column.type and content_of(column.type) is Content.TEXT:
+                        cells = plain_column(table.name, column.name, pa.chunked_array([cells])).combine_chunks()
+                    arrays.append(cells.cast(column.type))
             yield pa.RecordBatch.from_arrays(arrays, schema=wanted)

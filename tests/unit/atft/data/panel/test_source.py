@@ -31,19 +31,19 @@ def spoiled(prices: pl.DataFrame, column: str, value: object) -> pl.DataFrame:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("close", -1.0, r"1 values of 'close' are zero or negative, such as 2020-01-02 B0\d -1.0"),
-        ("close", 0.0, "'close' are zero or negative"),
-        ("low", -0.5, "'low' are zero or negative"),
-        ("volume", -5.0, "'volume' are negative"),
-        ("close", "abc", r"column 'close' is not a number in 1 rows, such as 2020-01-02 B0\d: 'abc'"),
-        ("close", float("inf"), "column 'close' is infinite in 2020-01-02"),
+        ("close", -1.0, r"'close' is zero or negative in 1 rows, such as row 18 2020-01-02 B0\d: '-1.0'"),
+        ("close", 0.0, "'close' is zero or negative"),
+        ("low", -0.5, "'low' is zero or negative"),
+        ("volume", -5.0, "'volume' is negative"),
+        ("close", "abc", r"column 'close' is not a number in 1 rows, such as row 18 2020-01-02 B0\d: 'abc'"),
+        ("close", float("inf"), "column 'close' is infinite in 1 rows, such as row 18 2020-01-02"),
         (
             "date",
             "31.12.2020",
-            r"column 'date' is not a date in row \[18\], such as '31.12.2020': write dates as 2024-01-31",
+            r"column 'date' is not a date in 1 rows, such as row 18 B0\d: '31.12.2020': write dates as 2024-01-31",
         ),
-        ("date", "2020-13-01", "is not a date in row"),
-        ("code", "", r"column 'code' is empty in row \[18\]"),
+        ("date", "2020-13-01", "is not a date in 1 rows"),
+        ("code", "", r"column 'code' is empty in 1 rows, such as row 18 2020-01-02"),
     ],
 )
 def test_bad_cells_are_named(prices: pl.DataFrame, tmp_path: Path, column: str, value: object, message: str) -> None:
@@ -229,7 +229,7 @@ def test_too_few_days_or_codes(prices: pl.DataFrame, tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("year,rank\n2020,1\n", "needs code and either year or date"),
-        ("year,code\nabc,B00\n", r"'year' is not a year in row \[1\]"),
+        ("year,code\nabc,B00\n", r"'year' is not a number in 1 rows, such as row 1 B00: 'abc'"),
         ("date,code\n1.2.20,B00\n", "not a date"),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 from atft.data.builder.run import BuildResult
 from atft.data.cache.graph import day_graph
 from atft.data.cache.reader import Cache
-from atft.data.read.cells import parse_dates
+from atft.data.read.columns import ColumnReader
+from atft.data.read.tables import table_from_frame
 from atft.data.schema import DataError
 from atft.spec.data import DatasetSpec, SideFile
 from atft.spec.model import GraphSpec
@@ -17,17 +18,24 @@ from atft.spec.model import GraphSpec
 Builder = Callable[..., tuple[Cache, BuildResult]]
 
 
+def read_dates(*cells: str) -> pl.Series:
+    reader = ColumnReader(table_from_frame(pl.DataFrame({"date": cells}), "p"), ["date"])
+    days = reader.dates("date")
+    reader.settle("refuse")
+    return days
+
+
 @pytest.mark.parametrize(
     "cell", ["31/12/24", "24/01/31", "31-12-24", "1704123199", "2024/1/5", "1724-01-31", "20241301"]
 )
 def test_text_that_resembles_a_date_is_refused(cell: str) -> None:
-    with pytest.raises(DataError, match="is not a date in row"):
-        parse_dates(pl.Series("date", [cell]), "p.csv")
+    with pytest.raises(DataError, match="is not a date in 1 rows, such as row 1: "):
+        read_dates(cell)
 
 
 def test_dates_in_their_forms() -> None:
     for cell in ("2024-01-31", "2024-01-31T15:00:00+09:00", "2024/01/31", "20240131", "20240131.0", " 2024-01-31 "):
-        assert str(parse_dates(pl.Series("date", [cell]), "p")[0]) == "2024-01-31"
+        assert str(read_dates(cell)[0]) == "2024-01-31"
 
 
 def test_a_later_split_changes_no_earlier_feature(builder: Builder, prices: pl.DataFrame) -> None:

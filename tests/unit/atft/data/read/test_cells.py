@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atft.data.read.cells import factorize, group_argsort, numbers_from_text, parse_flags
-from atft.data.schema import DataError
+from atft.data.read.cells import factorize, group_argsort, numbers_from_text
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)
 
@@ -34,11 +33,3 @@ def test_text_is_a_number_or_missing_or_neither() -> None:
     values, failed = numbers_from_text(pl.Series(["1.5", " 2 ", "N/A", "-", None, "x", "1,5"]))
     assert values.to_list() == [1.5, 2.0, None, None, None, None, None]
     assert failed.to_list() == [False] * 5 + [True] * 2
-
-
-def test_booleans_are_read_from_text_and_numbers() -> None:
-    table = pl.DataFrame({"@date": ["d"], "@code": ["c"]})
-    assert parse_flags(pl.Series("u", ["True", "no", "1"]), table, "p").to_list() == [True, False, True]
-    assert parse_flags(pl.Series("u", [1.0, 0.0]), table, "p").to_list() == [True, False]
-    with pytest.raises(DataError, match="'u' must be true or false; see d c"):
-        parse_flags(pl.Series("u", ["maybe"]), table, "p")

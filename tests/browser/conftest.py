@@ -5,11 +5,12 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.acceptance.conftest import panel, service, up
 
 __all__ = ["browser", "panel", "service", "up"]
+expect.set_options(timeout=30_000)  # a busy machine of two cores needs more than the 5 s of playwright
 
 
 @pytest.fixture(scope="module")

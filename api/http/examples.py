@@ -165,12 +165,15 @@ DATASET_PLAN: Final[Example] = {
     "registered": ["us_2010_2017@1"],
 }
 SERIES: Final[Example] = {"step": [1, 2, 3], "value": [0.012, 0.034, None]}
+BEST_EPOCH: Final[Example] = {
+    "epoch": 2, "objective": LEADING, "value": 0.034, "metrics": {LEADING: 0.034}
+}  # fmt: skip
 METRICS: Final[Example] = {
     "job_id": JOB_ID,
     "state": "running",
     "attempt": 1,
     "latest": {LEADING: 0.031},
-    "best": {"epoch": 2, "objective": LEADING, "value": 0.034, "metrics": {LEADING: 0.034}},
+    "best": BEST_EPOCH,
     "baselines": {"ridge": {TEST_5D: 0.011}},
     "series": {LEADING: SERIES},
     "last_seq": 6,

@@ -39,6 +39,23 @@ class Links(TypedDict):  # no model: fifty go with a page of jobs, and a model t
     page: str
 
 
+@with_config(
+    ConfigDict(extra="ignore", json_schema_extra={"additionalProperties": False, "examples": [examples.BEST_EPOCH]})
+)
+class BestEpoch(TypedDict, total=False):
+    """The best epoch by the objective. A study has that of its best `trial`, with the trial's job and parameters.
+    No key is required: a release that wrote the row may have known fewer.
+    """
+
+    epoch: int
+    objective: str | None
+    value: float | None
+    metrics: Metrics
+    trial: int
+    job_id: str
+    params: dict[str, JsonValue] | None
+
+
 class JobView(View):
     """One job of any kind."""
 
@@ -67,7 +84,7 @@ class JobView(View):
     spec_digest: str
     progress: ProgressView | None
     metrics: Metrics = Field(description="latest value by name; an undefined value is null, never 0")
-    best: dict[str, JsonValue] | None = Field(description="`epoch` and `metrics` of the best epoch by the objective")
+    best: BestEpoch | None = Field(description="`epoch` and `metrics` of the best epoch by the objective")
     pending_reason: str | None = Field(description="why a queued job does not run yet")
     queue_position: int | None = Field(description="jobs ahead of this one on its queue; null unless queued")
     created_at: Time
@@ -108,7 +125,7 @@ class MetricsView(View):
     state: JobState
     attempt: int
     latest: Metrics
-    best: dict[str, JsonValue] | None
+    best: BestEpoch | None
     baselines: dict[str, Metrics] = Field(description="the same metrics of simple rankers on the same days")
     series: dict[str, Series]
     last_seq: int = Field(description="number of the last event that is included: follow a stream `after` it")

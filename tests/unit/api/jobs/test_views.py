@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
+from pydantic import TypeAdapter
 
 from api.http.schemas import HTTP_MODELS
-from api.jobs.schemas import JOB_MODELS, JobView
+from api.jobs.schemas import JOB_MODELS, BestEpoch, JobView
 from api.jobs.views import job_view, status
 from api.system.schemas import SYSTEM_MODELS
 from api.training.schemas import TRAINING_MODELS
@@ -114,3 +115,12 @@ def test_status_is_derived_from_state_wanted_and_attempt(
     state: JobState, wanted: Wanted, attempt: int, word: str
 ) -> None:
     assert status(job(state, wanted, attempt)) == word
+
+
+def test_the_best_epoch_of_any_stored_row_is_read() -> None:
+    """With keys that this release does not know, and without those that an earlier one did not write."""
+    view = TypeAdapter(BestEpoch)
+    study = {"epoch": 2, "metrics": {"val/rank_ic": None}, "value": 0.1, "trial": 0, "job_id": "x", "params": {"a": 1}}
+    assert view.validate_python(study) == study
+    assert view.validate_python({"epoch": 1, "metrics": {}, "more": 1}) == {"epoch": 1, "metrics": {}}
+    assert view.validate_python({}) == {}

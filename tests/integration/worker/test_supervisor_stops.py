@@ -49,8 +49,8 @@ class TestStopRequests:
 
     def test_pause_saves_a_checkpoint_and_resume_continues_from_it(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
-        argv = (*HONEST_PROGRAM, "--epochs", "2", "--epoch-seconds", "0.5")
-        running = harness.start(*argv)
+        argv = (*HONEST_PROGRAM, "--epochs", "8", "--epoch-seconds", "0.05")
+        running = harness.start(*argv, "--epoch-seconds", "2")  # still training when the stop reaches it
         harness.wait_until(lambda: harness.job(job_id).checkpoint)
         harness.want(job_id, Wanted.PAUSE)
         assert running.result() is JobState.PAUSED
@@ -58,7 +58,7 @@ class TestStopRequests:
         harness.want(job_id, Wanted.RUN)
         assert harness.run(job_id, *argv) is JobState.SUCCEEDED
         assert harness.job(job_id).failures == 0
-        assert len(harness.points(job_id)) == 2 * 3
+        assert len(harness.points(job_id)) == 8 * 3
 
     def test_prune(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
@@ -69,8 +69,8 @@ class TestStopRequests:
 
     def test_a_drained_worker_requeues_its_job_without_a_failure(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit(max_attempts=1)
-        argv = (*HONEST_PROGRAM, "--epochs", "2", "--epoch-seconds", "0.5")
-        running = harness.start(*argv)
+        argv = (*HONEST_PROGRAM, "--epochs", "8", "--epoch-seconds", "0.05")
+        running = harness.start(*argv, "--epoch-seconds", "2")  # still training when the stop reaches it
         harness.wait_until(lambda: harness.job(job_id).progress)
         harness.drain = True
         assert running.result() is JobState.QUEUED

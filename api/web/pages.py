@@ -3,7 +3,6 @@
 The pages have no data of their own, so that access is decided in one place, the API.
 """
 
-import json
 import mimetypes
 import re
 from importlib.util import find_spec
@@ -61,12 +60,16 @@ _FORMS: Final = {name.value: kind.form for name, kind in KINDS.items() if kind.f
 
 
 def _kind_for_page(kind: Kind) -> dict[str, object]:
-    """What kinds.js needs of a kind; `form` is the kind whose form can hold its spec."""
+    """What page-kinds.js needs of a kind; `form` is the kind whose form can hold its spec."""
     form = next((name for name in _FORMS if KINDS[JobKind(name)].spec is kind.spec), None)
     return {"view": kind.view, "part": kind.part, "spec": kind.spec.__name__, "nested": kind.nested, "form": form}
 
 
-_templates.globals["kinds_json"] = json.dumps({name: _kind_for_page(kind) for name, kind in KINDS.items()})
+# What the server's tables say, written as JSON into each page that imports the script of the same name.
+_templates.globals["page_data"] = {
+    "page-kinds": {name.value: _kind_for_page(kind) for name, kind in KINDS.items()},
+    "page-metrics": PAGE_METRICS,
+}
 _templates.globals["metrics"] = PAGE_METRICS
 
 

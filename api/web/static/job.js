@@ -1,7 +1,7 @@
 // The page of one job of any kind: its live state, metrics, evidence, files and log. A study's plots are in study.js.
 import { size } from "./format.js";
 import { showEvidence } from "./evidence.js";
-import { kindOf } from "./kinds.js";
+import { kindOf } from "./page-kinds.js";
 import { applyMetrics, METRICS_QUERY } from "./metrics.js";
 import { drawSplit } from "./split.js";
 import { showOffline, followEvents, throttle } from "./stream.js";

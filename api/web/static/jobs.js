@@ -1,6 +1,6 @@
 // The list of jobs: rows by id, the newest page polled, and one event stream for unfinished jobs.
 import { bindCompareButton, selectionCheckbox } from "./compare-selection.js";
-import { kindOf } from "./kinds.js";
+import { kindOf } from "./page-kinds.js";
 import { METRICS } from "./page-metrics.js";
 import { showOffline, followEvents, throttle } from "./stream.js";
 import { callApi, element, FINISHED, formatTime, showError, formatNumber, progressText } from "./service.js";

@@ -2,7 +2,7 @@
 import { size } from "./format.js";
 import { curlCommand, pythonProgram } from "./snippets.js";
 import { Form } from "./form.js";
-import { KINDS } from "./kinds.js";
+import { KINDS } from "./page-kinds.js";
 import { callApi, formatDuration, element, fillFacts, showError, newIdempotencyKey } from "./service.js";
 
 const byId = (name) => document.getElementById(name);

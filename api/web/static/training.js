@@ -1,7 +1,7 @@
 // A run's metrics: validation curves with confidence band and baselines, the table, and the training curves.
 import { size } from "./format.js";
 import { draw } from "./curve.js";
-import { kindOf } from "./kinds.js";
+import { kindOf } from "./page-kinds.js";
 import { METRICS } from "./page-metrics.js";
 import { isNumber, formatShort } from "./plot.js";
 import { element, FINISHED, formatNumber } from "./service.js";

@@ -18,6 +18,7 @@ from api.app import ROUTERS, create_app
 from api.http.auth import SAFE_METHODS, audit_entry, is_loopback
 from api.web import pages
 from api.web.metrics import PAGE_METRICS
+from atft.spec.kinds import KINDS
 from atft.spec.metric import SHOWN
 from jobs.settings import Settings
 
@@ -127,12 +128,17 @@ def test_pages_health_and_documents_need_no_database() -> None:
     assert send("GET", "/readyz").status_code == 503
 
 
-def test_the_names_of_metrics_are_in_the_pages_and_in_no_script() -> None:
+def test_kinds_and_metrics_are_in_the_pages_and_no_metric_is_in_a_script() -> None:
     for page in (pages.list_page(), pages.job_page("1"), pages.dataset_page("prices"), pages.compare_page()):
         text = bytes(asyncio.run(page).body).decode()
         table = re.search(r'<script type="application/json" id="page-metrics">(.*)</script>', text)
         assert table
         assert json.loads(table[1]) == PAGE_METRICS
+    for page in (pages.list_page(), pages.job_page("1"), pages.submit_page()):
+        text = bytes(asyncio.run(page).body).decode()
+        table = re.search(r'<script type="application/json" id="page-kinds">(.*)</script>', text)
+        assert table
+        assert json.loads(table[1]).keys() == {kind.value for kind in KINDS}
     names = "|".join(metric.name for metric in SHOWN if metric.unit != "days")  # num_days is a dataset's field too
     name = re.compile(rf"[\"'`/|(](?:{names})[\"'`@|)$]|[\"'`](?:train|val|test|step|time|system)/[a-z]")
     scripts = [file.read_text() for file in (Path(pages.__file__).parent / "static").glob("*.js")]

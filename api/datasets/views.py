@@ -41,8 +41,8 @@ def dataset_summary(row: Dataset) -> DatasetSummary:
 def origin(row: Dataset, job: Job) -> Origin:
     """The source files of a version and the principal, from the job that built it."""
     params = job.params or {}
-    references: dict[str, str] = params.get("files", {})
-    sources: dict[str, dict[str, Any]] = params.get("sources", {})
+    references = params.get("files", {})
+    sources = params.get("sources", {})
     files = []
     for role in _ROLES:
         if role in references:

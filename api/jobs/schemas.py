@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from api.http import examples
 from api.http.schemas import Metrics, Page, Time, View, example
+from jobs.db.columns import Best
 from jobs.record.actions import Action
 from jobs.states import JobKind, JobState, Reason, Wanted
 
@@ -42,18 +43,10 @@ class Links(TypedDict):  # no model: fifty go with a page of jobs, and a model t
 @with_config(
     ConfigDict(extra="ignore", json_schema_extra={"additionalProperties": False, "examples": [examples.BEST_EPOCH]})
 )
-class BestEpoch(TypedDict, total=False):
+class BestEpoch(Best, total=False):
     """The best epoch by the objective. A study has that of its best `trial`, with the trial's job and parameters.
     No key is required: a release that wrote the row may have known fewer.
     """
-
-    epoch: int
-    objective: str | None
-    value: float | None
-    metrics: Metrics
-    trial: int
-    job_id: str
-    params: dict[str, JsonValue] | None
 
 
 class JobView(View):

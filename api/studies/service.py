@@ -70,7 +70,7 @@ def best_trial(session: Session, job_id: UUID) -> BestView:
     return BestView(
         number=job.best["trial"],
         job_id=trial.id,
-        params=trial.params or {},
+        params=trial.point,
         value=job.best["value"],
         epoch=job.best["epoch"],
         metrics=job.best["metrics"],

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from atft.spec.kinds import KINDS
+from jobs.db.columns import Best, Checkpoint, JobParams
 from jobs.states import JobKind, JobState, Reason, Wanted
 
 Json = dict[str, Any]
@@ -67,7 +68,7 @@ class Job(Base):
     parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
     source_job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
     trial_number: Mapped[int | None]
-    params: Mapped[Json | None]
+    params: Mapped[JobParams | None] = mapped_column(JSONB)
     name: Mapped[str | None]
     tags: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     state: Mapped[JobState] = mapped_column(server_default=JobState.QUEUED.value)
@@ -85,11 +86,11 @@ class Job(Base):
     spec_digest: Mapped[str]
     progress: Mapped[Json | None]
     metrics: Mapped[Json] = mapped_column(server_default=text("'{}'"), comment="latest value by name")
-    best: Mapped[Json | None]
+    best: Mapped[Best | None] = mapped_column(JSONB)
     baselines: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     evidence: Mapped[Json | None]
-    checkpoint: Mapped[Json | None] = mapped_column(
-        comment="{path, step, epoch, sha256}: the last whole one, path under the job's folder"
+    checkpoint: Mapped[Checkpoint | None] = mapped_column(
+        JSONB, comment="{path, step, epoch, sha256}: the last whole one, path under the job's folder"
     )
     last_seq: Mapped[int] = mapped_column(
         BigInteger, server_default="0", comment="seq of the newest event: dense from 1"
@@ -119,6 +120,11 @@ class Job(Base):
         """The spec of what is trained: the job's spec, or the base of a study or ensemble."""
         base: Json = self.spec["base"] if KINDS[self.kind].nested else self.spec
         return base
+
+    @property
+    def point(self) -> Json:
+        """A trial's point of the study's space; {} for any other job."""
+        return dict(self.params or {}) if KINDS[self.kind].of_study else {}
 
     __table_args__ = (
         CheckConstraint(_one_of("state", JobState), name="state"),

@@ -41,7 +41,7 @@ class _Facts(NamedTuple):
 
 
 def _facts_of(job: Job) -> _Facts:
-    files: dict[str, str] = (job.params or {}).get("files", {}) if KINDS[job.kind].builds else {}
+    files = (job.params or {}).get("files", {}) if KINDS[job.kind].builds else {}
     return _Facts(
         kind=job.kind,
         state=job.state,

@@ -55,5 +55,5 @@ def needed_uploads(builds: Iterable[Job]) -> set[str]:
 
 def uploads_of(job: Job) -> set[str]:
     """Names of the upload folders that a build reads."""
-    paths: dict[str, str] = (job.params or {}).get("files", {})
+    paths = (job.params or {}).get("files", {})
     return {path.removeprefix("upload:").partition("/")[0] for path in paths.values() if path.startswith("upload:")}

@@ -27,6 +27,7 @@ from sqlalchemy.orm import Session, defer
 from sqlalchemy.sql.base import ExecutableOption
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Log, Metrics, Progress
+from jobs.db.columns import Best
 from jobs.db.tables import DailyMetric, Job, JobEvent, Json, Metric
 from jobs.errors import JobNotFound, StaleAttempt
 from jobs.states import JobState, Wanted
@@ -164,7 +165,7 @@ def replace_nul(text: str) -> str:
     return text.replace("\0", "\ufffd")
 
 
-def best_of(job: Job, epoch: int, values: Mapping[str, float | None]) -> Json:
+def best_of(job: Job, epoch: int, values: Mapping[str, float | None]) -> Best:
     """The `best` entry of a job: the epoch, its metrics, and the value of the spec's objective."""
     objective = job.run.get("trainer", {}).get("objective")
     return {
@@ -335,12 +336,7 @@ def set_evidence(session: Session, job_id: UUID, attempt: int, evidence: Json) -
     _update_running(session, job_id, attempt, evidence=evidence)
 
 
-def set_checkpoint(session: Session, job_id: UUID, attempt: int, checkpoint: Json) -> None:
-    """Store the checkpoint, {path, step, fold, epoch, sha256} with the path relative to the job's folder."""
-    _update_running(session, job_id, attempt, checkpoint=checkpoint)
-
-
-def set_best(session: Session, job_id: UUID, attempt: int, best: Json) -> None:
+def set_best(session: Session, job_id: UUID, attempt: int, best: Best) -> None:
     _update_running(session, job_id, attempt, best=best)
 
 

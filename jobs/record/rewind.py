@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from atft.spec.metric import STEP
+from jobs.db.columns import Best
 from jobs.db.tables import DailyMetric, Job, JobEvent, Json, Metric
 from jobs.record.history import best_of
 
@@ -38,7 +39,7 @@ def rewind(session: Session, job: Job) -> Json:
     return {"metrics": latest, "best": _best_as_of(session, job, epoch)}
 
 
-def _best_as_of(session: Session, job: Job, epoch: int) -> Json | None:
+def _best_as_of(session: Session, job: Job, epoch: int) -> Best | None:
     """The best of the epochs up to `epoch` by the job's events, else that which a retry copied from its source."""
     body = JobEvent.body
     was_best = (

@@ -11,6 +11,7 @@ from sqlalchemy import Executable, Interval, Uuid, bindparam, func, insert, sele
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
+from jobs.db.columns import JobParams
 from jobs.db.tables import Base, Idempotency, Job, Json
 from jobs.errors import IdempotencyMismatch
 from jobs.record import history
@@ -81,7 +82,7 @@ class NewJob:
     parent_id: UUID | None = None
     source_job_id: UUID | None = None
     trial_number: int | None = None
-    params: Json | None = None
+    params: JobParams | Json | None = None  # a trial's is its point
     overrides: Json = field(default_factory=dict)
     created_by: str = "anonymous"
 

@@ -131,7 +131,7 @@ def _dataset_arguments(settings: Settings, job: Job, folder: Path, weights: Weig
 
 def _model_arguments(settings: Settings, job: Job) -> list[str]:
     """Raises LaunchRefused when the model's folder is gone; the program itself refuses weights of another digest."""
-    model: Json = (job.params or {}).get("model", {})
+    model = (job.params or {}).get("model", {})
     place = settings.run_root.resolve() / str(model.get("folder"))
     if not place.is_dir():
         raise LaunchRefused(Reason.DATA_CHANGED, f"what job {job.source_job_id} left is gone: train the model again")
@@ -146,7 +146,7 @@ def _build_arguments(settings: Settings, job: Job, folder: Path) -> list[str]:
 def _with_local_paths(settings: Settings, job: Job) -> Json:
     """The DatasetSpec with absolute paths in place of `data:…` and `upload:…`."""
     spec = dict(job.spec)
-    files: dict[str, str] = (job.params or {}).get("files", {})
+    files = (job.params or {}).get("files", {})
     unknown = set(files) - {"panel", "universe", "market"}
     if unknown:
         raise LaunchRefused(Reason.INTERNAL, f"unknown files {sorted(unknown)}")

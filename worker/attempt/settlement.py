@@ -152,7 +152,7 @@ def _training_differences(spec: Spec, job: Job, launch: Launch, evidence: Json) 
 
 def _prediction_differences(spec: Spec, job: Job, launch: Launch, evidence: Json) -> list[str]:
     given = Given(fingerprint=job.dataset_fingerprint, threads=launch.threads, environment=launch.environment)
-    weights: Json = (job.params or {}).get("model", {})
+    weights = (job.params or {}).get("model", {})
     return prediction.differences(cast("PredictSpec", spec), evidence, given, weights)
 
 

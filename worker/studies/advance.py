@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, load_only, sessionmaker
 
 from atft.spec.base import digest
 from atft.spec.study import HpoSpec, Scalar
+from jobs.db.columns import Best
 from jobs.db.session import transaction
 from jobs.db.tables import Job, Json
 from jobs.errors import IllegalTransition
@@ -124,7 +125,7 @@ class AdvanceStep:
                 return False
         for which, child in runs.items():
             if child.state in TERMINAL and child.state is not JobState.SUCCEEDED:
-                return self._refuse_space(which, child.params or {}, child.message or _reason_of(child))
+                return self._refuse_space(which, child.point, child.message or _reason_of(child))
         if all(c.state is JobState.SUCCEEDED for c in runs.values()) and len(runs) == len(EXTREMES):
             return True
         self._write_progress("preflight")
@@ -353,8 +354,7 @@ class AdvanceStep:
             return
         number = self._best_number(values)
         child = self.trials[number]
-        body = child.best or {}
-        best: Json = body | {"trial": number, "job_id": str(child.id), "params": child.params}
+        best: Best = {**(child.best or {}), "trial": number, "job_id": str(child.id), "params": child.point}
         if best != self.job.best:
             history.set_best(self.session, self.job.id, self.job.attempt, best)
 

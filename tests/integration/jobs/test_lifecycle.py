@@ -141,7 +141,6 @@ def test_guarantee_3_only_the_current_attempt_writes(sessions: Sessions) -> None
             s, job_id, 1, lifecycle.AttemptEnd(reason=Reason.INTERNAL, message="m"), counts_as_failure=True
         ),
         lambda s: history.set_progress(s, job_id, 1, {"ratio": 1}),
-        lambda s: history.set_checkpoint(s, job_id, 1, {}),
         lambda s: history.append(s, job_id, 1, []),
         lambda s: catalog.add_artifact(s, job_id, 1, name="a", path="a", size_bytes=1, sha256="s", media_type="t"),
     ]

@@ -21,7 +21,7 @@ def test_the_tutorial_runs_from_top_to_bottom(up: Up, tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=540,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -36,14 +36,14 @@ MASKED: Final = (  # (path, part of its value that is masked before it is compar
 
 
 class Number(str):
-    """A JSON number as it was written."""
+    """A JSON number: an integer as it was written, a float by the shortest text of its bits (1e-8 is 1e-08)."""
 
     __slots__ = ()
 
 
 def parse(text: str | bytes) -> Any:
     """The JSON value of `text`, its numbers as Number."""
-    return json.loads(text, parse_float=Number, parse_int=Number, parse_constant=Number)
+    return json.loads(text, parse_float=lambda found: Number(float(found)), parse_int=Number, parse_constant=Number)
 
 
 def values(body: object, path: str = "") -> Values:

@@ -210,13 +210,13 @@ def _train(client: Client, prices: Path, console: Console) -> tuple[Json, bool]:
 
 
 def _run(url: str, api_key: str | None, prices: Path, num_trials: int, console: Console) -> tuple[Json, bool]:
+    console.print(f"live page {url}/   docs {url}/docs", highlight=False)
     second: Json = {"seconds": {}}
     study_ok = True
     with Client(url, api_key) as client:
         first, training_ok = _train(client, prices, console)
         if num_trials:
             second, study_ok = run_study(client, console, num_trials=num_trials)
-    console.print(f"\npage {url}/   docs {url}/docs", highlight=False)
     seconds = {part: value for half in (first, second) for part, value in _object(half["seconds"]).items()}
     return first | second | {"seconds": seconds, "cores": os.cpu_count()}, training_ok and study_ok
 

@@ -31,7 +31,7 @@ const bestOfStudy = (job) => (job.spec.objective?.metric === METRIC ? { [METRIC]
 function cells(job) {
   const title = job.name || `${job.kind} ${job.id.slice(-8)}`,
     running = job.progress && !FINISHED.has(job.state);
-  const message = job.state === "queued" ? job.pending_reason : job.reason;
+  const message = job.state === "queued" ? job.pending_reason : job.reason === job.state ? null : job.reason;
   const isStudy = kindOf(job).view === "study",
     isComparable = job.actions.includes("compare");
   const best = isStudy ? bestOfStudy(job) : job.best?.metrics;

@@ -84,7 +84,7 @@ class ChildContract:
         read_events(child, lambda event: event.type == "progress")
         began = time.monotonic()
         assert child.events(0.1) == []
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 30
         assert child.wait(0.05) is None
         assert not child.events_closed
         child.dump_stacks()
@@ -147,7 +147,7 @@ class ChildContract:
         began = time.monotonic()
         for _ in range(100_000):
             child.renew()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         child.kill()
         child.wait(30)
         child.renew()

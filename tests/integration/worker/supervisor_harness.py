@@ -57,8 +57,9 @@ class SupervisorHarness:
     def __post_init__(self) -> None:
         (self.settings.caches_root / FINGERPRINT).mkdir(parents=True)
 
-    def submit(self, *, max_attempts: int = 3, **trainer: object) -> UUID:
-        spec = TrainSpec.model_validate({"dataset": "d", "trainer": trainer})
+    def submit(self, *, max_attempts: int = 3, init_from: UUID | None = None, **trainer: object) -> UUID:
+        source = None if init_from is None else str(init_from)
+        spec = TrainSpec.model_validate({"dataset": "d", "init_from": source, "trainer": trainer})
         with transaction(self.sessions) as session:
             return submission.submit(
                 session,

@@ -10,10 +10,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from atft.spec.job import TrainSpec
 from jobs.db.session import transaction
 from jobs.db.tables import ArtifactRow
-from jobs.record import submission
 from jobs.settings import Settings
-from jobs.states import JobKind, JobState, Reason, Wanted
-from tests.integration.worker.supervisor_harness import FINGERPRINT, HONEST_PROGRAM, SupervisorHarness
+from jobs.states import JobState, Reason, Wanted
+from tests.integration.worker.supervisor_harness import HONEST_PROGRAM, SupervisorHarness
 
 SHA = "ab" * 32
 NUM_FEATURES = 5  # of the honest evidence
@@ -22,22 +21,6 @@ NUM_FEATURES = 5  # of the honest evidence
 @pytest.fixture
 def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHarness:
     return SupervisorHarness(settings, sessions)
-
-
-def submit_with_init_from(harness: SupervisorHarness, source: UUID) -> UUID:
-    spec = TrainSpec(dataset="d", init_from=str(source))
-    with transaction(harness.sessions) as session:
-        return submission.submit(
-            session,
-            submission.NewJob(
-                kind=JobKind.TRAIN,
-                spec=spec.model_dump(mode="json"),
-                spec_digest=spec.digest(),
-                queue="cpu",
-                dataset="d",
-                dataset_fingerprint=FINGERPRINT,
-            ),
-        ).job.id
 
 
 def claim(source: UUID, sha256: str) -> tuple[str, str]:
@@ -54,17 +37,15 @@ def test_the_initial_weights_are_those_on_record(harness: SupervisorHarness) -> 
     row = {"job_id": source, "attempt": 1, "name": "best.safetensors", "path": path, "size_bytes": 1, "sha256": SHA}
     with transaction(harness.sessions) as session:
         session.execute(insert(ArtifactRow).values(**row, media_type="application/octet-stream"))
-    assert (
-        harness.run(submit_with_init_from(harness, source), *HONEST_PROGRAM, *claim(source, SHA)) is JobState.SUCCEEDED
-    )
-    other = submit_with_init_from(harness, source)
+    assert harness.run(harness.submit(init_from=source), *HONEST_PROGRAM, *claim(source, SHA)) is JobState.SUCCEEDED
+    other = harness.submit(init_from=source)
     assert harness.run(other, *HONEST_PROGRAM, *claim(source, "cd" * 32)) is JobState.FAILED
     assert harness.job(other).reason is Reason.EVIDENCE_MISMATCH
     assert "init_from.files" in (harness.job(other).message or "")
 
 
 def test_missing_initial_weights_fail_the_job(harness: SupervisorHarness) -> None:
-    job_id = submit_with_init_from(harness, uuid4())
+    job_id = harness.submit(init_from=uuid4())
     assert harness.run(job_id, *HONEST_PROGRAM) is JobState.FAILED
     assert harness.job(job_id).reason is Reason.INVALID_PARAMS
     assert "has no weights" in (harness.job(job_id).message or "")

@@ -63,7 +63,7 @@ def advance_study(job_id: str) -> None:
 
     _hints().clear_pending(UUID(job_id))
     with logs.log_context(job_id=job_id):
-        result = advance(_sessions(), _storage(), settings, UUID(job_id))
+        result = advance(_sessions(), _storage, settings, UUID(job_id))
     for hint in result.hints:
         _hints().send(*hint)
     for changed in result.changed:

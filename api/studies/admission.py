@@ -12,7 +12,8 @@ from api.studies.schemas import StudyPlan
 from api.training import admission
 from atft.spec.data import SplitSpec
 from atft.spec.job import TrainSpec
-from atft.spec.study import CategoricalDimension, Dimension, HpoSpec, Scalar, merge_choices
+from atft.spec.space import CategoricalDimension, Dimension, Scalar, merge_choices
+from atft.spec.study import HpoSpec
 from jobs.broker.queue import CONTROL
 from jobs.record import queries
 from jobs.settings import Settings
@@ -103,8 +104,9 @@ def merge_batch_sizes(spec: HpoSpec, stocks_per_day: int) -> tuple[HpoSpec, list
     kept = {days(size): size for size in merged.choices}
     points = [
         {key: kept[days(value)] if key == BATCH_SIZE else value for key, value in point.items()}
-        for point in spec.enqueue
+        for point in spec.enqueued_points
     ]
+    points = [point for at, point in enumerate(points) if len(point) < len(spec.space) or point not in points[:at]]
     body = spec.model_dump(mode="json") | {"enqueue": points}
     body["space"][BATCH_SIZE] = merged.model_dump(mode="json")
     return HpoSpec.model_validate(body), [f"{BATCH_SIZE}: {line}" for line in messages]

@@ -13,7 +13,7 @@ from api.studies.admission import selection_bias_warnings
 from api.studies.schemas import BestView, TrialView
 from atft.spec.job import TrainSpec
 from atft.spec.kinds import KINDS
-from atft.spec.study import HpoSpec, apply, with_params
+from atft.spec.study import apply, with_params
 from jobs.db.tables import ArtifactRow, Job, Metric
 from jobs.errors import ArtifactNotFound
 from jobs.record import catalog, queries
@@ -21,25 +21,25 @@ from jobs.record.actions import Action, refusal
 from jobs.states import TERMINAL, JobKind, JobState
 
 
-def get_study(session: Session, job_id: UUID) -> tuple[Job, HpoSpec]:
-    """A study's job and spec. Raises JobNotFound; Refused (404) if the job is not a study."""
+def get_study(session: Session, job_id: UUID) -> tuple[Job, str]:
+    """A study's job and its metric, also of a spec that only an earlier version accepted. Raises JobNotFound; Refused
+    (404) if the job is not a study.
+    """
     job = queries.get(session, job_id)
     if job.kind is not JobKind.HPO:
         raise Refused(404, "not_a_study", f"job {job_id} is of kind {job.kind}: only an hpo job has trials")
-    return job, HpoSpec.model_validate(job.spec)
+    return job, str(job.spec["objective"]["metric"])
 
 
 def list_trials(session: Session, job_id: UUID) -> list[TrialView]:
     """All trials of a study by number. Raises as `get_study`."""
-    _, spec = get_study(session, job_id)
+    _, metric = get_study(session, job_id)
     of_study = (Job.parent_id == job_id, Job.trial_number.is_not(None))
     columns = (Job.id, Job.trial_number, Job.params, Job.state, Job.reason, Job.message, Job.best)
     times = (Job.created_at, Job.started_at, Job.finished_at)
     points: dict[UUID, dict[int, float | None]] = {}
     reports = select(Metric.job_id, Metric.step, Metric.value).join(Job, Job.id == Metric.job_id)
-    for trial_id, step, value in session.execute(
-        reports.where(*of_study, Metric.name == spec.objective.metric).order_by(Metric.step)
-    ):
+    for trial_id, step, value in session.execute(reports.where(*of_study, Metric.name == metric).order_by(Metric.step)):
         points.setdefault(trial_id, {})[step] = value
     rows = session.execute(select(*columns, *times).where(*of_study).order_by(Job.trial_number))
     return [
@@ -62,9 +62,9 @@ def list_trials(session: Session, job_id: UUID) -> list[TrialView]:
 
 def best_trial(session: Session, job_id: UUID) -> BestView:
     """The best trial so far. Raises as `get_study`, and Refused (404) while no trial has a value."""
-    job, spec = get_study(session, job_id)
+    job, metric = get_study(session, job_id)
     if job.best is None:
-        message = f"no trial of study {job_id} has a value of {spec.objective.metric} yet"
+        message = f"no trial of study {job_id} has a value of {metric} yet"
         raise Refused(404, "no_best_trial", message)
     trial = queries.get(session, UUID(job.best["job_id"]))
     return BestView(

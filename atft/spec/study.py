@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from decimal import Decimal
-from typing import Annotated, Any, Literal, Self, TypeGuard
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -11,120 +10,8 @@ from atft.spec.base import Spec, refuse
 from atft.spec.job import TrainSpec
 from atft.spec.loss import TERMS
 from atft.spec.metric import LEADING, STUDY_PATTERN, VAL_LOSS, lower_is_better
+from atft.spec.space import CategoricalDimension, Dimension, FloatDimension, IntDimension, Scalar
 from atft.spec.training import StopRule
-
-MAX_LEVELS = 1_000_000  # of a stepped float
-Scalar = bool | int | float | str | None
-
-
-class FloatDimension(Spec):
-    kind: Literal["float"] = "float"
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = Field(None, gt=0.0)
-
-    @model_validator(mode="after")
-    def _range(self) -> Self:
-        if self.low > self.high:
-            refuse("/low", f"low {self.low} is above high {self.high}")
-        if self.log and self.low <= 0:
-            refuse("/low", "a log scale needs low > 0")
-        if self.log and self.step is not None:
-            refuse("/step", "a log scale takes no step")
-        if self.step is not None and (self.high - self.low) / self.step > MAX_LEVELS:
-            refuse("/step", f"these are more than {MAX_LEVELS:,} values: make the step larger, or leave it out")
-        return self
-
-    def extremes(self) -> tuple[Scalar, ...]:
-        top = self.high if self.num_levels is None else self.level(self.num_levels - 1)
-        return (self.low,) if self.low == top else (self.low, top)
-
-    @property
-    def num_levels(self) -> int | None:
-        """Number of values; None for a continuous range."""
-        if self.step is None:
-            return None
-        return int((Decimal(str(self.high)) - Decimal(str(self.low))) // Decimal(str(self.step))) + 1
-
-    def level(self, index: int) -> float:
-        """The value `index` steps above `low`, in decimal arithmetic: 0.1 + 2 · 0.1 is 0.3."""
-        return float(Decimal(str(self.low)) + index * Decimal(str(self.step)))
-
-    def contains(self, value: Scalar) -> bool:
-        return _is_number(value) and self.low <= value <= self.high
-
-
-class IntDimension(Spec):
-    kind: Literal["int"] = "int"
-    low: int
-    high: int
-    log: bool = False
-    step: int = Field(1, ge=1)
-
-    @model_validator(mode="after")
-    def _range(self) -> Self:
-        if self.low > self.high:
-            refuse("/low", f"low {self.low} is above high {self.high}")
-        if self.log and self.low < 1:
-            refuse("/low", "a log scale needs low ≥ 1")
-        if self.log and self.step != 1:
-            refuse("/step", "a log scale takes no step")
-        return self
-
-    def extremes(self) -> tuple[Scalar, ...]:
-        top = self.level(self.num_levels - 1)
-        return (self.low,) if self.low == top else (self.low, top)
-
-    @property
-    def num_levels(self) -> int:
-        return (self.high - self.low) // self.step + 1
-
-    def level(self, index: int) -> int:
-        return self.low + index * self.step
-
-    def contains(self, value: Scalar) -> bool:
-        return (
-            isinstance(value, int)
-            and not isinstance(value, bool)
-            and self.low <= value <= self.high
-            and (value - self.low) % self.step == 0
-        )
-
-
-class CategoricalDimension(Spec):
-    kind: Literal["categorical"] = "categorical"
-    choices: tuple[Scalar, ...] = Field(min_length=1, max_length=200)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len({(type(c), c) for c in self.choices}) != len(self.choices):
-            refuse("/choices", "list each choice once")
-        return self
-
-    def extremes(self) -> tuple[Scalar, ...]:
-        """Smallest and largest choice when all are numbers; else every choice."""
-        if all(isinstance(c, int | float) and not isinstance(c, bool) for c in self.choices):
-            numbers = sorted(c for c in self.choices if isinstance(c, int | float))
-            return (numbers[0],) if len(numbers) == 1 else (numbers[0], numbers[-1])
-        return self.choices
-
-    @property
-    def num_levels(self) -> int:
-        return len(self.choices)
-
-    def level(self, index: int) -> Scalar:
-        return self.choices[index]
-
-    def contains(self, value: Scalar) -> bool:
-        return any(type(value) is type(choice) and value == choice for choice in self.choices)
-
-
-def _is_number(value: Scalar) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-Dimension = Annotated[FloatDimension | IntDimension | CategoricalDimension, Field(discriminator="kind")]
 
 DEFAULT_SPACE: dict[str, Dimension] = {
     "optimizer.lr": FloatDimension(low=1e-5, high=1e-3, log=True),
@@ -229,9 +116,20 @@ class HpoSpec(Spec):
             if unknown:
                 refuse(f"/enqueue/{number}", f"{unknown} are not in the space")
             for key, value in point.items():
-                if not self.space[key].contains(value):
-                    refuse(f"/enqueue/{number}/{key}", f"{key} = {value!r} is outside the space")
+                try:
+                    self.space[key].canonical(value)
+                except ValueError as outside:
+                    refuse(f"/enqueue/{number}/{key}", f"{key} is outside the space: {outside}")
+        points = self.enqueued_points
+        for number, whole in enumerate(points):
+            if len(whole) == len(self.space) and whole in points[:number]:
+                refuse(f"/enqueue/{number}", f"this point is enqueued before, as number {points.index(whole)}")
         return self
+
+    @property
+    def enqueued_points(self) -> list[dict[str, Scalar]]:
+        """The enqueued points with the values as their dimensions have them."""
+        return [{key: self.space[key].canonical(value) for key, value in point.items()} for point in self.enqueue]
 
     @property
     def grid_size(self) -> int:
@@ -240,8 +138,8 @@ class HpoSpec(Spec):
 
     @property
     def num_trials(self) -> int:
-        """`n_trials`; for the grid sampler at most the grid and the enqueued points."""
-        return min(self.n_trials, self.grid_size + len(self.enqueue)) if self.sampler.name == "grid" else self.n_trials
+        """`n_trials`; for the grid sampler at most the points of the grid, which include all enqueued ones."""
+        return min(self.n_trials, self.grid_size) if self.sampler.name == "grid" else self.n_trials
 
     def extreme(self, end: Literal["low", "high"]) -> dict[str, Scalar]:
         """The lowest or the highest value of every dimension."""
@@ -336,19 +234,6 @@ def no_effect_reason(base: TrainSpec, space: Mapping[str, Dimension], key: str) 
     if "scheduler.name" not in space and key in (*restarts, "scheduler.eta_min") and key not in used:
         return f"scheduler.name is {name}"
     return None
-
-
-def merge_choices(
-    dimension: CategoricalDimension, resolve: Mapping[Scalar, object]
-) -> tuple[CategoricalDimension, list[str]]:
-    """Merge choices that resolve to the same value into the first of them; also returns a message per merged choice."""
-    seen: dict[object, Scalar] = {}
-    merged = []
-    for choice in dimension.choices:
-        kept = seen.setdefault(resolve.get(choice, choice), choice)
-        if kept is not choice:
-            merged.append(f"{choice!r} resolves to the same run as {kept!r}: merged")
-    return CategoricalDimension(choices=tuple(seen.values())), merged
 
 
 def _field_value(base: TrainSpec, key: str) -> object:

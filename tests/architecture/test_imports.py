@@ -67,7 +67,10 @@ def test_every_package_has_contracts() -> None:
 
 
 OWNERS = {
-    "optuna": {"worker/studies/advance.py", "worker/studies/samplers.py", "worker/studies/plots.py", "worker/tasks.py"},
+    "optuna": {
+        *(f"worker/studies/{name}.py" for name in ("advance", "failures", "plots", "samplers")),
+        "worker/tasks.py",
+    },
     "lightgbm": {"atft/train/baselines.py"},
     "statsmodels": {"atft/metrics/inference.py"},
     "arch": {"atft/metrics/inference.py"},

@@ -6,9 +6,9 @@ reason, never as a number.
 """
 
 import json
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, Literal
 from uuid import UUID
 
@@ -16,104 +16,114 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import ValidationError
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, load_only, sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
 from atft.spec.base import digest
 from atft.spec.study import HpoSpec, Scalar
 from jobs.db.columns import Best
 from jobs.db.session import transaction
 from jobs.db.tables import Job, Json
-from jobs.errors import IllegalTransition
 from jobs.record import catalog, history, lifecycle, submission
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
-from worker.persistence import POSTGRES_UNAVAILABLE
+from worker.studies.failures import RecordedFailures, forget_failure
 from worker.studies.plots import Plots, draw_plots
+from worker.studies.rows import StudyEnd, StudyRows, children_of, is_pruned, objective_value, reason_of, stop
 from worker.studies.samplers import open_study, suggest_parameters
 
 EXTREMES: Final[tuple[Literal["low", "high"], ...]] = ("low", "high")
-logger = logging.getLogger(__name__)
-_CHILD_COLUMNS = load_only(
-    Job.id, Job.kind, Job.state, Job.reason, Job.message, Job.wanted, Job.trial_number, Job.params, Job.tags, Job.best,
-    Job.queue, Job.priority, Job.attempt,
-)  # fmt: skip
+MAX_ASKED: Final = 100  # trials in one transaction, which holds the lock: a trial that is refused at once makes room
+OpenStorage = Callable[[], BaseStorage]
 
 
 @dataclass
 class AdvanceResult:
     """What to send after the commit: hints (queue, id, priority) and jobs whose followers to notify. `draw_plots`
-    is set when only the plots of the ended study are missing.
+    is set when only the plots of the ended study are missing, `more` when there are more trials to ask for.
     """
 
     hints: list[tuple[str, UUID, int]] = field(default_factory=list)
     changed: list[UUID] = field(default_factory=list)
     draw_plots: HpoSpec | None = None
+    more: bool = False
 
 
-def advance(sessions: sessionmaker[Session], storage: BaseStorage, settings: Settings, job_id: UUID) -> AdvanceResult:
-    """Advance the study by one step. While Postgres is unavailable nothing happens; the sweeper sends another hint."""
+def advance(
+    sessions: sessionmaker[Session], open_storage: OpenStorage, settings: Settings, job_id: UUID
+) -> AdvanceResult:
+    """Advance the study by one step. While Postgres is unavailable nothing happens; the sweeper sends another hint.
+    Any other error is written down; one that comes again ends the study.
+    """
     plots: Plots | None = None
     result = AdvanceResult()
-    try:
+    with RecordedFailures(sessions, job_id) as failures:
         while True:
             with transaction(sessions) as session:
                 job = lifecycle.begin_study(session, job_id)
                 if job is None:
                     return result
-                step = _step(session, storage, job, plots)
+                step = _step(session, open_storage, job, plots)
             result.hints += step.hints
             result.changed += step.changed
-            if step.draw_plots is None:
+            if step.draw_plots is not None:  # seconds, so not under the lock
+                plots = draw_plots(settings, open_storage(), job_id, step.draw_plots)
+            elif not step.more:
                 return result
-            plots = draw_plots(settings, storage, job_id, step.draw_plots)  # seconds, so not under the lock
-    except (*POSTGRES_UNAVAILABLE, optuna.exceptions.StorageInternalError) as error:
-        logger.warning("study %s: Postgres is unavailable: %s", job_id, error)
-        return result
+    result.changed += failures.changed
+    return result
 
 
-def _step(session: Session, storage: BaseStorage, job: Job, plots: Plots | None) -> AdvanceResult:
+def _step(session: Session, open_storage: OpenStorage, job: Job, plots: Plots | None) -> AdvanceResult:
     try:
         spec = HpoSpec.model_validate(job.spec)
     except ValidationError as error:
-        message = f"the study's spec is not valid for this version: {error}"
-        end = lifecycle.AttemptEnd(reason=Reason.INVALID_PARAMS, message=message)
-        lifecycle.settle(session, job.id, job.attempt, JobState.FAILED, end)
-        return AdvanceResult(changed=[job.id])
-    step = AdvanceStep(session, storage, job, spec, plots)
+        children = children_of(session, job)
+        changed = [job.id, *stop(session, children)]
+        if all(child.state in TERMINAL for child in children):
+            message = f"the study's spec is not valid for this version: {error}"
+            StudyEnd(JobState.FAILED, Reason.INVALID_PARAMS, message).settle(session, job)
+        return AdvanceResult(changed=changed)
+    step = AdvanceStep(session, open_storage, job, spec, plots)
     step.run()
+    if step.result.draw_plots is None:
+        forget_failure(session, job)
     return step.result
 
 
 class AdvanceStep:
     """One advance, inside one transaction that holds the lock on the study's row."""
 
-    def __init__(self, session: Session, storage: BaseStorage, job: Job, spec: HpoSpec, plots: Plots | None) -> None:
+    def __init__(
+        self, session: Session, open_storage: OpenStorage, job: Job, spec: HpoSpec, plots: Plots | None
+    ) -> None:
         self.session, self.job, self.spec, self.plots = session, job, spec, plots
-        self.result = AdvanceResult(changed=[job.id])
-        children = select(Job).where(Job.parent_id == job.id).order_by(Job.created_at, Job.id).options(_CHILD_COLUMNS)
-        self.children = list(session.scalars(children))
-        self.trials = {c.trial_number: c for c in self.children if c.trial_number is not None}
-        self.study = open_study(storage, job.id, spec)
+        self.rows = StudyRows(session, job, spec)
+        self.children, self.trials = self.rows.children, self.rows.trials
+        self.result = AdvanceResult(changed=self.rows.changed)
         self.num_trials = spec.num_trials
-        self.sign = 1 if spec.objective.direction == "maximize" else -1
         self.prunable = spec.base.split.num_splits == 1  # the mean over folds is known only once all are trained
-        self.timed_out = spec.timeout_seconds is not None and _running_seconds(session, job) > spec.timeout_seconds
+        self._open_storage = open_storage
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The study as Optuna keeps it, opened by its first use."""
+        return open_study(self._open_storage(), self.job.id, self.spec)
 
     def run(self) -> None:
-        if self.job.wanted is Wanted.CANCEL:
-            self._finish(JobState.CANCELLED, Reason.USER, "cancelled with all its trials")
-            return
-        if not self.timed_out and not self._preflight_passed():
+        if self._finish_if_over() or not self._preflight_passed():
             return
         self._adopt_orphaned_trials()
         self._tell_all()
-        while not self._finish_if_over():
+        for _ in range(MAX_ASKED):
+            if self._finish_if_over():
+                return
             unfinished = sum(c.state not in TERMINAL for c in self.trials.values())
             if unfinished >= self.spec.parallelism or len(self.trials) >= self.num_trials:
                 self._write_progress("trials")
                 return
             self._ask()
+        self._write_progress("trials")
+        self.result.more = True
 
     # --- before the first trial
 
@@ -125,7 +135,7 @@ class AdvanceStep:
                 return False
         for which, child in runs.items():
             if child.state in TERMINAL and child.state is not JobState.SUCCEEDED:
-                return self._refuse_space(which, child.point, child.message or _reason_of(child))
+                return self._refuse_space(which, child.point, child.message or reason_of(child))
         if all(c.state is JobState.SUCCEEDED for c in runs.values()) and len(runs) == len(EXTREMES):
             return True
         self._write_progress("preflight")
@@ -142,7 +152,7 @@ class AdvanceStep:
 
     def _refuse_space(self, extreme: str, params: Mapping[str, Scalar], problem: str) -> bool:
         message = f"the {extreme} extreme of the space, {json.dumps(dict(params))}, cannot run: {problem}"
-        self._finish(JobState.FAILED, Reason.PREFLIGHT_FAILED, message)
+        self._finish(StudyEnd(JobState.FAILED, Reason.PREFLIGHT_FAILED, message))
         return False
 
     # --- asking
@@ -235,22 +245,22 @@ class AdvanceStep:
             running = child.state is JobState.RUNNING and child.wanted is Wanted.RUN
             epochs_left = reports and max(reports) < child.spec["trainer"]["max_epochs"]  # else nothing is saved
             if running and epochs_left and self.prunable and trial.should_prune():
-                self._request(child, Wanted.PRUNE)
+                self.rows.request(child, Wanted.PRUNE)
             return
-        value = _objective_value(child)
+        value = objective_value(child)
         if value is not None:
             self.study.tell(frozen.number, value, skip_if_finished=True)
             problem = f"{self.spec.objective.metric} {value:.6g}"
-        elif _is_pruned(child):
+        elif is_pruned(child):
             self.study.tell(frozen.number, state=TrialState.PRUNED, skip_if_finished=True)
             problem = f"after epoch {max(reports, default=0)}"
         else:
-            problem = f"{_reason_of(child)}: {child.message or 'no message'}"
+            problem = f"{reason_of(child)}: {child.message or 'no message'}"
             if open_still:
-                trial.set_user_attr("reason", _reason_of(child))
+                trial.set_user_attr("reason", reason_of(child))
                 trial.set_user_attr("message", child.message or "")
             self.study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
-        ended = JobState.PRUNED if _is_pruned(child) else child.state
+        ended = JobState.PRUNED if is_pruned(child) else child.state
         body = {"level": "info", "message": f"trial {frozen.number} {ended.value}: {problem}"}
         history.add_event(self.session, self.job.id, "log", body, self.job.attempt)
 
@@ -261,55 +271,20 @@ class AdvanceStep:
         pairs = zip(points.get("step", []), points.get("value", []), strict=True)
         return {int(step or 0): float(value) for step, value in pairs if value is not None}
 
-    def _request(self, child: Job, wanted: Wanted) -> None:
-        reason = Reason.PARENT_STOPPED if wanted is Wanted.CANCEL else Reason.PRUNED
-        try:
-            lifecycle.want(self.session, child.id, wanted, by="study", reason=reason)
-        except IllegalTransition:  # it has just ended by itself: the next advance handles it
-            return
-        self.result.changed.append(child.id)
-
     # --- ending
-
-    def _objective_values(self) -> dict[int, float]:
-        values = {number: _objective_value(child) for number, child in self.trials.items()}
-        return {number: value for number, value in values.items() if value is not None}
-
-    def _best_number(self, values: Mapping[int, float]) -> int:
-        return max(sorted(values), key=lambda number: self.sign * values[number])
 
     def _finish_if_over(self) -> bool:
         """Finish the study if no trial is to be started any more; True if so."""
-        values, goal, metric = self._objective_values(), self.spec.goal, self.spec.objective.metric
-        best = values[self._best_number(values)] if values else None
-        if goal is not None and best is not None and self.sign * best >= self.sign * goal:
-            message = f"{metric} reached {best:.6g}; the goal was {goal:.6g}"
-            return self._finish(JobState.SUCCEEDED, Reason.GOAL_REACHED, message)
-        failed = [c for c in self.trials.values() if _is_failure(c)]
-        if len(failed) > self.spec.max_failed_trials:
-            reasons = ", ".join(sorted({_reason_of(c) for c in failed}))
-            message = f"{len(failed)} trials failed ({reasons}); max_failed_trials is {self.spec.max_failed_trials}"
-            return self._finish(JobState.FAILED, Reason.TOO_MANY_FAILED_TRIALS, message)
-        done = sum(c.state in TERMINAL for c in self.trials.values())
-        stopped = any(c.reason is Reason.PARENT_STOPPED for c in self.trials.values())
-        if self.timed_out and (done < self.num_trials or stopped):
-            message = f"timeout_seconds {self.spec.timeout_seconds:g} is over: {len(values)} trials have a value"
-            return self._finish(JobState.SUCCEEDED if values else JobState.FAILED, Reason.TIMEOUT_EXEC, message)
-        if done < self.num_trials:
-            return False
-        if not values:
-            message = f"none of {done} trials ended with a value of {metric}"
-            return self._finish(JobState.FAILED, Reason.OBJECTIVE_MISSING, message)
-        return self._finish(JobState.SUCCEEDED, None, None)
+        end = self.rows.end()
+        if end is not None:
+            self._finish(end)
+        return end is not None
 
-    def _finish(self, to: JobState, reason: Reason | None, message: str | None) -> bool:
-        """Stop unfinished trials; once none is left, have the plots drawn, and settle the study. Always True."""
-        for child in self.children:
-            if child.state not in TERMINAL and child.wanted is not Wanted.CANCEL:
-                self._request(child, Wanted.CANCEL)
-        if any(child.state not in TERMINAL for child in self.children):
+    def _finish(self, end: StudyEnd) -> None:
+        """Stop unfinished trials; once none is left, have the plots drawn, and settle the study."""
+        if not self.rows.stop_children():
             self._write_progress("ending")
-            return True
+            return
         self._tell_all()
         for frozen in self._optuna_trials():
             if frozen.state is TrialState.RUNNING and frozen.number not in self.trials:  # it never became a job
@@ -317,7 +292,7 @@ class AdvanceStep:
         self._write_progress("ending")
         if self.trials and self.plots is None:
             self.result.draw_plots = self.spec
-            return True
+            return
         plots = self.plots or Plots()
         for output in plots.outputs:
             catalog.add_artifact(
@@ -333,9 +308,7 @@ class AdvanceStep:
         if plots.error is not None:
             body = {"level": "warning", "message": plots.error}
             history.add_event(self.session, self.job.id, "log", body, self.job.attempt)
-        end = lifecycle.AttemptEnd(reason=reason, message=message)
-        lifecycle.settle(self.session, self.job.id, self.job.attempt, to, end)
-        return True
+        end.settle(self.session, self.job)
 
     # --- showing
 
@@ -349,44 +322,14 @@ class AdvanceStep:
         }  # fmt: skip
         if progress != self.job.progress:
             history.set_progress(self.session, self.job.id, self.job.attempt, progress)
-        values = self._objective_values()
+        values = self.rows.values()
         if not values:
             return
-        number = self._best_number(values)
+        number = self.rows.best_number(values)
         child = self.trials[number]
         best: Best = {**(child.best or {}), "trial": number, "job_id": str(child.id), "params": child.point}
         if best != self.job.best:
             history.set_best(self.session, self.job.id, self.job.attempt, best)
-
-
-def _running_seconds(session: Session, job: Job) -> float:
-    """The study's running time in seconds, by the database's clock."""
-    now = session.scalars(select(func.clock_timestamp())).one()
-    return (now - job.started_at).total_seconds() if job.started_at is not None else 0.0
-
-
-def _objective_value(child: Job) -> float | None:
-    """The objective at the trial's best epoch; None unless it succeeded."""
-    value = child.best.get("value") if child.best else None
-    return float(value) if child.state is JobState.SUCCEEDED and isinstance(value, int | float) else None
-
-
-def _is_failure(child: Job) -> bool:
-    """True if it counts against max_failed_trials: it ended without a value, and not because the study ended."""
-    if child.state in (JobState.FAILED, JobState.CANCELLED):
-        return child.reason not in (Reason.PARENT_STOPPED, Reason.PRUNED)
-    return child.state is JobState.SUCCEEDED and _objective_value(child) is None
-
-
-def _is_pruned(child: Job) -> bool:
-    """True also for a pruned trial that a draining worker had just requeued, and that was cancelled in the queue."""
-    return child.state is JobState.PRUNED or (child.state is JobState.CANCELLED and child.reason is Reason.PRUNED)
-
-
-def _reason_of(child: Job) -> str:
-    if child.state is JobState.SUCCEEDED:
-        return Reason.OBJECTIVE_MISSING.value
-    return child.reason.value if child.reason is not None else child.state.value
 
 
 def _validation_message(spec: HpoSpec, params: Mapping[str, Scalar]) -> str | None:

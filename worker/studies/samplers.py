@@ -3,8 +3,9 @@
 import math
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from uuid import UUID
 
 import numpy as np
@@ -15,11 +16,13 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from atft.spec.study import CategoricalDimension, Dimension, FloatDimension, HpoSpec, Scalar
+from atft.spec.space import CategoricalDimension, Dimension, FloatDimension, Scalar
+from atft.spec.study import HpoSpec
 from jobs.settings import Settings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 _LARGEST_RANGE = 2**62
+_REDRAWS = 100  # of a point that was enqueued; a small space may have no other
 
 
 @contextmanager
@@ -98,14 +101,44 @@ def sampler(spec: HpoSpec, number: int) -> BaseSampler:
     if spec.sampler.name != "tpe":
         return NonAdaptiveSampler(spec)
     seed = int(np.random.SeedSequence((spec.sampler.seed, number)).generate_state(1)[0])
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(1, spec.n_trials // 2)))
+    return _TpeSampler(spec, seed)
+
+
+class _TpeSampler(optuna.samplers.TPESampler):
+    """TPE that does not ask again for a whole point that was enqueued, where the space has others."""
+
+    def __init__(self, spec: HpoSpec, seed: int) -> None:
+        super().__init__(seed=seed, n_startup_trials=min(10, max(1, spec.n_trials // 2)))
+        self._space, self._enqueued = spec.space, _whole_points(spec)
+        self._redraws = np.random.default_rng(seed)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Scalar:
+        value: Scalar = super().sample_independent(study, trial, param_name, param_distribution)
+        for _ in range(_REDRAWS):
+            if not self._used_up({**trial.params, param_name: value}):
+                break
+            value = value_at(self._space[param_name], float(self._redraws.random()))
+        return value
+
+    def _used_up(self, start: dict[str, Scalar]) -> bool:
+        """Whether all points that begin with these parameters were enqueued."""
+        others = [d.num_levels for key, d in self._space.items() if key not in start]
+        enqueued = sum(start.items() <= whole.items() for whole in self._enqueued)
+        return enqueued >= math.prod(count or math.inf for count in others)
+
+
+def _whole_points(spec: HpoSpec) -> list[dict[str, Scalar]]:
+    """The enqueued points that leave nothing to a sampler."""
+    return [point for point in spec.enqueued_points if len(point) == len(spec.space)]
 
 
 class NonAdaptiveSampler(BaseSampler):
     """Random, quasi-random and grid sampling: a trial's parameters depend on its number alone."""
 
     def __init__(self, spec: HpoSpec) -> None:
-        self._spec = spec
+        self._point = cache(partial(non_adaptive_point, spec))  # it is asked for once a parameter
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
         return {}
@@ -125,29 +158,55 @@ class NonAdaptiveSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,  # noqa: ARG002
     ) -> Scalar:
-        return non_adaptive_point(self._spec, trial.number)[param_name]
+        return self._point(trial.number)[param_name]
 
 
 def non_adaptive_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
-    """The point of trial `number` of a random, quasi-random or grid search."""
-    match spec.sampler.name:
-        case "grid":
-            return _grid_point(spec, number)
-        case "qmc":
-            from scipy.stats.qmc import Sobol  # noqa: PLC0415 - half a second
+    """The point of trial `number` of a random, quasi-random or grid search; one that was enqueued is drawn again."""
+    if spec.sampler.name == "grid":
+        return _grid_point(spec, number)
+    if spec.sampler.name == "qmc":
+        from scipy.stats.qmc import Sobol  # noqa: PLC0415 - half a second
 
-            sequence = Sobol(len(spec.space), scramble=True, rng=spec.sampler.seed)
-            unit = sequence.fast_forward(number).random(1)[0] if number else sequence.random(1)[0]
-        case _:
-            unit = np.random.default_rng((spec.sampler.seed, number)).random(len(spec.space))
+        sequence = Sobol(len(spec.space), scramble=True, rng=spec.sampler.seed)
+        point = _point_at(spec, sequence.fast_forward(number).random(1)[0] if number else sequence.random(1)[0])
+    else:
+        point = _point_at(spec, np.random.default_rng((spec.sampler.seed, number)).random(len(spec.space)))
+    enqueued = _whole_points(spec)
+    for again in range(_REDRAWS):
+        if point not in enqueued:
+            break
+        point = _point_at(spec, np.random.default_rng((spec.sampler.seed, number, again)).random(len(spec.space)))
+    return point
+
+
+def _point_at(spec: HpoSpec, unit: Iterable[float]) -> dict[str, Scalar]:
     return {key: value_at(d, float(u)) for (key, d), u in zip(spec.space.items(), unit, strict=True)}
 
 
 def _grid_point(spec: HpoSpec, number: int) -> dict[str, Scalar]:
-    """Each grid point once, in an order shuffled by the seed, so that a study that ends early has covered the space."""
+    """Each grid point once, in an order shuffled by the seed, so that a study that ends early has covered the space.
+    The enqueued points come first: a whole one is itself, one of some parameters the first of the order that has them.
+    """
     size = min(spec.grid_size, _LARGEST_RANGE)
     order = random.Random(spec.sampler.seed).sample(range(size), min(spec.n_trials, size))  # noqa: S311 - no secret
-    index = order[(number - len(spec.enqueue)) % len(order)]
+    if not spec.enqueue:
+        return _level_point(spec, order[number % len(order)])
+    whole = {tuple(point[key] for key in spec.space) for point in _whole_points(spec)}
+    rest = [point for point in (_level_point(spec, index) for index in order) if tuple(point.values()) not in whole]
+    for position, enqueued in enumerate(spec.enqueued_points):
+        found = enqueued
+        if len(enqueued) < len(spec.space):
+            having = (point for point in rest if enqueued.items() <= point.items())
+            found = next(having, {**_level_point(spec, order[position]), **enqueued})
+            rest = [point for point in rest if point != found]
+        if position == number:
+            return found
+    return rest[(number - len(spec.enqueue)) % len(rest)]
+
+
+def _level_point(spec: HpoSpec, index: int) -> dict[str, Scalar]:
+    """Point `index` of the grid, of which the first parameter changes fastest."""
     point: dict[str, Scalar] = {}
     for key, d in spec.space.items():
         index, level = divmod(index, d.num_levels or 1)

@@ -60,14 +60,14 @@ class StudyHarness:
             ).job.id
 
     def advance(self, study: UUID) -> AdvanceResult:
-        return advance(self.sessions, self.storage, self.settings, study)
+        return advance(self.sessions, lambda: self.storage, self.settings, study)
 
     def crash_before_commit(self, study: UUID) -> None:
         """An advance that crashes just before its commit."""
         with self.sessions() as session:  # never committed
             job = lifecycle.begin_study(session, study)
             assert job is not None
-            AdvanceStep(session, self.storage, job, HpoSpec.model_validate(job.spec), None).run()
+            AdvanceStep(session, lambda: self.storage, job, HpoSpec.model_validate(job.spec), None).run()
 
     def job(self, job_id: UUID) -> Job:
         with transaction(self.sessions) as session:

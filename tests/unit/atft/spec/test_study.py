@@ -1,13 +1,20 @@
 """Validation of a study's spec, and its dimensions."""
 
+import math
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from atft.spec.study import CategoricalDimension, FloatDimension, HpoSpec, IntDimension, with_params
+from atft.spec.space import CategoricalDimension, FloatDimension, IntDimension
+from atft.spec.study import HpoSpec, with_params
 
 BASE = {"dataset": "d"}
+GRID = {
+    "model.gat_dropout": {"kind": "float", "low": 0.1, "high": 0.35, "step": 0.1},
+    "model.hidden_size": {"kind": "categorical", "choices": [16, 32]},
+}
+POINT = {"model.gat_dropout": 0.1 + 0.2, "model.hidden_size": 16}
 
 
 def study(**fields: Any) -> HpoSpec:
@@ -26,6 +33,9 @@ def study(**fields: Any) -> HpoSpec:
         ({"enqueue": [{"trainer.batch_size": 100}]}, "/enqueue/0/trainer.batch_size"),
         ({"enqueue": [{"model.dropout": 0.1}]}, "/enqueue/0"),
         ({"enqueue": [{}, {}], "n_trials": 1}, "/enqueue"),
+        ({"space": GRID, "enqueue": [{"model.gat_dropout": 0.15}]}, "/enqueue/0/model.gat_dropout"),
+        ({"space": GRID, "enqueue": [{"model.gat_dropout": 0.35}]}, "/enqueue/0/model.gat_dropout"),
+        ({"space": GRID, "enqueue": [{}, POINT, {}, POINT | {"model.hidden_size": 16.0}]}, "/enqueue/3"),
         ({"space": {"seed": {"kind": "int", "low": 0, "high": 9}}}, "/space/seed"),
         ({"space": {"data.min_names": {"kind": "int", "low": 5, "high": 9}}}, "/space/data.min_names"),
         (
@@ -86,12 +96,44 @@ def test_a_grid_counts_its_points() -> None:
     }
     assert study(space=space, sampler={"name": "grid"}, n_trials=100).num_trials == 8
     assert study(space=space, sampler={"name": "grid"}, n_trials=3).num_trials == 3
-    assert study(space=space, sampler={"name": "grid"}, n_trials=100, enqueue=[{}]).num_trials == 9
+    assert study(space=space, sampler={"name": "grid"}, n_trials=100, enqueue=[{}]).num_trials == 8
     assert study(space=space, n_trials=100).num_trials == 100
 
 
-@pytest.mark.parametrize(("high", "step"), [(1.0, 1e-30), (1e308, 0.5), (0.5, 5e-324)])
-def test_a_range_of_too_many_steps_is_refused(high: float, step: float) -> None:
+@pytest.mark.parametrize(
+    ("dimension", "pointer"),
+    [
+        ({"kind": "float", "low": 1e-3, "high": math.nextafter(1e-3, 1), "log": True}, "high"),
+        ({"kind": "float", "low": 1e-3, "high": 1e-3 + 1e-15}, "high"),
+        ({"kind": "float", "low": -1e308, "high": 1e308}, "high"),
+        ({"kind": "float", "low": 1e5, "high": 1e5 + 1e-7, "log": True}, "high"),
+        ({"kind": "float", "low": 0.0, "high": 1.0, "log": True}, "low"),
+        ({"kind": "float", "low": 1e16, "high": 1e16 + 10, "step": 0.1}, "high"),
+        ({"kind": "float", "low": 1e9, "high": 1e9 + 10, "step": 0.1}, "step"),
+        ({"kind": "float", "low": 0.0, "high": 1.0, "step": 1e-30}, "step"),
+        ({"kind": "float", "low": 0.0, "high": 1e308, "step": 0.5}, "step"),
+        ({"kind": "float", "low": 0.0, "high": 0.5, "step": 5e-324}, "step"),
+        ({"kind": "int", "low": 2**53, "high": 2**53 + 1}, "low"),
+        ({"kind": "int", "low": 0, "high": 10**400}, "high"),
+        ({"kind": "int", "low": 10**11, "high": 10**11 + 3, "log": True}, "high"),
+        ({"kind": "int", "low": 0, "high": 3, "log": True}, "low"),
+        ({"kind": "categorical", "choices": [0, 0.0, 0.1]}, "choices"),
+        ({"kind": "categorical", "choices": [True, 1]}, "choices"),
+        ({"kind": "categorical", "choices": [-0.0, 0]}, "choices"),
+    ],
+)
+def test_a_range_that_no_sampler_can_search_is_refused(dimension: dict[str, Any], pointer: str) -> None:
     with pytest.raises(ValidationError) as refused:
-        FloatDimension(low=0.0, high=high, step=step)
-    assert [error["ctx"]["pointer"] for error in refused.value.errors()] == ["/step"]
+        study(space={"optimizer.lr": dimension})
+    [error] = refused.value.errors()
+    assert (error["loc"][:2], error["ctx"]["pointer"]) == (("space", "optimizer.lr"), f"/{pointer}")
+
+
+def test_equal_numbers_are_one_value_of_a_dimension() -> None:
+    choices = CategoricalDimension(choices=(0.0, 1, "a", None))
+    assert [repr(choices.canonical(value)) for value in (0, 1.0, "a", None)] == ["0.0", "1", "'a'", "None"]
+    with pytest.raises(ValueError, match="none of the choices"):
+        choices.canonical(value=True)
+    assert FloatDimension(low=0, high=1).canonical(1) == 1.0
+    assert FloatDimension(low=0.1, high=0.35, step=0.1).canonical(0.1 + 0.2) == 0.3
+    assert IntDimension(low=1, high=6, step=2).canonical(5) == 5

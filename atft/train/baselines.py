@@ -14,6 +14,7 @@ from jaxtyping import Float
 from pydantic import TypeAdapter, ValidationError
 
 from atft.data.cache.batch import Batch
+from atft.data.cache.labels import NEUTRAL
 from atft.events import DailySeries
 from atft.metrics.rank import daily_rank_ic
 from atft.spec.base import digest
@@ -120,6 +121,7 @@ def _key(setup: TrainingSetup) -> str:
         "evaluation": spec.evaluation.model_dump(mode="json"),
         "bounds": [MAX_COLUMNS, MAX_RIDGE_ROWS, MAX_TREE_ROWS, NUM_TREES, list(PENALTIES)],
         "trees": TREES,
+        **({"ranks": "labels"} if spec.data.target in NEUTRAL else {}),  # earlier versions ranked the raw target
     }
     return digest(json.loads(json.dumps(body)))
 

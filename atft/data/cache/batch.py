@@ -21,7 +21,7 @@ class Batch:
     labels: Float[Tensor, "stock horizon"]  # data.target's form, within each day; NaN unknown or not ranked
     ranks: Float[
         Tensor, "stock horizon"
-    ]  # average ranks of the raw target within each day, mean 0, std 1 (ddof 0); NaN as labels
+    ]  # average ranks of the labels within each day, mean 0, std 1 (ddof 0); NaN as labels
     ranked: Bool[Tensor, " stock"]  # in the universe and valid: enters loss and metrics; others only feed the graph
     day: Int64[Tensor, " stock"]  # 0 … num_days - 1, non-decreasing
     num_days: int

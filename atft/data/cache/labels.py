@@ -1,11 +1,16 @@
 """Training labels and ranks within one day, over the ranked stocks whose target is known; NaN for the others."""
 
+from typing import Final
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
 from atft.metrics.rank import average_ranks
 from atft.spec.data import Target
+
+NEUTRAL: Final = ("sector_neutral", "beta_neutral")  # the forms with an order of their own
+DECIMALS: Final = 9  # of a residual that are compared: those of stocks that equal their sector differ by rounding
 
 
 def day_labels(
@@ -19,8 +24,9 @@ def day_labels(
 
     raw: the target; zscore: mean 0, std 1 (ddof 0); rank_gauss: Φ⁻¹((rank - ½)/n), average ranks; sector_neutral:
     target minus its sector's mean (stocks without a sector form one group), then zscore; beta_neutral: residual of the
-    target on [1, past beta], then zscore. Ranks are always average ranks of the raw target, mean 0, std 1 (ddof 0).
-    A day whose targets are all equal has neither, except raw labels.
+    target on [1, past beta], then zscore. Ranks are average ranks of the labels, mean 0, std 1 (ddof 0): of the raw
+    target in the first three forms, which have its order. A day whose targets, or whose residuals, are all equal has
+    neither, except raw labels.
     """
     labels = np.full(targets.shape, np.nan, np.float32)
     ranks = np.full(targets.shape, np.nan, np.float32)
@@ -29,20 +35,29 @@ def day_labels(
         y = targets[known, h].astype(np.float64)
         if len(y) == 0:
             continue
-        order = average_ranks(y, np.zeros(len(y), np.int64))
+        if form in NEUTRAL:
+            by_sector = form == "sector_neutral"
+            neutral = _zscore(
+                _group_residual(y, sector[known]) if by_sector else _residual(y, beta[known].astype(np.float64))
+            )
+            labels[known, h] = neutral
+            if np.isfinite(neutral).all():
+                ranks[known, h] = _zscore(_ranks(np.round(neutral, DECIMALS)))
+            continue
+        order = _ranks(y)
         if y.max() > y.min():  # else the ranks are undefined, not 0
             ranks[known, h] = _zscore(order)
         if form == "raw":
             labels[known, h] = y
         elif form == "rank_gauss":
             labels[known, h] = _normal_score((order - 0.5) / len(y)) if y.max() > y.min() else np.nan
-        elif form == "zscore":
-            labels[known, h] = _zscore(y)
-        elif form == "sector_neutral":
-            labels[known, h] = _zscore(y - _group_means(y, sector[known]))
         else:
-            labels[known, h] = _zscore(_residual(y, beta[known].astype(np.float64)))
+            labels[known, h] = _zscore(y)
     return labels, ranks
+
+
+def _ranks(y: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
+    return average_ranks(y, np.zeros(len(y), np.int64))
 
 
 def _normal_score(share: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
@@ -55,12 +70,14 @@ def _zscore(y: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
     return np.asarray((y - y.mean()) / spread if spread > 1e-12 else np.full(len(y), np.nan), dtype=np.float64)
 
 
-def _group_means(y: Float[np.ndarray, " stock"], group: Int[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
+def _group_residual(y: Float[np.ndarray, " stock"], group: Int[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
+    """`y` minus the mean of its group."""
     number = group + 1
-    return np.asarray((np.bincount(number, y) / np.maximum(np.bincount(number), 1))[number], dtype=np.float64)
+    return np.asarray(y - (np.bincount(number, y) / np.maximum(np.bincount(number), 1))[number], dtype=np.float64)
 
 
 def _residual(y: Float[np.ndarray, " stock"], beta: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
+    """The residual of `y` on [1, beta]."""
     centred = beta - beta.mean()
     square = float(centred @ centred)
     slope = float(centred @ y) / square if square > 1e-12 else 0.0

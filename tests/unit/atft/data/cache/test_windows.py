@@ -13,7 +13,7 @@ from scipy.stats import norm, rankdata
 
 import atft
 from atft.data.cache.graph import day_graph
-from atft.data.cache.labels import day_labels
+from atft.data.cache.labels import NEUTRAL, day_labels
 from atft.data.cache.reader import Cache
 from atft.data.cache.windows import DayReader, gather_windows
 from atft.data.schema import DataError
@@ -96,9 +96,11 @@ def test_labels_and_ranks_are_of_ranked_stocks_with_a_known_target() -> None:
         for form in ("raw", "zscore", "rank_gauss", "sector_neutral", "beta_neutral")
     }
     order = rankdata(y[known, 0])
-    for labels, ranks in forms.values():
+    for form, (labels, ranks) in forms.items():
         assert np.flatnonzero(np.isfinite(labels[:, 0])).tolist() == known.tolist()
-        np.testing.assert_allclose(ranks[known, 0], (order - order.mean()) / order.std(), rtol=1e-5)
+        own = rankdata(labels[known, 0])
+        assert (own != order).any() == (form in NEUTRAL)
+        np.testing.assert_allclose(ranks[known, 0], (own - own.mean()) / own.std(), rtol=1e-5)
         assert np.isnan(np.delete(ranks[:, 0], known)).all()
     np.testing.assert_array_equal(forms["raw"][0][known, 0], y[known, 0])
     np.testing.assert_allclose(
@@ -111,6 +113,18 @@ def test_labels_and_ranks_are_of_ranked_stocks_with_a_known_target() -> None:
     by_sector = forms["sector_neutral"][0][known, 0]
     assert max(abs(by_sector[sector[known] == s].mean()) for s in range(-1, 3)) < 1e-6
     assert abs(np.corrcoef(forms["beta_neutral"][0][known, 0], beta[known])[0, 1]) < 1e-6
+
+
+def test_stocks_that_equal_their_sector_have_one_rank() -> None:
+    """0.1 three times less its mean is a rounding error, and no order."""
+    y = np.array([0.1, 0.1, 0.1, 0.7, 0.3, 0.5], np.float32)[:, None]
+    sector, beta = np.array([0, 0, 0, 1, 2, 2], np.int32), np.zeros(6, np.float32)
+    _, ranks = day_labels(y, np.ones(6, np.bool_), sector, beta, "sector_neutral")
+    expected = rankdata([0, 0, 0, 0, -1, 1])
+    np.testing.assert_allclose(ranks[:, 0], (expected - 3.5) / expected.std(), rtol=1e-6)
+    alone, ranks = day_labels(y, np.ones(6, np.bool_), np.arange(6, dtype=np.int32), beta, "sector_neutral")
+    assert np.isnan(alone).all()
+    assert np.isnan(ranks).all()
 
 
 def test_a_day_without_differences_has_no_ranks() -> None:

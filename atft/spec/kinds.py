@@ -109,7 +109,7 @@ KINDS: Final[Mapping[JobKind, Kind]] = {
     ),
     JobKind.PREDICT: Kind(
         noun="prediction", spec=PredictSpec, path="/jobs/predict", command=("predict",), evidence="prediction",
-        view="prediction", needs_model=True,
+        view="prediction", needs_model=True, retryable=True,
     ),
 }  # fmt: skip
 

@@ -130,11 +130,13 @@ def _dataset_arguments(settings: Settings, job: Job, folder: Path, weights: Weig
 
 
 def _model_arguments(settings: Settings, job: Job) -> list[str]:
-    """Raises LaunchRefused when the model's folder is gone; the program itself refuses weights of another digest."""
+    """Raises LaunchRefused when the model's folder is gone; the program itself refuses weights of another digest. The
+    source of a retry is the prediction that failed, so the spec names the model.
+    """
     model = (job.params or {}).get("model", {})
     place = settings.run_root.resolve() / str(model.get("folder"))
     if not place.is_dir():
-        raise LaunchRefused(Reason.DATA_CHANGED, f"what job {job.source_job_id} left is gone: train the model again")
+        raise LaunchRefused(Reason.DATA_CHANGED, f"what job {job.spec['model']} left is gone: train the model again")
     return ["--model", str(place), "--weights-sha256", str(model.get("sha256"))]
 
 

@@ -80,6 +80,12 @@ async def test_a_prediction_is_a_job_made_from_its_model(client: httpx.AsyncClie
     problem(await client.post(f"/jobs/{job['id']}/rerun"), 409, "illegal_move")
     problem(await client.get("/compare", params={"job": [model, job["id"]]}), 422, "invalid_request")
     problem(await client.get(f"/jobs/{job['id']}/split"), 404, "no_split")
+    problem(await client.post(f"/jobs/{job['id']}/retry"), 409, "illegal_move")
+    assert (await client.post(f"/jobs/{job['id']}/cancel")).json()["actions"] == ["retry"]
+    retry = (await client.post(f"/jobs/{job['id']}/retry")).json()
+    assert (retry["kind"], retry["source_job_id"], retry["spec"]) == ("predict", job["id"], job["spec"])
+    with transaction(sessions) as session:
+        assert queries.get(session, UUID(retry["id"])).params == params
 
 
 @pytest.mark.usefixtures("dataset", "calendar")

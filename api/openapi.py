@@ -27,15 +27,8 @@ from atft.spec.optimizer import OptimizerSpec
 from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec, PretrainTrainer
 from atft.spec.scheduler import SchedulerSpec
-from atft.spec.study import (
-    CategoricalDimension,
-    FloatDimension,
-    HpoSpec,
-    IntDimension,
-    PrunerSpec,
-    SamplerSpec,
-    SearchObjective,
-)
+from atft.spec.space import CategoricalDimension, FloatDimension, IntDimension
+from atft.spec.study import HpoSpec, PrunerSpec, SamplerSpec, SearchObjective
 from atft.spec.training import (
     EarlyStopping,
     EvaluationSpec,

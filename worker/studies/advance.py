@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session, sessionmaker
 
 from atft.spec.base import digest
-from atft.spec.study import HpoSpec, Scalar
+from atft.spec.space import Scalar
+from atft.spec.study import HpoSpec
 from jobs.db.columns import Best
 from jobs.db.session import transaction
 from jobs.db.tables import Job, Json

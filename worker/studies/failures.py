@@ -3,9 +3,8 @@ words. An outage of Postgres is waited for.
 """
 
 import logging
-from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 import optuna
@@ -24,7 +23,7 @@ MAX_CHARACTERS: Final = 2000  # of an error's text: those of a database hold who
 logger = logging.getLogger(__name__)
 
 
-class RecordedFailures(AbstractContextManager[None]):
+class RecordedFailures:
     """Writes an error of an advance down in the place of raising it: raised, it would come again with every hint, for
     ever, and reach nobody but the log of a worker.
     """
@@ -32,6 +31,9 @@ class RecordedFailures(AbstractContextManager[None]):
     def __init__(self, sessions: sessionmaker[Session], job_id: UUID) -> None:
         self._sessions, self._job_id = sessions, job_id
         self.changed: list[UUID] = []
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar, get_args
@@ -28,7 +28,7 @@ from typing import Final, NoReturn, TypeVar, get_args
 from pydantic import ValidationError
 
 from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
-from atft.evidence.models import BuildEvidence
+from atft.evidence.models import BuildEvidence, DroppedRowsEvidence
 from atft.spec.base import Spec
 from atft.spec.data import DatasetSpec, PlantedMode
 from atft.spec.ensemble import EnsembleSpec
@@ -48,6 +48,7 @@ KNOWN_ERRORS: Final = {  # by name, as their modules load slowly
     "PanicException": Reason.INVALID_PARAMS,  # of polars, on values that it does not expect
 }
 S = TypeVar("S", bound=Spec)
+T = TypeVar("T")
 
 
 class EventStream:
@@ -97,23 +98,32 @@ def main(arguments: Sequence[str]) -> int:
     if options.lease_seconds is not None:
         die_with_parent()
         watch_lease(options.lease_seconds)
+    last = _caught(lambda: _execute(options, spec, emit, stop), show=traceback.print_exc)
+    emit(last)
+    return FAILED if isinstance(last, Failed) else 0
+
+
+def _caught(work: Callable[[], T], show: Callable[[], None] = lambda: None) -> T | Failed:
+    """What `work` returns, or its error as the `failed` event, after `show`."""
     try:
-        match spec:
-            case RunSpec() | EnsembleSpec():
-                last = _run(options, spec, emit, stop)
-            case PredictSpec():
-                last = _predict(options, spec, emit, stop)
-            case DatasetSpec():
-                last = _build(options, spec, emit, stop)
-            case _:
-                raise TypeError(spec)
+        return work()
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001 - the outermost handler: a panic of native code is no Exception
-        traceback.print_exc()
-        last = failure(error)
-    emit(last)
-    return FAILED if isinstance(last, Failed) else 0
+        show()
+        return failure(error)
+
+
+def _execute(options: argparse.Namespace, spec: Spec, emit: EventStream, stop: StopFlag) -> Finished | Stopped | Failed:
+    match spec:
+        case RunSpec() | EnsembleSpec():
+            return _run(options, spec, emit, stop)
+        case PredictSpec():
+            return _predict(options, spec, emit, stop)
+        case DatasetSpec():
+            return _build(options, spec, emit, stop)
+        case _:
+            raise TypeError(spec)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -280,6 +290,8 @@ def _build(
         result = build(spec, options.out, emit, stop, options.known)
     except BuildStopped:
         return Stopped()
+    dropped = [DroppedRowsEvidence.model_validate(rows) for rows in result.dropped_rows]
+    emit(Evidence(body=evidence.model_copy(update={"dropped_rows": dropped}).to_json()))
     body = {
         "manifest": result.manifest.model_dump(mode="json"),
         "profile": result.profile,
@@ -296,26 +308,26 @@ def _version(package: str) -> str | None:
 
 
 def _inspect(target: Path) -> int:
-    if target.is_dir():
-        from atft.data.cache.reader import CacheError, read_manifest  # noqa: PLC0415
-
-        try:
-            body: object = read_manifest(target).model_dump(mode="json")
-        except CacheError as error:
-            sys.stderr.write(f"{error}\n")
-            return FAILED
-    else:
-        spec = _read_spec(target, DatasetSpec)
-        from atft.data.builder.run import inspect  # noqa: PLC0415
-        from atft.data.schema import DataError  # noqa: PLC0415
-
-        try:
-            body = inspect(spec)
-        except DataError as error:
-            sys.stderr.write(f"{error}\n")
-            return FAILED
-    sys.stdout.write(json.dumps(body, indent=1, allow_nan=False) + "\n")
+    found = _caught(lambda: _inspection(target))
+    if isinstance(found, Failed):
+        words = " ".join(found.message.split())  # one line, as the service reads it
+        if found.reason is Reason.INTERNAL:
+            words = f"the inspection failed unexpectedly, please report it: {words}"
+        sys.stderr.write(f"{words}\n")
+        return FAILED
+    sys.stdout.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
     return 0
+
+
+def _inspection(target: Path) -> object:
+    if target.is_dir():
+        from atft.data.cache.reader import read_manifest  # noqa: PLC0415
+
+        return read_manifest(target).model_dump(mode="json")
+    spec = _read_spec(target, DatasetSpec)
+    from atft.data.builder.run import inspect  # noqa: PLC0415
+
+    return inspect(spec)
 
 
 def failure(error: BaseException) -> Failed:

@@ -36,7 +36,7 @@ async def inspect(settings: Settings, spec: Json) -> Json:
     if code == 0:
         report: Json = json.loads(out)
         return report
-    if code == -signal.SIGABRT or b"MemoryError" in err:
+    if code == -signal.SIGABRT or b"memory is full" in err:  # `atft.__main__.failure`
         detail = (
             f"this inspection needs more than {LIMIT_BYTES >> 20:,} MiB of memory; register it: a build may use more"
         )

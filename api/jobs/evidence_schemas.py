@@ -157,11 +157,18 @@ PREDICTION: Final[dict[str, Any]] = {
     "rows": 500,
     "rows_scored": 498,
 }  # fmt: skip
-_BUILD: Final = {"versions": {"python": "3.11.7", "polars": "2.1.0"}, "host": "host-1", "drift": None}
+_DROPPED: Final = {
+    "file": "panel.csv", "num_rows": 1, "cells": {"close": 1},
+    "message": "1 bad cells: column 'close' is not a number in 1 rows, such as row 101 2020-01-10 B03: '#REF!'",
+}  # fmt: skip
+_BUILD: Final = {
+    "versions": {"python": "3.11.7", "polars": "2.1.0"}, "host": "host-1", "dropped_rows": [_DROPPED], "drift": None
+}  # fmt: skip
 EVIDENCE_EXAMPLES: Final[dict[str, Any]] = {
     "RunEvidence": TRAINING | {"drift": _DRIFT},
     "PredictionEvidence": PREDICTION,
     "DatasetEvidence": _BUILD,
+    "DroppedRowsEvidence": _DROPPED,
     "EarlyEvidence": {"micro_batch_days": 8, "memory": TRAINING["memory"]},
     "Stretch": examples.STRETCH,
     "FoldDays": examples.FOLD_DAYS,

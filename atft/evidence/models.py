@@ -223,11 +223,23 @@ class PredictionEvidence(JobEvidence):
     rows_scored: int
 
 
+class DroppedRowsEvidence(EvidenceModel):
+    """The rows of one file that `on_bad_cell: drop` left out; `cells` are the bad cells by column."""
+
+    file: str
+    num_rows: int
+    cells: dict[str, int]
+    message: str
+
+
 class BuildEvidence(EvidenceModel):
     """Evidence of a dataset's build."""
 
     versions: dict[str, str | None]
     host: str
+    dropped_rows: list[DroppedRowsEvidence] | None = Field(
+        None, description="absent before the build's end, and in rows of releases before on_bad_cell"
+    )
 
 
 class EarlyEvidence(EvidenceModel):

@@ -9,7 +9,7 @@ from atft.data.features import compute, market
 from atft.data.features.formulas import Feature
 from atft.data.panel.calendar_grid import CalendarGrid
 from atft.data.panel.source import Source
-from atft.data.panel.survey import MAX_NULL_SHARE
+from atft.data.panel.survey import MAX_NULL_SHARE, ROW_NUMBER
 from atft.data.schema import DataError, format_names
 from atft.spec.data import DatasetSpec
 
@@ -59,6 +59,7 @@ def make_plan(source: Source, grid: CalendarGrid, spec: DatasetSpec) -> Plan:
             "leave them out"
         )
     source.warnings += [f"column {n!r} is not a feature: it is {why}" for n, why in useless.items()]
+    source.later_rules += [f"{n}: row number" for n, why in useless.items() if why == ROW_NUMBER]
     extra = [n for n in extra if n not in useless]
     for name in extra:
         if odd := source.extra[name].nearly_market_wide:

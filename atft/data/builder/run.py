@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,7 +44,7 @@ from atft.spec.reason import Reason
 
 __all__ = ["BuildResult", "BuildStopped", "DataError", "build", "fingerprint_of", "inspect"]
 
-REPORT = "report.json"  # {profile, leak_report}: what was found in the source of this cache
+REPORT = "report.json"  # {profile, leak_report, later_rules}: what was found in the source of this cache
 MIN_DAYS, MIN_CODES = 20, 2
 READING = {name: DatasetSpec.model_fields[name].default for name in ("on_bad_cell",)}
 NORMALISATION = {
@@ -65,10 +65,26 @@ class BuildResult:
     profile: dict[str, object]
     leak_report: dict[str, object]
 
+    @property
+    def dropped_rows(self) -> list[object]:
+        """The rows that were left out, by file; none in reports of releases before `on_bad_cell`."""
+        found = self.profile.get("dropped_rows")
+        return found if isinstance(found, list) else []
 
-def fingerprint_of(spec: DatasetSpec, source_sha256: str) -> str:
-    """32 hex digits that identify a cache's content: source bytes, build settings and format, not names or paths."""
-    body = {"format": FORMAT_VERSION, "builder": build_version(), "source": source_sha256, "spec": build_spec(spec)}
+
+def fingerprint_of(spec: DatasetSpec, source_sha256: str, later_rules: Sequence[str] = ()) -> str:
+    """32 hex digits that identify a cache's content: source bytes, build settings and format, not names or paths.
+
+    `later_rules`: see Source. They stand in it only where there are any, so that no other fingerprint has changed.
+    """
+    body: dict[str, object] = {
+        "format": FORMAT_VERSION,
+        "builder": build_version(),
+        "source": source_sha256,
+        "spec": build_spec(spec),
+    }
+    if later_rules:
+        body["rules"] = sorted(later_rules)
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
 
 
@@ -107,7 +123,7 @@ def _inspect_source(source: Source, spec: DatasetSpec) -> dict[str, object]:
         "num_filled_rows": int((~grid.valid).sum()),
         "size_bytes": len(grid.day_index) * (4 * (len(plan.names) + len(spec.horizons)) + 32),
         "source_sha256": source.sha256,
-        "fingerprint": fingerprint_of(spec, source.sha256),
+        "fingerprint": fingerprint_of(spec, source.sha256, source.later_rules),
         "own_columns": plan.user_columns,
         "named_like_targets": leaks.named_like_targets(plan.file_features),
         "profile": profile(source),
@@ -132,17 +148,21 @@ def build(
     progress = ProgressReporter(emit, stop)
     if cache_root is not None:
         progress.start_stage("hashing the source", 0.05)
-        found = _existing_build(cache_root / fingerprint_of(spec, progress.run(lambda: source_sha256(spec))))
-        if found is not None:
-            emit(Log(level="info", message=f"this content is built already: {found.manifest.fingerprint}"))
-            emit(Progress(phase="build", ratio=1.0))
-            return found
+        fingerprint = fingerprint_of(spec, progress.run(lambda: source_sha256(spec)))
+        if found := _existing_build(cache_root / fingerprint, []):
+            return _reused(found, emit)
     try:
         with scratch_folder(out) as folder, scratch_folder(out) as scratch:
             source = read(spec, scratch, progress)
-            manifest, profile_json, report = _write_files(folder, source, spec, emit, progress)
+            planned = _planned(source, spec, progress)
+            if cache_root is not None:  # built by rules that only reading could tell of, or before there were any
+                fingerprint = fingerprint_of(spec, source.sha256, source.later_rules)
+                if found := _existing_build(cache_root / fingerprint, None):
+                    return _reused(found, emit)
+            manifest, profile_json, report = _write_files(folder, planned, spec, emit, progress)
             (folder / "graphs").mkdir()
-            _write_report(folder, {"profile": profile_json, "leak_report": report})
+            rules = sorted(source.later_rules)
+            _write_report(folder, {"profile": profile_json, "leak_report": report, "later_rules": rules})
             _publish(folder, out, manifest)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -154,14 +174,20 @@ def build(
     return BuildResult(manifest=manifest, profile=profile_json, leak_report=report)
 
 
-def _existing_build(folder: Path) -> BuildResult | None:
-    """The result stored in a complete cache with a report; None for any other folder."""
+def _reused(found: BuildResult, emit: Callable[[Event], None]) -> BuildResult:
+    emit(Log(level="info", message=f"this content is built already: {found.manifest.fingerprint}"))
+    emit(Progress(phase="build", ratio=1.0))
+    return found
+
+
+def _existing_build(folder: Path, later_rules: list[str] | None) -> BuildResult | None:
+    """The result stored in a complete cache with a report, built under these rules (None: any); else None."""
     try:
         manifest = read_manifest(folder)
         report = json.loads((folder / REPORT).read_bytes())
     except (CacheError, OSError, ValueError):
         return None
-    if manifest.fingerprint != folder.name:
+    if manifest.fingerprint != folder.name or later_rules not in (None, report.get("later_rules")):
         return None
     return BuildResult(manifest=manifest, profile=report["profile"], leak_report=report["leak_report"])
 
@@ -191,18 +217,35 @@ def _grid(source: Source, spec: DatasetSpec) -> CalendarGrid:
     return grid
 
 
-def _write_files(
-    folder: Path, source: Source, spec: DatasetSpec, emit: Callable[[Event], None], progress: ProgressReporter
-) -> tuple[Manifest, dict[str, object], dict[str, object]]:
-    """Write the files of the cache but its report to `folder`; returns the manifest, profile and leak report."""
+@dataclass(kw_only=True, slots=True)
+class _Planned:
+    """A source that was read to the end, and what its cache will hold."""
+
+    source: Source
+    grid: CalendarGrid
+    frame: pl.DataFrame  # the rows of the grid with returns and beta
+    targets: npt.NDArray[np.float32]
+    plan: Plan
+
+
+def _planned(source: Source, spec: DatasetSpec, progress: ProgressReporter) -> _Planned:
     grid_future = background(lambda: _grid_with_targets(source, spec))  # needs the role columns only
     find_features(source, progress)
     progress.start_stage("calendar and targets", 0.3, source.table.num_rows)
     grid, frame, targets = progress.wait(grid_future)
     source.warnings += grid.warnings
     plan = progress.run(lambda: make_plan(source, grid, spec))
-    profile_future, layout_future = background(lambda: profile(source)), background(lambda: row_layout(source, grid))
     progress.wait(source.sha256_future)
+    return _Planned(source=source, grid=grid, frame=frame, targets=targets, plan=plan)
+
+
+def _write_files(
+    folder: Path, planned: _Planned, spec: DatasetSpec, emit: Callable[[Event], None], progress: ProgressReporter
+) -> tuple[Manifest, dict[str, object], dict[str, object]]:
+    """Write the files of the cache but its report to `folder`; returns the manifest, profile and leak report."""
+    source, grid, targets, plan = planned.source, planned.grid, planned.targets, planned.plan
+    frame, planned.frame = planned.frame, pl.DataFrame()  # so that it can be freed below
+    profile_future, layout_future = background(lambda: profile(source)), background(lambda: row_layout(source, grid))
     panel = PanelArrays(
         days=grid.days,
         codes=grid.codes,
@@ -229,7 +272,7 @@ def _write_files(
         writer.write_columns(source.table, plan.file_features, progress.wait(layout_future), infinite)
     source.check_unchanged()
     profile_json["features"] = writer.summaries  # statistics before normalisation
-    del writer, frame, grid_future, layout_future
+    del writer, frame, layout_future
     progress.start_stage("hashing and screening", 0.99, len(grid.day_index))
     path = folder / "panel.arrow"
     hash_future = background(lambda: file_entry(path))
@@ -281,7 +324,7 @@ def _manifest(source: Source, plan: Plan, spec: DatasetSpec, grid: CalendarGrid)
         horizons=spec.horizons,
         source_sha256=source.sha256,
         build_spec=build_spec(spec),
-        fingerprint=fingerprint_of(spec, source.sha256),
+        fingerprint=fingerprint_of(spec, source.sha256, source.later_rules),
         num_days=len(grid.days),
         num_codes=len(grid.codes),
         num_rows=len(grid.day_index),

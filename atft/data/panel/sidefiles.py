@@ -31,6 +31,7 @@ class SideTable(Generic[T]):
     value: T
     warnings: list[str] = field(default_factory=list)
     dropped: DroppedRows | None = None
+    later_rules: list[str] = field(default_factory=list)  # see Source
 
 
 def read_universe(side: SideFile, on_bad_cell: OnBadCell) -> SideTable[pl.DataFrame]:
@@ -55,7 +56,12 @@ def read_universe(side: SideFile, on_bad_cell: OnBadCell) -> SideTable[pl.DataFr
     keep, dropped = reader.settle(on_bad_cell)
     if keep is not None:
         frame = frame.filter(keep)
-    return SideTable(value=frame, warnings=[*reader.warnings, *_weekends(frame, when, path.name)], dropped=dropped)
+    return SideTable(
+        value=frame,
+        warnings=[*reader.warnings, *_weekends(frame, when, path.name)],
+        dropped=dropped,
+        later_rules=[f"universe {name}: whole numbers" for name in sorted(reader.whole_numbers)],
+    )
 
 
 def read_market(side: SideFile, on_bad_cell: OnBadCell) -> SideTable[Series]:
@@ -81,16 +87,22 @@ def read_market(side: SideFile, on_bad_cell: OnBadCell) -> SideTable[Series]:
     numeric = [c for c in others if content_of(table.schema.field(c).type) in (Content.NUMBER, Content.TEXT)]
     reader = ColumnReader(table, [found["date"], *([found["name"], found["close"]] if long else numeric)])
     frame = pl.DataFrame([reader.dates(found["date"]).alias("@date")])
+    later_rules: list[str] = []
     if long:
         close = reader.numbers(found["close"])
         frame = frame.with_columns(reader.codes(found["name"]).cast(pl.String).alias("@name"), close.alias("@close"))
     else:
         passed_over = [*other, *(c for c in others if c not in numeric)]
+        empty = [c for c in others if content_of(table.schema.field(c).type) is Content.EMPTY]
+        later_rules = [f"market {c}: nothing" for c in sorted(empty)]
         for column in numeric:
-            if _is_series(reader, column):
-                frame = frame.with_columns(reader.numbers(column).alias(column))
-            else:
+            if not _holds_numbers(reader.frame[column]):
                 passed_over.append(column)
+            elif INDEX_NAME.match(column):
+                passed_over.append(column)
+                later_rules.append(f"market {column}: row number")
+            else:
+                frame = frame.with_columns(reader.numbers(column).alias(column))
         if passed_over:
             reader.warnings.append(
                 f"market file {path.name}: columns {format_names(passed_over)} are no series: they hold no numbers, or "
@@ -102,14 +114,16 @@ def read_market(side: SideFile, on_bad_cell: OnBadCell) -> SideTable[Series]:
     series = _long_series(frame, path.name) if long else _wide_series(frame, path.name)
     if not series:
         raise DataError(f"market file {path.name} has no numeric column beside the date")
-    return SideTable(value=series, warnings=[*reader.warnings, *_weekends(frame, "@date", path.name)], dropped=dropped)
+    return SideTable(
+        value=series,
+        warnings=[*reader.warnings, *_weekends(frame, "@date", path.name)],
+        dropped=dropped,
+        later_rules=[*later_rules, *(f"market {name}: whole numbers" for name in sorted(reader.whole_numbers))],
+    )
 
 
-def _is_series(reader: ColumnReader, column: str) -> bool:
-    """Whether a column of a wide file holds numbers, nearly all at least, and is by its name no row number."""
-    cells = reader.frame[column]
-    if INDEX_NAME.match(column):
-        return False
+def _holds_numbers(cells: pl.Series) -> bool:
+    """Whether a column of a wide file holds numbers, most of its cells at least."""
     if cells.dtype in (pl.String, pl.Categorical):
         values, failed = numbers_from_text(cells)
         known = len(values) - values.null_count()

@@ -21,7 +21,7 @@ from atft.data.panel.planted import generate, planted_sha256
 from atft.data.panel.sidefiles import read_market, read_universe
 from atft.data.panel.survey import ColumnSurvey, may_be_number, survey
 from atft.data.progress import ProgressReporter, background
-from atft.data.read.cells import INDEX_NAME, factorize, format_rows, group_argsort, numbers_from_text
+from atft.data.read.cells import INDEX_NAME, UNNAMED, factorize, format_rows, group_argsort, numbers_from_text
 from atft.data.read.columns import MAX_RETURN, ColumnReader, DroppedRows
 from atft.data.read.csv import DelimitedFile
 from atft.data.read.opening import open_file
@@ -52,6 +52,7 @@ class Source:
     market: dict[str, tuple[Days, npt.NDArray[np.float64]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     dropped: list[DroppedRows] = field(default_factory=list)  # rows with bad cells, by file
+    later_rules: list[str] = field(default_factory=list)  # where rules of later releases read another content
     num_unordered: int = 0  # rows dated before the row above of the same code
     oracle: dict[str, npt.NDArray[np.float32]] | None = None  # planted: [days, codes, horizons] by day and sorted code
     planted_days: Days | None = None
@@ -123,11 +124,13 @@ def read(spec: DatasetSpec, scratch: Path | None, progress: ProgressReporter) ->
         with native_errors(Path(spec.universe.file).name):
             universe = read_universe(spec.universe, spec.on_bad_cell)
         source.universe = universe.value
+        source.later_rules += universe.later_rules
         _note(source, universe.warnings, universe.dropped)
     if spec.market is not None:
         with native_errors(Path(spec.market.file).name):
             market = read_market(spec.market, spec.on_bad_cell)
         source.market = market.value
+        source.later_rules += market.later_rules
         _note(source, market.warnings, market.dropped)
     return source
 
@@ -152,13 +155,15 @@ def find_features(source: Source, progress: ProgressReporter) -> None:
     wanted = (
         roles.unassigned if roles.requested_features is None or roles.kind == "prices" else roles.requested_features
     )
-    if numbers := [c for c in wanted if c and c not in requested and INDEX_NAME.match(c)]:
+    if numbers := [c for c in wanted if c and c not in requested and UNNAMED.match(c)]:
         source.warnings.append(f"columns {numbers} are no features: by their names they are row numbers")
-    wanted = tuple(c for c in wanted if c in requested or not INDEX_NAME.match(c))
+    wanted = tuple(c for c in wanted if c in requested or not UNNAMED.match(c))
     candidates = [c for c in wanted if c in table.schema.names and may_be_number(table.schema.field(c).type)]
     with native_errors(table.name):
         day = source.in_table_order(source.day_numbers())
         source.extra, text = survey(table, candidates, day, len(source.days), progress)
+    for column in source.extra:
+        source.extra[column].named_row_number = column not in requested and bool(INDEX_NAME.match(column))
     text |= table.not_numbers
     for column in requested:
         if column in text:
@@ -282,11 +287,13 @@ def _read_roles(whole: Table, roles: Roles, on_bad_cell: OnBadCell) -> Source:
     if keep is not None:
         table, whole = table.filter(keep), whole.keeping(keep)
     warnings = reader.warnings
+    cut = {c for c in reader.whole_numbers if c != columns["code"] or not reader.frame[c].dtype.is_float()}
     del reader
     table, order, num_unordered = _sort_rows(table, whole.name)
     _check_prices(table, whole.name, columns)
     source = Source(frame=table, table=whole, order=order, days=_days(table), kind=roles.kind, roles=roles, extra={})
     source.num_unordered = num_unordered
+    source.later_rules = [f"{name}: whole numbers" for name in sorted(cut)]  # codes in floats always were
     _note(source, warnings, dropped)
     return source
 

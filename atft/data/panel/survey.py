@@ -19,6 +19,7 @@ from atft.data.read.cells import is_row_step, numbers_from_text, row_numbers
 from atft.data.read.tables import Table
 from atft.data.read.types import is_text
 
+ROW_NUMBER = "a row number"
 MAX_NULL_SHARE = 0.99
 MIN_KNOWN_SHARE = 0.9  # of rows on days with a value: a market-wide column has at least this share
 MAX_INCONSISTENT_SHARE = 0.01  # of days, at most, on which a nearly market-wide column has two values
@@ -46,6 +47,7 @@ class ColumnSurvey:
     counting: bool = True  # each value so far is the one before plus the same whole step
     step: float | None = None
     previous: float | None = None
+    named_row_number: bool = False
 
     @property
     def null_share(self) -> float:
@@ -84,12 +86,12 @@ class ColumnSurvey:
         """Why the column cannot be a feature: nearly empty, constant, or a row number; else None."""
         if self.null_share >= MAX_NULL_SHARE:
             return f"{self.null_share:.0%} empty"
-        return "constant" if self.constant else "a row number" if self.is_row_number else None
+        return "constant" if self.constant else ROW_NUMBER if self.is_row_number else None
 
     @property
     def is_row_number(self) -> bool:
-        """Whether the column rises by one whole step from row to row of the whole file."""
-        return self.counting and self.step is not None
+        """Whether the column rises by one whole step from row to row of the whole file, or has a row number's name."""
+        return self.named_row_number or (self.counting and self.step is not None)
 
     def add_batch(self, values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]) -> None:
         """Add rows with their values and day numbers."""

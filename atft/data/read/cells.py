@@ -16,7 +16,8 @@ DATE_FORMATS = (
 CLOCK_TEXT = r"^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}(?::\d{2})?)"
 ZONE_TEXT = r"\d{2}:\d{2}(?::\d{2})?(?:[.,]\d+)? ?(Z|[+-]\d{2}:?\d{2}|[+-]\d{2}|UTC)$"
 WHOLE_NUMBER = r"^\d+(\.0+)?$"
-INDEX_NAME = re.compile(r"^(|Unnamed: \d+|__index_level_\d+__|index|level_\d+)$")  # pandas' names for a row number
+UNNAMED = re.compile(r"^(|Unnamed: \d+|__index_level_\d+__)$")  # what pandas writes for a row number without a name
+INDEX_NAME = re.compile(rf"{UNNAMED.pattern}|^(index|level_\d+)$")  # and the names that it gives to one
 TRUE_MARKERS, FALSE_MARKERS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
 
 
@@ -55,20 +56,23 @@ def numbers_from_text(series: pl.Series) -> tuple[pl.Series, pl.Series]:
     return values.set(missing, None), ~missing & values.is_null()
 
 
-def labels_of(series: pl.Series) -> pl.Series:
+def labels_of(series: pl.Series) -> tuple[pl.Series, bool]:
     """Codes or names as stripped text in categories. Of numbers with gaps, or their text, a whole one has no decimals:
-    7203.0 is the code 7203, NaN is missing.
+    7203.0 is the code 7203, NaN is missing. Also whether decimals were left out.
     """
+    cut = False
     if series.dtype.is_float() or series.dtype.is_decimal():
         known = series.fill_nan(None) if series.dtype.is_float() else series
         whole = known.cast(pl.Int64, strict=False)
-        series = whole if bool(((whole.cast(known.dtype) == known) | known.is_null()).all()) else known
+        cut = bool(((whole.cast(known.dtype) == known) | known.is_null()).all())
+        series = whole if cut else known
     values, index = factorize(series)
     values = values.str.strip_chars()
     named = values.drop_nulls()
     if named.str.ends_with("0").any() and named.filter(named != "").str.contains(WHOLE_NUMBER).all():
-        values = values.str.replace(r"\.0+$", "")
-    return values.cast(pl.Categorical).gather(index)
+        plain = values.str.replace(r"\.0+$", "")
+        values, cut = plain, cut or not plain.equals(values)
+    return values.cast(pl.Categorical).gather(index), cut
 
 
 def is_row_step(step: float) -> bool:

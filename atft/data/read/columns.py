@@ -71,6 +71,7 @@ class ColumnReader:
         self.schema = table.schema
         self.frame = table.frame(columns)
         self.warnings: list[str] = []
+        self.whole_numbers: set[str] = set()  # columns of labels whose decimals, all zero, were left out
         self._keys: dict[str, pl.Series] = {}  # @date and @code, for messages
         self._bad: list[BadCells] = []
 
@@ -98,7 +99,7 @@ class ColumnReader:
 
     def codes(self, column: str) -> pl.Series:
         """Codes as categories of stripped text; 7203.0 is 7203. An empty cell is a bad one."""
-        codes = labels_of(self._checked(column, "code"))
+        codes = self._labels(column, "code")
         codes = self._without(column, codes, codes.is_null() | (codes == ""), "is empty", "every row needs a code")
         kinds = codes.unique()
         with_nul = kinds.filter(kinds.cast(pl.String).str.contains("\0", literal=True))
@@ -109,7 +110,7 @@ class ColumnReader:
 
     def sectors(self, column: str) -> pl.Series:
         """Names of sectors as categories, null where missing."""
-        names = labels_of(self._checked(column, "sector"))
+        names = self._labels(column, "sector")
         kinds = names.unique()
         missing = kinds.filter(kinds.cast(pl.String).str.to_lowercase().is_in(MISSING_MARKERS))
         return names.set(names.is_in(missing.implode()).fill_null(value=False), None) if len(missing) else names
@@ -186,6 +187,12 @@ class ColumnReader:
         for bad in self._bad:
             cells[bad.column] = cells.get(bad.column, 0) + int(bad.rows.sum())
         return ~mask, DroppedRows(file=self.name, num_rows=int(mask.sum()), cells=cells, message=text)
+
+    def _labels(self, column: str, role: str) -> pl.Series:
+        labels, cut = labels_of(self._checked(column, role))
+        if cut:
+            self.whole_numbers.add(column)
+        return labels
 
     def _checked(self, column: str, role: str) -> pl.Series:
         check_type(self.name, column, self.schema.field(column).type, role)

@@ -1,10 +1,14 @@
 """The child program without training: how events are written, and the reason of each exception."""
 
 import errno
+import faulthandler
 import json
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from pydantic import ValidationError
@@ -12,8 +16,8 @@ from pydantic import ValidationError
 from atft import __main__ as program
 from atft.data.cache.reader import CacheMismatch
 from atft.data.schema import DataError
-from atft.events import Artifact, Log, parse
-from atft.spec.data import PlantedSpec
+from atft.events import AnyEvent, Artifact, Evidence, Failed, Log, parse
+from atft.spec.data import DatasetSpec, PlantedSpec
 from atft.spec.reason import Reason
 from atft.train.outputs import verify_artifacts
 from atft.train.report import RunError
@@ -83,3 +87,61 @@ def test_an_invalid_spec_is_a_usage_error(body: str | None, tmp_path: Path, caps
         program.main(["run", str(path), "--cache", "x", "--out", str(tmp_path)])
     assert left.value.code == program.USAGE
     assert "spec.json" in capsys.readouterr().err
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Iterator[Path]:
+    """A DatasetSpec of a CSV panel with one bad cell; the program's signal handlers go with the test."""
+    days = [f"2024-01-{day:02d}" for day in range(1, 31)]
+    rows = [f"{day},{code},{100 + n * n % 7}" for n, day in enumerate(days) for code in "ABC"]
+    (tmp_path / "p.csv").write_text("\n".join(["date,code,close", *rows, "2024-02-01,A,soon"]))
+    spec = DatasetSpec(name="x", path=str(tmp_path / "p.csv"), horizons=(1,), on_bad_cell="drop")
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path / "spec.json"
+    signal.signal(signal.SIGTERM, before)
+    faulthandler.unregister(signal.SIGUSR1)
+
+
+def built(spec: Path) -> tuple[int, list[AnyEvent]]:
+    events = spec.with_name("events")
+    fd = os.open(events, os.O_CREAT | os.O_WRONLY)
+    code = program.main(["build", str(spec), "--out", str(spec.with_name("cache")), "--events-fd", str(fd)])
+    return code, [parse(line) for line in events.read_bytes().splitlines()]
+
+
+def test_dropped_rows_stand_in_the_evidence(spec: Path) -> None:
+    code, events = built(spec)
+    assert code == 0
+    evidence = [event.body for event in events if isinstance(event, Evidence)]
+    assert "dropped_rows" not in evidence[0]
+    [dropped] = evidence[-1]["dropped_rows"]
+    assert (dropped["file"], dropped["num_rows"], dropped["cells"]) == ("p.csv", 1, {"close": 1})
+    assert "row 91 2024-02-01 A: 'soon'" in dropped["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(pl.exceptions.PanicException("not yet implemented"), "invalid_params"), (TypeError("a\nb"), "internal")],
+)
+def test_a_panic_and_an_unexpected_error_end_in_words(
+    spec: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: BaseException,
+    reason: str,
+) -> None:
+    def panic(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pl.Series, "set_sorted", panic)
+    code, events = built(spec)
+    last = events[-1]
+    assert (code, isinstance(last, Failed) and last.reason) == (1, reason)
+    capfd.readouterr()
+    assert program.main(["inspect", str(spec)]) == 1
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1  # no traceback
+    assert " ".join(str(error).split()) in said.err
+    assert ("failed unexpectedly, please report it" in said.err) == (reason == "internal")

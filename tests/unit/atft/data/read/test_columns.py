@@ -1,6 +1,8 @@
 """Columns with a role: days of instants, codes, and wrong cells that are refused or dropped together."""
 
 import datetime as dt
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from atft.data.builder.run import build_spec
+from atft.data.builder.run import build, build_spec, fingerprint_of, inspect
 from atft.data.checks.profile import profile
 from atft.data.panel.sidefiles import read_market, read_universe
-from atft.data.panel.source import load
+from atft.data.panel.source import load, source_sha256
 from atft.data.read.columns import ColumnReader
 from atft.data.read.tables import Table, open_folder, table_from_frame
 from atft.data.schema import DataError
@@ -101,6 +103,33 @@ def test_the_market_and_universe_files_follow_the_same_rules(tmp_path: Path) -> 
     sundays = frame.with_columns(date=late.dt.date())
     sundays.write_parquet(tmp_path / "f.parquet")
     assert "12 of 60 days are Saturdays or Sundays, such as 2023-01-01" in read_market(side, "refuse").warnings[1]
+    assert "12 of 60 days are Saturdays or Sundays" in read_universe(side, "refuse").warnings[0]
+    for kind in (pl.Float32, pl.Float64):
+        written = sundays.with_columns(date=late.dt.date().dt.to_string("%Y%m%d").cast(pl.Float64).cast(kind))
+        written.write_parquet(tmp_path / "f.parquet")
+        if kind == pl.Float32:
+            with pytest.raises(DataError, match="holds float, which cannot tell 20240115 from 20240116"):
+                read_universe(side, "refuse")
+        else:
+            assert read_universe(side, "refuse").value["date"][0] == dt.date(2023, 1, 1)
+
+
+def test_a_wide_market_files_bad_cells_are_counted_and_row_numbers_passed_over(tmp_path: Path) -> None:
+    row = pl.int_range(60, eager=True)
+    frame = pl.DataFrame({"": row, "Unnamed: 0": row, "index": row, "date": WEEKDAYS, "note": "x", "vix": row + 0.5})
+    spoiled = frame.with_columns(vix=pl.when(row.is_in([3, 7])).then(pl.lit("?")).otherwise(frame["vix"]))
+    spoiled.write_csv(tmp_path / "m.csv")
+    side = SideFile(file=str(tmp_path / "m.csv"))
+    with pytest.raises(
+        DataError, match=r"m\.csv has 2 bad cells: column 'vix' is not a number in 2 rows, such as row 4 "
+    ):
+        read_market(side, "refuse")
+    found = read_market(side, "drop")
+    assert found.dropped is not None
+    assert (found.dropped.num_rows, found.dropped.cells) == (2, {"vix": 2})
+    assert found.value.keys() == {"vix"}
+    assert len(found.value["vix"][0]) == 58
+    assert "['note', '', 'Unnamed: 0', 'index'] are no series" in str(found.warnings).replace('"', "'")
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
@@ -149,6 +178,60 @@ def test_dropped_rows_leave_the_rest_as_it_is_and_stand_in_the_profile(prices: p
     assert "p.csv: on_bad_cell: drop leaves out 31 rows, for 32 bad cells" in str(about["warnings"])
 
 
+def test_rules_that_came_later_stand_in_the_fingerprint_where_they_matter(prices: pl.DataFrame, tmp_path: Path) -> None:
+    def inspected(frame: pl.DataFrame, name: str = "p.parquet", **settings: object) -> dict[str, object]:
+        frame.write_csv(tmp_path / name) if name.endswith("csv") else frame.write_parquet(tmp_path / name)
+        spec = DatasetSpec.model_validate({"name": "x", "path": str(tmp_path / name), "horizons": (1, 5), **settings})
+        found = inspect(spec)
+        before = fingerprint_of(spec, str(found["source_sha256"]))
+        return found | {"as_before": found["fingerprint"] == before}
+
+    row = pl.int_range(pl.len()).cast(pl.Float64)
+    index = prices.with_columns(index=row, constant=1.0, unnamed=pl.lit("x")).rename({"unnamed": "Unnamed: 0"})
+    codes = prices.with_columns(code=7200.0 + pl.col("code").str.tail(2).cast(pl.Float64))
+    assert inspected(prices)["as_before"]
+    assert not inspected(index)["as_before"]
+    assert inspected(index.with_columns(index=pl.lit(2)))["as_before"]  # it was constant, and is
+    assert inspected(index, features=("return_1",))["as_before"]
+    assert inspected(codes)["as_before"]
+    assert not inspected(codes, "p.csv")["as_before"]
+    market = pl.DataFrame({"date": WEEKDAYS.head(2), "Unnamed: 0": [0, 1], "vix": [1.0, 2.0]})
+    market.write_csv(tmp_path / "m.csv")
+    market.drop("Unnamed: 0").write_csv(tmp_path / "plain.csv")
+    assert not inspected(prices, market=SideFile(file=str(tmp_path / "m.csv")))["as_before"]
+    assert inspected(prices, market=SideFile(file=str(tmp_path / "plain.csv")))["as_before"]
+
+
+@pytest.mark.parametrize("own", ["index", "score"])
+def test_a_cache_of_other_rules_is_not_taken_for_todays(prices: pl.DataFrame, tmp_path: Path, own: str) -> None:
+    frame = prices.with_columns(pl.int_range(pl.len()).cast(pl.Float64).sin().alias(own), more=pl.col("close").sin())
+    frame.write_parquet(tmp_path / "p.parquet")
+    spec = DatasetSpec(name="x", path=str(tmp_path / "p.parquet"), horizons=(1, 5), build_features=False)
+    known = tmp_path / "known"
+
+    def rebuilt() -> tuple[str, bool]:
+        said: list[object] = []
+        found = build(spec, tmp_path / "new", said.append, lambda: False, known)
+        again = (tmp_path / "new").exists()
+        if again:
+            (tmp_path / "new").rename(known / found.manifest.fingerprint)
+        return found.manifest.fingerprint, again
+
+    known.mkdir()
+    first, _ = rebuilt()
+    assert rebuilt() == (first, False)
+    report = json.loads((known / first / "report.json").read_bytes())
+    del report["later_rules"]  # as an older release wrote it, with `index` among its features
+    before = known / fingerprint_of(spec, source_sha256(spec))
+    if before.name != first:
+        shutil.copytree(known / first, before)
+        manifest = json.loads((before / "manifest.json").read_bytes()) | {"fingerprint": before.name}
+        (before / "manifest.json").write_text(json.dumps(manifest))
+    (before / "report.json").write_text(json.dumps(report))
+    assert rebuilt() == (first, False)
+    assert (before.name == first) == (own == "score")
+
+
 def test_settings_of_reading_at_their_default_leave_the_fingerprint() -> None:
     assert "on_bad_cell" not in build_spec(DatasetSpec(name="x", path="p"))
     assert build_spec(DatasetSpec(name="x", path="p", on_bad_cell="drop"))["on_bad_cell"] == "drop"
@@ -174,8 +257,7 @@ def test_row_numbers_are_no_features(prices: pl.DataFrame, tmp_path: Path) -> No
     )
     frame.write_parquet(tmp_path / "p.parquet")
     source = load(DatasetSpec(name="x", path=str(tmp_path / "p.parquet"), horizons=(1, 5)))
-    assert "columns ['index'] are no features: by their names they are row numbers" in source.warnings
-    assert source.extra["counted"].useless_reason == "a row number"
+    assert source.extra["index"].useless_reason == source.extra["counted"].useless_reason == "a row number"
     assert source.extra["nearly"].useless_reason is None
 
 

@@ -21,14 +21,16 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs import logs
 from jobs.broker import pubsub, queue
 from jobs.db.session import sync_engine, sync_sessions, transaction
-from jobs.record import queries
+from jobs.record import queries, store_identity
 from jobs.settings import Settings
 from worker.attempt.supervisor import Supervisor
 from worker.clock import die_with_parent
+from worker.persistence import POSTGRES_UNAVAILABLE
 from worker.slot import DeviceSlot
 from worker.upkeep.heartbeat import Heartbeat
 from worker.upkeep.janitor import Janitor
 from worker.upkeep.orphans import remove_orphans
+from worker.upkeep.scrub import Scrub
 from worker.upkeep.sweeper import Sweeper
 
 if TYPE_CHECKING:
@@ -73,7 +75,9 @@ def advance_study(job_id: str) -> None:
 @app.task(name=queue.SWEEP)  # type: ignore[untyped-decorator]
 def sweep() -> None:
     _sweeper().sweep()
-    _janitor().run_once()
+    if _store_problem() is None:
+        _janitor().run_once()
+        _scrub().step()
 
 
 @app.task(name=queue.PING)  # type: ignore[untyped-decorator]
@@ -127,7 +131,7 @@ def _sweeper() -> Sweeper:
         hint=_hints().send,
         queue_is_empty=_queue_is_empty,
         publish=_publish,
-        remove_orphans=lambda: remove_orphans(settings, _sessions()),
+        remove_orphans=_remove_orphans,
         sweep_seconds=settings.sweep_seconds,
     )
 
@@ -135,6 +139,28 @@ def _sweeper() -> Sweeper:
 @cache
 def _janitor() -> Janitor:
     return Janitor(settings, _sessions(), _publish)
+
+
+def _store_problem() -> str | None:
+    """Why this worker's run root is none that files may be removed from, or read; null when it is the store."""
+    try:
+        with transaction(_sessions()) as session:
+            problem = store_identity.bind(session, settings.run_root)
+    except POSTGRES_UNAVAILABLE as error:
+        problem = f"Postgres is unavailable: {error}"
+    if problem is not None:
+        logger.error("no file is cleaned up or read: %s", problem)
+    return problem
+
+
+def _remove_orphans() -> None:
+    if _store_problem() is None:
+        remove_orphans(settings, _sessions())
+
+
+@cache
+def _scrub() -> Scrub:
+    return Scrub(settings, _sessions())
 
 
 @cache
@@ -160,7 +186,7 @@ def _queue_is_empty(name: str) -> bool:
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _start_heartbeat(sender: Any, **_: object) -> None:
-    heartbeat = Heartbeat(_sessions(), DeviceSlot.parse(sender.hostname))
+    heartbeat = Heartbeat(_sessions(), DeviceSlot.parse(sender.hostname), settings.run_root)
     heartbeat.start()
     signals.worker_shutting_down.connect(lambda **_: _drain(sender.pool), weak=False)
 

@@ -99,6 +99,11 @@ _PROBLEMS: Final = {
         "illegal_move",
         "the job is succeeded: it cannot be changed any more",
     ),
+    410: (
+        "The file's bytes are not those that were recorded.",
+        "artifact_damaged",
+        "artifact 'daily.parquet' is damaged on the server's disk: run the job again, or restore the file",
+    ),
     412: (
         "The job has changed since the version in If-Match.",
         "precondition_failed",

@@ -269,6 +269,7 @@ WORKER: Final[Example] = {
     "started_at": "2026-11-23T00:55:00.000Z",
     "last_seen": "2026-11-23T01:20:40.000Z",
     "live": True,
+    "problem": None,
 }
 PROMETHEUS: Final = (
     'atft_jobs{kind="train",state="running"} 1.0\natft_queue_depth{queue="cpu"} 3.0\natft_database_up 1.0\n'

@@ -16,13 +16,15 @@ from redis.asyncio import Redis
 from api.http.auth import Principal
 from api.http.database import Database
 from api.http.errors import Refused
+from api.http.path_guard import existing_file
 from api.http.prometheus import PrometheusMetrics
 from api.http.rate_limits import RateLimits
 from api.http.sse import read_updates
 from api.http.stream_batcher import StreamBatcher
+from atft.checksums import Checksums
 from jobs.broker.pubsub import PubSub, apublish
 from jobs.broker.queue import HintSender
-from jobs.db.tables import Job
+from jobs.db.tables import ArtifactRow, Job
 from jobs.record.quotas import check_upload_quota
 from jobs.settings import Settings, free_bytes
 
@@ -72,6 +74,7 @@ class Service:
         self.redis = redis
         self.metrics = metrics
         self.closing = asyncio.Event()
+        self._checksums = Checksums()
         self._hint_sender = HintSender(settings)
         self._hint_executor = ThreadPoolExecutor(2, thread_name_prefix="hints")
         self._pending_hints = 0
@@ -146,6 +149,17 @@ class Service:
 
     def job_folder(self, job_id: UUID) -> Path:
         return self.settings.jobs_root / str(job_id)
+
+    async def artifact_file(self, row: ArtifactRow) -> Path:
+        """The file of an artifact, with the bytes that were recorded. Raises Refused (404 it is gone, 410 damaged)."""
+        path = existing_file(self.settings.run_root, row.path)
+        if path is None:
+            raise Refused(404, "artifact_gone", f"artifact {row.name!r} was recorded, but its file is no longer there")
+        reread = row.verified_at is None
+        if await asyncio.to_thread(self._checksums.sha256, path, reread=reread) != row.sha256:
+            detail = f"artifact {row.name!r} is damaged on the server's disk: run the job again, or restore the file"
+            raise Refused(410, "artifact_damaged", detail)
+        return path
 
     def close(self) -> None:
         self._hint_executor.shutdown(wait=False, cancel_futures=True)

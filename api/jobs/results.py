@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 from api.http.auth import Reader
 from api.http.deps import MAX_INTEGER, JobId, ServiceDep, problems
 from api.http.errors import Refused
-from api.http.path_guard import existing_file
 from api.jobs import export
 from api.jobs.evidence_schemas import TRAINING, EvidenceView
 from api.jobs.schemas import Artifacts, MetricsView
@@ -126,7 +125,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
     "/artifacts/{name:path}",
     response_class=FileResponse,
     summary="Download a file",
-    responses={**problems(404, 416), **_FILE},
+    responses={**problems(404, 410, 416), **_FILE},
 )
 async def get_artifact(
     job_id: JobId,
@@ -137,11 +136,9 @@ async def get_artifact(
     service: ServiceDep,
     _: Reader,
 ) -> Response:
-    """The content, or a `Range` of it. `ETag` is the SHA-256."""
+    """The content, or a `Range` of it. `ETag` is the SHA-256. 410 when the bytes on the disk no longer have it."""
     row = await service.database.read(_artifact, job_id, name)
-    path = existing_file(service.settings.run_root, row.path)
-    if path is None:
-        raise Refused(404, "artifact_gone", f"artifact {name!r} was recorded, but its file is no longer there")
+    path = await service.artifact_file(row)
     tag = f'"{row.sha256}"'
     headers = {"ETag": tag, "Cache-Control": "private, max-age=31536000, immutable"}
     if tag in [part.strip() for part in request.headers.get("if-none-match", "").split(",")]:

@@ -13,7 +13,6 @@ from api.http import examples
 from api.http.auth import Audit, Reader, Submitter
 from api.http.deps import DryRun, IdempotencyKey, JobId, ServiceDep, problems, require_json
 from api.http.errors import Refused, invalid
-from api.http.path_guard import existing_file
 from api.jobs.schemas import SubmittedView
 from api.jobs.submission import (
     REFUSALS,
@@ -103,14 +102,12 @@ async def get_best(job_id: JobId, service: ServiceDep, _: Reader) -> BestView:
     return await service.database.read(studies.best_trial, job_id)
 
 
-@router.get("/{job_id}/importance", summary="A study's parameter importance", responses=problems(404))
+@router.get("/{job_id}/importance", summary="A study's parameter importance", responses=problems(404, 410))
 async def get_importance(job_id: JobId, service: ServiceDep, _: Reader) -> ImportanceView:
     """The share of each parameter in the objective's variation, of a finished study. Null, with the reason, when there
     are too few complete trials."""
     row = await service.database.read(studies.importance_artifact, job_id)
-    path = existing_file(service.settings.run_root, row.path)
-    if path is None:
-        raise Refused(404, "artifact_gone", "the importance was recorded, but its file is no longer there")
+    path = await service.artifact_file(row)
     return ImportanceView.model_validate_json(await asyncio.to_thread(path.read_bytes))
 
 

@@ -18,7 +18,7 @@ from api.http.service import Service
 from api.system.schemas import Check, Health
 from jobs.db.migrate import database_revision, head_revision
 from jobs.db.tables import Job
-from jobs.record import queries
+from jobs.record import queries, store_identity
 from jobs.settings import free_bytes
 from jobs.states import JobKind, JobState
 
@@ -81,6 +81,11 @@ async def _check_disk(service: Service) -> Check:
     return Check(ok=free >= min_free, detail=f"{free / 1e9:.1f} GB free; {min_free / 1e9:g} GB are needed at least")
 
 
+async def _check_store(service: Service) -> Check:
+    problem = await service.database.read(store_identity.problem, service.settings.run_root)
+    return Check(ok=problem is None, detail=problem or "the run root is this database's")
+
+
 # Whether a check is required for readiness. Without a broker or a worker jobs are still accepted, and wait.
 _CHECKS: Final[dict[str, tuple[Callable[[Service], Awaitable[Check]], bool]]] = {
     "database": (_check_database, True),
@@ -88,6 +93,7 @@ _CHECKS: Final[dict[str, tuple[Callable[[Service], Awaitable[Check]], bool]]] = 
     "broker": (_check_broker, False),
     "workers": (_check_workers, False),
     "disk": (_check_disk, True),
+    "store": (_check_store, True),
 }
 
 
@@ -107,7 +113,7 @@ async def _bounded(check: Callable[[Service], Awaitable[Check]], service: Servic
     "/readyz", response_model=Health, response_model_exclude_none=True, summary="Readiness", responses=_NOT_READY
 )
 async def get_readyz(service: ServiceDep, response: Response, verbose: Verbose = None) -> Health:
-    """200 when the checks of database, migrations and disk pass. Broker and workers are only reported."""
+    """200 when the checks of database, migrations, disk and store pass. Broker and workers are only reported."""
     names = list(_CHECKS)
     results = await asyncio.gather(*(_bounded(check, service) for check, _ in _CHECKS.values()))
     checks = dict(zip(names, results, strict=True))

@@ -20,6 +20,7 @@ class WorkerView(View):
     started_at: Time
     last_seen: Time
     live: bool = Field(description="seen within the last minute")
+    problem: str | None = Field(description="why it takes no job, such as a run root that is not this service's")
 
 
 class Workers(View):

@@ -33,4 +33,5 @@ def worker_view(row: Worker, now: datetime | None = None) -> WorkerView:
         started_at=row.started_at,
         last_seen=row.last_seen,
         live=live,
+        problem=row.problem,
     )

@@ -1,6 +1,5 @@
 """Writes the files of a cache atomically: into a temporary folder, then fsync and rename."""
 
-import hashlib
 import json
 import mmap
 import os
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from jaxtyping import Bool, Float, Float32, Int
 
+from atft.checksums import sha256_of, sync
 from atft.data.schema import Days, FileEntry, Manifest
 
 METADATA_KEY = b"atft"
@@ -42,16 +42,6 @@ class PanelArrays:
     targets: Float[np.ndarray, "row horizon"]
     returns: Float[np.ndarray, " row"]
     beta: Float[np.ndarray, " row"]
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb", buffering=0) as file:
-        # Larger chunks than hashlib.file_digest's: after each one the thread must take the GIL again.
-        digest, chunk = hashlib.sha256(), memoryview(bytearray(1 << 22))
-        while count := file.readinto(chunk):
-            digest.update(chunk[:count])
-        return digest.hexdigest()
 
 
 @contextmanager
@@ -170,15 +160,6 @@ def write_arrow(path: Path, columns: Mapping[str, pa.Array], metadata: dict[byte
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or folder to the disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _metadata(manifest: Manifest) -> dict[bytes, bytes]:

@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import TypeAdapter, ValidationError
 
+from atft.checksums import is_sealed, seal, write_atomic
 from atft.data.cache.batch import Batch
 from atft.data.cache.labels import NEUTRAL
 from atft.events import DailySeries
 from atft.metrics.rank import daily_rank_ic
 from atft.spec.base import digest
 from atft.spec.metric import RANK_IC, full_name
-from atft.train.checkpoint import write_atomic
 from atft.train.evaluate import ScoredSamples, chunks, read_batch, split_metrics, with_scores
 from atft.train.report import Reporter
 from atft.train.setup import TrainingSetup
@@ -84,7 +84,7 @@ def baselines(
     Computed, or read from `{cache}/baselines/`.
     """
     path = setup.cache.path / "baselines" / f"{_key(setup)}.json"
-    if path.is_file():
+    if is_sealed(path):
         try:
             return TypeAdapter(_Stored).validate_json(path.read_bytes()).baselines
         except ValidationError as error:
@@ -105,6 +105,7 @@ def baselines(
         try:
             path.parent.mkdir(exist_ok=True)
             write_atomic(path, TypeAdapter(_Stored).dump_json(made))
+            seal(path)
         except PermissionError as error:
             reporter.log(f"the baselines are not kept for the next run: {error}", level="warning")
     return made.baselines

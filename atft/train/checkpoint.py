@@ -8,7 +8,6 @@
 import hashlib
 import io
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from atft.data.files import sha256_of, sync
+from atft.checksums import sha256_of, sync, write_atomic
 
 FORMAT_VERSION = 2
 KEEP = 2
@@ -49,17 +48,6 @@ class Snapshot:
     best: tuple[Path, ...]
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically, and durably once this returns."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync(path.parent)
-
-
 def to_host(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
 
@@ -88,13 +76,14 @@ def save(folder: Path, name: str, snapshot: Snapshot) -> str:
     torch.save(snapshot.state, state)
     (partial / "state.pt").write_bytes(state.getbuffer())
     for best in snapshot.best:
-        link(best, partial / best.name)
+        shutil.copyfile(best, partial / best.name)  # no hard link: it would be damaged together with the original
+    for file in partial.iterdir():
+        sync(file)
     files = {file.name: {"sha256": sha256_of(file), "size": file.stat().st_size} for file in sorted(partial.iterdir())}
     manifest = {"format_version": FORMAT_VERSION, "loop": snapshot.loop, "identity": snapshot.identity, "files": files}
     text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False).encode()
     (partial / "manifest.json").write_bytes(text)
-    for file in partial.iterdir():
-        sync(file)
+    sync(partial / "manifest.json")
     sync(partial)
     target = folder / name
     if target.exists():
@@ -106,27 +95,19 @@ def save(folder: Path, name: str, snapshot: Snapshot) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def link(source: Path, target: Path) -> None:
-    """Hard-link a file that is only ever replaced, never changed; copy it where hard links are not supported."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def read_manifest(path: Path) -> dict[str, dict[str, object]]:
     """The manifest alone, without torch state. Raises CheckpointError."""
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from error
+        raise CheckpointError(f"checkpoint {path.name} is not whole: its manifest cannot be read") from error
     found = manifest.get("format_version") if isinstance(manifest, dict) else None
     if found != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has checkpoint format {found}, this program reads {FORMAT_VERSION}")
+        raise CheckpointError(f"checkpoint {path.name} has format {found}, this program reads {FORMAT_VERSION}")
     parts = [manifest.get(part) for part in ("loop", "identity", "files")]
     entries = parts[-1].values() if isinstance(parts[-1], dict) else [None]
     if not all(isinstance(part, dict) for part in (*parts, *entries)) or not {*REQUIRED} <= {*parts[-1]}:
-        raise CheckpointError(f"{path} is not a whole checkpoint: its manifest lacks a part")
+        raise CheckpointError(f"checkpoint {path.name} is not whole: its manifest lacks a part")
     return cast(dict[str, dict[str, object]], manifest)
 
 
@@ -137,7 +118,7 @@ def load(path: Path, device: torch.device) -> Snapshot:
         expected = cast(dict[str, object], entry).get("sha256")
         if Path(name).name != name or not (path / name).is_file() or sha256_of(path / name) != expected:
             raise CheckpointError(
-                f"{path / name} is missing or damaged: start the run again, or resume from an older checkpoint"
+                f"{name} of checkpoint {path.name} is missing or damaged: start again, or resume from an older one"
             )
     return Snapshot(
         weights=load_weights(path / "model.safetensors"),

@@ -13,8 +13,8 @@ import safetensors.torch
 from pydantic_core import PydanticCustomError
 from torch import nn
 
+from atft.checksums import sha256_of
 from atft.data.cache.reader import Cache
-from atft.data.files import sha256_of
 from atft.spec.init_from import check_encoder_shape, check_no_lookahead, same_heads, source_fold
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from atft.data.files import sync
+from atft.checksums import sync, write_atomic
 from atft.events import Artifact, DailySeries
 from atft.evidence.models import TrainingEvidence
 from atft.spec.reason import Reason
@@ -94,7 +94,7 @@ def verify_artifacts(out: Path, artifacts: list[Artifact]) -> None:
 
 
 def _write_json(path: Path, body: object) -> None:
-    checkpoint.write_atomic(path, json.dumps(body, indent=1, allow_nan=False).encode())
+    write_atomic(path, json.dumps(body, indent=1, allow_nan=False).encode())
 
 
 def _write_parquet(path: Path, table: "pa.Table") -> None:
@@ -103,7 +103,7 @@ def _write_parquet(path: Path, table: "pa.Table") -> None:
 
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    checkpoint.write_atomic(path, sink.getvalue().to_pybytes())
+    write_atomic(path, sink.getvalue().to_pybytes())
 
 
 def _daily_table(series: Series) -> "pa.Table":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pydantic
 
+from atft.checksums import write_atomic
 from atft.evidence.models import EarlyEvidence, TrainingEvidence
 from atft.spec.reason import Reason
 from atft.train import checkpoint, phases
@@ -179,7 +180,4 @@ class Run:
             self.setup.ema.load_state_dict(snapshot.state["ema"])  # type: ignore[arg-type]
         for best in snapshot.best:
             if best.resolve() != (self.out / best.name).resolve():
-                partial = self.out / f".{best.name}.partial"
-                partial.unlink(missing_ok=True)
-                checkpoint.link(best, partial)
-                partial.replace(self.out / best.name)
+                write_atomic(self.out / best.name, best.read_bytes())

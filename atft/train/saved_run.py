@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from atft.data.files import sha256_of
+from atft.checksums import sha256_of
 from atft.model.network import Network
 from atft.spec.base import digest
 from atft.spec.job import TrainSpec
@@ -40,7 +40,9 @@ class SavedRun:
             config = json.loads((folder / "config.json").read_bytes())
             seen = json.loads((folder / "evidence.json").read_bytes())
         except (OSError, ValueError) as error:
-            raise RunError(Reason.INVALID_PARAMS, f"{folder} holds no finished run: {error}") from error
+            raise RunError(
+                Reason.INVALID_PARAMS, f"{folder.name} holds no finished run: {type(error).__name__}"
+            ) from error
         spec = TrainSpec.model_validate(config["requested"])
         number = resolve_fold(fold, spec.split.num_splits)
         weights = folder / checkpoint.best_name(number, spec.split.num_splits)

@@ -17,6 +17,7 @@ from jobs.db.columns import Best, Checkpoint, JobParams
 from jobs.states import JobKind, JobState, Reason, Wanted
 
 Json = dict[str, Any]
+_VERIFIED = "when all bytes were last read and found whole; null: not since they were not"
 
 
 def _one_of(column: str, values: type[StrEnum]) -> str:
@@ -245,6 +246,7 @@ class ArtifactRow(Base):
     sha256: Mapped[str]
     media_type: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    verified_at: Mapped[datetime | None] = mapped_column(server_default=func.now(), comment=_VERIFIED)
 
 
 class Dataset(Base):
@@ -265,6 +267,7 @@ class Dataset(Base):
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     deleted_at: Mapped[datetime | None]
+    verified_at: Mapped[datetime | None] = mapped_column(server_default=func.now(), comment=_VERIFIED)
 
     __table_args__ = (
         Index("uq_datasets_version", "name", "version", unique=True),
@@ -342,3 +345,15 @@ class Worker(Base):
     busy_with: Mapped[UUID | None]
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_seen: Mapped[datetime] = mapped_column(server_default=func.now())
+    problem: Mapped[str | None] = mapped_column(comment="why it takes no job")
+
+
+class Store(Base):
+    """The folder of files that belongs to this database: one row, whose `id` is also in the folder's `store.json`."""
+
+    __tablename__ = "store"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    bound_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (Index("uq_store_one", text("(true)"), unique=True),)

@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 from pydantic import BaseModel, ConfigDict
 
+from atft.checksums import sync
 from jobs.db.migrate import VERSION_TABLE, migrate
 from jobs.settings import Settings
 
@@ -114,9 +115,9 @@ def backup(settings: Settings, target: Path, *, files: bool = True) -> Counts:
         ):
             rows = _write_tables(settings, archive, files)
             taken, skipped = _write_files(settings, archive, partial) if files else (0, 0)
-        with partial.open("rb") as whole:
-            os.fsync(whole.fileno())
+        sync(partial)
         partial.rename(target)
+        sync(target.parent)
     finally:
         partial.unlink(missing_ok=True)
     return Counts(rows=rows, files=taken, skipped=skipped)
@@ -229,8 +230,7 @@ def _restore_file(archive: zipfile.ZipFile, name: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(name) as source, target.open("xb") as out:
         shutil.copyfileobj(source, out, 1 << 20)
-        out.flush()
-        os.fsync(out.fileno())
+    sync(target)
 
 
 def _restore_tables(

@@ -15,12 +15,14 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from atft.checksums import Checksums
 from jobs.access import audit
 from jobs.broker.pubsub import redis_client
 from jobs.db.migrate import connection_to, database_revision, head_revision
-from jobs.db.tables import ArtifactRow, AuditRow, Dataset, Job
+from jobs.db.tables import AuditRow, Dataset, Job
 from jobs.ops import retention
 from jobs.paths import checkpoint_folder
+from jobs.record import store_identity, stored
 from jobs.settings import Settings
 from jobs.states import JobState
 
@@ -71,6 +73,13 @@ def _disk(settings: Settings) -> str:
     return f"{free / 1e9:.0f} GB free"
 
 
+def _store(settings: Settings) -> str:
+    with connection_to(settings) as connection, Session(connection) as session:
+        if (problem := store_identity.problem(session, settings.run_root)) is not None:
+            raise ValueError(problem)
+    return "the run root is this database's"
+
+
 def _leases(settings: Settings) -> str:
     with connection_to(settings) as connection, Session(connection) as session:
         late = (Job.state == JobState.RUNNING, Job.lease_until < func.now() - STUCK_AFTER)
@@ -83,27 +92,21 @@ def _leases(settings: Settings) -> str:
 
 
 def _files(settings: Settings) -> str:
-    """Check that every file named by a row exists."""
-    missing: list[str] = []
+    """Read every file named by a row, and compare its bytes with the row."""
+    waiting = select(Job.id, Job.checkpoint).where(Job.finished_at.is_(None), Job.checkpoint["path"].is_not(None))
     with connection_to(settings) as connection, Session(connection) as session:
-        for job_id, name, path, size in session.execute(
-            select(ArtifactRow.job_id, ArtifactRow.name, ArtifactRow.path, ArtifactRow.size_bytes)
-        ):
-            path_on_disk = settings.run_root / path
-            if not path_on_disk.is_file() or path_on_disk.stat().st_size != size:
-                missing.append(f"artifact {name} of job {job_id}")
-        for name, version, path in session.execute(
-            select(Dataset.name, Dataset.version, Dataset.path).where(Dataset.deleted_at.is_(None))
-        ):
-            if not (settings.run_root / path).is_dir():
-                missing.append(f"the cache of dataset {name}@{version}")
-        waiting = select(Job.id, Job.checkpoint).where(Job.finished_at.is_(None), Job.checkpoint["path"].is_not(None))
-        for job_id, checkpoint in session.execute(waiting):
-            if checkpoint and not checkpoint_folder(settings.jobs_root, job_id, checkpoint["path"]).exists():
-                missing.append(f"the checkpoint of job {job_id}")
-    if missing:
-        raise ValueError(f"{len(missing)} missing: {_first_few(missing)}")
-    return "every file named by a row exists"
+        rows = list(stored.stored_rows(session))
+        checkpoints = [(job_id, checkpoint) for job_id, checkpoint in session.execute(waiting) if checkpoint]
+    checksums = Checksums()
+    found = [(row, stored.damaged(settings.run_root, row, checksums)) for row in rows]
+    wrong = [stored.describe_damage(row, name) for row, name in found if name is not None]
+    for job_id, checkpoint in checkpoints:
+        folder = checkpoint_folder(settings.jobs_root, job_id, checkpoint["path"])
+        if not stored.checkpoint_is_whole(folder, checkpoint["sha256"]):
+            wrong.append(f"the checkpoint of job {job_id} is missing or altered")
+    if wrong:
+        raise ValueError(f"{len(wrong)} missing or altered: {'; '.join(wrong[:_SHOWN])}")
+    return f"all bytes of {len(rows)} caches and artifacts are those that were recorded"
 
 
 def _orphans(settings: Settings) -> str:
@@ -167,6 +170,7 @@ CHECKS: Final[dict[str, Callable[[Settings], str]]] = {
     "broker": _broker,
     "run root": _run_root,
     "disk": _disk,
+    "store": _store,
     "leases": _leases,
     "files": _files,
     "orphans": _orphans,

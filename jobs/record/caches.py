@@ -39,6 +39,12 @@ def move_to_trash(session: Session, folder: Path) -> Path | None:
     return folder.rename(folder.with_name(f"{TRASH_PREFIX}{fingerprint}-{uuid4().hex[:8]}"))
 
 
+def move_damaged_to_trash(session: Session, folder: Path) -> Path:
+    """Rename a cache folder whatever needs it: it is not what it was. The next clean-up removes it."""
+    advisory_lock(session, "cache", folder.name)
+    return folder.rename(folder.with_name(f"{TRASH_PREFIX}{folder.name}-{uuid4().hex[:8]}"))
+
+
 def recent_builds(session: Session) -> list[Job]:
     """Dataset builds that are unfinished or finished less than a day ago."""
     recent = Job.finished_at > func.now() - UPLOAD_RETENTION

@@ -67,6 +67,8 @@ def register_dataset(session: Session, job: Job, new: NewDataset) -> Dataset:
         version = (session.scalar(newest) or 0) + 1
         statement = insert(Dataset).values(**asdict(new), id=uuid7.uuid7(), version=version, job_id=job.id)
         existing = session.scalars(statement.returning(Dataset)).one()
+    else:  # its cache may have been built again
+        session.execute(update(Dataset).where(Dataset.path == new.path).values(verified_at=func.now()))
     values = {"dataset": new.name, "dataset_fingerprint": new.fingerprint, "version": Job.version + 1}
     session.execute(
         update(Job).where(Job.id == job.id).values(values), execution_options={"synchronize_session": False}
@@ -201,6 +203,7 @@ def add_artifact(
         "sha256": sha256,
         "media_type": media_type,
         "created_at": func.now(),
+        "verified_at": func.now(),
     }
     statement = postgresql.insert(ArtifactRow).values(job_id=job_id, name=name, **values)
     session.execute(statement.on_conflict_do_update(index_elements=[ArtifactRow.job_id, ArtifactRow.name], set_=values))

@@ -125,9 +125,12 @@ class _Batch:
             case Evidence():
                 self.changes["evidence"] = dict(event.body)
             case Checkpointed():
-                self.changes["checkpoint"] = event.model_dump(
-                    mode="json", include={"path", "step", "fold", "epoch", "sha256"}
-                )
+                fields = {"path", "step", "fold", "epoch", "sha256"}
+                before = self.changes.get("checkpoint", job.checkpoint)
+                saved = event.model_dump(mode="json", include=fields)
+                if before is not None and before["path"] != event.path:
+                    saved["previous"] = {key: before[key] for key in before if key != "previous"}
+                self.changes["checkpoint"] = saved
             case _:
                 pass  # started, finished, stopped, failed: the supervisor turns them into state transitions
         return []

@@ -298,9 +298,19 @@ def _describe_position(job: Job, ahead: int, is_live: bool, now: datetime) -> Qu
 
 
 def heartbeat_worker(
-    session: Session, *, name: str, host: str, pid: int, queue: str, device: str, busy_with: UUID | None
+    session: Session,
+    *,
+    name: str,
+    host: str,
+    pid: int,
+    queue: str,
+    device: str,
+    busy_with: UUID | None,
+    problem: str | None = None,
 ) -> None:
-    """Record that a worker process is alive. `started_at` is when this process was first seen."""
+    """Record that a worker process is alive. `started_at` is when this process was first seen, `problem` why it takes
+    no job.
+    """
     now = func.clock_timestamp()
     values = {
         "name": name,
@@ -309,6 +319,7 @@ def heartbeat_worker(
         "queue": queue,
         "device": device,
         "busy_with": busy_with,
+        "problem": problem,
         "last_seen": now,
     }
     statement = insert(Worker).values(**values, started_at=now)

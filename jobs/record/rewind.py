@@ -55,6 +55,11 @@ def _best_as_of(session: Session, job: Job, epoch: int) -> Best | None:
     return job.best if job.best is not None and job.best["epoch"] <= epoch else None
 
 
+def _in_folder_of(source: Job, checkpoint: Json) -> Json:
+    """The checkpoint of `source` as one of a retry; it may lie in the folder of yet another job."""
+    return checkpoint | {"path": posixpath.normpath(f"../{source.id}/{checkpoint['path']}")}
+
+
 def copy_checkpoint(session: Session, job: Job, source: Job) -> None:
     """Copy the checkpoint of `source`, and the points before it, to a new job that resumes from it."""
     if source.checkpoint is None:
@@ -62,10 +67,9 @@ def copy_checkpoint(session: Session, job: Job, source: Job) -> None:
     points = select(literal(job.id), Metric.name, Metric.step, literal(0), Metric.value, Metric.time)
     columns = ["job_id", "name", "step", "attempt", "value", "time"]
     session.execute(insert(Metric).from_select(columns, points.where(Metric.job_id == source.id)))
-    path = posixpath.normpath(
-        f"../{source.id}/{source.checkpoint['path']}"
-    )  # the source's may lie in another job's folder
-    job.checkpoint = source.checkpoint | {"path": path}
+    job.checkpoint = _in_folder_of(source, source.checkpoint)
+    if (previous := source.checkpoint.get("previous")) is not None:
+        job.checkpoint["previous"] = _in_folder_of(source, previous)
     job.best = _best_as_of(session, source, source.checkpoint["epoch"])
     session.flush()
     job.metrics = rewind(session, job)["metrics"]

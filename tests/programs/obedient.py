@@ -35,7 +35,10 @@ def save(epoch: int) -> str:
     path = out / "checkpoints" / f"epoch-{epoch}" / "state.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"epoch": epoch}))
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    files = {path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
+    manifest = path.with_name("manifest.json")
+    manifest.write_text(json.dumps({"files": files}))
+    sha256 = hashlib.sha256(manifest.read_bytes()).hexdigest()
     name = str(path.parent.relative_to(out))
     protocol.send("checkpointed", path=name, step=epoch * 10, epoch=epoch, sha256=sha256, best=False)
     return name

@@ -1,18 +1,14 @@
 """Output files of a finished child, flushed and hashed before they are recorded, and the cache of a dataset build."""
 
 import errno
-import hashlib
-import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
+from atft.checksums import sha256_of, sync
 from atft.events import Artifact
 from jobs.settings import Settings
-
-_CHUNK: Final = 1 << 20
 
 
 class MissingOutput(Exception):
@@ -40,28 +36,20 @@ def _collect_one(run_root: Path, folder: Path, artifact: Artifact) -> Output:
     path = (folder / artifact.path).resolve()
     if not path.is_relative_to(folder) or not path.is_file():
         raise MissingOutput(f"the declared artifact {artifact.name!r} ({artifact.path}) does not exist")
+    sync(path)
     return Output(
         name=artifact.name,
         path=str(path.relative_to(run_root)),
         size_bytes=path.stat().st_size,
-        sha256=flush_and_hash(path),
+        sha256=sha256_of(path),
         media_type=artifact.media_type,
     )
 
 
-def flush_and_hash(path: Path) -> str:
-    """Flush a file to disk (fsync) and return its SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def install_cache(settings: Settings, built: Path, fingerprint: str) -> Path:
-    """Move a built cache to `caches/{fingerprint}`, or remove it when that exists; returns the path. A build whose
-    content was cached already leaves no folder to move.
+    """Move a built cache to `caches/{fingerprint}`; returns the path. A build whose content was cached already leaves
+    no folder to move. Where there is one although this was built, it was damaged, or has just been built with the same
+    bytes: its files are replaced one by one, so that a reader finds each file at any time.
     """
     cache = settings.caches_root.resolve() / fingerprint
     if not fingerprint.isalnum():
@@ -74,15 +62,10 @@ def install_cache(settings: Settings, built: Path, fingerprint: str) -> Path:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
+        for file in sorted(built.iterdir(), key=lambda file: file.name == "manifest.json"):
+            if file.is_file():
+                file.replace(cache / file.name)
+        sync(cache)
         shutil.rmtree(built)
-    flush_folder(cache.parent)
+    sync(cache.parent)
     return cache
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk (fsync), so that a rename inside it survives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

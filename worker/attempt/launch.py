@@ -13,6 +13,7 @@ from atft.spec.kinds import KINDS
 from jobs.db.tables import Job, Json
 from jobs.paths import NotFound, OutsideRoot, checkpoint_folder, resolve_inside
 from jobs.record.init_from import Weights
+from jobs.record.stored import checkpoint_is_whole
 from jobs.settings import Settings
 from jobs.states import Reason
 
@@ -55,12 +56,14 @@ def scratch_folder(folder: Path) -> Path:
     return folder / "tmp"
 
 
-def checkpoint_is_missing(settings: Settings, job: Job) -> bool:
-    """True if the recorded checkpoint is not on disk: replaced by one that was not recorded before a crash."""
-    return (
-        job.checkpoint is not None
-        and not checkpoint_folder(settings.jobs_root, job.id, job.checkpoint["path"]).exists()
-    )
+def newest_whole_checkpoint(settings: Settings, job: Job) -> Json | None:
+    """The job's checkpoint if all of its bytes are those that were written, else the one before it, else null."""
+    checkpoint = job.checkpoint
+    while checkpoint is not None:
+        if checkpoint_is_whole(checkpoint_folder(settings.jobs_root, job.id, checkpoint["path"]), checkpoint["sha256"]):
+            return checkpoint
+        checkpoint = checkpoint.get("previous")
+    return None
 
 
 def prepare_launch(

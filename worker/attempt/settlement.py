@@ -19,7 +19,7 @@ from atft.spec.kinds import KINDS
 from atft.spec.prediction import PredictSpec
 from jobs.db.tables import Job, Json
 from jobs.record import catalog, history, lifecycle, reruns
-from jobs.record.caches import lock_cache
+from jobs.record.caches import lock_cache, move_damaged_to_trash
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
 from worker.attempt.artifacts import MissingOutput, Output, collect_outputs, install_cache
@@ -34,6 +34,14 @@ class BuiltCache:
 
     folder: Path
     dataset: catalog.NewDataset
+    found: bool  # it was there already: nothing was built
+
+    def is_altered(self, session: Session) -> bool:
+        """Whether a found cache describes itself otherwise than the registered versions of the same content do."""
+        new = self.dataset
+        described = new.manifest.get("files"), new.profile, new.leak_report
+        rows = catalog.versions_with_content(session, new.fingerprint) if self.found else []
+        return any(described != (row.manifest.get("files"), row.profile, row.leak_report) for row in rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +59,10 @@ class Settlement:
         outcome = self.outcome
         if self.built is not None and not lock_cache(session, self.built.folder):
             message = "its cache is not there any more: it is built again"
+            outcome = Outcome(to=JobState.QUEUED, reason=Reason.DATA_CHANGED, message=message, counts_as_failure=True)
+        elif self.built is not None and self.built.is_altered(session):
+            trash = move_damaged_to_trash(session, self.built.folder)
+            message = f"the cache was damaged and is built again (it is kept as {trash.name} until it is cleaned up)"
             outcome = Outcome(to=JobState.QUEUED, reason=Reason.DATA_CHANGED, message=message, counts_as_failure=True)
         for output in self.outputs:
             catalog.add_artifact(
@@ -168,6 +180,7 @@ def _check_dataset(
     """A built cache goes to its place; where the program says that the content is there already, it stays as it is."""
     profile, leak_report = (_result_part(finished, name) for name in ("profile", "leak_report"))
     manifest = _result_part(finished, "manifest")
+    found = not (folder / "cache").is_dir()
     folder = install_cache(settings, folder / "cache", str(manifest.get("fingerprint", "")))
     dataset = catalog.NewDataset(
         name=job.spec["name"],
@@ -179,7 +192,7 @@ def _check_dataset(
         profile=profile,
         leak_report=leak_report,
     )
-    built = BuiltCache(folder=folder, dataset=dataset)
+    built = BuiltCache(folder=folder, dataset=dataset, found=found)
     return replace(settlement, outputs=tuple(collect_outputs(settings, folder, finished.artifacts)), built=built)
 
 

@@ -15,25 +15,27 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from atft.checksums import Checksums
 from atft.events import AnyEvent, Checkpointed, Evidence, Finished
 from atft.spec.kinds import KINDS
 from jobs import logs
 from jobs.broker.queue import CONTROL
 from jobs.db.session import transaction
-from jobs.db.tables import Job, Json
-from jobs.errors import NotFound, StaleAttempt
-from jobs.record import history, init_from, lifecycle, transitions
+from jobs.db.tables import Attempt, Job, Json
+from jobs.errors import StaleAttempt
+from jobs.record import history, lifecycle, store_identity, stored, transitions
 from jobs.record.rewind import rewind
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
 from worker.attempt.child import Child, ProtocolError
 from worker.attempt.cleanup import remove_scratch, remove_uploads
+from worker.attempt.inputs import Damage, Inputs, find_damage
 from worker.attempt.launch import (
     PROGRAM,
     Launch,
     LaunchRefused,
     attempt_folder,
-    checkpoint_is_missing,
+    newest_whole_checkpoint,
     prepare_launch,
     scratch_folder,
 )
@@ -66,6 +68,7 @@ class Supervisor:
     draining: Callable[[], bool] = lambda: False
     program: tuple[str, ...] = PROGRAM
     timing: Timing = field(default_factory=Timing)
+    checksums: Checksums = field(default_factory=Checksums)
 
     def run(self) -> JobState | None:
         """Run one attempt of the job that is first in the queue; returns its new state. None when no job was due, or
@@ -75,6 +78,9 @@ class Supervisor:
             if self.draining():
                 return None
             with transaction(self.sessions) as session:
+                if (problem := store_identity.bind(session, self.settings.run_root)) is not None:
+                    logger.error("no job is taken: %s", problem)
+                    return None
                 first = transitions.first_due(session, self.slot.queue)
                 if first is None:
                     return None
@@ -119,7 +125,25 @@ class Supervisor:
         if settlement is None or recorder.superseded:
             logger.warning("job %s, attempt %d: another attempt has the job; nothing was written", job.id, job.attempt)
             return None
-        return self._settle(job, settlement)
+        return self._settle(job, self._unless_store_is_lost(settlement))
+
+    def _unless_store_is_lost(self, settlement: Settlement) -> Settlement:
+        """The settlement, or the job's return to the queue when this worker sees the store no more: what it missed is
+        there for others.
+        """
+        if settlement.outcome.to not in (JobState.SUCCEEDED, JobState.FAILED):
+            return settlement
+        root = self.settings.run_root
+        problem = persist(
+            self.sessions, lambda session: store_identity.problem(session, root), self._give_up_predicate()
+        )
+        if problem is None:
+            return settlement
+        logger.error("the job is put back: %s", problem)
+        outcome = Outcome(
+            to=JobState.QUEUED, reason=Reason.DRAINED, message="its worker does not see the store any more"
+        )
+        return Settlement(outcome=outcome, exit_status=settlement.exit_status, log_tail=settlement.log_tail)
 
     def _attempt(self, job: Job, recorder: Recorder) -> Settlement | None:
         """Run the child to its end and return the settlement; None when nothing may be written."""
@@ -127,7 +151,7 @@ class Supervisor:
             prepared = self._prepare(job)
             if prepared is None:
                 return None
-            job, launch = prepared
+            job, launch, inputs = prepared
             kills = count_oom_kills()
             child = Child(
                 launch.argv,
@@ -167,35 +191,61 @@ class Supervisor:
             out_of_memory=count_oom_kills() > kills,
             evidence=monitor.evidence,
         )
+        succeeded = outcome.to is JobState.SUCCEEDED
+        if succeeded and (damage := self._find_damage(inputs)) is not None:  # the child read for as long as it ran
+            outcome = Outcome(to=JobState.FAILED, reason=Reason.DATA_CHANGED, message=f"while the job ran: {damage}")
         if outcome.to is JobState.SUCCEEDED and isinstance(monitor.watchdog.final_event, Finished):
             settlement = Settlement(outcome=outcome, exit_status=exit_status)
             return check_result(self.settings, job, launch, monitor.watchdog.final_event, monitor.evidence, settlement)
         return Settlement(outcome=outcome, exit_status=exit_status, log_tail=tail)
 
-    def _prepare(self, job: Job) -> tuple[Job, Launch] | None:
-        """The current job and its launch; None when nothing may be written. Raises LaunchRefused."""
-        if checkpoint_is_missing(self.settings, job):
-            restarted = persist(
-                self.sessions, lambda session: self._drop_missing_checkpoint(session, job), self._give_up_predicate()
+    def _prepare(self, job: Job) -> tuple[Job, Launch, Inputs] | None:
+        """The current job, its launch and its inputs; None when nothing may be written. Raises LaunchRefused."""
+        checkpoint = newest_whole_checkpoint(self.settings, job)
+        if checkpoint != job.checkpoint:
+            rewound = persist(
+                self.sessions, lambda session: self._fall_back(session, job, checkpoint), self._give_up_predicate()
             )
-            if restarted is None:
+            if rewound is None:
                 return None
-            job = restarted
-        weights = None
-        if (source := job.run.get("init_from")) is not None:
-            weights = persist(self.sessions, lambda session: _weights(session, UUID(source)), self._give_up_predicate())
-            if weights is None:
-                return None
-        device = self.slot.cuda_device
-        return job, prepare_launch(self.settings, job, cuda_device=device, weights=weights, program=self.program)
+            job = rewound
+        inputs = persist(self.sessions, lambda session: Inputs.of(session, job), self._give_up_predicate())
+        if inputs is None:
+            return None
+        damage = self._find_damage(inputs)
+        if damage is not None:
+            raise LaunchRefused(Reason.DATA_CHANGED, str(damage))
+        launch = prepare_launch(
+            self.settings, job, cuda_device=self.slot.cuda_device, weights=inputs.weights, program=self.program
+        )
+        return job, launch, inputs
 
-    def _drop_missing_checkpoint(self, session: Session, job: Job) -> Job:
-        """Drop a checkpoint whose files are missing, and its points: the run starts over. Raises StaleAttempt."""
+    def _find_damage(self, inputs: Inputs) -> Damage | None:
+        """What is missing or altered of a job's inputs; notes in their rows which files were read for that."""
+        damage, read = find_damage(self.settings, inputs.rows, self.checksums)
+
+        def record(session: Session) -> None:
+            stored.record_read(session, read, whole=True)
+            if damage is not None:
+                stored.record_read(session, [damage.row], whole=False)
+
+        if read or damage is not None:
+            persist(self.sessions, record, self._give_up_predicate())
+        return damage
+
+    def _fall_back(self, session: Session, job: Job, checkpoint: Json | None) -> Job:
+        """Make `checkpoint`, or none, that from which the run goes on, and drop the points after it. Raises
+        StaleAttempt.
+        """
         job = history.lock_running(session, job.id, job.attempt)
-        if job.checkpoint is None:  # already done: only the reply to the commit was lost
+        if (problem := store_identity.problem(session, self.settings.run_root)) is not None:
+            raise LaunchRefused(Reason.INTERNAL, problem)  # and the job is put back
+        if job.checkpoint is None or job.checkpoint == checkpoint:  # done before: only the reply to the commit was lost
             return job
-        message = f"the checkpoint {job.checkpoint['path']} is gone from the disk: the run starts over"
-        job.checkpoint = None
+        goes_on = "starts over" if checkpoint is None else f"goes on from {checkpoint['path']}"
+        message = f"the checkpoint {job.checkpoint['path']} is missing or damaged: the run {goes_on}"
+        job.checkpoint = checkpoint
+        session.get_one(Attempt, (job.id, job.attempt)).resumed_from = checkpoint
         for name, value in rewind(session, job).items():
             setattr(job, name, value)
         history.add_event(session, job.id, "log", {"level": "warning", "message": message}, job.attempt)
@@ -240,14 +290,6 @@ class Supervisor:
         """Send a hint to advance the study of a trial."""
         if job.parent_id is not None:
             self.hint(CONTROL, job.parent_id, job.priority)
-
-
-def _weights(session: Session, source: UUID) -> init_from.Weights:
-    """The weights of the job that `init_from` names. Raises LaunchRefused when they no longer exist."""
-    try:
-        return init_from.weights(session, source)
-    except NotFound as error:
-        raise LaunchRefused(Reason.INVALID_PARAMS, f"init_from: {error}") from error
 
 
 @dataclass(eq=False)

@@ -5,15 +5,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import optuna
 from optuna.trial import TrialState
 
+from atft.checksums import sha256_of, write_atomic
 from atft.spec.study import HpoSpec
 from jobs.db.tables import Json
 from jobs.settings import Settings
-from worker.attempt.artifacts import Output, flush_and_hash, flush_folder
+from worker.attempt.artifacts import Output
 from worker.studies.samplers import open_study, without_experimental_warnings
 
 logger = logging.getLogger(__name__)
@@ -77,13 +78,8 @@ def importance(study: optuna.Study, spec: HpoSpec) -> Json:
 
 def _write(settings: Settings, folder: Path, name: str, body: Json) -> Output:
     folder.mkdir(parents=True, exist_ok=True)
-    path, partial = folder / name, folder / f".{name}.{uuid4().hex[:12]}.partial"
-    try:
-        partial.write_text(json.dumps(body, indent=1, allow_nan=False))
-        sha256 = flush_and_hash(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    flush_folder(folder)
+    path = folder / name
+    write_atomic(path, json.dumps(body, indent=1, allow_nan=False).encode())
     place = str(path.relative_to(settings.run_root.resolve()))
-    return Output(name=name, path=place, size_bytes=path.stat().st_size, sha256=sha256, media_type="application/json")
+    size, sha256 = path.stat().st_size, sha256_of(path)
+    return Output(name=name, path=place, size_bytes=size, sha256=sha256, media_type="application/json")

@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy import select
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db.session import transaction
 from jobs.db.tables import Job
-from jobs.record import queries
+from jobs.record import queries, store_identity
 from jobs.states import JobState
 from worker.persistence import POSTGRES_UNAVAILABLE
 from worker.slot import DeviceSlot
@@ -20,12 +21,15 @@ logger = logging.getLogger(__name__)
 
 
 class Heartbeat(threading.Thread):
-    """Writes every few seconds that this worker is alive, and which running job it has claimed."""
+    """Writes every few seconds that this worker is alive, which running job it has claimed, and why it takes none."""
 
-    def __init__(self, sessions: sessionmaker[Session], slot: DeviceSlot, seconds: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(
+        self, sessions: sessionmaker[Session], slot: DeviceSlot, run_root: Path, seconds: float = HEARTBEAT_SECONDS
+    ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._sessions = sessions
         self._slot = slot
+        self._run_root = run_root
         self._seconds = seconds
         self._stopped = threading.Event()
 
@@ -49,6 +53,7 @@ class Heartbeat(threading.Thread):
                 queue=self._slot.queue,
                 device=self._slot.device,
                 busy_with=session.scalars(claimed).one_or_none(),
+                problem=store_identity.bind(session, self._run_root),
             )
 
     def stop(self) -> None:

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from atft.checksums import sync
 from atft.data.builder.crosssection import CLIP
 from atft.data.builder.matrix_writer import MatrixWriter, row_layout
 from atft.data.builder.plan import Plan, make_plan
 from atft.data.builder.version import build_version
-from atft.data.cache.reader import CacheError, read_manifest
+from atft.data.cache.reader import CacheError, check_files, read_manifest
 from atft.data.checks import leaks
 from atft.data.checks.profile import profile
 from atft.data.checks.screens import leak_report
@@ -30,7 +31,6 @@ from atft.data.files import (
     file_entry,
     publish,
     scratch_folder,
-    sync,
     write_manifest,
     write_side_files,
 )
@@ -181,10 +181,11 @@ def _reused(found: BuildResult, emit: Callable[[Event], None]) -> BuildResult:
 
 
 def _existing_build(folder: Path, later_rules: list[str] | None) -> BuildResult | None:
-    """The result stored in a complete cache with a report, built under these rules (None: any); else None."""
+    """The result stored in a whole cache with a report, built under these rules (None: any); else None."""
     try:
         manifest = read_manifest(folder)
         report = json.loads((folder / REPORT).read_bytes())
+        check_files(folder, manifest)
     except (CacheError, OSError, ValueError):
         return None
     if manifest.fingerprint != folder.name or later_rules not in (None, report.get("later_rules")):

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
-from atft.data.cache.reader import Cache, CacheError, MappedFile
+from atft.checksums import is_sealed, seal
+from atft.data.cache.reader import Cache, MappedFile
 from atft.data.files import METADATA_KEY, write_arrow
 from atft.events import Event, Progress
 from atft.spec.base import digest
@@ -71,17 +72,15 @@ def graph_digest(spec: GraphSpec) -> str:
 
 
 def day_graph(cache: Cache, spec: GraphSpec, emit: Callable[[Event], None]) -> DayGraph:
-    """The cache's day graph from `graphs/{digest}.arrow`, built first if the file is missing. Raises CacheError for an
-    unreadable file.
+    """The cache's day graph from `graphs/{digest}.arrow`, built first if the file is missing, damaged or of another
+    cache.
     """
     path = cache.path / "graphs" / f"{graph_digest(spec)}.arrow"
-    if not path.exists():
+    mapped = _open(path, cache)
+    if mapped is None:
         path.parent.mkdir(exist_ok=True)
         _build(cache, spec, path, emit)
-    mapped = MappedFile(path, None)
-    metadata = json.loads(mapped.metadata.get(METADATA_KEY, b"{}"))
-    if metadata.get("fingerprint") != cache.fingerprint:
-        raise CacheError(f"{path.name} does not belong to this cache: delete it, it will be built again")
+        mapped = MappedFile(path, None)
     source, target, attributes = mapped.column("source"), mapped.column("target"), mapped.column("attributes")
     edges = len(source.values)
     return DayGraph(
@@ -92,6 +91,14 @@ def day_graph(cache: Cache, spec: GraphSpec, emit: Callable[[Event], None]) -> D
         mapped.array(target.values, np.int32),
         mapped.array(attributes.values.values, np.float32).reshape(edges, EDGE_SIZE),
     )
+
+
+def _open(path: Path, cache: Cache) -> MappedFile | None:
+    """The file of a graph of this cache, with the bytes that were written; else None."""
+    if not is_sealed(path):
+        return None
+    mapped = MappedFile(path, None)
+    return mapped if json.loads(mapped.metadata[METADATA_KEY])["fingerprint"] == cache.fingerprint else None
 
 
 def _build(cache: Cache, spec: GraphSpec, path: Path, emit: Callable[[Event], None]) -> None:
@@ -128,6 +135,7 @@ def _build(cache: Cache, spec: GraphSpec, path: Path, emit: Callable[[Event], No
         ).encode()
     }
     write_arrow(path, columns, metadata)
+    seal(path)
 
 
 def correlations(

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pydantic
 
-from atft.data.files import METADATA_KEY, NO_RESERVE, sha256_of
+from atft.checksums import sha256_of
+from atft.data.files import METADATA_KEY, NO_RESERVE
 from atft.data.schema import FORMAT_VERSION, Days, Manifest
 
 T = TypeVar("T", bound=np.generic)
@@ -88,11 +89,7 @@ class Cache:
 
     def verify(self) -> None:
         """Read every byte and compare it with the manifest. Raises CacheError naming the file that changed."""
-        for name, entry in self.manifest.files.items():
-            if sha256_of(self.path / name) != entry.sha256:
-                raise CacheError(
-                    f"{name} of cache {self.path.name} has changed since it was built: build the dataset again"
-                )
+        check_files(self.path, self.manifest)
 
     def _read_panel(self) -> None:
         mapped = MappedFile(self.path / "panel.arrow", self.manifest)
@@ -140,6 +137,13 @@ class Cache:
             self.oracle = {
                 name: mapped.matrix(name, self.manifest.num_rows, len(self.horizons)) for name in ("true", "observed")
             }
+
+
+def check_files(path: Path, manifest: Manifest) -> None:
+    """Read every file of the cache in folder `path`. Raises CacheError naming one that is not what was written."""
+    for name, entry in manifest.files.items():
+        if sha256_of(path / name) != entry.sha256:
+            raise CacheError(f"{name} of cache {path.name} has changed since it was built: build the dataset again")
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from atft.data.files import sha256_of
+from atft.checksums import sha256_of
 from atft.data.panel.planted import generate, planted_sha256
 from atft.data.panel.sidefiles import read_market, read_universe
 from atft.data.panel.survey import ColumnSurvey, may_be_number, survey

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from atft.data.files import sha256_of
+from atft.checksums import sha256_of
 from atft.data.read.types import Content, content_of, is_text, plain_column
 from atft.data.schema import DataError, format_names
 

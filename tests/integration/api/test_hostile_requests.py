@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from api.http import errors, service
 from api.http.auth import COOKIE
+from atft.checksums import sha256_of
 from atft.events import Log
 from jobs.access import keys
 from jobs.db.session import transaction
@@ -209,7 +210,7 @@ async def test_a_file_name_cannot_inject_headers_into_a_download(
         for name in ('a"; filename="b.html', "é\x0bb", "../../etc/passwd"):
             path = str(file.relative_to(settings.run_root))
             catalog.add_artifact(
-                session, job, 1, name=name, path=path, size_bytes=8, sha256="s", media_type="text/html"
+                session, job, 1, name=name, path=path, size_bytes=8, sha256=sha256_of(file), media_type="text/html"
             )
     for name in ("a%22;%20filename=%22b.html", "%C3%A9%0Bb"):
         response = await client.get(f"/jobs/{job}/artifacts/{name}", headers=bearer(ADMIN))

@@ -143,5 +143,5 @@ async def test_figures(client: httpx.AsyncClient, dataset: Dataset) -> None:
     ready = await client.get("/readyz?verbose")
     assert (ready.status_code, set(ready.json()["checks"])) == (
         200,
-        {"database", "migrations", "broker", "workers", "disk"},
+        {"database", "migrations", "broker", "workers", "disk", "store"},
     )

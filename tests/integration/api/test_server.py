@@ -1,6 +1,7 @@
 """The API behind a real uvicorn and real sockets: streams, ranges, huge bodies, shutdown, unavailable servers."""
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -243,14 +244,18 @@ def test_artifacts_by_range(server: Server, settings: Settings, sessions: Sessio
                 name=name,
                 path=path,
                 size_bytes=len(content),
-                sha256="a" * 64,
+                sha256=hashlib.sha256(content).hexdigest(),
                 media_type="application/octet-stream",
             )
     listed = httpx.get(f"{server.url}/jobs/{job_id}/artifacts").json()["items"]
     assert [item["name"] for item in listed] == ["gone", "out", "plots/model.bin"]
     url = server.url + listed[2]["link"]
     whole = httpx.get(url)
-    assert (whole.status_code, whole.content, whole.headers["etag"]) == (200, content, f'"{"a" * 64}"')
+    assert (whole.status_code, whole.content, whole.headers["etag"]) == (
+        200,
+        content,
+        f'"{hashlib.sha256(content).hexdigest()}"',
+    )
     part = httpx.get(url, headers={"Range": "bytes=100-199"})
     assert (part.status_code, part.content, part.headers["content-range"]) == (
         206,
@@ -271,6 +276,11 @@ def test_artifacts_by_range(server: Server, settings: Settings, sessions: Sessio
     for name in ("gone", "out", "nothing", "..%2f..%2fsecret", "%2e%2e/secret"):
         response = httpx.get(f"{server.url}/jobs/{job_id}/artifacts/{name}")
         assert (response.status_code, response.headers["content-type"]) == (404, "application/problem+json"), name
+    (folder / "model.bin").write_bytes(content[:-1] + b"x")
+    for headers in ({}, {"Range": "bytes=0-9"}, {"If-None-Match": whole.headers["etag"]}):
+        response = httpx.get(url, headers=headers)
+        assert (response.status_code, response.json()["code"]) == (410, "artifact_damaged")
+        assert "etag" not in response.headers
 
 
 def test_body_of_100_mb_is_refused_without_being_kept(server: Server) -> None:

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from atft.checksums import sha256_of
 from jobs.access import audit, keys
 from jobs.db import migrate
 from jobs.db.session import sync_engine, sync_sessions, transaction
@@ -71,9 +72,10 @@ async def read_responses(settings: Settings, jobs: list[str]) -> dict[str, Any]:
 
 async def fill(settings: Settings, sessions: Sessions) -> list[str]:
     """Jobs in several states, with their files, artifacts, datasets, keys and audit entries."""
-    register(sessions)
+    dataset = register(sessions)
     (settings.caches_root / "fp1").mkdir(parents=True)
     (settings.caches_root / "fp1" / "panel.arrow").write_bytes(b"arrow")
+    (settings.caches_root / "fp1" / "manifest.json").write_text(json.dumps(dataset.manifest))
     async with serving(settings) as client:
         ids = [(await submit(client, name=name, seed=seed))["id"] for seed, name in enumerate("αbc")]
     for job_id, to in zip(ids, (JobState.SUCCEEDED, JobState.FAILED, JobState.PAUSED), strict=True):
@@ -84,7 +86,7 @@ async def fill(settings: Settings, sessions: Sessions) -> list[str]:
         with transaction(sessions) as session:
             catalog.add_artifact(
                 session, UUID(job_id), 1, name="model.bin", path=f"jobs/{job_id}/1/model.bin", size_bytes=25_600,
-                sha256="00", media_type="application/octet-stream",
+                sha256=sha256_of(folder / "model.bin"), media_type="application/octet-stream",
             )  # fmt: skip
             lifecycle.settle(session, UUID(job_id), 1, to)
     with transaction(sessions) as session:
@@ -101,7 +103,7 @@ async def test_g13_backup_and_restore_on_an_empty_machine_give_the_same_response
     before = await read_responses(settings, ids)
     file = tmp_path / "record.zip"
     counts = backup(settings, file)
-    assert (counts.files, counts.skipped) == (4, 0)
+    assert (counts.files, counts.skipped) == (5, 0)
     assert file.stat().st_mode & 0o077 == 0
     shutil.rmtree(settings.run_root)
     target = make_target()

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
+from atft.checksums import sha256_of
 from atft.events import Checkpointed
 from jobs.db.session import transaction
 from jobs.db.tables import Job, JobEvent
@@ -65,8 +66,16 @@ def make(settings: Settings, sessions: Sessions) -> Make:
             saved = Checkpointed(child_seq=1, path="2/checkpoints/0001", step=1, epoch=1, sha256="0")
             history.append(session, job_id, 2, [saved])
             path = f"jobs/{job_id}/2/model.bin"
+            sha256 = sha256_of(settings.run_root / path)
             catalog.add_artifact(
-                session, job_id, 2, name="model.bin", path=path, size_bytes=100, sha256="0", media_type="a/b"
+                session,
+                job_id,
+                2,
+                name="model.bin",
+                path=path,
+                size_bytes=100,
+                sha256=sha256,
+                media_type="a/b",
             )
             if to is not None:
                 lifecycle.settle(session, job_id, 2, to)
@@ -197,17 +206,23 @@ def test_doctor_reports_inconsistencies(settings: Settings, sessions: Sessions, 
         retry = submission.submit(
             session, submission.NewJob(kind=JobKind.TRAIN, spec={}, spec_digest="d", queue="cpu")
         ).job
-        retry.checkpoint = {"path": f"../{job}/2/checkpoints/0001", "step": 1, "epoch": 1, "sha256": "0"}
+        manifest = settings.jobs_root / str(job) / "2" / "checkpoints" / "0001" / "manifest.json"
+        manifest.write_text('{"files": {}}')
+        sha256 = sha256_of(manifest)
+        retry.checkpoint = {"path": f"../{job}/2/checkpoints/0001", "step": 1, "epoch": 1, "sha256": sha256}
     assert all(check.ok for check in checks().values())
     assert str(job) in checks()["retention"].detail
     stuck = make(to=None)
     with transaction(sessions) as session:
         late = sa.func.now() - timedelta(minutes=10)
         session.execute(sa.update(Job).where(Job.id == stuck).values(lease_until=late))
-    (settings.jobs_root / str(job) / "2" / "model.bin").write_bytes(b"short")
+    weights = settings.jobs_root / str(job) / "2" / "model.bin"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    manifest.write_text('{"files": {} }')
     Path(settings.caches_root / "nobodys").mkdir(parents=True)
     found = checks()
     assert str(stuck) in found["leases"].detail
-    assert str(job) in found["files"].detail
+    assert f"model.bin of job {job}" in found["files"].detail
+    assert f"the checkpoint of job {retry.id}" in found["files"].detail
     assert "caches/nobodys" in found["orphans"].detail
     assert [name for name, check in found.items() if not check.ok] == ["leases", "files"]

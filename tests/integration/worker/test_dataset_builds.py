@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset, Job
-from jobs.record import caches, catalog, lifecycle, queries, submission
+from jobs.record import caches, catalog, lifecycle, queries, store_identity, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
 from tests.integration.worker.supervisor_harness import SupervisorHarness, program
@@ -52,10 +52,10 @@ def rows(harness: SupervisorHarness) -> list[tuple[str, int, str]]:
 
 
 def left(harness: SupervisorHarness) -> list[str]:
-    """Everything under the run root but logs, specs and the benchmark's cache."""
+    """Everything under the run root but logs, specs, the mark of the store and the benchmark's cache."""
     root = harness.settings.run_root
     files = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    return sorted(name for name in files if not name.endswith(("log.txt", "spec.json")))
+    return sorted(name for name in files if not name.endswith(("log.txt", "spec.json", store_identity.MARK)))
 
 
 def delete(harness: SupervisorHarness, ref: str) -> None:

@@ -109,7 +109,11 @@ class TestRetry:
         before = harness.job(source)
         assert before.checkpoint is not None
         retried = create_rerun(harness, source, RerunKind.RETRY)
-        assert retried.checkpoint == before.checkpoint | {"path": f"../{source}/{before.checkpoint['path']}"}
+        moved = retried.checkpoint, retried.checkpoint["previous"]
+        assert [part["path"] for part in moved] == [
+            f"../{source}/{part['path']}" for part in (before.checkpoint, before.checkpoint["previous"])
+        ]
+        assert retried.checkpoint | {"path": "", "previous": {}} == before.checkpoint | {"path": "", "previous": {}}
         assert harness.points(retried.id) == [
             point for point in harness.points(source) if point[1] <= retried.checkpoint["epoch"]
         ]

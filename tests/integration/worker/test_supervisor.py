@@ -140,6 +140,26 @@ class TestFailure:
         assert [event.seq for event in events] == list(range(1, len(events) + 1))
         assert any("starts over" in event.body.get("message", "") for event in events if event.kind == "log")
 
+    def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(self, harness: SupervisorHarness) -> None:
+        job_id = harness.submit()
+        argv = (*HONEST_PROGRAM, "--epochs", "3", "--epoch-seconds", "0.3")
+        running = harness.start(*argv)
+        harness.wait_until(lambda: (harness.job(job_id).checkpoint or {}).get("epoch", 0) >= 2)
+        os.kill(harness.child_of(job_id), signal.SIGKILL)
+        assert running.result() is JobState.QUEUED
+        checkpoint = harness.job(job_id).checkpoint
+        assert checkpoint is not None
+        state = harness.settings.jobs_root / str(job_id) / checkpoint["path"] / "state.json"
+        state.write_bytes(bytes([state.read_bytes()[0] ^ 1, *state.read_bytes()[1:]]))
+        assert harness.run(job_id, *argv) is JobState.SUCCEEDED
+        assert len(harness.points(job_id)) == 3 * 3
+        resumed = harness.attempt(job_id, 2).resumed_from
+        assert resumed is not None
+        assert resumed["epoch"] == checkpoint["epoch"] - 1
+        with transaction(harness.sessions) as session:
+            logged = [event.body["message"] for event in history.read_after(session, job_id, 0) if event.kind == "log"]
+        assert any("is missing or damaged: the run goes on from 1/checkpoints/" in message for message in logged)
+
     def test_g8_pain_40_a_child_that_always_crashes_runs_max_attempts_times(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit(max_attempts=2)
         assert harness.run(job_id, *program("crashing", "--signal", "SIGSEGV")) is JobState.QUEUED

@@ -1,20 +1,24 @@
-"""Jobs with `init_from`: the child gets the path of the weights and must report the digest that is on record."""
+"""What a child reads is what is on record: the weights of `init_from`, and the cache; and the scrub of stored files."""
 
+import hashlib
 import json
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from atft.checksums import sha256_of
 from atft.spec.job import TrainSpec
 from jobs.db.session import transaction
-from jobs.db.tables import ArtifactRow
+from jobs.db.tables import ArtifactRow, Dataset, Json
 from jobs.settings import Settings
 from jobs.states import JobState, Reason, Wanted
-from tests.integration.worker.supervisor_harness import HONEST_PROGRAM, SupervisorHarness
+from tests.integration.worker.supervisor_harness import FINGERPRINT, HONEST_PROGRAM, SupervisorHarness
+from worker.upkeep.scrub import Scrub
 
-SHA = "ab" * 32
+SHA = hashlib.sha256(b"weights").hexdigest()
 NUM_FEATURES = 5  # of the honest evidence
 
 
@@ -34,7 +38,10 @@ def test_the_initial_weights_are_those_on_record(harness: SupervisorHarness) -> 
     source = harness.submit()
     harness.want(source, Wanted.CANCEL)  # it must not run
     path = f"jobs/{source}/1/best.safetensors"
-    row = {"job_id": source, "attempt": 1, "name": "best.safetensors", "path": path, "size_bytes": 1, "sha256": SHA}
+    file = harness.settings.run_root / path
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
+    row = {"job_id": source, "attempt": 1, "name": "best.safetensors", "path": path, "size_bytes": 7, "sha256": SHA}
     with transaction(harness.sessions) as session:
         session.execute(insert(ArtifactRow).values(**row, media_type="application/octet-stream"))
     assert harness.run(harness.submit(init_from=source), *HONEST_PROGRAM, *claim(source, SHA)) is JobState.SUCCEEDED
@@ -42,6 +49,38 @@ def test_the_initial_weights_are_those_on_record(harness: SupervisorHarness) -> 
     assert harness.run(other, *HONEST_PROGRAM, *claim(source, "cd" * 32)) is JobState.FAILED
     assert harness.job(other).reason is Reason.EVIDENCE_MISMATCH
     assert "init_from.files" in (harness.job(other).message or "")
+    file.write_bytes(b"weight5")
+    late = harness.submit(init_from=source)
+    assert harness.run(late, *HONEST_PROGRAM, *claim(source, SHA)) is JobState.FAILED
+    assert harness.job(late).reason is Reason.DATA_CHANGED
+    assert f"best.safetensors of job {source} is missing or altered" in (harness.job(late).message or "")
+
+
+def test_an_altered_cache_is_found_before_the_child_starts_and_after_it_has_ended(harness: SupervisorHarness) -> None:
+    folder = harness.settings.caches_root / FINGERPRINT
+    (folder / "panel.arrow").write_bytes(b"targets")
+    manifest = {"files": {"panel.arrow": {"sha256": hashlib.sha256(b"targets").hexdigest(), "size_bytes": 7}}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    row = {"name": "d", "version": 1, "fingerprint": FINGERPRINT, "manifest": manifest, "path": f"caches/{FINGERPRINT}"}
+    about: Json = {"spec": {}, "profile": {}, "leak_report": {}, "size_bytes": 7}
+    first = harness.submit()
+    with transaction(harness.sessions) as session:
+        session.execute(insert(Dataset).values(**row, **about, id=uuid4(), job_id=first))
+    assert harness.run(first, *HONEST_PROGRAM) is JobState.SUCCEEDED
+
+    during = harness.submit()
+    running = harness.start(*HONEST_PROGRAM, "--epochs", "3", "--epoch-seconds", "0.3")
+    harness.wait_until(lambda: harness.points(during))
+    (folder / "panel.arrow").write_bytes(b"tampers")
+    assert running.result() is JobState.FAILED
+    after = harness.submit()
+    assert harness.run(after, *HONEST_PROGRAM) is JobState.FAILED
+    for job_id, points in ((during, 9), (after, 0)):
+        job = harness.job(job_id)
+        assert (job.reason, len(harness.points(job_id))) == (Reason.DATA_CHANGED, points)
+        assert "panel.arrow of dataset d@1 is missing or altered" in (job.message or "")
+    with transaction(harness.sessions) as session:
+        assert session.scalars(select(Dataset.verified_at)).one() is None
 
 
 def test_missing_initial_weights_fail_the_job(harness: SupervisorHarness) -> None:
@@ -49,3 +88,25 @@ def test_missing_initial_weights_fail_the_job(harness: SupervisorHarness) -> Non
     assert harness.run(job_id, *HONEST_PROGRAM) is JobState.FAILED
     assert harness.job(job_id).reason is Reason.INVALID_PARAMS
     assert "has no weights" in (harness.job(job_id).message or "")
+
+
+def test_the_scrub_reads_what_is_due_in_steps_and_unmarks_what_is_damaged(harness: SupervisorHarness) -> None:
+    job_id = harness.submit()
+    names = ("whole", "altered", "gone", "read today")
+    with transaction(harness.sessions) as session:
+        for name in names:
+            path = harness.settings.run_root / name
+            path.write_bytes(name.encode())
+            row = {"job_id": job_id, "attempt": 1, "name": name, "path": name, "media_type": "a/b", "size_bytes": 1}
+            day = datetime(2020 if name != "read today" else 2999, 1, 1, tzinfo=UTC)
+            session.execute(insert(ArtifactRow).values(**row, sha256=sha256_of(path), verified_at=day))
+    (harness.settings.run_root / "altered").write_bytes(b"alter3d")
+    (harness.settings.run_root / "gone").unlink()
+    scrub = Scrub(harness.settings, harness.sessions, step_bytes=1)
+    for _ in names:
+        scrub.step()
+    with transaction(harness.sessions) as session:
+        found = {row.name: row.verified_at for row in session.scalars(select(ArtifactRow))}
+    assert [name for name in names if found[name] is None] == ["altered", "gone"]
+    assert found["whole"] is not None
+    assert 2020 < found["whole"].year < 2999

@@ -2,6 +2,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -256,9 +257,9 @@ def test_old_idempotency_keys_are_forgotten(harness: SweeperHarness) -> None:
         assert session.scalars(select(Idempotency.key)).all() == ["new"]
 
 
-def test_a_heartbeat_shows_what_its_worker_does(harness: SweeperHarness) -> None:
+def test_a_heartbeat_shows_what_its_worker_does(harness: SweeperHarness, tmp_path: Path) -> None:
     slot = DeviceSlot("cpu", 3, "h")
-    heartbeat = Heartbeat(harness.sessions, slot, seconds=0.02)
+    heartbeat = Heartbeat(harness.sessions, slot, tmp_path, seconds=0.02)
     heartbeat.start()
 
     def seen() -> list[UUID | None]:

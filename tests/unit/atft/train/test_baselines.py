@@ -65,7 +65,7 @@ def test_a_damaged_store_is_rebuilt(run: Any, make_spec: Make, cache: Cache) -> 
     spec = make_spec(**{"baselines": True, "trainer.max_epochs": 1})
     before = run(spec, "first").rows
     for path in (cache.path / "baselines").glob("*.json"):
-        path.write_text("{")
+        path.write_text(path.read_text().replace("0.", "0.9", 1))
     after = run(spec, "second").rows
     assert {k: v for k, v in after.items() if k[0] in NAMES} == {
         k: pytest.approx(v) for k, v in before.items() if k[0] in NAMES

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from atft.checksums import sha256_of
 from atft.data.cache.reader import Cache
-from atft.data.files import sha256_of
 from atft.events import Finished, Metrics, Stopped
 from atft.spec.job import TrainSpec
 from atft.spec.pretrain import PretrainSpec

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from atft.data.files import sha256_of
+from atft.checksums import sha256_of
 from atft.events import Checkpointed, Finished, Stopped
 from atft.spec.job import TrainSpec
 

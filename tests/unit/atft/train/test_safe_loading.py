@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from atft.data.files import sha256_of
+from atft.checksums import sha256_of
 from atft.train import checkpoint
 
 

@@ -41,13 +41,19 @@ def test_pain_42_a_file_that_is_missing_or_outside_its_folder_is_refused(
         collect_outputs(settings, folder, [Artifact(name="a", path=path)])
 
 
-def test_a_cache_is_moved_once(settings: Settings, folder: Path) -> None:
+def test_a_cache_is_moved_and_its_files_replace_those_of_a_damaged_one(settings: Settings, folder: Path) -> None:
     for _ in range(2):
         built = folder / "cache"
         built.mkdir()
         (built / "panel.arrow").write_bytes(b"12345")
         assert install_cache(settings, built, "f00d") == settings.caches_root.resolve() / "f00d"
         assert not built.exists()
+        (settings.caches_root / "f00d" / "graphs").mkdir(exist_ok=True)
+        whole = (settings.caches_root / "f00d" / "panel.arrow").read_bytes()
+        (settings.caches_root / "f00d" / "panel.arrow").write_bytes(b"12x45")
+    assert whole == b"12345"
+    assert (settings.caches_root / "f00d" / "graphs").is_dir()
+    (settings.caches_root / "f00d" / "panel.arrow").write_bytes(whole)
     assert (settings.caches_root / "f00d" / "panel.arrow").read_bytes() == b"12345"
     found_not_built = install_cache(settings, folder / "cache", "f00d")
     assert found_not_built == settings.caches_root.resolve() / "f00d"

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -6,12 +7,13 @@ from uuid import UUID
 
 import pytest
 
+from atft.checksums import sha256_of
 from atft.spec.job import TrainSpec
-from jobs.db.tables import Job
+from jobs.db.tables import Job, Json
 from jobs.record.init_from import Weights
 from jobs.settings import THREAD_VARIABLES, Settings
 from jobs.states import JobKind, Reason
-from worker.attempt.launch import LaunchRefused, checkpoint_is_missing, prepare_launch
+from worker.attempt.launch import LaunchRefused, newest_whole_checkpoint, prepare_launch
 from worker.attempt.memory import count_oom_kills
 from worker.commands import control_argv, worker_argv
 from worker.slot import DeviceSlot
@@ -52,9 +54,27 @@ def test_a_training_run(settings: Settings) -> None:
         "--out", str(folder), "--resume", f"{folder.parent}/1/checkpoints/000003", "--lease-seconds", "30.0",
     )  # fmt: skip
     assert start.environment["CUDA_VISIBLE_DEVICES"] == "1"
-    assert checkpoint_is_missing(settings, job(checkpoint=checkpoint))
-    (folder.parent / "1" / "checkpoints" / "000003").mkdir(parents=True)
-    assert not checkpoint_is_missing(settings, job(checkpoint=checkpoint))
+
+
+def test_the_newest_checkpoint_whose_bytes_are_whole_is_resumed_from(settings: Settings) -> None:
+    folder = settings.jobs_root / str(UUID(int=7)) / "1" / "checkpoints"
+    found: Json | None = None
+    for number in (2, 3):
+        (folder / f"{number}").mkdir(parents=True)
+        (folder / f"{number}" / "state.pt").write_bytes(b"%d" % number * 50)
+        files = {"state.pt": {"sha256": sha256_of(folder / f"{number}" / "state.pt")}}
+        manifest = folder / f"{number}" / "manifest.json"
+        manifest.write_text(json.dumps({"files": files}))
+        found = {"path": f"1/checkpoints/{number}", "sha256": sha256_of(manifest), "previous": found}
+    assert found is not None
+    assert newest_whole_checkpoint(settings, job(checkpoint=found)) == found
+    (folder / "3" / "state.pt").write_bytes(b"3" * 49 + b"2")
+    assert newest_whole_checkpoint(settings, job(checkpoint=found)) == found["previous"]
+    manifest = folder / "2" / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    assert newest_whole_checkpoint(settings, job(checkpoint=found)) is None
+    shutil.rmtree(folder)
+    assert newest_whole_checkpoint(settings, job(checkpoint=found)) is None
 
 
 def test_launch_of_a_pretraining_and_of_a_training_from_it(settings: Settings) -> None:

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 import torch
 
+from atft.checksums import sha256_of
 from atft.data.builder.run import BuildResult
 from atft.data.cache.reader import Cache, CacheError, CacheMismatch
-from atft.data.files import sha256_of
 from atft.spec.data import PlantedSpec
 
 Builder = Callable[..., tuple[Cache, BuildResult]]

@@ -1,0 +1,129 @@
+"""Stored files compared with what their rows say of them: caches, artifacts, checkpoints."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, cast
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, func, or_, select, true, update
+from sqlalchemy.orm import Session
+
+from atft.checksums import Checksums, sha256_of
+from jobs.db.tables import ArtifactRow, Dataset, Job
+
+MANIFEST: Final = "manifest.json"
+REPORT: Final = "report.json"
+READ_BY_OTHERS: Final = ("best.", "config.json", "evidence.json")  # names of artifacts that other jobs begin with
+Row = Dataset | ArtifactRow
+
+
+def version_of(session: Session, job: Job) -> Dataset | None:
+    """The dataset version whose cache a job reads, deleted or not; null for a build."""
+    query = select(Dataset).where(Dataset.fingerprint == job.dataset_fingerprint)
+    return session.scalars(query.order_by(Dataset.deleted_at.desc(), Dataset.created_at.desc()).limit(1)).one_or_none()
+
+
+def artifacts_for_others(session: Session, job_id: UUID) -> list[ArtifactRow]:
+    """The artifacts of a job that a prediction or a training with `init_from` reads."""
+    rows = session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id).order_by(ArtifactRow.name))
+    return [row for row in rows if row.name.startswith(READ_BY_OTHERS)]
+
+
+def promised(row: Row) -> dict[str, str]:
+    """The SHA-256 of each file of a row, by its path relative to the run root."""
+    if isinstance(row, ArtifactRow):
+        return {row.path: row.sha256}
+    return {f"{row.path}/{name}": entry["sha256"] for name, entry in row.manifest.get("files", {}).items()}
+
+
+def damaged(run_root: Path, row: Row, checksums: Checksums) -> str | None:
+    """The name of the first file of the row that is missing or not what it was; None when all are whole.
+
+    A row whose files have not been read whole since they were last found damaged is not taken from memory.
+    """
+    if isinstance(row, Dataset) and (name := damaged_json(run_root, row)) is not None:
+        return name
+    for path, sha256 in promised(row).items():
+        try:
+            found = checksums.sha256(run_root / path, reread=row.verified_at is None)
+        except OSError:
+            found = None
+        if found != sha256:
+            return Path(path).name
+    return None
+
+
+def damaged_json(run_root: Path, version: Dataset) -> str | None:
+    """The name of the cache's JSON file whose content is not that of the row; None when both are."""
+    folder = run_root / version.path
+    try:
+        if not _agrees(json.loads((folder / MANIFEST).read_bytes()), version.manifest):
+            return MANIFEST
+    except (OSError, ValueError, RecursionError):
+        return MANIFEST
+    try:
+        report = json.loads((folder / REPORT).read_bytes())
+        whole = _agrees(report["profile"], version.profile) and _agrees(report["leak_report"], version.leak_report)
+    except FileNotFoundError:  # caches of before have none
+        return None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return REPORT
+    return None if whole else REPORT
+
+
+def _agrees(found: Any, expected: Any) -> bool:
+    """Whether all that was found is expected. Rows of newer code may have fields that an older file lacks."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return all(key in expected and _agrees(value, expected[key]) for key, value in found.items())
+    return isinstance(found, bool) == isinstance(expected, bool) and bool(found == expected)
+
+
+def checkpoint_is_whole(folder: Path, sha256: str) -> bool:
+    """Whether a checkpoint has its manifest, of this SHA-256, and every file that the manifest names."""
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        if hashlib.sha256(text).hexdigest() != sha256:
+            return False
+        files = cast("dict[str, dict[str, str]]", json.loads(text)["files"])
+        return all(sha256_of(folder / name) == entry["sha256"] for name, entry in files.items())
+    except OSError:
+        return False
+
+
+def record_read(session: Session, rows: Iterable[Row], *, whole: bool) -> None:
+    """Note on rows that all of their bytes were just read and found whole, or not."""
+    now = func.clock_timestamp() if whole else None
+    for row in rows:
+        if isinstance(row, Dataset):
+            change = update(Dataset).where(Dataset.path == row.path).values(verified_at=now)
+        else:
+            change = update(ArtifactRow).where(ArtifactRow.path == row.path).values(verified_at=now)
+        session.execute(change, execution_options={"synchronize_session": False})
+
+
+def stored_rows(session: Session, *, before: datetime | None = None, limit: int | None = None) -> Iterator[Row]:
+    """Rows that have files, one of each cache and each artifact, the least recently read first; with `before` those
+    that were last read earlier, and at most `limit` of each.
+    """
+
+    def due(table: type[Dataset] | type[ArtifactRow]) -> ColumnElement[bool]:
+        return true() if before is None else or_(table.verified_at.is_(None), table.verified_at < before)
+
+    versions = select(Dataset).where(Dataset.deleted_at.is_(None), due(Dataset)).limit(limit)
+    seen: set[str] = set()
+    for version in session.scalars(versions.order_by(Dataset.verified_at.asc().nulls_first(), Dataset.id)):
+        if version.path not in seen:
+            seen.add(version.path)
+            yield version
+    artifacts = select(ArtifactRow).where(due(ArtifactRow)).limit(limit)
+    yield from session.scalars(artifacts.order_by(ArtifactRow.verified_at.asc().nulls_first()))
+
+
+def describe_damage(row: Row, name: str) -> str:
+    """A sentence about the file `name` of a row, and what to do."""
+    if isinstance(row, Dataset):
+        return f"{name} of dataset {row.name}@{row.version} is missing or altered: register the dataset's files again"
+    return f"{row.name} of job {row.job_id} is missing or altered: run the job again"

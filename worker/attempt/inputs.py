@@ -1,0 +1,72 @@
+"""Files that an attempt's child reads, compared with their rows before it may, and again before its results count."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from atft.checksums import Checksums
+from atft.spec.kinds import KINDS
+from jobs.db.tables import Job
+from jobs.errors import NotFound
+from jobs.record import init_from, stored
+from jobs.settings import Settings
+from jobs.states import Reason
+from worker.attempt.launch import LaunchRefused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """The rows of what a job reads: its dataset's cache, and what the jobs left that it begins with."""
+
+    rows: tuple[stored.Row, ...]
+    weights: init_from.Weights | None = None
+
+    @classmethod
+    def of(cls, session: Session, job: Job) -> "Inputs":
+        """Raises LaunchRefused when the weights that `init_from` names no longer exist."""
+        kind = KINDS[job.kind]
+        if kind.builds:
+            return cls(rows=())
+        version = stored.version_of(session, job)
+        rows: list[stored.Row] = [version] if version is not None else []
+        if kind.needs_model:
+            folder = PurePosixPath((job.params or {})["model"]["folder"])  # jobs/{job}/{attempt}
+            rows += stored.artifacts_for_others(session, UUID(folder.parent.name))
+        source = job.run.get("init_from")
+        if source is None:
+            return cls(rows=tuple(rows))
+        try:
+            weights = init_from.weights(session, UUID(source))
+        except NotFound as error:
+            raise LaunchRefused(Reason.INVALID_PARAMS, f"init_from: {error}") from error
+        rows += stored.artifacts_for_others(session, UUID(source))
+        return cls(rows=tuple(rows), weights=weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A row with a file that is missing or altered."""
+
+    row: stored.Row
+    name: str
+
+    def __str__(self) -> str:
+        return stored.describe_damage(self.row, self.name)
+
+
+def find_damage(
+    settings: Settings, rows: Iterable[stored.Row], checksums: Checksums
+) -> tuple[Damage | None, list[stored.Row]]:
+    """The first of the rows that has a missing or altered file; and those that were read, and found whole, for this."""
+    root = settings.run_root.resolve()
+    read: list[stored.Row] = []
+    for row in rows:
+        before = checksums.num_read
+        if (name := stored.damaged(root, row, checksums)) is not None:
+            return Damage(row, name), read
+        if checksums.num_read > before:
+            read.append(row)
+    return None, read

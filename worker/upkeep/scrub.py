@@ -1,0 +1,77 @@
+"""The scrub: reads all stored files again, slowly, so that what a disk has altered is found before it is used."""
+
+import hashlib
+import logging
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from atft.checksums import CHUNK
+from jobs.db.session import transaction
+from jobs.db.tables import Dataset
+from jobs.record import stored
+from jobs.settings import Settings
+from worker.persistence import POSTGRES_UNAVAILABLE
+
+STEP_BYTES: Final = 64 << 20  # a sweep waits for it a tenth of a second; with one in 10 s these are 6.4 MB/s
+DUE_AFTER: Final = timedelta(days=1)
+BATCH: Final = 1000
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Scrub:
+    """One per process. A damaged file's row loses its `verified_at`: who uses the file next reads it whole."""
+
+    settings: Settings
+    sessions: sessionmaker[Session]
+    step_bytes: int = STEP_BYTES
+    _steps: Iterator[int] | None = field(default=None, init=False)
+
+    def step(self) -> None:
+        """Read some bytes. A pass that has ended begins again."""
+        self._steps = self._steps or self._pass()
+        left = self.step_bytes
+        try:
+            while left > 0 and (count := next(self._steps, None)) is not None:
+                left -= count
+        except POSTGRES_UNAVAILABLE as error:
+            logger.warning("no scrub, Postgres is unavailable: %s", error)
+            left = 1
+        if left > 0:
+            self._steps = None
+
+    def _pass(self) -> Iterator[int]:
+        """Read the rows that are due, the least recently read first; yields the number of bytes after each read."""
+        with transaction(self.sessions) as session:
+            before = session.scalars(select(func.now())).one() - DUE_AFTER
+            due = list(stored.stored_rows(session, before=before, limit=BATCH))
+        for row in due:
+            name = yield from self._read(row)
+            if name is not None:
+                logger.error("%s", stored.describe_damage(row, name))
+            with transaction(self.sessions) as session:
+                stored.record_read(session, [row], whole=name is None)
+
+    def _read(self, row: stored.Row) -> Generator[int, None, str | None]:
+        """Like `stored.damaged`, in steps."""
+        root = self.settings.run_root
+        if isinstance(row, Dataset) and (name := stored.damaged_json(root, row)) is not None:
+            return name
+        for path, sha256 in stored.promised(row).items():
+            digest = hashlib.sha256()
+            try:
+                with (root / path).open("rb", buffering=0) as file:
+                    while chunk := file.read(CHUNK):
+                        digest.update(chunk)
+                        yield len(chunk)
+            except OSError:
+                return Path(path).name
+            if digest.hexdigest() != sha256:
+                return Path(path).name
+        return None

@@ -6,8 +6,6 @@ Each server is a direct child in its own session; on Linux the kernel stops it w
 import argparse
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import random
 import secrets
@@ -27,8 +25,8 @@ from typing import IO, Final, Self
 import psycopg
 import redis
 
+from jobs.embedded import record
 from jobs.embedded.binaries import (
-    STATE_ROOT,
     Account,
     EmbeddedError,
     copy_package,
@@ -202,21 +200,11 @@ def _initdb(binaries: Path, data: Path, account: Account, password: str, log: Pa
     draft.rename(data)
 
 
-def _save_state(path: Path, state: dict[str, str | int]) -> None:
-    draft = path.with_suffix(".new")
-    draft.touch(mode=0o600)
-    draft.write_text(json.dumps(state, indent=1))
-    draft.rename(path)
-
-
-def _servers_folder(var: Path, account: Account, state: dict[str, str | int]) -> Path:
-    home = Path(str(state["home"])) if "home" in state else var / "servers"
-    if not account.can_traverse(var) and "home" not in state:
-        home = STATE_ROOT / hashlib.sha256(str(var).encode()).hexdigest()[:16]
+def _make_home(home: Path, var: Path, account: Account) -> None:
+    if not home.is_relative_to(var):
         make_state_root()
     home.mkdir(exist_ok=True)
     account.chown(home, 0o700)
-    return home
 
 
 def start(var: Path, *, postgres_options: Sequence[str] = ()) -> EmbeddedServers:
@@ -241,27 +229,30 @@ def start(var: Path, *, postgres_options: Sequence[str] = ()) -> EmbeddedServers
 
 def _prepare(var: Path, lock: IO[str], postgres_options: Sequence[str]) -> EmbeddedServers:
     account = server_account()
-    record = var / "embedded.json"
-    state: dict[str, str | int] = json.loads(record.read_text()) if record.exists() else {}
-    home = _servers_folder(var, account, state)
+    before = record.read(var)
+    home = record.servers_folder(var, before, new_outside=not account.can_traverse(var))
+    _make_home(home, var, account)
     binaries, valkey_server = postgres_folder(), valkey_binary()
     if not account.can_run(binaries / "bin/initdb"):
         binaries = copy_package(binaries)
     if not account.can_run(valkey_server):
         valkey_server = copy_package(valkey_server)
-    for name in ("postgres_port", "valkey_port"):
-        state[name] = _choose_port(int(state[name]) if name in state else None)
-    state.setdefault("password", secrets.token_urlsafe(24))
-    state["home"] = str(home)
-    _save_state(record, state)
-    password = str(state["password"])
+    now = record.Record(
+        postgres_port=_choose_port(None if before is None else before.postgres_port),
+        valkey_port=_choose_port(None if before is None else before.valkey_port),
+        password=secrets.token_urlsafe(24) if before is None else before.password,
+        home=str(home),
+        folder=str(var),
+    )
+    record.write(var, now)
+    password = now.password
     return EmbeddedServers(
-        database_url=f"postgresql://atft:{password}@127.0.0.1:{state['postgres_port']}/atft",
-        redis_url=f"redis://:{password}@127.0.0.1:{state['valkey_port']}/0",
+        database_url=f"postgresql://atft:{password}@127.0.0.1:{now.postgres_port}/atft",
+        redis_url=f"redis://:{password}@127.0.0.1:{now.valkey_port}/0",
         postgres=_postgres(
-            binaries, home, var / "postgres.log", account, int(state["postgres_port"]), password, postgres_options
+            binaries, home, var / "postgres.log", account, now.postgres_port, password, postgres_options
         ),
-        valkey=_valkey(valkey_server, home, var / "valkey.log", account, int(state["valkey_port"]), password),
+        valkey=_valkey(valkey_server, home, var / "valkey.log", account, now.valkey_port, password),
         lock=lock,
     )
 

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 import redis
 
-from jobs.embedded import binaries
+from jobs.embedded import binaries, record
 from jobs.embedded import servers as embedded
 
 ROOT = Path(__file__).parents[3]
@@ -81,12 +81,20 @@ def test_killed_servers_come_back_with_their_data_on_their_ports(var: Path) -> N
             assert connection.execute("SELECT number FROM kept").fetchone() == (42,)
 
 
-def test_second_start_on_the_same_folder_is_refused(var: Path) -> None:
+def test_second_start_on_the_same_folder_is_refused_and_a_copy_of_it_uses_its_own_databases(var: Path) -> None:
     with (
         embedded.start(var),
         pytest.raises(embedded.EmbeddedError, match=f"already running, started by process {os.getpid()}"),
     ):
         embedded.start(var)
+    copy = var / "copy"
+    shutil.copytree(var / "servers", copy / "servers")
+    shutil.copy(var / "embedded.json", copy)
+    for path in (copy, *copy.rglob("*")):  # copytree keeps no owner
+        binaries.server_account().chown(path, 0o700 if path.is_dir() else 0o600)
+    copy.chmod(0o755)
+    with embedded.start(copy) as servers, psycopg.connect(servers.database_url) as connection:
+        assert connection.execute("SHOW data_directory").fetchone() == (str(copy / "servers" / "postgres"),)
 
 
 def test_pain_45_servers_ask_for_a_password_and_keep_to_loopback(var: Path) -> None:
@@ -177,7 +185,7 @@ def test_servers_start_as_root_below_an_unreadable_home(var: Path, monkeypatch: 
     home = var / "home"
     home.mkdir(mode=0o700)
     state = var / "state"
-    for module in (embedded, binaries):
+    for module in (record, binaries):
         monkeypatch.setattr(module, "STATE_ROOT", state)
     monkeypatch.setattr(binaries.Account, "can_run", lambda _self, program: state in program.parents)
     with embedded.start(home / "var") as servers, psycopg.connect(servers.database_url) as connection:

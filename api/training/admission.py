@@ -21,6 +21,7 @@ from api.training.split import planned_folds, trading_days
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.kinds import kinds_where
+from atft.spec.model import WITHOUT_NEIGHBOURS
 from atft.spec.split_plan import Fold, SplitPlan, count, plan_split
 from jobs.broker.queue import CPU, GPU
 from jobs.db.tables import Dataset, Job
@@ -148,11 +149,20 @@ def _admit_run(session: Session, spec: RunSpec) -> AdmittedRun:
         dataset_name=dataset.name,
         fingerprint=dataset.fingerprint,
         queue=queue,
-        warnings=unwatched_queue_warnings(queue, live_queues),
+        warnings=[*unwatched_queue_warnings(queue, live_queues), *graph_warnings(spec, dataset)],
         split=split,
         stocks_per_day=stocks,
         num_features=len(features) + len(market) if spec.data.features is None else len(spec.data.features),
     )
+
+
+def graph_warnings(spec: RunSpec, dataset: Dataset) -> list[str]:
+    """One warning if no day of the graph can have an edge."""
+    if not spec.model.use_gat:
+        return []
+    has_sectors = bool(dataset.profile.get("num_sectors"))
+    reason = spec.graph.edgeless_reason(dataset.manifest["num_days"], has_sectors=has_sectors)
+    return [f"the graph has no edges, as {reason}: {WITHOUT_NEIGHBOURS}"] if reason else []
 
 
 def median_stocks_per_day(dataset: Dataset) -> int:

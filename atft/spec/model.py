@@ -57,6 +57,12 @@ class ModelSpec(Spec):
         return self
 
 
+WITHOUT_NEIGHBOURS = (
+    "each stock is trained without neighbours. For neighbours lower graph.threshold, shrinkage or refresh_days; "
+    "otherwise model.use_gat: false takes less time"
+)
+
+
 class GraphSpec(Spec):
     """Graph of the stocks, from the correlations of returns up to a refresh day; windows and half-life in trading days.
 
@@ -73,6 +79,19 @@ class GraphSpec(Spec):
     refresh_days: int = Field(5, ge=1, le=250)
     sector_edges: bool = True
     sector_weight: float = Field(0.5, ge=0.0, le=1.0)
+
+    def edgeless_reason(self, num_days: int, *, has_sectors: bool) -> str | None:
+        """Why the graph of a panel of `num_days` days has no edge, whatever the returns; None if it may have some."""
+        if self.refresh_days > num_days:
+            return f"the first refresh day comes after refresh_days = {self.refresh_days} of {num_days} days"
+        largest = 1 - self.shrinkage
+        if (self.sector_edges and has_sectors) or (largest > 0 and self.threshold < largest):
+            return None
+        sectors = "the dataset has no sectors" if self.sector_edges else "sector_edges is off"
+        return (
+            f"shrinkage {self.shrinkage:g} leaves no correlation above {largest:g}, the threshold is "
+            f"{self.threshold:g}, and {sectors}"
+        )
 
 
 def linear(inputs: int, outputs: int) -> Sizes:

@@ -5,6 +5,7 @@ Every step is seeded from (seed, epoch, position), so that a checkpoint needs no
 
 import time
 
+from atft.data.cache.labels import undefined_targets
 from atft.events import Metrics
 from atft.spec.metric import (
     GRAD_NORM,
@@ -57,9 +58,14 @@ class FoldTraining:
             raise RunError(
                 Reason.OBJECTIVE_MISSING,
                 f"{self.spec.trainer.objective} was undefined in each of {state.epoch} epochs{self.run.fold_suffix()}: "
-                "the validation days have too few stocks with known targets (data.min_names "
-                f"{self.spec.data.min_names}), or the scores are constant",
+                + self._undefined_reason(),
             )
+
+    def _undefined_reason(self) -> str:
+        wrong = undefined_targets(self.setup.cache, self.spec.data, self.setup.split.val)
+        if not wrong:
+            return "the scores are constant, or too few of the validation days' stocks have a score"
+        return "; ".join(f"on the validation days the targets of {h} days are {why}" for h, why in wrong.items())
 
     def _train_epoch(self) -> None:
         state, trainer, setup = self.state, self.spec.trainer, self.setup

@@ -4,6 +4,7 @@ Settings that are `auto` or null are resolved here, once.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from atft.data.cache.graph import DayGraph, day_graph
+from atft.data.cache.labels import undefined_targets
 from atft.data.cache.reader import Cache
 from atft.data.cache.splits import Split, make_splits
 from atft.data.cache.windows import DayReader
@@ -26,7 +28,7 @@ from atft.spec.base import digest, mix
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.loss import LossSpec
-from atft.spec.model import ModelSpec
+from atft.spec.model import WITHOUT_NEIGHBOURS, ModelSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
 from atft.train.allocator import keep_freed_memory
@@ -171,6 +173,18 @@ def has_bfloat16_lstm() -> bool:
     return True
 
 
+def _warn_of_undefined_targets(cache: Cache, spec: RunSpec, folds: Sequence[Split], reporter: Reporter) -> None:
+    for number, fold in enumerate(folds, start=1):
+        for name, days in (("validation", fold.val), ("test", fold.test)):
+            for horizon, why in undefined_targets(cache, spec.data, days).items():
+                of_fold = f" of fold {number}" if len(folds) > 1 else ""
+                reporter.log(
+                    f"on all {len(days)} {name} days{of_fold} the targets of {horizon} days are {why}: they have no "
+                    "metric there",
+                    level="warning",
+                )
+
+
 def make_setup(
     requested: RunSpec | EnsembleSpec, cache: Cache, reporter: Reporter, source: Path | None = None
 ) -> TrainingSetup:
@@ -182,9 +196,14 @@ def make_setup(
     limit_threads(spec.resources.threads)
     keep_freed_memory()
     device = choose_device(spec.resources.device)
-    splits = make_splits(cache, spec.data, spec.split) * len(requested.members)
+    folds = make_splits(cache, spec.data, spec.split)
+    splits = folds * len(requested.members)
     graph = TimedGraph(day_graph(cache, spec.graph, reporter.emit)) if spec.model.use_gat else None
+    if graph is not None and not graph.num_edges:
+        reporter.log(f"graph: no two stocks are joined on any day: {WITHOUT_NEIGHBOURS}", level="warning")
     reader = DayReader(cache, spec.data, graph, device)
+    if spec.scored:
+        _warn_of_undefined_targets(cache, spec, folds, reporter)
     autocast = choose_autocast(spec.trainer.precision, device)
     used = [part for split in splits for part in (split.train, split.val, split.test)[: 3 if spec.scored else 2]]
     days = np.unique(np.concatenate(used))

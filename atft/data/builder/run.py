@@ -24,6 +24,7 @@ from atft.data.cache.reader import CacheError, check_files, read_manifest
 from atft.data.checks import leaks
 from atft.data.checks.profile import profile
 from atft.data.checks.screens import leak_report
+from atft.data.checks.targets import check_targets
 from atft.data.features import compute, market
 from atft.data.files import (
     PanelArrays,
@@ -107,6 +108,9 @@ def inspect(spec: DatasetSpec) -> dict[str, object]:
 def _inspect_source(source: Source, spec: DatasetSpec) -> dict[str, object]:
     grid = _grid(source, spec)
     source.warnings += grid.warnings
+    if source.kind == "features":
+        own = _own_targets(source, grid, spec)
+        source.warnings += check_targets(grid, own, spec.horizons, source.roles.targets)
     plan = make_plan(source, grid, spec)
     roles = source.roles
     return {
@@ -234,7 +238,7 @@ def _planned(source: Source, spec: DatasetSpec, progress: ProgressReporter) -> _
     find_features(source, progress)
     progress.start_stage("calendar and targets", 0.3, source.table.num_rows)
     grid, frame, targets = progress.wait(grid_future)
-    source.warnings += grid.warnings
+    source.warnings += [*grid.warnings, *check_targets(grid, targets, spec.horizons, source.roles.targets)]
     plan = progress.run(lambda: make_plan(source, grid, spec))
     progress.wait(source.sha256_future)
     return _Planned(source=source, grid=grid, frame=frame, targets=targets, plan=plan)
@@ -310,11 +314,15 @@ def _grid_with_targets(source: Source, spec: DatasetSpec) -> tuple[CalendarGrid,
     if source.kind != "features":
         frame = compute.with_returns(grid.frame.with_columns(pl.Series("sector", grid.sector_index)))
         return grid, frame, compute.forward_returns(frame, spec.horizons)
+    frame = grid.frame.with_columns(pl.Series("return", grid.returns).fill_nan(None))
+    return grid, compute.with_beta(frame), _own_targets(source, grid, spec)
+
+
+def _own_targets(source: Source, grid: CalendarGrid, spec: DatasetSpec) -> npt.NDArray[np.float32]:
     targets = np.empty((len(grid.day_index), len(spec.horizons)), np.float32)
     for k, h in enumerate(spec.horizons):
         targets[:, k] = grid.scatter(source.frame[f"@target_{h}d"])
-    frame = grid.frame.with_columns(pl.Series("return", grid.returns).fill_nan(None))
-    return grid, compute.with_beta(frame), targets
+    return targets
 
 
 def _manifest(source: Source, plan: Plan, spec: DatasetSpec, grid: CalendarGrid) -> Manifest:

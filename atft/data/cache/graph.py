@@ -49,6 +49,11 @@ class DayGraph:
         self._attributes = attributes  # [E, 4]
         self._num_codes = num_codes
 
+    @property
+    def num_edges(self) -> int:
+        """The edges of all refresh days, each in both directions."""
+        return len(self._source)
+
     def edges(
         self, day: int, codes: Int[np.ndarray, " stock"]
     ) -> tuple[Int[np.ndarray, "2 edge"], Float[np.ndarray, "edge 4"]]:
@@ -83,10 +88,11 @@ def day_graph(cache: Cache, spec: GraphSpec, emit: Callable[[Event], None]) -> D
         mapped = MappedFile(path, None)
     source, target, attributes = mapped.column("source"), mapped.column("target"), mapped.column("attributes")
     edges = len(source.values)
+    days = mapped.array(mapped.column("day"), np.int64)
     return DayGraph(
         len(cache.codes),
-        mapped.array(mapped.column("day"), np.int64),
-        mapped.array(source.offsets, np.int64),
+        days,
+        mapped.array(source.offsets, np.int64) if len(days) else np.zeros(1, np.int64),
         mapped.array(source.values, np.int32),
         mapped.array(target.values, np.int32),
         mapped.array(attributes.values.values, np.float32).reshape(edges, EDGE_SIZE),

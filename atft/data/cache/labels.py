@@ -4,10 +4,11 @@ from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 
+from atft.data.cache.reader import Cache
 from atft.metrics.rank import average_ranks
-from atft.spec.data import Target
+from atft.spec.data import DataSpec, Target
 
 NEUTRAL: Final = ("sector_neutral", "beta_neutral")  # the forms with an order of their own
 DECIMALS: Final = 9  # of a residual that are compared: those of stocks that equal their sector differ by rounding
@@ -58,6 +59,30 @@ def day_labels(
 
 def _ranks(y: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:
     return average_ranks(y, np.zeros(len(y), np.int64))
+
+
+def undefined_targets(cache: Cache, data: DataSpec, days: Int64[np.ndarray, " day"]) -> dict[int, str]:
+    """The horizons that have no metric on `days`, each with what is wrong with its targets on all of them."""
+    columns = [cache.horizons.index(horizon) for horizon in data.horizons]
+    known_once, differ, usable = (np.zeros(len(columns), np.bool_) for _ in range(3))
+    for day in days:
+        rows = cache.day_rows[cache.day_offsets[day] : cache.day_offsets[day + 1]]
+        targets = cache.targets[rows[cache.valid[rows] & cache.in_universe[rows]]][:, columns]
+        known = np.isfinite(targets)
+        low = np.where(known, targets, np.inf).min(axis=0, initial=np.inf)
+        high = np.where(known, targets, -np.inf).max(axis=0, initial=-np.inf)
+        known_once |= known.any(axis=0)
+        differ |= low < high
+        usable |= (low < high) & (known.sum(axis=0) >= data.min_names)
+    return {
+        horizon: "unknown"
+        if not known_once[k]
+        else "the same for all stocks of a day"
+        if not differ[k]
+        else f"known for fewer than data.min_names = {data.min_names} stocks a day"
+        for k, horizon in enumerate(data.horizons)
+        if not usable[k]
+    }
 
 
 def _normal_score(share: Float[np.ndarray, " stock"]) -> Float[np.ndarray, " stock"]:

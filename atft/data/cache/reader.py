@@ -212,6 +212,8 @@ class MappedFile:
 
     def array(self, array: pa.Array, dtype: type[T]) -> npt.NDArray[T]:
         """The values of a primitive array without nulls, [length], on the map."""
+        if len(array) == 0:  # its buffer may lie anywhere
+            return np.empty(0, dtype)
         buffer = array.buffers()[-1]
         offset = buffer.address - self._base + array.offset * np.dtype(dtype).itemsize
         return np.frombuffer(self._bytes, dtype=dtype, count=len(array), offset=offset)

@@ -6,6 +6,7 @@ from api.http.errors import invalid
 from api.training.admission import (
     choose_queue,
     days_per_step,
+    graph_warnings,
     median_stocks_per_day,
     prefix_pointers,
     unwatched_queue_warnings,
@@ -49,6 +50,15 @@ def test_the_pointer_of_a_nested_spec_gets_its_prefix() -> None:
 def test_a_step_has_whole_days_and_at_least_one(batch_size: int, stocks: int, days: int) -> None:
     spec = TrainSpec.model_validate({"dataset": "d", "trainer": {"batch_size": batch_size}})
     assert days_per_step(spec, stocks) == days
+
+
+def test_a_graph_that_cannot_have_edges_gives_a_warning() -> None:
+    body = {"dataset": "d", "graph": {"shrinkage": 1.0}}
+    for profile, use_gat, number in (({}, True, 1), ({"num_sectors": 3}, True, 0), ({}, False, 0)):
+        spec = TrainSpec.model_validate(body | {"model": {"use_gat": use_gat}})
+        warnings = graph_warnings(spec, Dataset(manifest={"num_days": 500}, profile=profile))
+        assert len(warnings) == number
+        assert all("no edges" in one and "without neighbours" in one for one in warnings)
 
 
 def test_stocks_per_day_are_the_median_or_else_the_mean() -> None:

@@ -155,6 +155,37 @@ def test_ready_features_and_targets(builder: Builder, prices: pl.DataFrame) -> N
     np.testing.assert_allclose(inferred.returns[both], cache.returns[both], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (pl.lit(0.0), "are the same for all stocks on every day"),
+        (pl.col("date").dt.ordinal_day() / 1000, "are the same for all stocks on every day"),
+        (pl.lit(None, pl.Float64), "are known for no stock on any day"),
+    ],
+)
+def test_a_horizon_whose_targets_say_nothing_is_refused(
+    builder: Builder, prices: pl.DataFrame, tmp_path: Path, target: pl.Expr, message: str
+) -> None:
+    frame = ready(prices).with_columns(target_5d=target)
+    words = rf"the targets of 5 days \(column 'target_5d'\) {message}: correct them"
+    with pytest.raises(DataError, match=words):
+        builder(frame)
+    frame.write_parquet(tmp_path / "p.parquet")
+    with pytest.raises(DataError, match=words):
+        inspect(DatasetSpec(name="x", path=str(tmp_path / "p.parquet"), horizons=(1, 5)))
+
+
+def test_constant_prices_have_no_targets_and_last_days_without_are_told(builder: Builder, prices: pl.DataFrame) -> None:
+    with pytest.raises(DataError, match="the targets of 1 days are the same for all stocks on every day; the targets"):
+        builder(prices.select("date", "code", close=20.0, own=pl.col("close").sin()))
+    days = prices["date"].unique().sort()
+    known = ready(prices).with_columns(target_1d=pl.when(pl.col("date") <= days[60]).then("target_1d"))
+    _, result = builder(known)
+    told = [w for w in result.profile["warnings"] if "are known for no stock after" in w]  # type: ignore[attr-defined]
+    assert len(told) == 1
+    assert f"(column 'target_1d') are known for no stock after {days[60]}: the last 29 days" in told[0]
+
+
 def test_pain_17_fingerprint_is_of_the_content(builder: Builder, prices: pl.DataFrame, cache: Cache) -> None:
     again, _ = builder(prices, name="another-name")  # another folder, another name
     assert again.fingerprint == cache.fingerprint

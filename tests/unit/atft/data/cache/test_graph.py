@@ -181,3 +181,31 @@ def test_a_graph_that_is_altered_or_of_another_cache_is_built_again(cache: Cache
         path.write_bytes(content)
         day_graph(planted, spec, lambda _: None)
         assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("settings", [{"threshold": 0.999}, {"shrinkage": 1.0}, {"refresh_days": 250}])
+def test_a_graph_without_edges_has_none_on_any_day(cache: Cache, settings: dict[str, float]) -> None:
+    spec = SPEC.model_copy(update={"sector_edges": False} | settings)
+    for _ in range(2):  # built, then read
+        graph = day_graph(cache, spec, lambda _: None)
+        assert graph.num_edges == 0
+        edges, attributes = graph.edges(len(cache.days) - 1, np.arange(len(cache.codes)))
+        assert (edges.shape, attributes.shape) == ((2, 0), (0, 4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sectors", "reason"),
+    [
+        ({"refresh_days": 91}, True, "comes after refresh_days = 91 of 90 days"),
+        ({"shrinkage": 1.0}, False, "no correlation above 0, the threshold is 0.1, and the dataset has no sectors"),
+        ({"threshold": 0.9, "sector_edges": False}, True, "above 0.9, the threshold is 0.9, and sector_edges is off"),
+        ({"threshold": 0.9}, True, None),
+        ({"threshold": 0.89}, False, None),
+        ({"refresh_days": 90}, False, None),
+    ],
+)
+def test_settings_that_leave_no_edge_are_known_beforehand(
+    settings: dict[str, float], sectors: bool, reason: str | None
+) -> None:
+    found = SPEC.model_copy(update=settings).edgeless_reason(90, has_sectors=sectors)
+    assert found is None if reason is None else reason in str(found)

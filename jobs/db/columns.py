@@ -14,6 +14,7 @@ class Checkpoint(TypedDict):
     epoch: int
     sha256: str
     fold: NotRequired[int]  # absent in rows of releases before folds, which had one
+    previous: NotRequired["Checkpoint"]  # to fall back on when a bit of this one is damaged
 
 
 class Best(TypedDict, total=False):

@@ -166,7 +166,7 @@ class Attempt(Base):
     host: Mapped[str]
     device: Mapped[str]
     pid: Mapped[int | None]
-    resumed_from: Mapped[Json | None]
+    resumed_from: Mapped[Checkpoint | None] = mapped_column(JSONB)
     overrides: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     started_at: Mapped[datetime] = mapped_column(default=func.clock_timestamp(), server_default=func.now())
     ended_at: Mapped[datetime | None]

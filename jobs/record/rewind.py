@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from atft.spec.metric import STEP
-from jobs.db.columns import Best
+from jobs.db.columns import Best, Checkpoint
 from jobs.db.tables import DailyMetric, Job, JobEvent, Json, Metric
 from jobs.record.history import best_of
 
@@ -55,9 +55,9 @@ def _best_as_of(session: Session, job: Job, epoch: int) -> Best | None:
     return job.best if job.best is not None and job.best["epoch"] <= epoch else None
 
 
-def _in_folder_of(source: Job, checkpoint: Json) -> Json:
+def _in_folder_of(source: Job, checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint of `source` as one of a retry; it may lie in the folder of yet another job."""
-    return checkpoint | {"path": posixpath.normpath(f"../{source.id}/{checkpoint['path']}")}
+    return {**checkpoint, "path": posixpath.normpath(f"../{source.id}/{checkpoint['path']}")}
 
 
 def copy_checkpoint(session: Session, job: Job, source: Job) -> None:
@@ -67,9 +67,10 @@ def copy_checkpoint(session: Session, job: Job, source: Job) -> None:
     points = select(literal(job.id), Metric.name, Metric.step, literal(0), Metric.value, Metric.time)
     columns = ["job_id", "name", "step", "attempt", "value", "time"]
     session.execute(insert(Metric).from_select(columns, points.where(Metric.job_id == source.id)))
-    job.checkpoint = _in_folder_of(source, source.checkpoint)
+    copied = _in_folder_of(source, source.checkpoint)
     if (previous := source.checkpoint.get("previous")) is not None:
-        job.checkpoint["previous"] = _in_folder_of(source, previous)
+        copied["previous"] = _in_folder_of(source, previous)
+    job.checkpoint = copied
     job.best = _best_as_of(session, source, source.checkpoint["epoch"])
     session.flush()
     job.metrics = rewind(session, job)["metrics"]

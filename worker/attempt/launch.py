@@ -10,6 +10,7 @@ from typing import Final
 import atft
 from atft.memory import free_and_total
 from atft.spec.kinds import KINDS
+from jobs.db.columns import Checkpoint
 from jobs.db.tables import Job, Json
 from jobs.paths import NotFound, OutsideRoot, checkpoint_folder, resolve_inside
 from jobs.record.init_from import Weights
@@ -56,7 +57,7 @@ def scratch_folder(folder: Path) -> Path:
     return folder / "tmp"
 
 
-def newest_whole_checkpoint(settings: Settings, job: Job) -> Json | None:
+def newest_whole_checkpoint(settings: Settings, job: Job) -> Checkpoint | None:
     """The job's checkpoint if all of its bytes are those that were written, else the one before it, else null."""
     checkpoint = job.checkpoint
     while checkpoint is not None:

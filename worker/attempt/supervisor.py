@@ -20,6 +20,7 @@ from atft.events import AnyEvent, Checkpointed, Evidence, Finished
 from atft.spec.kinds import KINDS
 from jobs import logs
 from jobs.broker.queue import CONTROL
+from jobs.db.columns import Checkpoint
 from jobs.db.session import transaction
 from jobs.db.tables import Attempt, Job, Json
 from jobs.errors import StaleAttempt
@@ -233,7 +234,7 @@ class Supervisor:
             persist(self.sessions, record, self._give_up_predicate())
         return damage
 
-    def _fall_back(self, session: Session, job: Job, checkpoint: Json | None) -> Job:
+    def _fall_back(self, session: Session, job: Job, checkpoint: Checkpoint | None) -> Job:
         """Make `checkpoint`, or none, that from which the run goes on, and drop the points after it. Raises
         StaleAttempt.
         """

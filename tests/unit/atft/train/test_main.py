@@ -140,8 +140,8 @@ def test_a_panic_and_an_unexpected_error_end_in_words(
     assert (code, isinstance(last, Failed) and last.reason) == (1, reason)
     capfd.readouterr()
     assert program.main(["inspect", str(spec)]) == 1
-    said = capfd.readouterr()
-    assert said.out == ""
-    assert len(said.err.splitlines()) == 1  # no traceback
-    assert " ".join(str(error).split()) in said.err
-    assert ("failed unexpectedly, please report it" in said.err) == (reason == "internal")
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1  # no traceback
+    assert " ".join(str(error).split()) in output.err
+    assert ("failed unexpectedly, please report it" in output.err) == (reason == "internal")

@@ -28,9 +28,9 @@ def test_undefined_targets_and_a_graph_without_edges_are_named(
     last = train(spec, odd, tmp_path / "run", events.append, lambda: False)
     assert isinstance(last, Failed)
     assert "on the validation days the targets of 5 days are the same for all stocks of a day" in last.message
-    told = [event.message for event in events if isinstance(event, Log) and event.level == "warning"]
-    assert told[0].startswith("graph: no two stocks are joined on any day: each stock is trained without neighbours")
-    assert [text.removesuffix(": they have no metric there") for text in told[1:4]] == [
+    warnings = [event.message for event in events if isinstance(event, Log) and event.level == "warning"]
+    assert warnings[0].startswith("graph: no two stocks are joined on any day: each stock is trained without neighbours")
+    assert [text.removesuffix(": they have no metric there") for text in warnings[1:4]] == [
         "on all 12 validation days the targets of 5 days are the same for all stocks of a day",
         "on all 12 test days the targets of 1 days are unknown",
         "on all 12 test days the targets of 5 days are unknown",

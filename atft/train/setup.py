@@ -177,9 +177,9 @@ def _warn_of_undefined_targets(cache: Cache, spec: RunSpec, folds: Sequence[Spli
     for number, fold in enumerate(folds, start=1):
         for name, days in (("validation", fold.val), ("test", fold.test)):
             for horizon, why in undefined_targets(cache, spec.data, days).items():
-                fold_suffix = f" of fold {number}" if len(folds) > 1 else ""
+                of_folds = f" of fold {number}" if len(folds) > 1 else ""
                 reporter.log(
-                    f"on all {len(days)} {name} days{fold_suffix} the targets of {horizon} days are {why}: they have no "
+                    f"on all {len(days)} {name} days{of_folds} the targets of {horizon} days are {why}: they have no "
                     "metric there",
                     level="warning",
                 )

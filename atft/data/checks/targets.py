@@ -19,10 +19,10 @@ def check_targets(
     says, unlabelled = [], []
     for k, horizon in enumerate(horizons):
         name = f"the targets of {horizon} days" + (f" (column {columns[horizon]!r})" if horizon in columns else "")
-        last = next((day for day in reversed(range(len(grid.days))) if len(_labels_of_day(grid, targets[:, k], day))), None)
+        last = next((day for day in reversed(range(len(grid.days))) if len(_labels(grid, targets[:, k], day))), None)
         if last is None:
             says.append(f"{name} are known for no stock on any day")
-        elif not any(len(np.unique(_labels_of_day(grid, targets[:, k], day))) > 1 for day in range(last + 1)):
+        elif not any(len(np.unique(_labels(grid, targets[:, k], day))) > 1 for day in range(last + 1)):
             says.append(f"{name} are the same for all stocks on every day")
         elif len(grid.days) - 1 - last > horizon + 1:
             unlabelled.append(
@@ -34,7 +34,7 @@ def check_targets(
     return unlabelled
 
 
-def _labels_of_day(grid: CalendarGrid, target: Float[np.ndarray, " row"], day: int) -> Float[np.ndarray, " known"]:
+def _labels(grid: CalendarGrid, target: Float[np.ndarray, " row"], day: int) -> Float[np.ndarray, " known"]:
     """The known targets of the stocks that trade on a day, in the universe or not: it may have one stock."""
     rows = grid.day_rows[grid.day_offsets[day] : grid.day_offsets[day + 1]]
     values = target[rows[grid.valid[rows]]]

@@ -29,7 +29,9 @@ def test_undefined_targets_and_a_graph_without_edges_are_named(
     assert isinstance(last, Failed)
     assert "on the validation days the targets of 5 days are the same for all stocks of a day" in last.message
     warnings = [event.message for event in events if isinstance(event, Log) and event.level == "warning"]
-    assert warnings[0].startswith("graph: no two stocks are joined on any day: each stock is trained without neighbours")
+    assert warnings[0].startswith(
+        "graph: no two stocks are joined on any day: each stock is trained without neighbours"
+    )
     assert [text.removesuffix(": they have no metric there") for text in warnings[1:4]] == [
         "on all 12 validation days the targets of 5 days are the same for all stocks of a day",
         "on all 12 test days the targets of 1 days are unknown",

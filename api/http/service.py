@@ -24,7 +24,8 @@ from api.http.stream_batcher import StreamBatcher
 from atft.checksums import Checksums
 from jobs.broker.pubsub import PubSub, apublish
 from jobs.broker.queue import HintSender
-from jobs.db.tables import ArtifactRow, Job
+from jobs.db.tables import ArtifactRow, Dataset, Job
+from jobs.record import stored
 from jobs.record.quotas import check_upload_quota
 from jobs.settings import Settings, free_bytes
 
@@ -155,11 +156,22 @@ class Service:
         path = existing_file(self.settings.run_root, row.path)
         if path is None:
             raise Refused(404, "artifact_gone", f"artifact {row.name!r} was recorded, but its file is no longer there")
-        reread = row.verified_at is None
-        if await asyncio.to_thread(self._checksums.sha256, path, reread=reread) != row.sha256:
+        if not await asyncio.to_thread(self._is_whole, path, row, row.sha256):
             detail = f"artifact {row.name!r} is damaged on the server's disk: run the job again, or restore the file"
             raise Refused(410, "artifact_damaged", detail)
         return path
+
+    async def cache_file(self, version: Dataset, name: str) -> Path | None:
+        """A file of a dataset's cache, with the bytes that were recorded; None when it is missing or altered."""
+        relative = f"{version.path}/{name}"
+        path, sha256 = existing_file(self.settings.run_root, relative), stored.promised(version).get(relative)
+        return path if path is not None and await asyncio.to_thread(self._is_whole, path, version, sha256) else None
+
+    def _is_whole(self, path: Path, row: stored.Row, sha256: str | None) -> bool:
+        try:
+            return self._checksums.sha256(path, reread=row.verified_at is None) == sha256
+        except OSError:  # it was removed just now, or the disk cannot read it
+            return False
 
     def close(self) -> None:
         self._hint_executor.shutdown(wait=False, cancel_futures=True)

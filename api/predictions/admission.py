@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import PurePosixPath
 from uuid import UUID
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from api.http.errors import invalid
 from api.predictions.schemas import PredictPlan
 from api.training.admission import choose_queue, find_dataset, median_stocks_per_day, unwatched_queue_warnings
-from api.training.split import observed_folds, trading_days
+from api.training.split import observed_folds
 from atft.spec.job import TrainSpec
 from atft.spec.model import num_parameters
 from atft.spec.prediction import PredictSpec
@@ -22,7 +22,6 @@ from jobs.db.tables import ArtifactRow, Dataset, Job, Json
 from jobs.errors import ArtifactNotFound, JobNotFound
 from jobs.record import catalog, queries
 from jobs.record.actions import Action, refusal
-from jobs.settings import Settings
 
 _FLOAT32_BYTES = 4
 
@@ -55,8 +54,8 @@ class AdmittedPrediction:
         }
 
 
-def admit(session: Session, settings: Settings, spec: PredictSpec) -> AdmittedPrediction:
-    """Check a prediction. Raises Refused (422) naming the field that does not fit."""
+def admit(session: Session, spec: PredictSpec) -> AdmittedPrediction:
+    """Check a prediction, but for its days. Raises Refused (422) naming the field that does not fit."""
     model, train_spec = _find_model(session, spec.model)
     weights = _find_weights(session, model, train_spec, spec.fold)
     dataset = find_dataset(session, spec.dataset)
@@ -64,17 +63,6 @@ def admit(session: Session, settings: Settings, spec: PredictSpec) -> AdmittedPr
     _check_features(session, model, train_spec, features, dataset)
     live_queues = queries.live_queues(session)
     queue = choose_queue(spec.resources.queue, spec.resources.device, live_queues)
-    all_days = trading_days(settings, dataset.fingerprint)
-    days = None if all_days is None else _days_in_range(all_days, spec)
-    warnings = unwatched_queue_warnings(queue, live_queues)
-    if days is not None and all_days is not None:
-        warnings += _day_warnings(model, train_spec, spec.fold, all_days, days)
-    threads = (model.evidence or {}).get("threads", {}).get("limit")
-    if threads != spec.resources.threads:
-        warnings.append(
-            f"the model was evaluated with {threads} threads and this requests {spec.resources.threads}: the last "
-            "bits of the scores may differ from its evaluation's"
-        )
     return AdmittedPrediction(
         model=model,
         train_spec=train_spec,
@@ -82,9 +70,24 @@ def admit(session: Session, settings: Settings, spec: PredictSpec) -> AdmittedPr
         features=features,
         dataset=dataset,
         queue=queue,
-        days=days,
-        warnings=warnings,
+        days=None,
+        warnings=unwatched_queue_warnings(queue, live_queues),
     )
+
+
+def select_days(admitted: AdmittedPrediction, spec: PredictSpec, all_days: Sequence[date] | None) -> AdmittedPrediction:
+    """The prediction with its days of all of the dataset's, if known, and its warnings. Raises Refused (422)."""
+    days, warnings = None, list(admitted.warnings)
+    if all_days is not None:
+        days = _days_in_range(all_days, spec)
+        warnings += _day_warnings(admitted.model, admitted.train_spec, spec.fold, all_days, days)
+    threads = (admitted.model.evidence or {}).get("threads", {}).get("limit")
+    if threads != spec.resources.threads:
+        warnings.append(
+            f"the model was evaluated with {threads} threads and this requests {spec.resources.threads}: the last "
+            "bits of the scores may differ from its evaluation's"
+        )
+    return replace(admitted, days=days, warnings=warnings)
 
 
 def _find_model(session: Session, ref: str) -> tuple[Job, TrainSpec]:

@@ -19,6 +19,7 @@ from api.jobs.submission import (
 )
 from api.predictions import admission
 from api.predictions.schemas import PREDICT, PREDICT_FOLD, PredictPlan
+from api.training.split import trading_days
 from api.training.submission import new_run
 from atft.spec.prediction import PredictSpec
 from jobs.states import JobKind
@@ -52,12 +53,13 @@ async def submit_predict(
     reject_nul(body)
     identity = request.identity(JobKind.PREDICT, {"spec": body})
     try:
-        admitted = await service.database.read(admission.admit, service.settings, spec)
+        admitted = await service.database.read(admission.admit, spec)
+        admitted = admission.select_days(admitted, spec, await trading_days(service, admitted.dataset))
         if dry_run:
             return plan_response(await service.database.read(admission.plan, spec, admitted))
         new = new_run(
-            spec, JobKind.PREDICT, queue=admitted.queue, dataset=admitted.dataset.name,
-            fingerprint=admitted.dataset.fingerprint, source=admitted.model.id, params=admitted.params,
+            spec, JobKind.PREDICT, queue=admitted.queue, dataset=admitted.dataset, source=admitted.model.id,
+            params=admitted.params,
         )  # fmt: skip
         return await answer(request, await insert(request, new, identity), admitted.warnings)
     except REFUSALS as refusal:

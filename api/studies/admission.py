@@ -1,8 +1,9 @@
 """Checks of a study against its dataset before it is stored, and the plan of a dry run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -16,7 +17,6 @@ from atft.spec.space import CategoricalDimension, Dimension, Scalar, merge_choic
 from atft.spec.study import HpoSpec
 from jobs.broker.queue import CONTROL
 from jobs.record import queries
-from jobs.settings import Settings
 
 BATCH_SIZE = "trainer.batch_size"
 
@@ -112,10 +112,10 @@ def merge_batch_sizes(spec: HpoSpec, stocks_per_day: int) -> tuple[HpoSpec, list
     return HpoSpec.model_validate(body), [f"{BATCH_SIZE}: {line}" for line in messages]
 
 
-def plan(session: Session, settings: Settings, study: AdmittedStudy) -> StudyPlan:
-    """The plan of a dry run, with the plan of one trial."""
+def plan(session: Session, study: AdmittedStudy, days: Sequence[date] | None) -> StudyPlan:
+    """The plan of a dry run, with the plan of one trial. `days` are the dataset's, if known."""
     spec = study.spec
-    trial = admission.plan(session, settings, spec.trial_spec({}), replace(study.base, warnings=[]))
+    trial = admission.plan(session, spec.trial_spec({}), replace(study.base, warnings=[]), days)
     rounds = math.ceil(spec.num_trials / spec.parallelism)
     return StudyPlan(
         spec=spec.model_dump(mode="json"),

@@ -28,6 +28,7 @@ from api.studies import admission as study_admission
 from api.studies import service as studies
 from api.studies.schemas import BestView, ImportanceView, Promotion, StudyPlan, Trials
 from api.training import admission
+from api.training.split import trading_days
 from api.training.submission import new_run
 from atft.spec.job import TrainSpec
 from atft.spec.study import HpoSpec
@@ -68,7 +69,8 @@ async def submit_hpo(
     try:
         study = await service.database.read(study_admission.admit, spec)
         if dry_run:
-            return plan_response(await service.database.read(study_admission.plan, service.settings, study))
+            days = await trading_days(service, study.base.dataset)
+            return plan_response(await service.database.read(study_admission.plan, study, days))
         return await answer(request, await insert(request, _new_study(study), identity), study.warnings)
     except REFUSALS as refusal:
         return await replay(request, identity, refusal)
@@ -84,8 +86,8 @@ def _new_study(study: study_admission.AdmittedStudy) -> NewJob:
         name=base.name,
         tags=base.tags,
         priority=base.resources.priority,
-        dataset=study.base.dataset_name,
-        dataset_fingerprint=study.base.fingerprint,
+        dataset=study.base.dataset.name,
+        dataset_fingerprint=study.base.dataset.fingerprint,
         params={"trial_queue": study.base.queue},
     )
 
@@ -150,10 +152,7 @@ async def promote(
     identity = request.identity(JobKind.TRAIN, body)
     try:
         spec, source, admitted = await service.database.read(_promote, job_id, promotion)
-        new = new_run(
-            spec, JobKind.TRAIN, queue=admitted.queue, dataset=admitted.dataset_name,
-            fingerprint=admitted.fingerprint, source=source,
-        )  # fmt: skip
+        new = new_run(spec, JobKind.TRAIN, queue=admitted.queue, dataset=admitted.dataset, source=source)
         return await answer(request, await insert(request, new, identity), admitted.warnings)
     except REFUSALS as refusal:
         return await replay(request, identity, refusal)

@@ -5,8 +5,9 @@ The arithmetic is that of `atft.spec`, which the training process uses too: what
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session
 from api.http.errors import Refused, invalid
 from api.training import init_from
 from api.training.schemas import Plan
-from api.training.split import planned_folds, trading_days
+from api.training.split import planned_folds
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.kinds import kinds_where
@@ -27,7 +28,6 @@ from jobs.broker.queue import CPU, GPU
 from jobs.db.tables import Dataset, Job
 from jobs.errors import DatasetNotFound
 from jobs.record import catalog, queries
-from jobs.settings import Settings
 from jobs.states import ACTIVE, BUILDING, JobState
 
 Result = TypeVar("Result")
@@ -40,8 +40,7 @@ _FLOAT32_BYTES: Final = 4
 class AdmittedRun:
     """A checked training, ensemble or pretraining, with its queue, warnings and split."""
 
-    dataset_name: str
-    fingerprint: str
+    dataset: Dataset
     queue: str
     warnings: list[str]
     split: SplitPlan
@@ -146,8 +145,7 @@ def _admit_run(session: Session, spec: RunSpec) -> AdmittedRun:
     live_queues = queries.live_queues(session)
     queue = choose_queue(spec.resources.queue, spec.resources.device, live_queues)
     return AdmittedRun(
-        dataset_name=dataset.name,
-        fingerprint=dataset.fingerprint,
+        dataset=dataset,
         queue=queue,
         warnings=[*unwatched_queue_warnings(queue, live_queues), *graph_warnings(spec, dataset)],
         split=split,
@@ -171,11 +169,13 @@ def median_stocks_per_day(dataset: Dataset) -> int:
     return int(known) if known is not None else round(dataset.manifest["num_rows"] / dataset.manifest["num_days"])
 
 
-def plan(session: Session, settings: Settings, requested: RunSpec | EnsembleSpec, admitted: AdmittedRun) -> Plan:
-    """The plan of a dry run: size, days, estimated time and disk, queue position."""
+def plan(
+    session: Session, requested: RunSpec | EnsembleSpec, admitted: AdmittedRun, days: Sequence[date] | None
+) -> Plan:
+    """The plan of a dry run: size, days, estimated time and disk, queue position. `days` are the dataset's or null."""
     spec, members = requested.run, len(requested.members)
     parameters = spec.num_parameters(admitted.num_features)
-    folds, days = admitted.split.folds, trading_days(settings, admitted.fingerprint)
+    folds = admitted.split.folds
     largest = max(folds, key=lambda fold: count(fold.train))
     steps = _steps_per_epoch(spec, largest, admitted.stocks_per_day)
     rate = _measured_samples_per_second(session, spec, admitted.queue)
@@ -185,7 +185,7 @@ def plan(session: Session, settings: Settings, requested: RunSpec | EnsembleSpec
         spec=requested.model_dump(mode="json"),
         spec_digest=requested.digest(),
         warnings=admitted.warnings,
-        dataset_fingerprint=admitted.fingerprint,
+        dataset_fingerprint=admitted.dataset.fingerprint,
         num_parameters=parameters,
         num_folds=len(folds),
         num_members=members,

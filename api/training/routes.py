@@ -1,10 +1,10 @@
 """Routes that submit training, ensemble and pretraining jobs, and the route of a job's split."""
 
-import asyncio
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Body, Response
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.orm import Session
 
 from api.http import examples
 from api.http.auth import Audit, Reader, Submitter
@@ -21,9 +21,8 @@ from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.split_plan import plan_split
-from jobs.db.tables import Job
-from jobs.record import queries
-from jobs.settings import Settings
+from jobs.db.tables import Dataset, Job
+from jobs.record import queries, stored
 from jobs.states import JobKind
 
 router = APIRouter(prefix="/jobs")
@@ -101,6 +100,11 @@ async def submit_pretrain(
     return await submit_run(request, spec, JobKind.PRETRAIN)
 
 
+def _job_and_version(session: Session, job_id: JobId) -> tuple[Job, Dataset | None]:
+    job = queries.get(session, job_id)
+    return job, stored.version_of(session, job)
+
+
 @router.get("/{job_id}/split", tags=["results"], summary="A job's split, with a plot", responses=problems(404, 409))
 async def get_split(job_id: JobId, response: Response, service: ServiceDep, _: Reader) -> SplitView:
     """For each fold, the first and last trading day and the number of days of every range of training, validation and
@@ -109,12 +113,8 @@ async def get_split(job_id: JobId, response: Response, service: ServiceDep, _: R
     For a job that has started, from its evidence; before that, and for a study, from its spec and its dataset's
     calendar.
     """
-    job = await service.database.read(queries.get, job_id)
+    job, version = await service.database.read(_job_and_version, job_id)
     response.headers["ETag"] = etag(job)
-    return await asyncio.to_thread(_split_view, job, service.settings)
-
-
-def _split_view(job: Job, settings: Settings) -> SplitView:
     try:
         split, data = _SPLIT.validate_python(job.run["split"]), _DATA.validate_python(job.run["data"])
     except (KeyError, ValidationError) as error:
@@ -122,9 +122,12 @@ def _split_view(job: Job, settings: Settings) -> SplitView:
     folds = observed_folds((job.evidence or {}).get("data", {}))
     ran = folds is not None
     if folds is None:
-        days = trading_days(settings, job.dataset_fingerprint or "-")
+        days = await trading_days(service, version)
         if days is None:
-            detail = "the files of the job's dataset are gone, so that its days are unknown"
+            detail = (
+                f"the days of dataset {job.dataset} are unknown, as its files are missing or altered: register the "
+                "dataset's files again"
+            )
             raise Refused(409, "dataset_files_gone", detail)
         folds = planned_folds(plan_split(len(days), data.window, max(data.horizons), split), days)
     return SplitView(

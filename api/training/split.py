@@ -1,16 +1,18 @@
 """The training, validation and test days of each fold of a job, and a Plotly figure of them (plain JSON)."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 from pydantic import JsonValue, TypeAdapter
 
-from api.http.path_guard import existing_file
+from api.http.service import Service
 from atft.evidence.models import FoldDays, Stretch
 from atft.spec.split_plan import DayRanges, SplitPlan
-from jobs.settings import Settings
+from jobs.db.tables import Dataset
 
 ROLES: Final = {"train": "training", "val": "validation", "test": "test", "purged": "gap"}
 _COLOURS: Final = {"train": "#4477aa", "val": "#ddaa33", "test": "#bb5566", "purged": "#dddddd"}
@@ -18,11 +20,13 @@ _ROW_PIXELS: Final = 22
 _FOLDS: Final = TypeAdapter(list[FoldDays])
 
 
-def trading_days(settings: Settings, fingerprint: str) -> list[date] | None:
-    """The trading days of a dataset's cache, in order; None if its files are gone."""
-    path = existing_file(settings.caches_root, f"{fingerprint}/days.arrow")
-    if path is None:
-        return None
+async def trading_days(service: Service, version: Dataset | None) -> list[date] | None:
+    """The trading days of a dataset version, in order; None when their file is missing or altered."""
+    path = None if version is None else await service.cache_file(version, "days.arrow")
+    return None if path is None else await asyncio.to_thread(_read_days, path)
+
+
+def _read_days(path: Path) -> list[date]:
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as file:
         days: list[date] = file.get_batch(0).column("date").to_pylist()
     return days

@@ -7,10 +7,11 @@ from fastapi import Response
 from api.jobs.schemas import SubmittedView
 from api.jobs.submission import REFUSALS, SubmitRequest, answer, insert, plan_response, reject_nul, replay
 from api.training import admission
+from api.training.split import trading_days
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.prediction import PredictSpec
-from jobs.db.tables import Json
+from jobs.db.tables import Dataset, Json
 from jobs.record.submission import NewJob
 from jobs.states import JobKind
 
@@ -24,8 +25,9 @@ async def submit_run(request: SubmitRequest, spec: RunSpec | EnsembleSpec, kind:
     try:
         admitted = await database.read(admission.admit, spec)
         if request.dry_run:
-            return plan_response(await database.read(admission.plan, request.service.settings, spec, admitted))
-        new = new_run(spec, kind, queue=admitted.queue, dataset=admitted.dataset_name, fingerprint=admitted.fingerprint)
+            days = await trading_days(request.service, admitted.dataset)
+            return plan_response(await database.read(admission.plan, spec, admitted, days))
+        new = new_run(spec, kind, queue=admitted.queue, dataset=admitted.dataset)
         return await answer(request, await insert(request, new, identity), admitted.warnings)
     except REFUSALS as refusal:
         return await replay(request, identity, refusal)
@@ -36,8 +38,7 @@ def new_run(
     kind: JobKind,
     *,
     queue: str,
-    dataset: str,
-    fingerprint: str,
+    dataset: Dataset,
     source: UUID | None = None,
     params: Json | None = None,
 ) -> NewJob:
@@ -53,8 +54,8 @@ def new_run(
         priority=run_spec.resources.priority,
         max_attempts=run_spec.resources.max_attempts,
         queue_timeout_seconds=run_spec.resources.queue_timeout_seconds,
-        dataset=dataset,
-        dataset_fingerprint=fingerprint,
+        dataset=dataset.name,
+        dataset_fingerprint=dataset.fingerprint,
         source_job_id=source,
         params=params,
     )

@@ -1,12 +1,17 @@
 """Helpers of the API's tests: an application in this process, a dataset without files, a job with every event."""
 
+from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
+import pyarrow as pa
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
+from atft.checksums import sha256_of
 from atft.events import AnyEvent, DailySeries, Evidence, Log, Metrics, Progress
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset
@@ -15,6 +20,7 @@ from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason
 
 Sessions = sessionmaker[Session]
+DAYS = [date(2020, 1, 1) + timedelta(days=n) for n in range(200)]
 SPEC = {
     "dataset": "small",
     "name": "first",
@@ -42,6 +48,19 @@ class serving:  # noqa: N801 - reads as a verb
     async def __aexit__(self, *error: Any) -> None:
         await self.client.aclose()
         await self.life.__aexit__(None, None, None)
+
+
+def write_days(settings: Settings, sessions: Sessions) -> Path:
+    """Write the registered dataset's days.arrow, with its hash in the row."""
+    path = settings.caches_root / "fp1" / "days.arrow"
+    path.parent.mkdir(parents=True)
+    batch = pa.record_batch({"date": pa.array(DAYS, pa.date32())})
+    with pa.ipc.new_file(path, batch.schema) as file:
+        file.write_batch(batch)
+    with transaction(sessions) as session:
+        row = session.scalars(select(Dataset).where(Dataset.fingerprint == "fp1")).one()
+        row.manifest = row.manifest | {"files": {path.name: {"sha256": sha256_of(path)}}}
+    return path
 
 
 def register(sessions: Sessions) -> Dataset:

@@ -1,11 +1,9 @@
 """Predictions over HTTP: rejected models and datasets, the plan, and the stored job."""
 
-from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx
-import pyarrow as pa
 import pytest
 from sqlalchemy import update
 
@@ -15,10 +13,9 @@ from jobs.db.tables import Dataset, Job
 from jobs.record import catalog, history, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
-from tests.integration.api.application import Sessions, problem, submit
+from tests.integration.api.application import DAYS, Sessions, problem, submit, write_days
 
 pytestmark = pytest.mark.anyio
-DAYS = [date(2020, 1, 1) + timedelta(days=i) for i in range(200)]
 FEATURES = ["f1", "f2", "f3", "vix"]
 
 
@@ -27,12 +24,8 @@ def days(first: int, stop: int) -> list[str]:
 
 
 @pytest.fixture
-def calendar(settings: Settings) -> None:
-    folder = settings.caches_root / "fp1"
-    folder.mkdir(parents=True)
-    table = pa.table({"date": DAYS})
-    with pa.OSFile(str(folder / "days.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+def calendar(dataset: Dataset, settings: Settings, sessions: Sessions) -> None:
+    write_days(settings, sessions)
 
 
 def trained(sessions: Sessions, job: dict[str, Any], names: tuple[str, ...] = ("best.safetensors",)) -> str:

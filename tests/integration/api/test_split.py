@@ -1,36 +1,27 @@
 """The split of a job before, during and after its run, and in its plan."""
 
-from datetime import date, timedelta
 from uuid import UUID
 
 import httpx
-import pyarrow as pa
 import pytest
 
 from atft.events import Evidence
 from jobs.db.session import transaction
 from jobs.record import history, lifecycle
 from jobs.settings import Settings
-from tests.integration.api.application import SPEC, Sessions, problem, submit
+from tests.integration.api.application import DAYS, SPEC, Sessions, problem, submit, write_days
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("dataset")]
-DAYS = [date(2020, 1, 1) + timedelta(days=n) for n in range(200)]
 KFOLD = {"kind": "purged_kfold", "folds": 3, "val_days": 20, "embargo_days": 10}
 
 
-def write_days(settings: Settings) -> None:
-    folder = settings.caches_root / "fp1"
-    folder.mkdir(parents=True)
-    batch = pa.record_batch({"date": pa.array(DAYS, pa.date32())})
-    with pa.ipc.new_file(folder / "days.arrow", batch.schema) as file:
-        file.write_batch(batch)
-
-
-async def test_a_plan_counts_and_shows_every_fold(client: httpx.AsyncClient, settings: Settings) -> None:
+async def test_a_plan_counts_and_shows_every_fold(
+    client: httpx.AsyncClient, settings: Settings, sessions: Sessions
+) -> None:
     body = SPEC | {"split": KFOLD}
     blind = (await client.post("/jobs/train?dry_run=true", json=body)).json()
     assert (blind["num_folds"], blind["folds"]) == (3, None)
-    write_days(settings)
+    write_days(settings, sessions)
     plan = (await client.post("/jobs/train?dry_run=true", json=body)).json()
     assert [fold["test"][0]["num_days"] for fold in plan["folds"]] == [62, 62, 61]
     assert plan["folds"][0]["test"][0]["first"] == str(DAYS[9])
@@ -48,7 +39,12 @@ async def test_the_split_of_a_job_is_planned_until_it_has_evidence(
     job = await submit(client, split=KFOLD)
     url = f"/jobs/{job['id']}/split"
     problem(await client.get(url), 409, "dataset_files_gone")
-    write_days(settings)
+    path = write_days(settings, sessions)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-700] + bytes([whole[-700] ^ 1]) + whole[-699:])
+    altered = problem(await client.get(url), 409, "dataset_files_gone")
+    assert "dataset small are unknown, as its files are missing or altered" in altered["detail"]
+    path.write_bytes(whole)
     queued = (await client.get(url)).json()
     assert (queued["kind"], queued["embargo_days"], queued["source"], len(queued["folds"])) == (
         "purged_kfold",
@@ -68,9 +64,9 @@ async def test_the_split_of_a_job_is_planned_until_it_has_evidence(
 
 
 async def test_a_study_has_the_split_of_its_trials_and_a_dataset_has_none(
-    client: httpx.AsyncClient, settings: Settings
+    client: httpx.AsyncClient, settings: Settings, sessions: Sessions
 ) -> None:
-    write_days(settings)
+    write_days(settings, sessions)
     body = {
         "base": SPEC | {"split": KFOLD},
         "n_trials": 2,

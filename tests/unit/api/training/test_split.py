@@ -1,17 +1,14 @@
 """The days of a job's folds, from its plan or from its evidence, and their plot."""
 
 from datetime import date, timedelta
-from pathlib import Path
 
 import plotly.graph_objects
-import pyarrow as pa
 import pytest
 
-from api.training.split import observed_folds, planned_folds, split_figure, trading_days
+from api.training.split import observed_folds, planned_folds, split_figure
 from atft.evidence.models import FoldDays
 from atft.spec.data import SplitSpec
 from atft.spec.split_plan import plan_split
-from jobs.settings import Settings
 
 DAYS = [date(2020, 1, 1) + timedelta(days=n * 7 // 5) for n in range(200)]
 KFOLD = SplitSpec(kind="purged_kfold", folds=3, val_days=20, embargo_days=10)
@@ -60,17 +57,3 @@ def test_the_plot_is_a_plotly_figure_with_every_range() -> None:
     assert sum(map(len, (trace["x"] for trace in bars.values()))) == sum(
         len(parts) for fold in folds for parts in (fold.train, fold.val, fold.test, fold.purged)
     )
-
-
-def test_the_calendar_comes_from_the_datasets_files(tmp_path: Path) -> None:
-    settings = Settings(
-        database_url="postgresql://u@127.0.0.1:1/x", redis_url="redis://127.0.0.1:1/0", run_root=tmp_path
-    )
-    assert trading_days(settings, "fp1") is None
-    assert trading_days(settings, "../../etc") is None
-    folder = settings.caches_root / "fp1"
-    folder.mkdir(parents=True)
-    batch = pa.record_batch({"date": pa.array(DAYS, pa.date32())})
-    with pa.ipc.new_file(folder / "days.arrow", batch.schema) as file:
-        file.write_batch(batch)
-    assert trading_days(settings, "fp1") == DAYS

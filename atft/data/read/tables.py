@@ -96,6 +96,7 @@ class Table:
         except (pa.ArrowException, *POLARS_ERRORS) as error:
             raise unreadable_error(self.name, self.form, error) from error
         assert isinstance(frame, pl.DataFrame)  # noqa: S101 - polars' own type is wider
+        frame.columns = table.column_names  # some releases of polars rename a column whose name is empty
         return frame
 
     def _bounded(self, columns: Sequence[str], read: Reader, held: int) -> tuple[list[pa.RecordBatch], int]:

@@ -93,7 +93,7 @@ def test_an_invalid_spec_is_a_usage_error(body: str | None, tmp_path: Path, caps
 def spec(tmp_path: Path) -> Iterator[Path]:
     """A DatasetSpec of a CSV panel with one bad cell; the program's signal handlers go with the test."""
     days = [f"2024-01-{day:02d}" for day in range(1, 31)]
-    rows = [f"{day},{code},{100 + n * n % 7}" for n, day in enumerate(days) for code in "ABC"]
+    rows = [f"{day},{code},{100 + n * n * k % 7}" for n, day in enumerate(days) for k, code in enumerate("ABC", 1)]
     (tmp_path / "p.csv").write_text("\n".join(["date,code,close", *rows, "2024-02-01,A,soon"]))
     spec = DatasetSpec(name="x", path=str(tmp_path / "p.csv"), horizons=(1,), on_bad_cell="drop")
     (tmp_path / "spec.json").write_text(spec.model_dump_json())

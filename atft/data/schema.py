@@ -129,48 +129,42 @@ class Roles:
 
 
 def find_roles(names: Sequence[str], spec: DatasetSpec) -> Roles:
-    """The roles of the columns `names`, mapped by `spec` or guessed. Raises DataError listing the columns."""
+    """The roles of the columns `names`, mapped by `spec` or guessed. Raises DataError listing the columns, and all that
+    are missing.
+    """
     columns = {
         role: column
         for role, column in spec.columns.items()
         if isinstance(column, str) and role not in ("features", "targets")
     }
-    for role, column in columns.items():
-        if column not in names:
-            raise DataError(f"columns.{role} names {column!r}, but the file has {format_names(names)}")
+    unknown = [f"columns.{role} names {column!r}" for role, column in columns.items() if column not in names]
     for role in ALIASES:
         if (
             role not in columns
-            and (found := _guess_column(role, [n for n in names if n not in columns.values()])) is not None
+            and (found := _guess_column(role, [n for n in names if n not in columns.values()], strict=not unknown))
+            is not None
         ):
             columns[role] = found
-    for role in ("date", "code"):
-        if role not in columns:
-            hint = (
-                " (a table with one column per stock must be turned into rows of date, code, close)"
-                if role == "code"
-                else ""
-            )
-            raise DataError(
-                f"no {role} column among {format_names(names)}: name it {role!r}, or map it with columns.{role}{hint}"
-            )
-    targets = _targets(names, spec)
+    targets = {} if unknown and "targets" in spec.columns else _targets(names, spec)
     kind = spec.kind
     if kind == "auto":
-        kind = "features" if targets else "prices"
+        kind = "features" if targets or "targets" in spec.columns else "prices"
+    needed = ("date", "code", "close") if kind == "prices" else ("date", "code")
+    problems = _missing_roles([role for role in needed if role not in columns], unknown, names)
     if kind == "prices":
-        if "close" not in columns:
-            raise DataError(
-                f"no close column among {format_names(names)}: name it 'close', map it with columns.close, "
-                "or bring features with target_{h}d columns"
-            )
+        if problems:
+            raise DataError("; ".join(problems))
         return _price_roles(names, spec, columns)
-    missing = [h for h in spec.horizons if h not in targets]
-    if missing:
-        raise DataError(
+    if not unknown and (missing := [h for h in spec.horizons if h not in targets]):
+        problems.append(
             f"missing target columns {[f'target_{h}d' for h in missing]} for horizons {missing}; "
             f"the file has {format_names(names)}"
         )
+    requested = _requested_features(spec)
+    if absent := [n for n in requested or () if n not in names]:
+        problems.append(f"missing features {absent}: the file has {format_names(names)}")
+    if problems:
+        raise DataError("; ".join(problems))
     roles = {role: column for role, column in columns.items() if role in ("date", "code", "sector", "in_universe")}
     return_1d = "return_1d" if "return_1d" in names else None
     assigned = {*roles.values(), *targets.values(), return_1d}
@@ -180,9 +174,24 @@ def find_roles(names: Sequence[str], spec: DatasetSpec) -> Roles:
         columns=roles,
         targets={h: targets[h] for h in spec.horizons},
         return_1d=return_1d,
-        requested_features=_requested_features(spec, names),
+        requested_features=requested,
         unassigned=unassigned,
     )
+
+
+def _missing_roles(missing: Sequence[str], unknown: Sequence[str], names: Sequence[str]) -> list[str]:
+    """What is wrong with roles without a column, and with mapped columns that the file does not have."""
+    parts = [f"{', '.join(unknown)}, but the file has {format_names(names)}"] if unknown else []
+    if missing:
+        them = "it" if len(missing) == 1 else "them"
+        advice = f"name {them} {', '.join(map(repr, missing))}, or map {them} with "
+        advice += ", ".join(f"columns.{role}" for role in missing)
+        if "close" in missing:
+            advice += ", or bring features with target_{h}d columns"
+        if "code" in missing:
+            advice += " (a table with one column per stock is read if its other columns are closes, or price and stock)"
+        parts.append(f"{', '.join(f'no {role} column' for role in missing)} among {format_names(names)}: {advice}")
+    return parts
 
 
 def _price_roles(names: Sequence[str], spec: DatasetSpec, columns: dict[str, str]) -> Roles:
@@ -195,19 +204,20 @@ def _price_roles(names: Sequence[str], spec: DatasetSpec, columns: dict[str, str
         columns=columns,
         targets={},
         return_1d=None,
-        requested_features=_requested_features(spec, None),
+        requested_features=_requested_features(spec),
         unassigned=unassigned,
         raw_close=raw,
     )
 
 
-def _guess_column(role: str, names: Iterable[str]) -> str | None:
+def _guess_column(role: str, names: Iterable[str], *, strict: bool) -> str | None:
+    """The column whose name stands for the role; None if no column does. Raises DataError if two do and `strict`."""
     by_normalized: dict[str, list[str]] = {}
     for name in names:
         by_normalized.setdefault(normalized_name(name), []).append(name)
     for alias in ALIASES[role]:
         found = by_normalized.get(alias, [])
-        if len(found) > 1:
+        if len(found) > 1 and strict:
             raise DataError(
                 f"columns {found} could each be the {role}: map one with columns.{role}, or drop the others"
             )
@@ -232,7 +242,7 @@ def _targets(names: Sequence[str], spec: DatasetSpec) -> dict[int, str]:
     return dict(zip(spec.horizons, columns, strict=True))
 
 
-def _requested_features(spec: DatasetSpec, names: Sequence[str] | None) -> tuple[str, ...] | None:
+def _requested_features(spec: DatasetSpec) -> tuple[str, ...] | None:
     mapped = spec.columns.get("features")
     if mapped is not None and spec.features is not None:
         raise DataError("give features or columns.features, not both")
@@ -241,8 +251,6 @@ def _requested_features(spec: DatasetSpec, names: Sequence[str] | None) -> tuple
         return None
     if not requested_features or len(set(requested_features)) != len(requested_features):
         raise DataError("features must list at least one column, each once")
-    if names is not None and (missing := [n for n in requested_features if n not in names]):
-        raise DataError(f"missing features {missing}: the file has {format_names(names)}")
     return tuple(requested_features)
 
 

@@ -26,6 +26,7 @@ from atft.data.read.columns import MAX_RETURN, ColumnReader, DroppedRows
 from atft.data.read.csv import DelimitedFile
 from atft.data.read.opening import open_file
 from atft.data.read.tables import Table, files_under, folder_sha256, native_errors, table_from_frame
+from atft.data.read.wide import find_layout, long_table
 from atft.data.schema import PRICES, DataError, Days, Roles, find_roles, normalized_name
 from atft.spec.data import DatasetSpec, OnBadCell, PlantedSpec
 
@@ -115,8 +116,14 @@ def read(spec: DatasetSpec, scratch: Path | None, progress: ProgressReporter) ->
 
     hashing = background(content_sha256)
     with native_errors(path.name):
-        table, roles = _open(path, spec, scratch, progress)
-        source = progress.run(lambda: _read_roles(table, roles, spec.on_bad_cell))
+        table, roles, shape = _open(path, spec, scratch, progress)
+        try:
+            source = progress.run(lambda: _read_roles(table, roles, spec.on_bad_cell))
+        except DataError as error:
+            if shape is None:
+                raise
+            raise DataError(f"{error} ({shape})", error.reason) from error
+    source.warnings += [shape] if shape else []
     source.sha256_future, source.check_unchanged = hashing, check_unchanged
     if spec.universe is not None:
         if source.has("in_universe"):
@@ -220,10 +227,25 @@ def _file_state(path: Path) -> list[tuple[str, int, int]]:
         raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
 
 
-def _open(path: Path, spec: DatasetSpec, scratch: Path | None, progress: ProgressReporter) -> tuple[Table, Roles]:
+def _open(
+    path: Path, spec: DatasetSpec, scratch: Path | None, progress: ProgressReporter
+) -> tuple[Table, Roles, str | None]:
+    """The table of the panel, its roles, and how it is read if it has a column for each stock."""
     found = open_file(path)
-    roles = find_roles(found.names if isinstance(found, DelimitedFile) else found.schema.names, spec)
-    return found.table(roles.used, scratch, progress) if isinstance(found, DelimitedFile) else found, roles
+    shape: str | None = None
+    names = found.names if isinstance(found, DelimitedFile) else found.schema.names
+    layout = find_layout(names, spec.columns) if spec.kind != "features" else None
+    if layout is not None:
+        wide = found.table(names, scratch, progress) if isinstance(found, DelimitedFile) else found
+        if (long := long_table(wide, layout)) is not None:
+            found, shape = long, layout.describe(path.name)
+            names = long.schema.names
+    try:
+        roles = find_roles(names, spec)
+    except DataError as error:
+        raise DataError(f"{path.name}: {error}" + (f" ({shape})" if shape else ""), error.reason) from error
+    table = found.table(roles.used, scratch, progress) if isinstance(found, DelimitedFile) else found
+    return table, roles, shape
 
 
 def _planted(spec: DatasetSpec, planted: PlantedSpec, progress: ProgressReporter) -> Source:

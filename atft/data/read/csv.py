@@ -15,6 +15,7 @@ import pyarrow.csv as pa_csv
 from atft.data.progress import ProgressReporter
 from atft.data.read.cells import numbers_from_text, row_numbers
 from atft.data.read.tables import FREE_BYTES, MAX_EXPANSION, Reader, Table, check_column_names, unreadable_error
+from atft.data.read.wide import two_level_header
 from atft.data.schema import DataError, format_names
 
 BLOCK_BYTES = 8 << 20  # of text read at once; no line may be longer
@@ -38,6 +39,7 @@ class DelimitedFile:
     compression: str | None
     separator: str
     names: list[str]
+    header_lines: int = 1  # more than one for columns of two levels, whose names are then made of them
 
     def table(
         self, text: Sequence[str], scratch: Path | None = None, progress: ProgressReporter | None = None
@@ -107,7 +109,11 @@ class DelimitedFile:
             try:
                 reader = pa_csv.open_csv(
                     stream,
-                    pa_csv.ReadOptions(block_size=BLOCK_BYTES),
+                    pa_csv.ReadOptions(block_size=BLOCK_BYTES)
+                    if self.header_lines == 1
+                    else pa_csv.ReadOptions(
+                        block_size=BLOCK_BYTES, skip_rows=self.header_lines, column_names=self.names
+                    ),
                     pa_csv.ParseOptions(delimiter=self.separator, newlines_in_values=True),
                     pa_csv.ConvertOptions(column_types=dict.fromkeys(self.names, pa.string())),
                 )
@@ -200,10 +206,20 @@ def open_delimited_file(path: Path, head: bytes) -> DelimitedFile:
     if "\0" in text:
         raise DataError(f"{path.name} {NOT_TEXT}")
     separator = max(",;\t", key=text.count)
+    more = [other.decode(errors="replace").rstrip("\r") for other in start.split(b"\n", 3)[1:3]]
     try:
         names = next(csv.reader([text], delimiter=separator), [])
     except csv.Error as error:
         raise unreadable_error(path.name, "CSV", error) from error
+    try:
+        levels = two_level_header([names, *csv.reader(more, delimiter=separator)])
+    except csv.Error:  # a cell of data that no header would have
+        levels = None
+    if levels is not None:
+        check_column_names(path.name, levels[0])
+        return DelimitedFile(
+            path=path, compression=compression, separator=separator, names=levels[0], header_lines=levels[1]
+        )
     if data := [n for n in names if DATA_LIKE.match(n)]:
         raise DataError(
             f"{path.name} has {data[0][:40]!r} where a column's name belongs: its first line must name the columns, "

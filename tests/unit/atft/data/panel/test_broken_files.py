@@ -44,10 +44,6 @@ def zipped(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def wide(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.pivot("code", index="date", values="close")
-
-
 def header_twice(frame: pl.DataFrame) -> bytes:
     return csv(frame).replace(b",open,", b",close,", 1)
 
@@ -207,7 +203,6 @@ BROKEN: dict[str, tuple[str, Write, dict[str, object], str]] = {
     ),
     "no date": ("p.csv", lambda f, p: f.drop("date").write_csv(p), {}, r"no date column among .*columns\.date"),
     "no code": ("p.csv", lambda f, p: f.drop("code").write_csv(p), {}, r"no code column among .*columns\.code"),
-    "wide table": ("p.csv", lambda f, p: wide(f).write_csv(p), {}, "one column per stock must be turned into rows"),
     "bad date": ("p.csv", lambda f, p: put(f, "date", "soon").write_csv(p), {}, r"not a date in 1 rows.* 18 B.*'soon'"),
     "mixed dates": (
         "p.csv",

@@ -129,7 +129,7 @@ def test_a_wide_market_files_bad_cells_are_counted_and_row_numbers_passed_over(t
     assert (found.dropped.num_rows, found.dropped.cells) == (2, {"vix": 2})
     assert found.value.keys() == {"vix"}
     assert len(found.value["vix"][0]) == 58
-    assert "['note', '', 'Unnamed: 0', 'index'] are no series" in str(found.warnings).replace('"', "'")
+    assert "['', 'Unnamed: 0', 'index', 'note'] are no series" in str(found.warnings).replace('"', "'")
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])

@@ -1,6 +1,8 @@
 """Specs of a dataset, a planted panel, a run's data, and its split into training, validation and test days."""
 
 import math
+import re
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -30,14 +32,50 @@ class PlantedSpec(Spec):
     seed: int = Field(0, ge=0, le=2**31 - 1)
 
 
-class SideFile(Spec):
+class TableFile(Spec):
+    """How the text of a file is written. Without settings: ISO dates and plain numbers."""
+
+    date_format: str | None = Field(
+        None,
+        max_length=40,
+        description="of dates in text, such as %d.%m.%Y; null: 2024-01-31, 2024/01/31 or 20240131",
+        examples=["%d.%m.%Y"],
+    )
+    decimal: Literal[".", ","] = Field(".", description="decimal mark of numbers in text")
+    thousands: Literal[",", ".", " ", "'", "_"] | None = Field(
+        None, description="mark between groups of digits of numbers in text"
+    )
+
+    @field_validator("date_format")
+    @classmethod
+    def _tells_the_day(cls, value: str | None) -> str | None:
+        if value is not None:
+            day = datetime(2013, 11, 24)  # noqa: DTZ001 - a day has no time zone
+            try:
+                same = datetime.strptime(day.strftime(value), value) == day  # noqa: DTZ007
+            except ValueError:
+                same = False
+            if not same or "%" in re.sub("%[dmYybBjHMS]", "", value):
+                raise ValueError(
+                    "give year, month and day, such as %d.%m.%Y, of %Y %y %m %b %B %d %j, and of %H %M %S for a time"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _distinct_marks(self) -> Self:
+        if self.thousands == self.decimal:
+            refuse("/thousands", "decimal and thousands are the same mark: give one of them another")
+        return self
+
+
+class SideFile(TableFile):
     """A second file (universe or market): a path below the server's data root, or the name of an upload's part."""
 
     file: str = Field(min_length=1, max_length=500)
     columns: dict[str, str] = Field({})
 
 
-class DatasetSpec(Spec):
+class DatasetSpec(TableFile):
     """A dataset to build: from a file below the data root (`path`), an upload (neither), or a `planted` panel."""
 
     name: Name

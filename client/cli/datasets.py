@@ -45,6 +45,13 @@ def _add(
         Literal["refuse", "drop"] | None,
         typer.Option(help="A cell that cannot be read refuses the file (the default), or drops its row."),
     ] = None,
+    date_format: Annotated[
+        str | None, typer.Option(help="Of dates in text, such as %d.%m.%Y; ISO dates need none.")
+    ] = None,
+    decimal: Annotated[Literal[".", ","] | None, typer.Option(help="Decimal mark of numbers in text.")] = None,
+    thousands: Annotated[
+        Literal[",", ".", " ", "'", "_"] | None, typer.Option(help="Mark between groups of digits in text.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be built; nothing is stored.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,8 +65,8 @@ def _add(
         body["path"] = path
     if planted is not None:
         body["planted"] = read_spec(planted)
-    if on_bad_cell is not None:
-        body["on_bad_cell"] = on_bad_cell
+    settings = {"on_bad_cell": on_bad_cell, "date_format": date_format, "decimal": decimal, "thousands": thousands}
+    body |= {key: value for key, value in settings.items() if value is not None}
     with connect(context) as service, _upload_progress_bar() as report:
         if dry_run:
             plan = service.plan_dataset(body, file=file, universe=universe, market=market, on_progress=report)

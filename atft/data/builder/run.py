@@ -40,14 +40,14 @@ from atft.data.panel.source import Source, find_features, load, read, source_sha
 from atft.data.progress import BuildStopped, ProgressReporter, background
 from atft.data.schema import FORMAT_VERSION, Calendar, DataError, Manifest
 from atft.events import Event, Log, Progress
-from atft.spec.data import DatasetSpec
+from atft.spec.data import DatasetSpec, TableFile
 from atft.spec.reason import Reason
 
 __all__ = ["BuildResult", "BuildStopped", "DataError", "build", "fingerprint_of", "inspect"]
 
 REPORT = "report.json"  # {profile, leak_report, later_rules}: what was found in the source of this cache
 MIN_DAYS, MIN_CODES = 20, 2
-READING = {name: DatasetSpec.model_fields[name].default for name in ("on_bad_cell",)}
+READING = {name: DatasetSpec.model_fields[name].default for name in ("on_bad_cell", *TableFile.model_fields)}
 NORMALISATION = {
     "features": f"per day over valid stocks: (x - median) / (1.4826 MAD), clipped to ±{CLIP:g}; missing is 0; "
     "where the MAD is 0 the standard deviation",
@@ -94,6 +94,11 @@ def build_spec(spec: DatasetSpec) -> dict[str, object]:
     later, and older fingerprints stay.
     """
     body = spec.model_dump(mode="json", exclude={"name": True, "path": True, "universe": {"file"}, "market": {"file"}})
+    sides = {key: _without_defaults(body[key]) for key in ("universe", "market") if body[key] is not None}
+    return _without_defaults(body) | sides
+
+
+def _without_defaults(body: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in body.items() if key not in READING or value != READING[key]}
 
 

@@ -37,7 +37,7 @@ class SideTable(Generic[T]):
 def read_universe(side: SideFile, on_bad_cell: OnBadCell) -> SideTable[pl.DataFrame]:
     """The universe file as {year, code} or {date, code}; other columns (rank, …) are dropped. Raises DataError."""
     path = Path(side.file)
-    table, readable, other = read_small(path)
+    table, readable, other = read_small(path, side)
     found = _side_columns(
         [*readable, *other],
         side,
@@ -70,7 +70,7 @@ def read_market(side: SideFile, on_bad_cell: OnBadCell) -> SideTable[Series]:
     Raises DataError.
     """
     path = Path(side.file)
-    table, readable, other = read_small(path)
+    table, readable, other = read_small(path, side)
     found = _side_columns(
         [*readable, *other],
         side,
@@ -96,7 +96,7 @@ def read_market(side: SideFile, on_bad_cell: OnBadCell) -> SideTable[Series]:
         empty = [c for c in others if content_of(table.schema.field(c).type) is Content.EMPTY]
         later_rules = [f"market {c}: nothing" for c in sorted(empty)]
         for column in numeric:
-            if not _holds_numbers(reader.frame[column]):
+            if not _holds_numbers(reader.frame[column], side):
                 passed_over.append(column)
             elif INDEX_NAME.match(column):
                 passed_over.append(column)
@@ -122,10 +122,10 @@ def read_market(side: SideFile, on_bad_cell: OnBadCell) -> SideTable[Series]:
     )
 
 
-def _holds_numbers(cells: pl.Series) -> bool:
+def _holds_numbers(cells: pl.Series, side: SideFile) -> bool:
     """Whether a column of a wide file holds numbers, most of its cells at least."""
     if cells.dtype in (pl.String, pl.Categorical):
-        values, failed = numbers_from_text(cells)
+        values, failed = numbers_from_text(cells, side)
         known = len(values) - values.null_count()
         if failed.any() and known <= MOSTLY_NUMBERS * (known + int(failed.sum())):
             return False

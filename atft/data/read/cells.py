@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from atft.spec.data import TableFile
+
 MISSING_MARKERS = ("", "na", "n/a", "nan", "null", "none", "-", "#n/a")
 FIRST_DAY, LAST_DAY = -62_091, 84_005  # since 1970: 1800-01-01 and 2199-12-31; other days are misread cells
 DATE_FORMATS = (
@@ -18,6 +20,7 @@ ZONE_TEXT = r"\d{2}:\d{2}(?::\d{2})?(?:[.,]\d+)? ?(Z|[+-]\d{2}:?\d{2}|[+-]\d{2}|
 WHOLE_NUMBER = r"^\d+(\.0+)?$"
 UNNAMED = re.compile(r"^(|Unnamed: \d+|__index_level_\d+__)$")  # what pandas writes for a row number without a name
 INDEX_NAME = re.compile(rf"{UNNAMED.pattern}|^(index|level_\d+)$")  # and the names that it gives to one
+PLAIN = TableFile()
 TRUE_MARKERS, FALSE_MARKERS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
 
 
@@ -44,16 +47,39 @@ def clocks_in_text(text: pl.Series) -> list[tuple[str | None, pl.Series]]:
     return [(None if zone is None else str(zone), part["clock"].unique()) for (zone,), part in parts.items()]
 
 
-def numbers_from_text(series: pl.Series) -> tuple[pl.Series, pl.Series]:
-    """The numbers in a text column, null where missing, and a mask of the cells that are neither."""
+def dates_by_format(text: pl.Series, date_format: str) -> tuple[pl.Series, pl.Series | None]:
+    """The dates in text of this format, null where there is none, and the distinct instants if it has a time of day."""
+    if "%H" not in date_format:
+        return text.str.to_date(date_format, strict=False), None
+    instants = text.str.to_datetime(date_format, strict=False)
+    return instants.dt.date(), instants.drop_nulls().unique()
+
+
+def numbers_from_text(series: pl.Series, file: TableFile = PLAIN) -> tuple[pl.Series, pl.Series]:
+    """The numbers in a text column of `file`, null where missing, and a mask of the cells that are neither."""
     series = series.cast(pl.String)
-    values = series.cast(pl.Float64, strict=False)
-    if not values.null_count() and values.is_finite().all():
+    plain = file.decimal == "." and file.thousands is None
+    values = series.cast(pl.Float64, strict=False) if plain else series
+    if plain and not values.null_count() and values.is_finite().all():
         return values, values.is_null()
     text = series.str.strip_chars()
     missing = text.is_null() | text.str.to_lowercase().is_in(MISSING_MARKERS)
-    values = text.cast(pl.Float64, strict=False)
+    values = (text if plain else _plain_numbers(text, file)).cast(pl.Float64, strict=False)
     return values.set(missing, None), ~missing & values.is_null()
+
+
+def _plain_numbers(text: pl.Series, file: TableFile) -> pl.Series:
+    """Numbers with the marks of `file` as Python writes them; null for other text, as 1.5 is where 1.234 is 1234."""
+    decimal = re.escape(file.decimal)
+    forms = [rf"(?:\d+(?:{decimal}\d*)?|{decimal}\d+)(?:[eE][+-]?\d+)?"]
+    if file.thousands is not None:
+        mark = {" ": "[ \u00a0\u202f]", "'": "['\u2019]"}.get(file.thousands, re.escape(file.thousands))
+        forms.append(rf"\d{{1,3}}(?:{mark}\d{{2,3}})*{mark}\d{{3}}(?:{decimal}\d*)?")  # 12,34,567 in India
+        bare = text.str.replace_all(mark, "")
+    else:
+        bare = text
+    fits = text.str.contains(rf"^[+-]?(?:{'|'.join(forms)})$")
+    return pl.select(pl.when(fits).then(bare.str.replace(file.decimal, ".", literal=True))).to_series()
 
 
 def labels_of(series: pl.Series) -> tuple[pl.Series, bool]:

@@ -14,12 +14,14 @@ from atft.data.read.cells import (
     MISSING_MARKERS,
     TRUE_MARKERS,
     clocks_in_text,
+    dates_by_format,
     dates_from_text,
     labels_of,
     numbers_from_text,
     row_numbers,
 )
 from atft.data.read.instants import check_instants
+from atft.data.read.notation import date_advice, number_advice
 from atft.data.read.tables import Table
 from atft.data.read.types import check_type, plain_type
 from atft.data.schema import DataError
@@ -69,6 +71,7 @@ class ColumnReader:
     def __init__(self, table: Table, columns: Sequence[str]) -> None:
         self.name = table.name
         self.schema = table.schema
+        self.written = table.written
         self.frame = table.frame(columns)
         self.warnings: list[str] = []
         self.whole_numbers: set[str] = set()  # columns of labels whose decimals, all zero, were left out
@@ -88,12 +91,17 @@ class ColumnReader:
         else:
             text = (series.cast(pl.Int64, strict=False) if series.dtype.is_decimal() else series).cast(pl.String)
             text = text.str.strip_chars()
-            days = dates_from_text(text)
-            for zone, clock in clocks_in_text(text):
+            if self.written.date_format is not None:
+                days, clock = dates_by_format(text, self.written.date_format)
+                clocks: list[tuple[str | None, pl.Series]] = [] if clock is None else [(None, clock)]
+            else:
+                days, clocks = dates_from_text(text), clocks_in_text(text)
+            for zone, clock in clocks:
                 self._check_clock(clock, zone, column)
         number = days.cast(pl.Int32)
         bad = number.is_null() | ~number.is_between(FIRST_DAY, LAST_DAY)
-        days = self._without(column, days, bad, "is not a date", "write dates as 2024-01-31")
+        advice = date_advice(self.frame[column].filter(bad), self.written)
+        days = self._without(column, days, bad, "is not a date", advice)
         self._keys["@date"] = days
         return days
 
@@ -119,8 +127,9 @@ class ColumnReader:
         """The column as Float64, missing values null; infinity is a bad cell."""
         series = self._checked(column, "number")
         if series.dtype in (pl.String, pl.Categorical):
-            values, failed = numbers_from_text(series)
-            values = self._without(column, values, failed, "is not a number", "write plain numbers such as 1234.5")
+            values, failed = numbers_from_text(series, self.written)
+            advice = number_advice(series.filter(failed))
+            values = self._without(column, values, failed, "is not a number", advice)
         else:
             values = series.cast(pl.Float64)
         infinite = values.is_infinite().fill_null(value=False)

@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +18,7 @@ from atft.data.read.cells import numbers_from_text, row_numbers
 from atft.data.read.tables import FREE_BYTES, MAX_EXPANSION, Reader, Table, check_column_names, unreadable_error
 from atft.data.read.wide import two_level_header
 from atft.data.schema import DataError, format_names
+from atft.spec.data import TableFile
 
 BLOCK_BYTES = 8 << 20  # of text read at once; no line may be longer
 HEADER_BYTES = 1 << 20
@@ -39,6 +41,7 @@ class DelimitedFile:
     compression: str | None
     separator: str
     names: list[str]
+    written: TableFile
     header_lines: int = 1  # more than one for columns of two levels, whose names are then made of them
 
     def table(
@@ -59,7 +62,13 @@ class DelimitedFile:
             raise DataError(f"{self.path.name} has columns {format_names(self.names)} but no rows")
         kept_schema = pa.schema([f for f in schema if f.name not in not_numbers])
         return Table(
-            name=self.path.name, form="CSV", schema=kept_schema, num_rows=rows, read=read, not_numbers=not_numbers
+            name=self.path.name,
+            form="CSV",
+            schema=kept_schema,
+            num_rows=rows,
+            read=read,
+            not_numbers=not_numbers,
+            written=self.written,
         )
 
     def _to_memory(
@@ -96,7 +105,7 @@ class DelimitedFile:
                     arrays.append(cells)
                     continue
                 if column.name not in not_numbers:
-                    values, failed = numbers_from_text(pl.Series(cells))
+                    values, failed = numbers_from_text(pl.Series(cells), self.written)
                     if failed.any():
                         not_numbers[column.name] = [seen + row for row in row_numbers(failed)]
                 arrays.append(pa.nulls(len(cells), pa.float64()) if column.name in not_numbers else values.to_arrow())
@@ -183,7 +192,7 @@ class _BoundedStream:
         self._progress.update(self._file.tell() / max(1, self._size))
 
 
-def open_delimited_file(path: Path, head: bytes) -> DelimitedFile:
+def open_delimited_file(path: Path, head: bytes, written: TableFile) -> DelimitedFile:
     """The delimited text file at `path`, which begins with `head`; reads its header only. Raises DataError."""
     for magic, what in UNSUPPORTED_MAGIC.items():
         if head.startswith(magic):
@@ -206,6 +215,7 @@ def open_delimited_file(path: Path, head: bytes) -> DelimitedFile:
     if "\0" in text:
         raise DataError(f"{path.name} {NOT_TEXT}")
     separator = max(",;\t", key=text.count)
+    opened = partial(DelimitedFile, path=path, compression=compression, separator=separator, written=written)
     more = [other.decode(errors="replace").rstrip("\r") for other in start.split(b"\n", 3)[1:3]]
     try:
         names = next(csv.reader([text], delimiter=separator), [])
@@ -217,13 +227,11 @@ def open_delimited_file(path: Path, head: bytes) -> DelimitedFile:
         levels = None
     if levels is not None:
         check_column_names(path.name, levels[0])
-        return DelimitedFile(
-            path=path, compression=compression, separator=separator, names=levels[0], header_lines=levels[1]
-        )
+        return opened(names=levels[0], header_lines=levels[1])
     if data := [n for n in names if DATA_LIKE.match(n)]:
         raise DataError(
             f"{path.name} has {data[0][:40]!r} where a column's name belongs: its first line must name the columns, "
             "and days must be rows, not columns"
         )
     check_column_names(path.name, names)
-    return DelimitedFile(path=path, compression=compression, separator=separator, names=names)
+    return opened(names=names)

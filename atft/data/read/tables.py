@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atft.checksums import sha256_of
+from atft.data.read.cells import PLAIN
 from atft.data.read.types import Content, content_of, is_text, plain_column
 from atft.data.schema import DataError, format_names
+from atft.spec.data import TableFile
 
 BATCH_ROWS, BATCH_BYTES = 1 << 17, 1 << 26  # larger batches allocate anew each time, smaller ones cost more calls
 GROUP_ROWS = 1 << 14  # smaller row groups are read several at a time
@@ -45,6 +47,7 @@ class Table:
     read_dictionary: Reader | None = None
     size_bytes: int | None = None
     not_numbers: dict[str, list[int]] = field(default_factory=dict)
+    written: TableFile = PLAIN  # how the file's text is
 
     def batches(self, columns: Sequence[str], read: Reader | None = None) -> Batches:
         """Record batches of `columns`, in this order, in the file's row order. Raises DataError."""

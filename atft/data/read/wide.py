@@ -5,7 +5,7 @@ their layout, found by the columns' names, and the same cells as rows of date, c
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import polars as pl
@@ -13,6 +13,7 @@ import polars as pl
 from atft.data.read.cells import INDEX_NAME, UNNAMED, numbers_from_text
 from atft.data.read.tables import Table, table_from_frame
 from atft.data.schema import ALIASES, PRICES, TARGET_COLUMN, DataError, format_names, normalized_name
+from atft.spec.data import TableFile
 
 FIELDS: Final = frozenset(alias for role in (*PRICES, "volume") for alias in ALIASES[role])
 PERIODS: Final = frozenset({"year", "month", "quarter", "week"})  # by which a folder is split
@@ -141,7 +142,7 @@ def long_table(wide: Table, layout: WideLayout) -> Table | None:
     frame = wide.frame([layout.date, *layout.columns])
     if not any(map(_pair, layout.columns)) and frame[layout.date].drop_nulls().is_duplicated().any():
         return None
-    cells = {name: _numbers(frame[name]) for name in layout.columns}
+    cells = {name: _numbers(frame[name], wide.written) for name in layout.columns}
     is_text = dict.fromkeys(fields, False)
     for name, (field, _) in layout.columns.items():
         is_text[field] |= cells[name].dtype == pl.String
@@ -168,13 +169,13 @@ def long_table(wide: Table, layout: WideLayout) -> Table | None:
     table = pl.concat(parts)
     if table.is_empty():
         raise DataError(f"{wide.name}: no column of the wide table holds a number")
-    return table_from_frame(table, wide.name)
+    return replace(table_from_frame(table, wide.name), written=wide.written)
 
 
-def _numbers(cells: pl.Series) -> pl.Series:
+def _numbers(cells: pl.Series, written: TableFile) -> pl.Series:
     """A column of text that holds numbers as such, with NaN as missing; other cells are judged with the panel's."""
     if cells.dtype in (pl.String, pl.Categorical):
-        values, failed = numbers_from_text(cells)
+        values, failed = numbers_from_text(cells, written)
         return cells.cast(pl.String) if failed.any() else values.fill_nan(None)
     if cells.dtype == pl.Null or cells.dtype.is_numeric():
         return cells.cast(pl.Float64).fill_nan(None)

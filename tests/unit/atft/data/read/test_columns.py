@@ -233,8 +233,13 @@ def test_a_cache_of_other_rules_is_not_taken_for_todays(prices: pl.DataFrame, tm
 
 
 def test_settings_of_reading_at_their_default_leave_the_fingerprint() -> None:
-    assert "on_bad_cell" not in build_spec(DatasetSpec(name="x", path="p"))
-    assert build_spec(DatasetSpec(name="x", path="p", on_bad_cell="drop"))["on_bad_cell"] == "drop"
+    plain = build_spec(DatasetSpec(name="x", path="p", market=SideFile(file="m")))
+    assert "on_bad_cell" not in plain
+    assert "decimal" not in plain
+    assert plain["market"] == {"columns": {}}
+    changed = DatasetSpec(name="x", path="p", on_bad_cell="drop", market=SideFile(file="m", decimal=","))
+    assert build_spec(changed)["on_bad_cell"] == "drop"
+    assert build_spec(changed)["market"] == {"columns": {}, "decimal": ","}
 
 
 def test_files_of_a_folder_mix_text_and_days_and_name_what_does_not(tmp_path: Path) -> None:

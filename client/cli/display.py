@@ -71,7 +71,9 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
 def workers_table(workers: Iterable[Mapping[str, JsonValue]]) -> Table:
     table = Table("name", "host", "queue", "device", "doing", "last seen", box=None, pad_edge=False)
     for worker in workers:
-        doing = escaped(worker["busy_with"]) or ("nothing" if worker["live"] else "[red]gone[/red]")
+        problem = worker.get("problem")  # services of before do not send it
+        idle = "nothing" if not problem else f"[red]takes no job: {escaped(problem)}[/red]"
+        doing = escaped(worker["busy_with"]) or (idle if worker["live"] else "[red]gone[/red]")
         cells = (escaped(worker[name]) for name in ("name", "host", "queue", "device"))
         table.add_row(*cells, doing, escaped(worker["last_seen"]))
     return table

@@ -15,14 +15,17 @@ async function show() {
     if (byId("count").textContent !== summary) byId("count").textContent = summary;
     fillTable(
       byId("workers"),
-      ["Worker", "State", "Queue", "Device", "Host", "Busy with", "Up since", "Last seen"],
+      ["Worker", "State", "Problem", "Queue", "Device", "Host", "Busy with", "Up since", "Last seen"],
       workers.items.map((worker) => [
         worker.name,
         element(
           "span",
-          { class: `state ${worker.live ? (worker.busy_with ? "running" : "succeeded") : "failed"}` },
-          worker.live ? (worker.busy_with ? "busy" : "free") : "gone",
+          {
+            class: `state ${worker.live && !worker.problem ? (worker.busy_with ? "running" : "succeeded") : "failed"}`,
+          },
+          !worker.live ? "gone" : worker.problem ? "takes no job" : worker.busy_with ? "busy" : "free",
         ),
+        (worker.live && worker.problem) || "",
         worker.queue,
         worker.device,
         worker.host,

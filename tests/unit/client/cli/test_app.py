@@ -25,6 +25,15 @@ def test_an_unreachable_service_exits_with_3() -> None:
     assert "atft up" in result.stderr
 
 
+def test_a_worker_that_takes_no_job_says_why() -> None:
+    worker = {"name": "w", "host": "h", "queue": "cpu", "device": "cpu", "last_seen": "now", "busy_with": None}
+    text = StringIO()
+    rows = [worker | {"live": True, "problem": "[not] mounted"}, worker | {"live": False, "problem": "old"}]
+    Console(file=text, width=200).print(display.workers_table(rows))
+    assert "takes no job: [not] mounted" in text.getvalue()
+    assert "old" not in text.getvalue()
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "a: b: c"])
 def test_an_invalid_spec_file_exits_with_2(tmp_path: Path, text: str) -> None:
     file = tmp_path / "spec.yaml"

@@ -1,5 +1,6 @@
 """The outcome of an attempt for its job: a pure function of stop cause, final event and exit status."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +14,7 @@ from worker.attempt.watchdog import FinalEvent, StopCause
 USAGE_ERROR_CODE: Final = 2  # the program's exit code for invalid arguments or an invalid spec
 SIGKILL_CODE: Final = 137  # how containers and shells report SIGKILL; unrequested, it means out of memory
 MEMORY_WAIT_SECONDS: Final = 30.0
+_PANIC: Final = re.compile(r"panicked at .*\n(.*)")  # of Rust, where it aborts instead of raising PanicException
 _OUT_OF_MEMORY: Final = (Reason.OOM_GPU, Reason.OOM_HOST)
 
 
@@ -34,6 +36,7 @@ def decide_outcome(  # noqa: PLR0911 - a table, one row per return
     final_event: FinalEvent | None,
     exit_status: ExitStatus,
     detail: str = "",
+    log_tail: str = "",
     out_of_memory: bool = False,
     evidence: Mapping[str, object] | None = None,
 ) -> Outcome:
@@ -61,6 +64,10 @@ def decide_outcome(  # noqa: PLR0911 - a table, one row per return
         case StopCause.DRAIN if not _has_result(final_event, exit_status):
             message = f"the worker was told to stop; {exit_status}"
             return Outcome(to=JobState.QUEUED, reason=Reason.DRAINED, message=message)
+    panic = _PANIC.search(log_tail)
+    if panic is not None and final_event is None and exit_status.signal == "SIGABRT":
+        message = f"native code ended the program, on values that it does not expect: {panic[1]}"
+        return Outcome(to=JobState.FAILED, reason=Reason.INVALID_PARAMS, message=message)
     outcome = _outcome_of_exit(final_event, exit_status, detail, out_of_memory)
     return _outcome_of_out_of_memory(outcome, evidence or {}) if outcome.reason in _OUT_OF_MEMORY else outcome
 

@@ -178,6 +178,17 @@ class TestFailure:
         job = harness.job(job_id)
         assert (job.reason, job.message, job.attempt) == (Reason.NAN_LOSS, "reported by the child", 1)
 
+    def test_a_panic_of_native_code_that_aborts_is_one_attempt(self, harness: SupervisorHarness) -> None:
+        words = (
+            "thread 'x' panicked at crates/a.rs:1:2:\nnot yet implemented: Decimal256\nnote: run with RUST_BACKTRACE=1"
+        )
+        job_id = harness.submit()
+        crash = program("crashing", "--signal", "SIGABRT", "--last-words", words)
+        assert harness.run(job_id, *crash) is JobState.FAILED
+        job = harness.job(job_id)
+        assert (job.reason, job.attempt) == (Reason.INVALID_PARAMS, 1)
+        assert (job.message or "").endswith(": not yet implemented: Decimal256")
+
     def test_exit_0_without_a_final_event_is_a_failure(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         assert harness.run(job_id, *program("crashing", "--code", "0")) is JobState.FAILED

@@ -29,7 +29,7 @@ def sha256_of(path: Path) -> str:
 
 def sync(path: Path) -> None:
     """Flush a file or folder to the disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe in a file's place raises, and does not wait
     try:
         os.fsync(descriptor)
     finally:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,11 +21,14 @@ from pydantic import BaseModel, ConfigDict
 
 from atft.checksums import sync
 from jobs.db.migrate import VERSION_TABLE, migrate
+from jobs.record import store_identity
 from jobs.settings import Settings
 
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 _SCHEMAS: Final = ("public", "optuna")
+# Rows and files restored together are a store of their own: no worker may take one for the other.
+_STORE, _MARK = "public.store", f"files/{store_identity.MARK}"
 _EXCLUDED: Final = {"public.sessions", f"public.{VERSION_TABLE}"}
 _TABLES: Final = """
     SELECT table_schema || '.' || table_name, array_agg(column_name::text ORDER BY ordinal_position)
@@ -182,7 +186,7 @@ def restore(settings: Settings, source: Path) -> Counts:
     try:
         with zipfile.ZipFile(source) as archive:
             manifest = _read_manifest(archive)
-            names = [name for name in archive.namelist() if name.startswith("files/")]
+            names = [name for name in archive.namelist() if name.startswith("files/") and name != _MARK]
             _check_files(settings.run_root, names)
             migrate(settings, manifest.revision)
             with _connect(settings) as connection:
@@ -190,7 +194,7 @@ def restore(settings: Settings, source: Path) -> Counts:
                 for name in names:
                     _restore_file(archive, name, settings.run_root / name.removeprefix("files/"))
                 _restore_tables(connection, archive, manifest)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
         raise BackupError(f"{source} is not a whole backup: {error}") from error
     migrate(settings)
     rows = sum(entry.rows for entry in manifest.tables.values())
@@ -241,6 +245,8 @@ def _restore_tables(
     for table in (name for name in present if name.startswith("optuna.")):  # the rows in which Optuna keeps its version
         connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(_identifier(table)))
     for table, entry in manifest.tables.items():
+        if manifest.files and table == _STORE:
+            continue
         if missing := set(entry.columns) - set(present.get(table, [])):
             raise BackupError(
                 f"table {table} has no column {', '.join(sorted(missing))}: another Optuna wrote the backup"

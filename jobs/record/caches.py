@@ -2,6 +2,7 @@
 removed while a job registers it.
 """
 
+import shutil
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from jobs.record.catalog import advisory_lock
 from jobs.states import ACTIVE, BUILDING, JobState
 
 TRASH_PREFIX: Final = ".trash-"  # the name of a folder that is about to be removed begins so
+_DERIVED: Final = ("graphs", "baselines")
 UPLOAD_RETENTION: Final = timedelta(days=1)  # for so long a failed or cancelled build can be retried
 
 
@@ -43,6 +45,12 @@ def move_damaged_to_trash(session: Session, folder: Path) -> Path:
     """Rename a cache folder whatever needs it: it is not what it was. The next clean-up removes it."""
     advisory_lock(session, "cache", folder.name)
     return folder.rename(folder.with_name(f"{TRASH_PREFIX}{folder.name}-{uuid4().hex[:8]}"))
+
+
+def drop_derived(folder: Path) -> None:
+    """Remove what trainings have computed from a cache and keep in it: it was damaged, perhaps when they read it."""
+    for name in _DERIVED:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def recent_builds(session: Session) -> list[Job]:

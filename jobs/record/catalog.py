@@ -56,7 +56,11 @@ class NewDataset:
 
 
 def register_dataset(session: Session, job: Job, new: NewDataset) -> Dataset:
-    """Register a version of a dataset, or return that with the same content; sets the job's fingerprint."""
+    """Register a version of a dataset, or return that with the same content; sets the job's fingerprint.
+
+    All versions of this content take the description of the cache as it is now: it may have been built again, by newer
+    code that writes other bytes.
+    """
     advisory_lock(session, "dataset", new.name)
     of_name = select(Dataset).where(Dataset.name == new.name)
     existing = session.scalars(
@@ -67,8 +71,8 @@ def register_dataset(session: Session, job: Job, new: NewDataset) -> Dataset:
         version = (session.scalar(newest) or 0) + 1
         statement = insert(Dataset).values(**asdict(new), id=uuid7.uuid7(), version=version, job_id=job.id)
         existing = session.scalars(statement.returning(Dataset)).one()
-    else:  # its cache may have been built again
-        session.execute(update(Dataset).where(Dataset.path == new.path).values(verified_at=func.now()))
+    now = {name: getattr(new, name) for name in ("manifest", "profile", "leak_report", "size_bytes")}
+    session.execute(update(Dataset).where(Dataset.path == new.path).values(**now, verified_at=func.now()))
     values = {"dataset": new.name, "dataset_fingerprint": new.fingerprint, "version": Job.version + 1}
     session.execute(
         update(Job).where(Job.id == job.id).values(values), execution_options={"synchronize_session": False}

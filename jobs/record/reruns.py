@@ -18,6 +18,7 @@ from jobs.record.actions import Action, refusal
 from jobs.record.queries import get
 from jobs.record.rewind import copy_checkpoint
 from jobs.record.submission import NewJob, Submitted, submit
+from jobs.states import Reason
 
 RERUN_OF: Final = "rerun_of"  # the key of `Job.params` that makes a job a rerun
 MAX_SHOWN: Final = 50
@@ -84,7 +85,7 @@ def submit_rerun(
     )
     submitted = submit(session, new, idempotency=idempotency, max_unfinished=max_unfinished)
     if submitted.created:
-        if not rerun:
+        if not rerun and source.reason is not Reason.DATA_CHANGED:  # it may have learnt from altered bytes
             copy_checkpoint(session, submitted.job, source)
         message = f"{kind} of job {source.id}"
         if submitted.job.checkpoint is not None:

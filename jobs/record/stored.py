@@ -21,9 +21,10 @@ Row = Dataset | ArtifactRow
 
 
 def version_of(session: Session, job: Job) -> Dataset | None:
-    """The dataset version whose cache a job reads, deleted or not; null for a build."""
+    """The dataset version whose cache a job reads, deleted or not, of its name if there is one; null for a build."""
     query = select(Dataset).where(Dataset.fingerprint == job.dataset_fingerprint)
-    return session.scalars(query.order_by(Dataset.deleted_at.desc(), Dataset.created_at.desc()).limit(1)).one_or_none()
+    order = ((Dataset.name == (job.dataset or "")).desc(), Dataset.deleted_at.desc(), Dataset.created_at.desc())
+    return session.scalars(query.order_by(*order).limit(1)).one_or_none()
 
 
 def artifacts_for_others(session: Session, job_id: UUID) -> list[ArtifactRow]:
@@ -46,7 +47,10 @@ def damaged(run_root: Path, row: Row, checksums: Checksums) -> str | None:
     """
     if isinstance(row, Dataset) and (name := damaged_json(run_root, row)) is not None:
         return name
-    for path, sha256 in promised(row).items():
+    files = promised(row)
+    if not files:  # nothing says what its bytes were
+        return MANIFEST
+    for path, sha256 in files.items():
         try:
             found = checksums.sha256(run_root / path, reread=row.verified_at is None)
         except OSError:
@@ -125,5 +129,11 @@ def stored_rows(session: Session, *, before: datetime | None = None, limit: int 
 def describe_damage(row: Row, name: str) -> str:
     """A sentence about the file `name` of a row, and what to do."""
     if isinstance(row, Dataset):
-        return f"{name} of dataset {row.name}@{row.version} is missing or altered: register the dataset's files again"
+        uploaded = row.spec.get("path") is None and row.spec.get("planted") is None
+        again = (
+            f"register the same files again (atft datasets add {row.name} FILE)"
+            if uploaded
+            else f"build it again (atft rerun {row.job_id})"
+        )
+        return f"{name} of dataset {row.name}@{row.version} is missing or altered: {again}"
     return f"{row.name} of job {row.job_id} is missing or altered: run the job again"

@@ -15,6 +15,7 @@ protocol = Protocol()
 parser = argparse.ArgumentParser()
 parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--epoch-seconds", type=float, default=0.05)
+parser.add_argument("--last-epoch-seconds", type=float, default=0.0, help="more for the last one")
 parser.add_argument("--without-artifact", action="store_true")
 parser.add_argument("--result", default="{}")
 parser.add_argument("--drift", type=float, default=0.0, help="added to every train/loss")
@@ -51,7 +52,7 @@ if protocol.arguments.resume:
 protocol.start(step=done * 10, epoch=done)
 print(f"training from epoch {done}", flush=True)
 for epoch in range(done + 1, options.epochs + 1):
-    ends = time.monotonic() + options.epoch_seconds
+    ends = time.monotonic() + options.epoch_seconds + options.last_epoch_seconds * (epoch == options.epochs)
     while time.monotonic() < ends and not stop.is_set():
         protocol.progress(epoch / options.epochs, epoch=epoch, epochs=options.epochs, micro_batch_seconds=0.02)
         time.sleep(min(0.02, options.epoch_seconds))

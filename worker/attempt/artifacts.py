@@ -8,6 +8,7 @@ from pathlib import Path
 
 from atft.checksums import sha256_of, sync
 from atft.events import Artifact
+from jobs.record.caches import drop_derived
 from jobs.settings import Settings
 
 
@@ -46,10 +47,17 @@ def _collect_one(run_root: Path, folder: Path, artifact: Artifact) -> Output:
     )
 
 
+def _has_bytes_of(path: Path, file: Path) -> bool:
+    """Whether `path` is a file with the bytes of `file`; removes what is in its way."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    return path.is_file() and not path.is_symlink() and sha256_of(path) == sha256_of(file)
+
+
 def install_cache(settings: Settings, built: Path, fingerprint: str) -> Path:
     """Move a built cache to `caches/{fingerprint}`; returns the path. A build whose content was cached already leaves
-    no folder to move. Where there is one although this was built, it was damaged, or has just been built with the same
-    bytes: its files are replaced one by one, so that a reader finds each file at any time.
+    no folder to move. Where there is one although this was built, it was damaged, or another job has just built it: the
+    files with other bytes are replaced one by one, so that a reader finds each file at any time.
     """
     cache = settings.caches_root.resolve() / fingerprint
     if not fingerprint.isalnum():
@@ -57,13 +65,16 @@ def install_cache(settings: Settings, built: Path, fingerprint: str) -> Path:
     if not built.is_dir():
         return cache
     cache.parent.mkdir(parents=True, exist_ok=True)
+    if cache.is_symlink() or cache.is_file():
+        cache.unlink()
     try:
         built.rename(cache)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         for file in sorted(built.iterdir(), key=lambda file: file.name == "manifest.json"):
-            if file.is_file():
+            if file.is_file() and not _has_bytes_of(cache / file.name, file):
+                drop_derived(cache)
                 file.replace(cache / file.name)
         sync(cache)
         shutil.rmtree(built)

@@ -1,7 +1,7 @@
 """Files that an attempt's child reads, compared with their rows before it may, and again before its results count."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from uuid import UUID
 
@@ -23,6 +23,7 @@ class Inputs:
 
     rows: tuple[stored.Row, ...]
     weights: init_from.Weights | None = None
+    inodes: frozenset[int] = frozenset()  # of the rows' files when they were found whole
 
     @classmethod
     def of(cls, session: Session, job: Job) -> "Inputs":
@@ -44,6 +45,22 @@ class Inputs:
             raise LaunchRefused(Reason.INVALID_PARAMS, f"init_from: {error}") from error
         rows += stored.artifacts_for_others(session, UUID(source))
         return cls(rows=tuple(rows), weights=weights)
+
+    def with_inodes(self, settings: Settings) -> "Inputs":
+        """These inputs with the inodes of their files, to be taken before they are compared with their rows."""
+        return replace(self, inodes=self._inodes(settings))
+
+    def replaced(self, settings: Settings) -> str | None:
+        """A sentence when files have been replaced since `with_inodes`: those that were read need not have been whole,
+        as those in their place are.
+        """
+        if self._inodes(settings) - self.inodes:
+            return "files that it read were damaged and have been replaced: retry it, from the start"
+        return None
+
+    def _inodes(self, settings: Settings) -> frozenset[int]:
+        paths = [settings.run_root / path for row in self.rows for path in stored.promised(row)]
+        return frozenset(path.stat().st_ino for path in paths if path.exists())
 
 
 @dataclass(frozen=True, slots=True)

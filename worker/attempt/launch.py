@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import atft
+from atft.checksums import sha256_of
 from atft.memory import free_and_total
 from atft.spec.kinds import KINDS
 from jobs.db.columns import Checkpoint
@@ -156,6 +157,13 @@ def _with_local_paths(settings: Settings, job: Job) -> Json:
     unknown = set(files) - {"panel", "universe", "market"}
     if unknown:
         raise LaunchRefused(Reason.INTERNAL, f"unknown files {sorted(unknown)}")
+    for role, place in files.items():
+        sent = (job.params or {}).get("sources", {}).get(role)
+        if sent is None or sent["sha256"] is None or not place.startswith("upload:"):
+            continue
+        if sha256_of(resolve(settings, place)) != sent["sha256"]:
+            message = f"the {role} file was altered on the server's disk after it had been uploaded: send it again"
+            raise LaunchRefused(Reason.DATA_CHANGED, message)
     if "panel" in files:
         spec["path"] = str(resolve(settings, files["panel"], folders=True))
     elif spec.get("planted") is None:

@@ -22,9 +22,9 @@ from jobs import logs
 from jobs.broker.queue import CONTROL
 from jobs.db.columns import Checkpoint
 from jobs.db.session import transaction
-from jobs.db.tables import Attempt, Job, Json
+from jobs.db.tables import Attempt, Dataset, Job, Json
 from jobs.errors import StaleAttempt
-from jobs.record import history, lifecycle, store_identity, stored, transitions
+from jobs.record import caches, history, lifecycle, store_identity, stored, transitions
 from jobs.record.rewind import rewind
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
@@ -189,12 +189,15 @@ class Supervisor:
             final_event=monitor.watchdog.final_event,
             exit_status=exit_status,
             detail=monitor.detail or _last_line(tail),
+            log_tail=tail,
             out_of_memory=count_oom_kills() > kills,
             evidence=monitor.evidence,
         )
-        succeeded = outcome.to is JobState.SUCCEEDED
-        if succeeded and (damage := self._find_damage(inputs)) is not None:  # the child read for as long as it ran
-            outcome = Outcome(to=JobState.FAILED, reason=Reason.DATA_CHANGED, message=f"while the job ran: {damage}")
+        if outcome.to in (JobState.SUCCEEDED, JobState.PAUSED):  # the child read for as long as it ran
+            damage = inputs.replaced(self.settings) or self._find_damage(inputs)
+            if damage is not None:
+                message = f"while the job ran: {damage}"
+                outcome = Outcome(to=JobState.FAILED, reason=Reason.DATA_CHANGED, message=message)
         if outcome.to is JobState.SUCCEEDED and isinstance(monitor.watchdog.final_event, Finished):
             settlement = Settlement(outcome=outcome, exit_status=exit_status)
             return check_result(self.settings, job, launch, monitor.watchdog.final_event, monitor.evidence, settlement)
@@ -213,6 +216,7 @@ class Supervisor:
         inputs = persist(self.sessions, lambda session: Inputs.of(session, job), self._give_up_predicate())
         if inputs is None:
             return None
+        inputs = inputs.with_inodes(self.settings)
         damage = self._find_damage(inputs)
         if damage is not None:
             raise LaunchRefused(Reason.DATA_CHANGED, str(damage))
@@ -222,8 +226,12 @@ class Supervisor:
         return job, launch, inputs
 
     def _find_damage(self, inputs: Inputs) -> Damage | None:
-        """What is missing or altered of a job's inputs; notes in their rows which files were read for that."""
+        """What is missing or altered of a job's inputs; notes in their rows which files were read for that, and removes
+        what was computed from a damaged cache.
+        """
         damage, read = find_damage(self.settings, inputs.rows, self.checksums)
+        if damage is not None and isinstance(damage.row, Dataset):
+            caches.drop_derived(self.settings.run_root / damage.row.path)
 
         def record(session: Session) -> None:
             stored.record_read(session, read, whole=True)

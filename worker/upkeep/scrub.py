@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from atft.checksums import CHUNK
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset
-from jobs.record import stored
+from jobs.record import caches, stored
 from jobs.settings import Settings
 from worker.persistence import POSTGRES_UNAVAILABLE
 
@@ -55,6 +55,8 @@ class Scrub:
             name = yield from self._read(row)
             if name is not None:
                 logger.error("%s", stored.describe_damage(row, name))
+                if isinstance(row, Dataset):
+                    caches.drop_derived(self.settings.run_root / row.path)
             with transaction(self.sessions) as session:
                 stored.record_read(session, [row], whole=name is None)
 
@@ -63,8 +65,13 @@ class Scrub:
         root = self.settings.run_root
         if isinstance(row, Dataset) and (name := stored.damaged_json(root, row)) is not None:
             return name
-        for path, sha256 in stored.promised(row).items():
+        files = stored.promised(row)
+        if not files:
+            return stored.MANIFEST
+        for path, sha256 in files.items():
             digest = hashlib.sha256()
+            if not (root / path).is_file():
+                return Path(path).name
             try:
                 with (root / path).open("rb", buffering=0) as file:
                     while chunk := file.read(CHUNK):

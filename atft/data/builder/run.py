@@ -194,12 +194,12 @@ def _existing_build(folder: Path, later_rules: list[str] | None) -> BuildResult 
     try:
         manifest = read_manifest(folder)
         report = json.loads((folder / REPORT).read_bytes())
+        found = BuildResult(manifest=manifest, profile=report["profile"], leak_report=report["leak_report"])
+        rules = report.get("later_rules")
         check_files(folder, manifest)
-    except (CacheError, OSError, ValueError):
+    except (CacheError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if manifest.fingerprint != folder.name or later_rules not in (None, report.get("later_rules")):
-        return None
-    return BuildResult(manifest=manifest, profile=report["profile"], leak_report=report["leak_report"])
+    return found if manifest.fingerprint == folder.name and later_rules in (None, rules) and manifest.files else None
 
 
 def _write_report(folder: Path, report: dict[str, object]) -> None:

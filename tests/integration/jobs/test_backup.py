@@ -20,10 +20,10 @@ from jobs.db.tables import AuditRow, Base, Job, JobEvent
 from jobs.embedded.servers import EmbeddedServers
 from jobs.ops import doctor
 from jobs.ops.backup import BackupError, backup, restore
-from jobs.record import catalog, lifecycle
+from jobs.record import catalog, lifecycle, store_identity
 from jobs.settings import Settings
 from jobs.states import JobState
-from tests.integration.api.application import SPEC, Sessions, register, run, serving, submit
+from tests.integration.api.application import SPEC, Sessions, register, run, serving, submit, write_days
 
 DUMPS = Path(__file__).parents[2] / "fixtures" / "dumps"
 MakeTarget = Callable[[], Settings]
@@ -72,10 +72,11 @@ async def read_responses(settings: Settings, jobs: list[str]) -> dict[str, Any]:
 
 async def fill(settings: Settings, sessions: Sessions) -> list[str]:
     """Jobs in several states, with their files, artifacts, datasets, keys and audit entries."""
-    dataset = register(sessions)
-    (settings.caches_root / "fp1").mkdir(parents=True)
-    (settings.caches_root / "fp1" / "panel.arrow").write_bytes(b"arrow")
-    (settings.caches_root / "fp1" / "manifest.json").write_text(json.dumps(dataset.manifest))
+    register(sessions)
+    days = write_days(settings, sessions)
+    with transaction(sessions) as session:
+        assert store_identity.bind(session, settings.run_root) is None
+        days.with_name("manifest.json").write_text(json.dumps(catalog.dataset(session, "small").manifest))
     async with serving(settings) as client:
         ids = [(await submit(client, name=name, seed=seed))["id"] for seed, name in enumerate("αbc")]
     for job_id, to in zip(ids, (JobState.SUCCEEDED, JobState.FAILED, JobState.PAUSED), strict=True):
@@ -103,7 +104,7 @@ async def test_g13_backup_and_restore_on_an_empty_machine_give_the_same_response
     before = await read_responses(settings, ids)
     file = tmp_path / "record.zip"
     counts = backup(settings, file)
-    assert (counts.files, counts.skipped) == (5, 0)
+    assert (counts.files, counts.skipped) == (6, 0)
     assert file.stat().st_mode & 0o077 == 0
     shutil.rmtree(settings.run_root)
     target = make_target()
@@ -115,11 +116,14 @@ async def test_g13_backup_and_restore_on_an_empty_machine_give_the_same_response
         session.execute(sa.text("INSERT INTO optuna.studies (study_name) VALUES ('next')"))  # its sequence was restored
         audit.record(session, audit.AuditEntry(principal="operator", action="after", target="x"))
         assert audit.is_guarded(session)
+        assert store_identity.bind(session, target.run_root) is None
         newest = session.scalars(sa.select(sa.func.max(AuditRow.id))).one()
         assert newest == session.scalars(sa.select(sa.func.count()).select_from(AuditRow)).one()
     with pytest.raises(sa.exc.IntegrityError, match="cannot become"), transaction(sync_sessions(engine)) as session:
         session.execute(sa.update(Job).where(Job.state == JobState.SUCCEEDED).values(state="queued", finished_at=None))
     engine.dispose()
+    with transaction(sessions) as session:  # the original's workers do not take the copy for their store
+        assert "belongs to another database" in (store_identity.problem(session, target.run_root) or "")
     agree = {check.name: check for check in doctor.doctor(target) if check.name in ("files", "orphans", "audit")}
     assert [check for check in agree.values() if not check.ok] == []
 
@@ -159,10 +163,15 @@ async def test_restore_refuses_a_database_with_rows_and_a_damaged_backup(
         with pytest.raises(BackupError, match=message):
             restore(target, bad)
         shutil.rmtree(target.run_root, ignore_errors=True)
-    cut = tmp_path / "cut.zip"
-    cut.write_bytes(good.read_bytes()[:-100])
-    with pytest.raises(BackupError, match="whole"):
-        restore(target, cut)
+    whole = good.read_bytes()
+    with zipfile.ZipFile(good) as source:
+        member = next(info for info in source.infolist() if info.filename.endswith("model.bin"))
+    at = member.header_offset + 30 + len(member.filename) + 60
+    for damaged in (whole[:-100], whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :]):
+        (tmp_path / "damaged.zip").write_bytes(damaged)
+        with pytest.raises(BackupError, match="whole"):
+            restore(target, tmp_path / "damaged.zip")
+        shutil.rmtree(target.run_root, ignore_errors=True)
     assert restore(target, good).rows > 0
     assert "out" not in [path.name for path in tmp_path.iterdir()]  # noqa: ASYNC240
 

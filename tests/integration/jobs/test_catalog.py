@@ -16,13 +16,13 @@ from jobs.states import JobKind, Wanted
 Sessions = sessionmaker[Session]
 
 
-def register(sessions: Sessions, name: str, fingerprint: str) -> Dataset:
+def register(sessions: Sessions, name: str, fingerprint: str, num_days: int = 5) -> Dataset:
     with transaction(sessions) as session:
         job = submission.submit(
             session, submission.NewJob(kind=JobKind.DATASET, spec={}, spec_digest="d", queue="cpu")
         ).job
     with transaction(sessions) as session:
-        content: dict[str, Any] = {"spec": {}, "manifest": {"num_days": 5}, "profile": {}, "leak_report": {}}
+        content: dict[str, Any] = {"spec": {}, "manifest": {"num_days": num_days}, "profile": {}, "leak_report": {}}
         row = catalog.register_dataset(
             session,
             job,
@@ -57,7 +57,9 @@ def test_same_content_is_the_same_version(sessions: Sessions) -> None:
         register(sessions, "us", "f2"),
     )
     assert (first.id, first.version, second.version) == (again.id, 1, 2)
+    register(sessions, "eu-too", "f1", num_days=6)  # all versions describe the cache as it is now
     with transaction(sessions) as session:
+        assert [catalog.dataset(session, ref).manifest["num_days"] for ref in ("us@1", "us@2", "eu-too")] == [6, 5, 6]
         assert catalog.dataset(session, "us").fingerprint == "f2"
         assert catalog.dataset(session, "us@1").fingerprint == "f1"
         assert [row.version for row, _ in catalog.dataset_versions(session, "us")] == [2, 1]

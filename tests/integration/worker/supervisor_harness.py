@@ -57,7 +57,14 @@ class SupervisorHarness:
     def __post_init__(self) -> None:
         (self.settings.caches_root / FINGERPRINT).mkdir(parents=True)
 
-    def submit(self, *, max_attempts: int = 3, init_from: UUID | None = None, **trainer: object) -> UUID:
+    def submit(
+        self,
+        *,
+        max_attempts: int = 3,
+        init_from: UUID | None = None,
+        fingerprint: str = FINGERPRINT,
+        **trainer: object,
+    ) -> UUID:
         source = None if init_from is None else str(init_from)
         spec = TrainSpec.model_validate({"dataset": "d", "init_from": source, "trainer": trainer})
         with transaction(self.sessions) as session:
@@ -69,7 +76,7 @@ class SupervisorHarness:
                     spec_digest=spec.digest(),
                     queue="cpu",
                     dataset="d",
-                    dataset_fingerprint=FINGERPRINT,
+                    dataset_fingerprint=fingerprint,
                     max_attempts=max_attempts,
                 ),
             ).job.id

@@ -1,5 +1,6 @@
 """Builds by the real program: known content is reused, and a failed build leaves no row, cache or scratch files."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from jobs.db.session import transaction
 from jobs.db.tables import Dataset, Job
 from jobs.record import caches, catalog, lifecycle, queries, store_identity, submission
+from jobs.record.reruns import RerunKind, submit_rerun
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState, Reason, Wanted
 from tests.integration.worker.supervisor_harness import SupervisorHarness, program
@@ -29,9 +31,16 @@ def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHa
     return SupervisorHarness(settings, sessions)
 
 
-def submit(harness: SupervisorHarness, name: str, files: dict[str, str] | None = None, **spec: object) -> UUID:
+def submit(
+    harness: SupervisorHarness,
+    name: str,
+    files: dict[str, str] | None = None,
+    sent: bytes | None = None,
+    **spec: object,
+) -> UUID:
     with transaction(harness.sessions) as session:
         body = {"name": name, "horizons": [1], **spec}
+        sources = {} if sent is None else {"panel": {"sha256": hashlib.sha256(sent).hexdigest()}}
         return submission.submit(
             session,
             submission.NewJob(
@@ -40,7 +49,7 @@ def submit(harness: SupervisorHarness, name: str, files: dict[str, str] | None =
                 spec_digest="x",
                 queue="cpu",
                 dataset=name,
-                params={"files": files or {}},
+                params={"files": files or {}, "sources": sources},
             ),
         ).job.id
 
@@ -120,6 +129,44 @@ def test_deleting_and_adopting_at_once_leave_no_row_without_a_cache(harness: Sup
                 lifecycle.want(session, job.id, Wanted.CANCEL, by="test")
 
 
+def test_a_damaged_cache_is_refused_until_it_is_built_again(harness: SupervisorHarness) -> None:
+    """Whole again, it does not save a job that has read it damaged, nor what that job has learnt or computed."""
+
+    def rerun(job_id: UUID, kind: RerunKind) -> Job:
+        with transaction(harness.sessions) as session:
+            return submit_rerun(session, job_id, kind, by="test").job
+
+    built = submit(harness, "d", planted=PLANTED)
+    assert harness.run(built, *program("building")) is JobState.SUCCEEDED
+    cache = harness.settings.caches_root / "beef"
+    training = program("obedient", "--evidence-for", "beef", imports=True)
+    during = harness.submit(fingerprint="beef")
+    running = harness.start(*training, "--epochs", "4", "--epoch-seconds", "0.1", "--last-epoch-seconds", "600")
+    harness.wait_until(lambda: harness.job(during).checkpoint)
+    (cache / "graphs").mkdir()
+    (cache / "panel.arrow").write_bytes(b"pane1")
+
+    early = harness.submit(fingerprint="beef")
+    assert harness.supervisor(training).run() is JobState.FAILED
+    words = f"panel.arrow of dataset d@1 is missing or altered: build it again (atft rerun {built})"
+    assert (harness.job(early).reason, harness.job(early).message) == (Reason.DATA_CHANGED, words)
+    assert not (cache / "graphs").exists()
+    with transaction(harness.sessions) as session:
+        assert session.scalars(select(Dataset.verified_at)).one() is None
+
+    rerun(built, RerunKind.RERUN)  # by code that writes the same content in other bytes
+    assert harness.supervisor(program("building", "--panel", "new bytes")).run() is JobState.SUCCEEDED
+    assert (cache / "panel.arrow").read_bytes() == b"new bytes"
+    assert rows(harness) == [("d", 1, "beef")]
+    harness.want(during, Wanted.PAUSE)
+    assert running.result() is JobState.FAILED
+    assert "have been replaced: retry it, from the start" in (harness.job(during).message or "")
+    for job_id in (early, during):
+        retry = rerun(job_id, RerunKind.RETRY)
+        assert (retry.checkpoint, harness.points(retry.id)) == (None, [])
+        assert harness.run(retry.id, *training) is JobState.SUCCEEDED
+
+
 BAD = {
     "code,close\nA,1\n": "no date column",
     "date,code,close\n2020-01-01,A,1\n2020-01-02,A,1\n": "2 trading days",
@@ -188,6 +235,18 @@ def test_uploads_go_with_success_and_stay_while_another_build_reads_them(harness
     third = submit(harness, "d", {"panel": "upload:u1/file.csv"})
     assert harness.run(third, *program("building")) is JobState.FAILED
     assert "send the file again" in (harness.job(third).message or "")
+
+
+def test_an_upload_that_was_altered_is_not_built_from(harness: SupervisorHarness) -> None:
+    upload = harness.settings.uploads_root / "u1"
+    upload.mkdir(parents=True)
+    for content, state in ((b"sent", JobState.SUCCEEDED), (b"5ent", JobState.FAILED)):
+        upload.mkdir(exist_ok=True)
+        (upload / "file.csv").write_bytes(content)
+        job_id = submit(harness, "d", {"panel": "upload:u1/file.csv"}, sent=b"sent")
+        assert harness.run(job_id, *program("building")) is state
+    assert harness.job(job_id).reason is Reason.DATA_CHANGED
+    assert "the panel file was altered on the server's disk" in (harness.job(job_id).message or "")
 
 
 def test_cleanup_keeps_files_that_are_young_or_needed(harness: SupervisorHarness) -> None:

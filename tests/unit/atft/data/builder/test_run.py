@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from atft.data.builder.run import BuildResult, BuildStopped, build, inspect
-from atft.data.cache.reader import Cache, CacheError
+from atft.data.cache.reader import Cache, CacheError, check_files
 from atft.data.schema import DataError
 from atft.events import Event, Progress
 from atft.spec.data import DatasetSpec, SideFile
@@ -266,6 +266,16 @@ def test_build_is_atomic_and_can_be_stopped(prices: pl.DataFrame, folder: Path) 
     (folder.parent / "other" / "file").touch()
     with pytest.raises(CacheError, match="no cache"):
         build(spec, folder.parent / "other", seen.append, lambda: False)
+    known = folder.parent / "known" / first.manifest.fingerprint
+    known.parent.mkdir()
+    folder.rename(known)
+    assert build(spec, folder, seen.append, lambda: False, known.parent) == first
+    assert not folder.exists()
+    with (known / "panel.arrow").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"alter")
+    assert build(spec, folder, seen.append, lambda: False, known.parent) == first  # which was not used, but built again
+    check_files(folder, first.manifest)
 
 
 def test_inspect_returns_the_planned_cache_and_writes_nothing(

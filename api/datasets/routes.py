@@ -69,7 +69,7 @@ _BODY: Final[dict[str, Any]] = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": "the panel: Parquet, Arrow IPC or CSV (.gz, .zst)",
+                            "description": "the panel: Parquet, Arrow IPC, CSV (.gz, .zst), Excel, SQLite or DuckDB",
                         },
                         "spec": {"$ref": "#/components/schemas/DatasetSpec"},
                     },

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 SUFFIXES: Final = (
-    ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv", ".csv.gz", ".csv.zst", ".tsv", ".tsv.gz", ".txt"
+    ".parquet", ".pq", ".arrow", ".feather", ".ipc", ".csv", ".csv.gz", ".csv.zst", ".tsv", ".tsv.gz", ".txt",
+    ".xlsx", ".xlsb", ".xls", ".ods", ".sqlite", ".sqlite3", ".db", ".duckdb"
 )  # fmt: skip
 KEEP_FREE_BYTES: Final = 256 << 20  # for the database, and for the job that builds from the upload
 _DISK_CHECK_BYTES: Final = 32 << 20

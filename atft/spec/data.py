@@ -33,7 +33,12 @@ class PlantedSpec(Spec):
 
 
 class TableFile(Spec):
-    """How the text of a file is written. Without settings: ISO dates and plain numbers."""
+    """Which table of a file is read, and how its text is written. Without settings: ISO dates and plain numbers."""
+
+    sheet: str | None = Field(None, min_length=1, max_length=100, description="of a workbook with several sheets")
+    table: str | None = Field(
+        None, min_length=1, max_length=200, description="of a SQLite or DuckDB file with several tables"
+    )
 
     date_format: str | None = Field(
         None,

@@ -25,7 +25,8 @@ def _add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name of the new dataset.")],
     file: Annotated[
-        Path | None, typer.Argument(help="Parquet, Arrow or CSV to upload.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Argument(help="Parquet, Arrow, CSV, Excel, SQLite or DuckDB to upload.", exists=True, dir_okay=False),
     ] = None,
     path: Annotated[
         str | None, typer.Option(help="Instead of FILE: a file or folder under the server's data root.")
@@ -45,6 +46,8 @@ def _add(
         Literal["refuse", "drop"] | None,
         typer.Option(help="A cell that cannot be read refuses the file (the default), or drops its row."),
     ] = None,
+    sheet: Annotated[str | None, typer.Option(help="Of a workbook with several sheets.")] = None,
+    table: Annotated[str | None, typer.Option(help="Of a SQLite or DuckDB file with several tables.")] = None,
     date_format: Annotated[
         str | None, typer.Option(help="Of dates in text, such as %d.%m.%Y; ISO dates need none.")
     ] = None,
@@ -65,7 +68,10 @@ def _add(
         body["path"] = path
     if planted is not None:
         body["planted"] = read_spec(planted)
-    settings = {"on_bad_cell": on_bad_cell, "date_format": date_format, "decimal": decimal, "thousands": thousands}
+    settings = {
+        "sheet": sheet, "table": table, "on_bad_cell": on_bad_cell, "date_format": date_format, "decimal": decimal,
+        "thousands": thousands,
+    }  # fmt: skip
     body |= {key: value for key, value in settings.items() if value is not None}
     with connect(context) as service, _upload_progress_bar() as report:
         if dry_run:

@@ -24,8 +24,7 @@ BLOCK_BYTES = 8 << 20  # of text read at once; no line may be longer
 HEADER_BYTES = 1 << 20
 COMPRESSION_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 UNSUPPORTED_MAGIC = {
-    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save the sheet as CSV",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook: save the sheet as CSV",
+    b"PK\x03\x04": "a zip archive: unpack it",
     b"BZh": "packed with bzip2: unpack it, or pack it with gzip or zstd",
     b"\xfd7zXZ": "packed with xz: unpack it, or pack it with gzip or zstd",
 }

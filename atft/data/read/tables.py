@@ -177,7 +177,7 @@ def open_binary(path: Path, head: bytes) -> Table | None:
         read_dictionary=(lambda columns: _parquet(path, columns)[2](columns)) if form == "Parquet" else None,
         size_bytes=path.stat().st_size,
     )
-    return _checked(table)
+    return checked(table)
 
 
 def table_from_frame(frame: pl.DataFrame, name: str) -> Table:
@@ -192,7 +192,8 @@ def table_from_frame(frame: pl.DataFrame, name: str) -> Table:
     )
 
 
-def _checked(table: Table) -> Table:
+def checked(table: Table) -> Table:
+    """The table, if its names and rows are sound. Raises DataError."""
     names = table.schema.names
     check_column_names(table.name, names)
     if table.num_rows <= 0:
@@ -306,7 +307,7 @@ def open_folder(folder: Path) -> Table:
         size_bytes=sum(file.stat().st_size for file in files),
         read=lambda columns: _folder_batches(parts, schema, columns),
     )
-    return _checked(whole)
+    return checked(whole)
 
 
 def _part(file: Path, name: str) -> tuple[pa.Schema, int, Reader]:

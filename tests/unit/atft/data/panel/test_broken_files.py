@@ -161,7 +161,7 @@ BROKEN: dict[str, tuple[str, Write, dict[str, object], str]] = {
         {},
         r"p\.parquet is neither Parquet nor Arrow nor UTF-8 text: save it as one of them",
     ),
-    "zip": ("p.csv", lambda f, p: p.write_bytes(zipped(f)), {}, "zip archive or an Excel workbook: unpack it, or save"),
+    "zip": ("p.csv", lambda f, p: p.write_bytes(zipped(f)), {}, "zip archive: unpack it"),
     "bzip2": ("p.csv", lambda _, p: p.write_bytes(b"BZh91AY&SY"), {}, "packed with bzip2: unpack it"),
     "Latin-1": (
         "p.csv",

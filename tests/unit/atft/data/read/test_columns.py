@@ -210,8 +210,8 @@ def test_a_cache_of_other_rules_is_not_taken_for_todays(prices: pl.DataFrame, tm
     known = tmp_path / "known"
 
     def rebuilt() -> tuple[str, bool]:
-        said: list[object] = []
-        found = build(spec, tmp_path / "new", said.append, lambda: False, known)
+        events: list[object] = []
+        found = build(spec, tmp_path / "new", events.append, lambda: False, known)
         again = (tmp_path / "new").exists()
         if again:
             (tmp_path / "new").rename(known / found.manifest.fingerprint)

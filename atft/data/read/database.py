@@ -1,0 +1,152 @@
+"""Readers of one table of a SQLite or DuckDB file, which is opened read-only and never changed."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+
+from atft.data.read.tables import BATCH_ROWS, Batches, Table, check_column_names, checked, unreadable_error
+from atft.data.schema import DataError, format_names
+
+BATCH_CELLS = 1 << 20
+COLUMNS_AT_ONCE = 400  # a statement of SQLite returns 2,000 values at most
+SQLITE_MAGIC, DUCKDB_MAGIC = b"SQLite format 3\0", b"DUCK"
+
+
+def open_database(path: Path, head: bytes, wanted: str | None) -> Table | None:
+    """Table `wanted` (None: the only one) of the SQLite or DuckDB file that begins with `head`; None for another
+    format. Raises DataError.
+    """
+    is_sqlite = head.startswith(SQLITE_MAGIC)
+    if not is_sqlite and head[8:12] != DUCKDB_MAGIC:
+        return None
+    for suffix in ("-wal", "-journal", ".wal"):
+        log = path.with_name(path.name + suffix)
+        if log.exists() and log.stat().st_size:
+            raise DataError(
+                f"{path.name} has changes that are only in {log.name} yet: close the program that writes to it"
+            )
+    return _open_sqlite(path, wanted) if is_sqlite else _open_duckdb(path, wanted)
+
+
+def _chosen(path: Path, names: Sequence[str], wanted: str | None) -> str:
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted in names and wanted is not None:
+        return wanted
+    problem = (
+        f"has no table {wanted!r}" if wanted is not None else "has no table" if not names else "has several tables"
+    )
+    raise DataError(f"{path.name} {problem}: it has {format_names(names)}; name one with table (--table)")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+@contextmanager
+def _sqlite(path: Path) -> Iterator[sqlite3.Connection]:
+    # Immutable: neither locks nor logs are written beside the file, whose folder may be read-only.
+    database = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+    try:
+        database.execute("PRAGMA trusted_schema = OFF")
+        yield database
+    except (sqlite3.Error, OverflowError) as error:
+        raise unreadable_error(path.name, "SQLite", error) from error
+    finally:
+        database.close()
+
+
+def _open_sqlite(path: Path, wanted: str | None) -> Table:
+    with _sqlite(path) as database:
+        found = database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        )
+        table = _chosen(path, [str(name) for (name,) in found], wanted)
+        names = [str(row[1]) for row in database.execute(f"PRAGMA table_info({_quoted(table)})")]
+        check_column_names(path.name, names)
+        (rows,) = database.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone()
+        schema = pa.schema(
+            [(name, kind) for name, kind in zip(names, _sqlite_types(database, table, names), strict=True)]
+        )
+    opened = Table(
+        name=path.name,
+        form="SQLite",
+        schema=schema,
+        num_rows=rows,
+        read=partial(_sqlite_batches, path, table, schema),
+        size_bytes=path.stat().st_size,
+    )
+    return checked(opened)
+
+
+def _sqlite_types(database: sqlite3.Connection, table: str, names: Sequence[str]) -> list[pa.DataType]:
+    """The type of each column by what its cells hold: SQLite's columns have no types of their own."""
+    kinds = ("text", "blob", "real", "integer")
+    types = (pa.string(), pa.binary(), pa.float64(), pa.int64())
+    found: list[pa.DataType] = []
+    for start in range(0, len(names), COLUMNS_AT_ONCE):
+        part = names[start : start + COLUMNS_AT_ONCE]
+        tests = ", ".join(f"max(typeof({_quoted(name)}) = '{kind}')" for name in part for kind in kinds)
+        held = list(database.execute(f"SELECT {tests} FROM {_quoted(table)}").fetchone())
+        for k in range(len(part)):
+            first = next((t for t, any_cell in zip(types, held[4 * k : 4 * k + 4], strict=True) if any_cell), pa.null())
+            found.append(first)
+    return found
+
+
+def _sqlite_batches(path: Path, table: str, schema: pa.Schema, columns: list[str]) -> Batches:
+    chosen = pa.schema([schema.field(c) for c in columns])
+    casts = [f"CAST({_quoted(f.name)} AS TEXT)" if pa.types.is_string(f.type) else _quoted(f.name) for f in chosen]
+    with _sqlite(path) as database:
+        cursor = database.execute(f"SELECT {', '.join(casts)} FROM {_quoted(table)}")
+        while rows := cursor.fetchmany(min(BATCH_ROWS, BATCH_CELLS // len(columns) or 1)):
+            arrays = [pa.array(cells, field.type) for cells, field in zip(zip(*rows, strict=True), chosen, strict=True)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=chosen)
+
+
+@contextmanager
+def _duckdb(path: Path) -> Iterator[Any]:
+    try:
+        import duckdb  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise DataError(
+            f"{path.name} is a DuckDB file, and the server has no duckdb: install atft with the extra duckdb, or write "
+            "the table as Parquet"
+        ) from error
+    try:
+        with duckdb.connect(str(path), read_only=True) as database:
+            database.execute("SET enable_external_access = false")  # a view could read other files
+            yield database
+    except duckdb.Error as error:
+        raise unreadable_error(path.name, "DuckDB", error) from error
+
+
+def _open_duckdb(path: Path, wanted: str | None) -> Table:
+    with _duckdb(path) as database:
+        found = database.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'main' AND NOT internal"
+        ).fetchall()
+        table = _chosen(path, [str(name) for (name,) in found], wanted)
+        schema = database.sql(f"SELECT * FROM {_quoted(table)} LIMIT 0").to_arrow_table().schema
+        (rows,) = database.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone()
+    opened = Table(
+        name=path.name,
+        form="DuckDB",
+        schema=schema,
+        num_rows=rows,
+        read=partial(_duckdb_batches, path, table),
+        size_bytes=path.stat().st_size,
+    )
+    return checked(opened)
+
+
+def _duckdb_batches(path: Path, table: str, columns: list[str]) -> Batches:
+    with _duckdb(path) as database:
+        chosen = ", ".join(map(_quoted, columns))
+        yield from database.sql(f"SELECT {chosen} FROM {_quoted(table)}").to_arrow_reader(BATCH_ROWS)

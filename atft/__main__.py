@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="write scores for the days of a PredictSpec")
     predict.add_argument("spec", type=Path, help="PredictSpec as JSON")
     predict.add_argument("--model", type=Path, required=True, help="folder of the finished run whose weights are used")
-    predict.add_argument("--weights-sha256", metavar="HEX", help="refuse weights with another SHA-256")
+    predict.add_argument("--weights-sha256", metavar="HEX", help="refuse weights with other SHA-256")
     predict.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
     predict.add_argument("--most-days", dest="max_days", type=int, metavar="N", help="largest micro-batch in days")
     build = commands.add_parser("build", help="build the cache of a DatasetSpec")

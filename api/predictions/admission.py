@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import PurePosixPath
+from typing import Final
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from api.http.errors import invalid
 from api.predictions.schemas import PredictPlan
 from api.training.admission import choose_queue, find_dataset, median_stocks_per_day, unwatched_queue_warnings
 from api.training.split import observed_folds
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.model import num_parameters
 from atft.spec.prediction import PredictSpec
@@ -23,16 +25,19 @@ from jobs.errors import ArtifactNotFound, JobNotFound
 from jobs.record import catalog, queries
 from jobs.record.actions import Action, refusal
 
-_FLOAT32_BYTES = 4
+_FLOAT32_BYTES, _FLOAT64_BYTES = 4, 8
+_MODEL_SPEC: Final = TypeAdapter[TrainSpec | EnsembleSpec](TrainSpec | EnsembleSpec)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdmittedPrediction:
-    """A checked prediction; `days` are the requested trading days, None if the dataset's files cannot be read."""
+    """A checked prediction; `days` are the requested trading days, None if the dataset's files cannot be read.
+    `weights` are those of an ensemble's members, else one.
+    """
 
     model: Job
     train_spec: TrainSpec
-    weights: ArtifactRow
+    weights: list[ArtifactRow]
     features: tuple[str, ...]
     dataset: Dataset
     queue: str
@@ -40,14 +45,24 @@ class AdmittedPrediction:
     warnings: list[str]
 
     @property
+    def weights_name(self) -> str:
+        """The names of the weights, joined by ", "."""
+        return ", ".join(row.name for row in self.weights)
+
+    @property
+    def weights_sha256(self) -> str:
+        """Their SHA-256, joined by ", "."""
+        return ", ".join(row.sha256 for row in self.weights)
+
+    @property
     def params(self) -> Json:
         """The job's params: where the weights are, and the digests that identify them."""
         evidence: Json = self.model.evidence or {}
         return {
             "model": {
-                "folder": str(PurePosixPath(self.weights.path).parent),
-                "weights": self.weights.name,
-                "sha256": self.weights.sha256,
+                "folder": str(PurePosixPath(self.weights[0].path).parent),
+                "weights": self.weights_name,
+                "sha256": self.weights_sha256,
                 "spec_digest": self.model.spec_digest,
                 "features_sha256": evidence["data"]["features_sha256"],
             }
@@ -56,10 +71,12 @@ class AdmittedPrediction:
 
 def admit(session: Session, spec: PredictSpec) -> AdmittedPrediction:
     """Check a prediction, but for its days. Raises Refused (422) naming the field that does not fit."""
-    model, train_spec = _find_model(session, spec.model)
-    weights = _find_weights(session, model, train_spec, spec.fold)
+    model, model_spec = _find_model(session, spec.model)
+    train_spec = model_spec.run
+    weights = _find_weights(session, model, model_spec, spec.fold)
     dataset = find_dataset(session, spec.dataset)
-    features: tuple[str, ...] = tuple((model.evidence or {})["resolved"]["data"]["features"])
+    resolved: Json = (model.evidence or {})["resolved"]
+    features: tuple[str, ...] = tuple(resolved.get("base", resolved)["data"]["features"])
     _check_features(session, model, train_spec, features, dataset)
     live_queues = queries.live_queues(session)
     queue = choose_queue(spec.resources.queue, spec.resources.device, live_queues)
@@ -90,31 +107,35 @@ def select_days(admitted: AdmittedPrediction, spec: PredictSpec, all_days: Seque
     return replace(admitted, days=days, warnings=warnings)
 
 
-def _find_model(session: Session, ref: str) -> tuple[Job, TrainSpec]:
+def _find_model(session: Session, ref: str) -> tuple[Job, TrainSpec | EnsembleSpec]:
     try:
         model = queries.get(session, UUID(ref))
     except (ValueError, JobNotFound) as error:
         raise invalid(
-            "/model", f"{ref!r} is no job: give the id of a training job or trial", "unknown_model"
+            "/model", f"{ref!r} is no job: give the id of a training job, trial or ensemble", "unknown_model"
         ) from error
     if (refused := refusal(model, Action.PREDICT)) is not None:
         raise invalid("/model", refused, "no_model")
     try:
-        return model, TrainSpec.model_validate(model.spec)
+        return model, _MODEL_SPEC.validate_python(model.spec)
     except ValidationError as error:
         raise invalid("/model", f"the spec of job {ref} is of another version: train it again", "no_model") from error
 
 
-def _find_weights(session: Session, model: Job, train_spec: TrainSpec, fold: int | None) -> ArtifactRow:
-    folds = train_spec.split.num_splits
+def _find_weights(session: Session, model: Job, spec: TrainSpec | EnsembleSpec, fold: int | None) -> list[ArtifactRow]:
+    folds, num_members = spec.run.split.num_splits, len(spec.members)
     if fold is None and folds > 1:
         raise invalid(
             "/fold", f"job {model.id} has {folds} folds, each with weights of its own: say which, 1 to {folds}"
         )
     if fold is not None and fold > folds:
         raise invalid("/fold", f"job {model.id} has {folds} fold{'s' * (folds > 1)}: there is no fold {fold}")
+    if num_members > 1:
+        names = [f"best.{number}.safetensors" for number in range(1, num_members + 1)]
+    else:
+        names = ["best.safetensors" if folds == 1 else f"best.{fold}.safetensors"]
     try:
-        return catalog.artifact(session, model.id, "best.safetensors" if folds == 1 else f"best.{fold}.safetensors")
+        return [catalog.artifact(session, model.id, name) for name in names]
     except ArtifactNotFound as error:
         message = f"the weights of job {model.id} are not kept any more: train it again (a trial: promote it)"
         raise invalid("/model", message, "no_model") from error
@@ -204,22 +225,23 @@ def plan(session: Session, spec: PredictSpec, admitted: AdmittedPrediction) -> P
     train_spec, days = admitted.train_spec, admitted.days
     rows = None if days is None else len(days) * median_stocks_per_day(admitted.dataset)
     speed = (admitted.model.progress or {}).get("samples_per_second")
-    horizons = len(train_spec.data.horizons)
+    horizons, num_networks = len(train_spec.data.horizons), len(admitted.weights)
+    score_bytes = _FLOAT64_BYTES if num_networks > 1 else _FLOAT32_BYTES
     return PredictPlan(
         spec=spec.model_dump(mode="json"),
         spec_digest=spec.digest(),
         warnings=admitted.warnings,
         dataset_fingerprint=admitted.dataset.fingerprint,
-        weights=admitted.weights.name,
-        weights_sha256=admitted.weights.sha256,
+        weights=admitted.weights_name,
+        weights_sha256=admitted.weights_sha256,
         num_parameters=num_parameters(train_spec.model, len(admitted.features), horizons, train_spec.data.window),
         horizons=list(train_spec.data.horizons),
         first_day=days[0] if days else None,
         last_day=days[-1] if days else None,
         num_days=None if days is None else len(days),
         estimated_rows=rows,
-        estimated_seconds=round(rows / speed, 1) if rows is not None and speed else None,
-        estimated_bytes=None if rows is None else rows * _FLOAT32_BYTES * (horizons + 2),
+        estimated_seconds=round(num_networks * rows / speed, 1) if rows is not None and speed else None,
+        estimated_bytes=None if rows is None else rows * (score_bytes * horizons + 2 * _FLOAT32_BYTES),
         queue=admitted.queue,
         queue_position=queries.jobs_ahead(session, admitted.queue, spec.resources.priority),
     )

@@ -44,8 +44,10 @@ class PredictPlan(View):
     spec_digest: str
     warnings: list[str] = Field(description="also days that are in sample, and days that cannot be scored")
     dataset_fingerprint: str
-    weights: str = Field(description="artifact of the model with the weights")
-    weights_sha256: str
+    weights: str = Field(
+        description="artifact of the model with the weights; of an ensemble those of its members, joined by ', '"
+    )
+    weights_sha256: str = Field(description="of the artifact; of an ensemble those of its members', joined by ', '")
     num_parameters: int
     horizons: list[int]
     first_day: date | None = Field(

@@ -8,8 +8,9 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
 from api.http.errors import invalid
-from atft.spec.init_from import check_encoder_shape, check_no_lookahead
+from atft.spec.init_from import check_encoder_shape, check_member, check_no_lookahead
 from atft.spec.job import RunSpec
+from atft.spec.kinds import KINDS
 from jobs.db.tables import Dataset
 from jobs.errors import NotFound
 from jobs.record import init_from
@@ -27,12 +28,15 @@ def check(session: Session, spec: RunSpec, dataset: Dataset) -> None:
         source = ancestors[0]
         if (refused := refusal(source, Action.INIT_FROM)) is not None:
             raise invalid(POINTER, refused)
-        init_from.weights(session, source.id)
+        check_member(spec, KINDS[source.kind].spec.model_validate(source.spec))
+        init_from.weights(session, source.id, spec.source_member)
         runs = [init_from.run_spec(job) for job in ancestors]
     except NotFound as error:
         raise invalid(POINTER, str(error)) from error
     except ValidationError as error:
         raise invalid(POINTER, f"the spec of job {spec.source_job} is of another version: {error}") from error
+    except PydanticCustomError as error:
+        raise invalid(POINTER, error.message()) from error
     if source.dataset_fingerprint != dataset.fingerprint:
         raise invalid(
             POINTER,

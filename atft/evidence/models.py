@@ -197,8 +197,8 @@ class PredictionModel(EvidenceModel):
 
     spec_digest: str
     fingerprint: str
-    weights: str
-    sha256: str
+    weights: str = Field(description="name of the file; of an ensemble those of its members, joined by ', '")
+    sha256: str = Field(description="of the file; of an ensemble those of its members' files, joined by ', '")
     last_day: date
 
 

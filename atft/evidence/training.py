@@ -16,7 +16,7 @@ from atft.evidence.comparison import Difference, Given, find_differences, leaf, 
 from atft.evidence.models import DataEvidence, FoldDays, FoldEvidence, Json, Stretch, TrainingEvidence
 from atft.spec.base import digest, mix
 from atft.spec.ensemble import EnsembleSpec
-from atft.spec.job import RunSpec, TrainSpec
+from atft.spec.job import RunSpec
 from atft.spec.split_plan import DayRanges, Fold, plan_split
 
 TOLERANCE: Final = 1e-6
@@ -160,7 +160,7 @@ def _init_from(
     spec: RunSpec, observed: TrainingEvidence, weights: GivenWeights | None, num_tensors: int
 ) -> Iterator[Difference]:
     """Check the files of the loaded weights, and that every module of the encoder was loaded."""
-    requested = spec.init_from if isinstance(spec, TrainSpec) else None
+    requested = spec.source_job
     found = observed.init_from
     if requested is None or found is None or weights is None:
         if requested is not None or found is not None:

@@ -1,6 +1,9 @@
 """Daily correlations of scores with targets, and their averages. Undefined values are NaN, never 0."""
 
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -75,6 +78,13 @@ def uniform_ranks(values: Float[np.ndarray, "sample column"], day: Days) -> Floa
     size = np.bincount(day)[day]
     columns = [(average_ranks(column, day) - 0.5) / size for column in values.T]
     return np.stack(columns, axis=1)
+
+
+def mean_of_ranks(
+    members: Sequence[Float[np.ndarray, "sample column"]], day: Days
+) -> Float[np.ndarray, "sample column"]:
+    """The scores of an ensemble: the mean over its members, in their order, of the uniform ranks of their scores."""
+    return reduce(operator.add, (uniform_ranks(scores, day) for scores in members)) / len(members)
 
 
 def order_within_days(values: Values, day: Days) -> Days:

@@ -5,13 +5,28 @@ Shared by the API, which refuses the request, and the child, which refuses the r
 
 from collections.abc import Sequence
 
-from atft.spec.base import refuse
+from atft.spec.base import Spec, refuse
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.split_plan import DayRanges, Fold, plan_split
 
 SHAPE_FIELDS = ("hidden_size", "attention_heads", "use_fan", "use_gat")
 FAN_SHAPE_FIELDS = ("fan_top_k",)
 GRAPH_SHAPE_FIELDS = ("gat_layers", "gat_heads", "learn_temperature")
+
+
+def check_member(spec: RunSpec, source: Spec) -> None:
+    """Refuse an ensemble without a member's number, and a number that is no member's, with pointer `/init_from`."""
+    job, member = f"job {spec.source_job}", spec.source_member
+    count = len(source.seeds) if isinstance(source, EnsembleSpec) else 0
+    if count and (member is None or member > count):
+        refuse(
+            "/init_from",
+            f"{job} is an ensemble, and each of its {count} members has weights: name one, {spec.source_job}#1 to "
+            f"#{count}",
+        )
+    if member is not None and not count:
+        refuse("/init_from", f"{job} is no ensemble, and has no member {member}: give its id alone")
 
 
 def check_encoder_shape(spec: RunSpec, source: RunSpec) -> None:

@@ -19,7 +19,19 @@ Tags = Annotated[
 ]
 
 
-JobRef = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+SourceRef = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}(#[1-9][0-9]?)?$",
+        description="a job's id; for an ensemble followed by # and the number of a member, from 1",
+    ),
+]
+
+
+def parse_source(ref: str) -> tuple[str, int | None]:
+    """The job's id and the member's number of a SourceRef."""
+    job_id, _, member = ref.partition("#")
+    return job_id, int(member) if member else None
 
 
 class RunSpec(Spec):
@@ -42,7 +54,7 @@ class RunSpec(Spec):
     run_pointer: ClassVar[str] = ""
 
     @property
-    def run(self) -> "RunSpec":
+    def run(self) -> Self:
         """The spec of what is trained: this one. In a spec of several trainings, it is at `run_pointer`."""
         return self
 
@@ -57,8 +69,13 @@ class RunSpec(Spec):
         return 1
 
     @property
-    def source_job(self) -> JobRef | None:
+    def source_job(self) -> str | None:
         """The job whose weights it starts from."""
+        return None
+
+    @property
+    def source_member(self) -> int | None:
+        """The member, numbered from 1, of the ensemble whose weights it starts from."""
         return None
 
     @abstractmethod
@@ -116,17 +133,23 @@ class RunSpec(Spec):
 
 
 class TrainSpec(RunSpec):
-    """A training job; `init_from` is a succeeded pretraining or training whose encoder weights it starts from."""
+    """A training job; `init_from` is a succeeded pretraining, training or member of an ensemble whose encoder weights
+    it starts from.
+    """
 
     scored: ClassVar[bool] = True
     loss: LossSpec = LossSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     baselines: bool = True
-    init_from: JobRef | None = None
+    init_from: SourceRef | None = None
 
     @property
-    def source_job(self) -> JobRef | None:
-        return self.init_from
+    def source_job(self) -> str | None:
+        return None if self.init_from is None else parse_source(self.init_from)[0]
+
+    @property
+    def source_member(self) -> int | None:
+        return None if self.init_from is None else parse_source(self.init_from)[1]
 
     def parameter_sizes(self, num_features: int) -> Mapping[Module, Sizes]:
         return network_sizes(self.model, num_features, len(self.data.horizons), self.data.window)

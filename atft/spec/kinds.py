@@ -59,7 +59,7 @@ class Kind:
     promotable: bool = False
     comparable: bool = False  # it has daily values of test days
     predicts: bool = False  # its weights may score other days
-    initializes: bool = False  # a training's init_from may name it
+    initializes: bool = False  # a training's init_from may name it, or a member of it
 
     @property
     def coordinating(self) -> bool:
@@ -99,7 +99,8 @@ KINDS: Final[Mapping[JobKind, Kind]] = {
         noun="ensemble",
         form="an ensemble: one training for each of several seeds, their scores averaged by rank",
         spec=EnsembleSpec, trains=TrainSpec, path="/jobs/ensemble", command=("ensemble",), evidence="training",
-        view="training", part="member", retryable=True, rerunnable=True, comparable=True,
+        view="training", part="member", retryable=True, rerunnable=True, comparable=True, predicts=True,
+        initializes=True,
     ),
     JobKind.PRETRAIN: Kind(
         noun="pretraining",

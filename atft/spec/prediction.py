@@ -12,12 +12,13 @@ from atft.spec.training import ResourcesSpec
 
 
 class PredictSpec(Spec):
-    """Scores by the best weights of `model`, a succeeded training job or trial, from `from_day` to `to_day`, inclusive.
+    """Scores by the best weights of `model`, a succeeded training job, trial or ensemble, from `from_day` to `to_day`,
+    inclusive. Those of an ensemble are the mean of its members' ranks.
 
     `fold`, from 1, selects the weights of a run of several folds. Days are the dataset's trading days.
     """
 
-    model: str = Field(min_length=1, max_length=100, description="the id of a training job or trial")
+    model: str = Field(min_length=1, max_length=100, description="the id of a training job, trial or ensemble")
     fold: int | None = Field(None, ge=1)
     dataset: DatasetRef
     from_day: date

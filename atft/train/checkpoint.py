@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from atft.checksums import sha256_of, sync, write_atomic
+from atft.spec.ensemble import EnsembleSpec
 
 FORMAT_VERSION = 2
 KEEP = 2
@@ -28,6 +29,11 @@ REQUIRED = ("model.safetensors", "state.pt")
 def best_name(fold: int, folds: int) -> str:
     """The file of the best weights of `fold`, from 0, of `folds`."""
     return f"{BEST}.safetensors" if folds == 1 else f"{BEST}.{fold + 1}.safetensors"
+
+
+def member_names(ensemble: EnsembleSpec) -> list[str]:
+    """The files of the best weights of an ensemble's members."""
+    return [best_name(number, len(ensemble.seeds)) for number in range(len(ensemble.seeds))]
 
 
 class CheckpointError(Exception):

@@ -1,7 +1,7 @@
 """Initial weights from an earlier run (`init_from`), checked before they are loaded.
 
-The earlier run's folder has its spec in `config.json` and its weights in `best.safetensors`. `lineage` in the new run's
-own `config.json` lists the source and the runs that the source started from.
+The earlier run's folder has its spec in `config.json` and its weights in `best.safetensors`, or a file for each fold or
+member. `lineage` in the new run's own `config.json` lists the source and the runs that the source started from.
 """
 
 import json
@@ -15,7 +15,8 @@ from torch import nn
 
 from atft.checksums import sha256_of
 from atft.data.cache.reader import Cache
-from atft.spec.init_from import check_encoder_shape, check_no_lookahead, same_heads, source_fold
+from atft.spec.ensemble import EnsembleSpec
+from atft.spec.init_from import check_encoder_shape, check_member, check_no_lookahead, same_heads, source_fold
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.pretrain import PretrainSpec
 from atft.spec.reason import Reason
@@ -23,7 +24,8 @@ from atft.train import checkpoint
 from atft.train.report import RunError
 
 HEADS = "heads."
-_RUN_SPEC: Final = pydantic.TypeAdapter[TrainSpec | PretrainSpec](TrainSpec | PretrainSpec)
+_Requested = TrainSpec | PretrainSpec | EnsembleSpec
+_REQUESTED: Final = pydantic.TypeAdapter[_Requested](_Requested)
 CONFIG = "config.json"
 
 
@@ -37,8 +39,8 @@ class InitialWeights:
         self.spec, self.folder = spec, folder
         try:
             self._config: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
-            self.source = parse_run_spec(self._config["requested"])
-            ancestors = [parse_run_spec(one["requested"]) for one in self._config.get("lineage", [])]
+            requested = parse_requested(self._config["requested"])
+            ancestors = [parse_requested(one["requested"]).run for one in self._config.get("lineage", [])]
         except (OSError, ValueError, KeyError, pydantic.ValidationError) as error:
             raise RunError(
                 Reason.DATA_CHANGED, f"the files of job {spec.init_from} cannot be read any more: {error}"
@@ -54,20 +56,26 @@ class InitialWeights:
                 Reason.INVALID_PARAMS,
                 f"job {spec.init_from} learned from other features, or in another order: give the same data.features",
             )
+        self.source: RunSpec = requested.run
         try:
+            check_member(spec, requested)
             check_encoder_shape(spec, self.source)
             check_no_lookahead(spec, len(cache.days), [self.source, *ancestors])
         except PydanticCustomError as error:
             raise RunError(Reason.INVALID_PARAMS, error.message()) from error
-        folds = self.source.split.num_splits
-        self._paths = [folder / checkpoint.best_name(number, folds) for number in range(folds)]
+        if isinstance(requested, EnsembleSpec) and spec.source_member is not None:
+            names = [checkpoint.member_names(requested)[spec.source_member - 1]]
+        else:
+            folds = self.source.split.num_splits
+            names = [checkpoint.best_name(number, folds) for number in range(folds)]
+        self._paths = [folder / name for name in names]
         self._loaded: list[str] = []
         self._not_loaded: list[str] = []
 
     @property
     def lineage(self) -> list[dict[str, object]]:
         """The source first, then the runs that it started from."""
-        own = {"job_id": self.spec.init_from, "requested": self._config["requested"]}
+        own = {"job_id": self.spec.source_job, "requested": self._config["requested"]}
         return [own, *self._config.get("lineage", [])]
 
     def load_into(self, network: nn.Module, fold: int) -> None:
@@ -97,7 +105,7 @@ class InitialWeights:
     def evidence(self) -> dict[str, object]:
         """The files with their SHA-256, the tensors loaded from them, and those initialised at random."""
         return {
-            "job_id": self.spec.init_from,
+            "job_id": self.spec.source_job,
             "task": self.source.task if isinstance(self.source, PretrainSpec) else "train",
             "files": {path.name: sha256_of(path) for path in self._paths},
             "loaded": self._loaded,
@@ -105,8 +113,8 @@ class InitialWeights:
         }
 
 
-def parse_run_spec(body: dict[str, Any]) -> RunSpec:
+def parse_requested(body: dict[str, Any]) -> _Requested:
     """The spec of a stored request: only one of the closed classes has all of its fields. Raises
     pydantic.ValidationError.
     """
-    return _RUN_SPEC.validate_python(body)
+    return _REQUESTED.validate_python(body)

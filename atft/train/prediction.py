@@ -19,6 +19,7 @@ from atft.data.cache.splits import consecutive_runs, make_splits
 from atft.data.cache.windows import DayReader
 from atft.events import Artifact, Event, Failed, Finished, Stopped
 from atft.evidence.models import EarlyEvidence, PredictionEvidence
+from atft.metrics.rank import mean_of_ranks
 from atft.model.network import Network
 from atft.spec.prediction import PredictSpec
 from atft.spec.reason import Reason
@@ -59,7 +60,7 @@ def predict(
         if weights_sha256 is not None and saved_run.sha256 != weights_sha256:
             raise RunError(
                 Reason.DATA_CHANGED,
-                f"{saved_run.weights.name} has SHA-256 {saved_run.sha256}, not {weights_sha256}: the weights have "
+                f"{saved_run.weights_name} has SHA-256 {saved_run.sha256}, not {weights_sha256}: the weights have "
                 "changed since the prediction was requested",
             )
         with SystemSampler(torch.device("cpu"), spec.resources.threads) as sampler:
@@ -96,7 +97,7 @@ class _Prediction:
         self.num_rows = self.num_scored = 0
 
     def write(self, out: Path) -> Finished:
-        network = self.saved_run.network().to(self.device)
+        networks = [network.to(self.device) for network in self.saved_run.networks()]
         self.reporter.evidence(EarlyEvidence(micro_batch_days=self.micro_batch_days))
         size = CHUNK_FACTOR * self.micro_batch_days
         own = self.cache.fingerprint == self.saved_run.fingerprint
@@ -105,7 +106,7 @@ class _Prediction:
             for piece in pieces:
                 if self.stop():
                     raise StopRequested
-                rows, scores = self._score(network, piece)
+                rows, scores = self._score(networks, piece)
                 requested = np.isin(self.cache.day_index[rows], self.days)
                 file.add(self._table(rows[requested], scores[requested]))
                 done = int(np.searchsorted(self.days, piece[-1], side="right"))
@@ -134,24 +135,28 @@ class _Prediction:
                 yield from (piece for _, piece in chunks(part, size))
 
     def _score(
-        self, network: Network, days: Days
+        self, networks: list[Network], days: Days
     ) -> tuple[Int64[np.ndarray, " row"], Float[np.ndarray, "row horizon"]]:
         """The panel rows of consecutive days that are ranked, by day, and their scores, NaN without a whole window."""
+        several = len(networks) > 1
         cache = self.cache
         rows = cache.day_rows[cache.day_offsets[days[0]] : cache.day_offsets[days[-1] + 1]]
         rows = rows[cache.valid[rows] & cache.in_universe[rows]]
-        scores = np.full((len(rows), len(self.saved_run.spec.data.horizons)), np.nan, np.float32)
+        scores = np.full(
+            (len(rows), len(self.saved_run.spec.data.horizons)), np.nan, np.float64 if several else np.float32
+        )
         batch = read_batch(self.reader, days)
         if batch is None:
             return rows, scores
         with torch.no_grad():
-            found = network(batch).scores[batch.ranked].float().cpu().numpy()
-        broken = ~np.isfinite(found).all(axis=1)
+            each = [network(batch).scores[batch.ranked].float().cpu().numpy() for network in networks]
+        broken = ~np.isfinite(np.concatenate(each, axis=1)).all(axis=1)
         ranked = batch.rows[batch.ranked.cpu().numpy()]
         if broken.any():
             first = cache.days[cache.day_index[ranked[broken]].min()]
             raise RunError(Reason.NAN_LOSS, f"{int(broken.sum())} scores are not finite, first on {first}")
         scored: Bool[np.ndarray, " row"] = np.isin(rows, ranked)
+        found = mean_of_ranks(each, batch.day[batch.ranked].cpu().numpy()) if several else each[0]
         scores[scored] = found  # both are in the order of the days' rows
         return rows, scores
 
@@ -186,7 +191,7 @@ class _Prediction:
             "model": {
                 "spec_digest": saved_run.spec_digest,
                 "fingerprint": saved_run.fingerprint,
-                "weights": saved_run.weights.name,
+                "weights": saved_run.weights_name,
                 "sha256": saved_run.sha256,
                 "last_day": str(saved_run.last_day),
             },

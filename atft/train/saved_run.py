@@ -3,30 +3,35 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import pydantic
 
 from atft.checksums import sha256_of
 from atft.model.network import Network
 from atft.spec.base import digest
+from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
 from atft.train import checkpoint
 from atft.train.report import RunError
 
+_REQUESTED: Final = pydantic.TypeAdapter[TrainSpec | EnsembleSpec](TrainSpec | EnsembleSpec)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SavedRun:
-    """One fold of a finished run. `fold` counts from 0; `features` are in the order of the weights.
+    """One fold of a finished run, or an ensemble. `fold` counts from 0; `features` are in the order of the weights.
 
-    `last_day` is the fold's last training or validation day, `micro_batch_days` the micro-batch size of its evaluation.
+    `weights` are the file of the fold, or those of the members; `sha256` is theirs, joined by ", ". `last_day` is the
+    fold's last training or validation day, `micro_batch_days` the micro-batch size of its evaluation.
     """
 
     spec: TrainSpec
     spec_digest: str
     fold: int
-    weights: Path
+    weights: tuple[Path, ...]
     sha256: str
     features: tuple[str, ...]
     fingerprint: str
@@ -43,25 +48,38 @@ class SavedRun:
             raise RunError(
                 Reason.INVALID_PARAMS, f"{folder.name} holds no finished run: {type(error).__name__}"
             ) from error
-        spec = TrainSpec.model_validate(config["requested"])
+        requested = _REQUESTED.validate_python(config["requested"])
+        spec = requested.run
         number = resolve_fold(fold, spec.split.num_splits)
-        weights = folder / checkpoint.best_name(number, spec.split.num_splits)
-        if not weights.is_file():
-            raise RunError(Reason.INVALID_PARAMS, f"the weights {weights.name} are gone: train the model again")
+        if isinstance(requested, EnsembleSpec):
+            weights = tuple(folder / name for name in checkpoint.member_names(requested))
+        else:
+            weights = (folder / checkpoint.best_name(number, spec.split.num_splits),)
+        gone = ", ".join(path.name for path in weights if not path.is_file())
+        if gone:
+            raise RunError(Reason.INVALID_PARAMS, f"the weights {gone} are gone: train the model again")
         return cls(
             spec=spec,
             spec_digest=digest(config["requested"]),  # as stored: a newer TrainSpec may have more fields
             fold=number,
             weights=weights,
-            sha256=sha256_of(weights),
+            sha256=", ".join(sha256_of(path) for path in weights),
             features=tuple(config["features"]),
             fingerprint=config["fingerprint"],
             last_day=np.datetime64(_last_day(seen["data"], number)),
             micro_batch_days=int(seen["micro_batch_days"]),
         )
 
-    def network(self) -> Network:
-        """The network with its weights, on the CPU, in evaluation mode. Raises RunError when the weights do not fit."""
+    @property
+    def weights_name(self) -> str:
+        """The names of the files, joined by ", "."""
+        return ", ".join(path.name for path in self.weights)
+
+    def networks(self) -> list[Network]:
+        """A network of each file, on the CPU, in evaluation mode. Raises RunError when the weights do not fit."""
+        return [self._network(weights) for weights in self.weights]
+
+    def _network(self, weights: Path) -> Network:
         network = Network(
             num_features=len(self.features),
             num_horizons=len(self.spec.data.horizons),
@@ -69,9 +87,9 @@ class SavedRun:
             model=self.spec.model,
         )
         try:
-            network.load_state_dict(checkpoint.load_weights(self.weights))
+            network.load_state_dict(checkpoint.load_weights(weights))
         except RuntimeError as error:
-            raise RunError(Reason.DATA_CHANGED, f"{self.weights.name} is not of this model: {error}") from error
+            raise RunError(Reason.DATA_CHANGED, f"{weights.name} is not of this model: {error}") from error
         return network.eval()
 
 

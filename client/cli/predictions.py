@@ -24,7 +24,7 @@ ARTIFACT = "predictions.parquet"
 @app.command()
 def predict(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="ID", help="A training job or trial that has succeeded.")],
+    model: Annotated[str, typer.Argument(metavar="ID", help="A training job, trial or ensemble that has succeeded.")],
     dataset: Annotated[str, typer.Argument(help="A registered dataset, NAME or NAME@VERSION.")],
     from_day: Annotated[str, typer.Argument(metavar="FROM", help="First day, such as 2024-01-02.")],
     to_day: Annotated[str, typer.Argument(metavar="TO", help="Last day, inclusive.")],

@@ -40,7 +40,9 @@ class SourceFile(TypedDict):
 
 
 class Weights(TypedDict):
-    """The weights that a prediction uses, and the digests that identify them; `folder` is under the run root."""
+    """The weights that a prediction uses, and the digests that identify them; `folder` is under the run root. Of an
+    ensemble, `weights` and `sha256` are those of all members, joined by ", ".
+    """
 
     folder: str
     weights: str

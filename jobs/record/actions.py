@@ -132,8 +132,7 @@ def _predict(facts: _Facts, kind: Kind) -> str | None:
 
 def _init_from(facts: _Facts, kind: Kind) -> str | None:
     if not kind.initializes:
-        sources = " or ".join(sorted(kinds_where(lambda one: one.initializes)))
-        return f"job {{id}} is of kind {facts.kind}: begin with a {sources} job"
+        return f"job {{id}} is of kind {facts.kind}: begin with a {_nouns(lambda one: one.initializes, ' or ')}"
     if facts.state is not JobState.SUCCEEDED:
         return f"job {{id}} is {facts.state}: begin with a job that has succeeded"
     return None

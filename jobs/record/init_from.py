@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from atft.spec.job import RunSpec
+from atft.spec.job import RunSpec, parse_source
 from atft.spec.kinds import KINDS
 from jobs.db.tables import Job
 from jobs.errors import ArtifactNotFound
@@ -38,15 +38,16 @@ def chain(session: Session, job_id: UUID) -> list[Job]:
     """The job, the job that it was initialized from, and so on, newest first. Raises JobNotFound."""
     job = get(session, job_id)
     found = [job]
-    while (earlier := job.spec.get("init_from")) is not None:
-        job = get(session, UUID(earlier))
+    while (earlier := job.run.get("init_from")) is not None:
+        job = get(session, UUID(parse_source(earlier)[0]))
         found.append(job)
     return found
 
 
-def weights(session: Session, job_id: UUID) -> Weights:
-    """The weight files of a job. Raises ArtifactNotFound."""
-    rows = [row for row in artifacts(session, job_id) if row.name.startswith(_WEIGHTS)]
+def weights(session: Session, job_id: UUID, member: int | None) -> Weights:
+    """The weight files of a job, or of one member of an ensemble. Raises ArtifactNotFound."""
+    prefix = _WEIGHTS if member is None else f"{_WEIGHTS}{member}."
+    rows = [row for row in artifacts(session, job_id) if row.name.startswith(prefix)]
     if not rows:
         raise ArtifactNotFound(f"job {job_id} has no weights, or they are not kept any more")
     return Weights(

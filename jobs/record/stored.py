@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, cast
@@ -16,7 +16,7 @@ from jobs.db.tables import ArtifactRow, Dataset, Job
 
 MANIFEST: Final = "manifest.json"
 REPORT: Final = "report.json"
-READ_BY_OTHERS: Final = ("best.", "config.json", "evidence.json")  # names of artifacts that other jobs begin with
+READ_BY_OTHERS: Final = ("config.json", "evidence.json")  # artifacts that other jobs read beside weights
 Row = Dataset | ArtifactRow
 
 
@@ -27,10 +27,10 @@ def version_of(session: Session, job: Job) -> Dataset | None:
     return session.scalars(query.order_by(*order).limit(1)).one_or_none()
 
 
-def artifacts_for_others(session: Session, job_id: UUID) -> list[ArtifactRow]:
-    """The artifacts of a job that a prediction or a training with `init_from` reads."""
-    rows = session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id).order_by(ArtifactRow.name))
-    return [row for row in rows if row.name.startswith(READ_BY_OTHERS)]
+def artifacts_for_others(session: Session, job_id: UUID, weights: Iterable[str]) -> Sequence[ArtifactRow]:
+    """The artifacts of a job that a prediction or a training with `init_from` reads, if it uses these weights."""
+    names = ArtifactRow.name.in_([*READ_BY_OTHERS, *weights])
+    return session.scalars(select(ArtifactRow).where(ArtifactRow.job_id == job_id, names)).all()
 
 
 def promised(row: Row) -> dict[str, str]:

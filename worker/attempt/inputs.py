@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from atft.checksums import Checksums
+from atft.spec.job import parse_source
 from atft.spec.kinds import KINDS
 from jobs.db.tables import Job
 from jobs.errors import NotFound
@@ -34,16 +35,18 @@ class Inputs:
         version = stored.version_of(session, job)
         rows: list[stored.Row] = [version] if version is not None else []
         if kind.needs_model:
-            folder = PurePosixPath((job.params or {})["model"]["folder"])  # jobs/{job}/{attempt}
-            rows += stored.artifacts_for_others(session, UUID(folder.parent.name))
+            model = (job.params or {})["model"]
+            folder = PurePosixPath(model["folder"])  # jobs/{job}/{attempt}
+            rows += stored.artifacts_for_others(session, UUID(folder.parent.name), model["weights"].split(", "))
         source = job.run.get("init_from")
         if source is None:
             return cls(rows=tuple(rows))
+        job_id, member = parse_source(source)
         try:
-            weights = init_from.weights(session, UUID(source))
+            weights = init_from.weights(session, UUID(job_id), member)
         except NotFound as error:
             raise LaunchRefused(Reason.INVALID_PARAMS, f"init_from: {error}") from error
-        rows += stored.artifacts_for_others(session, UUID(source))
+        rows += stored.artifacts_for_others(session, UUID(job_id), weights.sha256)
         return cls(rows=tuple(rows), weights=weights)
 
     def with_inodes(self, settings: Settings) -> "Inputs":

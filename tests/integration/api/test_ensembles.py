@@ -8,7 +8,7 @@ import pytest
 
 from jobs.broker.queue import CONTROL
 from jobs.db.tables import Dataset
-from tests.integration.api.application import SPEC, Sessions, problem, run
+from tests.integration.api.application import SPEC, Sessions, run
 
 pytestmark = pytest.mark.anyio
 ENSEMBLE: dict[str, Any] = {"base": SPEC, "seeds": [4, 5, 6]}
@@ -66,19 +66,3 @@ async def test_an_invalid_ensemble_is_refused_with_the_pointer_of_its_field(
     response = await client.post("/jobs/ensemble", json=ENSEMBLE | change)
     assert response.status_code == 422, response.text
     assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
-
-
-async def test_an_ensemble_is_neither_a_model_to_predict_with_nor_an_init_from(
-    client: httpx.AsyncClient, dataset: Dataset, sessions: Sessions
-) -> None:
-    job_id = (await client.post("/jobs/ensemble", json=ENSEMBLE)).json()["id"]
-    run(sessions, UUID(job_id))
-    request_body = {"model": job_id, "dataset": "small", "from_day": "2020-03-01", "to_day": "2020-04-01"}
-    assert (
-        "of kind ensemble"
-        in problem(await client.post("/jobs/predict", json=request_body), 422, "no_model", "/model")["detail"]
-    )
-    request_body = ENSEMBLE | {"base": SPEC | {"init_from": job_id}}
-    problem(await client.post("/jobs/ensemble", json=request_body), 422, "invalid_request", "/base/init_from")
-    begin = await client.post("/jobs/train", json=SPEC | {"init_from": job_id})
-    assert "of kind ensemble" in problem(begin, 422, "invalid_request", "/init_from")["detail"]

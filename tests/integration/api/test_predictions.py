@@ -1,5 +1,6 @@
 """Predictions over HTTP: rejected models and datasets, the plan, and the stored job."""
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -9,11 +10,12 @@ from sqlalchemy import update
 
 from atft.events import Evidence
 from jobs.db.session import transaction
-from jobs.db.tables import Dataset, Job
+from jobs.db.tables import ArtifactRow, Dataset, Job
 from jobs.record import catalog, history, lifecycle, queries, submission
 from jobs.settings import Settings
 from jobs.states import JobKind, JobState
-from tests.integration.api.application import DAYS, Sessions, problem, submit, write_days
+from tests.integration.api.application import DAYS, SPEC, Sessions, problem, submit, write_days
+from worker.attempt.inputs import Inputs
 
 pytestmark = pytest.mark.anyio
 FEATURES = ["f1", "f2", "f3", "vix"]
@@ -34,8 +36,10 @@ def trained(sessions: Sessions, job: dict[str, Any], names: tuple[str, ...] = ("
     folds = [{role: [] for role in ("train", "val", "test", "purged")} for _ in names]
     for number, fold in enumerate(folds):
         fold["train"] = [{"first": DAYS[9].isoformat(), "last": DAYS[100 + number].isoformat(), "num_days": 90}]  # type: ignore[list-item]
-    data = {"features_sha256": "ff", **split} | ({"folds": folds} if len(names) > 1 else {})
-    evidence = {"resolved": {"data": {"features": FEATURES}}, "data": data, "threads": {"limit": 1}}
+    ensemble = job["kind"] == "ensemble"
+    data = {"features_sha256": "ff", **split} | ({"folds": folds} if len(names) > 1 and not ensemble else {})
+    resolved: dict[str, Any] = {"data": {"features": FEATURES}}
+    evidence = {"resolved": {"base": resolved} if ensemble else resolved, "data": data, "threads": {"limit": 1}}
     identity = UUID(job["id"])
     with transaction(sessions) as session:
         claimed = lifecycle.claim(session, identity, worker="w", host="h", device="cpu", lease_seconds=60)
@@ -135,6 +139,50 @@ async def test_a_model_of_several_folds_requires_a_fold(client: httpx.AsyncClien
     plan = await client.post("/jobs/predict", params={"dry_run": True}, json=prediction(model, 0, 199, fold=2))
     assert plan.json()["weights"] == "best.2.safetensors"
     assert any("the first 108 of the days" in line for line in plan.json()["warnings"])  # 101 + 1 + 5 + 1
+
+
+@pytest.mark.usefixtures("dataset", "calendar")
+async def test_an_ensemble_predicts_by_all_members_and_a_training_begins_with_one(
+    client: httpx.AsyncClient, sessions: Sessions
+) -> None:
+    def inputs(job_id: str) -> tuple[set[str], Mapping[str, str] | None]:
+        """Names of the artifacts that the worker verifies, and the digests of the initial weights."""
+        with transaction(sessions) as session:
+            found = Inputs.of(session, queries.get(session, UUID(job_id)))
+            return {row.name for row in found.rows if isinstance(row, ArtifactRow)}, (
+                found.weights and found.weights.sha256
+            )
+
+    names = ("best.1.safetensors", "best.2.safetensors")
+    submitted = (await client.post("/jobs/ensemble", json={"base": SPEC, "seeds": [4, 5]})).json()
+    request = prediction(submitted["id"])
+    early = problem(await client.post("/jobs/predict", json=request), 422, "no_model", "/model")
+    assert "only a job that has succeeded" in early["detail"]
+    ensemble = trained(sessions, submitted, names)
+    digests = {name: f"sha of {name}" for name in names}
+    plan = (await client.post("/jobs/predict?dry_run=true", json=request)).json()
+    assert (plan["weights"], plan["weights_sha256"]) == (", ".join(digests), ", ".join(digests.values()))
+    problem(await client.post("/jobs/predict", json=request | {"fold": 2}), 422, "invalid_request", "/fold")
+    response = await client.post("/jobs/predict", json=request)
+    assert response.status_code == 202, response.text
+    assert inputs(response.json()["id"]) == ({*names}, None)
+
+    async def begin(source: str) -> httpx.Response:
+        return await client.post("/jobs/train", json=SPEC | {"init_from": source})
+
+    first = await begin(f"{ensemble}#2")
+    assert first.status_code == 202, first.text
+    assert inputs(first.json()["id"]) == ({names[1]}, {names[1]: digests[names[1]]})
+    alone = trained(sessions, first.json())
+    assert (await begin(alone)).status_code == 202  # whose chain has a member
+    for source, message in (
+        (ensemble, f"each of its 2 members has weights: name one, {ensemble}#1 to #2"),
+        (f"{ensemble}#3", "name one"),
+        (f"{alone}#1", "is no ensemble"),
+    ):
+        refused = problem(await begin(source), 422, "invalid_request", "/init_from")
+        assert message in refused["detail"]
+    problem(await begin(f"{ensemble}#0"), 422, "invalid_request", "/init_from")
 
 
 OTHERS: dict[str, tuple[dict[str, Any], str, str]] = {

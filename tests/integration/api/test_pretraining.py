@@ -56,10 +56,10 @@ async def test_a_pretraining_is_planned_submitted_and_used_as_init_from(
     wider = {"base": training, "space": {"model.hidden_size": {"kind": "categorical", "choices": [8, 16]}}}
     problem(await client.post("/jobs/hpo?dry_run=true", json=wider), 422, "invalid_request")
     with transaction(sessions) as session:
-        found = init_from.weights(session, UUID(body["id"]))
+        found = init_from.weights(session, UUID(body["id"]), None)
         assert (str(found.folder), found.sha256) == (f"jobs/{body['id']}/1", {"best.safetensors": SHA})
         with pytest.raises(ArtifactNotFound):
-            init_from.weights(session, UUID(response.json()["id"]))
+            init_from.weights(session, UUID(response.json()["id"]), None)
 
 
 LR = {"optimizer.lr": {"kind": "float", "low": 1e-4, "high": 1e-3, "log": True}}

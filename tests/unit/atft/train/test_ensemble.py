@@ -8,15 +8,23 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from pydantic import ValidationError
 from scipy.stats import rankdata, spearmanr
 
+from atft.checksums import sha256_of
 from atft.data.cache.reader import Cache
 from atft.events import Checkpointed, Failed, Finished, Metrics, Stopped
 from atft.metrics.rank import uniform_ranks
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import TrainSpec
+from atft.spec.prediction import PredictSpec
 from atft.spec.reason import Reason
+from atft.train import checkpoint
+from atft.train.prediction import predict
+from atft.train.report import Reporter, RunError
+from atft.train.setup import TrainingSetup, make_setup
+from tests.unit.atft.train.conftest import Result
 from tests.unit.atft.train.evidence_check import evidence_differences
 from tests.unit.atft.train.test_resume import last_weights
 
@@ -83,6 +91,43 @@ def test_a_member_is_its_seeds_run_and_the_score_is_the_mean_of_ranks(
         known = np.isfinite(truth)
         expected = spearmanr(day["score_5d"][known], truth[known]).statistic
         assert daily[(split, str(date))] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_prediction_has_the_bits_of_the_ensembles_own_scores(whole: Any, cache: Cache, tmp_path: Path) -> None:
+    own = scores_of(whole.out).reset_index("split")
+    days = sorted(set(own.index.get_level_values("date")))
+    body = {"model": "m", "dataset": "tiny", "from_day": days[0], "to_day": days[-1], "resources": {"device": "cpu"}}
+    digests = ", ".join(sha256_of(whole.out / f"best.{number}.safetensors") for number in (1, 2))
+    events: list[Any] = []
+    last = predict(
+        PredictSpec.model_validate(body), whole.out, cache, tmp_path, events.append, lambda: False,
+        weights_sha256=digests,
+    )  # fmt: skip
+    assert isinstance(last, Finished), last
+    found = pq.read_table(tmp_path / "predictions.parquet").to_pandas().set_index(["date", "code"])
+    for column in ("score_1d", "score_5d"):
+        assert found.loc[own.index, column].tolist() == own[column].tolist()
+    model = Result(tmp_path, last, events).evidence["model"]
+    assert (model["weights"], model["sha256"]) == ("best.1.safetensors, best.2.safetensors", digests)
+
+
+def test_a_training_begins_with_a_member(whole: Any, make_spec: Make, cache: Cache) -> None:
+    job_id = "019aa6a2-7f3e-7d54-9c1b-3f8a5d0e6b21"
+
+    def begin(source: str) -> TrainingSetup:
+        return make_setup(make_spec(init_from=source), cache, Reporter(lambda _: None, epochs=1), whole.out)
+
+    setup = begin(f"{job_id}#2")
+    given = checkpoint.load_weights(whole.out / "best.2.safetensors")
+    assert all(torch.equal(tensor, given[name]) for name, tensor in setup.network.state_dict().items())
+    assert setup.initial_weights is not None
+    evidence = setup.initial_weights.evidence()
+    assert (evidence["job_id"], evidence["task"]) == (job_id, "train")
+    assert evidence["files"] == {"best.2.safetensors": sha256_of(whole.out / "best.2.safetensors")}
+    assert setup.initial_weights.lineage == [{"job_id": job_id, "requested": whole.evidence["requested"]}]
+    for source in (job_id, f"{job_id}#3"):
+        with pytest.raises(RunError, match=f"each of its 2 members has weights: name one, {job_id}#1 to #2"):
+            begin(source)
 
 
 def test_an_ensemble_reports_its_members_in_its_result_and_evidence(whole: Any, spec: EnsembleSpec) -> None:

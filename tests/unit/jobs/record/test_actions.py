@@ -33,6 +33,10 @@ def job(kind: JobKind, state: JobState = JobState.RUNNING, **values: object) -> 
         (job(JobKind.TRIAL, JobState.SUCCEEDED), {Action.PROMOTE, Action.PREDICT, Action.COMPARE}),
         (job(JobKind.PRETRAIN, JobState.SUCCEEDED), {Action.RERUN, Action.INIT_FROM}),
         (job(JobKind.ENSEMBLE, JobState.CANCELLED, wanted=Wanted.CANCEL), {Action.RETRY, Action.COMPARE}),
+        (
+            job(JobKind.ENSEMBLE, JobState.SUCCEEDED),
+            {Action.RERUN, Action.PREDICT, Action.INIT_FROM, Action.COMPARE},
+        ),
         (job(JobKind.TRAIN, JobState.FAILED, reason=Reason.TIMEOUT_EXEC), {Action.PROMOTE, Action.COMPARE}),
         (job(JobKind.HPO), {Action.CANCEL, Action.PRIORITY}),
         (job(JobKind.HPO, JobState.SUCCEEDED, best={"value": 0.1}), {Action.PROMOTE}),
@@ -49,13 +53,13 @@ def test_actions_of_a_job(one: Job, expected: set[Action]) -> None:
 
 def test_a_refusal_names_the_kinds_that_would_do() -> None:
     assert refusal(job(JobKind.PRETRAIN), Action.PREDICT) == (
-        f"job {UUID(int=7)} is of kind pretrain: give a training job or trial"
+        f"job {UUID(int=7)} is of kind pretrain: give a training job, trial or ensemble"
     )
     assert refusal(job(JobKind.PREDICT), Action.COMPARE) == (
         f"{UUID(int=7)} is of kind predict: training jobs, trials and ensembles are compared"
     )
     assert refusal(job(JobKind.TRIAL), Action.INIT_FROM) == (
-        f"job {UUID(int=7)} is of kind trial: begin with a pretrain or train job"
+        f"job {UUID(int=7)} is of kind trial: begin with a training job, ensemble or pretraining"
     )
 
 

@@ -147,20 +147,21 @@ def _admit_run(session: Session, spec: RunSpec) -> AdmittedRun:
     return AdmittedRun(
         dataset=dataset,
         queue=queue,
-        warnings=[*unwatched_queue_warnings(queue, live_queues), *graph_warnings(spec, dataset)],
+        warnings=[*unwatched_queue_warnings(queue, live_queues), *graph_warnings(spec, dataset, split)],
         split=split,
         stocks_per_day=stocks,
         num_features=len(features) + len(market) if spec.data.features is None else len(spec.data.features),
     )
 
 
-def graph_warnings(spec: RunSpec, dataset: Dataset) -> list[str]:
-    """One warning if no day of the graph can have an edge."""
+def graph_warnings(spec: RunSpec, dataset: Dataset, split: SplitPlan) -> list[str]:
+    """One warning if the graph can have no edge on any training day of a fold."""
     if not spec.model.use_gat:
         return []
     has_sectors = bool(dataset.profile.get("num_sectors"))
-    reason = spec.graph.edgeless_reason(dataset.manifest["num_days"], has_sectors=has_sectors)
-    return [f"the graph has no edges, as {reason}: {WITHOUT_NEIGHBOURS}"] if reason else []
+    num_days = min(fold.train[-1].stop for fold in split.folds)
+    reason = spec.graph.edgeless_reason(num_days, has_sectors=has_sectors)
+    return [f"the graph has no edges to train with, as {reason}: {WITHOUT_NEIGHBOURS}"] if reason else []
 
 
 def median_stocks_per_day(dataset: Dataset) -> int:

@@ -81,9 +81,11 @@ class GraphSpec(Spec):
     sector_weight: float = Field(0.5, ge=0.0, le=1.0)
 
     def edgeless_reason(self, num_days: int, *, has_sectors: bool) -> str | None:
-        """Why the graph of a panel of `num_days` days has no edge, whatever the returns; None if it may have some."""
+        """Why the graph has no edge on the first `num_days` days, which end with the last training day, whatever the
+        returns; None if it may have some.
+        """
         if self.refresh_days > num_days:
-            return f"the first refresh day comes after refresh_days = {self.refresh_days} of {num_days} days"
+            return f"the first refresh day, number {self.refresh_days}, comes after the last training day, {num_days}"
         largest = 1 - self.shrinkage
         if (self.sector_edges and has_sectors) or (largest > 0 and self.threshold < largest):
             return None

@@ -84,7 +84,7 @@ class HpoSpec(Spec):
                 refuse(pointer, f"{key} cannot be searched: it would change what the trials are compared on")
             if key in RUNTIME_FIELDS:
                 refuse(pointer, f"{key} cannot be searched: it changes nothing that a trial learns")
-            for value in dimension.extremes() if not isinstance(dimension, CategoricalDimension) else dimension.choices:
+            for value in _tried(dimension):
                 try:
                     with_value(self.base, key, value)
                 except KeyError as missing:
@@ -94,8 +94,11 @@ class HpoSpec(Spec):
                     if any(other != key for other in self.space) and not _own_field(problem, key):
                         continue  # another dimension may make it valid: the preflight of both extremes decides
                     refuse(pointer, f"{key} = {value!r} is not a valid value: {problem['msg']}")
-            if len({trial_digest(self.base, key, v) for v in _probe(dimension)}) == 1 and len(_probe(dimension)) > 1:
+            digests = [trial_digest(self.base, key, value) for value in _probe(dimension)]
+            if len(set(digests)) == 1 and len(digests) > 1:
                 refuse(pointer, f"{key}: every value of this dimension resolves to the same training job")
+            if len(set(digests)) < len(digests):
+                refuse(pointer, f"{key}: two of the values resolve to the same training job: list it once")
             if len(_probe(dimension)) == 1:
                 refuse(pointer, f"{key} has a single value: put it into base instead")
             inert = no_effect_reason(self.base, self.space, key)
@@ -245,6 +248,16 @@ def _field_value(base: TrainSpec, key: str) -> object:
 
 def _probe(dimension: FloatDimension | IntDimension | CategoricalDimension) -> tuple[Scalar, ...]:
     return dimension.choices if isinstance(dimension, CategoricalDimension) else dimension.extremes()
+
+
+def _tried(dimension: FloatDimension | IntDimension | CategoricalDimension) -> tuple[Scalar, ...]:
+    """The values that must be valid: those of a probe, and one within a range of floats: a field may take integers."""
+    if not isinstance(dimension, FloatDimension):
+        return _probe(dimension)
+    within = dimension.low + (dimension.high - dimension.low) / math.pi
+    if dimension.num_levels is not None:
+        within = dimension.level(min(1, dimension.num_levels - 1))
+    return (*dimension.extremes(), within)
 
 
 def _own_field(problem: Mapping[str, Any], key: str) -> bool:

@@ -175,12 +175,16 @@ def has_bfloat16_lstm() -> bool:
 
 def _warn_of_undefined_targets(cache: Cache, spec: RunSpec, folds: Sequence[Split], reporter: Reporter) -> None:
     for number, fold in enumerate(folds, start=1):
-        for name, days in (("validation", fold.val), ("test", fold.test)):
-            for horizon, why in undefined_targets(cache, spec.data, days).items():
+        learnable = spec.data.model_copy(update={"min_names": 1})  # a loss needs fewer stocks than a metric
+        for name, days, data, effect in (
+            ("training", fold.train, learnable, "nothing is learned of them"),
+            ("validation", fold.val, spec.data, "they have no metric there"),
+            ("test", fold.test, spec.data, "they have no metric there"),
+        ):
+            for horizon, why in undefined_targets(cache, data, days).items():
                 of_folds = f" of fold {number}" if len(folds) > 1 else ""
                 reporter.log(
-                    f"on all {len(days)} {name} days{of_folds} the targets of {horizon} days are {why}: they have no "
-                    "metric there",
+                    f"on all {len(days)} {name} days{of_folds} the targets of {horizon} days are {why}: {effect}",
                     level="warning",
                 )
 
@@ -199,8 +203,11 @@ def make_setup(
     folds = make_splits(cache, spec.data, spec.split)
     splits = folds * len(requested.members)
     graph = TimedGraph(day_graph(cache, spec.graph, reporter.emit)) if spec.model.use_gat else None
-    if graph is not None and not graph.num_edges:
-        reporter.log(f"graph: no two stocks are joined on any day: {WITHOUT_NEIGHBOURS}", level="warning")
+    if graph is not None and not all(graph.has_edges(fold.train) for fold in folds):
+        of_folds = " of a fold" if len(folds) > 1 else ""
+        reporter.log(
+            f"graph: no two stocks are joined on any training day{of_folds}: {WITHOUT_NEIGHBOURS}", level="warning"
+        )
     reader = DayReader(cache, spec.data, graph, device)
     if spec.scored:
         _warn_of_undefined_targets(cache, spec, folds, reporter)

@@ -49,10 +49,11 @@ class DayGraph:
         self._attributes = attributes  # [E, 4]
         self._num_codes = num_codes
 
-    @property
-    def num_edges(self) -> int:
-        """The edges of all refresh days, each in both directions."""
-        return len(self._source)
+    def has_edges(self, days: npt.NDArray[np.int64]) -> bool:
+        """Whether any of these days has an edge."""
+        at = np.unique(np.searchsorted(self.days, days, side="right")) - 1
+        at = at[at >= 0]
+        return bool((self._offsets[at] < self._offsets[at + 1]).any())
 
     def edges(
         self, day: int, codes: Int[np.ndarray, " stock"]

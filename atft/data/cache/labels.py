@@ -74,6 +74,8 @@ def undefined_targets(cache: Cache, data: DataSpec, days: Int64[np.ndarray, " da
         known_once |= known.any(axis=0)
         differ |= low < high
         usable |= (low < high) & (known.sum(axis=0) >= data.min_names)
+        if usable.all():
+            break
     return {
         horizon: "unknown"
         if not known_once[k]

@@ -68,11 +68,11 @@ def test_an_error_ends_a_study_when_it_comes_again(harness: StudyHarness) -> Non
     assert len(errors(harness, study)) == 3
 
 
-def test_a_study_times_out_although_its_advances_fail(harness: StudyHarness) -> None:
-    study = harness.submit(n_trials=2, timeout_seconds=3600)
+def test_a_study_times_out_although_its_advances_fail_and_a_trial_never_starts(harness: StudyHarness) -> None:
+    study = harness.submit(n_trials=2, parallelism=2, timeout_seconds=3600)
     harness.run_preflight(study)
     harness.advance(study)
-    [trial] = harness.children(study)
+    trial, waiting = harness.children(study)
     assert harness.claim(trial)
     with transaction(harness.sessions) as session:
         past = func.now() - text("interval '2 hours'")
@@ -80,6 +80,7 @@ def test_a_study_times_out_although_its_advances_fail(harness: StudyHarness) -> 
     with broken_optuna(harness):
         harness.advance(study)
         assert harness.job(trial.id).wanted is Wanted.CANCEL
+        assert harness.job(waiting.id).state is JobState.CANCELLED
         harness.settle(trial, JobState.CANCELLED, Reason.USER)
         for _ in range(2):
             harness.advance(study)

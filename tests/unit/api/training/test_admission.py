@@ -11,7 +11,9 @@ from api.training.admission import (
     prefix_pointers,
     unwatched_queue_warnings,
 )
+from atft.spec.data import SplitSpec
 from atft.spec.job import TrainSpec
+from atft.spec.split_plan import plan_split
 from jobs.db.tables import Dataset
 
 
@@ -54,11 +56,16 @@ def test_a_step_has_whole_days_and_at_least_one(batch_size: int, stocks: int, da
 
 def test_a_graph_that_cannot_have_edges_gives_a_warning() -> None:
     body = {"dataset": "d", "graph": {"shrinkage": 1.0}}
+    split = plan_split(500, 20, 5, SplitSpec(val_days=100, test_days=100, embargo_days=20))
     for profile, use_gat, number in (({}, True, 1), ({"num_sectors": 3}, True, 0), ({}, False, 0)):
         spec = TrainSpec.model_validate(body | {"model": {"use_gat": use_gat}})
-        warnings = graph_warnings(spec, Dataset(manifest={"num_days": 500}, profile=profile))
+        warnings = graph_warnings(spec, Dataset(profile=profile), split)
         assert len(warnings) == number
         assert all("no edges" in one and "without neighbours" in one for one in warnings)
+    late = TrainSpec.model_validate({"dataset": "d", "graph": {"refresh_days": 250}})
+    assert graph_warnings(late, Dataset(profile={}), split) == []
+    split = plan_split(500, 20, 5, SplitSpec(val_days=150, test_days=150, embargo_days=20))
+    assert "number 250, comes after the last training day, 154" in graph_warnings(late, Dataset(profile={}), split)[0]
 
 
 def test_stocks_per_day_are_the_median_or_else_the_mean() -> None:

@@ -36,6 +36,15 @@ def study(**fields: Any) -> HpoSpec:
         ({"space": GRID, "enqueue": [{"model.gat_dropout": 0.15}]}, "/enqueue/0/model.gat_dropout"),
         ({"space": GRID, "enqueue": [{"model.gat_dropout": 0.35}]}, "/enqueue/0/model.gat_dropout"),
         ({"space": GRID, "enqueue": [{}, POINT, {}, POINT | {"model.hidden_size": 16.0}]}, "/enqueue/3"),
+        ({"space": {"model.gat_layers": {"kind": "int", "low": 2, "high": 2, "log": True}}}, "/space/model.gat_layers"),
+        ({"space": {"model.dropout": {"kind": "float", "low": 0.1, "high": 0.2, "step": 1}}}, "/space/model.dropout"),
+        ({"space": {"model.dropout": {"kind": "categorical", "choices": [0.1, "0.1", 0]}}}, "/space/model.dropout"),
+        ({"space": {"trainer.batch_size": {"kind": "float", "low": 64, "high": 128}}}, "/space/trainer.batch_size"),
+        (
+            {"space": {"trainer.batch_size": {"kind": "float", "low": 64, "high": 128, "step": 0.5}}},
+            "/space/trainer.batch_size",
+        ),
+        ({"space": {"graph.threshold": {"kind": "float", "low": 0.1, "high": 1.0}}}, "/space/graph.threshold"),
         ({"space": {"seed": {"kind": "int", "low": 0, "high": 9}}}, "/space/seed"),
         ({"space": {"data.min_names": {"kind": "int", "low": 5, "high": 9}}}, "/space/data.min_names"),
         (

@@ -41,12 +41,14 @@ def read(var: Path) -> Record | None:
     """The record of a state folder; null for a new one. Raises EmbeddedError when neither of its files is whole."""
     found = [(name, var / name) for name in (RECORD, COPY) if (var / name).exists()]
     for _, path in found:
+        if path.is_dir():
+            raise EmbeddedError(f"{path} is a folder, where a file should be: move it away")
         if (record := _parse(path.read_bytes())) is not None:
             return record
     if found or (var / SERVERS / "postgres").exists():
-        state = "damaged" if found else "missing"
+        state = "damaged, or of another version," if found else "missing"
         raise EmbeddedError(
-            f"{var / RECORD} is {state}: without the password in it the databases under {var} cannot be opened. "
+            f"{var / RECORD} is {state} and without the password in it the databases under {var} cannot be opened. "
             f"Restore the file, or start with another --var and restore a backup there (atft restore)"
         )
     return None

@@ -41,15 +41,30 @@ def test_every_flipped_bit_is_found_and_the_copy_is_used_instead(tmp_path: Path)
     assert read(tmp_path) == made
 
 
-@pytest.mark.parametrize(("content", "state"), [(b"", "damaged"), (b'{"password"', "damaged"), (None, "missing")])
+OF_ANOTHER_VERSION = b'{"postgres_port": 1, "valkey_port": 2, "password": "p", "home": "/s", "cluster": 3}'
+
+
+@pytest.mark.parametrize(
+    ("content", "state"),
+    [
+        (b"", "damaged"), (b'{"password"', "damaged"), (OF_ANOTHER_VERSION, "damaged, or of another version,"),
+        (None, "missing"),
+    ],
+)  # fmt: skip
 def test_a_folder_without_a_whole_record_is_refused_in_words(content: bytes | None, state: str, tmp_path: Path) -> None:
     written(tmp_path)
     for name in (RECORD, COPY):
         (tmp_path / name).unlink()
     if content is not None:
         (tmp_path / RECORD).write_bytes(content)
-    with pytest.raises(EmbeddedError, match=rf"is {state}: .*atft restore"):
+    with pytest.raises(EmbeddedError, match=rf"is {state}.* and without the password .*atft restore"):
         read(tmp_path)
+    for name in (RECORD, COPY):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).mkdir()
+        with pytest.raises(EmbeddedError, match=f"{name} is a folder"):
+            read(tmp_path)
+        (tmp_path / name).rmdir()
 
 
 def test_a_record_of_before_is_read(tmp_path: Path) -> None:

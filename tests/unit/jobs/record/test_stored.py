@@ -1,5 +1,7 @@
 import json
+import os
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -42,6 +44,52 @@ def test_every_flipped_bit_of_a_cache_is_found(cache: Dataset, tmp_path: Path) -
     assert damaged(tmp_path, cache, checksums) is None
     (tmp_path / cache.path / "panel.arrow").unlink()
     assert damaged(tmp_path, cache, checksums) == "panel.arrow"
+
+
+@pytest.mark.parametrize(
+    "ruin",
+    [
+        "cut", "gone", "folder", "pipe", "link to nothing", "link to other bytes", "altered, old mtime",
+        "altered by its other name", "swapped",
+    ],
+)  # fmt: skip
+def test_every_way_of_not_being_the_recorded_bytes_is_found(
+    ruin: str, cache: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atft.checksums.SETTLED_NS", -1)  # remembered at once
+    memory = Checksums(on_local_disk=lambda _: True)
+    path, beside = tmp_path / cache.path / "panel.arrow", tmp_path / "beside"
+    if ruin == "altered by its other name":
+        os.link(path, beside)
+    cache.verified_at = datetime.now(UTC)
+    assert damaged(tmp_path, cache, memory) is None
+    assert damaged(tmp_path, cache, memory) is None
+    assert memory.num_read == 1
+    times = path.stat()
+    match ruin:
+        case "cut":
+            os.truncate(path, 4999)
+        case "gone" | "folder" | "pipe" | "link to nothing" | "link to other bytes":
+            path.unlink()
+            made = {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "gone": lambda: None}
+            made.get(ruin, lambda: path.symlink_to(beside))()
+            if ruin == "link to other bytes":
+                beside.write_bytes(b"x" * 5000)
+        case "swapped":
+            beside.write_bytes(b"x" * 5000)
+            os.utime(beside, ns=(times.st_atime_ns, times.st_mtime_ns))
+            beside.replace(path)
+        case _:
+            with (beside if beside.exists() else path).open("r+b") as file:
+                file.write(b"altered")
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert damaged(tmp_path, cache, memory) == "panel.arrow"
+
+
+def test_a_row_without_hashes_promises_nothing(cache: Dataset, tmp_path: Path) -> None:
+    cache.manifest = {"fingerprint": "f00d"}
+    (tmp_path / cache.path / MANIFEST).write_text(json.dumps(cache.manifest))
+    assert damaged(tmp_path, cache, Checksums()) == MANIFEST
 
 
 def test_what_was_found_damaged_is_not_taken_from_memory(cache: Dataset, tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ class Supervisor:
         """The settlement, or the job's return to the queue when this worker sees the store no more: what it missed is
         there for others.
         """
-        if settlement.outcome.to not in (JobState.SUCCEEDED, JobState.FAILED):
+        outcome = settlement.outcome
+        if outcome.to not in (JobState.SUCCEEDED, JobState.FAILED) and not outcome.counts_as_failure:
             return settlement
         root = self.settings.run_root
         problem = persist(

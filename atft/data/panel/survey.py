@@ -90,7 +90,7 @@ class ColumnSurvey:
 
     @property
     def is_row_number(self) -> bool:
-        """Whether the column rises by one whole step from row to row of the whole file, or has a row number's name."""
+        """Whether the column changes by one whole step from row to row of the file, or has a row number's name."""
         return self.named_row_number or (self.counting and self.step is not None)
 
     def add_batch(self, values: Float[np.ndarray, " row"], day: Int[np.ndarray, " row"]) -> None:

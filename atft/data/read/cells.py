@@ -19,7 +19,9 @@ CLOCK_TEXT = r"^(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}(?::\d{2})?)"
 ZONE_TEXT = r"\d{2}:\d{2}(?::\d{2})?(?:[.,]\d+)? ?(Z|[+-]\d{2}:?\d{2}|[+-]\d{2}|UTC)$"
 WHOLE_NUMBER = r"^\d+(\.0+)?$"
 UNNAMED = re.compile(r"^(|Unnamed: \d+|__index_level_\d+__)$")  # what pandas writes for a row number without a name
-INDEX_NAME = re.compile(rf"{UNNAMED.pattern}|^(index|level_\d+)$")  # and the names that it gives to one
+INDEX_NAME = re.compile(
+    rf"{UNNAMED.pattern}|^(index|level_\d+|Unnamed: \d+\.\d+)$"
+)  # and the names that it gives to one
 PLAIN = TableFile()
 TRUE_MARKERS, FALSE_MARKERS = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0")
 
@@ -103,7 +105,7 @@ def labels_of(series: pl.Series) -> tuple[pl.Series, bool]:
 
 def is_row_step(step: float) -> bool:
     """Whether row numbers may differ by this."""
-    return step >= 1.0 and step.is_integer()
+    return abs(step) >= 1.0 and step.is_integer()
 
 
 def factorize(series: pl.Series) -> tuple[pl.Series, npt.NDArray[np.int64]]:

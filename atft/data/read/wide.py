@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Final
 
 import polars as pl
@@ -72,7 +73,19 @@ def _closes(names: Sequence[str], mapped: Mapping[str, object]) -> WideLayout | 
         return None
     if long or len(like_fields) > MAX_TICKERS_LIKE_FIELDS:
         return None
-    return WideLayout(date=date, columns={n: ("close", n) for n in others})
+    return WideLayout(date=date, columns=_joined(others) or {n: ("close", n) for n in others})
+
+
+def _joined(names: Sequence[str]) -> dict[str, tuple[str, str]] | None:
+    """The (field, code) in names such as Close_AAPL or "AAPL Adj Close", if all are of one such form."""
+    for mark, split in product("_ .-|/:", (str.partition, str.rpartition)):
+        parts = [split(name, mark) for name in names]
+        if not all(first and second for first, _, second in parts):
+            continue
+        levels = [part[0] for part in parts], [part[2] for part in parts]
+        if (level := _field_level(*levels)) is not None:
+            return dict(zip(names, zip(levels[level], levels[1 - level], strict=True), strict=True))
+    return None
 
 
 def _pair(name: str) -> tuple[str, str] | None:

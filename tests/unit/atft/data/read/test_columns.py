@@ -258,11 +258,12 @@ def test_files_of_a_folder_mix_text_and_days_and_name_what_does_not(tmp_path: Pa
 def test_row_numbers_are_no_features(prices: pl.DataFrame, tmp_path: Path) -> None:
     row = pl.int_range(pl.len()).cast(pl.Float64)
     frame = prices.with_columns(
-        index=row.sin(), counted=3 * row + 5, nearly=pl.when(row == 900).then(0.5).otherwise(row)
+        index=row.sin(), counted=3 * row + 5, falling=-row, nearly=pl.when(row == 900).then(0.5).otherwise(row)
     )
-    frame.write_parquet(tmp_path / "p.parquet")
+    frame.with_columns(row.cos().alias("Unnamed: 0.1")).write_parquet(tmp_path / "p.parquet")
     source = load(DatasetSpec(name="x", path=str(tmp_path / "p.parquet"), horizons=(1, 5)))
-    assert source.extra["index"].useless_reason == source.extra["counted"].useless_reason == "a row number"
+    for name in ("index", "counted", "falling", "Unnamed: 0.1"):
+        assert source.extra[name].useless_reason == "a row number"
     assert source.extra["nearly"].useless_reason is None
 
 

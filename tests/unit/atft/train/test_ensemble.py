@@ -93,7 +93,9 @@ def test_a_member_is_its_seeds_run_and_the_score_is_the_mean_of_ranks(
         assert daily[(split, str(date))] == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_prediction_has_the_bits_of_the_ensembles_own_scores(whole: Any, cache: Cache, tmp_path: Path) -> None:
+def test_a_prediction_has_the_bits_of_the_ensembles_own_scores(
+    whole: Any, spec: EnsembleSpec, cache: Cache, tmp_path: Path
+) -> None:
     own = scores_of(whole.out).reset_index("split")
     days = sorted(set(own.index.get_level_values("date")))
     body = {"model": "m", "dataset": "tiny", "from_day": days[0], "to_day": days[-1], "resources": {"device": "cpu"}}
@@ -109,6 +111,7 @@ def test_a_prediction_has_the_bits_of_the_ensembles_own_scores(whole: Any, cache
         assert found.loc[own.index, column].tolist() == own[column].tolist()
     model = Result(tmp_path, last, events).evidence["model"]
     assert (model["weights"], model["sha256"]) == ("best.1.safetensors, best.2.safetensors", digests)
+    assert model["spec_digest"] == spec.digest()
 
 
 def test_a_training_begins_with_a_member(whole: Any, make_spec: Make, cache: Cache) -> None:

@@ -181,9 +181,9 @@ def test_constant_prices_have_no_targets_and_last_days_without_are_told(builder:
     days = prices["date"].unique().sort()
     known = ready(prices).with_columns(target_1d=pl.when(pl.col("date") <= days[60]).then("target_1d"))
     _, result = builder(known)
-    told = [w for w in result.profile["warnings"] if "are known for no stock after" in w]  # type: ignore[attr-defined]
-    assert len(told) == 1
-    assert f"(column 'target_1d') are known for no stock after {days[60]}: the last 29 days" in told[0]
+    warnings = [w for w in result.profile["warnings"] if "are known for no stock after" in w]  # type: ignore[attr-defined]
+    assert len(warnings) == 1
+    assert f"(column 'target_1d') are known for no stock after {days[60]}: the last 29 days" in warnings[0]
 
 
 def test_pain_17_fingerprint_is_of_the_content(builder: Builder, prices: pl.DataFrame, cache: Cache) -> None:

@@ -257,10 +257,25 @@ def _prepare(var: Path, lock: IO[str], postgres_options: Sequence[str]) -> Embed
     )
 
 
+def _refuse_live_copy(data: Path) -> None:
+    """Raises EmbeddedError for data that were copied while their server ran, if it still does: they may be torn."""
+    try:
+        pid, origin = (data / "postmaster.pid").read_text().splitlines()[:2]
+        os.kill(int(pid), 0)
+    except (OSError, ValueError):  # no such file or process
+        return
+    if origin != str(data):
+        raise EmbeddedError(
+            f"{data} was copied from {origin} while the databases there ran, as they still do: stop them and copy it "
+            "again, or use `atft backup`, which may run beside them"
+        )
+
+
 def _postgres(
     binaries: Path, home: Path, log: Path, account: Account, port: int, password: str, options: Sequence[str]
 ) -> Server:
     data = home / "postgres"
+    _refuse_live_copy(data)
     if not data.exists():
         _initdb(binaries, data, account, password, log)
     url = f"postgresql://atft:{password}@127.0.0.1:{port}/postgres"

@@ -82,11 +82,15 @@ def test_killed_servers_come_back_with_their_data_on_their_ports(var: Path) -> N
 
 
 def test_second_start_on_the_same_folder_is_refused_and_a_copy_of_it_uses_its_own_databases(var: Path) -> None:
-    with (
-        embedded.start(var),
-        pytest.raises(embedded.EmbeddedError, match=f"already running, started by process {os.getpid()}"),
-    ):
-        embedded.start(var)
+    with embedded.start(var):
+        with pytest.raises(embedded.EmbeddedError, match=f"already running, started by process {os.getpid()}"):
+            embedded.start(var)
+        live = var / "live"
+        (live / "servers" / "postgres").mkdir(parents=True)
+        for name in ("embedded.json", "servers/postgres/postmaster.pid"):
+            shutil.copy(var / name, live / name)
+        with pytest.raises(embedded.EmbeddedError, match=f"was copied from {var}/servers/postgres while"):
+            embedded.start(live)
     copy = var / "copy"
     shutil.copytree(var / "servers", copy / "servers")
     shutil.copy(var / "embedded.json", copy)

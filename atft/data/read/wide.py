@@ -73,10 +73,10 @@ def _closes(names: Sequence[str], mapped: Mapping[str, object]) -> WideLayout | 
         return None
     if long or len(like_fields) > MAX_TICKERS_LIKE_FIELDS:
         return None
-    return WideLayout(date=date, columns=_joined(others) or {n: ("close", n) for n in others})
+    return WideLayout(date=date, columns=_split_names(others) or {n: ("close", n) for n in others})
 
 
-def _joined(names: Sequence[str]) -> dict[str, tuple[str, str]] | None:
+def _split_names(names: Sequence[str]) -> dict[str, tuple[str, str]] | None:
     """The (field, code) in names such as Close_AAPL or "AAPL Adj Close", if all are of one such form."""
     for mark, split in product("_ .-|/:", (str.partition, str.rpartition)):
         parts = [split(name, mark) for name in names]

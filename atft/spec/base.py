@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 
@@ -27,6 +27,16 @@ def mix(*numbers: int) -> int:
     """A seed in [0, 2^63) by SHA-256 of whole numbers of any size: the same on every machine."""
     text = ",".join(str(int(number)) for number in numbers)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+STORED: Final = {"stored": True}  # the validation context of a spec that was accepted when it was stored
+
+
+def is_stored(info: ValidationInfo) -> bool:
+    """Whether a spec is read back, so that rules for new ones, which may be stricter than those of its time, are left
+    out.
+    """
+    return bool(info.context) and info.context == STORED
 
 
 def refuse(pointer: str, message: str, **context: Any) -> NoReturn:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Final, Literal, Self, TypeGuard
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
-from atft.spec.base import Spec, refuse
+from atft.spec.base import Spec, is_stored, refuse
 
 MAX_LEVELS: Final = 1_000_000  # of a stepped float
 RESOLUTION: Final = 1e-9  # a float range's width, or step, by its largest value: below, samplers compute with rounding
@@ -23,7 +23,9 @@ class FloatDimension(Spec):
     step: float | None = Field(None, gt=0.0)
 
     @model_validator(mode="after")
-    def _range(self) -> Self:
+    def _range(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         if self.low > self.high:
             refuse("/low", f"low {self.low} is above high {self.high}")
         if self.log and self.low <= 0:
@@ -78,7 +80,9 @@ class IntDimension(Spec):
     step: int = Field(1, ge=1)
 
     @model_validator(mode="after")
-    def _range(self) -> Self:
+    def _range(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         if self.low > self.high:
             refuse("/low", f"low {self.low} is above high {self.high}")
         if self.log and self.low < 1:
@@ -117,8 +121,8 @@ class CategoricalDimension(Spec):
     choices: tuple[Scalar, ...] = Field(min_length=1, max_length=200)
 
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len(set(self.choices)) != len(self.choices):
+    def _distinct(self, info: ValidationInfo) -> Self:
+        if not is_stored(info) and len(set(self.choices)) != len(self.choices):
             refuse(
                 "/choices", "list each choice once: 0 and 0.0 are one, as are 1 and true, which no sampler tells apart"
             )

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
-from atft.spec.base import Spec, refuse
+from atft.spec.base import STORED, Spec, is_stored, refuse
 from atft.spec.job import TrainSpec
 from atft.spec.loss import TERMS
 from atft.spec.metric import LEADING, STUDY_PATTERN, VAL_LOSS, lower_is_better
@@ -76,7 +76,9 @@ class HpoSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _space_is_valid(self) -> Self:
+    def _space_is_valid(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         for key, dimension in self.space.items():
             pointer = f"/space/{key}"
             measured = self.objective.metric == VAL_LOSS and key.startswith(("loss.", "data.target"))
@@ -104,6 +106,10 @@ class HpoSpec(Spec):
             inert = no_effect_reason(self.base, self.space, key)
             if inert is not None:
                 refuse(pointer, f"{key} has no effect: {inert}")
+        return self
+
+    @model_validator(mode="after")
+    def _grid_is_finite(self) -> Self:
         if self.sampler.name == "grid" and any(
             isinstance(d, FloatDimension) and d.step is None for d in self.space.values()
         ):
@@ -111,7 +117,9 @@ class HpoSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _enqueued_points_are_in_the_space(self) -> Self:
+    def _enqueued_points_are_in_the_space(self, info: ValidationInfo) -> Self:
+        if is_stored(info):
+            return self
         if len(self.enqueue) > self.n_trials:
             refuse("/enqueue", f"{len(self.enqueue)} points are enqueued for n_trials = {self.n_trials}")
         for number, point in enumerate(self.enqueue):
@@ -129,10 +137,17 @@ class HpoSpec(Spec):
                 refuse(f"/enqueue/{number}", f"this point is enqueued before, as number {points.index(whole)}")
         return self
 
+    @classmethod
+    def from_stored(cls, body: Mapping[str, object]) -> Self:
+        """The spec of a study that was accepted, maybe by an earlier version with fewer rules for the space: it is to
+        end as it began. Raises ValidationError.
+        """
+        return cls.model_validate(body, context=STORED)
+
     @property
     def enqueued_points(self) -> list[dict[str, Scalar]]:
         """The enqueued points with the values as their dimensions have them."""
-        return [{key: self.space[key].canonical(value) for key, value in point.items()} for point in self.enqueue]
+        return [{key: _canonical(self.space[key], value) for key, value in point.items()} for point in self.enqueue]
 
     @property
     def grid_size(self) -> int:
@@ -244,6 +259,13 @@ def _field_value(base: TrainSpec, key: str) -> object:
     for part in key.split("."):
         value = getattr(value, part)
     return value
+
+
+def _canonical(dimension: Dimension, value: Scalar) -> Scalar:
+    try:
+        return dimension.canonical(value)
+    except ValueError:
+        return value  # of a stored spec: earlier versions did not compare with the steps of a float
 
 
 def _probe(dimension: FloatDimension | IntDimension | CategoricalDimension) -> tuple[Scalar, ...]:

@@ -76,7 +76,7 @@ def advance(
 
 def _step(session: Session, open_storage: OpenStorage, job: Job, plots: Plots | None) -> AdvanceResult:
     try:
-        spec = HpoSpec.model_validate(job.spec)
+        spec = HpoSpec.from_stored(job.spec)
     except ValidationError as error:
         children = children_of(session, job)
         changed = [job.id, *stop(session, children)]
@@ -319,7 +319,8 @@ class AdvanceStep:
         counts = {s.value: sum(c.state is s for c in self.trials.values()) for s in JobState}
         progress: Json = {
             "phase": phase, "epoch": 0, "epochs": 0, "step": done, "steps": self.num_trials,
-            "ratio": done / self.num_trials, "eta_seconds": None, "samples_per_second": None, "trials": counts,
+            "ratio": min(1.0, done / self.num_trials), "eta_seconds": None, "samples_per_second": None,
+            "trials": counts,
         }  # fmt: skip
         if progress != self.job.progress:
             history.set_progress(self.session, self.job.id, self.job.attempt, progress)

@@ -74,7 +74,7 @@ def _record(session: Session, job_id: UUID, message: str) -> list[UUID]:
     if not job.failures:
         change(session, job, failures=1, message=f"an advance failed, the next one tries again: {message}")
         return [job.id]
-    rows = StudyRows(session, job, HpoSpec.model_validate(job.spec))
+    rows = StudyRows(session, job, HpoSpec.from_stored(job.spec))
     end = rows.end() or StudyEnd(JobState.FAILED, Reason.INTERNAL, f"two advances in a row failed: {message}")
     if rows.stop_children():
         end.settle(session, job)

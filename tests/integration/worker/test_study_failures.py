@@ -102,18 +102,25 @@ def test_an_outage_of_postgres_is_no_error_of_a_study(harness: StudyHarness) -> 
     assert errors(harness, study) == []
 
 
-def test_a_stored_spec_that_is_refused_now_ends_its_study_and_its_trials(harness: StudyHarness) -> None:
+def test_a_study_ends_by_the_rules_of_its_time_unless_its_spec_cannot_be_read(harness: StudyHarness) -> None:
     study = harness.submit(n_trials=2)
     harness.run_preflight(study)
     harness.advance(study)
     [trial] = harness.children(study)
-    narrow = (
+    earlier = (  # a range that is refused now as too narrow to search
         "UPDATE jobs SET spec = jsonb_set(spec, '{space,optimizer.lr,high}', '1.0000000000000002e-5') WHERE id = :id"
     )
     with transaction(harness.sessions) as session:
-        session.execute(text(narrow), {"id": study})
+        session.execute(text(earlier), {"id": study})
+    harness.run(trial)
+    harness.advance(study)
+    assert (harness.job(study).state, harness.job(study).failures) == (JobState.RUNNING, 0)
+    [_, trial] = harness.children(study)
+    unknown = "UPDATE jobs SET spec = jsonb_set(spec, '{space,optimizer.lr,kind}', '\"other\"') WHERE id = :id"
+    with transaction(harness.sessions) as session:
+        session.execute(text(unknown), {"id": study})
     harness.advance(study)
     job = harness.job(study)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.INVALID_PARAMS)
-    assert "too narrow to search" in (job.message or "")
+    assert "is not valid for this version" in (job.message or "")
     assert harness.job(trial.id).state is JobState.CANCELLED

@@ -6,6 +6,7 @@ from uuid import uuid4
 import optuna
 import pytest
 from optuna.trial import Trial
+from pydantic import ValidationError
 
 from atft.spec.space import CategoricalDimension, FloatDimension, IntDimension, Scalar, merge_choices
 from atft.spec.study import HpoSpec
@@ -125,6 +126,27 @@ def test_an_enqueued_point_is_asked_once(name: str) -> None:
     assert points[1:9] == whole
     assert [point for point in points[9:] if point in whole] == []
     assert name != "grid" or len({str(point) for point in points}) == spec.num_trials == 12
+
+
+@pytest.mark.filterwarnings("ignore:Fixed parameter")
+@pytest.mark.parametrize("name", ["grid", "random", "qmc", "tpe"])
+def test_a_study_that_an_earlier_version_accepted_goes_on(name: str) -> None:
+    """A point enqueued twice, one beside the steps of a float, and choices that no sampler tells apart."""
+    point: dict[str, Scalar] = {"model.gat_dropout": 0.15, "model.gat_layers": 1, "model.hidden_size": 16}
+    space = {**LEVELS, "model.hidden_size": {"kind": "categorical", "choices": [16, 16.0, 32]}}
+    body = study_spec(name, space=LEVELS, n_trials=6).model_dump(mode="json")
+    body |= {"space": space, "enqueue": [point, point]}
+    with pytest.raises(ValidationError):
+        HpoSpec.model_validate(body)
+    spec = HpoSpec.from_stored(body)
+    storage, job_id = optuna.storages.InMemoryStorage(), uuid4()
+    for number in range(spec.num_trials):
+        study = open_study(storage, job_id, spec)
+        if number < 2:
+            study.enqueue_trial(dict(spec.enqueue[number]))
+        trial = study.ask()
+        assert suggest_parameters(study, trial, spec) == point or number > 1
+        study.tell(trial.number, 0.01 * number)
 
 
 def test_optuna_stores_the_suggested_point_unchanged() -> None:

@@ -27,6 +27,12 @@ def version_of(session: Session, job: Job) -> Dataset | None:
     return session.scalars(query.order_by(*order).limit(1)).one_or_none()
 
 
+def current(session: Session, row: Row) -> Row | None:
+    """The row as it is now; None when it is gone."""
+    key = row.id if isinstance(row, Dataset) else (row.job_id, row.name)
+    return cast("Row | None", session.get(type(row), key))
+
+
 def artifacts_for_others(session: Session, job_id: UUID, weights: Iterable[str]) -> Sequence[ArtifactRow]:
     """The artifacts of a job that a prediction or a training with `init_from` reads, if it uses these weights."""
     names = ArtifactRow.name.in_([*READ_BY_OTHERS, *weights])
@@ -64,13 +70,13 @@ def damaged_json(run_root: Path, version: Dataset) -> str | None:
     """The name of the cache's JSON file whose content is not that of the row; None when both are."""
     folder = run_root / version.path
     try:
-        if not _agrees(json.loads((folder / MANIFEST).read_bytes()), version.manifest):
+        if not agrees(json.loads((folder / MANIFEST).read_bytes()), version.manifest):
             return MANIFEST
     except (OSError, ValueError, RecursionError):
         return MANIFEST
     try:
         report = json.loads((folder / REPORT).read_bytes())
-        whole = _agrees(report["profile"], version.profile) and _agrees(report["leak_report"], version.leak_report)
+        whole = agrees(report["profile"], version.profile) and agrees(report["leak_report"], version.leak_report)
     except FileNotFoundError:  # caches of before have none
         return None
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
@@ -78,10 +84,14 @@ def damaged_json(run_root: Path, version: Dataset) -> str | None:
     return None if whole else REPORT
 
 
-def _agrees(found: Any, expected: Any) -> bool:
+def agrees(found: Any, expected: Any) -> bool:
     """Whether all that was found is expected. Rows of newer code may have fields that an older file lacks."""
     if isinstance(found, dict) and isinstance(expected, dict):
-        return all(key in expected and _agrees(value, expected[key]) for key, value in found.items())
+        return all(key in expected and agrees(value, expected[key]) for key, value in found.items())
+    if isinstance(found, list) and isinstance(expected, list):
+        return len(found) == len(expected) and all(map(agrees, found, expected))
+    if {type(found), type(expected)} == {int, float}:  # Postgres returns 3.4e+38 as an integer of 39 digits
+        return float(str(found)) == float(str(expected))  # by way of text, no integer is too large
     return isinstance(found, bool) == isinstance(expected, bool) and bool(found == expected)
 
 

@@ -49,6 +49,10 @@ class Inputs:
         rows += stored.artifacts_for_others(session, UUID(job_id), weights.sha256)
         return cls(rows=tuple(rows), weights=weights)
 
+    def as_of_now(self, session: Session) -> "Inputs":
+        """These inputs with their rows as they are now: one may have been found damaged, or described anew."""
+        return replace(self, rows=tuple(stored.current(session, row) or row for row in self.rows))
+
     def with_inodes(self, settings: Settings) -> "Inputs":
         """These inputs with the inodes of their files, to be taken before they are compared with their rows."""
         return replace(self, inodes=self._inodes(settings))

@@ -18,7 +18,7 @@ from atft.spec.job import RunSpec
 from atft.spec.kinds import KINDS
 from atft.spec.prediction import PredictSpec
 from jobs.db.tables import Job, Json
-from jobs.record import catalog, history, lifecycle, reruns
+from jobs.record import catalog, history, lifecycle, reruns, stored
 from jobs.record.caches import lock_cache, move_damaged_to_trash
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
@@ -39,9 +39,10 @@ class BuiltCache:
     def is_altered(self, session: Session) -> bool:
         """Whether a found cache describes itself otherwise than the registered versions of the same content do."""
         new = self.dataset
-        described = new.manifest.get("files"), new.profile, new.leak_report
+        described = [new.manifest.get("files"), new.profile, new.leak_report]
         rows = catalog.versions_with_content(session, new.fingerprint) if self.found else []
-        return any(described != (row.manifest.get("files"), row.profile, row.leak_report) for row in rows)
+        known = [[row.manifest.get("files"), row.profile, row.leak_report] for row in rows]
+        return not all(stored.agrees(described, each) and stored.agrees(each, described) for each in known)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

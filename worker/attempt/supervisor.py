@@ -195,6 +195,7 @@ class Supervisor:
             evidence=monitor.evidence,
         )
         if outcome.to in (JobState.SUCCEEDED, JobState.PAUSED):  # the child read for as long as it ran
+            inputs = persist(self.sessions, inputs.as_of_now, self._give_up_predicate()) or inputs
             damage = inputs.replaced(self.settings) or self._find_damage(inputs)
             if damage is not None:
                 message = f"while the job ran: {damage}"

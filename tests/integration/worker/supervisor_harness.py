@@ -99,7 +99,7 @@ class SupervisorHarness:
         assert state is None or self.published[-1] == job_id
         return state
 
-    def start(self, *program: str) -> "Running":
+    def start(self, *program: str) -> "SupervisorThread":
         running = SupervisorThread(self.supervisor(program))
         running.start()
         return running
@@ -156,13 +156,13 @@ class SupervisorHarness:
 class SupervisorThread(threading.Thread):
     def __init__(self, supervisor: Supervisor) -> None:
         super().__init__(daemon=True)
-        self._supervisor = supervisor
+        self.supervisor = supervisor
         self.state: JobState | None = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self.state = self._supervisor.run()
+            self.state = self.supervisor.run()
         except BaseException as error:  # noqa: BLE001 - shown by `end`
             self.error = error
 

@@ -107,7 +107,9 @@ def test_a_cache_deleted_while_its_build_ends_is_built_again(harness: Supervisor
     assert rows(harness) == []
     (harness.settings.caches_root / "feed").mkdir()
     assert harness.run(job_id, *program("building", "--already-built")) is JobState.SUCCEEDED
-    assert rows(harness) == [("d", 1, "feed")]
+    again = submit(harness, "e", planted=PLANTED)  # its profile is that of the row, as Postgres writes numbers
+    assert harness.run(again, *program("building", "--already-built")) is JobState.SUCCEEDED
+    assert rows(harness) == [("d", 1, "feed"), ("e", 1, "feed")]
 
 
 def test_deleting_and_adopting_at_once_leave_no_row_without_a_cache(harness: SupervisorHarness) -> None:

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
+from atft import checksums
 from atft.checksums import sha256_of
 from atft.spec.job import TrainSpec
 from jobs.db.session import transaction
@@ -61,8 +62,8 @@ def test_an_altered_cache_is_found_before_the_child_starts_and_after_it_has_ende
     (folder / "panel.arrow").write_bytes(b"targets")
     manifest = {"files": {"panel.arrow": {"sha256": hashlib.sha256(b"targets").hexdigest(), "size_bytes": 7}}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    row = {"name": "d", "version": 1, "fingerprint": FINGERPRINT, "manifest": manifest, "path": f"caches/{FINGERPRINT}"}
-    about: Json = {"spec": {}, "profile": {}, "leak_report": {}, "size_bytes": 7}
+    row = {"name": "d", "version": 1, "fingerprint": FINGERPRINT, "path": f"caches/{FINGERPRINT}"}
+    about: Json = {"spec": {}, "manifest": manifest, "profile": {}, "leak_report": {}, "size_bytes": 7}
     first = harness.submit()
     with transaction(harness.sessions) as session:
         session.execute(insert(Dataset).values(**row, **about, id=uuid4(), job_id=first))
@@ -71,7 +72,13 @@ def test_an_altered_cache_is_found_before_the_child_starts_and_after_it_has_ende
     during = harness.submit()
     running = harness.start(*HONEST_PROGRAM, "--epochs", "3", "--epoch-seconds", "0.3")
     harness.wait_until(lambda: harness.points(during))
-    (folder / "panel.arrow").write_bytes(b"tampers")
+    panel = harness.settings.run_root.resolve() / f"caches/{FINGERPRINT}" / "panel.arrow"
+    panel.write_bytes(b"tampers")  # as a disk does it, unseen: only the row says that the scrub has found it
+    remembered = checksums._Identity.of(panel), hashlib.sha256(b"targets").hexdigest()
+    running.supervisor.checksums._remembered[panel] = remembered
+    with transaction(harness.sessions) as session:
+        session.execute(update(Dataset).values(verified_at=None, profile={"max": 1}))
+    (folder / "report.json").write_text(json.dumps({"profile": {"max": 1}, "leak_report": {}}))
     assert running.result() is JobState.FAILED
     after = harness.submit()
     assert harness.run(after, *HONEST_PROGRAM) is JobState.FAILED

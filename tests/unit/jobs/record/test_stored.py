@@ -9,7 +9,7 @@ import pytest
 
 from atft.checksums import Checksums, sha256_of
 from jobs.db.tables import ArtifactRow, Dataset, Json
-from jobs.record.stored import MANIFEST, REPORT, checkpoint_is_whole, damaged
+from jobs.record.stored import MANIFEST, REPORT, agrees, checkpoint_is_whole, damaged
 
 NUM_FLIPS = 200
 
@@ -84,6 +84,24 @@ def test_every_way_of_not_being_the_recorded_bytes_is_found(
                 file.write(b"altered")
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert damaged(tmp_path, cache, memory) == "panel.arrow"
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (1, True),
+        (0.0, False),
+        (2**53 + 1, 2**53),
+        (3.5e38, 34 * 10**37),
+        (10**400, 1e300),
+        ([1.0, 2], [1]),
+        ([True], [1]),
+    ],
+)
+def test_only_equal_values_agree(found: object, expected: object) -> None:
+    assert agrees({"max": [3.4e38, found]}, {"max": [34 * 10**37, found], "new": 1})  # as Postgres returns it
+    assert not agrees(found, expected)
+    assert not agrees(expected, found)
 
 
 def test_a_row_without_hashes_promises_nothing(cache: Dataset, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from atft.data.panel.source import Source
 from atft.data.panel.survey import float_type, to_floats
 from atft.data.progress import ProgressReporter
 from atft.data.read.tables import Table
+from atft.spec.data import TableFile
 
 POLARS_COLUMNS = 16  # columns of memory that polars needs to compute one feature
 NORMALISED_BYTES = 1 << 30  # at most, of normalised columns that are not written yet
@@ -36,6 +37,7 @@ BLOCK_ROWS = 1 << 13  # minimum capacity of a block, however many columns there 
 GROUP_COLUMNS = 7  # columns normalised by one task: with more, its temporary arrays are allocated anew each time
 
 Column = npt.NDArray[np.floating]
+Index = slice | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,7 +193,7 @@ class MatrixWriter:
                 number += 1
             here = layout.position[start : start + batch.num_rows]
             index = _as_slice(np.where(here < self.num_rows, here - blocks[number].positions.start, -1))
-            waiting = self._submit_copies(batch, names, buffers.raw, index)
+            waiting = self._submit_copies(batch, table.written, names, buffers.raw, index)
             self._report(len(names) * start / table.num_rows)
         self._progress.wait_all(waiting)
         for block in blocks[number:]:
@@ -272,31 +274,24 @@ class MatrixWriter:
         return self._normalised[self._filled + k] if self._fits_float32(table, name) else np.empty(self.num_rows + 1)
 
     def _scatter(
-        self,
-        table: Table,
-        names: Sequence[str],
-        raw: Sequence[Column],
-        position: Int[np.ndarray, " row"],
+        self, table: Table, names: Sequence[str], raw: Sequence[Column], position: Int[np.ndarray, " row"]
     ) -> None:
         start = 0
         waiting: list[Future[None]] = []
         for batch in table.batches(names):
             self._progress.wait_all(waiting)
             index = _as_slice(position[start : start + batch.num_rows])
-            waiting = self._submit_copies(batch, names, raw, index)
+            waiting = self._submit_copies(batch, table.written, names, raw, index)
             start += batch.num_rows
             self._report(len(names) * start / table.num_rows / 2)
         self._progress.wait_all(waiting)
 
     def _submit_copies(
-        self,
-        batch: pa.RecordBatch,
-        names: Sequence[str],
-        raw: Sequence[Column],
-        index: slice | Int[np.ndarray, " row"],
+        self, batch: pa.RecordBatch, written: TableFile, names: Sequence[str], raw: Sequence[Column], index: Index
     ) -> list[Future[None]]:
         step = self._threads
-        return [self._pool.submit(_copy_columns, batch, names[k::step], raw[k::step], index) for k in range(step)]
+        parts = [(names[k::step], raw[k::step]) for k in range(step)]
+        return [self._pool.submit(_copy_columns, batch, written, *part, index) for part in parts]
 
     def _normalise(self, columns: Sequence[Column], order: Int[np.ndarray, " row"] | None) -> None:
         """Normalise each column, taken in row `order`, into the next free buffer column; write when these are full."""
@@ -394,7 +389,7 @@ def _as_slice(index: Int[np.ndarray, " row"]) -> slice | npt.NDArray[np.int64]:
 
 
 def _copy_columns(
-    batch: pa.RecordBatch, names: Sequence[str], raw: Sequence[Column], index: slice | Int[np.ndarray, " row"]
+    batch: pa.RecordBatch, written: TableFile, names: Sequence[str], raw: Sequence[Column], index: Index
 ) -> None:
     for name, column in zip(names, raw, strict=True):
-        column[index] = to_floats(batch.column(name))
+        column[index] = to_floats(batch.column(name), written)

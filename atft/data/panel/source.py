@@ -199,7 +199,7 @@ def _shares_of_numbers(table: Table, columns: Sequence[str]) -> dict[str, float]
     good, bad = Counter[str](), Counter[str]()
     for batch in table.batches(columns) if columns else ():
         for column in columns:
-            values, failed = numbers_from_text(pl.Series(batch.column(column)).cast(pl.String))
+            values, failed = numbers_from_text(pl.Series(batch.column(column)), table.written)
             good[column] += len(values) - values.null_count()
             bad[column] += int(failed.sum())
     return {column: good[column] / max(1, good[column] + bad[column]) for column in columns}

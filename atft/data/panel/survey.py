@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from atft.data.progress import ProgressReporter
-from atft.data.read.cells import is_row_step, numbers_from_text, row_numbers
+from atft.data.read.cells import PLAIN, is_row_step, numbers_from_text, row_numbers
 from atft.data.read.tables import Table
 from atft.data.read.types import is_text
+from atft.spec.data import TableFile
 
 ROW_NUMBER = "a row number"
 MAX_NULL_SHARE = 0.99
@@ -178,7 +179,7 @@ def survey(
     def survey_batch(batch: pa.RecordBatch, part: Sequence[str], start: int) -> None:
         for column in part:
             if column not in text:
-                values = _numbers(batch.column(column), column, start, text)
+                values = _numbers(batch.column(column), table.written, column, start, text)
                 if values is not None:
                     found[column].add_batch(values, day[start : start + batch.num_rows])
 
@@ -196,13 +197,15 @@ def survey(
     return {c: found[c] for c in found if c not in text}, text
 
 
-def _numbers(cells: pa.Array, column: str, start: int, text: dict[str, list[int]]) -> npt.NDArray[np.floating] | None:
+def _numbers(
+    cells: pa.Array, written: TableFile, column: str, start: int, text: dict[str, list[int]]
+) -> npt.NDArray[np.floating] | None:
     if is_text(cells.type):
-        failed = numbers_from_text(pl.Series(cells))[1]
+        failed = numbers_from_text(pl.Series(cells), written)[1]
         if failed.any():
             text[column] = [start + row for row in row_numbers(failed)]
             return None
-    return to_floats(cells)
+    return to_floats(cells, written)
 
 
 def may_be_number(kind: pa.DataType) -> bool:
@@ -220,10 +223,10 @@ def float_type(kind: pa.DataType) -> type[np.float32] | type[np.float64]:
     return np.float32 if kind in narrow else np.float64
 
 
-def to_floats(cells: pa.Array) -> npt.NDArray[np.floating]:
-    """Numbers of any type, or text that holds numbers, as float32 or float64 with NaN for missing."""
+def to_floats(cells: pa.Array, written: TableFile = PLAIN) -> npt.NDArray[np.floating]:
+    """Numbers of any type, or in text with the marks of `written`, as float32 or float64 with NaN for missing."""
     if is_text(cells.type):
-        return numbers_from_text(pl.Series(cells))[0].fill_null(float("nan")).to_numpy()
+        return numbers_from_text(pl.Series(cells), written)[0].fill_null(float("nan")).to_numpy()
     wanted = float_type(cells.type)
     if not pa.types.is_floating(cells.type):
         cells = pc.cast(cells, pa.from_numpy_dtype(wanted), safe=False)

@@ -70,13 +70,19 @@ def numbers_from_text(series: pl.Series, file: TableFile = PLAIN) -> tuple[pl.Se
     return values.set(missing, None), ~missing & values.is_null()
 
 
+def text_of(cells: pl.Series, file: TableFile) -> pl.Series:
+    """Cells as the text in which `file` writes them: with other marks 12.345 would be read as 12345."""
+    text = cells.cast(pl.String)
+    return text.str.replace(".", file.decimal, literal=True) if cells.dtype.is_numeric() else text
+
+
 def _plain_numbers(text: pl.Series, file: TableFile) -> pl.Series:
     """Numbers with the marks of `file` as Python writes them; null for other text, as 1.5 is where 1.234 is 1234."""
     decimal = re.escape(file.decimal)
     forms = [rf"(?:\d+(?:{decimal}\d*)?|{decimal}\d+)(?:[eE][+-]?\d+)?"]
     if file.thousands is not None:
         mark = {" ": "[ \u00a0\u202f]", "'": "['\u2019]"}.get(file.thousands, re.escape(file.thousands))
-        forms.append(rf"\d{{1,3}}(?:{mark}\d{{2,3}})*{mark}\d{{3}}(?:{decimal}\d*)?")  # 12,34,567 in India
+        forms.append(rf"[1-9]\d{{0,2}}(?:{mark}\d{{2,3}})*{mark}\d{{3}}(?:{decimal}\d*)?")  # 12,34,567 in India
         bare = text.str.replace_all(mark, "")
     else:
         bare = text

@@ -12,14 +12,15 @@ import pyarrow as pa
 
 from atft.data.read.tables import BATCH_ROWS, Batches, Table, check_column_names, checked, unreadable_error
 from atft.data.schema import DataError, format_names
+from atft.spec.data import TableFile
 
 BATCH_CELLS = 1 << 20
 COLUMNS_AT_ONCE = 400  # a statement of SQLite returns 2,000 values at most
 SQLITE_MAGIC, DUCKDB_MAGIC = b"SQLite format 3\0", b"DUCK"
 
 
-def open_database(path: Path, head: bytes, wanted: str | None) -> Table | None:
-    """Table `wanted` (None: the only one) of the SQLite or DuckDB file that begins with `head`; None for another
+def open_database(path: Path, head: bytes, written: TableFile) -> Table | None:
+    """Table `written.table` (None: the only one) of the SQLite or DuckDB file that begins with `head`; None for another
     format. Raises DataError.
     """
     is_sqlite = head.startswith(SQLITE_MAGIC)
@@ -31,7 +32,7 @@ def open_database(path: Path, head: bytes, wanted: str | None) -> Table | None:
             raise DataError(
                 f"{path.name} has changes that are only in {log.name} yet: close the program that writes to it"
             )
-    return _open_sqlite(path, wanted) if is_sqlite else _open_duckdb(path, wanted)
+    return _open_sqlite(path, written) if is_sqlite else _open_duckdb(path, written.table)
 
 
 def _chosen(path: Path, names: Sequence[str], wanted: str | None) -> str:
@@ -62,13 +63,22 @@ def _sqlite(path: Path) -> Iterator[sqlite3.Connection]:
         database.close()
 
 
-def _open_sqlite(path: Path, wanted: str | None) -> Table:
+def _open_sqlite(path: Path, written: TableFile) -> Table:
     with _sqlite(path) as database:
         found = database.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
         )
-        table = _chosen(path, [str(name) for (name,) in found], wanted)
-        names = [str(row[1]) for row in database.execute(f"PRAGMA table_info({_quoted(table)})")]
+        table = _chosen(path, [str(name) for (name,) in found], written.table)
+        columns = database.execute(f"PRAGMA table_info({_quoted(table)})").fetchall()
+        names = [str(row[1]) for row in columns]
+        (created,) = database.execute(
+            "SELECT sql FROM sqlite_master WHERE name = ? AND type = 'table'", (table,)
+        ).fetchone()
+        # Columns are read in groups, whose rows must be in one order: that of an index would be another.
+        source = f"{_quoted(table)} NOT INDEXED"
+        if "WITHOUT" in str(created).upper():  # of a row number, perhaps: only the key tells the order then
+            keys = [_quoted(str(row[1])) for row in columns if row[5]]
+            source += f" ORDER BY {', '.join(keys)}" if keys else ""
         check_column_names(path.name, names)
         (rows,) = database.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone()
         schema = pa.schema(
@@ -79,7 +89,7 @@ def _open_sqlite(path: Path, wanted: str | None) -> Table:
         form="SQLite",
         schema=schema,
         num_rows=rows,
-        read=partial(_sqlite_batches, path, table, schema),
+        read=partial(_sqlite_batches, path, source, schema, written.decimal),
         size_bytes=path.stat().st_size,
     )
     return checked(opened)
@@ -100,14 +110,24 @@ def _sqlite_types(database: sqlite3.Connection, table: str, names: Sequence[str]
     return found
 
 
-def _sqlite_batches(path: Path, table: str, schema: pa.Schema, columns: list[str]) -> Batches:
+def _sqlite_batches(path: Path, source: str, schema: pa.Schema, decimal: str, columns: list[str]) -> Batches:
     chosen = pa.schema([schema.field(c) for c in columns])
-    casts = [f"CAST({_quoted(f.name)} AS TEXT)" if pa.types.is_string(f.type) else _quoted(f.name) for f in chosen]
+    casts = [_as_text(_quoted(f.name), decimal) if pa.types.is_string(f.type) else _quoted(f.name) for f in chosen]
     with _sqlite(path) as database:
-        cursor = database.execute(f"SELECT {', '.join(casts)} FROM {_quoted(table)}")
+        cursor = database.execute(f"SELECT {', '.join(casts)} FROM {source}")
         while rows := cursor.fetchmany(min(BATCH_ROWS, BATCH_CELLS // len(columns) or 1)):
             arrays = [pa.array(cells, field.type) for cells, field in zip(zip(*rows, strict=True), chosen, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=chosen)
+
+
+def _as_text(column: str, decimal: str) -> str:
+    """SQL for the text of a column's cells, with the decimal mark of the text among them."""
+    if decimal == ".":
+        return f"CAST({column} AS TEXT)"
+    real = (
+        f"CASE {column} WHEN round({column}) THEN printf('%.0f', {column}) ELSE replace({column}, '.', '{decimal}') END"
+    )
+    return f"CASE typeof({column}) WHEN 'real' THEN {real} ELSE CAST({column} AS TEXT) END"
 
 
 @contextmanager

@@ -18,14 +18,15 @@ from atft.data.read.tables import (
 )
 from atft.data.read.wide import two_level_header
 from atft.data.schema import DataError, format_names
+from atft.spec.data import TableFile
 
 OLE_MAGIC, ZIP_MAGIC = b"\xd0\xcf\x11\xe0", b"PK\x03\x04"
 WORKBOOK_PARTS = {"xl/workbook.xml", "xl/workbook.bin", "content.xml"}
 
 
-def open_workbook(path: Path, head: bytes, wanted: str | None) -> Table | None:
-    """Sheet `wanted` (None: the only one) of the workbook that begins with `head`, in memory; None for another format.
-    Raises DataError.
+def open_workbook(path: Path, head: bytes, written: TableFile) -> Table | None:
+    """Sheet `written.sheet` (None: the only one) of the workbook that begins with `head`, in memory; None for another
+    format. Raises DataError.
     """
     if not (head.startswith(OLE_MAGIC) or (head.startswith(ZIP_MAGIC) and _is_workbook(path))):
         return None
@@ -38,11 +39,11 @@ def open_workbook(path: Path, head: bytes, wanted: str | None) -> Table | None:
         ) from error
     try:
         with calamine.CalamineWorkbook.from_path(path) as book:
-            sheet = _chosen(path, book.sheet_names, wanted)
+            sheet = _chosen(path, book.sheet_names, written.sheet)
             rows: list[list[Any]] = book.get_sheet_by_name(sheet).to_python()
     except (calamine.CalamineError, OSError, ValueError) as error:
         raise unreadable_error(path.name, "a workbook", error) from error
-    return _table(path.name, rows)
+    return _table(path.name, rows, written.decimal)
 
 
 def _is_workbook(path: Path) -> bool:
@@ -65,7 +66,7 @@ def _chosen(path: Path, names: Sequence[str], wanted: str | None) -> str:
     raise DataError(f"{path.name} {problem}: it has {format_names(names)}; name one with sheet (--sheet)")
 
 
-def _table(name: str, rows: list[list[Any]]) -> Table:
+def _table(name: str, rows: list[list[Any]], decimal: str) -> Table:
     """Rows of cells, the first ones the header, as a table."""
     if not rows:
         raise DataError(f"{name} has an empty sheet")
@@ -76,12 +77,14 @@ def _table(name: str, rows: list[list[Any]]) -> Table:
     if not data:
         raise DataError(f"{name} has columns {format_names(names)} but no rows")
     cells = zip(*data, strict=True)
-    frame = pl.DataFrame({column: _series(values) for column, values in zip(names, cells, strict=True)})
+    frame = pl.DataFrame({column: _series(values, decimal) for column, values in zip(names, cells, strict=True)})
     return table_from_frame(frame, name)
 
 
-def _series(cells: Sequence[Any]) -> pl.Series:
-    """The cells of a column: dates, instants, numbers or flags if all of them are; else their text."""
+def _series(cells: Sequence[Any], decimal: str) -> pl.Series:
+    """The cells of a column: dates, instants, numbers or flags if all of them are; else their text, with the decimal
+    mark of the text among them.
+    """
     known = [cell for cell in cells if cell != ""]
     values = [None if cell == "" else cell for cell in cells]
     kinds = {type(cell) for cell in known}
@@ -94,11 +97,13 @@ def _series(cells: Sequence[Any]) -> pl.Series:
         return pl.Series(values, dtype=pl.Float64, strict=False)
     if kinds == {bool}:
         return pl.Series(values, dtype=pl.Boolean)
-    return pl.Series([_text(cell) for cell in cells], dtype=pl.String if kinds else pl.Null)
+    return pl.Series([_text(cell, decimal) for cell in cells], dtype=pl.String if kinds else pl.Null)
 
 
-def _text(cell: Any) -> str | None:
+def _text(cell: Any, decimal: str = ".") -> str | None:
     """A cell as it would stand in a text file; whole numbers, which are floats in a workbook, without decimals."""
     if cell == "":
         return None
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
+    if isinstance(cell, float):
+        return str(int(cell)) if cell.is_integer() else str(cell).replace(".", decimal)
+    return str(cell)

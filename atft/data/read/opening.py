@@ -26,9 +26,9 @@ def open_file(path: Path, written: TableFile = PLAIN) -> Table | DelimitedFile:
         raise DataError(f"{path.name} cannot be read ({error.strerror})") from error
     if not head:
         raise DataError(f"{path.name} is empty")
-    if (found := open_database(path, head, written.table)) is not None:
+    if (found := open_database(path, head, written)) is not None:
         _check_unused(path, written, ("sheet",))
-    elif (found := open_workbook(path, head, written.sheet)) is not None:
+    elif (found := open_workbook(path, head, written)) is not None:
         _check_unused(path, written, ("table",))
     else:
         _check_unused(path, written, ("sheet", "table"))

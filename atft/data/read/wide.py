@@ -11,7 +11,7 @@ from typing import Final
 
 import polars as pl
 
-from atft.data.read.cells import INDEX_NAME, UNNAMED, numbers_from_text
+from atft.data.read.cells import INDEX_NAME, UNNAMED, numbers_from_text, text_of
 from atft.data.read.tables import Table, table_from_frame
 from atft.data.schema import ALIASES, PRICES, TARGET_COLUMN, DataError, format_names, normalized_name
 from atft.spec.data import TableFile
@@ -164,7 +164,7 @@ def long_table(wide: Table, layout: WideLayout) -> Table | None:
         own = by_code.setdefault(code, {})
         if field in own:
             raise DataError(f"{wide.name} has more than one column of {field!r} for {code!r}: leave out all but one")
-        own[field] = cells[name].cast(pl.String if is_text[field] else pl.Float64)
+        own[field] = text_of(frame[name], wide.written) if is_text[field] else cells[name].cast(pl.Float64)
     empty = {
         field: pl.repeat(None, frame.height, dtype=pl.String if is_text[field] else pl.Float64, eager=True)
         for field in fields

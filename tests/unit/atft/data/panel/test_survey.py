@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from atft.data.panel.survey import ColumnSurvey, to_floats
+from atft.spec.data import TableFile
 
 
 def surveyed(values: list[float], day: list[int], batch: int = 2) -> ColumnSurvey:
@@ -47,3 +48,4 @@ def test_numbers_of_any_type_become_floats() -> None:
         found = to_floats(cells)
         assert found.dtype == dtype
         np.testing.assert_array_equal(found, np.array([1, np.nan, 3]))
+    assert to_floats(pa.array(["1.234,5"]), TableFile(decimal=",", thousands=".")).tolist() == [1234.5]

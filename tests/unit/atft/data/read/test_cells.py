@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atft.data.read.cells import factorize, group_argsort, numbers_from_text
+from atft.spec.data import TableFile
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)
 
@@ -27,6 +28,13 @@ def test_factorize_turns_numbers_into_text() -> None:
 def test_groups_are_ordered_and_stable() -> None:
     for count in (3, 1 << 16):  # 16-bit and wider keys
         assert group_argsort(np.array([2, 0, 1, 0, 2]), count).tolist() == [1, 3, 2, 0, 4]
+
+
+def test_a_group_of_digits_does_not_begin_with_zero() -> None:
+    text = pl.Series(["0.123", "012.345", "1.234", "0,5", "-12.345.678,5"])
+    values, failed = numbers_from_text(text, TableFile(decimal=",", thousands="."))
+    assert values.to_list() == [None, None, 1234.0, 0.5, -12345678.5]
+    assert failed.to_list() == [True, True, False, False, False]
 
 
 def test_text_is_a_number_or_missing_or_neither() -> None:

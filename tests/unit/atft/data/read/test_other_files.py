@@ -10,8 +10,11 @@ import polars as pl
 import pytest
 
 from atft.data.panel.source import load
+from atft.data.read.columns import ColumnReader
+from atft.data.read.opening import open_file
+from atft.data.read.tables import Table
 from atft.data.schema import DataError
-from atft.spec.data import DatasetSpec
+from atft.spec.data import DatasetSpec, TableFile
 
 XML = '<?xml version="1.0" encoding="UTF-8"?>'
 MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
@@ -99,6 +102,60 @@ def test_a_table_of_sqlite(prices: pl.DataFrame, expected: pl.DataFrame, tmp_pat
     path.write_bytes(before[:5000])
     with pytest.raises(DataError, match=r"p\.db cannot be read as SQLite"):
         read(path)
+
+
+EUROPEAN = TableFile(decimal=",", thousands=".")
+
+
+def numbers_of(path: Path, written: TableFile) -> list[object]:
+    """Column x of a file, read as numbers."""
+    table = open_file(path, written)
+    assert isinstance(table, Table)
+    return ColumnReader(table, ["x"]).numbers("x").to_list()
+
+
+def write_sqlite(path: Path, columns: str, rows: list[tuple[object, ...]], *statements: str) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute(f"CREATE TABLE t ({columns})")
+        database.executemany(f"INSERT INTO t VALUES ({', '.join('?' * len(rows[0]))})", rows)
+        for statement in statements:
+            database.execute(statement)
+    database.close()
+
+
+@pytest.mark.parametrize("without_rowid", ["", " WITHOUT ROWID"])
+def test_columns_of_sqlite_that_have_an_index_stay_in_row_order(tmp_path: Path, without_rowid: str) -> None:
+    rows: list[tuple[object, ...]] = [(k, -k % 5) for k in range(5)]
+    with sqlite3.connect(tmp_path / "p.db") as database:
+        database.execute(f"CREATE TABLE t (k INTEGER PRIMARY KEY, x){without_rowid}")
+        database.execute("CREATE INDEX i ON t (x)")
+        database.executemany("INSERT INTO t VALUES (?, ?)", rows)
+    database.close()
+    table = open_file(tmp_path / "p.db")
+    assert isinstance(table, Table)
+    assert list(zip(table.frame(["k"])["k"], table.frame(["x"])["x"], strict=True)) == rows
+
+
+def test_real_numbers_beside_text_keep_their_decimals(tmp_path: Path) -> None:
+    pytest.importorskip("python_calamine")
+    cells = [12.345, "1.234,5", 7203.0, 1e-05, -2, "n/a", 1234567.125]
+    write_workbook(tmp_path / "p.xlsx", {"s": [("x",), *((cell,) for cell in cells)]})
+    write_sqlite(tmp_path / "p.db", "x", [(cell,) for cell in cells])
+    expected = [12.345, 1234.5, 7203, 1e-05, -2, None, 1234567.125]
+    assert numbers_of(tmp_path / "p.xlsx", EUROPEAN) == expected
+    assert numbers_of(tmp_path / "p.db", EUROPEAN) == expected
+
+
+def test_numbers_of_a_wide_table_are_read_once(tmp_path: Path) -> None:
+    days = pl.Series([dt.date(2024, 1, 2), dt.date(2024, 1, 3), dt.date(2024, 1, 4)])
+    wide = pl.DataFrame(
+        {"date": days, "A": [12.345, 1.5, None], "B": ["12,345", "1.234,5", "2,5"], "C": ["x", "1", "2"]}
+    )
+    wide.write_parquet(tmp_path / "w")
+    found = load(spec(tmp_path / "w", decimal=",", thousands=".", on_bad_cell="drop")).frame
+    assert found.select(pl.col("@code").cast(pl.String), "@close").sort("@code").rows() == [
+        ("A", 12.345), ("A", 1.5), ("B", 12.345), ("B", 1234.5), ("B", 2.5), ("C", 1.0), ("C", 2.0)
+    ]  # fmt: skip
 
 
 def test_a_table_of_duckdb(prices: pl.DataFrame, expected: pl.DataFrame, tmp_path: Path) -> None:

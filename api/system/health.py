@@ -82,7 +82,8 @@ async def _check_disk(service: Service) -> Check:
 
 
 async def _check_store(service: Service) -> Check:
-    problem = await service.database.read(store_identity.problem, service.settings.run_root)
+    known = await service.database.read(store_identity.known_id)
+    problem = await asyncio.to_thread(store_identity.problem_of, known, service.settings.run_root)
     return Check(ok=problem is None, detail=problem or "the run root is this database's")
 
 

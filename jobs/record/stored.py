@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, or_, select, true, update
+from sqlalchemy import ARRAY, ColumnElement, Text, all_, and_, func, literal, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from atft.checksums import Checksums, sha256_of
@@ -118,13 +118,17 @@ def record_read(session: Session, rows: Iterable[Row], *, whole: bool) -> None:
         session.execute(change, execution_options={"synchronize_session": False})
 
 
-def stored_rows(session: Session, *, before: datetime | None = None, limit: int | None = None) -> Iterator[Row]:
+def stored_rows(
+    session: Session, *, before: datetime | None = None, limit: int | None = None, but: Iterable[str] = ()
+) -> Iterator[Row]:
     """Rows that have files, one of each cache and each artifact, the least recently read first; with `before` those
-    that were last read earlier, and at most `limit` of each.
+    that were last read earlier, and at most `limit` of each, `but` none of these paths.
     """
+    left_out = literal([*but], ARRAY(Text))  # one parameter, however many
 
     def due(table: type[Dataset] | type[ArtifactRow]) -> ColumnElement[bool]:
-        return true() if before is None else or_(table.verified_at.is_(None), table.verified_at < before)
+        late = true() if before is None else or_(table.verified_at.is_(None), table.verified_at < before)
+        return and_(late, table.path != all_(left_out))
 
     versions = select(Dataset).where(Dataset.deleted_at.is_(None), due(Dataset)).limit(limit)
     seen: set[str] = set()

@@ -47,6 +47,29 @@ def test_the_first_run_root_is_bound_and_any_other_is_refused_in_words(
         assert "belongs to another database" in (store_identity.bind(session, settings.run_root) or "")
 
 
+def test_a_kill_or_an_error_while_binding_leaves_nothing_that_a_later_worker_refuses(
+    settings: Settings, sessions: sessionmaker[Session], tmp_path: Path
+) -> None:
+    root, mark = settings.run_root, settings.run_root / store_identity.MARK
+    (tmp_path / "file").touch()
+    with transaction(sessions) as session:
+        assert "cannot be written: Not a directory" in (store_identity.bind(session, tmp_path / "file" / "root") or "")
+    with sessions() as killed:  # before its commit
+        assert store_identity.bind(killed, root) is None
+    assert not mark.exists()
+    with transaction(sessions) as session:
+        assert store_identity.known_id(session) is None
+        assert store_identity.problem(session, root) is None
+        assert store_identity.bind(session, root) is None
+    mark.rename(root / store_identity._PENDING)  # killed just after its commit
+    with transaction(sessions) as session:
+        assert store_identity.problem(session, root) is None
+        assert not mark.exists()
+        assert store_identity.bind(session, root) is None
+        assert store_identity.problem(session, root) is None
+    assert mark.exists()
+
+
 def test_a_worker_with_a_foreign_run_root_takes_nothing_and_says_why(harness: SupervisorHarness) -> None:
     job_id = harness.submit()
     assert harness.run(job_id, *HONEST_PROGRAM) is JobState.SUCCEEDED

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -117,3 +117,34 @@ def test_the_scrub_reads_what_is_due_in_steps_and_unmarks_what_is_damaged(harnes
     assert [name for name in names if found[name] is None] == ["altered", "gone"]
     assert found["whole"] is not None
     assert 2020 < found["whole"].year < 2999
+
+
+def test_the_scrub_says_once_what_stays_damaged_goes_on_and_judges_by_the_newest_row(
+    harness: SupervisorHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    job_id = harness.submit()
+    names, day = ("gone", "altered", "replaced", "whole"), datetime(2020, 1, 1, tzinfo=UTC)
+    with transaction(harness.sessions) as session:
+        for number, name in enumerate(names):
+            path = harness.settings.run_root / name
+            path.write_bytes(b"new")
+            row = {"job_id": job_id, "attempt": 1, "name": name, "path": name, "media_type": "a/b", "size_bytes": 1}
+            sha256 = sha256_of(path) if name == "whole" else "0" * 64
+            read = None if name in names[:2] else day + timedelta(days=number)
+            session.execute(insert(ArtifactRow).values(**row, sha256=sha256, verified_at=read))
+    (harness.settings.run_root / "gone").unlink()
+    scrub = Scrub(harness.settings, harness.sessions, step_seconds=0.0, batch=1)
+    for _ in range(9):
+        if len(caplog.records) < 2:
+            scrub.step()
+    scrub.step()  # the pass ends
+    scrub.step()  # the next one reads `replaced`
+    with transaction(harness.sessions) as session:
+        session.execute(update(ArtifactRow).values(sha256=sha256_of(harness.settings.run_root / "whole")))
+    for _ in range(9):
+        scrub.step()
+    assert sorted(record.getMessage().split()[0] for record in caplog.records) == ["altered", "gone"]
+    with transaction(harness.sessions) as session:
+        found = {row.name: row.verified_at for row in session.scalars(select(ArtifactRow))}
+    assert [name for name in names if found[name] is None] == ["gone", "altered"]
+    assert min(filter(None, found.values())) > day + timedelta(days=9)

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from atft.checksums import Checksums
+from atft.checksums import Checksums, is_on_local_disk
 from atft.spec.job import parse_source
 from atft.spec.kinds import KINDS
 from jobs.db.tables import Job
@@ -24,7 +24,7 @@ class Inputs:
 
     rows: tuple[stored.Row, ...]
     weights: init_from.Weights | None = None
-    inodes: frozenset[int] = frozenset()  # of the rows' files when they were found whole
+    files: frozenset[tuple[object, ...]] = frozenset()  # which they were when they were found whole
 
     @classmethod
     def of(cls, session: Session, job: Job) -> "Inputs":
@@ -53,21 +53,30 @@ class Inputs:
         """These inputs with their rows as they are now: one may have been found damaged, or described anew."""
         return replace(self, rows=tuple(stored.current(session, row) or row for row in self.rows))
 
-    def with_inodes(self, settings: Settings) -> "Inputs":
-        """These inputs with the inodes of their files, to be taken before they are compared with their rows."""
-        return replace(self, inodes=self._inodes(settings))
+    def with_files(self, settings: Settings) -> "Inputs":
+        """These inputs with what tells their files from others, to be taken before they are compared."""
+        return replace(self, files=self._files(settings))
 
     def replaced(self, settings: Settings) -> str | None:
-        """A sentence when files have been replaced since `with_inodes`: those that were read need not have been whole,
+        """A sentence when files have been replaced since `with_files`: those that were read need not have been whole,
         as those in their place are.
         """
-        if self._inodes(settings) - self.inodes:
+        if self._files(settings) - self.files:
             return "files that it read were damaged and have been replaced: retry it, from the start"
         return None
 
-    def _inodes(self, settings: Settings) -> frozenset[int]:
-        paths = [settings.run_root / path for row in self.rows for path in stored.promised(row)]
-        return frozenset(path.stat().st_ino for path in paths if path.exists())
+    def _files(self, settings: Settings) -> frozenset[tuple[object, ...]]:
+        """The path, SHA-256, device and inode of each file that is there; the last two only on local disks: FUSE and
+        overlays may number a file anew.
+        """
+        promised = [item for row in self.rows for item in stored.promised(row).items()]
+        found = [(path, sha256, settings.run_root / path) for path, sha256 in promised]
+        return frozenset((path, sha256, *_inode(file)) for path, sha256, file in found if file.exists())
+
+
+def _inode(file: Path) -> tuple[int, ...]:
+    stat = file.stat()
+    return (stat.st_dev, stat.st_ino) if is_on_local_disk(file) else ()
 
 
 @dataclass(frozen=True, slots=True)

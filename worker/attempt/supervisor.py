@@ -218,7 +218,7 @@ class Supervisor:
         inputs = persist(self.sessions, lambda session: Inputs.of(session, job), self._give_up_predicate())
         if inputs is None:
             return None
-        inputs = inputs.with_inodes(self.settings)
+        inputs = inputs.with_files(self.settings)
         damage = self._find_damage(inputs)
         if damage is not None:
             raise LaunchRefused(Reason.DATA_CHANGED, str(damage))

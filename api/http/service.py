@@ -1,11 +1,11 @@
 """The state shared by all requests of one application: settings, database, broker, pub/sub, limits, open streams."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from api.http.auth import Principal
 from api.http.database import Database
-from api.http.errors import Refused
+from api.http.errors import Refused, Unavailable
 from api.http.path_guard import existing_file
 from api.http.prometheus import PrometheusMetrics
 from api.http.rate_limits import RateLimits
@@ -110,7 +110,7 @@ class Service:
         self.closing.set()
         self.pubsub.wake_all()
 
-    @contextmanager
+    @contextlib.contextmanager
     def open_stream(self, principal: Principal) -> Iterator[None]:
         """Count one open stream."""
         self._open_streams += 1
@@ -159,6 +159,9 @@ class Service:
         if not await asyncio.to_thread(self._is_whole, path, row, row.sha256):
             detail = f"artifact {row.name!r} is damaged on the server's disk: run the job again, or restore the file"
             raise Refused(410, "artifact_damaged", detail)
+        if row.verified_at is None:  # the next request need not read it whole again
+            with contextlib.suppress(Unavailable):
+                await self.database.write(stored.record_read, [row], whole=True)
         return path
 
     async def cache_file(self, version: Dataset, name: str) -> Path | None:

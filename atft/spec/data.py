@@ -58,7 +58,7 @@ class TableFile(Spec):
             day = datetime(2013, 11, 24)  # noqa: DTZ001 - a day has no time zone
             try:
                 same = datetime.strptime(day.strftime(value), value) == day  # noqa: DTZ007
-            except ValueError:
+            except (ValueError, re.error):  # the second for a directive that is given twice
                 same = False
             if not same or "%" in re.sub("%[dmYybBjHMS]", "", value):
                 raise ValueError(

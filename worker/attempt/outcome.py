@@ -14,7 +14,9 @@ from worker.attempt.watchdog import FinalEvent, StopCause
 USAGE_ERROR_CODE: Final = 2  # the program's exit code for invalid arguments or an invalid spec
 SIGKILL_CODE: Final = 137  # how containers and shells report SIGKILL; unrequested, it means out of memory
 MEMORY_WAIT_SECONDS: Final = 30.0
-_PANIC: Final = re.compile(r"panicked at .*\n(.*)")  # of Rust, where it aborts instead of raising PanicException
+_PANIC: Final = re.compile(  # of Rust, where it aborts instead of raising PanicException
+    r"panicked at .*\n(.*)|(memory allocation of \d+ bytes failed)"
+)
 _OUT_OF_MEMORY: Final = (Reason.OOM_GPU, Reason.OOM_HOST)
 
 
@@ -66,7 +68,7 @@ def decide_outcome(  # noqa: PLR0911 - a table, one row per return
             return Outcome(to=JobState.QUEUED, reason=Reason.DRAINED, message=message)
     panic = _PANIC.search(log_tail)
     if panic is not None and final_event is None and exit_status.signal == "SIGABRT":
-        message = f"native code ended the program, on values that it does not expect: {panic[1]}"
+        message = f"native code ended the program, on values that it does not expect: {panic[1] or panic[2]}"
         return Outcome(to=JobState.FAILED, reason=Reason.INVALID_PARAMS, message=message)
     outcome = _outcome_of_exit(final_event, exit_status, detail, out_of_memory)
     return _outcome_of_out_of_memory(outcome, evidence or {}) if outcome.reason in _OUT_OF_MEMORY else outcome

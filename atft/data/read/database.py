@@ -141,9 +141,12 @@ def _duckdb(path: Path) -> Iterator[Any]:
         ) from error
     try:
         with duckdb.connect(str(path), read_only=True) as database:
+            database.execute("SET TimeZone = 'UTC'")  # else instants are told in the zone of this machine
             database.execute("SET enable_external_access = false")  # a view could read other files
             yield database
     except duckdb.Error as error:
+        if "lock" in str(error):  # its text names paths and processes of this machine
+            raise DataError(f"{path.name} is open in another program: close it there") from error
         raise unreadable_error(path.name, "DuckDB", error) from error
 
 

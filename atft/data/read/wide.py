@@ -6,7 +6,6 @@ import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Final
 
 import polars as pl
@@ -20,7 +19,14 @@ FIELDS: Final = frozenset(alias for role in (*PRICES, "volume") for alias in ALI
 PERIODS: Final = frozenset({"year", "month", "quarter", "week"})  # by which a folder is split
 DECIMAL: Final = re.compile(r"^-?\d*[.,]\d+$")
 MAX_GRID = 1.5  # times as many columns would be there if every stock had every field
-MAX_TICKERS_LIKE_FIELDS = 2  # LOW and OPEN are tickers too
+TICKERS: Final = frozenset({"LOW", "OPEN"})  # that are names of fields too
+MARKS: Final = "_ .-|/:"
+WORD: Final = re.compile(r"[^\W_]+")
+VALUE_WORDS: Final = re.compile(  # of values other than a stock's close
+    "adj|adjusted|amount|ask|bid|change|close|closing|dividends?|last|prices?|prev|previous|raw|returns?|splits?"
+    "|turnover|unadj|unadjusted|vol|volume|vwap",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,25 +73,52 @@ def _closes(names: Sequence[str], mapped: Mapping[str, object]) -> WideLayout | 
     date = mapped.get("date") or next(iter(_date_columns(names)), None)
     others = [n for n in names if n != date and not INDEX_NAME.match(n) and normalized_name(n) not in PERIODS]
     normal = [normalized_name(n) for n in others]
-    like_fields = [n for n in normal if n in FIELDS or n in ALIASES["sector"] or n in ALIASES["in_universe"]]
     long = {*ALIASES["code"], *ALIASES["close"]} & {*normal} or any(TARGET_COLUMN.match(n) for n in others)
-    if not isinstance(date, str) or date not in names or len(others) < 2:
+    if long or not isinstance(date, str) or date not in names or len(others) < 2:
         return None
-    if long or len(like_fields) > MAX_TICKERS_LIKE_FIELDS:
-        return None
-    return WideLayout(date=date, columns=_split_names(others) or {n: ("close", n) for n in others})
+    if any(n in FIELDS and name not in TICKERS for n, name in zip(normal, others, strict=True)):
+        return None  # of one stock, or prices of several beside another value
+    columns = _split_names(others)
+    if columns is None and not any(map(_is_like_field, others)):
+        columns = {n: ("close", n) for n in others}
+    return None if columns is None else WideLayout(date=date, columns=columns)
+
+
+def _is_like_field(name: str) -> bool:
+    """Whether a column's whole name is another value than the close of a stock of that name."""
+    return any(map(VALUE_WORDS.fullmatch, WORD.findall(name))) or normalized_name(name) in {
+        *ALIASES["sector"],
+        *ALIASES["in_universe"],
+    }
 
 
 def _split_names(names: Sequence[str]) -> dict[str, tuple[str, str]] | None:
     """The (field, code) in names such as Close_AAPL or "AAPL Adj Close", if all are of one such form."""
-    for mark, split in product("_ .-|/:", (str.partition, str.rpartition)):
-        parts = [split(name, mark) for name in names]
-        if not all(first and second for first, _, second in parts):
+    for field_first in (True, False):
+        splits = {name: _splits(name, field_first=field_first) for name in names}
+        known = {}
+        for name, pairs in splits.items():
+            fields = [pair for pair in pairs if normalized_name(pair[0]) in FIELDS]
+            field, code = max(fields, key=lambda pair: len(pair[0]), default=("", ""))
+            words = WORD.findall(code)
+            if words and not VALUE_WORDS.fullmatch(words[0 if field_first else -1]):  # else the field's name is longer
+                known[name] = field, code
+        codes = {code for _, code in known.values()}
+        if not {normalized_name(field) for field, _ in known.values()} & {*ALIASES["close"]}:
             continue
-        levels = [part[0] for part in parts], [part[2] for part in parts]
-        if (level := _field_level(*levels)) is not None:
-            return dict(zip(names, zip(levels[level], levels[1 - level], strict=True), strict=True))
+        for name in names:  # other fields of the same stocks
+            of_code = [pair for pair in splits[name] if pair[1] in codes]
+            if name not in known and of_code:
+                known[name] = max(of_code, key=lambda pair: len(pair[1]))
+        if len(known) == len(names):
+            return {name: known[name] for name in names}
     return None
+
+
+def _splits(name: str, *, field_first: bool) -> list[tuple[str, str]]:
+    """Every (field, code) that a name could be made of."""
+    parts = [(name[:k].strip(MARKS), name[k + 1 :].strip(MARKS)) for k, mark in enumerate(name) if mark in MARKS]
+    return [pair if field_first else (pair[1], pair[0]) for pair in parts if all(pair)]
 
 
 def _pair(name: str) -> tuple[str, str] | None:

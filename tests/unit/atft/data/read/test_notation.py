@@ -112,3 +112,9 @@ def test_advice_names_the_marks_of_numbers(cells: list[str], advice: str) -> Non
 def test_settings_that_cannot_read_are_refused(settings: dict[str, str]) -> None:
     with pytest.raises(ValidationError):
         DatasetSpec.model_validate({"name": "x", "path": "p", **settings})
+
+
+@pytest.mark.parametrize("date_format", ["%d.%d.%m.%Y", "%Y-%m-%d %Y", "%d.%m"])
+def test_a_date_format_that_does_not_tell_the_day_is_refused(date_format: str) -> None:
+    with pytest.raises(ValidationError, match="give year, month and day"):
+        TableFile(date_format=date_format)

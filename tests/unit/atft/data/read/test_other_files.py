@@ -158,12 +158,22 @@ def test_numbers_of_a_wide_table_are_read_once(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_table_of_duckdb(prices: pl.DataFrame, expected: pl.DataFrame, tmp_path: Path) -> None:
+def test_a_table_of_duckdb(
+    prices: pl.DataFrame, expected: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     duckdb = pytest.importorskip("duckdb")
     path = tmp_path / "p.duckdb"
     prices.write_parquet(tmp_path / "copy")
     with duckdb.connect(str(path)) as database:
         database.execute(f"CREATE TABLE daily AS SELECT * FROM read_parquet('{tmp_path / 'copy'}')")
+        database.execute("CREATE TABLE instants AS SELECT TIMESTAMPTZ '2024-01-02 00:00:00+00' AS x")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    table = open_file(path, TableFile(table="instants"))
+    assert isinstance(table, Table)
+    assert table.schema.field("x").type.tz == "UTC"
+    assert str(table.frame(["x"])["x"][0]) == "2024-01-02 00:00:00"
+    with duckdb.connect(str(path)) as database:
+        database.execute("DROP TABLE instants")
     assert read(path).equals(expected)
     with pytest.raises(DataError, match=r"p\.duckdb has no table 'other': it has \['daily'\]"):
         read(path, table="other")

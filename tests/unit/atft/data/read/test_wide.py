@@ -110,6 +110,27 @@ def test_a_layout_is_found_by_names_alone(names: list[str], mapped: dict[str, st
     assert (None if found is None else {field for field, _ in found.columns.values()}) == fields
 
 
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["adj_close_aapl", "close_aapl", "volume_aapl"], ["adj_close aapl", "close aapl", "volume aapl"]),
+        (["Adj Close AAPL", "Close AAPL"], ["Adj Close AAPL", "Close AAPL"]),
+        (["BRK_B_close", "A_close", "A_prev_close"], ["close BRK_B", "close A", "prev_close A"]),
+        (["Close_BRK.B", "Dividends_BRK.B"], ["Close BRK.B", "Dividends BRK.B"]),
+        (["LOW_close", "OPEN_close"], ["close LOW", "close OPEN"]),
+        (["close_7203", "volume_7203"], ["close 7203", "volume 7203"]),
+        (["Last Price", "Volume"], None),
+        (["AAPL", "MSFT", "Volume"], None),
+        (["raw_close", "adj_close_2"], None),
+        (["close_aapl", "vix"], None),
+        (["AAPL", "Dividends"], None),
+    ],
+)
+def test_joined_names_are_split_at_the_field(names: list[str], pairs: list[str] | None) -> None:
+    found = find_layout(["date", *names], {})
+    assert (None if found is None else [" ".join(pair) for pair in found.columns.values()]) == pairs
+
+
 def test_all_missing_columns_are_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("day_of,stock_id,last_px\n2024-01-02,A,1.5\n")
     with pytest.raises(DataError, match=r"p\.csv: no date column, no code column, no close column among .*: name them"):

@@ -153,7 +153,7 @@ def two_level_header(lines: Sequence[Sequence[str]]) -> tuple[list[str], int] | 
     """The names of a text file's columns, as pandas names columns of two levels, and the number of its header lines;
     None for a file with one. `lines`: its first three lines as cells.
     """
-    if len(lines) < 2 or len(lines[0]) != len(lines[1]) or len(lines[0]) < 2 or lines[1][0][:1].isdigit():
+    if len(lines) < 2 or len(lines[0]) != len(lines[1]) or len(lines[0]) < 3 or lines[1][0][:1].isdigit():
         return None
     first, second = _filled_forward(lines[0][1:]), lines[1][1:]
     pairs = list(zip(first, second, strict=True))

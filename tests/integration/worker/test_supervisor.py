@@ -106,14 +106,19 @@ class TestSuccess:
         assert not scratch_folder.exists()
 
 
+def kill_after(harness: SupervisorHarness, job_id: UUID, argv: tuple[str, ...], *, epoch: int) -> None:
+    """Run an attempt and kill its child once the checkpoint of `epoch` is on record; the job is queued again."""
+    running = harness.start(*argv)
+    harness.wait_until(lambda: (harness.job(job_id).checkpoint or {}).get("epoch", 0) >= epoch)
+    os.kill(harness.child_of(job_id), signal.SIGKILL)
+    assert running.result() is JobState.QUEUED
+
+
 class TestFailure:
     def test_a_killed_child_is_retried_from_its_checkpoint(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         argv = (*HONEST_PROGRAM, "--epochs", "4", "--epoch-seconds", "0.4")
-        running = harness.start(*argv)
-        harness.wait_until(lambda: (harness.job(job_id).checkpoint or {}).get("epoch", 0) >= 2)
-        os.kill(harness.child_of(job_id), signal.SIGKILL)
-        assert running.result() is JobState.QUEUED
+        kill_after(harness, job_id, argv, epoch=2)
         job = harness.job(job_id)
         assert (job.reason, job.failures) == (Reason.WORKER_LOST, 1)
         assert "SIGKILL" in (job.message or "")
@@ -128,10 +133,7 @@ class TestFailure:
     def test_a_missing_checkpoint_means_starting_over(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         argv = (*HONEST_PROGRAM, "--epochs", "3", "--epoch-seconds", "0.4")
-        running = harness.start(*argv)
-        harness.wait_until(lambda: (harness.job(job_id).checkpoint or {}).get("epoch", 0) >= 1)
-        os.kill(harness.child_of(job_id), signal.SIGKILL)
-        assert running.result() is JobState.QUEUED
+        kill_after(harness, job_id, argv, epoch=1)
         shutil.rmtree(harness.folder(job_id) / "checkpoints")
         assert harness.run(job_id, *argv) is JobState.SUCCEEDED
         assert len(harness.points(job_id)) == 3 * 3
@@ -143,10 +145,7 @@ class TestFailure:
     def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(self, harness: SupervisorHarness) -> None:
         job_id = harness.submit()
         argv = (*HONEST_PROGRAM, "--epochs", "3", "--epoch-seconds", "0.3")
-        running = harness.start(*argv)
-        harness.wait_until(lambda: (harness.job(job_id).checkpoint or {}).get("epoch", 0) >= 2)
-        os.kill(harness.child_of(job_id), signal.SIGKILL)
-        assert running.result() is JobState.QUEUED
+        kill_after(harness, job_id, argv, epoch=2)
         checkpoint = harness.job(job_id).checkpoint
         assert checkpoint is not None
         state = harness.settings.jobs_root / str(job_id) / checkpoint["path"] / "state.json"

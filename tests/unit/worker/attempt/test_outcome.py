@@ -94,3 +94,16 @@ def test_g8_out_of_memory_halves_the_micro_batch_while_it_can(
     )
     assert (outcome.to, outcome.reason, outcome.overrides) == (to, reason, overrides)
     assert outcome.counts_as_failure is (to is JobState.QUEUED)
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("thread 'x' panicked at a.rs:1:2:\nnot yet implemented: Decimal256\nnote", "not yet implemented: Decimal256"),
+        ("memory allocation of 549755813888 bytes failed\n", "memory allocation of 549755813888 bytes failed"),
+    ],
+)
+def test_an_abort_of_native_code_is_a_fault_of_the_values(log: str, words: str) -> None:
+    outcome = decide_outcome(stop_cause=None, final_event=None, exit_status=ExitStatus(signal="SIGABRT"), log_tail=log)
+    assert (outcome.to, outcome.reason) == (JobState.FAILED, Reason.INVALID_PARAMS)
+    assert words in str(outcome.message)

@@ -36,6 +36,11 @@ def member_names(ensemble: EnsembleSpec) -> list[str]:
     return [best_name(number, len(ensemble.seeds)) for number in range(len(ensemble.seeds))]
 
 
+def altered(name: str) -> str:
+    """Words on a file of best weights that has changed during its run."""
+    return f"{name} has other bytes than this run wrote: its disk, or another program, changed it; start the run again"
+
+
 class CheckpointError(Exception):
     """A checkpoint is incomplete, damaged, or belongs to another run."""
 
@@ -44,23 +49,27 @@ class CheckpointError(Exception):
 class Snapshot:
     """Contents of a checkpoint. `weights`: parameters and buffers by name; `state`: optimizer, scheduler and EMA;
     `loop`: JSON state of the training loop; `identity`: JSON that must be equal on resume (spec, data, features);
-    `best`: files of the best weights so far, one per fold.
+    `best`: files of the best weights so far, one per fold, and the SHA-256 that each was written with.
     """
 
     weights: dict[str, Tensor]
     state: dict[str, object]
     loop: dict[str, object]
     identity: dict[str, object]
-    best: tuple[Path, ...]
+    best: dict[Path, str]
 
 
 def to_host(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], about: dict[str, object]) -> None:
-    """Save weights with `about` as JSON under the metadata key `atft`: one key, the order of several is not fixed."""
-    write_atomic(path, safetensors.torch.save(to_host(weights), {"atft": json.dumps(about, sort_keys=True)}))
+def save_weights(path: Path, weights: dict[str, Tensor], about: dict[str, object]) -> str:
+    """Save weights with `about` as JSON under the metadata key `atft`: one key, the order of several is not fixed.
+    Returns the file's SHA-256.
+    """
+    content = safetensors.torch.save(to_host(weights), {"atft": json.dumps(about, sort_keys=True)})
+    write_atomic(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -70,7 +79,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 def save(folder: Path, name: str, snapshot: Snapshot) -> str:
     """Write `folder/name`, drop all but the newest checkpoints of `folder`, return the manifest's SHA-256.
 
-    Names must sort by age.
+    Names must sort by age. Raises CheckpointError if a file of best weights is not what was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{name}.partial"
@@ -86,6 +95,9 @@ def save(folder: Path, name: str, snapshot: Snapshot) -> str:
     for file in partial.iterdir():
         sync(file)
     files = {file.name: {"sha256": sha256_of(file), "size": file.stat().st_size} for file in sorted(partial.iterdir())}
+    for best, expected in snapshot.best.items():
+        if files[best.name]["sha256"] != expected:
+            raise CheckpointError(altered(best.name))
     manifest = {"format_version": FORMAT_VERSION, "loop": snapshot.loop, "identity": snapshot.identity, "files": files}
     text = json.dumps(manifest, sort_keys=True, indent=1, allow_nan=False).encode()
     (partial / "manifest.json").write_bytes(text)
@@ -131,5 +143,9 @@ def load(path: Path, device: torch.device) -> Snapshot:
         state=torch.load(path / "state.pt", map_location=device, weights_only=True),
         loop=manifest["loop"],
         identity=manifest["identity"],
-        best=tuple(path / name for name in manifest["files"] if name.startswith(f"{BEST}.")),
+        best={
+            path / name: str(cast(dict[str, object], entry)["sha256"])
+            for name, entry in manifest["files"].items()
+            if name.startswith(f"{BEST}.")
+        },
     )

@@ -5,11 +5,12 @@ and write the outputs.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+import safetensors.torch
+
 from atft.events import Artifact, DailySeries, Finished, Metrics
 from atft.metrics.rank import uniform_ranks
 from atft.spec.metric import LOSS, ORACLE_SHARE, TEST, VAL, full_name
 from atft.spec.reason import Reason
-from atft.train import checkpoint
 from atft.train.evaluate import (
     ScoredSamples,
     SplitMetrics,
@@ -52,18 +53,26 @@ def finalize(run: Run, *, test: bool) -> Finished:
     if len(folds) > 1 and not ensemble:
         run.reporter.metrics(Metrics(step=step, values=best, best=True))
     if not run.spec.scored:  # the test days are left alone
-        artifacts = write_outputs(run.setup, run.out, None, run.send_evidence())
+        artifacts = _write_outputs(run, None)
         return _finished(run, step, best, artifacts, None)
     with PredictionWriter(run.out / "predictions.parquet") as predictions:
         scorers = (_evaluate_ensemble if ensemble else _evaluate_folds)(run, step, predictions, test=test)
     series: Series = [(one.source or "", series) for one in scorers for series in one.daily]
-    artifacts = write_outputs(run.setup, run.out, series, run.send_evidence())
+    artifacts = _write_outputs(run, series)
     own = {name: value for one in scorers if one.source is None for name, value in one.values.items()}
     own = {name: value for name, value in own.items() if ORACLE_SHARE not in name}
     if ensemble:
         best = {name: value for name, value in own.items() if name.startswith(f"{VAL}/")}
     tested = {name: value for name, value in own.items() if name.startswith(f"{TEST}/")}
     return _finished(run, step, best, artifacts, tested if test else None)
+
+
+def _write_outputs(run: Run, series: Series | None) -> list[Artifact]:
+    """Write the run's outputs; the weights among them are still those that it trained and scored."""
+    artifacts = write_outputs(run.setup, run.out, series, run.send_evidence())
+    for number in range(run.num_folds):
+        run.read_best(number)
+    return artifacts
 
 
 def _evaluate_folds(run: Run, step: int, predictions: PredictionWriter, *, test: bool) -> list[ScorerMetrics]:
@@ -166,7 +175,6 @@ class _Fold:
 
     def __init__(self, run: Run, number: int, state: FoldState) -> None:
         self.setup = replace(run.setup, fold=number)
-        self.weights = run.out / checkpoint.best_name(number, run.num_folds)
         self.run = run
         self.state = state
         self.number = number
@@ -176,7 +184,7 @@ class _Fold:
         """The scored samples of each split; also records the split's loss."""
         setup = self.setup
         network = network_of(setup.spec, setup.reader.num_features).to(setup.device)
-        network.load_state_dict(checkpoint.load_weights(self.weights))
+        network.load_state_dict(safetensors.torch.load(self.run.read_best(self.number)))
         phase, _ = setup.spec.trainer.phase_of(self.state.best_epoch - 1)  # the loss that trained these weights
         objective = objective_of(setup.spec, setup.cache, setup.split.train, phase.loss)
         scored: dict[str, ScoredSamples] = {}

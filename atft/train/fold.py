@@ -212,7 +212,7 @@ class FoldTraining:
             return False
         state.best_epoch, state.best_value = state.epoch + 1, value
         state.best_metrics = {name: v for name, v in values.items() if name.startswith((f"{VAL}/", f"{TRAIN}/"))}
-        checkpoint.save_weights(
+        state.best_sha256 = checkpoint.save_weights(
             self.run.best_weights(),
             self.setup.evaluation_network.state_dict(),
             {"epoch": state.best_epoch, "features_sha256": self.run.identity["features_sha256"]},

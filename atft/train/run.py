@@ -1,5 +1,6 @@
 """A training run in progress: its setup, state, checkpoints, and evidence."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,14 @@ class Run:
         """File of the current fold's best weights."""
         return self.out / checkpoint.best_name(self.setup.fold, self.num_folds)
 
+    def read_best(self, number: int) -> bytes:
+        """The file of the best weights of a fold, from 0. Raises RunError if it is not what the run wrote."""
+        name = checkpoint.best_name(number, self.num_folds)
+        content = (self.out / name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.state.folds[number].best_sha256:
+            raise RunError(Reason.DATA_CHANGED, checkpoint.altered(name))
+        return content
+
     def heartbeat(self, phase: str, fold: int, epoch: int, num_days: int) -> Callable[[int], None]:
         """A callback for evaluation: reports the days done and raises when the run must stop."""
 
@@ -124,7 +133,7 @@ class Run:
         return time.monotonic() - self._saved_at >= self.spec.trainer.checkpoint_every_seconds
 
     def save(self, *, best: bool = False) -> str:
-        """Write a checkpoint, report it once it is on disk, and return its path relative to `out`."""
+        """Write a checkpoint, report it once it is on disk, and return its path relative to `out`. Raises RunError."""
         state, setup = self.state, self.setup
         now = time.monotonic()
         state.elapsed_seconds += now - self._clock
@@ -136,15 +145,21 @@ class Run:
             "scheduler": setup.scheduler.state_dict(),
             "ema": setup.ema.state_dict() if setup.ema is not None else None,
         }
-        names = [checkpoint.best_name(i, self.num_folds) for i, fold in enumerate(state.folds) if fold.best_epoch]
         snapshot = checkpoint.Snapshot(
             weights=setup.network.state_dict(),
             state=tensors,
             loop=state.to_json(),
             identity=self.identity,
-            best=tuple(self.out / name for name in names),
+            best={
+                self.out / checkpoint.best_name(number, self.num_folds): fold.best_sha256
+                for number, fold in enumerate(state.folds)
+                if fold.best_sha256 is not None
+            },
         )
-        digest = checkpoint.save(self.out / CHECKPOINTS, name, snapshot)
+        try:
+            digest = checkpoint.save(self.out / CHECKPOINTS, name, snapshot)
+        except checkpoint.CheckpointError as error:
+            raise RunError(Reason.DATA_CHANGED, str(error)) from error
         self._saved_at = time.monotonic()
         self.reporter.checkpointed(
             path=f"{CHECKPOINTS}/{name}",
@@ -178,6 +193,8 @@ class Run:
         self.setup.scheduler.load_state_dict(snapshot.state["scheduler"])  # type: ignore[arg-type]
         if self.setup.ema is not None:
             self.setup.ema.load_state_dict(snapshot.state["ema"])  # type: ignore[arg-type]
+        by_name = {best.name: sha256 for best, sha256 in snapshot.best.items()}  # state of earlier versions has none
+        for number, fold in enumerate(self.state.folds):
+            fold.best_sha256 = by_name.get(checkpoint.best_name(number, self.num_folds))
         for best in snapshot.best:
-            if best.resolve() != (self.out / best.name).resolve():
-                write_atomic(self.out / best.name, best.read_bytes())
+            write_atomic(self.out / best.name, best.read_bytes())

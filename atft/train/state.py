@@ -27,6 +27,7 @@ class FoldState:
     gradient_norms: dict[str, float] = field(default_factory=dict)  # of the first update
     best_epoch: int = 0  # 1-based; 0: none yet
     best_value: float | None = None
+    best_sha256: str | None = None  # of the file of its weights
     best_metrics: dict[str, float | None] = field(default_factory=dict)
     reference: float | None = None  # the value early stopping measures from
     bad_epochs: int = 0

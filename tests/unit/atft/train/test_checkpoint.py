@@ -22,7 +22,7 @@ def snapshot(value: float, best: Path | None = None) -> Snapshot:
         state={"optimizer": {"state": {0: {"step": 3}}, "param_groups": []}},
         loop={"epoch": 1, "loss_sum": 0.1 + 0.2},
         identity={"spec": "x"},
-        best=() if best is None else (best,),
+        best={} if best is None else {best: sha256_of(best)},
     )
 
 
@@ -46,6 +46,15 @@ def test_the_best_weights_of_a_checkpoint_survive_a_better_epoch_and_a_deleted_f
     best.unlink()
     (kept,) = checkpoint.load(tmp_path / "c" / "000001", CPU).best
     assert torch.equal(checkpoint.load_weights(kept)["a"], torch.ones(2))
+
+
+def test_altered_best_weights_are_not_kept(tmp_path: Path) -> None:
+    best = tmp_path / "best.safetensors"
+    written = checkpoint.save_weights(best, {"a": torch.ones(2)}, {})
+    checkpoint.save_weights(best, {"a": torch.zeros(2)}, {})
+    with pytest.raises(CheckpointError, match=r"best\.safetensors has other bytes than this run wrote"):
+        checkpoint.save(tmp_path / "c", "000001", replace(snapshot(0.0), best={best: written}))
+    assert not (tmp_path / "c" / "000001").exists()
 
 
 @pytest.mark.parametrize("part", ["weights", "state"])

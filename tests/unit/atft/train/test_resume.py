@@ -2,13 +2,16 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from atft.checksums import sha256_of
-from atft.events import Checkpointed, Finished, Stopped
+from atft.data.cache.reader import Cache
+from atft.events import Checkpointed, Event, Evidence, Failed, Finished, Stopped
 from atft.spec.job import TrainSpec
+from atft.train.loop import train
 
 Make = Callable[..., TrainSpec]
 VARIANTS: dict[str, dict[str, object]] = {
@@ -128,6 +131,26 @@ def test_a_damaged_checkpoint_is_refused(make_spec: Make, run: Any) -> None:
     path = first.out / first.last.checkpoint
     (path / "state.pt").write_bytes(b"")
     assert "state.pt" in run(make_spec(), "other", resume=path).last.message
+
+
+def test_altered_best_weights_are_neither_scored_nor_kept(
+    make_spec: Make, run: Any, cache: Cache, tmp_path: Path
+) -> None:
+    """One byte changes while the run goes on from its last checkpoint, which is to be scored, or the one before."""
+    first = run(make_spec(), "first")
+    for kept in (first.out / "checkpoints").iterdir():
+        best = tmp_path / kept.name / "best.safetensors"
+
+        def alter(event: Event, best: Path = best) -> None:
+            if isinstance(event, Evidence):  # the first follows the files of the checkpoint
+                content = best.read_bytes()
+                best.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+        last = train(make_spec(), cache, best.parent, alter, lambda: True, kept)
+        assert isinstance(last, Failed)
+        assert (last.reason, last.message.split(":")[0]) == (
+            "data_changed", "best.safetensors has other bytes than this run wrote",
+        )  # fmt: skip
 
 
 def test_pain_36_a_second_run_does_not_change_the_files_of_the_first(make_spec: Make, run: Any) -> None:

@@ -23,7 +23,7 @@ class _Payload:
 @pytest.mark.parametrize("form", ["torch", "pickle"])
 def test_malicious_checkpoint_is_refused(tmp_path: Path, form: str) -> None:
     loop: dict[str, object] = {"epoch": 1}
-    snapshot = checkpoint.Snapshot(weights={"w": torch.zeros(2)}, state={"n": 1}, loop=loop, identity={}, best=())
+    snapshot = checkpoint.Snapshot(weights={"w": torch.zeros(2)}, state={"n": 1}, loop=loop, identity={}, best={})
     checkpoint.save(tmp_path / "checkpoints", "0001", snapshot)
     folder, target = tmp_path / "checkpoints" / "0001", tmp_path / "pwned"
     assert checkpoint.load(folder, torch.device("cpu")).loop == loop

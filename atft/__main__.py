@@ -27,6 +27,7 @@ from typing import Final, NoReturn, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from atft import fork_server
 from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
 from atft.evidence.models import BuildEvidence, DroppedRowsEvidence
 from atft.spec.base import Spec
@@ -85,6 +86,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "inspect":
         return _inspect(options.target)
+    if options.command == "fork-server":
+        return _serve_forks()
     if options.command == "bench":
         from atft.bench import planted  # noqa: PLC0415 - loads polars
 
@@ -181,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect = commands.add_parser("inspect", help="print as JSON what a DatasetSpec would build, or what a cache holds")
     inspect.add_argument("target", type=Path, help="DatasetSpec as JSON, or the folder of a cache")
+    commands.add_parser("fork-server", help="fork a child for each request on the socket that is standard input")
     bench = commands.add_parser("bench", help="compute reference scores")
     planted = bench.add_subparsers(dest="subject", required=True).add_parser(
         "planted", help="both upper bounds of planted panels, and theory"
@@ -298,6 +302,15 @@ def _build(
         "leak_report": result.leak_report,
     }
     return Finished(result=body)
+
+
+def _serve_forks() -> int:
+    die_with_parent()
+    try:
+        return fork_server.serve(main)
+    except fork_server.CannotFork as error:
+        sys.stderr.write(f"python -m atft fork-server: {error}\n")
+        return FAILED
 
 
 def _version(package: str) -> str | None:

@@ -46,8 +46,8 @@ class Child:
     """A running program. `--events-fd N` is appended to `argv`; `environment` is its whole environment.
 
     Its stdout and stderr go to the file `log`, at most `max_log_bytes` of it. `memory_bytes` limits its
-    private memory (RLIMIT_DATA). It is forked by `fork_server` where that has what this program would import, else
-    started by exec.
+    private memory (RLIMIT_DATA). It is forked by `fork_server`, or started by exec where there is none, or none is
+    ready before `give_up` returns True.
     """
 
     def __init__(
@@ -60,12 +60,13 @@ class Child:
         max_log_bytes: int = MAX_LOG_BYTES,
         memory_bytes: int | None = None,
         fork_server: ForkServer | None = None,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> None:
         pipes = [os.pipe() for _ in range(3)]  # (read, write) of standard input, of its output, of its events
         (standard_input, self._stdin), (self._output, output), (self._events, events) = pipes
         theirs = (standard_input, output, events)
         try:
-            self.pid, self._reap = _start(argv, environment, cwd, theirs, fork_server)
+            self.pid, self._reap = _start(argv, environment, cwd, theirs, fork_server, give_up)
         except BaseException:
             for descriptor in (self._stdin, self._output, self._events):
                 os.close(descriptor)
@@ -210,6 +211,7 @@ def _start(
     cwd: Path,
     pipes: tuple[int, int, int],
     fork_server: ForkServer | None,
+    give_up: Callable[[], bool],
 ) -> tuple[int, Callable[[], int]]:
     """The pid of the program, and a function that waits for it and returns its exit code, or minus its signal."""
     standard_input, output, events = pipes
@@ -222,7 +224,7 @@ def _start(
             output=output,
             events=events,
         )
-        pid = fork_server.fork(request)
+        pid = fork_server.fork(request, give_up)
         if pid is not None:
             return pid, lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     process = subprocess.Popen(

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,8 +23,11 @@ from atft.memory import free_and_total
 MIN_FREE_BYTES: Final = 2 << 30  # with less, the memory of an idle server belongs to a job
 ANSWER_SECONDS: Final = 5.0
 EXIT_SECONDS: Final = 10.0
+IMPORT_SECONDS: Final = 120.0
+POLL_SECONDS: Final = 0.1
 PR_SET_CHILD_SUBREAPER: Final = 36
 CodeState = tuple[tuple[str, int, int, int], ...]
+Key = tuple[dict[str, str], CodeState]
 logger = logging.getLogger(__name__)
 
 
@@ -50,13 +53,13 @@ class ForkServer:
     def __init__(self, program: Sequence[str]) -> None:
         self.program = tuple(program)
         self._process: subprocess.Popen[bytes] | None = None
-        self.connection: socket.socket | None = None
-        self._key: tuple[dict[str, str], CodeState] | None = None
-        self._ready = False
+        self._connection: socket.socket | None = None
+        self._key: Key | None = None
+        self._is_ready = False
 
     @property
     def pid(self) -> int | None:
-        """The server's process id, of an idle or a starting one."""
+        """The server's process id, null where there is none."""
         return None if self._process is None else self._process.pid
 
     def arguments_of(self, argv: Sequence[str]) -> tuple[str, ...] | None:
@@ -64,22 +67,50 @@ class ForkServer:
         size = len(self.program)
         return tuple(argv[size:]) if tuple(argv[:size]) == self.program else None
 
-    def prepare(self, environment: Mapping[str, str]) -> None:
-        """Start a server for later children of this environment, unless one is there; returns at once. Without much
-        memory left there is none.
+    def fork(self, request: Request, give_up: Callable[[], bool] = lambda: False) -> int | None:
+        """The pid of a child of this process that does what `request` says, forked by a server that has its environment
+        and code, which is started first where there is none. Null when there can be none, or after `give_up`.
         """
+        key = (_without_scratch(request.environment), code_state())
+        if not self._start(key) or not self._wait(give_up):
+            return None
+        if code_state() != key[1]:  # changed while the server imported it
+            self.close()
+            return None
+        pid = self._ask(request)
+        if pid is None:  # frozen, killed or starved: its child, if there is one, reads no task, and exits
+            logger.warning("the fork server does not answer: the program is started without it")
+            self.close()
+        return pid
+
+    def close(self) -> None:
+        """Kill the server, if there is one. Its children go on."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
+                self._process.wait(EXIT_SECONDS)
+        self._process = self._connection = self._key = None
+        self._is_ready = False
+
+    def _start(self, key: Key) -> bool:
+        """Have a server for `key`, perhaps one that still imports; False where there can be none."""
         if sys.platform != "linux":
-            return
+            return False
         if free_and_total()[0] < MIN_FREE_BYTES:
             self.close()
-            return
-        key = (_without_scratch(environment), code_state())
-        if self._process is not None and self._process.poll() is None and self._key == key:
-            return
+            return False
+        if self._key == key and self._process is not None:
+            if self._process.poll() is None:
+                return True
+            if not self._is_ready:  # it refused, and would again
+                return False
         self.close()
+        self._key = key
         try:
             _become_subreaper()
-            self.connection, theirs = socket.socketpair()
+            self._connection, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(
                     [*self.program, "fork-server"],
@@ -92,26 +123,38 @@ class ForkServer:
         except OSError as error:
             logger.warning("there is no fork server: %s", error)
             self.close()
-        self._key = key
+            return False
+        return True
 
-    def fork(self, request: Request) -> int | None:
-        """The pid of a child of this process that does what `request` says; null when no server is ready for it."""
-        if not self.is_ready(request.environment):
-            return None
+    def _wait(self, give_up: Callable[[], bool]) -> bool:
+        """True once the server's imports are done; False when it ends, hangs, or `give_up` returns True."""
+        deadline = time.monotonic() + IMPORT_SECONDS
+        while not self._is_ready:
+            if give_up():
+                return False
+            if time.monotonic() > deadline:
+                self.close()
+                return False
+            connection = self._connected()
+            if select.select([connection], [], [], POLL_SECONDS)[0]:
+                if connection.recv(len(READY)) != READY:
+                    logger.warning("the fork server ended at its start: programs are started without it")
+                    return False
+                self._is_ready = True
+        return True
+
+    def _ask(self, request: Request) -> int | None:
+        """Ask for a child and give it its task; null when none answers."""
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
                 descriptors = [request.standard_input, request.output, request.events, theirs.fileno()]
                 try:
-                    assert self.connection is not None  # noqa: S101 - a server that is ready has one
-                    socket.send_fds(self.connection, [b"\n"], descriptors)
+                    socket.send_fds(self._connected(), [b"\n"], descriptors)
                 except OSError:
-                    self.close()
                     return None
             pid = _read_pid(ours)
-            if pid is None:  # frozen, killed or starved: its child, if there is one, reads the end of `ours`, and exits
-                logger.warning("the fork server did not answer: the program is started without it")
-                self.close()
+            if pid is None:
                 return None
             task = Task(
                 arguments=tuple(request.arguments),
@@ -122,26 +165,9 @@ class ForkServer:
                 ours.sendall(task.model_dump_json().encode() + b"\n")
             return pid
 
-    def close(self) -> None:
-        """Kill the server, if there is one. Its children go on."""
-        if self.connection is not None:
-            self.connection.close()
-        if self._process is not None:
-            self._process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
-                self._process.wait(EXIT_SECONDS)
-        self._process = self.connection = self._key = None
-        self._ready = False
-
-    def is_ready(self, environment: Mapping[str, str]) -> bool:
-        """True when a child for this environment, with the code as it is now, can be forked."""
-        if self.connection is None or self._process is None or self._process.poll() is not None:
-            return False
-        if self._key != (_without_scratch(environment), code_state()):
-            return False
-        if not self._ready and select.select([self.connection], [], [], 0)[0]:
-            self._ready = self.connection.recv(len(READY)) == READY
-        return self._ready
+    def _connected(self) -> socket.socket:
+        assert self._connection is not None  # noqa: S101 - there is a server
+        return self._connection
 
 
 def _without_scratch(environment: Mapping[str, str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from jobs.errors import StaleAttempt
 from jobs.record import caches, history, lifecycle, store_identity, stored, transitions
 from jobs.record.rewind import rewind
 from jobs.settings import Settings
-from jobs.states import JobState, Reason
+from jobs.states import JobState, Reason, Wanted
 from worker.attempt.child import Child, ProtocolError
 from worker.attempt.cleanup import remove_scratch, remove_uploads
 from worker.attempt.fork_server import ForkServer
@@ -165,13 +165,12 @@ class Supervisor:
                 log=launch.folder / "log.txt",
                 memory_bytes=launch.memory_bytes,
                 fork_server=server,
+                give_up=lambda: self.draining() or recorder.superseded or recorder.wanted is not Wanted.RUN,
             )
         except LaunchRefused as error:
             return Settlement(outcome=Outcome(to=JobState.FAILED, reason=error.reason, message=str(error)))
         except OSError as error:
             return Settlement(outcome=outcome_of_output_error(error))
-        if server is not None:
-            server.prepare(launch.environment)  # for the next job, while this one runs
         monitor = _ChildMonitor(
             job, launch, child, recorder, Watchdog(self.timing, launch.timeout_seconds), self.settings
         )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,8 +30,6 @@ def wait_for(true: Callable[[], object]) -> None:
 @pytest.fixture
 def server() -> Iterator[ForkServer]:
     server = ForkServer(PROGRAM)
-    server.prepare(ENVIRONMENT)
-    wait_for(lambda: server.is_ready(ENVIRONMENT))
     yield server
     server.close()
 
@@ -44,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def start(server: ForkServer, folder: Path) -> Iterator[Start]:
     with ExitStack() as children:
 
-        def start(program: str, *arguments: str, environment: dict[str, str] | None = None, **options: int) -> Child:
+        def start(program: str, *arguments: str, environment: dict[str, str] | None = None, **options: Any) -> Child:
             child = Child(
                 [*PROGRAM, str(PROGRAMS / f"{program}.py"), "--out", str(folder), *arguments],
                 environment=ENVIRONMENT | {"TMPDIR": str(folder / "tmp")} | (environment or {}),
@@ -73,70 +72,88 @@ class TestForkedChild(ChildContract):
 
 
 def test_what_a_child_sees_is_what_an_exec_would_give(start: Start, server: ForkServer, folder: Path) -> None:
-    seen = {}
-    for name in ("forked", "started"):
-        child = start("surroundings")
+    seen = []
+    for give_up in (False, True):
+        child = start("surroundings", give_up=lambda give_up=give_up: give_up)
         read_all(child)
         assert child.close() == ExitStatus(code=0), child.log_tail()
-        seen[name] = (folder / "surroundings.json").read_text()
+        seen.append((folder / "surroundings.json").read_text())
         server.close()
-    assert seen["forked"] == seen["started"]
+    assert seen[0] == seen[1]
 
 
-def kill(server: ForkServer, _: pytest.MonkeyPatch) -> None:
-    os.kill(server.pid or 0, signal.SIGKILL)
-
-
-def freeze(server: ForkServer, _: pytest.MonkeyPatch) -> None:
-    os.kill(server.pid or 0, signal.SIGSTOP)
-
-
-def change_the_code(_: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = fork_server.code_state()
-    monkeypatch.setattr(fork_server, "code_state", lambda: (*before, ("new.py", 1, 1, 1)))
-
-
-@pytest.mark.parametrize("harm", [kill, freeze, change_the_code])
-def test_a_harmed_or_outdated_server_is_done_without_and_replaced(
-    server: ForkServer,
-    start: Start,
-    monkeypatch: pytest.MonkeyPatch,
-    harm: Callable[[ForkServer, pytest.MonkeyPatch], None],
-) -> None:
-    monkeypatch.setattr(fork_server, "ANSWER_SECONDS", 0.3)
+def test_a_killed_server_is_replaced(server: ForkServer, start: Start) -> None:
+    start("mute")
     before = server.pid
-    harm(server, monkeypatch)
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    wait_for(lambda: not alive(before))
+    assert is_forked(start("mute"))
+    assert server.pid != before
+
+
+def test_a_frozen_server_is_done_without_and_replaced(
+    server: ForkServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start("mute")
+    before = server.pid
+    assert before is not None
+    os.kill(before, signal.SIGSTOP)
+    monkeypatch.setattr(fork_server, "ANSWER_SECONDS", 0.2)
     child = start("obedient", "--epochs", "1")
     assert not is_forked(child)
     assert read_all(child)[-1].type == "finished"
-    server.prepare(ENVIRONMENT)
-    wait_for(lambda: server.is_ready(ENVIRONMENT))
-    assert server.pid != before
-    assert not alive(before or 0)
-    assert is_forked(start("silent"))
+    assert not alive(before)
+    monkeypatch.undo()
+    assert is_forked(start("mute"))
 
 
-def test_other_thread_limits_get_no_child_of_this_server(start: Start) -> None:
-    assert not is_forked(start("silent", environment={"OMP_NUM_THREADS": "2"}))
+def test_other_code_or_thread_limits_get_a_server_of_their_own(
+    server: ForkServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start("mute")
+    servers = [server.pid]
+    state = fork_server.code_state()
+    monkeypatch.setattr(fork_server, "code_state", lambda: (*state, ("new.py", 1, 1, 1)))
+    for threads in ("1", "2"):
+        child = start("mute", environment={"OMP_NUM_THREADS": threads})
+        assert is_forked(child)
+        assert f"OMP_NUM_THREADS={threads}".encode() in Path(f"/proc/{child.pid}/environ").read_bytes().split(b"\0")
+        servers.append(server.pid)
+    assert len(set(servers)) == 3
+    assert sum(alive(pid or 0) for pid in servers) == 1
 
 
-def test_little_memory_ends_it(server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_changes_while_it_is_imported_is_not_used(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = iter(range(1000))
+    monkeypatch.setattr(fork_server, "code_state", lambda: (("new.py", next(states), 1, 1),))
+    assert not is_forked(start("mute"))
+
+
+def test_where_it_refuses_it_is_not_asked_again(server: ForkServer, start: Start) -> None:
+    seen = set()
+    for _ in range(2):
+        assert not is_forked(start("mute", environment={"REFUSE": "1"}))
+        seen.add(server.pid)
+    assert len(seen) == 1
+
+
+def test_who_cannot_wait_for_it_starts_without(start: Start) -> None:
+    assert not is_forked(start("mute", give_up=lambda: True))
+
+
+def test_little_memory_ends_it(server: ForkServer, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    start("mute")
     before = server.pid
     monkeypatch.setattr(fork_server, "MIN_FREE_BYTES", 1 << 60)
-    server.prepare(ENVIRONMENT)
+    assert not is_forked(start("mute"))
     assert server.pid is None
     assert not alive(before or 0)
 
 
-def test_a_child_that_got_no_task_exits(server: ForkServer, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fork_server, "ANSWER_SECONDS", 0.0)  # asked for, and given up at once
-    child = start("obedient", "--epochs", "1")
-    events = read_all(child)
-    assert [event.type for event in events].count("started") == 1
-    assert child.wait(30) == ExitStatus(code=0)
-
-
-def test_it_ends_with_its_worker(server: ForkServer) -> None:
-    assert server.connection is not None
-    server.connection.close()
-    wait_for(lambda: not alive(server.pid or 0))
+def test_it_ends_with_the_workers_socket(server: ForkServer, start: Start) -> None:
+    start("mute")
+    pid = server.pid
+    assert server._connection is not None
+    server._connection.close()
+    wait_for(lambda: not alive(pid or 0))

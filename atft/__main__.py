@@ -179,7 +179,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect = commands.add_parser("inspect", help="print as JSON what a DatasetSpec would build, or what a cache holds")
     inspect.add_argument("target", type=Path, help="DatasetSpec as JSON, or the folder of a cache")
-    commands.add_parser("fork-server", help="fork a child for each request on the socket that is standard input")
+    forks = commands.add_parser(
+        "fork-server", help="fork a child for each request on the socket that is standard input"
+    )
+    forks.add_argument("room", nargs="?", help=argparse.SUPPRESS)
     bench = commands.add_parser("bench", help="compute reference scores")
     planted = bench.add_subparsers(dest="subject", required=True).add_parser(
         "planted", help="both upper bounds of planted panels, and theory"

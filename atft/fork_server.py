@@ -8,6 +8,7 @@ the worker's own child, not the server's: the process between them exits at once
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import os
@@ -35,6 +36,7 @@ IMPORTS: Final = (  # by name, since the worker, which imports this module, must
     "torch._dynamo",  # by the first optimizer
     "lightgbm",
 )
+ROOM: Final = " " * 3000  # the last argument of a server: a place for the command lines of its children
 # jemalloc takes care of its own threads at a fork; polars, which statsmodels loads, is not used by a training.
 HARMLESS_THREADS: Final = frozenset({"jemalloc_bg_thd", "polars-ooc-clea"})
 Main = Callable[[Sequence[str]], int]
@@ -58,6 +60,8 @@ def serve(main: Main, imports: Sequence[str] = IMPORTS) -> int:
     """
     worker = os.getppid()
     connection = socket.socket(fileno=os.dup(0))
+    program = sys.orig_argv[: -len(sys.argv[1:])]
+    show_command_line([*program, "fork-server"])
     preload(imports)
     check_can_fork()
     gc.collect()
@@ -71,7 +75,7 @@ def serve(main: Main, imports: Sequence[str] = IMPORTS) -> int:
             if _fork() != 0:
                 os._exit(0)
             connection.close()
-            return _run(main, descriptors, worker)
+            return _run(main, program, descriptors, worker)
         os.wait()
         for descriptor in descriptors:
             os.close(descriptor)
@@ -82,6 +86,21 @@ def preload(names: Sequence[str]) -> None:
     for name in names:
         with contextlib.suppress(OSError):
             importlib.import_module(name)
+
+
+def show_command_line(words: Sequence[str]) -> None:
+    """Have `ps` show these words as this process's command line, as far as there is `ROOM` for them: a forked child
+    would look like its server. The words take the place of the arguments on the stack, as setproctitle(3) does it; a
+    last byte that is not 0 says so to the kernel.
+    """
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end
+    if end - start < len(ROOM):  # started by hand
+        return
+    text = " ".join(words).encode()[: end - start - 2]
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, text, len(text))
+    ctypes.memset(end - 1, 1, 1)
 
 
 def check_can_fork() -> None:
@@ -102,7 +121,7 @@ def _fork() -> int:
         return os.fork()
 
 
-def _run(main: Main, descriptors: Sequence[int], worker: int) -> int:
+def _run(main: Main, program: Sequence[str], descriptors: Sequence[int], worker: int) -> int:
     """The child: become the worker's, say so, read the task and do it."""
     standard_input, output, events, control = descriptors
     deadline = time.monotonic() + ADOPTION_SECONDS
@@ -125,5 +144,7 @@ def _run(main: Main, descriptors: Sequence[int], worker: int) -> int:
     os.chdir(task.folder)
     os.environ["TMPDIR"] = task.scratch_folder  # noqa: TID251 - as an exec would have set it
     tempfile.tempdir = None
-    sys.argv[1:] = task.arguments
-    return main([*task.arguments, "--events-fd", str(events)])
+    arguments = [*task.arguments, "--events-fd", str(events)]
+    sys.argv[1:] = arguments
+    show_command_line([*program, *arguments])
+    return main(arguments)

@@ -19,6 +19,6 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-if sys.argv[1:] == ["fork-server"] and "REFUSE" in os.environ:
+if sys.argv[1:2] == ["fork-server"] and "REFUSE" in os.environ:
     sys.exit(1)
-sys.exit(fork_server.serve(main, ()) if sys.argv[1:] == ["fork-server"] else main(sys.argv[1:]))
+sys.exit(fork_server.serve(main, ()) if sys.argv[1:2] == ["fork-server"] else main(sys.argv[1:]))

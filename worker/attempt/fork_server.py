@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import atft
-from atft.fork_server import READY, Task
+from atft.fork_server import READY, ROOM, Task
 from atft.memory import free_and_total
 
 MIN_FREE_BYTES: Final = 2 << 30  # with less, the memory of an idle server belongs to a job
@@ -113,7 +113,7 @@ class ForkServer:
             self._connection, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(
-                    [*self.program, "fork-server"],
+                    [*self.program, "fork-server", ROOM],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     env=key[0],

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.unit.worker.attempt.test_child import PROGRAMS, ChildContract, Start, alive, read_all
@@ -59,7 +60,7 @@ def start(server: ForkServer, folder: Path) -> Iterator[Start]:
 
 
 def is_forked(child: Child) -> bool:
-    return b"fork-server" in Path(f"/proc/{child.pid}/cmdline").read_bytes()
+    return b" --out " in Path(f"/proc/{child.pid}/cmdline").read_bytes()  # words of a title are joined by spaces
 
 
 class TestForkedChild(ChildContract):
@@ -69,6 +70,8 @@ class TestForkedChild(ChildContract):
         assert is_forked(other)
         assert one.pid != other.pid
         assert Path(f"/proc/{one.pid}/cwd").resolve() == folder
+        line = [*PROGRAM, str(PROGRAMS / "silent.py"), "--out", str(folder), "--events-fd"]
+        assert psutil.Process(one.pid).cmdline()[: len(line)] == line
 
 
 def test_what_a_child_sees_is_what_an_exec_would_give(start: Start, server: ForkServer, folder: Path) -> None:

@@ -6,19 +6,15 @@ or `stopped` event, 1 after a `failed` event, 2 for wrong usage, 75 when its lea
 """
 
 import argparse
-import contextlib
-import ctypes
 import errno
 import faulthandler
 import json
 import os
 import platform
-import select
 import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -27,8 +23,10 @@ from typing import Final, NoReturn, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from atft import fork_server
 from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
 from atft.evidence.models import BuildEvidence, DroppedRowsEvidence
+from atft.lease import die_with_parent, watch_lease
 from atft.spec.base import Spec
 from atft.spec.data import DatasetSpec, PlantedMode
 from atft.spec.ensemble import EnsembleSpec
@@ -39,8 +37,6 @@ from atft.spec.reason import Reason
 
 FAILED: Final = 1
 USAGE: Final = 2
-LEASE_OVER: Final = 75
-PR_SET_PDEATHSIG: Final = 1
 SPECS: Final[dict[str, type[Spec]]] = {kind.command[0]: kind.spec for kind in KINDS.values() if kind.command}
 KNOWN_ERRORS: Final = {  # by name, as their modules load slowly
     "CacheError": Reason.DATA_CHANGED,
@@ -85,6 +81,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "inspect":
         return _inspect(options.target)
+    if options.command == "fork-server":
+        return _serve_forks()
     if options.command == "bench":
         from atft.bench import planted  # noqa: PLC0415 - loads polars
 
@@ -181,6 +179,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect = commands.add_parser("inspect", help="print as JSON what a DatasetSpec would build, or what a cache holds")
     inspect.add_argument("target", type=Path, help="DatasetSpec as JSON, or the folder of a cache")
+    forks = commands.add_parser(
+        "fork-server", help="fork a child for each request on the socket that is standard input"
+    )
+    forks.add_argument("room", nargs="?", help=argparse.SUPPRESS)
     bench = commands.add_parser("bench", help="compute reference scores")
     planted = bench.add_subparsers(dest="subject", required=True).add_parser(
         "planted", help="both upper bounds of planted panels, and theory"
@@ -300,6 +302,15 @@ def _build(
     return Finished(result=body)
 
 
+def _serve_forks() -> int:
+    die_with_parent()
+    try:
+        return fork_server.serve(main)
+    except fork_server.CannotFork as error:
+        sys.stderr.write(f"python -m atft fork-server: {error}\n")
+        return FAILED
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -357,43 +368,6 @@ def failure(error: BaseException) -> Failed:
 def _with_pointer(message: str, context: dict[str, object]) -> str:
     pointer = context.get("pointer")
     return f"{pointer}: {message}" if pointer else message
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent thread ends (Linux; elsewhere only the lease does)."""
-    parent = os.getppid()
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:  # the parent ended before prctl took effect
-        os._exit(LEASE_OVER)
-
-
-def watch_lease(seconds: float) -> threading.Thread:
-    """Start a thread that exits this process, saving nothing, when standard input has had no line for `seconds`: the
-    service may have started another attempt by then.
-    """
-    thread = threading.Thread(target=_watch_lease, args=(seconds,), name="lease", daemon=True)
-    thread.start()
-    return thread
-
-
-def _watch_lease(seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while select.select([0], [], [], max(0.0, deadline - time.monotonic()))[
-        0
-    ]:  # a line that arrived while the process slept counts
-        data = os.read(0, 65536)
-        if not data:  # end of file, no more renewals: use the rest of the lease
-            time.sleep(max(0.0, deadline - time.monotonic()))
-            break
-        if b"\n" in data:
-            deadline = time.monotonic() + seconds
-    with contextlib.suppress(OSError):
-        os.write(2, f"no lease renewal for {seconds:g} s: exiting\n".encode())
-    os._exit(LEASE_OVER)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from jobs.broker import pubsub, queue
 from jobs.db.session import sync_engine, sync_sessions, transaction
 from jobs.record import queries, store_identity
 from jobs.settings import Settings
+from worker.attempt.fork_server import ForkServer
+from worker.attempt.launch import PROGRAM
 from worker.attempt.supervisor import Supervisor
 from worker.clock import die_with_parent
 from worker.persistence import POSTGRES_UNAVAILABLE
@@ -120,6 +122,7 @@ def _supervisor(slot: DeviceSlot) -> Supervisor:
         publish=_publish,
         hint=_hints().send,
         draining=lambda: _draining,
+        fork_server=ForkServer(PROGRAM),
     )
 
 

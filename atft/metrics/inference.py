@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from scipy.special import stdtr, stdtrit
-from statsmodels.stats.sandwich_covariance import S_hac_simple
 
 Daily = Float[np.ndarray, " day"]
 LEVEL = 0.05
@@ -60,6 +59,8 @@ def newey_west_t(daily: Daily, horizon: int) -> float | None:
     values = daily[np.isfinite(daily)]
     if len(values) < 3 or not _varies(values):
         return None
+    from statsmodels.stats.sandwich_covariance import S_hac_simple  # noqa: PLC0415 - seconds, before a first step
+
     centred = values - values.mean()
     variance = (
         float(np.squeeze(S_hac_simple(centred[:, None], nlags=newey_west_lag(len(values), horizon)))) / len(values) ** 2

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -20,6 +20,7 @@ import psutil
 from pydantic import ValidationError
 
 from atft.events import MAX_LINE_BYTES, AnyEvent, parse
+from worker.attempt.fork_server import ForkServer, Request
 
 MAX_LOG_BYTES: Final = 50_000_000
 TAIL_BYTES: Final = 65_536
@@ -45,7 +46,8 @@ class Child:
     """A running program. `--events-fd N` is appended to `argv`; `environment` is its whole environment.
 
     Its stdout and stderr go to the file `log`, at most `max_log_bytes` of it. `memory_bytes` limits its
-    private memory (RLIMIT_DATA).
+    private memory (RLIMIT_DATA). It is forked by `fork_server`, or started by exec where there is none, or none is
+    ready before `give_up` returns True.
     """
 
     def __init__(
@@ -57,41 +59,34 @@ class Child:
         log: Path,
         max_log_bytes: int = MAX_LOG_BYTES,
         memory_bytes: int | None = None,
+        fork_server: ForkServer | None = None,
+        give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        read_end, write_end = os.pipe()
+        pipes = [os.pipe() for _ in range(3)]  # (read, write) of standard input, of its output, of its events
+        (standard_input, self._stdin), (self._output, output), (self._events, events) = pipes
+        theirs = (standard_input, output, events)
         try:
-            self._process = subprocess.Popen(
-                [*argv, "--events-fd", str(write_end)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=dict(environment),
-                cwd=cwd,
-                pass_fds=(write_end,),
-                start_new_session=True,
-            )
+            self.pid, self._reap = _start(argv, environment, cwd, theirs, fork_server, give_up)
         except BaseException:
-            os.close(read_end)
+            for descriptor in (self._stdin, self._output, self._events):
+                os.close(descriptor)
             raise
         finally:
-            os.close(write_end)
-        self.pid: int = self._process.pid
+            for descriptor in theirs:
+                os.close(descriptor)
         if memory_bytes is not None:
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(self.pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
         self._exit: ExitStatus | None = None
-        self._events = read_end
         self._events_open = True
         self._pending = b""
         self._last_seq = 0
-        os.set_blocking(read_end, False)
+        os.set_blocking(self._events, False)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(read_end, selectors.EVENT_READ)
-        assert self._process.stdin is not None  # noqa: S101 - Popen was given a PIPE
-        assert self._process.stdout is not None  # noqa: S101
-        self._stdin = self._process.stdin.fileno()
+        self._selector.register(self._events, selectors.EVENT_READ)
+        self._stdin_open = True
         os.set_blocking(self._stdin, False)
-        self._log = _Log(self._process.stdout, log, max_log_bytes)
+        self._log = _Log(os.fdopen(self._output, "rb", buffering=0), log, max_log_bytes)
 
     def events(self, timeout_seconds: float) -> list[AnyEvent]:
         """The events since the last call, waiting at most `timeout_seconds` for the first one.
@@ -130,8 +125,9 @@ class Child:
 
     def renew(self) -> None:
         """Write one lease renewal line to the child's stdin; never blocks, whether or not the child reads it."""
-        with contextlib.suppress(BlockingIOError, BrokenPipeError, ValueError):
-            os.write(self._stdin, b"\n")
+        if self._stdin_open:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                os.write(self._stdin, b"\n")
 
     def terminate(self) -> None:
         """Send SIGTERM to the program: finish the step, save a checkpoint, emit Stopped."""
@@ -163,7 +159,7 @@ class Child:
             pause = min(2 * pause, 0.05)
         if self._exit is None:
             self._kill_group()
-            code = self._process.wait()
+            code = self._reap()
             self._exit = ExitStatus(code=code) if code >= 0 else ExitStatus(signal=signal.Signals(-code).name)
         return self._exit
 
@@ -197,9 +193,9 @@ class Child:
             raise RuntimeError(f"process {self.pid} outlived SIGKILL for 30 s (a hung device or file system?)")
         self._log.finish()
         self._close_events()
-        assert self._process.stdin is not None  # noqa: S101
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+        if self._stdin_open:
+            self._stdin_open = False
+            os.close(self._stdin)
         return exit_status
 
     def _close_events(self) -> None:
@@ -207,6 +203,41 @@ class Child:
             self._events_open = False
             self._selector.close()
             os.close(self._events)
+
+
+def _start(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: Path,
+    pipes: tuple[int, int, int],
+    fork_server: ForkServer | None,
+    give_up: Callable[[], bool],
+) -> tuple[int, Callable[[], int]]:
+    """The pid of the program, and a function that waits for it and returns its exit code, or minus its signal."""
+    standard_input, output, events = pipes
+    if fork_server is not None and (arguments := fork_server.arguments_of(argv)) is not None:
+        request = Request(
+            arguments=arguments,
+            environment=environment,
+            folder=cwd,
+            standard_input=standard_input,
+            output=output,
+            events=events,
+        )
+        pid = fork_server.fork(request, give_up)
+        if pid is not None:
+            return pid, lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    process = subprocess.Popen(
+        [*argv, "--events-fd", str(events)],
+        stdin=standard_input,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        cwd=cwd,
+        pass_fds=(events,),
+        start_new_session=True,
+    )
+    return process.pid, process.wait
 
 
 class _Log:

@@ -27,9 +27,10 @@ from jobs.errors import StaleAttempt
 from jobs.record import caches, history, lifecycle, store_identity, stored, transitions
 from jobs.record.rewind import rewind
 from jobs.settings import Settings
-from jobs.states import JobState, Reason
+from jobs.states import JobState, Reason, Wanted
 from worker.attempt.child import Child, ProtocolError
 from worker.attempt.cleanup import remove_scratch, remove_uploads
+from worker.attempt.fork_server import ForkServer
 from worker.attempt.inputs import Damage, Inputs, find_damage
 from worker.attempt.launch import (
     PROGRAM,
@@ -70,6 +71,7 @@ class Supervisor:
     program: tuple[str, ...] = PROGRAM
     timing: Timing = field(default_factory=Timing)
     checksums: Checksums = field(default_factory=Checksums)
+    fork_server: ForkServer | None = None
 
     def run(self) -> JobState | None:
         """Run one attempt of the job that is first in the queue; returns its new state. None when no job was due, or
@@ -155,12 +157,15 @@ class Supervisor:
                 return None
             job, launch, inputs = prepared
             kills = count_oom_kills()
+            server = None if KINDS[job.kind].builds else self.fork_server
             child = Child(
                 launch.argv,
                 environment=launch.environment,
                 cwd=launch.folder,
                 log=launch.folder / "log.txt",
                 memory_bytes=launch.memory_bytes,
+                fork_server=server,
+                give_up=lambda: self.draining() or recorder.superseded or recorder.wanted is not Wanted.RUN,
             )
         except LaunchRefused as error:
             return Settlement(outcome=Outcome(to=JobState.FAILED, reason=error.reason, message=str(error)))

@@ -1,5 +1,5 @@
-"""Command line of the worker's child process: `python -m atft run | ensemble | pretrain | predict | build | inspect |
-bench`. It also runs without the service.
+"""Command line of the worker's child process: `python -m atft run | ensemble | pretrain | preflight | predict | build |
+inspect | bench`. It also runs without the service.
 
 Writes events as one JSON object a line to `--events-fd`, everything else to stderr. Exit codes: 0 after a `finished`
 or `stopped` event, 1 after a `failed` event, 2 for wrong usage, 75 when its lease has expired.
@@ -34,6 +34,7 @@ from atft.spec.job import RunSpec
 from atft.spec.kinds import KINDS
 from atft.spec.prediction import PredictSpec
 from atft.spec.reason import Reason
+from atft.spec.study import PreflightSpec
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -114,7 +115,7 @@ def _caught(work: Callable[[], T], show: Callable[[], None] = lambda: None) -> T
 
 def _execute(options: argparse.Namespace, spec: Spec, emit: EventStream, stop: StopFlag) -> Finished | Stopped | Failed:
     match spec:
-        case RunSpec() | EnsembleSpec():
+        case RunSpec() | EnsembleSpec() | PreflightSpec():
             return _run(options, spec, emit, stop)
         case PredictSpec():
             return _predict(options, spec, emit, stop)
@@ -139,7 +140,10 @@ def _parser() -> argparse.ArgumentParser:
     ensemble.add_argument("spec", type=Path, help="EnsembleSpec as JSON")
     ensemble.add_argument("--init-from", type=Path, metavar="DIR", help="folder of the run that base.init_from names")
     ensemble.set_defaults(no_test=False, preflight=False)
-    for command in (run, ensemble, pretrain):
+    preflight = commands.add_parser("preflight", help="check the first step of each training of a PreflightSpec")
+    preflight.add_argument("spec", type=Path, help="PreflightSpec as JSON")
+    preflight.add_argument("--init-from", type=Path, metavar="DIR", help="folder of the run that base.init_from names")
+    for command in (run, ensemble, pretrain, preflight):
         command.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
         command.add_argument("--resume", type=Path, help="folder of a checkpoint to resume from")
         command.add_argument(
@@ -159,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--most-days", dest="max_days", type=int, metavar="N", help="largest micro-batch in days")
     build = commands.add_parser("build", help="build the cache of a DatasetSpec")
     build.add_argument("spec", type=Path, help="DatasetSpec as JSON, with a local path")
-    for command in (run, ensemble, pretrain, predict, build):
+    for command in (run, ensemble, pretrain, preflight, predict, build):
         command.add_argument("--out", type=Path, required=True, help="folder to write to")
         command.add_argument(
             "--events-fd",
@@ -228,7 +232,7 @@ def _take_events_fd(descriptor: int) -> int:
 
 
 def _run(
-    options: argparse.Namespace, spec: RunSpec | EnsembleSpec, emit: EventStream, stop: StopFlag
+    options: argparse.Namespace, spec: RunSpec | EnsembleSpec | PreflightSpec, emit: EventStream, stop: StopFlag
 ) -> Finished | Stopped | Failed:
     resumed = {}
     if options.resume is not None:
@@ -241,11 +245,13 @@ def _run(
         }
     emit(Started.model_validate({"pid": os.getpid(), **resumed}))
     from atft.data.cache.reader import Cache  # noqa: PLC0415 - after `started`: these load torch and take seconds
-    from atft.train.loop import train  # noqa: PLC0415
+    from atft.train.loop import preflight_points, train  # noqa: PLC0415
 
     cache = Cache.open(options.cache)
     if stop():
         return Stopped()
+    if isinstance(spec, PreflightSpec):
+        return preflight_points(spec, cache, options.out, emit, stop, options.init_from)
     return train(
         spec,
         cache,

@@ -72,6 +72,8 @@ def advance_study(job_id: str) -> None:
         _hints().send(*hint)
     for changed in result.changed:
         _publish(changed)
+    if result.hints:  # the study's end needs it, and takes seconds to import it: better while its jobs run
+        import optuna.importance  # noqa: F401, PLC0415
 
 
 @app.task(name=queue.SWEEP)  # type: ignore[untyped-decorator]
@@ -122,7 +124,7 @@ def _supervisor(slot: DeviceSlot) -> Supervisor:
         publish=_publish,
         hint=_hints().send,
         draining=lambda: _draining,
-        fork_server=ForkServer(PROGRAM),
+        fork_server=ForkServer(PROGRAM) if settings.fork_server else None,
     )
 
 

@@ -13,7 +13,7 @@ from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
 from atft.spec.prediction import PredictSpec
 from atft.spec.pretrain import PretrainSpec
-from atft.spec.study import HpoSpec
+from atft.spec.study import HpoSpec, PreflightSpec
 
 
 class JobKind(StrEnum):
@@ -92,7 +92,7 @@ KINDS: Final[Mapping[JobKind, Kind]] = {
         view="training", of_study=True, promotable=True, comparable=True, predicts=True,
     ),
     JobKind.PREFLIGHT: Kind(
-        noun="preflight", spec=TrainSpec, trains=TrainSpec, command=("run", "--preflight"), of_study=True,
+        noun="preflight", spec=PreflightSpec, trains=TrainSpec, command=("preflight",), of_study=True,
     ),
     JobKind.ABLATION: Kind(noun="ablation", spec=Spec),  # has no spec and no route yet
     JobKind.ENSEMBLE: Kind(

@@ -179,6 +179,13 @@ class HpoSpec(Spec):
         return body
 
 
+class PreflightSpec(Spec):
+    """The first steps of trainings that are not run: `base` at each point of a space, by name."""
+
+    base: TrainSpec
+    points: dict[Literal["low", "high"], dict[str, Scalar]]
+
+
 UNSEARCHABLE = frozenset(
     {
         "dataset", "name", "tags", "seed", "split", "resources", "baselines", "evaluation", "init_from",

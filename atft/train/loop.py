@@ -4,15 +4,19 @@ Every fold starts with the same weights and stops on its own; test days are read
 members are trained like folds, each with its own seed.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from atft.data.cache.reader import Cache
-from atft.events import Event, Failed, Finished, Stopped
+from atft.events import Event, Failed, Finished, Log, Stopped
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.reason import Reason
+from atft.spec.study import PreflightSpec, apply
 from atft.train.finalize import finalize
 from atft.train.fold import FoldTraining
 from atft.train.preflight import preflight
@@ -58,6 +62,31 @@ def train(
             return _run(run, test=test)
     except RunError as error:
         return Failed(reason=error.reason, message=str(error))
+
+
+def preflight_points(
+    spec: PreflightSpec,
+    cache: Cache,
+    out: Path,
+    emit: Callable[[Event], None],
+    stop: Callable[[], bool],
+    source: Path | None = None,
+) -> Finished | Stopped | Failed:
+    """The preflight of each point's training, one after the other; the first that fails is named and ends it."""
+    reports = {}
+    for name, point in spec.points.items():
+        if stop():
+            return Stopped()
+        shown = f"the {name} extreme of the space, {json.dumps(point)}"
+        emit(Log(message=f"preflight of {shown}"))
+        last = train(apply(spec.base, point), cache, out, emit, stop, preflight_only=True, source=source)
+        if isinstance(last, Failed):
+            return last.model_copy(update={"message": f"{shown}, cannot run: {last.message}"})
+        if not isinstance(last, Finished):
+            return last
+        reports[name] = last.result["preflight"]
+        torch.cuda.empty_cache()  # what the next one needs is compared with what is free
+    return Finished(result={"preflight": reports})
 
 
 def _run(run: Run, *, test: bool) -> Finished | Stopped:

@@ -118,8 +118,10 @@ class Job(Base):
 
     @property
     def run(self) -> Json:
-        """The spec of what is trained: the job's spec, or the base of a study or ensemble."""
-        base: Json = self.spec["base"] if KINDS[self.kind].nested else self.spec
+        """The spec of what is trained: the job's spec, or the base of a study or ensemble. Earlier versions wrote a
+        preflight for each extreme, without a base.
+        """
+        base: Json = self.spec.get("base", self.spec) if KINDS[self.kind].nested else self.spec
         return base
 
     @property

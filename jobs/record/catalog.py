@@ -200,6 +200,23 @@ def add_artifact(
     the same name. Raises StaleAttempt.
     """
     lock_running(session, job_id, attempt)
+    add_late_artifact(
+        session, job_id, attempt, name=name, path=path, size_bytes=size_bytes, sha256=sha256, media_type=media_type
+    )
+
+
+def add_late_artifact(
+    session: Session,
+    job_id: UUID,
+    attempt: int,
+    *,
+    name: str,
+    path: str,
+    size_bytes: int,
+    sha256: str,
+    media_type: str,
+) -> None:
+    """As `add_artifact`, of a job that has ended."""
     values = {
         "attempt": attempt,
         "path": path,

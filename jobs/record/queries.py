@@ -25,6 +25,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     func,
     literal,
     or_,
@@ -32,15 +33,16 @@ from sqlalchemy import (
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session, aliased, defer
 
 from atft.spec.kinds import KINDS, kinds_where
-from jobs.db.tables import Dataset, Job, Worker
+from jobs.db.tables import ArtifactRow, Dataset, Job, Worker
 from jobs.errors import Invalid, JobNotFound
-from jobs.states import COORDINATING, JobKind, JobState
+from jobs.states import COORDINATING, TERMINAL, JobKind, JobState
 
 # The number of jobs ahead in the queue, and a sentence on what the job waits for; both null unless it is queued.
 QueuePosition = tuple[int | None, str | None]
+PLOTS_SECONDS: Final = 3600.0  # for how long after a study's end the plots that it lacks are tried again
 WORKER_SECONDS: Final = 60.0  # a worker whose last heartbeat is older is not live
 
 
@@ -176,6 +178,19 @@ def active_studies(session: Session, limit: int, after: UUID | None = None) -> l
     if after is not None:
         query = query.where(Job.id > after)
     return list(session.scalars(query.order_by(Job.id).limit(limit)))
+
+
+def studies_without_plots(session: Session, limit: int, job_id: UUID | None = None) -> list[Job]:
+    """Studies with trials that ended in the last hour, or that one whenever it ended, without their plots."""
+    trial = aliased(Job)
+    query = select(Job).where(
+        Job.kind.in_(COORDINATING),
+        Job.state.in_(TERMINAL),
+        Job.finished_at > seconds_ago(PLOTS_SECONDS) if job_id is None else Job.id == job_id,
+        exists().where(trial.parent_id == Job.id, trial.trial_number.is_not(None)),
+        ~exists().where(ArtifactRow.job_id == Job.id, ArtifactRow.name == "timeline.json"),
+    )
+    return list(session.scalars(query.limit(limit)))
 
 
 def expired(session: Session, limit: int) -> list[Job]:

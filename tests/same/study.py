@@ -16,6 +16,8 @@ JOB_FIELDS: Final = (
     "metrics", "best",
 )  # fmt: skip
 ARTIFACT_FIELDS: Final = ("name", "size_bytes", "sha256", "media_type")
+LAST_PLOT: Final = "timeline.json"  # a study's plots are drawn after its end
+PLOT_SECONDS: Final = 120.0
 SILENT_SECONDS: Final = 120.0  # a stream sends a comment now and then; without one for so long it is dead
 
 
@@ -36,7 +38,6 @@ def results(checkout: Checkout, say: Callable[[str], None]) -> Results:
             "study: trials": values(trials, "trials"),
             "study: best": values(service.get(f"/jobs/{study}/best"), "best"),
             "study: importance": values(service.get(f"/jobs/{study}/importance"), "importance"),
-            "study: artifacts": service.artifacts(study),
         }
         for trial in trials:
             job, title = trial["job_id"], f"trial {trial['number']}"
@@ -46,6 +47,8 @@ def results(checkout: Checkout, say: Callable[[str], None]) -> Results:
             found[f"{title}: evidence"] = values(evidence, "evidence")
             checkout.note_commit(evidence)
             found[f"{title}: artifacts"] = service.artifacts(job)
+        service.wait_for_artifact(study, LAST_PLOT)
+        found["study: artifacts"] = service.artifacts(study)
     say(f"{checkout.name}: service has stopped, {time.monotonic() - began:.1f} s since the start")
     return found
 
@@ -81,6 +84,13 @@ class _Service:
         left_out = dict(EXCLUDED_FILES) | dict(BY_FIELD)
         items = [item for item in self.get(f"/jobs/{job}/artifacts")["items"] if item["name"] not in left_out]
         return values({item["name"]: {name: item[name] for name in ARTIFACT_FIELDS} for item in items}, "artifacts")
+
+    def wait_for_artifact(self, job: str, name: str) -> None:
+        end = time.monotonic() + PLOT_SECONDS
+        while name not in (item["name"] for item in self.get(f"/jobs/{job}/artifacts")["items"]):
+            if time.monotonic() > end:
+                raise CheckoutError(f"{self._checkout.name}: job {job} has no {name}")
+            time.sleep(0.5)
 
     def _body(self, response: httpx.Response) -> Any:
         if response.is_error:

@@ -94,6 +94,8 @@ def prepare_launch(
         arguments = _dataset_arguments(settings, job, folder, weights)
         threads = int(resources.get("threads", 1))
     command, *flags = kind.command
+    if kind.nested and job.run is job.spec:  # a preflight of an earlier version, of one extreme
+        command, *flags = "run", "--preflight"
     environment = settings.child_environment(threads, cuda_device)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_REPOSITORY), environment.get("PYTHONPATH")]))
     environment["TMPDIR"] = str(scratch_folder(folder))

@@ -333,9 +333,8 @@ class _ChildMonitor:
             if self.recorder.error is not None:
                 raise self.recorder.error
             is_draining = draining()
-            if (
-                time.monotonic() - loop_started > self.watchdog.stall_seconds / 2
-            ):  # this process was suspended, perhaps with the child
+            # Has this process been suspended, perhaps with the child?
+            if time.monotonic() - loop_started > self.watchdog.stall_seconds / 2:
                 self.watchdog.reset_silence()
             loop_started = time.monotonic()
             stop_cause = self.watchdog.step(

@@ -7,9 +7,9 @@ reason, never as a number.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Final, Literal
+from typing import Final
 from uuid import UUID
 
 import optuna
@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from atft.spec.base import digest
 from atft.spec.space import Scalar
-from atft.spec.study import HpoSpec
+from atft.spec.study import HpoSpec, PreflightSpec
+from jobs.broker.queue import CONTROL
 from jobs.db.columns import Best
 from jobs.db.session import transaction
 from jobs.db.tables import Job, Json
@@ -28,53 +29,51 @@ from jobs.record import catalog, history, lifecycle, submission
 from jobs.settings import Settings
 from jobs.states import TERMINAL, JobKind, JobState, Reason, Wanted
 from worker.studies.failures import RecordedFailures, forget_failure
-from worker.studies.plots import Plots, draw_plots
+from worker.studies.plots import draw_missing, write_importance
 from worker.studies.rows import StudyEnd, StudyRows, children_of, is_pruned, objective_value, reason_of, stop
 from worker.studies.samplers import open_study, suggest_parameters
 
-EXTREMES: Final[tuple[Literal["low", "high"], ...]] = ("low", "high")
+LAST_PRIORITY: Final = 9  # of drawing the plots of a study that has ended
 MAX_ASKED: Final = 100  # trials in one transaction, which holds the lock: a trial that is refused at once makes room
 OpenStorage = Callable[[], BaseStorage]
 
 
 @dataclass
 class AdvanceResult:
-    """What to send after the commit: hints (queue, id, priority) and jobs whose followers to notify. `draw_plots`
-    is set when only the plots of the ended study are missing, `more` when there are more trials to ask for.
+    """What to send after the commit: hints (queue, id, priority) and jobs whose followers to notify. `more` is set when
+    there are more trials to ask for.
     """
 
     hints: list[tuple[str, UUID, int]] = field(default_factory=list)
     changed: list[UUID] = field(default_factory=list)
-    draw_plots: HpoSpec | None = None
     more: bool = False
 
 
 def advance(
     sessions: sessionmaker[Session], open_storage: OpenStorage, settings: Settings, job_id: UUID
 ) -> AdvanceResult:
-    """Advance the study by one step. While Postgres is unavailable nothing happens; the sweeper sends another hint.
-    Any other error is written down; one that comes again ends the study.
+    """Advance the study by one step; draw the plots of one that has ended without them. While Postgres is unavailable
+    nothing happens; the sweeper sends another hint. Any other error is written down; one that comes again ends the
+    study.
     """
-    plots: Plots | None = None
     result = AdvanceResult()
     with RecordedFailures(sessions, job_id) as failures:
         while True:
             with transaction(sessions) as session:
                 job = lifecycle.begin_study(session, job_id)
                 if job is None:
-                    return result
-                step = _step(session, open_storage, job, plots)
+                    break
+                step = _step(session, open_storage, settings, job)
             result.hints += step.hints
             result.changed += step.changed
-            if step.draw_plots is not None:  # seconds, so not under the lock
-                plots = draw_plots(settings, open_storage(), job_id, step.draw_plots)
-            elif not step.more:
+            if not step.more:
                 return result
+        draw_missing(sessions, open_storage, settings, job_id)
     result.changed += failures.changed
     return result
 
 
-def _step(session: Session, open_storage: OpenStorage, job: Job, plots: Plots | None) -> AdvanceResult:
+def _step(session: Session, open_storage: OpenStorage, settings: Settings, job: Job) -> AdvanceResult:
     try:
         spec = HpoSpec.from_stored(job.spec)
     except ValidationError as error:
@@ -84,10 +83,9 @@ def _step(session: Session, open_storage: OpenStorage, job: Job, plots: Plots | 
             message = f"the study's spec is not valid for this version: {error}"
             StudyEnd(JobState.FAILED, Reason.INVALID_PARAMS, message).settle(session, job)
         return AdvanceResult(changed=changed)
-    step = AdvanceStep(session, open_storage, job, spec, plots)
+    step = AdvanceStep(session, open_storage, settings, job, spec)
     step.run()
-    if step.result.draw_plots is None:
-        forget_failure(session, job)
+    forget_failure(session, job)
     return step.result
 
 
@@ -95,9 +93,9 @@ class AdvanceStep:
     """One advance, inside one transaction that holds the lock on the study's row."""
 
     def __init__(
-        self, session: Session, open_storage: OpenStorage, job: Job, spec: HpoSpec, plots: Plots | None
+        self, session: Session, open_storage: OpenStorage, settings: Settings, job: Job, spec: HpoSpec
     ) -> None:
-        self.session, self.job, self.spec, self.plots = session, job, spec, plots
+        self.session, self.settings, self.job, self.spec = session, settings, job, spec
         self.rows = StudyRows(session, job, spec)
         self.children, self.trials = self.rows.children, self.rows.trials
         self.result = AdvanceResult(changed=self.rows.changed)
@@ -129,32 +127,30 @@ class AdvanceStep:
     # --- before the first trial
 
     def _preflight_passed(self) -> bool:
-        """True once both extremes of the space have run one step; else it submits them, waits, or ends the study."""
-        runs = {str(c.tags.get("preflight")): c for c in self.children if c.kind is JobKind.PREFLIGHT}
-        for extreme in EXTREMES:
-            if extreme not in runs and not self._submit_preflight(extreme):
-                return False
-        for which, child in runs.items():
+        """True once both extremes of the space have run one step; else it submits that, waits, or ends the study."""
+        runs = [c for c in self.children if c.kind is JobKind.PREFLIGHT]  # two in a study of an earlier version
+        problem = None if runs else self._submit_preflight()
+        for child in runs:
             if child.state in TERMINAL and child.state is not JobState.SUCCEEDED:
-                return self._refuse_space(which, child.point, child.message or reason_of(child))
-        if all(c.state is JobState.SUCCEEDED for c in runs.values()) and len(runs) == len(EXTREMES):
+                problem = child.message or reason_of(child)
+        if problem is not None:
+            self._finish(StudyEnd(JobState.FAILED, Reason.PREFLIGHT_FAILED, problem))
+            return False
+        if runs and all(c.state is JobState.SUCCEEDED for c in runs):
             return True
         self._write_progress("preflight")
         return False
 
-    def _submit_preflight(self, extreme: Literal["low", "high"]) -> bool:
-        params = self.spec.extreme(extreme)
-        body = self.spec.trial_body(params)
-        problem = _validation_message(self.spec, params)
-        if problem is not None:
-            return self._refuse_space(extreme, params, problem)
-        self._submit(JobKind.PREFLIGHT, body, params, name=f"preflight, {extreme}", tags={"preflight": extreme})
-        return True
-
-    def _refuse_space(self, extreme: str, params: Mapping[str, Scalar], problem: str) -> bool:
-        message = f"the {extreme} extreme of the space, {json.dumps(dict(params))}, cannot run: {problem}"
-        self._finish(StudyEnd(JobState.FAILED, Reason.PREFLIGHT_FAILED, message))
-        return False
+    def _submit_preflight(self) -> str | None:
+        """Submit one job that tries both extremes; a sentence instead when one of them is not valid."""
+        spec = PreflightSpec(
+            base=self.spec.trial_spec({}), points={"low": self.spec.extreme("low"), "high": self.spec.extreme("high")}
+        )
+        for name, point in spec.points.items():
+            if (problem := _validation_message(self.spec, point)) is not None:
+                return f"the {name} extreme of the space, {json.dumps(point)}, cannot run: {problem}"
+        self._submit(JobKind.PREFLIGHT, spec.model_dump(mode="json"), {}, name="preflight")
+        return None
 
     # --- asking
 
@@ -194,7 +190,6 @@ class AdvanceStep:
         *,
         name: str,
         number: int | None = None,
-        tags: Mapping[str, str] | None = None,
     ) -> Job:
         resources = self.spec.base.resources
         new = submission.NewJob(
@@ -203,7 +198,6 @@ class AdvanceStep:
             spec_digest=digest(body),
             queue=(self.job.params or {})["trial_queue"],
             name=name,
-            tags=tags or {},
             priority=self.job.priority,
             max_attempts=resources.max_attempts,
             queue_timeout_seconds=resources.queue_timeout_seconds,
@@ -282,7 +276,7 @@ class AdvanceStep:
         return end is not None
 
     def _finish(self, end: StudyEnd) -> None:
-        """Stop unfinished trials; once none is left, have the plots drawn, and settle the study."""
+        """Stop unfinished trials; once none is left, write the importance and settle the study."""
         if not self.rows.stop_children():
             self._write_progress("ending")
             return
@@ -291,25 +285,19 @@ class AdvanceStep:
             if frozen.state is TrialState.RUNNING and frozen.number not in self.trials:  # it never became a job
                 self.study.tell(frozen.number, state=TrialState.FAIL, skip_if_finished=True)
         self._write_progress("ending")
-        if self.trials and self.plots is None:
-            self.result.draw_plots = self.spec
-            return
-        plots = self.plots or Plots()
-        for output in plots.outputs:
-            catalog.add_artifact(
-                self.session,
-                self.job.id,
-                self.job.attempt,
-                name=output.name,
-                path=output.path,
-                size_bytes=output.size_bytes,
-                sha256=output.sha256,
-                media_type=output.media_type,
-            )
-        if plots.error is not None:
-            body = {"level": "warning", "message": plots.error}
-            history.add_event(self.session, self.job.id, "log", body, self.job.attempt)
+        if self.trials:
+            self._add_importance()
+            self.result.hints.append((CONTROL, self.job.id, LAST_PRIORITY))
         end.settle(self.session, self.job)
+
+    def _add_importance(self) -> None:
+        try:
+            output = write_importance(self.settings, self.study, self.spec, self.job.id)
+        except OSError as error:  # a full disk must not keep the study from ending
+            body = {"level": "warning", "message": f"the parameter importance cannot be written: {error}"}
+            history.add_event(self.session, self.job.id, "log", body, self.job.attempt)
+            return
+        catalog.add_artifact(self.session, self.job.id, self.job.attempt, **asdict(output))
 
     # --- showing
 

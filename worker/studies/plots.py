@@ -1,18 +1,26 @@
-"""Plots and parameter importance of a finished study as JSON files, so that the API and the page need no Optuna."""
+"""Parameter importance and plots of a study as JSON files, so that the API and the page need no Optuna.
+
+A study ends with its importance. Its plots take seconds and are drawn after its end: a study that has ended without
+them, since drawing failed or was killed, gets them by a hint of the sweep.
+"""
 
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
 from uuid import UUID
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
+from pydantic import ValidationError
+from sqlalchemy.orm import Session, sessionmaker
 
 from atft.checksums import sha256_of, write_atomic
 from atft.spec.study import HpoSpec
+from jobs.db.session import transaction
 from jobs.db.tables import Json
+from jobs.record import catalog, queries
 from jobs.settings import Settings
 from worker.attempt.artifacts import Output
 from worker.studies.samplers import open_study, without_experimental_warnings
@@ -20,19 +28,29 @@ from worker.studies.samplers import open_study, without_experimental_warnings
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Plots:
-    """The files that were written, and the error that prevented others."""
+def draw_missing(
+    sessions: sessionmaker[Session], open_storage: Callable[[], BaseStorage], settings: Settings, job_id: UUID
+) -> None:
+    """Draw the plots of a study that has ended without them, and add them to its artifacts."""
+    with transaction(sessions) as session:
+        job = next(iter(queries.studies_without_plots(session, 1, job_id)), None)
+    if job is None:
+        return
+    try:
+        spec = HpoSpec.from_stored(job.spec)
+        outputs = _draw(settings, open_study(open_storage(), job_id, spec), job_id)
+    except (OSError, ValidationError) as error:
+        logger.warning("study %s: its plots cannot be drawn: %s", job_id, error)
+        return
+    with transaction(sessions) as session:
+        for output in outputs:
+            catalog.add_late_artifact(session, job_id, job.attempt, **asdict(output))
 
-    outputs: tuple[Output, ...] = ()
-    error: str | None = None
 
+def _draw(settings: Settings, study: optuna.Study, job_id: UUID) -> list[Output]:
+    """Write those plots that can be drawn."""
+    import optuna.visualization as show  # noqa: PLC0415 - plotly is needed after the end of a study only
 
-def draw_plots(settings: Settings, storage: optuna.storages.BaseStorage, job_id: UUID, spec: HpoSpec) -> Plots:
-    """Write the plots of an ended study under its job's folder. A full disk must not keep the study from ending."""
-    import optuna.visualization as show  # noqa: PLC0415 - plotly is needed at the end of a study only
-
-    study = open_study(storage, job_id, spec)
     trials = study.get_trials(deepcopy=False)
     plots: dict[str, Callable[[optuna.Study], object]] = {"timeline": show.plot_timeline}
     if any(trial.intermediate_values for trial in trials):
@@ -41,22 +59,19 @@ def draw_plots(settings: Settings, storage: optuna.storages.BaseStorage, job_id:
         plots["history"] = show.plot_optimization_history
         plots["parallel_coordinate"] = show.plot_parallel_coordinate
         plots["slice"] = show.plot_slice
-    bodies: dict[str, Json] = {"importance.json": importance(study, spec)}
+    bodies: dict[str, Json] = {}
     for name, plot in plots.items():
         try:
             with without_experimental_warnings():
-                bodies[f"{name}.json"] = json.loads(plot(study).to_json())  # type: ignore[attr-defined]  # plotly is untyped
-        except Exception:  # a failing plot must not keep the study from ending
+                bodies[name] = json.loads(plot(study).to_json())  # type: ignore[attr-defined]  # plotly is untyped
+        except Exception:  # one failing plot must not prevent the others
             logger.exception("study %s: no plot %s", job_id, name)
-    folder = (settings.jobs_root / str(job_id) / "1").resolve()
-    outputs: list[Output] = []
-    try:
-        for name, body in bodies.items():
-            outputs.append(_write(settings, folder, name, body))
-    except OSError as error:
-        logger.warning("study %s: its plots cannot be written: %s", job_id, error)
-        return Plots(tuple(outputs), f"{len(outputs)} of {len(bodies)} plots were written: {error}")
-    return Plots(tuple(outputs))
+    return [_write(settings, job_id, f"{name}.json", body) for name, body in bodies.items()]
+
+
+def write_importance(settings: Settings, study: optuna.Study, spec: HpoSpec, job_id: UUID) -> Output:
+    """Write a study's parameter importance under its job's folder. Raises OSError."""
+    return _write(settings, job_id, "importance.json", importance(study, spec))
 
 
 def importance(study: optuna.Study, spec: HpoSpec) -> Json:
@@ -76,7 +91,8 @@ def importance(study: optuna.Study, spec: HpoSpec) -> Json:
     return body | {"importance": {key: float(share) for key, share in shares.items()}}
 
 
-def _write(settings: Settings, folder: Path, name: str, body: Json) -> Output:
+def _write(settings: Settings, job_id: UUID, name: str, body: Json) -> Output:
+    folder = (settings.jobs_root / str(job_id) / "1").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     write_atomic(path, json.dumps(body, indent=1, allow_nan=False).encode())

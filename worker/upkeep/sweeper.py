@@ -83,6 +83,7 @@ class Sweeper:
         if self.now() - self._orphans_removed_at >= ORPHANS_INTERVAL_SECONDS:
             self._orphans_removed_at = self.now()
             self._remove_orphans()
+            self._draw_plots()
 
     def _remove_orphans(self) -> None:
         try:
@@ -148,3 +149,10 @@ class Sweeper:
         for study in studies:
             self.hint(CONTROL, study.id, study.priority)
         self._last_study = studies[-1].id if len(studies) == BATCH else None
+
+    def _draw_plots(self) -> None:
+        """Send hints for studies that have ended without plots: the process that was to draw them was killed."""
+        with transaction(self.sessions) as session:
+            ended = queries.studies_without_plots(session, BATCH)
+        for study in ended:
+            self.hint(CONTROL, study.id, study.priority)

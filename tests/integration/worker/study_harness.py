@@ -67,7 +67,7 @@ class StudyHarness:
         with self.sessions() as session:  # never committed
             job = lifecycle.begin_study(session, study)
             assert job is not None
-            AdvanceStep(session, lambda: self.storage, job, HpoSpec.model_validate(job.spec), None).run()
+            AdvanceStep(session, lambda: self.storage, self.settings, job, HpoSpec.model_validate(job.spec)).run()
 
     def job(self, job_id: UUID) -> Job:
         with transaction(self.sessions) as session:

@@ -45,6 +45,9 @@ def test_pain_37_a_finished_study_has_the_values_of_its_own_trials(harness: Stud
     assert job.progress is not None
     assert (job.progress["step"], job.progress["steps"], job.progress["ratio"]) == (6, 6, 1.0)
     with transaction(harness.sessions) as session:
+        assert [row.name for row in catalog.artifacts(session, study)] == ["importance.json"]
+    assert harness.advance(study).hints == []
+    with transaction(harness.sessions) as session:
         files = {row.name: harness.settings.run_root / row.path for row in catalog.artifacts(session, study)}
         logs = [e.body["message"] for e in history.read_after(session, study, 0) if e.kind == "log"]
     assert set(files) == {
@@ -56,7 +59,6 @@ def test_pain_37_a_finished_study_has_the_values_of_its_own_trials(harness: Stud
     assert sum(importance["importance"].values()) == pytest.approx(1)
     assert json.loads(files["history.json"].read_text())["data"]
     assert len([line for line in logs if "succeeded: val/rank_ic" in line]) == 6
-    assert harness.advance(study).hints == []
 
 
 @pytest.mark.parametrize("parallelism", [1, 2, 4])
@@ -145,7 +147,7 @@ def test_a_study_is_never_claimed_nor_does_it_expire(harness: StudyHarness) -> N
         assert queries.expired(session, 10) == []
         assert session.get_one(Attempt, (study, 1)).worker == "control"
         assert [job.id for job in queries.active_studies(session, 10)] == [study]
-        assert [job.kind for job in queries.due_jobs(session, "cpu", -1, 10)] == [JobKind.PREFLIGHT] * 2
+        assert [job.kind for job in queries.due_jobs(session, "cpu", -1, 10)] == [JobKind.PREFLIGHT]
 
 
 def test_the_sweep_hints_active_studies_repeatedly(harness: StudyHarness) -> None:
@@ -164,6 +166,18 @@ def test_the_sweep_hints_active_studies_repeatedly(harness: StudyHarness) -> Non
     harness.advance(study)
     sweeper.sweep()
     assert hinted == [("control", study)] * 2
+
+
+def test_plots_that_a_killed_process_did_not_draw_are_drawn_later(harness: StudyHarness) -> None:
+    study, without_trials = harness.submit(n_trials=1), harness.submit()
+    harness.run_study(study)
+    with transaction(harness.sessions) as session:
+        lifecycle.want(session, without_trials, Wanted.CANCEL, by="test")
+        assert [job.id for job in queries.studies_without_plots(session, 10)] == [study]
+    harness.advance(study)
+    with transaction(harness.sessions) as session:
+        assert "timeline.json" in {row.name for row in catalog.artifacts(session, study)}
+        assert queries.studies_without_plots(session, 10) == []
 
 
 def test_priority_of_a_study_is_that_of_its_trials(harness: StudyHarness) -> None:

@@ -153,7 +153,8 @@ def test_a_study_ends_although_its_plots_cannot_be_written(harness: StudyHarness
         assert catalog.artifacts(session, study) == []
         messages = [e.body for e in history.read_after(session, study, 0) if e.kind == "log"]
     assert messages[-1]["level"] == "warning"
-    assert messages[-1]["message"].startswith("0 of 6 plots were written: ")
+    assert messages[-1]["message"].startswith("the parameter importance cannot be written: ")
+    assert harness.advance(study) == AdvanceResult()
 
 
 def test_reaching_the_goal_ends_the_study(harness: StudyHarness) -> None:
@@ -229,37 +230,25 @@ def test_a_queued_study_is_cancelled_at_once(harness: StudyHarness) -> None:
 
 def test_pain_38_a_space_whose_extreme_cannot_run_fails_before_any_trial(harness: StudyHarness) -> None:
     study = harness.submit(n_trials=5, parallelism=4)
-    harness.advance(study)
-    low, high = sorted(harness.children(study, JobKind.PREFLIGHT), key=lambda job: str(job.tags), reverse=True)
-    assert (low.params, high.params) == (
-        {"optimizer.lr": 1e-5, "model.gat_layers": 1},
-        {"optimizer.lr": 1e-3, "model.gat_layers": 4},
-    )
-    assert high.spec["model"]["gat_layers"] == 4
-    harness.run(low)
-    harness.advance(study)
-    assert harness.children(study) == []
-    assert harness.claim(high)
-    harness.settle(high, JobState.FAILED, Reason.INTERNAL)
-    harness.advance(study)
-    job = harness.job(study)
-    assert (job.state, job.reason) == (JobState.FAILED, Reason.PREFLIGHT_FAILED)
-    assert '"model.gat_layers": 4' in (job.message or "")
-    assert "reported by the child" in (job.message or "")
-    assert harness.children(study) == []
-
-
-def test_pain_38_both_extremes_must_have_run_before_the_first_trial(harness: StudyHarness) -> None:
-    study = harness.submit(n_trials=2)
     for _ in range(3):
         harness.advance(study)
-    low, high = harness.children(study, JobKind.PREFLIGHT)
-    harness.run(low)
+    [preflight] = harness.children(study, JobKind.PREFLIGHT)
+    assert preflight.spec["points"] == {
+        "low": {"optimizer.lr": 1e-5, "model.gat_layers": 1},
+        "high": {"optimizer.lr": 1e-3, "model.gat_layers": 4},
+    }
+    assert harness.claim(preflight)
     harness.advance(study)
     assert harness.children(study) == []
-    harness.run(high)
+    harness.settle(preflight, JobState.FAILED, Reason.INTERNAL)
     harness.advance(study)
-    assert len(harness.children(study)) == 1
+    job = harness.job(study)
+    assert (job.state, job.reason, job.message) == (
+        JobState.FAILED,
+        Reason.PREFLIGHT_FAILED,
+        "reported by the child",
+    )
+    assert harness.children(study) == []
 
 
 def test_parameters_that_make_no_job_are_a_failed_trial(harness: StudyHarness) -> None:

@@ -13,6 +13,8 @@ from atft.data.cache.reader import Cache
 from atft.events import Checkpointed, Failed, Finished, Metrics, Stopped
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
+from atft.spec.study import PreflightSpec
+from atft.train.loop import preflight_points
 
 Make = Callable[..., TrainSpec]
 METRICS = (
@@ -128,6 +130,17 @@ def test_preflight_only_trains_nothing(run: Any) -> None:
     assert result.last.result["preflight"]["parameters"] > 0
     assert not result.of(Metrics)
     assert not result.out.exists()
+
+
+def test_preflight_at_points_names_the_one_that_cannot_run(cache: Cache, make_spec: Make, tmp_path: Path) -> None:
+    def last(low: dict[str, float], high: dict[str, float]) -> Any:
+        spec = PreflightSpec(base=make_spec(), points={"low": low, "high": high})
+        return preflight_points(spec, cache, tmp_path, lambda _: None, lambda: False)
+
+    reports = last({"model.gat_layers": 1}, {"model.gat_layers": 2}).result["preflight"]
+    assert reports["low"]["parameters"] < reports["high"]["parameters"]
+    message = last({"loss.base_weight": 1.0}, {"loss.base_weight": 1e39}).message
+    assert message.startswith('the high extreme of the space, {"loss.base_weight": 1e+39}, cannot run: the loss of ')
 
 
 def test_pain_24_a_nan_ends_the_run_and_names_its_day(run: Any, cache: Cache, make_spec: Make) -> None:

@@ -56,6 +56,12 @@ def test_a_training_run(settings: Settings) -> None:
     assert start.environment["CUDA_VISIBLE_DEVICES"] == "1"
 
 
+def test_a_preflight_and_one_of_an_earlier_version(settings: Settings) -> None:
+    for spec, command in (({"base": SPEC, "points": {}}, ["preflight"]), (SPEC, ["run", "--preflight"])):
+        start = prepare_launch(settings, job(kind=JobKind.PREFLIGHT, spec=spec), cuda_device=None)
+        assert [word for word in start.argv if word in ("run", "preflight", "--preflight")] == command
+
+
 def test_the_newest_checkpoint_whose_bytes_are_whole_is_resumed_from(settings: Settings) -> None:
     folder = settings.jobs_root / str(UUID(int=7)) / "1" / "checkpoints"
     found: Json | None = None

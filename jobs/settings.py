@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     min_free_bytes: int = Field(
         2_000_000_000, ge=0, description="with less free disk than this no job or upload is accepted"
     )
+    fork_server: bool = Field(
+        default=True, description="fork children from a process that has their imports, one for each worker"
+    )
     keep_checkpoints_days: float = Field(7.0, ge=0, description="of finished jobs, for a retry")
     keep_logs_days: float = Field(90.0, ge=0, description="the raw output of finished jobs")
     keep_trials_days: float = Field(30.0, ge=0, description="files of a study's trials except the best")

@@ -324,17 +324,20 @@ def test_a_failure_is_an_event_and_exit_1(cache: Path, tmp_path: Path, start: Ca
     assert empty.events[-1].reason == "data_changed"
 
 
-def test_events_on_standard_output_are_nothing_but_events(cache: Path, tmp_path: Path) -> None:
+def test_a_preflight_writes_nothing_but_events_and_loads_nothing_that_comes_later(cache: Path, tmp_path: Path) -> None:
     """The default optimizer's package prints to standard output; that text must not appear among the events."""
     arguments = ["run", write(tmp_path, SPEC), "--cache", str(cache), "--out", str(tmp_path), "--preflight"]
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "atft", *arguments],
+        [sys.executable, "-X", "importtime", "-P", "-m", "atft", *arguments],
         capture_output=True, env={**os.environ, **THREADS, "PYTHONPATH": str(ROOT)}, check=True, timeout=120,
     )  # fmt: skip
     events = [parse(line) for line in done.stdout.splitlines()]
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Finished)
     assert events[-1].result["preflight"]["micro_batch_days"] >= 1  # type: ignore[index]
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.decode().splitlines()}
+    assert "torch" in loaded
+    assert loaded & {"statsmodels", "scipy.stats", "polars", "lightgbm", "sklearn", "optuna", "plotly"} == set()
 
 
 def test_inspect_shows_a_cache_and_a_plan_as_json(cache: Path) -> None:

@@ -107,6 +107,9 @@ JOB: Final[Example] = {
     "actions": ["cancel", "pause", "priority", "promote", "compare"],
     "links": LINKS,
 }
+JOB_SUMMARY: Final[Example] = {name: value for name, value in JOB.items() if name != "spec"} | {
+    "metrics": {LEADING: 0.031, TEST_MEAN: None}
+}
 JOB_QUEUED: Final[Example] = {
     "state": "queued",
     "status": "queued",

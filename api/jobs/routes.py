@@ -25,7 +25,7 @@ from api.http.deps import (
 from api.http.service import Service
 from api.jobs.schemas import JobPage, JobView, Priority, SubmittedView
 from api.jobs.submission import REFUSALS, Inserted, RequestIdentity, SubmitRequest, answer, record_submission, replay
-from api.jobs.views import etag, job_view
+from api.jobs.views import etag, job_summary, job_view
 from atft.spec.data import DatasetRef
 from atft.spec.kinds import KINDS
 from jobs.access import audit
@@ -63,13 +63,16 @@ async def list_jobs(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> JobPage:
-    """Jobs, newest first. `next_cursor` and `Link: …; rel="next"` give the next page."""
+    """Jobs, newest first, without their specs and most of their metrics, which `GET /jobs/{job_id}` has.
+
+    `next_cursor` and `Link: …; rel="next"` give the next page.
+    """
     only = JobFilter(state=state, kind=kind, parent_id=parent_id, dataset=dataset, tag=tag, q=q)
     rows, next_cursor = await service.database.read(_page, only, cursor, limit)
     if next_cursor is not None:
         others = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
         response.headers["Link"] = f'</jobs?{urlencode([*others, ("cursor", next_cursor)])}>; rel="next"'
-    return JobPage(items=[job_view(job, position) for job, position in rows], next_cursor=next_cursor)
+    return JobPage(items=[job_summary(job, position) for job, position in rows], next_cursor=next_cursor)
 
 
 @router.get(

@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from api.http import examples
 from api.http.schemas import Metrics, Page, Time, View, example
+from atft.spec.metric import LISTED
 from jobs.db.columns import Best
 from jobs.record.actions import Action
 from jobs.states import JobKind, JobState, Reason, Wanted
@@ -49,10 +50,10 @@ class BestEpoch(Best, total=False):
     """
 
 
-class JobView(View):
-    """One job of any kind."""
+class JobSummary(View):
+    """One job of any kind in a list: without its spec, and of its metrics only those that a list shows."""
 
-    model_config = example(examples.JOB)
+    model_config = example(examples.JOB_SUMMARY)
 
     id: UUID
     kind: JobKind
@@ -73,11 +74,10 @@ class JobView(View):
     queue: str
     dataset: str | None
     dataset_fingerprint: str | None
-    spec: dict[str, JsonValue]
     spec_digest: str
     progress: ProgressView | None
-    metrics: Metrics = Field(description="latest value by name; an undefined value is null, never 0")
-    best: BestEpoch | None = Field(description="`epoch` and `metrics` of the best epoch by the objective")
+    metrics: Metrics = Field(description=f"latest value of {' and '.join(LISTED)}; an undefined value is null, never 0")
+    best: BestEpoch | None = Field(description="the best epoch by the objective, with the same metrics")
     pending_reason: str | None = Field(description="why a queued job does not run yet")
     queue_position: int | None = Field(description="jobs ahead of this one on its queue; null unless queued")
     created_at: Time
@@ -88,6 +88,16 @@ class JobView(View):
     links: Links
 
 
+class JobView(JobSummary):
+    """One job of any kind."""
+
+    model_config = example(examples.JOB)
+
+    spec: dict[str, JsonValue]
+    metrics: Metrics = Field(description="latest value by name; an undefined value is null, never 0")
+    best: BestEpoch | None = Field(description="`epoch` and `metrics` of the best epoch by the objective")
+
+
 class SubmittedView(JobView):
     """The job that a submit call created (or, by its Idempotency-Key, had already created)."""
 
@@ -96,10 +106,10 @@ class SubmittedView(JobView):
     warnings: list[str] = Field([], description="reasons why the job may not run, or not as expected")
 
 
-class JobPage(Page[JobView]):
+class JobPage(Page[JobSummary]):
     """One page of jobs, newest first."""
 
-    model_config = example({"items": [examples.JOB], "next_cursor": None})
+    model_config = example({"items": [examples.JOB_SUMMARY], "next_cursor": None})
 
 
 class Series(View):
@@ -164,5 +174,6 @@ class Priority(View):
 
 
 JOB_MODELS: Final = (
-    ProgressView, JobView, SubmittedView, JobPage, Series, MetricsView, EventView, ArtifactView, Artifacts, Priority,
+    ProgressView, JobSummary, JobView, SubmittedView, JobPage, Series, MetricsView, EventView, ArtifactView, Artifacts,
+    Priority,
 )  # fmt: skip

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import Response
 
-from api.jobs.schemas import ArtifactView, JobView, Links, ProgressView, SubmittedView
+from api.jobs.schemas import ArtifactView, JobSummary, JobView, Links, ProgressView, SubmittedView
 from jobs.db.tables import ArtifactRow, Job
 from jobs.record.actions import actions
 from jobs.record.queries import QueuePosition
@@ -45,7 +45,7 @@ def _links(job_id: UUID) -> Links:
 
 _COPIED: Final = (
     "id", "kind", "parent_id", "source_job_id", "name", "tags", "state", "wanted", "reason", "message", "attempt",
-    "max_attempts", "priority", "queue", "dataset", "dataset_fingerprint", "spec", "spec_digest", "metrics", "best",
+    "max_attempts", "priority", "queue", "dataset", "dataset_fingerprint", "spec_digest", "metrics", "best",
     "created_at", "started_at", "finished_at", "worker",
 )  # fmt: skip
 _copied_values: Final = attrgetter(*_COPIED)
@@ -63,15 +63,19 @@ def _fields(job: Job, position: QueuePosition) -> dict[str, Any]:
     return fields
 
 
+def job_summary(job: Job, position: QueuePosition) -> JobSummary:
+    return JobSummary.model_construct(**_fields(job, position))
+
+
 def job_view(job: Job, position: QueuePosition) -> JobView:
-    return JobView.model_construct(**_fields(job, position))
+    return JobView.model_construct(**_fields(job, position), spec=job.spec)
 
 
 def submitted_view(response: Response, job: Job, position: QueuePosition, warnings: list[str]) -> SubmittedView:
     """The body of a 202; its headers are set on `response`."""
     response.headers["Location"] = f"/jobs/{job.id}"
     response.headers["ETag"] = etag(job)
-    return SubmittedView.model_construct(**_fields(job, position), warnings=warnings)
+    return SubmittedView.model_construct(**_fields(job, position), spec=job.spec, warnings=warnings)
 
 
 def artifact_view(row: ArtifactRow) -> ArtifactView:

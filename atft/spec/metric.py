@@ -200,6 +200,7 @@ COMPARED: Final = _in_order(lambda metric: metric.compared)
 SHOWN: Final = _in_order(lambda metric: metric.shown)
 _MINIMIZED: Final = {metric.name for metric in OBJECTIVES if metric.better == "lower"}
 LEADING: Final = full_name(VAL, RANK_IC)  # the default objective
+LISTED: Final = (LEADING, full_name(TEST, RANK_IC))  # of a job in a list of jobs
 VAL_LOSS: Final = full_name(VAL, LOSS)
 
 _HORIZON: Final = "(@[0-9]+d)?"

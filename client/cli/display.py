@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from atft.spec.metric import IC_T, LEADING, LOSS, TRAIN, full_name
-from client.sdk.models import Comparison, Event, Job, Value
+from client.sdk.models import Comparison, Event, Job, JobSummary, Value
 from client.sdk.sync import Client, LiveJob
 
 TRAIN_LOSS: Final = full_name(TRAIN, LOSS)
@@ -46,14 +46,14 @@ def format_number(value: JsonValue) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 10 else f"{value:.4g}"
 
 
-def state_markup(job: Job) -> str:
+def state_markup(job: JobSummary) -> str:
     """The job's state in its colour, with the reason in parentheses."""
     label = job.status or job.state
     colour = COLOURS.get(job.state, "default")
     return f"[{colour}]{escaped(label)}[/]" + (f" ({escaped(job.reason)})" if job.reason else "")
 
 
-def jobs_table(jobs: Iterable[Job]) -> Table:
+def jobs_table(jobs: Iterable[JobSummary]) -> Table:
     identity = Column("id", no_wrap=True, min_width=36)  # never cut off: other commands need it whole
     others = ("kind", "name", "state", "epoch", LEADING, "dataset", "created")
     table = Table(identity, *others, box=None, pad_edge=False)

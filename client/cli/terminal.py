@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from rich.console import Console
 
 from client.cli import display
-from client.sdk.models import Job
+from client.sdk.models import Job, JobSummary
 from client.sdk.sync import Client, LiveJob, Refused, ServiceError, Unreachable
 
 out = display.console()
@@ -62,7 +62,7 @@ def print_json(body: object) -> None:
     typer.echo(json.dumps(body, indent=2, ensure_ascii=False))
 
 
-def job_as_json(job: Job) -> dict[str, JsonValue]:
+def job_as_json(job: JobSummary) -> dict[str, JsonValue]:
     """The job as the service sent it, without the defaults of missing fields."""
     body: dict[str, JsonValue] = job.model_dump(mode="json", exclude_unset=True, by_alias=True)
     return body

@@ -37,7 +37,9 @@ class Progress(ResponseModel):
     samples_per_second: float | None = None
 
 
-class Job(ResponseModel):
+class JobSummary(ResponseModel):
+    """A job in a list: `spec` and most metrics are left to `Client.job(id)`."""
+
     id: str
     kind: str
     state: State
@@ -50,7 +52,6 @@ class Job(ResponseModel):
     queue: str | None = None
     dataset: str | None = None
     dataset_fingerprint: str | None = None
-    spec: dict[str, JsonValue] = {}
     spec_digest: str | None = None
     progress: Progress | None = None
     latest: dict[str, Value] | None = Field(None, alias="metrics")  # `job.metrics()` requests the series
@@ -59,7 +60,6 @@ class Job(ResponseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     actions: list[str] = []  # what may be done with the job now
-    warnings: list[str] = []
     links: dict[str, str] = {}
 
     @property
@@ -78,8 +78,13 @@ class Job(ResponseModel):
         return html_table([(name, value) for name, value in rows.items() if value is not None])
 
 
+class Job(JobSummary):
+    spec: dict[str, JsonValue] = {}
+    warnings: list[str] = []
+
+
 class JobPage(ResponseModel):
-    items: list[Job]
+    items: list[JobSummary]
     next_cursor: str | None = None
 
 

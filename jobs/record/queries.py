@@ -3,10 +3,11 @@
 import base64
 import binascii
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -18,31 +19,38 @@ from sqlalchemy import (
     Interval,
     Select,
     SmallInteger,
+    SQLColumnExpression,
     Text,
     Uuid,
     and_,
     any_,
     bindparam,
     case,
-    cast,
     exists,
     func,
     literal,
     or_,
     select,
     tuple_,
+    type_coerce,
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session, aliased, defer
+from sqlalchemy.orm.attributes import set_committed_value
 
 from atft.spec.kinds import KINDS, kinds_where
-from jobs.db.tables import ArtifactRow, Dataset, Job, Worker
+from atft.spec.metric import LISTED
+from jobs.db.columns import Best
+from jobs.db.tables import ArtifactRow, Dataset, Job, Json, Worker
 from jobs.errors import Invalid, JobNotFound
 from jobs.states import COORDINATING, TERMINAL, JobKind, JobState
 
 # The number of jobs ahead in the queue, and a sentence on what the job waits for; both null unless it is queued.
 QueuePosition = tuple[int | None, str | None]
 PLOTS_SECONDS: Final = 3600.0  # for how long after a study's end the plots that it lacks are tried again
+_FIRST_ID: Final = UUID(int=0)
+_LAST_ID: Final = UUID(int=2**128 - 1)
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 WORKER_SECONDS: Final = 60.0  # a worker whose last heartbeat is older is not live
 
 
@@ -73,21 +81,29 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise Invalid("this cursor was not given by this service: start again without one", "cursor") from error
 
 
-# Statements of every request are built once: building one takes as long as running it.
-_PAGE: Final = (
-    select(Job)
-    .options(
-        *(
-            defer(column, raiseload=True)
-            for column in (
-                Job.evidence, Job.baselines, Job.checkpoint, Job.overrides, Job.failures, Job.child_seq,
-                Job.lease_until, Job.queue_deadline, Job.queued_at,
-            )
-        )
-    )
-    .order_by(Job.created_at.desc(), Job.id.desc())
-    .limit(bindparam("max_rows", type_=Integer()))
-)  # fmt: skip
+def _listed(metrics: SQLColumnExpression[Any]) -> ColumnElement[Any]:
+    """Of a document of metrics those that a list shows."""
+    each = func.jsonb_each(metrics).table_valued("key", "value")
+    kept = select(func.jsonb_object_agg(each.c.key, each.c.value)).where(each.c.key.in_(LISTED)).scalar_subquery()
+    return func.coalesce(kept, literal({}, JSONB))
+
+
+def _page_query() -> Select[Job, Json, Best | None]:
+    """Query of a page: the jobs without the columns that no list shows, their listed metrics, and their best epoch with
+    its listed metrics.
+    """
+    unread = (
+        Job.spec, Job.metrics, Job.best, Job.evidence, Job.baselines, Job.checkpoint, Job.overrides, Job.failures,
+        Job.child_seq, Job.lease_until, Job.queue_deadline, Job.queued_at,
+    )  # fmt: skip
+    listed = Job.best.op("||")(func.jsonb_build_object("metrics", _listed(Job.best["metrics"])))
+    best = case((func.jsonb_typeof(Job.best) == "object", listed))  # a cleared one is a JSON null
+    query = select(Job, type_coerce(_listed(Job.metrics), JSONB), type_coerce(best, JSONB))
+    query = query.options(*(defer(column, raiseload=True) for column in unread))
+    return query.order_by(Job.created_at.desc(), Job.id.desc()).limit(bindparam("max_rows", type_=Integer()))
+
+
+_PAGE: Final = _page_query()  # built once: building a statement takes as long as running it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,8 +134,15 @@ class JobFilter:
             found.append(Job.tags.contains({key: value}) if equals else Job.tags.has_key(key))
         if self.q is not None:
             in_name = Job.name.icontains(self.q, autoescape=True)
-            found.append(or_(in_name, cast(Job.id, Text).startswith(self.q.lower(), autoescape=True)))
+            ids = ids_that_start_with(self.q)
+            found.append(in_name if ids is None else or_(in_name, Job.id.between(*ids)))
         return found
+
+
+def ids_that_start_with(text: str) -> tuple[UUID, UUID] | None:
+    """The first and the last possible id that starts with the text; None when no id can."""
+    first, last = (text + str(bound)[len(text) :] for bound in (_FIRST_ID, _LAST_ID))
+    return (UUID(first), UUID(last)) if _ID.fullmatch(first) else None
 
 
 _ALL: Final = JobFilter()
@@ -128,12 +151,18 @@ _ALL: Final = JobFilter()
 def page(
     session: Session, only: JobFilter = _ALL, *, cursor: str | None = None, limit: int = 50
 ) -> tuple[list[Job], str | None]:
-    """One page of jobs, newest first, and the cursor of the next page. Columns that no list shows are not read."""
+    """One page of jobs, newest first, and the cursor of the next page. Columns that no list shows are not read; of
+    `metrics` and `best.metrics` only those in LISTED.
+    """
     conditions = only.conditions()
     if cursor is not None:
         conditions.append(tuple_(Job.created_at, Job.id) < tuple_(*read_cursor(cursor)))
     query = _PAGE.where(*conditions) if conditions else _PAGE
-    jobs = list(session.scalars(query, {"max_rows": limit + 1}))
+    jobs = []
+    for job, metrics, best in session.execute(query, {"max_rows": limit + 1}):
+        set_committed_value(job, "metrics", metrics)
+        set_committed_value(job, "best", best)
+        jobs.append(job)
     more = len(jobs) > limit
     return jobs[:limit], write_cursor(jobs[limit - 1].created_at, jobs[limit - 1].id) if more else None
 
@@ -264,7 +293,6 @@ def _positions_query() -> Select[UUID, int, datetime]:
 _POSITION: Final = _position_query()
 _POSITIONS: Final = _positions_query()
 _END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC)
-_LAST_ID: Final = UUID(int=2**128 - 1)
 _LIVE: Final = select(Worker.queue).where(_is_live()).distinct()
 
 

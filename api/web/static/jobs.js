@@ -26,7 +26,7 @@ function query(extra = {}) {
   return `/jobs?${new URLSearchParams([...chosen, ["limit", PAGE_SIZE], ...Object.entries(extra)])}`;
 }
 
-const bestOfStudy = (job) => (job.spec.objective?.metric === METRIC ? { [METRIC]: job.best?.value } : {});
+const bestOfStudy = (job) => (job.best?.objective === METRIC ? { [METRIC]: job.best.value } : {});
 
 function cells(job) {
   const title = job.name || `${job.kind} ${job.id.slice(-8)}`,

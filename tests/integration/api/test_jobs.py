@@ -188,6 +188,8 @@ async def test_list_filters_and_pages(client: httpx.AsyncClient, dataset: Datase
     for query, expected in {
         "tag=n=1": [3, 1],
         "q=job%203": [3],
+        f"q={made[2][:-1].upper()}": [2],
+        "q=0-": [],
         "state=failed": [],
         "dataset=small&tag=n": [4, 3, 2, 1, 0],
     }.items():

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -70,9 +70,26 @@ def test_page_filters(sessions: Sessions) -> None:
     assert found(q="50%") == [parent]
     assert found(q="5%0") == []
     assert found(q=str(child)[:30]) == ([child] if str(child)[:30] != str(other)[:30] else [other, child])
+    assert found(q=str(child)) == [child]
     for cursor in ("nonsense", "", "eyJ9", "WzEsMl0="):
         with pytest.raises(Invalid):
             in_transaction(sessions, queries.page, cursor=cursor)
+
+
+def test_a_page_has_no_spec_and_few_metrics(sessions: Sessions) -> None:
+    made = [submit(sessions) for _ in range(3)]
+    metrics = {"val/rank_ic": 0.1, "test/rank_ic": None, "val/rank_ic@5d": 0.2}
+    best = {"epoch": 3, "value": 0.1, "metrics": metrics}
+    for job_id, value in zip(made, (best, {"epoch": 3}, None), strict=True):
+        change = update(Job).where(Job.id == job_id).values(metrics=metrics, best=value)
+        in_transaction(sessions, lambda session, change=change: session.execute(change))
+    (null, older, job), _ = in_transaction(sessions, queries.page)
+    listed = {"val/rank_ic": 0.1, "test/rank_ic": None}
+    assert job.metrics == listed
+    assert job.best == best | {"metrics": listed}
+    assert older.best == {"epoch": 3, "metrics": {}}
+    assert null.best is None
+    assert "spec" not in vars(job)
 
 
 def test_due_jobs_and_queue_positions(sessions: Sessions) -> None:

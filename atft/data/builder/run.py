@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -158,7 +159,7 @@ def build(
     if cache_root is not None:
         progress.start_stage("hashing the source", 0.05)
         fingerprint = fingerprint_of(spec, progress.run(lambda: source_sha256(spec)))
-        if found := _existing_build(cache_root / fingerprint, []):
+        if found := progress.run(partial(_existing_build, cache_root / fingerprint, [])):
             return _reused(found, emit)
     try:
         with scratch_folder(out) as folder, scratch_folder(out) as scratch:
@@ -166,7 +167,7 @@ def build(
             planned = _planned(source, spec, progress)
             if cache_root is not None:  # built by rules that only reading could tell of, or before there were any
                 fingerprint = fingerprint_of(spec, source.sha256, source.later_rules)
-                if found := _existing_build(cache_root / fingerprint, None):
+                if found := progress.run(partial(_existing_build, cache_root / fingerprint, None)):
                     return _reused(found, emit)
             manifest, profile_json, report = _write_files(folder, planned, spec, emit, progress)
             (folder / "graphs").mkdir()

@@ -231,7 +231,7 @@ def _open(
     path: Path, spec: DatasetSpec, scratch: Path | None, progress: ProgressReporter
 ) -> tuple[Table, Roles, str | None]:
     """The table of the panel, its roles, and how it is read if it has a column for each stock."""
-    found = open_file(path, spec)
+    found = progress.run(lambda: open_file(path, spec))
     shape: str | None = None
     names = found.names if isinstance(found, DelimitedFile) else found.schema.names
     layout = find_layout(names, spec.columns) if spec.kind != "features" else None

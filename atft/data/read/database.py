@@ -16,6 +16,7 @@ from atft.spec.data import TableFile
 
 BATCH_CELLS = 1 << 20
 COLUMNS_AT_ONCE = 400  # a statement of SQLite returns 2,000 values at most
+STEPS, STEPS_PER_BYTE = 1 << 20, 20  # of SQLite's machine: about five a column, which takes a byte or more
 SQLITE_MAGIC, DUCKDB_MAGIC = b"SQLite format 3\0", b"DUCK"
 
 
@@ -56,6 +57,9 @@ def _sqlite(path: Path) -> Iterator[sqlite3.Connection]:
     database = sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True, check_same_thread=False)
     try:
         database.execute("PRAGMA trusted_schema = OFF")
+        # A damaged file's pages can refer to each other in a circle: then this ends with "interrupted".
+        calls = iter(range((STEPS_PER_BYTE * path.stat().st_size) // STEPS + 10))
+        database.set_progress_handler(lambda: next(calls, None) is None, STEPS)
         yield database
     except (sqlite3.Error, OverflowError) as error:
         raise unreadable_error(path.name, "SQLite", error) from error
@@ -80,7 +84,8 @@ def _open_sqlite(path: Path, written: TableFile) -> Table:
             keys = [_quoted(str(row[1])) for row in columns if row[5]]
             source += f" ORDER BY {', '.join(keys)}" if keys else ""
         check_column_names(path.name, names)
-        (rows,) = database.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone()
+        # Not count(*), which nothing can interrupt.
+        (rows,) = database.execute(f"SELECT coalesce(sum(1), 0) FROM {_quoted(table)}").fetchone()
         schema = pa.schema(
             [(name, kind) for name, kind in zip(names, _sqlite_types(database, table, names), strict=True)]
         )
@@ -97,16 +102,13 @@ def _open_sqlite(path: Path, written: TableFile) -> Table:
 
 def _sqlite_types(database: sqlite3.Connection, table: str, names: Sequence[str]) -> list[pa.DataType]:
     """The type of each column by what its cells hold: SQLite's columns have no types of their own."""
-    kinds = ("text", "blob", "real", "integer")
-    types = (pa.string(), pa.binary(), pa.float64(), pa.int64())
+    types = {1: pa.string(), 6: pa.binary(), 11: pa.float64(), 16: pa.int64(), 24: pa.null(), None: pa.null()}
     found: list[pa.DataType] = []
     for start in range(0, len(names), COLUMNS_AT_ONCE):
         part = names[start : start + COLUMNS_AT_ONCE]
-        tests = ", ".join(f"max(typeof({_quoted(name)}) = '{kind}')" for name in part for kind in kinds)
-        held = list(database.execute(f"SELECT {tests} FROM {_quoted(table)}").fetchone())
-        for k in range(len(part)):
-            first = next((t for t, any_cell in zip(types, held[4 * k : 4 * k + 4], strict=True) if any_cell), pa.null())
-            found.append(first)
+        tests = ", ".join(f"min(instr('text blob real integer null', typeof({_quoted(name)})))" for name in part)
+        held = database.execute(f"SELECT {tests} FROM {_quoted(table)}").fetchone()
+        found += [types[place] for place in held]
     return found
 
 
@@ -147,7 +149,8 @@ def _duckdb(path: Path) -> Iterator[Any]:
     except duckdb.Error as error:
         if "lock" in str(error):  # its text names paths and processes of this machine
             raise DataError(f"{path.name} is open in another program: close it there") from error
-        raise unreadable_error(path.name, "DuckDB", error) from error
+        told = duckdb.Error(str(error).replace(str(path), path.name))  # never a folder of the server
+        raise unreadable_error(path.name, "DuckDB", told) from error
 
 
 def _open_duckdb(path: Path, wanted: str | None) -> Table:

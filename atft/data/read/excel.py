@@ -1,7 +1,10 @@
 """Reader of one sheet of a workbook: .xlsx, .xlsb, .xls and .ods."""
 
 import datetime as dt
+import functools
+import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,9 @@ from atft.data.schema import DataError, format_names
 from atft.spec.data import TableFile
 
 OLE_MAGIC, ZIP_MAGIC = b"\xd0\xcf\x11\xe0", b"PK\x03\x04"
+MAX_CELLS = 1 << 26  # of 32 bytes each
+CELL = re.compile(rb"""\sr=["']([A-Z]{1,3})(\d{1,8})["']""")
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 WORKBOOK_PARTS = {"xl/workbook.xml", "xl/workbook.bin", "content.xml"}
 
 
@@ -38,10 +44,12 @@ def open_workbook(path: Path, head: bytes, written: TableFile) -> Table | None:
             "the sheet as CSV"
         ) from error
     try:
+        if head.startswith(ZIP_MAGIC):
+            _check_extents(path)
         with calamine.CalamineWorkbook.from_path(path) as book:
             sheet = _chosen(path, book.sheet_names, written.sheet)
             rows: list[list[Any]] = book.get_sheet_by_name(sheet).to_python()
-    except (calamine.CalamineError, OSError, ValueError) as error:
+    except (calamine.CalamineError, *UNREADABLE) as error:
         raise unreadable_error(path.name, "a workbook", error) from error
     return _table(path.name, rows, written.decimal)
 
@@ -50,11 +58,33 @@ def _is_workbook(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
+            if sum(part.file_size for part in parts) > max(FREE_BYTES, MAX_EXPANSION * path.stat().st_size):
+                raise DataError(
+                    f"{path.name} unpacks to more than {MAX_EXPANSION} times its size: save the sheet as CSV"
+                )
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return False
-    if sum(part.file_size for part in parts) > max(FREE_BYTES, MAX_EXPANSION * path.stat().st_size):
-        raise DataError(f"{path.name} unpacks to more than {MAX_EXPANSION} times its size: save the sheet as CSV")
     return any(part.filename in WORKBOOK_PARTS for part in parts)
+
+
+def _check_extents(path: Path) -> None:
+    """Raises DataError if a rectangle around the cells of a sheet (.xlsx), which is allocated, is too large."""
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            width = height = 0
+            if part.filename.startswith("xl/worksheets/"):
+                for column, row in CELL.findall(archive.read(part)):
+                    width, height = max(width, _column_number(column)), max(height, int(row))
+            if width * height > MAX_CELLS:
+                raise DataError(
+                    f"{path.name} has a sheet with cells in column {width:,} and in row {height:,}: delete those far "
+                    "from the table, or save it as CSV"
+                )
+
+
+@functools.cache
+def _column_number(letters: bytes) -> int:
+    return functools.reduce(lambda number, letter: number * 26 + letter - 64, letters, 0)
 
 
 def _chosen(path: Path, names: Sequence[str], wanted: str | None) -> str:

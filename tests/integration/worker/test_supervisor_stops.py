@@ -22,12 +22,8 @@ def harness(settings: Settings, sessions: sessionmaker[Session]) -> SupervisorHa
 
 
 class TestStopRequests:
-    @pytest.mark.parametrize(
-        ("name", "max_seconds"), [("obedient", 1.0), ("silent", 1.0), ("mute", 1.0), ("stubborn", 2.5)]
-    )
-    def test_g6_cancel_ends_the_group_before_the_job(
-        self, harness: SupervisorHarness, name: str, max_seconds: float
-    ) -> None:
+    @pytest.mark.parametrize("name", ["obedient", "silent", "mute", "stubborn"])
+    def test_g6_cancel_ends_the_group_before_the_job(self, harness: SupervisorHarness, name: str) -> None:
         job_id = harness.submit()
         options = ["--epoch-seconds", "60"] if name == "obedient" else []
         running = harness.start(*program(name, *options))
@@ -41,7 +37,7 @@ class TestStopRequests:
             if harness.job(job_id).state is JobState.CANCELLED:
                 assert not is_alive(child)
         assert running.result() is JobState.CANCELLED
-        assert time.monotonic() - started < max_seconds + 3
+        assert time.monotonic() - started < 20  # none of them would have ended within a minute
         assert not is_alive(child)
         if name == "stubborn":
             assert not is_alive(int((harness.folder(job_id) / "grandchild").read_text()))

@@ -1,8 +1,11 @@
 """Tables of SQLite and DuckDB files and sheets of workbooks are the panel that a Parquet file of them would be."""
 
 import datetime as dt
+import itertools
 import sqlite3
+import struct
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -216,3 +219,36 @@ def test_settings_of_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("date,code,close\n2024-01-02,A,1\n")
     with pytest.raises(DataError, match=r"p\.csv is not a workbook: leave sheet out"):
         load(spec(tmp_path / "p.csv", sheet="s"))
+
+
+def test_a_stray_cell_far_away_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "p.xlsx", "w") as book:
+        book.writestr("xl/workbook.xml", "<workbook/>")
+        cells = '<row r="1"><c r="A1"><v>1</v></c></row><row r="1048576"><c s="1" r="XFD1048576"><v>1</v></c></row>'
+        book.writestr("xl/worksheets/s1.xml", f"<worksheet><sheetData>{cells}</sheetData></worksheet>")
+    with pytest.raises(
+        DataError, match=r"p\.xlsx has a sheet with cells in column 16,384 and in row 1,048,576: delete"
+    ):
+        open_file(tmp_path / "p.xlsx")
+
+
+def test_pages_that_refer_to_each_other_do_not_keep_sqlite_reading(tmp_path: Path) -> None:
+    path = tmp_path / "p.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA page_size = 512")
+        database.execute("CREATE TABLE t (date, code, close)")
+        database.executemany("INSERT INTO t VALUES (?, ?, 1.5)", [("2024-01-02", f"C{i}") for i in range(5000)])
+        database.commit()
+        (root,) = database.execute("SELECT rootpage FROM sqlite_master").fetchone()
+    content = bytearray(path.read_bytes())
+    first = content[(root - 1) * 512 : root * 512]
+    (num_children,) = struct.unpack(">H", first[3:5])
+    children = struct.unpack(f">{num_children}H", first[12 : 12 + 2 * num_children])
+    for page, below in itertools.pairwise([root, *range(root + 1, root + 18)]):  # each child of a page is the next page
+        first[8:12] = struct.pack(">I", below)
+        for child in children:
+            first[child : child + 4] = struct.pack(">I", below)
+        content[(page - 1) * 512 : page * 512] = first
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"p\.sqlite cannot be read as SQLite: interrupted"):
+        open_file(path)

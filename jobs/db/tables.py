@@ -148,7 +148,17 @@ class Job(Base):
         ),
         Index("ix_jobs_queue", "queue", "priority", "created_at", postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_lease", "lease_until", postgresql_where=text("state = 'running'")),
-        Index("ix_jobs_created", text("created_at DESC"), text("id DESC")),
+        # A search for a part of a name reads this index instead of the rows (docs/decisions/0021).
+        Index(
+            "ix_jobs_created",
+            text("created_at DESC"),
+            text("id DESC"),
+            postgresql_include=["name", "kind", "dataset"],
+        ),
+        *(
+            Index(f"ix_jobs_{column}_created", column, text("created_at DESC"), text("id DESC"))
+            for column in ("dataset", "kind", "state")
+        ),
         Index("ix_jobs_parent_id", "parent_id"),
         Index("ix_jobs_source_job_id", "source_job_id"),
         Index("ix_jobs_dataset_fingerprint", "dataset_fingerprint"),

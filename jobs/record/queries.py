@@ -81,6 +81,10 @@ def read_cursor(cursor: str) -> tuple[datetime, UUID]:
         raise Invalid("this cursor was not given by this service: start again without one", "cursor") from error
 
 
+_NEWEST_FIRST: Final = (Job.created_at.desc(), Job.id.desc())
+_MAX_ROWS: Final = bindparam("max_rows", type_=Integer())
+
+
 def _listed(metrics: SQLColumnExpression[Any]) -> ColumnElement[Any]:
     """Of a document of metrics those that a list shows."""
     each = func.jsonb_each(metrics).table_valued("key", "value")
@@ -100,7 +104,7 @@ def _page_query() -> Select[Job, Json, Best | None]:
     best = case((func.jsonb_typeof(Job.best) == "object", listed))  # a cleared one is a JSON null
     query = select(Job, type_coerce(_listed(Job.metrics), JSONB), type_coerce(best, JSONB))
     query = query.options(*(defer(column, raiseload=True) for column in unread))
-    return query.order_by(Job.created_at.desc(), Job.id.desc()).limit(bindparam("max_rows", type_=Integer()))
+    return query.order_by(*_NEWEST_FIRST).limit(_MAX_ROWS)
 
 
 _PAGE: Final = _page_query()  # built once: building a statement takes as long as running it
@@ -158,6 +162,9 @@ def page(
     if cursor is not None:
         conditions.append(tuple_(Job.created_at, Job.id) < tuple_(*read_cursor(cursor)))
     query = _PAGE.where(*conditions) if conditions else _PAGE
+    if only.q is not None:  # the inner query reads an index that has the names, not the rows
+        found = select(Job.id).where(*conditions).order_by(*_NEWEST_FIRST).limit(_MAX_ROWS)
+        query = _PAGE.where(Job.id.in_(found.correlate(None)))
     jobs = []
     for job, metrics, best in session.execute(query, {"max_rows": limit + 1}):
         set_committed_value(job, "metrics", metrics)

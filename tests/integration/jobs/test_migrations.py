@@ -72,6 +72,20 @@ def test_kinds_are_checked_again_after_a_downgrade(settings: Settings) -> None:
     engine.dispose()
 
 
+def test_the_indexes_of_lists_can_be_taken_back(settings: Settings) -> None:
+    migration = import_module("migrations.versions.0007_indexes_of_lists")
+    engine = sa.create_engine(settings.sync_database_url)
+    with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+        before = [tuple(row) for row in connection.execute(sa.text(INDEXES))]
+        migration.downgrade()
+        assert not {f"ix_jobs_{column}_created" for column in ("dataset", "kind", "state")} & {
+            name for name, _ in connection.execute(sa.text(INDEXES))
+        }
+        migration.upgrade()
+        assert [tuple(row) for row in connection.execute(sa.text(INDEXES))] == before
+    engine.dispose()
+
+
 def test_migrate_runs_from_any_folder_many_at_once(empty: Settings, tmp_path: Path) -> None:
     environment = {"ATFT_DATABASE_URL": empty.database_url.get_secret_value(), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "jobs.admin", "migrate"]

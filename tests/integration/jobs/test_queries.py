@@ -69,6 +69,8 @@ def test_page_filters(sessions: Sessions) -> None:
     assert found(tag="team=a") == [child]
     assert found(q="50%") == [parent]
     assert found(q="5%0") == []
+    assert found(q="SEARCH", kind=JobKind.HPO) == [parent]
+    assert found(q="search", kind=JobKind.TRAIN) == []
     assert found(q=str(child)[:30]) == ([child] if str(child)[:30] != str(other)[:30] else [other, child])
     assert found(q=str(child)) == [child]
     for cursor in ("nonsense", "", "eyJ9", "WzEsMl0="):

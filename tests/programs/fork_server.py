@@ -5,6 +5,7 @@ do.
 import os
 import runpy
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,4 +22,6 @@ def main(arguments: Sequence[str]) -> int:
 
 if sys.argv[1:2] == ["fork-server"] and "REFUSE" in os.environ:
     sys.exit(1)
+if sys.argv[1:2] == ["fork-server"] and "HANG" in os.environ:
+    time.sleep(60)
 sys.exit(fork_server.serve(main, ()) if sys.argv[1:2] == ["fork-server"] else main(sys.argv[1:]))

@@ -72,9 +72,12 @@ class ForkServer:
         and code, which is started first where there is none. Null when there can be none, or after `give_up`.
         """
         key = (_without_scratch(request.environment), code_state())
-        if not self._start(key) or not self._wait(give_up):
+        if not self._start(key):
             return None
-        if code_state() != key[1]:  # changed while the server imported it
+        was_ready = self._is_ready
+        if not self._wait(give_up):
+            return None
+        if not was_ready and code_state() != key[1]:  # changed while the server imported it
             self.close()
             return None
         pid = self._ask(request)

@@ -60,7 +60,9 @@ def start(server: ForkServer, folder: Path) -> Iterator[Start]:
 
 
 def is_forked(child: Child) -> bool:
-    return b" --out " in Path(f"/proc/{child.pid}/cmdline").read_bytes()  # words of a title are joined by spaces
+    """The words of a title are joined by spaces. A forked child has its server's title until it has read its task."""
+    title = Path(f"/proc/{child.pid}/cmdline").read_bytes()
+    return b" fork-server" in title or b" --out " in title
 
 
 class TestForkedChild(ChildContract):
@@ -69,9 +71,9 @@ class TestForkedChild(ChildContract):
         assert is_forked(one)
         assert is_forked(other)
         assert one.pid != other.pid
-        assert Path(f"/proc/{one.pid}/cwd").resolve() == folder
         line = [*PROGRAM, str(PROGRAMS / "silent.py"), "--out", str(folder), "--events-fd"]
-        assert psutil.Process(one.pid).cmdline()[: len(line)] == line
+        wait_for(lambda: psutil.Process(one.pid).cmdline()[: len(line)] == line)
+        assert Path(f"/proc/{one.pid}/cwd").resolve() == folder
 
 
 def test_what_a_child_sees_is_what_an_exec_would_give(start: Start, server: ForkServer, folder: Path) -> None:
@@ -85,14 +87,23 @@ def test_what_a_child_sees_is_what_an_exec_would_give(start: Start, server: Fork
     assert seen[0] == seen[1]
 
 
-def test_a_killed_server_is_replaced(server: ForkServer, start: Start) -> None:
-    start("mute")
+def test_a_killed_server_is_replaced_and_its_children_go_on(server: ForkServer, start: Start) -> None:
+    child = start("mute")
     before = server.pid
     assert before is not None
     os.kill(before, signal.SIGKILL)
     wait_for(lambda: not alive(before))
     assert is_forked(start("mute"))
     assert server.pid != before
+    assert alive(child.pid)
+
+
+def test_a_server_that_hangs_at_its_start_is_done_without(
+    server: ForkServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_server, "IMPORT_SECONDS", 0.1)
+    assert not is_forked(start("mute", environment={"HANG": "1"}))
+    assert server.pid is None
 
 
 def test_a_frozen_server_is_done_without_and_replaced(

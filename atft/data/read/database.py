@@ -149,8 +149,8 @@ def _duckdb(path: Path) -> Iterator[Any]:
     except duckdb.Error as error:
         if "lock" in str(error):  # its text names paths and processes of this machine
             raise DataError(f"{path.name} is open in another program: close it there") from error
-        told = duckdb.Error(str(error).replace(str(path), path.name))  # never a folder of the server
-        raise unreadable_error(path.name, "DuckDB", told) from error
+        reason = duckdb.Error(str(error).replace(str(path), path.name))  # never a folder of the server
+        raise unreadable_error(path.name, "DuckDB", reason) from error
 
 
 def _open_duckdb(path: Path, wanted: str | None) -> Table:

@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI
 from api import openapi
 from api.access import routes as access
 from api.comparisons import routes as comparisons
+from api.comparisons.service import load_statistics
 from api.datasets import routes as datasets
 from api.http import errors
 from api.http.auth import check_bind, is_loopback
@@ -44,6 +45,7 @@ ROUTERS: Final = (
     streams.router, workers.router, access.router, health.router,
 )  # fmt: skip
 POOL_SIZE: Final = 16
+LOAD_STATISTICS_SECONDS: Final = 1.0  # after the start: the first requests do not share the interpreter with imports
 GC_THRESHOLDS: Final = (20_000, 20, 20)  # objects, young and middle collections: see _frozen_heap
 log = logging.getLogger("api")
 
@@ -66,10 +68,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             service = app.state.service = Service(settings, database, pubsub, redis, metrics, rate_limits)
             if is_loopback(settings.bind) and settings.admin_key is None:
                 log.warning("no admin key is configured: without API keys only programs on this machine are served")
+            loading = threading.Thread(target=load_statistics, name="statistics", daemon=True)
+            starting = asyncio.get_running_loop().call_later(LOAD_STATISTICS_SECONDS, loading.start)
             try:
                 with _run_on_signal(service.start_closing), _frozen_heap():
                     yield
             finally:
+                starting.cancel()
                 service.start_closing()
                 service.close()
                 await engine.dispose()

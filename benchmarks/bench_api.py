@@ -212,7 +212,7 @@ def operations(database: psycopg.Connection[Any], jobs: int) -> dict[str, Operat
             call=lambda session: history.series(session, compared[0], None),
         ),
         "compare ten": Operation(
-            path=of_ten, call=lambda session: history.daily(session, compared[0], "rank_ic", "test", 5)
+            path=of_ten, call=lambda session: history.daily_series(session, compared[:10], "rank_ic", "test", HORIZONS)
         ),
     }
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Query
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from api.comparisons.cache import CacheDep, Key
 from api.comparisons.fairness import (
@@ -36,6 +36,7 @@ from jobs.states import JobState
 router = APIRouter(tags=["results"])
 MAX_JOBS: Final = 50
 MAX_POINTS: Final = 1000
+_WITHOUT_RESULTS: Final = [defer(column) for column in (Job.metrics, Job.baselines, Job.evidence)]
 _Inputs = tuple[list[Side], dict[str, Daily], dict[UUID, Series]]
 JobIds = Annotated[
     list[UUID],
@@ -101,7 +102,7 @@ def _cache_key(session: Session, job_ids: Sequence[UUID], measure: Measure, base
 
     Raises JobNotFound; Refused (422) for a job without daily values.
     """
-    jobs = [queries.get(session, job_id) for job_id in job_ids]
+    jobs = queries.get_all(session, job_ids, *_WITHOUT_RESULTS)
     for job in jobs:
         if (why := refusal(job, Action.COMPARE)) is not None:
             raise invalid_query("job", why)
@@ -112,9 +113,10 @@ def _cache_key(session: Session, job_ids: Sequence[UUID], measure: Measure, base
 
 
 def _load_inputs(session: Session, job_ids: Sequence[UUID], measure: Measure, baseline_names: Sequence[str]) -> _Inputs:
-    jobs = [queries.get(session, job_id) for job_id in job_ids]
+    jobs = queries.get_all(session, job_ids, defer(Job.metrics))
     names = [job.name for job in jobs]
-    sides = [_side(session, job, measure, unique=names.count(job.name) == 1) for job in jobs]
+    daily = _daily(session, [job for job in jobs if job.state is JobState.SUCCEEDED], measure)
+    sides = [_side(job, daily.get(job.id, {}), unique=names.count(job.name) == 1) for job in jobs]
     baselines: dict[str, Daily] = {}
     for name in baseline_names:
         owner = next((job for job in jobs if job.state is JobState.SUCCEEDED and name in job.baselines), None)
@@ -123,7 +125,7 @@ def _load_inputs(session: Session, job_ids: Sequence[UUID], measure: Measure, ba
             raise invalid_query(
                 "baseline", f"no succeeded job here has a baseline {name!r}; they have {stored or 'none'}"
             )
-        baselines[name] = _daily(session, owner, measure, name)
+        baselines[name] = _daily(session, [owner], measure, name)[owner.id]
         if not baselines[name]:
             raise invalid_query("baseline", f"baseline {name!r} has no daily values of {measure}")
     return sides, baselines, _curves(session, jobs, measure)
@@ -133,7 +135,7 @@ def _horizons(job: Job) -> tuple[int, ...]:
     return tuple(job.run.get("data", {}).get("horizons", ()))
 
 
-def _side(session: Session, job: Job, measure: Measure, *, unique: bool) -> Side:
+def _side(job: Job, daily: Daily, *, unique: bool) -> Side:
     short = f"{job.kind} {str(job.id)[-8:]}"
     data = (job.evidence or {}).get("data", {})
     seeds = job.spec.get("seeds", [])
@@ -148,15 +150,16 @@ def _side(session: Session, job: Job, measure: Measure, *, unique: bool) -> Side
         days=days or None,
         folds=data.get("folds", []),
         horizons=_horizons(job),
-        daily=_daily(session, job, measure) if job.state is JobState.SUCCEEDED else {},
+        daily=daily,
     )
 
 
-def _daily(session: Session, job: Job, measure: Measure, source: str = "") -> Daily:
-    horizons = _horizons(job) if measure.horizon is None else (measure.horizon,)
-    return mean_by_day(
-        [dict(history.daily(session, job.id, measure.metric, measure.split, h, source)) for h in horizons]
-    )
+def _daily(session: Session, jobs: Sequence[Job], measure: Measure, source: str = "") -> dict[UUID, Daily]:
+    """The metric by day of each job; without a horizon, the mean over the job's own."""
+    horizons = {job.id: _horizons(job) if measure.horizon is None else (measure.horizon,) for job in jobs}
+    every = {horizon for own in horizons.values() for horizon in own}
+    found = history.daily_series(session, horizons, measure.metric, measure.split, every, source)
+    return {job_id: mean_by_day([found.get((job_id, h), {}) for h in own]) for job_id, own in horizons.items()}
 
 
 def _curves(session: Session, jobs: Sequence[Job], measure: Measure) -> dict[UUID, Series]:

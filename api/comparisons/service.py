@@ -1,11 +1,14 @@
 """The comparison of jobs by their daily values, with the statistics of `atft.metrics`. Pure functions.
 
-statsmodels takes a second to load and only comparisons need it: hence the imports inside functions.
+The libraries of the statistics take seconds to load and only comparisons need them: hence the imports inside functions,
+and `load_statistics`, which a server runs once it serves.
 """
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import cache
 from itertools import combinations
 from typing import Final
 from uuid import UUID
@@ -20,6 +23,7 @@ from jobs.states import JobState
 MAX_SIDES_ALL_PAIRS: Final = 10
 MIN_SET_SIDES: Final = 3
 BASELINE: Final = "baseline:"
+_loading: Final = threading.Lock()
 
 
 def mean_by_day(series: Sequence[Daily]) -> dict[date, float | None]:
@@ -31,10 +35,28 @@ def mean_by_day(series: Sequence[Daily]) -> dict[date, float | None]:
     return result
 
 
+def load_statistics() -> None:
+    """Load what a comparison needs, so that the first request does not wait for it. One thread at a time: two that
+    import the same modules in different orders may see half of one.
+    """
+    with _loading:
+        _compute_once()
+
+
+@cache
+def _compute_once() -> None:
+    from atft.metrics import inference  # noqa: PLC0415
+
+    series = np.sin(np.arange(40.0))
+    inference.newey_west_t(series, 1)
+    inference.model_confidence_set(np.stack([series, series**2, series**3], axis=1), 1)
+
+
 def compare(
     sides: Sequence[Side], baselines: Mapping[str, Daily], measure: Measure, curves: Mapping[UUID, Series]
 ) -> Comparison:
     """Compare jobs and baselines. Takes up to some seconds (50 jobs): do not call it in the event loop."""
+    load_statistics()
     horizon = measure.horizon or max((h for side in sides for h in side.horizons), default=1)
     differing = differences([side.spec for side in sides])
     reasons = unfairness_reasons(sides, differing, measure)

@@ -7,14 +7,17 @@ later one, so that comparing with the row's `child_seq` suffices for exactly-onc
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     BindParameter,
+    Date,
+    Double,
     Insert,
     func,
     insert,
@@ -23,6 +26,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session, defer
 from sqlalchemy.sql.base import ExecutableOption
 
@@ -309,15 +313,20 @@ def points_after(session: Session, job_id: UUID, last: Point | None, limit: int)
     return [Point(*row) for row in session.execute(query)]
 
 
-def daily(
-    session: Session, job_id: UUID, metric: str, split: str, horizon: int, source: str = ""
-) -> list[tuple[date, float | None]]:
-    """The daily values of one metric by date; `source` is a baseline's name, or empty for the job's own model."""
-    of = (DailyMetric.job_id == job_id, DailyMetric.name == metric, DailyMetric.split == split)
-    query = select(DailyMetric.day, DailyMetric.value).where(
-        *of, DailyMetric.horizon == horizon, DailyMetric.source == source
-    )
-    return [(day, value) for day, value in session.execute(query.order_by(DailyMetric.day))]
+def daily_series(
+    session: Session, job_ids: Iterable[UUID], metric: str, split: str, horizons: Iterable[int], source: str = ""
+) -> dict[tuple[UUID, int], dict[date, float | None]]:
+    """The daily values of one metric by job and horizon; `source` is a baseline's name, or empty for the job's own
+    model.
+    """
+    days = func.array_agg(aggregate_order_by(DailyMetric.day, DailyMetric.day), type_=ARRAY(Date))
+    values = func.array_agg(aggregate_order_by(DailyMetric.value, DailyMetric.day), type_=ARRAY(Double))
+    query = select(DailyMetric.job_id, DailyMetric.horizon, days, values).where(
+        DailyMetric.job_id.in_(job_ids), DailyMetric.name == metric, DailyMetric.split == split,
+        DailyMetric.horizon.in_(horizons), DailyMetric.source == source,
+    )  # fmt: skip
+    rows = session.execute(query.group_by(DailyMetric.job_id, DailyMetric.horizon))
+    return {(row[0], row[1]): dict(zip(row[2], row[3], strict=True)) for row in rows}
 
 
 def _update_running(session: Session, job_id: UUID, attempt: int, **values: Any) -> None:

@@ -37,6 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session, aliased, defer
 from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.sql.base import ExecutableOption
 
 from atft.spec.kinds import KINDS, kinds_where
 from atft.spec.metric import LISTED
@@ -65,6 +66,15 @@ def get(session: Session, job_id: UUID) -> Job:
     if job is None:
         raise JobNotFound(f"there is no job {job_id}")
     return job
+
+
+def get_all(session: Session, job_ids: Sequence[UUID], *options: ExecutableOption) -> list[Job]:
+    """These jobs, in this order. Raises JobNotFound."""
+    query = select(Job).where(Job.id.in_(job_ids)).options(*options)
+    found = {job.id: job for job in session.scalars(query, execution_options={"populate_existing": True})}
+    if missing := [job_id for job_id in job_ids if job_id not in found]:
+        raise JobNotFound(f"there is no job {missing[0]}")
+    return [found[job_id] for job_id in job_ids]
 
 
 def write_cursor(created_at: datetime, row_id: UUID) -> str:

@@ -1,5 +1,7 @@
 """Helpers of the API's tests: an application in this process, a dataset without files, a job with every event."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from uuid import UUID
 
 import httpx
 import pyarrow as pa
-from sqlalchemy import select
+from sqlalchemy import Engine, event, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.app import create_app
@@ -48,6 +50,21 @@ class serving:  # noqa: N801 - reads as a verb
     async def __aexit__(self, *error: Any) -> None:
         await self.client.aclose()
         await self.life.__aexit__(None, None, None)
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """The SQL statements that this process executes meanwhile."""
+    found: list[str] = []
+
+    def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        found.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", record)
+    try:
+        yield found
+    finally:
+        event.remove(Engine, "before_cursor_execute", record)
 
 
 def write_days(settings: Settings, sessions: Sessions) -> Path:

@@ -12,7 +12,7 @@ from jobs.db.session import transaction
 from jobs.db.tables import Dataset
 from jobs.record import history, lifecycle, submission
 from jobs.states import JobKind, JobState, Reason
-from tests.integration.api.application import Sessions, problem, submit
+from tests.integration.api.application import Sessions, problem, statements, submit
 
 pytestmark = pytest.mark.anyio
 DAYS = [str(day) for day in np.arange("2020-05-01", "2020-06-30", dtype="datetime64[D]")]
@@ -134,6 +134,17 @@ async def test_three_sides_baseline_and_validation_days(client: httpx.AsyncClien
     assert "selected on these validation days" in on_val["unfair_because"][0]
     spread = await compared(client, a, b, metric="test/long_short@1d")
     assert (spread["fair"], spread["curves"]) == (True, {})
+
+
+@pytest.mark.usefixtures("dataset")
+async def test_a_comparison_takes_two_statements_for_each_job(client: httpx.AsyncClient, sessions: Sessions) -> None:
+    jobs = [await job(client, sessions, str(n), n, seed=n) for n in range(3)]
+    counts = []
+    for some in (jobs[:2], jobs):
+        with statements() as found:
+            await compared(client, *some)
+        counts.append(len(found))
+    assert counts == [8, 10]  # keys, jobs twice, daily values; a curve's names and points
 
 
 @pytest.mark.usefixtures("dataset")

@@ -54,6 +54,13 @@ def next_attempt(sessions: Sessions, job_id: UUID) -> Job:
         return job
 
 
+def daily(
+    session: Session, job_id: UUID, metric: str, split: str, horizon: int, source: str = ""
+) -> list[tuple[date, float | None]]:
+    found = history.daily_series(session, [job_id], metric, split, [horizon], source)
+    return list(found.get((job_id, horizon), {}).items())
+
+
 def test_each_kind_of_event_goes_to_its_table(sessions: Sessions, running: UUID) -> None:
     before = get(sessions, running)
     new = append(
@@ -147,7 +154,7 @@ def test_points_are_in_the_order_of_their_events(sessions: Sessions, running: UU
 
 
 def test_resumed_attempt_finds_the_points_up_to_its_checkpoint(sessions: Sessions, running: UUID) -> None:
-    daily = DailySeries(name="rank_ic", split="val", horizon=5, days=["2020-01-01"], values=[0.1])
+    series = DailySeries(name="rank_ic", split="val", horizon=5, days=["2020-01-01"], values=[0.1])
     append(
         sessions,
         running,
@@ -155,7 +162,7 @@ def test_resumed_attempt_finds_the_points_up_to_its_checkpoint(sessions: Session
         Metrics(child_seq=2, step=10, values={"step/loss": 1.0}),
         Checkpointed(child_seq=3, path="1/checkpoints/last", step=10, epoch=1, sha256="s"),
         Metrics(child_seq=4, step=11, values={"step/loss": 0.9}),
-        Metrics(child_seq=5, step=2, values={"val/rank_ic": 0.4}, best=True, daily=[daily]),
+        Metrics(child_seq=5, step=2, values={"val/rank_ic": 0.4}, best=True, daily=[series]),
     )
     job = next_attempt(sessions, running)
     assert job.metrics == {"val/rank_ic": 0.3, "step/loss": 1.0}
@@ -167,11 +174,11 @@ def test_resumed_attempt_finds_the_points_up_to_its_checkpoint(sessions: Session
             "step/loss": {"step": [10], "value": [1.0]},
             "val/rank_ic": {"step": [1], "value": [0.3]},
         }
-        assert history.daily(session, running, "rank_ic", "val", 5) == []
-    append(sessions, running, Metrics(child_seq=1, step=2, values={"val/rank_ic": 0.5}, daily=[daily]), attempt=2)
+        assert daily(session, running, "rank_ic", "val", 5) == []
+    append(sessions, running, Metrics(child_seq=1, step=2, values={"val/rank_ic": 0.5}, daily=[series]), attempt=2)
     with transaction(sessions) as session:
         assert history.series(session, running, ["val/"])["val/rank_ic"] == {"step": [1, 2], "value": [0.3, 0.5]}
-        assert history.daily(session, running, "rank_ic", "val", 5) == [(date(2020, 1, 1), 0.1)]
+        assert daily(session, running, "rank_ic", "val", 5) == [(date(2020, 1, 1), 0.1)]
 
 
 def test_an_attempt_resumed_in_a_later_fold_keeps_the_folds_before_it(sessions: Sessions, running: UUID) -> None:
@@ -210,12 +217,12 @@ def test_daily_series_by_source(sessions: Sessions, running: UUID) -> None:
         Metrics(child_seq=2, step=1, values={}, source="ridge", daily=[ridge]),
     )
     with transaction(sessions) as session:
-        assert history.daily(session, running, "rank_ic", "test", 5) == [
+        assert daily(session, running, "rank_ic", "test", 5) == [
             (date(2020, 1, 1), None),
             (date(2020, 1, 2), 0.2),
         ]
-        assert [value for _, value in history.daily(session, running, "rank_ic", "test", 5, "ridge")] == [0.0, 0.1]
-        assert history.daily(session, running, "rank_ic", "test", 1) == []
+        assert [value for _, value in daily(session, running, "rank_ic", "test", 5, "ridge")] == [0.0, 0.1]
+        assert daily(session, running, "rank_ic", "test", 1) == []
 
 
 def test_series_prefixes_and_steps(sessions: Sessions, running: UUID) -> None:

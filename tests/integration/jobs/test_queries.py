@@ -183,7 +183,7 @@ async def _through_asyncpg(settings: Settings) -> None:
         assert [job.id for job in jobs] == [made.job.id]
         assert await session.run_sync(queries.queue_position, jobs[0]) == (0, "0 live workers on queue cpu")
         assert await session.run_sync(history.series, made.job.id, ["val/"], 0, 100) == {}
-        assert await session.run_sync(history.daily, made.job.id, "rank_ic", "test", 5) == []
+        assert await session.run_sync(history.daily_series, [made.job.id], "rank_ic", "test", [5]) == {}
         assert await session.run_sync(catalog.datasets) == ([], None)
         assert await session.run_sync(queries.workers) == []
         job = await session.run_sync(

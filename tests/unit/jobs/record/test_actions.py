@@ -66,4 +66,6 @@ def test_a_refusal_names_the_kinds_that_would_do() -> None:
 def test_every_kind_has_a_row() -> None:
     assert set(KINDS) == set(JobKind)
     assert all(kind.command is None or kind.path or kind.of_study for kind in KINDS.values())
-    assert {name for name, kind in KINDS.items() if kind.nested} == {JobKind.HPO, JobKind.ENSEMBLE}
+    assert {name for name, kind in KINDS.items() if kind.nested} == {
+        JobKind.HPO, JobKind.ENSEMBLE, JobKind.PREFLIGHT,
+    }  # fmt: skip

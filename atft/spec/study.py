@@ -232,7 +232,7 @@ def no_effect_reason(base: TrainSpec, space: Mapping[str, Dimension], key: str) 
     """Why no value of `key` has an effect, given the settings of `base` that are not in the space; else None."""
 
     def fixed(name: str, value: Scalar) -> bool:
-        return name not in space and _field_value(base, name) == value
+        return name not in space and field_value(base, name) == value
 
     if fixed("model.use_gat", value=False) and (
         key.startswith(("graph.", "model.gat_")) or key in ("model.learn_temperature", "model.stochastic_depth")
@@ -247,7 +247,7 @@ def no_effect_reason(base: TrainSpec, space: Mapping[str, Dimension], key: str) 
         if (users or key == f"loss.{part}") and fixed(f"loss.{part}_weight", 0.0):
             return f"loss.{part}_weight is 0"
         if users and not any(fixed(f"loss.{part}", name) for name in users) and f"loss.{part}" not in space:
-            return f"loss.{part} is {_field_value(base, f'loss.{part}')}, which has no {key.removeprefix('loss.')}"
+            return f"loss.{part} is {field_value(base, f'loss.{part}')}, which has no {key.removeprefix('loss.')}"
     phases = base.trainer.phases
     if phases and key == "optimizer.lr" and all(phase.lr is not None for phase in phases):
         return "each phase has its own lr"
@@ -261,7 +261,8 @@ def no_effect_reason(base: TrainSpec, space: Mapping[str, Dimension], key: str) 
     return None
 
 
-def _field_value(base: TrainSpec, key: str) -> object:
+def field_value(base: TrainSpec, key: str) -> object:
+    """The field of `base` with this dotted name."""
     value: object = base
     for part in key.split("."):
         value = getattr(value, part)

@@ -16,7 +16,7 @@ from atft.events import Event, Failed, Finished, Log, Stopped
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
 from atft.spec.reason import Reason
-from atft.spec.study import PreflightSpec, apply
+from atft.spec.study import PreflightSpec, apply, field_value
 from atft.train.finalize import finalize
 from atft.train.fold import FoldTraining
 from atft.train.preflight import preflight
@@ -77,9 +77,11 @@ def preflight_points(
     for name, point in spec.points.items():
         if stop():
             return Stopped()
-        shown = f"the {name} extreme of the space, {json.dumps(point)}"
+        training = apply(spec.base, point)
+        values = {key: field_value(training, key) for key in point}  # a stored 1e39 comes back as a long integer
+        shown = f"the {name} extreme of the space, {json.dumps(values)}"
         emit(Log(message=f"preflight of {shown}"))
-        last = train(apply(spec.base, point), cache, out, emit, stop, preflight_only=True, source=source)
+        last = train(training, cache, out, emit, stop, preflight_only=True, source=source)
         if isinstance(last, Failed):
             return last.model_copy(update={"message": f"{shown}, cannot run: {last.message}"})
         if not isinstance(last, Finished):

@@ -4,7 +4,6 @@ Whatever goes wrong with it, the caller starts its program by exec: a fork only 
 """
 
 import contextlib
-import ctypes
 import logging
 import select
 import socket
@@ -18,6 +17,7 @@ from typing import Final
 
 import atft
 from atft.fork_server import READY, ROOM, Task
+from atft.lease import prctl
 from atft.memory import free_and_total
 
 MIN_FREE_BYTES: Final = 2 << 30  # with less, the memory of an idle server belongs to a job
@@ -112,7 +112,8 @@ class ForkServer:
         self.close()
         self._key = key
         try:
-            _become_subreaper()
+            # Orphans below this process become its children: it reaps those of the fork server.
+            prctl(PR_SET_CHILD_SUBREAPER, 1)
             self._connection, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(
@@ -191,13 +192,6 @@ def code_state() -> CodeState:
     return tuple(found)
 
 
-def _become_subreaper() -> None:
-    """Have the kernel make orphans below this process its children: it reaps those of the fork server."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
-
-
 def _read_pid(channel: socket.socket) -> int | None:
     """The pid that a child sends; null when none comes in time."""
     deadline, line = time.monotonic() + ANSWER_SECONDS, b""
@@ -205,9 +199,7 @@ def _read_pid(channel: socket.socket) -> int | None:
         channel.settimeout(max(0.001, deadline - time.monotonic()))
         try:
             data = channel.recv(32)
-        except TimeoutError:
-            return None
-        except OSError:
+        except OSError:  # a timeout, too
             return None
         if not data:
             return None

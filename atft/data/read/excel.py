@@ -62,7 +62,7 @@ def _is_workbook(path: Path) -> bool:
                 raise DataError(
                     f"{path.name} unpacks to more than {MAX_EXPANSION} times its size: save the sheet as CSV"
                 )
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # no archive: other readers try it
         return False
     return any(part.filename in WORKBOOK_PARTS for part in parts)
 

@@ -1,5 +1,5 @@
-"""Command line of the worker's child process: `python -m atft run | ensemble | pretrain | preflight | predict | build |
-inspect | bench`. It also runs without the service.
+"""Command line of the worker's child process: `python -m atft run | ensemble | pretrain | preflight | predict |
+baselines | build | inspect | bench`. It also runs without the service.
 
 Writes events as one JSON object a line to `--events-fd`, everything else to stderr. Exit codes: 0 after a `finished`
 or `stopped` event, 1 after a `failed` event, 2 for wrong usage, 75 when its lease has expired.
@@ -28,6 +28,7 @@ from atft.events import Event, Evidence, Failed, Finished, Started, Stopped
 from atft.evidence.models import BuildEvidence, DroppedRowsEvidence
 from atft.lease import die_with_parent, watch_lease
 from atft.spec.base import Spec
+from atft.spec.baselines import BaselinesSpec
 from atft.spec.data import DatasetSpec, PlantedMode
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec
@@ -119,6 +120,8 @@ def _execute(options: argparse.Namespace, spec: Spec, emit: EventStream, stop: S
             return _run(options, spec, emit, stop)
         case PredictSpec():
             return _predict(options, spec, emit, stop)
+        case BaselinesSpec():
+            return _baselines(options, spec, emit, stop)
         case DatasetSpec():
             return _build(options, spec, emit, stop)
         case _:
@@ -135,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--init-from", type=Path, metavar="DIR", help="folder of the run that the spec's init_from names")
     pretrain = commands.add_parser("pretrain", help="pretrain the encoder as a PretrainSpec describes")
     pretrain.add_argument("spec", type=Path, help="PretrainSpec as JSON")
-    pretrain.set_defaults(init_from=None, no_test=True, preflight=False)
+    pretrain.set_defaults(init_from=None, no_test=True, stored_baselines=True, preflight=False)
     ensemble = commands.add_parser("ensemble", help="train and average the members of an EnsembleSpec")
     ensemble.add_argument("spec", type=Path, help="EnsembleSpec as JSON")
     ensemble.add_argument("--init-from", type=Path, metavar="DIR", help="folder of the run that base.init_from names")
@@ -153,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help="largest micro-batch in days, to use less memory",
         )
+    for command in (run, ensemble):
+        command.add_argument("--stored-baselines", action="store_true", help="compute no baselines")
     run.add_argument("--no-test", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--preflight", action="store_true", help=argparse.SUPPRESS)
     predict = commands.add_parser("predict", help="write scores for the days of a PredictSpec")
@@ -161,9 +166,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--weights-sha256", metavar="HEX", help="refuse weights with other SHA-256")
     predict.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
     predict.add_argument("--most-days", dest="max_days", type=int, metavar="N", help="largest micro-batch in days")
+    baselines = commands.add_parser("baselines", help="compute the baselines of a BaselinesSpec")
+    baselines.add_argument("spec", type=Path, help="BaselinesSpec as JSON")
+    baselines.add_argument("--cache", type=Path, required=True, help="folder of the dataset's cache")
     build = commands.add_parser("build", help="build the cache of a DatasetSpec")
     build.add_argument("spec", type=Path, help="DatasetSpec as JSON, with a local path")
-    for command in (run, ensemble, pretrain, preflight, predict, build):
+    for command in (run, ensemble, pretrain, preflight, predict, baselines, build):
         command.add_argument("--out", type=Path, required=True, help="folder to write to")
         command.add_argument(
             "--events-fd",
@@ -260,6 +268,7 @@ def _run(
         stop,
         options.resume,
         test=not options.no_test,
+        only_stored_baselines=options.stored_baselines,
         preflight_only=options.preflight,
         max_days=options.max_days,
         source=options.init_from,
@@ -283,6 +292,16 @@ def _predict(
         weights_sha256=options.weights_sha256,
         max_days=options.max_days,
     )
+
+
+def _baselines(
+    options: argparse.Namespace, spec: BaselinesSpec, emit: EventStream, stop: StopFlag
+) -> Finished | Stopped | Failed:
+    emit(Started(pid=os.getpid()))
+    from atft.data.cache.reader import Cache  # noqa: PLC0415 - as above
+    from atft.train.baselines_run import run_baselines  # noqa: PLC0415
+
+    return run_baselines(spec, Cache.open(options.cache), options.out, emit, stop)
 
 
 def _build(

@@ -31,7 +31,7 @@ NO_TASK: Final = 75  # the exit code of a child that was given nothing to do
 IMPORTS: Final = (  # by name, since the worker, which imports this module, must not load torch
     "atft.train.loop",
     "atft.train.prediction",
-    "atft.train.baselines",
+    "atft.train.baselines_run",
     "pyarrow.parquet",
     "statsmodels.stats.sandwich_covariance",
     "torch._dynamo",  # by the first optimizer

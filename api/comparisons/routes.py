@@ -29,8 +29,9 @@ from api.http.deps import ServiceDep, problems
 from api.jobs.schemas import Series
 from atft.spec.metric import COMPARED, TEST, VAL, full_name
 from jobs.db.tables import Job
-from jobs.record import history, queries
+from jobs.record import baselines, history, queries
 from jobs.record.actions import Action, refusal
+from jobs.record.baselines import PENDING, READY
 from jobs.states import JobState
 
 router = APIRouter(tags=["results"])
@@ -68,7 +69,7 @@ async def compare_jobs(
             examples=[EXAMPLE],
         ),
     ] = DEFAULT_METRIC,
-    baselines: Baselines = None,
+    baseline: Baselines = None,
 ) -> Comparison:
     """The differing settings of the jobs, whether the comparison is fair and if not why, and a test of each difference.
 
@@ -76,7 +77,7 @@ async def compare_jobs(
     size holds for overlapping labels. `verdict` is the result in words. With three or more sides, the model confidence
     set has those that are not significantly worse than the best, all comparisons at once.
     """
-    measure, baseline_names = parse_measure(metric), list(baselines or ())
+    measure, baseline_names = parse_measure(metric), list(baseline or ())
     for parameter, given in (("job", list(map(str, jobs))), ("baseline", baseline_names)):
         repeated = sorted({one for one in given if given.count(one) > 1})
         if repeated:
@@ -93,11 +94,15 @@ async def compare_jobs(
 
 
 def _compare(inputs: _Inputs, measure: Measure) -> Comparison:
-    sides, baselines, curves = inputs
-    return compare(sides, baselines, measure, curves)
+    return compare(inputs[0], inputs[1], measure, inputs[2])
 
 
-def _cache_key(session: Session, job_ids: Sequence[UUID], measure: Measure, baselines: Sequence[str]) -> Key:
+def _owners(session: Session, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, and those that compute their baselines."""
+    return [*jobs, *baselines.jobs_of(session, jobs).values()]
+
+
+def _cache_key(session: Session, job_ids: Sequence[UUID], measure: Measure, baseline_names: Sequence[str]) -> Key:
     """The cache key: the version of a job changes with every field that a comparison shows.
 
     Raises JobNotFound; Refused (422) for a job without daily values.
@@ -109,7 +114,8 @@ def _cache_key(session: Session, job_ids: Sequence[UUID], measure: Measure, base
     horizons = sorted({horizon for job in jobs for horizon in _horizons(job)})
     if measure.horizon is not None and measure.horizon not in horizons:
         raise invalid_query("metric", f"none of the jobs has the horizon {measure.horizon}; they have {horizons}")
-    return tuple((job.id, job.version) for job in jobs), str(measure), tuple(baselines)
+    owners = _owners(session, jobs) if baseline_names else jobs
+    return tuple((job.id, job.version) for job in owners), str(measure), tuple(baseline_names)
 
 
 def _load_inputs(session: Session, job_ids: Sequence[UUID], measure: Measure, baseline_names: Sequence[str]) -> _Inputs:
@@ -117,18 +123,38 @@ def _load_inputs(session: Session, job_ids: Sequence[UUID], measure: Measure, ba
     names = [job.name for job in jobs]
     daily = _daily(session, [job for job in jobs if job.state is JobState.SUCCEEDED], measure)
     sides = [_side(job, daily.get(job.id, {}), unique=names.count(job.name) == 1) for job in jobs]
-    baselines: dict[str, Daily] = {}
+    found: dict[str, Daily] = {}
+    owners = [job for job in _owners(session, jobs) if job.state is JobState.SUCCEEDED] if baseline_names else []
     for name in baseline_names:
-        owner = next((job for job in jobs if job.state is JobState.SUCCEEDED and name in job.baselines), None)
+        owner = next((job for job in owners if name in job.baselines), None)
         if owner is None:
-            stored = sorted({stored for job in jobs if job.state is JobState.SUCCEEDED for stored in job.baselines})
+            stored = sorted({stored for job in owners for stored in job.baselines})
             raise invalid_query(
-                "baseline", f"no succeeded job here has a baseline {name!r}; they have {stored or 'none'}"
+                "baseline",
+                "; ".join(
+                    [
+                        f"no succeeded job here has a baseline {name!r}",
+                        f"they have {stored or 'none'}",
+                        *_missing_baselines(session, jobs),
+                    ]
+                ),
             )
-        baselines[name] = _daily(session, [owner], measure, name)[owner.id]
-        if not baselines[name]:
+        found[name] = _daily(session, [owner], measure, name)[owner.id]
+        if not found[name]:
             raise invalid_query("baseline", f"baseline {name!r} has no daily values of {measure}")
-    return sides, baselines, _curves(session, jobs, measure)
+    return sides, found, _curves(session, jobs, measure)
+
+
+def _missing_baselines(session: Session, jobs: Sequence[Job]) -> list[str]:
+    """Of each job whose baselines another one computes, that this has not ended yet, or why it has none."""
+    verdicts = [(job, baselines.verdict(session, job)) for job in jobs]
+    return [
+        f"job {found.baselines_job_id} still computes those of {job.id}"
+        if found.text == PENDING
+        else f"{job.id} has {found.text}"
+        for job, found in verdicts
+        if found.text not in (None, READY)
+    ]
 
 
 def _horizons(job: Job) -> tuple[int, ...]:

@@ -105,9 +105,12 @@ JOB: Final[Example] = {
     "finished_at": None,
     "worker": "host-1/cpu/0",
     "actions": ["cancel", "pause", "priority", "promote", "compare"],
+    "verdict": None,
+    "baselines_job_id": None,
     "links": LINKS,
 }
-JOB_SUMMARY: Final[Example] = {name: value for name, value in JOB.items() if name != "spec"} | {
+_NOT_LISTED: Final = ("spec", "verdict", "baselines_job_id")
+JOB_SUMMARY: Final[Example] = {name: value for name, value in JOB.items() if name not in _NOT_LISTED} | {
     "metrics": {LEADING: 0.031, TEST_MEAN: None}
 }
 JOB_QUEUED: Final[Example] = {

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -16,8 +17,8 @@ from api.jobs.evidence_schemas import TRAINING, EvidenceView
 from api.jobs.schemas import Artifacts, MetricsView
 from api.jobs.views import artifact_view, etag
 from atft.spec.metric import LEADING
-from jobs.db.tables import ArtifactRow, Job
-from jobs.record import catalog, history, queries
+from jobs.db.tables import ArtifactRow, Job, Json
+from jobs.record import baselines, catalog, history, queries
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["results"])
 _RANGE: Final = r"\s*(\d{1,18}-\d{0,18}|-\d{1,18})\s*"
@@ -27,9 +28,10 @@ MetricName = Annotated[str, Query(min_length=1, max_length=100)]
 
 def _series(
     session: Session, job_id: JobId, names: list[str] | None, after_step: int, max_points: int
-) -> tuple[Job, history.Series]:
+) -> tuple[Job, history.Series, Mapping[str, Json]]:
     job = queries.get(session, job_id)
-    return job, history.series(session, job_id, names, after_step, max_points)
+    computed = baselines.jobs_of(session, [job]).get(job_id)
+    return job, history.series(session, job_id, names, after_step, max_points), baselines.values(job, computed)
 
 
 _TABLES: dict[int | str, dict[str, Any]] = {
@@ -67,7 +69,7 @@ async def get_metrics(
     their best epochs. An undefined value is null, and so is a mean to which one fold has no value.
     Only rows of the current attempt are returned: rows that a lost attempt wrote after its last checkpoint are deleted.
     """
-    job, series = await service.database.read(_series, job_id, name, after_step, max_points)
+    job, series, of_baselines = await service.database.read(_series, job_id, name, after_step, max_points)
     if format != "json":
         return export.table(series, format, f"{job_id}-metrics")
     return MetricsView(
@@ -76,7 +78,7 @@ async def get_metrics(
         attempt=job.attempt,
         latest=job.metrics,
         best=job.best,
-        baselines=job.baselines,
+        baselines=of_baselines,
         series=series,
         last_seq=job.last_seq,
     )

@@ -31,7 +31,8 @@ from atft.spec.kinds import KINDS
 from jobs.access import audit
 from jobs.access.audit import AuditEntry
 from jobs.db.tables import Job
-from jobs.record import lifecycle, queries, reruns
+from jobs.record import baselines, lifecycle, queries, reruns
+from jobs.record.baselines import Verdict
 from jobs.record.queries import JobFilter, QueuePosition
 from jobs.record.reruns import RerunKind
 from jobs.states import JobKind, JobState, Wanted
@@ -75,6 +76,11 @@ async def list_jobs(
     return JobPage(items=[job_summary(job, position) for job, position in rows], next_cursor=next_cursor)
 
 
+def _job(session: Session, job_id: UUID) -> tuple[Job, QueuePosition, Verdict]:
+    job, position = get_job_with_queue_position(session, job_id)
+    return job, position, baselines.verdict(session, job)
+
+
 @router.get(
     "/{job_id}",
     response_model=JobView,
@@ -85,13 +91,14 @@ async def get_job(
     job_id: JobId, request: Request, response: Response, service: ServiceDep, _: Reader
 ) -> JobView | Response:
     """The job with its newest metrics and progress. `ETag` is its version, for If-None-Match and If-Match."""
-    job, position = await service.database.read(get_job_with_queue_position, job_id)
+    job, position, verdict = await service.database.read(_job, job_id)
     headers = {"ETag": etag(job), "Cache-Control": "no-cache"}
     seen = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if etag(job) in seen and job.state is not JobState.QUEUED:  # a queued job's position changes without a new version
+    # A queued job's position changes without a new version, and so does a verdict that waits for another job.
+    if etag(job) in seen and job.state is not JobState.QUEUED and not baselines.computed_elsewhere(job):
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
-    return job_view(job, position)
+    return job_view(job, position, verdict)
 
 
 async def _set_wanted(

@@ -96,6 +96,11 @@ class JobView(JobSummary):
     spec: dict[str, JsonValue]
     metrics: Metrics = Field(description="latest value by name; an undefined value is null, never 0")
     best: BestEpoch | None = Field(description="`epoch` and `metrics` of the best epoch by the objective")
+    verdict: str | None = Field(
+        description="whether the baselines are there to judge a succeeded training by: `ready`; `pending` while "
+        "`baselines_job_id` computes them; else why there are none. null for other jobs, and in answers to a submit"
+    )
+    baselines_job_id: UUID | None = Field(description="the job that computes the baselines; null if this one did")
 
 
 class SubmittedView(JobView):

@@ -10,6 +10,7 @@ from fastapi import Response
 from api.jobs.schemas import ArtifactView, JobSummary, JobView, Links, ProgressView, SubmittedView
 from jobs.db.tables import ArtifactRow, Job
 from jobs.record.actions import actions
+from jobs.record.baselines import NO_VERDICT, Verdict
 from jobs.record.queries import QueuePosition
 from jobs.states import TERMINAL, JobState, Wanted
 
@@ -67,15 +68,20 @@ def job_summary(job: Job, position: QueuePosition) -> JobSummary:
     return JobSummary.model_construct(**_fields(job, position))
 
 
-def job_view(job: Job, position: QueuePosition) -> JobView:
-    return JobView.model_construct(**_fields(job, position), spec=job.spec)
+def job_view(job: Job, position: QueuePosition, verdict: Verdict = NO_VERDICT) -> JobView:
+    """`verdict` may be left out of a job that is not over."""
+    return JobView.model_construct(
+        **_fields(job, position), spec=job.spec, verdict=verdict.text, baselines_job_id=verdict.baselines_job_id
+    )
 
 
 def submitted_view(response: Response, job: Job, position: QueuePosition, warnings: list[str]) -> SubmittedView:
-    """The body of a 202; its headers are set on `response`."""
+    """The body of a 202; its headers are set on `response`. It has no verdict."""
     response.headers["Location"] = f"/jobs/{job.id}"
     response.headers["ETag"] = etag(job)
-    return SubmittedView.model_construct(**_fields(job, position), spec=job.spec, warnings=warnings)
+    return SubmittedView.model_construct(
+        **_fields(job, position), spec=job.spec, verdict=None, baselines_job_id=None, warnings=warnings
+    )
 
 
 def artifact_view(row: ArtifactRow) -> ArtifactView:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final, Literal
 
 from atft.spec.base import Spec
+from atft.spec.baselines import BaselinesSpec
 from atft.spec.data import DatasetSpec
 from atft.spec.ensemble import EnsembleSpec
 from atft.spec.job import RunSpec, TrainSpec
@@ -28,6 +29,7 @@ class JobKind(StrEnum):
     ENSEMBLE = "ensemble"
     PRETRAIN = "pretrain"
     PREDICT = "predict"
+    BASELINES = "baselines"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +38,7 @@ class Kind:
 
     `noun` names one such job in a sentence, `form` is its text on the submit page (none: it has no form there).
     `spec` is the class of its spec, `trains` the class of the spec of each training that it runs.
-    `path` is where it is submitted; jobs of a kind without one are made by a study.
+    `path` is where it is submitted; jobs of a kind without one are made by a study, or by a training that needs them.
     `command` is that of `python -m atft` with its flags; a kind without one only coordinates other jobs.
     `evidence` is what its evidence proves, `view` what its page shows, `part` what its numbered metrics are of.
     """
@@ -79,7 +81,7 @@ KINDS: Final[Mapping[JobKind, Kind]] = {
     ),
     JobKind.TRAIN: Kind(
         noun="training job", form="one training", spec=TrainSpec, trains=TrainSpec, path="/jobs/train",
-        command=("run",), evidence="training", view="training",
+        command=("run", "--stored-baselines"), evidence="training", view="training",
         retryable=True, rerunnable=True, promotable=True, comparable=True, predicts=True,
         initializes=True,
     ),
@@ -98,9 +100,9 @@ KINDS: Final[Mapping[JobKind, Kind]] = {
     JobKind.ENSEMBLE: Kind(
         noun="ensemble",
         form="an ensemble: one training for each of several seeds, their scores averaged by rank",
-        spec=EnsembleSpec, trains=TrainSpec, path="/jobs/ensemble", command=("ensemble",), evidence="training",
-        view="training", part="member", retryable=True, rerunnable=True, comparable=True, predicts=True,
-        initializes=True,
+        spec=EnsembleSpec, trains=TrainSpec, path="/jobs/ensemble", command=("ensemble", "--stored-baselines"),
+        evidence="training", view="training", part="member", retryable=True, rerunnable=True, comparable=True,
+        predicts=True, initializes=True,
     ),
     JobKind.PRETRAIN: Kind(
         noun="pretraining",
@@ -111,6 +113,9 @@ KINDS: Final[Mapping[JobKind, Kind]] = {
     JobKind.PREDICT: Kind(
         noun="prediction", spec=PredictSpec, path="/jobs/predict", command=("predict",), evidence="prediction",
         view="prediction", needs_model=True, retryable=True,
+    ),
+    JobKind.BASELINES: Kind(
+        noun="computation of baselines", spec=BaselinesSpec, command=("baselines",), retryable=True, rerunnable=True,
     ),
 }  # fmt: skip
 

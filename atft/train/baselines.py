@@ -1,12 +1,14 @@
 """Baselines on the same days: zero, last return, ridge and LightGBM on the same window with rank targets.
 
 They depend on data, split and features only: computed once, stored beside the cache, never run in trials. Rows and
-columns are limited; the stored file has the limits used.
+columns are limited; the stored file has the limits used. In the service they are a job of their own
+(`baselines_run.py`), so that no training waits for them.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,18 +18,20 @@ from pydantic import TypeAdapter, ValidationError
 from atft.checksums import is_sealed, seal, write_atomic
 from atft.data.cache.batch import Batch
 from atft.data.cache.labels import NEUTRAL
+from atft.data.cache.reader import Cache
+from atft.data.cache.splits import Split
+from atft.data.cache.windows import DayReader
 from atft.events import DailySeries
 from atft.metrics.rank import daily_rank_ic
 from atft.spec.base import digest
+from atft.spec.baselines import NAMES, VERSION, BaselinesSpec
 from atft.spec.metric import RANK_IC, full_name
 from atft.train.evaluate import ScoredSamples, chunks, read_batch, split_metrics, with_scores
-from atft.train.report import Reporter
 from atft.train.setup import TrainingSetup
 
 if TYPE_CHECKING:
     from lightgbm import Booster
 
-VERSION = 1
 MAX_COLUMNS = 640
 MAX_RIDGE_ROWS = 100_000
 MAX_TREE_ROWS = 40_000
@@ -46,6 +50,8 @@ TREES: dict[str, object] = {
 }
 NUM_TREES = 100
 CHUNK_DAYS = 8
+Beat = Callable[[int, int], None]  # called with the steps done and their number; may raise to stop
+Warn = Callable[[str], None]
 Matrix = Float[np.ndarray, "sample column"]
 
 
@@ -76,85 +82,107 @@ class _Stored:
     baselines: dict[str, Baseline]
 
 
-def baselines(
-    setup: TrainingSetup, scored: dict[str, ScoredSamples], reporter: Reporter, check: Callable[[], None]
-) -> dict[str, Baseline]:
-    """Metrics of each baseline on the splits of `scored`, which must have val and test.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fold:
+    """The data on which baselines are fitted and judged: those of fold `number`, from 0."""
 
-    Computed, or read from `{cache}/baselines/`.
-    """
-    path = setup.cache.path / "baselines" / f"{_key(setup)}.json"
-    if is_sealed(path):
-        try:
-            return TypeAdapter(_Stored).validate_json(path.read_bytes()).baselines
-        except ValidationError as error:
-            reporter.log(
-                f"the stored baselines {path.name} cannot be read ({error.error_count()} errors): making them again",
-                level="warning",
-            )
+    spec: BaselinesSpec
+    cache: Cache
+    reader: DayReader
+    split: Split
+    number: int
 
-    def beat(step: int, steps: int) -> None:
-        reporter.progress("baselines", fold=setup.fold, epoch=setup.spec.trainer.max_epochs, step=step, steps=steps)
-        check()
+    @classmethod
+    def of(cls, setup: TrainingSetup) -> "Fold":
+        """The fold of a run; members of an ensemble have the same one."""
+        spec = BaselinesSpec.of(setup.train_spec)
+        number = setup.fold if spec.split.num_splits > 1 else 0
+        return cls(spec=spec, cache=setup.cache, reader=setup.reader, split=setup.split, number=number)
 
-    made = _make(setup, scored, beat)
-    for name, baseline in made.baselines.items():
-        if baseline.missing is not None:
-            reporter.log(f"baseline {name}: {baseline.missing}", level="warning")
-    if all(baseline.missing is None for baseline in made.baselines.values()):
+
+def baselines(fold: Fold, scored: dict[str, ScoredSamples], warn: Warn, beat: Beat) -> dict[str, Baseline]:
+    """Metrics of each baseline on the splits of `scored`, which must have val and test: stored, or else computed."""
+    return stored_baselines(fold, warn) or compute_baselines(fold, scored, warn, beat)
+
+
+def are_stored(cache: Cache, spec: BaselinesSpec) -> bool:
+    """Whether the baselines of every fold are stored with the cache."""
+    return all(is_sealed(_path(cache, spec, number)) for number in range(spec.split.num_splits))
+
+
+def stored_baselines(fold: Fold, warn: Warn) -> dict[str, Baseline] | None:
+    """The baselines of the fold that are stored with the cache; None when there are none that can be read."""
+    path = _path(fold.cache, fold.spec, fold.number)
+    if not is_sealed(path):
+        return None
+    try:
+        return TypeAdapter(_Stored).validate_json(path.read_bytes()).baselines
+    except ValidationError as error:
+        warn(f"the stored baselines {path.name} cannot be read ({error.error_count()} errors): making them again")
+        return None
+
+
+def compute_baselines(fold: Fold, scored: dict[str, ScoredSamples], warn: Warn, beat: Beat) -> dict[str, Baseline]:
+    """Compute the baselines, and store them with the cache unless one is missing."""
+    made = _make(fold, scored, beat)
+    missing = {name: baseline.missing for name, baseline in made.baselines.items() if baseline.missing is not None}
+    for name, reason in missing.items():
+        warn(f"baseline {name}: {reason}")
+    if not missing:
+        path = _path(fold.cache, fold.spec, fold.number)
         try:
             path.parent.mkdir(exist_ok=True)
             write_atomic(path, TypeAdapter(_Stored).dump_json(made))
             seal(path)
         except PermissionError as error:
-            reporter.log(f"the baselines are not kept for the next run: {error}", level="warning")
+            warn(f"the baselines are not kept for the next run: {error}")
     return made.baselines
 
 
-def _key(setup: TrainingSetup) -> str:
-    spec = setup.train_spec
+def _path(cache: Cache, spec: BaselinesSpec, number: int) -> Path:
     body = {
         "version": VERSION,
-        "fingerprint": setup.cache.fingerprint,
+        "fingerprint": cache.fingerprint,
         "data": spec.data.model_dump(mode="json"),
         "split": spec.split.model_dump(mode="json"),
-        **({"fold": setup.fold} if len(setup.splits) > 1 else {}),
+        **({"fold": number} if spec.split.num_splits > 1 else {}),
         "evaluation": spec.evaluation.model_dump(mode="json"),
         "bounds": [MAX_COLUMNS, MAX_RIDGE_ROWS, MAX_TREE_ROWS, NUM_TREES, list(PENALTIES)],
         "trees": TREES,
         **({"ranks": "labels"} if spec.data.target in NEUTRAL else {}),  # earlier versions ranked the raw target
     }
-    return digest(json.loads(json.dumps(body)))
+    return cache.path / "baselines" / f"{digest(json.loads(json.dumps(body)))}.json"
 
 
-def _make(setup: TrainingSetup, scored: dict[str, ScoredSamples], beat: Callable[[int, int], None]) -> _Stored:
-    lags = choose_lags(setup.spec.data.window, setup.reader.num_features)
-    fit = _accumulate(setup, lags, beat)
+def _make(fold: Fold, scored: dict[str, ScoredSamples], beat: Beat) -> _Stored:
+    spec = fold.spec
+    stages = 2 + len(scored)  # of equal weight in the progress: rows, trees, and the scores of each split
+
+    def beat_of(stage: int) -> Beat:
+        return lambda step, steps: beat(stage * steps + step, stages * steps)
+
+    lags = choose_lags(spec.data.window, fold.reader.num_features)
+    fit = _accumulate(fold, lags, beat_of(0))
     coefficients = ridge_paths(fit.gram, fit.product)
-    trees, missing = _fit_trees(fit.tree_x, fit.tree_ranks, setup.spec.resources.threads, beat)
-    scores = {split: _score(setup, samples, lags, coefficients, trees, beat) for split, samples in scored.items()}
-    chosen = _best_penalty(scores["val"]["ridge"], scored["val"], setup.spec.data.min_names)
+    trees, missing = _fit_trees(fit.tree_x, fit.tree_ranks, spec.resources.threads, beat_of(1))
+    scores = {
+        split: _score(fold, samples, lags, coefficients, trees, beat_of(stage))
+        for stage, (split, samples) in enumerate(scored.items(), start=2)
+    }
+    chosen = _best_penalty(scores["val"]["ridge"], scored["val"], spec.data.min_names)
     made = {}
-    for name in ("zero", "last_return", "ridge", "lightgbm"):
+    for name in NAMES:
         parts = []
         for split, samples in scored.items():
             if name == "lightgbm" and not trees:
                 continue
             own = scores[split][name]
-            parts.append(
-                split_metrics(
-                    with_scores(samples, own[:, chosen] if name == "ridge" else own),
-                    setup.cache,
-                    setup.train_spec,
-                    split,
-                )
-            )
+            ranked = with_scores(samples, own[:, chosen] if name == "ridge" else own)
+            parts.append(split_metrics(ranked, fold.cache, spec, split))
         values = {key: value for one in parts for key, value in one.values.items()}
         if not parts:
             values = {
-                full_name(split, RANK_IC, horizon): None
-                for split in scored
-                for horizon in (None, *setup.spec.data.horizons)
+                full_name(split, RANK_IC, horizon): None for split in scored for horizon in (None, *spec.data.horizons)
             }
         made[name] = Baseline(
             values=values,
@@ -192,15 +220,15 @@ class _Fit:
     rows_available: int
 
 
-def _accumulate(setup: TrainingSetup, lags: tuple[int, ...], beat: Callable[[int, int], None]) -> _Fit:
+def _accumulate(fold: Fold, lags: tuple[int, ...], beat: Beat) -> _Fit:
     """Read evenly spaced training days once: sums for ridge on within-day deviations, and rows for the trees."""
-    train, reader = setup.split.train, setup.reader
+    train, reader = fold.split.train, fold.reader
     available = len(train) * max(1, reader.median_stocks_per_day)
     stride = -(-available // MAX_RIDGE_ROWS)
     days = train[::stride]
     tree_stride = -(-available // (stride * MAX_TREE_ROWS))
     gram = np.zeros((len(lags) * reader.num_features,) * 2)
-    product = np.zeros((len(gram), len(setup.spec.data.horizons)))
+    product = np.zeros((len(gram), len(fold.spec.data.horizons)))
     kept: list[tuple[Matrix, np.ndarray]] = []
     rows = 0
     for i, day in enumerate(days):
@@ -243,7 +271,7 @@ def ridge_paths(
 
 
 def _fit_trees(
-    x: Matrix, ranks: Float[np.ndarray, "sample horizon"], threads: int, beat: Callable[[int, int], None]
+    x: Matrix, ranks: Float[np.ndarray, "sample horizon"], threads: int, beat: Beat
 ) -> tuple[list["Booster"], str | None]:
     """One model per horizon; or none, with the reason, where LightGBM cannot be loaded or there are no samples."""
     try:
@@ -265,18 +293,18 @@ def _fit_trees(
 
 
 def _score(
-    setup: TrainingSetup,
+    fold: Fold,
     samples: ScoredSamples,
     lags: tuple[int, ...],
     coefficients: Float[np.ndarray, "column penalty horizon"],
     trees: list["Booster"],
-    beat: Callable[[int, int], None],
+    beat: Beat,
 ) -> dict[str, np.ndarray]:
     """Scores on the samples' days, in their order: [sample, horizon], ridge [sample, penalty, horizon]."""
     ridge, boosted = [], []
     matrix = coefficients.astype(np.float32).reshape(len(coefficients), -1)
     for start, days in chunks(samples.days, CHUNK_DAYS):
-        batch = read_batch(setup.reader, days)
+        batch = read_batch(fold.reader, days)
         if batch is None:
             continue
         x = _flatten(batch, batch.ranked.cpu().numpy(), lags)
@@ -285,7 +313,7 @@ def _score(
             boosted.append(np.stack([tree.predict(x) for tree in trees], axis=1).astype(np.float32))
         beat(start, len(samples.days))
     shape = samples.scores.shape
-    last = setup.cache.returns[samples.rows].astype(np.float32)
+    last = fold.cache.returns[samples.rows].astype(np.float32)
     return {
         "zero": np.zeros(shape, np.float32),
         "last_return": np.repeat(np.nan_to_num(last)[:, None], shape[1], axis=1),

@@ -16,6 +16,7 @@ from atft.events import DailySeries
 from atft.loss.objective import NoTargets
 from atft.metrics.portfolio import evaluate
 from atft.model.masking import MaskedNetwork
+from atft.spec.baselines import BaselinesSpec
 from atft.spec.job import TrainSpec
 from atft.spec.metric import LOSS, ORACLE_SHARE, RANK_IC, VAL, VAL_LOSS, full_name
 from atft.spec.reason import Reason
@@ -158,7 +159,7 @@ def _validate_masked(
     return SplitMetrics(values=values, daily=[], degenerate=(), warnings=())
 
 
-def split_metrics(scored: ScoredSamples, cache: Cache, spec: TrainSpec, split: str) -> SplitMetrics:
+def split_metrics(scored: ScoredSamples, cache: Cache, spec: TrainSpec | BaselinesSpec, split: str) -> SplitMetrics:
     """Every metric of the contract on `split` (val or test), keys with their split; undefined is None.
 
     Raises RunError (nan_loss) for a score that is not finite.

@@ -9,8 +9,10 @@ import safetensors.torch
 
 from atft.events import Artifact, DailySeries, Finished, Metrics
 from atft.metrics.rank import uniform_ranks
+from atft.spec.baselines import BaselinesSpec
 from atft.spec.metric import LOSS, ORACLE_SHARE, TEST, VAL, full_name
 from atft.spec.reason import Reason
+from atft.train.baselines import Fold, are_stored, baselines
 from atft.train.evaluate import (
     ScoredSamples,
     SplitMetrics,
@@ -39,9 +41,9 @@ class ScorerMetrics:
     daily: list[DailySeries] = field(default_factory=list)
 
 
-def finalize(run: Run, *, test: bool) -> Finished:
+def finalize(run: Run, *, test: bool, only_stored_baselines: bool = False) -> Finished:
     """Evaluate the trained folds and write the run's outputs. With `test` the test days are scored, once, and the
-    baselines with them.
+    baselines with them; with `only_stored_baselines` none are computed, so that without stored ones the run has none.
 
     With several folds `val/…` is the mean over each fold's best epoch, reported at the last of these epochs; for an
     ensemble it is the metric of the ensemble's own scores. Raises RunError, StopRequested; OSError when the disk is
@@ -55,8 +57,10 @@ def finalize(run: Run, *, test: bool) -> Finished:
     if not run.spec.scored:  # the test days are left alone
         artifacts = _write_outputs(run, None)
         return _finished(run, step, best, artifacts, None)
+    with_baselines = test and _has_baselines(run, only_stored=only_stored_baselines)
+    evaluate = _evaluate_ensemble if ensemble else _evaluate_folds
     with PredictionWriter(run.out / "predictions.parquet") as predictions:
-        scorers = (_evaluate_ensemble if ensemble else _evaluate_folds)(run, step, predictions, test=test)
+        scorers = evaluate(run, step, predictions, test=test, with_baselines=with_baselines)
     series: Series = [(one.source or "", series) for one in scorers for series in one.daily]
     artifacts = _write_outputs(run, series)
     own = {name: value for one in scorers if one.source is None for name, value in one.values.items()}
@@ -75,7 +79,15 @@ def _write_outputs(run: Run, series: Series | None) -> list[Artifact]:
     return artifacts
 
 
-def _evaluate_folds(run: Run, step: int, predictions: PredictionWriter, *, test: bool) -> list[ScorerMetrics]:
+def _has_baselines(run: Run, *, only_stored: bool) -> bool:
+    """Whether the run reports baselines. Asked once, since another run may store those of a fold at any moment."""
+    spec = run.setup.train_spec
+    return spec.baselines and (not only_stored or are_stored(run.setup.cache, BaselinesSpec.of(spec)))
+
+
+def _evaluate_folds(
+    run: Run, step: int, predictions: PredictionWriter, *, test: bool, with_baselines: bool
+) -> list[ScorerMetrics]:
     """Each fold's best weights on its own days; with several folds, the mean over them."""
     folds, several = run.state.folds, run.num_folds > 1
     by_fold: list[list[ScorerMetrics]] = [[] for _ in folds]
@@ -83,7 +95,8 @@ def _evaluate_folds(run: Run, step: int, predictions: PredictionWriter, *, test:
         one = _Fold(run, number, fold)
         scored = one.score(test=test)
         predictions.add(prediction_table(one.setup, scored))
-        for scorer in _scorers(run, one.setup, scored, one.metrics(scored), unreported=("test",)):
+        metrics = one.metrics(scored)
+        for scorer in _scorers(run, one.setup, scored, metrics, unreported=("test",), with_baselines=with_baselines):
             by_fold[number].append(scorer)
             run.reporter.metrics(
                 Metrics(
@@ -101,15 +114,17 @@ def _evaluate_folds(run: Run, step: int, predictions: PredictionWriter, *, test:
     return means
 
 
-def _evaluate_ensemble(run: Run, step: int, predictions: PredictionWriter, *, test: bool) -> list[ScorerMetrics]:
+def _evaluate_ensemble(
+    run: Run, step: int, predictions: PredictionWriter, *, test: bool, with_baselines: bool
+) -> list[ScorerMetrics]:
     """An ensemble's scores, the mean of its members' ranks, beside the same oracles and baselines as any run."""
     sums: dict[str, ScoredSamples] = {}
     for number, state in enumerate(run.state.folds):
         member = _Fold(run, number, state)
         scored = member.score(test=test)
-        metrics = member.metrics(scored)
+        by_member = member.metrics(scored)
         if test:
-            values = with_fold_names(metrics["test"].values, number, run.num_folds)
+            values = with_fold_names(by_member["test"].values, number, run.num_folds)
             run.reporter.metrics(Metrics(step=state.best_epoch, values=values))
         for split, one in scored.items():
             ranks = uniform_ranks(one.scores, one.day)
@@ -117,7 +132,8 @@ def _evaluate_ensemble(run: Run, step: int, predictions: PredictionWriter, *, te
     setup = run.setup
     mean = {split: with_scores(one, one.scores / run.num_folds) for split, one in sums.items()}
     predictions.add(prediction_table(setup, mean))
-    scorers = list(_scorers(run, setup, mean, _metrics_by_split(run, setup, mean), unreported=("val", "test")))
+    metrics = _metrics_by_split(run, setup, mean)
+    scorers = list(_scorers(run, setup, mean, metrics, unreported=("val", "test"), with_baselines=with_baselines))
     for scorer in scorers:
         best = scorer.source is None and scorer.daily[0].split == "val"
         run.reporter.metrics(
@@ -231,6 +247,7 @@ def _scorers(
     metrics: dict[str, SplitMetrics],
     *,
     unreported: tuple[str, ...],
+    with_baselines: bool,
 ) -> Iterator[ScorerMetrics]:
     """Metrics of the oracles, of the model by split, and of the baselines. The model's values are included for the
     splits in `unreported` only: no epoch has reported those.
@@ -241,10 +258,17 @@ def _scorers(
         own = {name: value for name, value in shares.items() if name.startswith(f"{split}/")}
         values = {**(one.values if split in unreported else {}), **own}
         yield ScorerMetrics(source=None, values=values, daily=one.daily)
-    if "test" in scored and setup.train_spec.baselines:
-        from atft.train.baselines import baselines  # noqa: PLC0415 - loads LightGBM
+    if with_baselines:
 
-        for name, baseline in baselines(setup, scored, run.reporter, run.check).items():
+        def beat(step: int, steps: int) -> None:
+            epoch = setup.spec.trainer.max_epochs
+            run.reporter.progress("baselines", fold=setup.fold, epoch=epoch, step=step, steps=steps)
+            run.check()
+
+        def warn(message: str) -> None:
+            run.reporter.log(message, level="warning")
+
+        for name, baseline in baselines(Fold.of(setup), scored, warn, beat).items():
             yield ScorerMetrics(source=name, values=baseline.values, daily=baseline.daily)
 
 

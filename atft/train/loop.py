@@ -35,6 +35,7 @@ def train(
     resume: Path | None = None,
     *,
     test: bool = True,
+    only_stored_baselines: bool = False,
     preflight_only: bool = False,
     max_days: int | None = None,
     source: Path | None = None,
@@ -46,7 +47,8 @@ def train(
     earlier one.
     `max_days` bounds a micro-batch, whatever preflight or the checkpoint says: the same updates in smaller pieces.
     `source` is the folder of the run that `init_from` names, with its config.json and weights.
-    Without `test` neither test days nor baselines are touched (trials); with `preflight_only` nothing is trained.
+    Without `test` neither test days nor baselines are touched (trials); with `only_stored_baselines` none are computed;
+    with `preflight_only` nothing is trained.
     """
     one = spec.run
     folds = sum(member.split.num_splits for member in spec.members)
@@ -59,7 +61,7 @@ def train(
             return Finished(result={"preflight": asdict(report)})
         with SystemSampler(setup.device, one.resources.threads) as sampler:
             run = Run(setup, out, reporter, stop, sampler, report, resume=resume, max_days=max_days)
-            return _run(run, test=test)
+            return _run(run, test=test, only_stored_baselines=only_stored_baselines)
     except RunError as error:
         return Failed(reason=error.reason, message=str(error))
 
@@ -91,7 +93,7 @@ def preflight_points(
     return Finished(result={"preflight": reports})
 
 
-def _run(run: Run, *, test: bool) -> Finished | Stopped:
+def _run(run: Run, *, test: bool, only_stored_baselines: bool) -> Finished | Stopped:
     if run.state.micro_batch_days < run.setup.min_days:
         raise RunError(
             Reason.INVALID_PARAMS,
@@ -105,6 +107,6 @@ def _run(run: Run, *, test: bool) -> Finished | Stopped:
         while len(run.state.folds) < run.num_folds:
             run.begin_fold()
             FoldTraining(run)()
-        return finalize(run, test=test)
+        return finalize(run, test=test, only_stored_baselines=only_stored_baselines)
     except StopRequested:
         return Stopped(checkpoint=run.save(), step=run.state.updates)

@@ -77,11 +77,16 @@ def write_outputs(setup: TrainingSetup, out: Path, series: Series | None, eviden
         Artifact(name="evidence.json", path="evidence.json", media_type="application/json"),
     ]
     if series is not None:
-        _write_parquet(out / "daily.parquet", _daily_table(series))
-        names = ("daily.parquet", "predictions.parquet")
-        artifacts += [Artifact(name=name, path=name, media_type=PARQUET) for name in names]
+        artifacts.append(write_daily(out, series))
+        artifacts.append(Artifact(name="predictions.parquet", path="predictions.parquet", media_type=PARQUET))
     verify_artifacts(out, artifacts)
     return artifacts
+
+
+def write_daily(out: Path, series: Series) -> Artifact:
+    """Write the daily series as daily.parquet."""
+    _write_parquet(out / "daily.parquet", _daily_table(series))
+    return Artifact(name="daily.parquet", path="daily.parquet", media_type=PARQUET)
 
 
 def verify_artifacts(out: Path, artifacts: list[Artifact]) -> None:

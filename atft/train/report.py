@@ -80,14 +80,14 @@ class Reporter:
 
     def _progress_ratio(self, phase: str, fold: int, epoch: int, inside: float) -> float:
         """Progress of the whole run in [0, 1]: all folds are trained first, then each is tested."""
-        if phase == "predict":
-            return inside
+        if not self._epochs:  # a prediction, or baselines
+            return (fold + inside) / self._folds
         first = TAIL["test"]
         if phase in TAIL:
             position = TAIL[phase] - first + (1.0 - TAIL[phase]) * inside / len(TAIL)
             return first + (position + (1.0 - first) * fold) / self._folds
         done_epochs = epoch + (0.95 * inside if phase == "train" else 0.95 if phase == "validate" else 0.0)
-        return first * (fold + min(1.0, done_epochs / max(1, self._epochs))) / self._folds
+        return first * (fold + min(1.0, done_epochs / self._epochs)) / self._folds
 
     def log(self, message: str, level: str = "info") -> None:
         self.emit(Log.model_validate({"message": message, "level": level}))

@@ -83,7 +83,8 @@ def job_table(job: Job) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     rows: dict[str, object] = {
         "id": job.id, "kind": job.kind, "name": job.name, "state": Text.from_markup(state_markup(job)),
-        "message": job.message, "dataset": job.dataset, "waiting because": job.pending_reason, "attempt": job.attempt,
+        "message": job.message, "verdict": job.verdict, "baselines job": job.baselines_job_id,
+        "dataset": job.dataset, "waiting because": job.pending_reason, "attempt": job.attempt,
         "created": job.created_at, "started": job.started_at, "finished": job.finished_at,
         "spec digest": job.spec_digest,
     }  # fmt: skip

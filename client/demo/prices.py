@@ -182,6 +182,9 @@ def _train(client: Client, prices: Path, console: Console) -> tuple[Json, bool]:
     console.print(f"training job {job.id} …", highlight=False)
     job = require_success(display.watch_job(client, job.id, console, "train"))
     trained = time.monotonic()
+    while job.verdict == "pending" and job.baselines_job_id is not None:
+        display.watch_job(client, job.baselines_job_id, console, "baselines")
+        job = client.job(job.id)
     found, evidence = client.metrics(job.id), client.evidence(job.id)
     _show(found, console)
     wanted = [found.latest.get(full_name(TEST, RANK_IC, horizon)) for horizon in HORIZONS]

@@ -80,6 +80,8 @@ class JobSummary(ResponseModel):
 
 class Job(JobSummary):
     spec: dict[str, JsonValue] = {}
+    verdict: str | None = None  # of a succeeded training: ready, pending, or why it has no baselines
+    baselines_job_id: str | None = None  # the job that computes them
     warnings: list[str] = []
 
 

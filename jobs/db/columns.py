@@ -59,3 +59,4 @@ class JobParams(TypedDict, total=False):
     model: Weights  # of a prediction
     trial_queue: str  # of a study
     rerun_of: str  # of a rerun: the id of its source
+    baselines: str  # of a run that ended without them: the digest of the job that computes them

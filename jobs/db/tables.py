@@ -162,6 +162,7 @@ class Job(Base):
         Index("ix_jobs_parent_id", "parent_id"),
         Index("ix_jobs_source_job_id", "source_job_id"),
         Index("ix_jobs_dataset_fingerprint", "dataset_fingerprint"),
+        Index("ix_jobs_baselines", "dataset_fingerprint", "spec_digest", postgresql_where=text("kind = 'baselines'")),
         Index("ix_jobs_tags", "tags", postgresql_using="gin"),
         Index("ix_jobs_unfinished", "created_by", postgresql_where=text("finished_at IS NULL AND parent_id IS NULL")),
     )

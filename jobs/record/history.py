@@ -31,7 +31,7 @@ from sqlalchemy.orm import Session, defer
 from sqlalchemy.sql.base import ExecutableOption
 
 from atft.events import AnyEvent, Checkpointed, Evidence, Log, Metrics, Progress
-from jobs.db.columns import Best
+from jobs.db.columns import Best, JobParams
 from jobs.db.tables import DailyMetric, Job, JobEvent, Json, Metric
 from jobs.errors import JobNotFound, StaleAttempt
 from jobs.states import JobState, Wanted
@@ -352,6 +352,5 @@ def set_best(session: Session, job_id: UUID, attempt: int, best: Best) -> None:
     _update_running(session, job_id, attempt, best=best)
 
 
-def add_baselines(session: Session, job_id: UUID, attempt: int, baselines: Mapping[str, Json]) -> None:
-    """Add baselines, or replace those of the same name."""
-    _update_running(session, job_id, attempt, baselines=Job.baselines.op("||")(dict(baselines)))
+def set_params(session: Session, job_id: UUID, attempt: int, params: JobParams) -> None:
+    _update_running(session, job_id, attempt, params=params)

@@ -2,7 +2,7 @@
 cancelled, a rerun repeats one that succeeded and reports the drift between the two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from atft.spec.kinds import KINDS
 from jobs.db.tables import ArtifactRow, Job, Json
 from jobs.errors import IllegalTransition, PreconditionFailed
-from jobs.record import history
+from jobs.record import baselines, history
 from jobs.record.actions import Action, refusal
 from jobs.record.queries import get
 from jobs.record.rewind import copy_checkpoint
@@ -98,6 +98,7 @@ def submit_rerun(
 
 def _params(source: Job, rerun: bool) -> Json | None:
     params = dict(source.params or {})
+    params.pop(baselines.MARK, None)
     if rerun:
         params[RERUN_OF] = str(source.id)
     return params or None
@@ -118,17 +119,17 @@ def drift(session: Session, job: Job, *, fingerprint: str | None) -> Json | None
     source = get(session, UUID(job.params[RERUN_OF]))
     rows = [dict(row._mapping) for row in session.execute(_DRIFT, {"source": source.id, "rerun": job.id})]
     metrics = [row for row in rows if row["different_points"]]
-    baselines = _differences(_flatten(source.baselines), _flatten(job.baselines))
+    of_baselines = _differences(*_common_baselines(session, source, job))
     weights = _weights(session, source.id), _weights(session, job.id)
     equal_data = fingerprint == source.dataset_fingerprint
     return {
         "source_job_id": str(source.id),
-        "equal": equal_data and not metrics and not baselines and weights[0] == weights[1],
+        "equal": equal_data and not metrics and not of_baselines and weights[0] == weights[1],
         "points": sum(row["points"] for row in rows),
         "different_points": sum(row["different_points"] for row in metrics),
         "different_metrics": len(metrics),
         "metrics": metrics[:MAX_SHOWN],
-        "baselines": dict(list(baselines.items())[:MAX_SHOWN]),
+        "baselines": dict(list(of_baselines.items())[:MAX_SHOWN]),
         "weights_equal": weights[0] == weights[1] if any(weights) else None,
         "dataset_fingerprint": [source.dataset_fingerprint, fingerprint],
         "environment": _differences(_environment(source.evidence), _environment(job.evidence)),
@@ -168,8 +169,16 @@ def _weights(session: Session, job_id: UUID) -> Mapping[str, str]:
     return {name: sha256 for name, sha256 in session.execute(query)}  # noqa: C416 - a Row is no tuple for mypy
 
 
-def _flatten(baselines: Mapping[str, Json]) -> Json:
-    return {f"{source} {name}": value for source, values in baselines.items() for name, value in values.items()}
+def _common_baselines(session: Session, source: Job, rerun: Job) -> tuple[Json, Json]:
+    """The values of the baselines that both have: those of one may still be computed."""
+    computed = baselines.jobs_of(session, [source, rerun])
+    before, now = (baselines.values(job, computed.get(job.id)) for job in (source, rerun))
+    common = before.keys() & now.keys()
+    return _flatten(before, common), _flatten(now, common)
+
+
+def _flatten(of_job: Mapping[str, Json], sources: Collection[str]) -> Json:
+    return {f"{source} {name}": value for source in sources for name, value in of_job[source].items()}
 
 
 def _environment(evidence: Json | None) -> Json:

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -18,7 +18,7 @@ from atft.spec.job import RunSpec
 from atft.spec.kinds import KINDS
 from atft.spec.prediction import PredictSpec
 from jobs.db.tables import Job, Json
-from jobs.record import catalog, history, lifecycle, reruns, stored
+from jobs.record import baselines, catalog, history, lifecycle, reruns, stored
 from jobs.record.caches import lock_cache, move_damaged_to_trash
 from jobs.settings import Settings
 from jobs.states import JobState, Reason
@@ -45,6 +45,15 @@ class BuiltCache:
         return not all(stored.agrees(described, each) and stored.agrees(each, described) for each in known)
 
 
+class Settled(NamedTuple):
+    """What a settlement has written: the job's new state, and a job that may start now, if there is one: the same job
+    again, or that of its baselines.
+    """
+
+    state: JobState
+    due: Job | None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settlement:
     """`exit_status` is null when no child was started."""
@@ -55,8 +64,8 @@ class Settlement:
     outputs: tuple[Output, ...] = ()
     built: BuiltCache | None = None
 
-    def write(self, session: Session, job: Job, delay_seconds: float) -> JobState:
-        """Write outcome and outputs in the caller's transaction; returns the job's new state. Raises StaleAttempt."""
+    def write(self, session: Session, job: Job, delay_seconds: float) -> "Settled":
+        """Write outcome and outputs in the caller's transaction. Raises StaleAttempt."""
         outcome = self.outcome
         if self.built is not None and not lock_cache(session, self.built.folder):
             message = "its cache is not there any more: it is built again"
@@ -87,7 +96,7 @@ class Settlement:
             log_tail=self.log_tail,
         )
         if outcome.to is JobState.QUEUED:
-            return lifecycle.requeue(
+            state = lifecycle.requeue(
                 session,
                 job.id,
                 job.attempt,
@@ -96,8 +105,10 @@ class Settlement:
                 delay_seconds=delay_seconds,
                 overrides=outcome.overrides,
             )
+            return Settled(state, job if state is JobState.QUEUED and not delay_seconds else None)
+        submitted = baselines.request(session, job) if succeeded else None
         lifecycle.settle(session, job.id, job.attempt, outcome.to, end)
-        return outcome.to
+        return Settled(outcome.to, submitted)
 
     def _record_drift(self, session: Session, job: Job) -> str | None:
         """Record a rerun's differences from its source job in the evidence; returns their summary."""

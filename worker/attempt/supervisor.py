@@ -284,9 +284,9 @@ class Supervisor:
         if counts:
             delay = min(self.timing.retry_seconds * 2**job.failures, self.timing.max_retry_seconds)
         try:
-            state = persist(
+            state, due = persist(
                 self.sessions, lambda session: settlement.write(session, job, delay), self._give_up_predicate()
-            )
+            ) or (None, None)
         except StaleAttempt:
             logger.warning("job %s, attempt %d: another attempt has the job; nothing was written", job.id, job.attempt)
             return None
@@ -298,8 +298,8 @@ class Supervisor:
             )
         self.publish(job.id)
         self._notify_study(job)
-        if state is JobState.QUEUED and not delay:
-            self.hint(job.queue, job.id, job.priority)
+        if due is not None:
+            self.hint(due.queue, due.id, due.priority)
         return state
 
     def _notify_study(self, job: Job) -> None:

@@ -25,7 +25,7 @@ const byId = (name) => document.getElementById(name);
 const buttons = document.querySelectorAll("[data-action]");
 const MAX_LOG_LINES = 2000,
   LOG_TAIL = 300,
-  STUDY_REFRESH_SECONDS = 5;
+  REFRESH_SECONDS = 5;
 const lastSeqByJob = new Map(); // job id to its last event's number, from which the stream resumes
 const loggedLines = new Set(); // lines from the log file, which the stream may repeat
 let refreshing = 0,
@@ -58,6 +58,16 @@ function showJob() {
     : null;
   fillFacts(byId("facts"), [
     ["Kind", job.kind],
+    [
+      "Verdict",
+      job.verdict &&
+        element(
+          "span",
+          {},
+          `${job.verdict} `,
+          job.baselines_job_id && element("a", { href: `/ui/jobs/${job.baselines_job_id}` }, "baselines"),
+        ),
+    ],
     ["Source job", job.source_job_id && element("a", { href: `/ui/jobs/${job.source_job_id}` }, job.source_job_id)],
     ["Dataset", job.dataset && element("a", { href: `/ui/datasets/${encodeURIComponent(job.dataset)}` }, job.dataset)],
     ["Fingerprint", job.dataset_fingerprint],
@@ -312,9 +322,9 @@ if (job) {
     start();
     reload();
   });
-  // A new trial is no event of its study.
-  if (study)
-    setInterval(() => {
-      if (!FINISHED.has(job.state) && !document.hidden) reload();
-    }, STUDY_REFRESH_SECONDS * 1000);
+  // A new trial is no event of its study, and the end of a job of baselines none of the trainings that wait for it.
+  setInterval(() => {
+    const waits = job.verdict === "pending" || (study && !FINISHED.has(job.state));
+    if (waits && !document.hidden) reload();
+  }, REFRESH_SECONDS * 1000);
 } else document.getElementById("job").hidden = true;

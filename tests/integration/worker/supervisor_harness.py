@@ -66,7 +66,7 @@ class SupervisorHarness:
         **trainer: object,
     ) -> UUID:
         source = None if init_from is None else str(init_from)
-        spec = TrainSpec.model_validate({"dataset": "d", "init_from": source, "trainer": trainer})
+        spec = TrainSpec.model_validate({"dataset": "d", "init_from": source, "trainer": trainer, "baselines": False})
         with transaction(self.sessions) as session:
             return submission.submit(
                 session,

@@ -1,17 +1,34 @@
 import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from atft.data.cache.reader import Cache
-from atft.events import Metrics
+from atft.events import Event, Finished, Metrics, Progress
+from atft.spec.baselines import BaselinesSpec
 from atft.spec.job import TrainSpec
 from atft.train.baselines import MAX_COLUMNS, PENALTIES, choose_lags, ridge_paths
+from atft.train.baselines_run import run_baselines
 
 Make = Callable[..., TrainSpec]
 NAMES = {"zero", "last_return", "ridge", "lightgbm"}
+
+
+def alone(spec: TrainSpec, cache: Cache, out: Path) -> list[Event]:
+    """The events of a job of baselines, which must succeed."""
+    events: list[Event] = []
+    out.mkdir(exist_ok=True)
+    last = run_baselines(BaselinesSpec.of(spec), cache, out, events.append, lambda: False)
+    assert isinstance(last, Finished)
+    assert [artifact.name for artifact in last.artifacts] == ["daily.parquet"]
+    return events
+
+
+def of_baselines(events: list[Event]) -> dict[str, Metrics]:
+    return {event.source: event for event in events if isinstance(event, Metrics) and event.source in NAMES}
 
 
 def test_ridge_paths_equal_the_normal_equations() -> None:
@@ -34,11 +51,21 @@ def test_lags_fill_the_columns_and_keep_the_last_day() -> None:
 
 
 def test_pain_32_baselines_use_the_days_of_the_run_and_are_computed_once(
-    run: Any, make_spec: Make, cache: Cache
+    run: Any, make_spec: Make, cache: Cache, tmp_path: Path
 ) -> None:
     spec = make_spec(**{"baselines": True, "trainer.max_epochs": 1})
+    folder = cache.path / "baselines"
+    shutil.rmtree(folder, ignore_errors=True)
+    assert of_baselines(run(spec, "without", only_stored_baselines=True).events) == {}
+    own_job = alone(spec, cache, tmp_path / "alone")
+    assert any(isinstance(event, Progress) and event.phase == "baselines" for event in own_job)
+    by_job = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
     first = run(spec, "first")
-    by_source = {event.source: event for event in first.of(Metrics) if event.source in NAMES}
+    by_source = of_baselines(first.events)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == by_job
+    for name, event in of_baselines(own_job).items():
+        assert (event.values, event.daily) == (by_source[name].values, by_source[name].daily)
     assert set(by_source) == NAMES
     own = next(e for e in first.of(Metrics) if e.source is None and "test/rank_ic" in e.values)
     for event in by_source.values():
@@ -53,20 +80,19 @@ def test_pain_32_baselines_use_the_days_of_the_run_and_are_computed_once(
     assert bounds["rows"] > 0
     assert bounds["lags"] == list(range(6))
     stamp = [path.stat().st_mtime_ns for path in stored]
-    second = run(
-        make_spec(**{"baselines": True, "trainer.max_epochs": 1, "seed": 3, "model.hidden_size": 16}), "second"
-    )
+    other = make_spec(**{"baselines": True, "trainer.max_epochs": 1, "seed": 3, "model.hidden_size": 16})
+    second = run(other, "second", only_stored_baselines=True)
     assert [path.stat().st_mtime_ns for path in stored] == stamp
-    again = {event.source: event.values for event in second.of(Metrics) if event.source in NAMES}
+    again = {name: event.values for name, event in of_baselines(second.events).items()}
     assert again == {name: event.values for name, event in by_source.items()}
 
 
-def test_a_damaged_store_is_rebuilt(run: Any, make_spec: Make, cache: Cache) -> None:
-    spec = make_spec(**{"baselines": True, "trainer.max_epochs": 1})
-    before = run(spec, "first").rows
+def test_a_damaged_store_is_rebuilt(make_spec: Make, cache: Cache, tmp_path: Path) -> None:
+    spec = make_spec(baselines=True)
+    before = of_baselines(alone(spec, cache, tmp_path))
     for path in (cache.path / "baselines").glob("*.json"):
         path.write_text(path.read_text().replace("0.", "0.9", 1))
-    after = run(spec, "second").rows
-    assert {k: v for k, v in after.items() if k[0] in NAMES} == {
-        k: pytest.approx(v) for k, v in before.items() if k[0] in NAMES
+    after = of_baselines(alone(spec, cache, tmp_path))
+    assert {name: (event.values, event.daily) for name, event in after.items()} == {
+        name: (event.values, event.daily) for name, event in before.items()
     }

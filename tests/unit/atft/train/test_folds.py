@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from atft.data.cache.reader import Cache
-from atft.events import Checkpointed, DailySeries, Finished, Metrics, Progress, Stopped
+from atft.events import Checkpointed, DailySeries, Event, Finished, Metrics, Progress, Stopped
+from atft.spec.baselines import NAMES, BaselinesSpec
 from atft.spec.job import TrainSpec
 from atft.spec.reason import Reason
+from atft.train.baselines_run import run_baselines
 from atft.train.fold_mean import mean_daily, mean_values, with_fold_names
 from tests.unit.atft.train.evidence_check import evidence_differences
 from tests.unit.atft.train.test_resume import KillAt, Killed, StopAfter, last_weights
@@ -36,10 +38,13 @@ def daily_of(result: Any, name: str, split: str, horizon: int, source: str | Non
     return found
 
 
-def test_the_last_fold_of_walk_forward_is_the_run_of_one_fold(run: Any, make_spec: Make) -> None:
+def test_the_last_fold_of_walk_forward_is_the_run_of_one_fold(
+    run: Any, make_spec: Make, cache: Cache, tmp_path: Path
+) -> None:
     """Weights, optimizer, seeds and days are reset: nothing of the first fold is left in the second."""
     one = run(make_spec(baselines=True, **SHORT), "one")
-    two = run(make_spec(baselines=True, **SHORT, **{"split.folds": 2}), "two")
+    spec = make_spec(baselines=True, **SHORT, **{"split.folds": 2})
+    two = run(spec, "two")
     assert isinstance(two.last, Finished)
     assert (two.out / "best.2.safetensors").read_bytes() == (one.out / "best.safetensors").read_bytes()
     assert (two.out / "best.1.safetensors").read_bytes() != (one.out / "best.safetensors").read_bytes()
@@ -52,6 +57,15 @@ def test_the_last_fold_of_walk_forward_is_the_run_of_one_fold(run: Any, make_spe
     assert (both.days[-12:], both.values[-12:]) == (own.days, own.values)
     assert len(both.days) == 24
     assert daily_of(two, "rank_ic", "test", 5, "ridge").days == both.days
+    events: list[Event] = []
+    run_baselines(BaselinesSpec.of(spec), cache, tmp_path, events.append, lambda: False)
+    alone = [event for event in events if isinstance(event, Metrics)]
+    assert {(event.source, name): value for event in alone for name, value in event.values.items()} == {
+        (source, name): value for (source, name, _), value in two.rows.items() if source in NAMES
+    }
+    assert [one for event in alone if event.source == "ridge" for one in event.daily] == [
+        one for event in two.of(Metrics) if event.source == "ridge" for one in event.daily
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,8 @@ def test_a_training_run(settings: Settings) -> None:
     assert start.argv == (
         sys.executable, "-P", "-m", "atft", "run", f"{folder}/spec.json",
         "--cache", f"{settings.caches_root.resolve()}/f00d",
-        "--out", str(folder), "--resume", f"{folder.parent}/1/checkpoints/000003", "--lease-seconds", "30.0",
+        "--out", str(folder), "--resume", f"{folder.parent}/1/checkpoints/000003", "--stored-baselines",
+        "--lease-seconds", "30.0",
     )  # fmt: skip
     assert start.environment["CUDA_VISIBLE_DEVICES"] == "1"
 
@@ -97,6 +98,7 @@ def test_an_ensemble_runs_with_what_its_base_asks_for(settings: Settings) -> Non
     base = {"resources": {"threads": 2, "device": "cpu"}, "trainer": {"timeout_seconds": 60}}
     start = prepare_launch(settings, job(kind=JobKind.ENSEMBLE, spec={"base": base, "seeds": [0, 1]}), cuda_device="1")
     assert start.argv[4] == "ensemble"
+    assert "--stored-baselines" in start.argv
     assert (start.threads, start.timeout_seconds) == (2, 60)
     assert start.environment["CUDA_VISIBLE_DEVICES"] != "1"
 

@@ -102,7 +102,7 @@ class Metrics(Event):
     values: dict[str, Value]
     best: bool = False  # this epoch is the best so far by the objective
     daily: list[DailySeries] = []
-    source: str | None = None  # null: the model's own; else a baseline's name (ridge, lightgbm, zero, last_return)
+    source: str | None = None  # null: the model's own; else a baseline's name (ridge, linear_ard, …)
 
 
 class Checkpointed(Event):

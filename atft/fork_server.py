@@ -31,11 +31,9 @@ NO_TASK: Final = 75  # the exit code of a child that was given nothing to do
 IMPORTS: Final = (  # by name, since the worker, which imports this module, must not load torch
     "atft.train.loop",
     "atft.train.prediction",
-    "atft.train.baselines_run",
     "pyarrow.parquet",
     "statsmodels.stats.sandwich_covariance",
     "torch._dynamo",  # by the first optimizer
-    "lightgbm",
 )
 ROOM: Final = " " * 3000  # the last argument of a server: a place for the command lines of its children
 # jemalloc takes care of its own threads at a fork; polars, which statsmodels loads, is not used by a training.

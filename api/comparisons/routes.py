@@ -22,11 +22,12 @@ from api.comparisons.fairness import (
     parse_measure,
 )
 from api.comparisons.schemas import Comparison
-from api.comparisons.service import compare, mean_by_day
+from api.comparisons.service import Baseline, compare, mean_by_day
 from api.http import examples
 from api.http.auth import Reader
 from api.http.deps import ServiceDep, problems
 from api.jobs.schemas import Series
+from atft.spec.baselines import FITTED
 from atft.spec.metric import COMPARED, TEST, VAL, full_name
 from jobs.db.tables import Job
 from jobs.record import baselines, history, queries
@@ -38,7 +39,7 @@ router = APIRouter(tags=["results"])
 MAX_JOBS: Final = 50
 MAX_POINTS: Final = 1000
 _WITHOUT_RESULTS: Final = [defer(column) for column in (Job.metrics, Job.baselines, Job.evidence)]
-_Inputs = tuple[list[Side], dict[str, Daily], dict[UUID, Series]]
+_Inputs = tuple[list[Side], dict[str, Baseline], dict[UUID, Series]]
 JobIds = Annotated[
     list[UUID],
     Query(
@@ -123,7 +124,7 @@ def _load_inputs(session: Session, job_ids: Sequence[UUID], measure: Measure, ba
     names = [job.name for job in jobs]
     daily = _daily(session, [job for job in jobs if job.state is JobState.SUCCEEDED], measure)
     sides = [_side(job, daily.get(job.id, {}), unique=names.count(job.name) == 1) for job in jobs]
-    found: dict[str, Daily] = {}
+    found: dict[str, Baseline] = {}
     owners = [job for job in _owners(session, jobs) if job.state is JobState.SUCCEEDED] if baseline_names else []
     for name in baseline_names:
         owner = next((job for job in owners if name in job.baselines), None)
@@ -139,10 +140,18 @@ def _load_inputs(session: Session, job_ids: Sequence[UUID], measure: Measure, ba
                     ]
                 ),
             )
-        found[name] = _daily(session, [owner], measure, name)[owner.id]
-        if not found[name]:
+        found[name] = Baseline(_daily(session, [owner], measure, name)[owner.id], _saw_all_days(owner, name))
+        if not found[name].daily:
             raise invalid_query("baseline", f"baseline {name!r} has no daily values of {measure}")
     return sides, found, _curves(session, jobs, measure)
+
+
+def _saw_all_days(owner: Job, name: str) -> bool:
+    """Whether a baseline was fitted on every training day of each fold, by its evidence, or is not fitted at all."""
+    if name not in FITTED:
+        return True
+    folds = ((owner.evidence or {}).get("baselines") or {}).get(name) or []
+    return bool(folds) and all(one.get("days_share") == 1.0 for one in folds)
 
 
 def _missing_baselines(session: Session, jobs: Sequence[Job]) -> list[str]:

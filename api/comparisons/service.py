@@ -7,6 +7,7 @@ and `load_statistics`, which a server runs once it serves.
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from itertools import combinations
@@ -23,7 +24,19 @@ from jobs.states import JobState
 MAX_SIDES_ALL_PAIRS: Final = 10
 MIN_SET_SIDES: Final = 3
 BASELINE: Final = "baseline:"
+PARTIAL: Final = (
+    "baseline {} was fitted on a part of the training days, as in earlier releases, or left no evidence of them: "
+    "submit the training again for one that saw all"
+)
 _loading: Final = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Daily values of a baseline; `fair` when it was fitted on every training day, or is not fitted at all."""
+
+    daily: Daily
+    fair: bool
 
 
 def mean_by_day(series: Sequence[Daily]) -> dict[date, float | None]:
@@ -53,16 +66,17 @@ def _compute_once() -> None:
 
 
 def compare(
-    sides: Sequence[Side], baselines: Mapping[str, Daily], measure: Measure, curves: Mapping[UUID, Series]
+    sides: Sequence[Side], baselines: Mapping[str, Baseline], measure: Measure, curves: Mapping[UUID, Series]
 ) -> Comparison:
     """Compare jobs and baselines. Takes up to some seconds (50 jobs): do not call it in the event loop."""
     load_statistics()
     horizon = measure.horizon or max((h for side in sides for h in side.horizons), default=1)
     differing = differences([side.spec for side in sides])
-    reasons = unfairness_reasons(sides, differing, measure)
+    partial = [name for name, baseline in baselines.items() if not baseline.fair]
+    reasons = unfairness_reasons(sides, differing, measure) + [PARTIAL.format(name) for name in partial]
     jobs = [_compared_job(side.id, side.name, side.state, side.daily, horizon) for side in sides]
-    jobs += [_compared_job(BASELINE + name, name, None, daily, horizon) for name, daily in baselines.items()]
-    values = [side.daily for side in sides] + list(baselines.values())
+    jobs += [_compared_job(BASELINE + name, name, None, one.daily, horizon) for name, one in baselines.items()]
+    values = [side.daily for side in sides] + [one.daily for one in baselines.values()]
     labels = [side.label for side in sides] + list(baselines)
     all_pairs = len(jobs) <= MAX_SIDES_ALL_PAIRS
     pairs = combinations(range(len(jobs)), 2) if all_pairs else ((0, other) for other in range(1, len(jobs)))
@@ -73,7 +87,14 @@ def compare(
         fair=not reasons,
         unfair_because=reasons,
         pairs=[
-            _compared_pair((jobs[a].id, jobs[b].id), (labels[a], labels[b]), values[a], values[b], horizon)
+            _compared_pair(
+                (jobs[a].id, jobs[b].id),
+                (labels[a], labels[b]),
+                values[a],
+                values[b],
+                horizon,
+                no_verdict=next((PARTIAL.format(n) for n in partial if BASELINE + n in (jobs[a].id, jobs[b].id)), None),
+            )
             for a, b in pairs
         ],
         model_confidence_set=_confidence_set([job.id for job in jobs], values, horizon),
@@ -92,7 +113,10 @@ def _compared_job(side_id: str, name: str | None, state: JobState | None, daily:
     )
 
 
-def _compared_pair(ids: tuple[str, str], labels: tuple[str, str], a: Daily, b: Daily, horizon: int) -> ComparedPair:
+def _compared_pair(
+    ids: tuple[str, str], labels: tuple[str, str], a: Daily, b: Daily, horizon: int, *, no_verdict: str | None
+) -> ComparedPair:
+    """`no_verdict`: why there is no verdict, whatever the difference is."""
     from atft.metrics.inference import paired_difference  # noqa: PLC0415
 
     days = sorted({*a, *b})
@@ -109,7 +133,7 @@ def _compared_pair(ids: tuple[str, str], labels: tuple[str, str], a: Daily, b: D
         ci95=test.ci95,
         num_days=test.num_days,
         num_dropped=test.num_dropped,
-        verdict=test.verdict,
+        verdict=test.verdict if no_verdict is None else f"no verdict: {no_verdict}",
     )
 
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from api.http import examples
 from atft.evidence.models import (
+    BaselinesEvidence,
     BuildEvidence,
     EarlyEvidence,
     EvidenceModel,
@@ -49,13 +50,19 @@ class RunEvidence(TrainingEvidence):
     drift: Drift | None = Field(None, description="only in a succeeded rerun")
 
 
+class BaselinesJobEvidence(BaselinesEvidence):
+    """Evidence of a job of baselines: what each was fitted on, for each fold."""
+
+    drift: Drift | None = Field(None, description="only in a succeeded rerun")
+
+
 class DatasetEvidence(BuildEvidence):
     """Evidence of a dataset's build."""
 
     drift: Drift | None = Field(None, description="only in a succeeded rerun")
 
 
-EvidenceView = RunEvidence | PredictionEvidence | DatasetEvidence | EarlyEvidence
+EvidenceView = RunEvidence | PredictionEvidence | DatasetEvidence | BaselinesJobEvidence | EarlyEvidence
 
 _SHA256: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _NORMS: Final = {"selection": 0.027, "fan": 0.0016, "temporal": 0.026, "graph": 0.0073, "heads": 0.39}
@@ -164,8 +171,14 @@ _DROPPED: Final = {
 _BUILD: Final = {
     "versions": {"python": "3.11.7", "polars": "2.1.0"}, "host": "host-1", "dropped_rows": [_DROPPED], "drift": None
 }  # fmt: skip
+_BASELINE: Final = {
+    "days_share": 1.0, "rows_share": 0.997, "columns": 128, "penalties": {"1": 0.01, "5": 0.1}, "no_signal": [],
+    "seconds": 1.978,
+}  # fmt: skip
 EVIDENCE_EXAMPLES: Final[dict[str, Any]] = {
     "RunEvidence": TRAINING | {"drift": _DRIFT},
+    "BaselinesJobEvidence": {"baselines": {"ridge": [_BASELINE]}, "drift": None},
+    "BaselineEvidence": _BASELINE,
     "PredictionEvidence": PREDICTION,
     "DatasetEvidence": _BUILD,
     "DroppedRowsEvidence": _DROPPED,
@@ -189,5 +202,5 @@ EVIDENCE_EXAMPLES: Final[dict[str, Any]] = {
     "MetricDrift": _DRIFT["metrics"][0],
 }
 EVIDENCE_MODELS: Final[tuple[type[BaseModel], ...]] = (
-    RunEvidence, PredictionEvidence, DatasetEvidence, EarlyEvidence, Drift, MetricDrift,
+    RunEvidence, PredictionEvidence, DatasetEvidence, BaselinesJobEvidence, EarlyEvidence, Drift, MetricDrift,
 )  # fmt: skip

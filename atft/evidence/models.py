@@ -166,6 +166,22 @@ class JobEvidence(EvidenceModel):
     git: GitEvidence | None
 
 
+class BaselineEvidence(EvidenceModel):
+    """What a baseline was fitted on. Shares are of the training days that have samples, and of these samples, with all
+    targets known or not; `no_signal` are the horizons whose largest penalty was the best.
+    """
+
+    days_share: float | None = Field(None, description="absent where it was not computed")
+    rows_share: float | None = Field(None, description="absent where it was not computed")
+    columns: int
+    penalties: dict[int, float] | None = Field(None, description="by horizon; absent but for ridge regressions")
+    no_signal: tuple[int, ...] = ()
+    trees: dict[int, int] | None = Field(None, description="by horizon; absent but for trees")
+    params: dict[str, float] | None = Field(None, description="absent but for trees")
+    seconds: float | None = Field(None, description="absent where it was not computed")
+    missing: str | None = Field(None, description="why it was not computed; absent where it was")
+
+
 class TrainingEvidence(JobEvidence):
     """Evidence of a training, pretraining or ensemble. Values by epoch are those of the current fold or member;
     `folds` and `members` have them for each.
@@ -190,6 +206,15 @@ class TrainingEvidence(JobEvidence):
     accumulate: int
     seeds: SeedsEvidence
     memory: MemoryEvidence
+    baselines: dict[str, list[BaselineEvidence]] | None = Field(
+        None, description="of each fold; absent where the run has none of its own"
+    )
+
+
+class BaselinesEvidence(EvidenceModel):
+    """Evidence of a job of baselines: what each was fitted on, for each fold."""
+
+    baselines: dict[str, list[BaselineEvidence]]
 
 
 class PredictionModel(EvidenceModel):
@@ -265,6 +290,7 @@ ENVIRONMENT: Final[dict[type[JobEvidence], dict[str, str]]] = {
         "memory.rss_peak_bytes": "measured",
         "data.num_rows": _DATASET,
         "data.allowed_leaks": _DATASET,
+        **{f"baselines.{name}": "measured" for name in BaselineEvidence.model_fields},
     },
     PredictionEvidence: {
         "device_name": "the machine's device",

@@ -9,8 +9,10 @@ from atft.spec.data import DatasetRef, DataSpec, SplitSpec
 from atft.spec.job import Tags, TrainSpec
 from atft.spec.training import EvaluationSpec, ResourcesSpec
 
-NAMES: Final = ("zero", "last_return", "ridge", "lightgbm")
-VERSION: Final = 1  # of the computation: with another one, stored baselines are not used
+FITTED: Final = ("ridge", "ridge_lags", "linear_ard", "lightgbm")
+NAMES: Final = ("zero", "last_return", *FITTED)
+VERSION: Final = 2  # of the computation: with another one, stored baselines are not used
+UNAVAILABLE: Final = "LightGBM cannot be loaded"  # until a library is installed
 
 
 class BaselinesSpec(Spec):

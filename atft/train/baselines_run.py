@@ -11,6 +11,7 @@ from atft.data.cache.reader import Cache
 from atft.data.cache.splits import make_splits
 from atft.data.cache.windows import DayReader
 from atft.events import Event, Failed, Finished, Metrics, Stopped
+from atft.evidence.models import BaselineEvidence, BaselinesEvidence
 from atft.spec.baselines import BaselinesSpec
 from atft.spec.metric import TEST, VAL
 from atft.spec.reason import Reason
@@ -61,6 +62,7 @@ def _run(
             samples = {VAL: _samples(reader, split.val), TEST: _samples(reader, split.test)}
             found = compute_baselines(fold, samples, warn, beat)
         by_fold.append(found)
+    reporter.evidence(BaselinesEvidence(baselines=_evidence(by_fold)))
     series = []
     for name in by_fold[0]:
         values, daily = [one[name].values for one in by_fold], [one[name].daily for one in by_fold]
@@ -71,6 +73,15 @@ def _run(
         reporter.metrics(Metrics(step=0, values=mean[0], daily=mean[1], source=name))
         series += [(name, one) for one in mean[1]]
     return Finished(artifacts=[write_daily(out, series)])
+
+
+def _evidence(by_fold: list[dict[str, Baseline]]) -> dict[str, list[BaselineEvidence]]:
+    found: dict[str, list[BaselineEvidence]] = {}
+    for one in by_fold:
+        for name, baseline in one.items():
+            if baseline.evidence is not None:
+                found.setdefault(name, []).append(baseline.evidence)
+    return found
 
 
 def _samples(reader: DayReader, days: Int64[np.ndarray, " day"]) -> ScoredSamples:

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from atft.data.cache.reader import Cache
 from atft.data.cache.splits import Split, consecutive_runs
-from atft.evidence.models import TrainingEvidence
+from atft.evidence.models import BaselineEvidence, TrainingEvidence
 from atft.train.optimizer import optimizer_evidence
 from atft.train.scheduler import scheduler_evidence
 from atft.train.seed import thread_environment
@@ -44,6 +44,7 @@ def evidence(
     os_threads_peak: int,
     git: dict[str, object] | None,
     memory: dict[str, object],
+    baselines: Mapping[str, Sequence[BaselineEvidence]],
 ) -> TrainingEvidence:
     """The evidence of a run.
 
@@ -84,6 +85,7 @@ def evidence(
         },
         "git": git,
         "memory": memory,
+        **({"baselines": baselines} if baselines else {}),
     }
     return TrainingEvidence.model_validate(body)
 

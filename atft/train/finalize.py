@@ -269,6 +269,8 @@ def _scorers(
             run.reporter.log(message, level="warning")
 
         for name, baseline in baselines(Fold.of(setup), scored, warn, beat).items():
+            if baseline.evidence is not None:
+                run.baselines.setdefault(name, []).append(baseline.evidence)
             yield ScorerMetrics(source=name, values=baseline.values, daily=baseline.daily)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pydantic
 
 from atft.checksums import write_atomic
-from atft.evidence.models import EarlyEvidence, TrainingEvidence
+from atft.evidence.models import BaselineEvidence, EarlyEvidence, TrainingEvidence
 from atft.spec.reason import Reason
 from atft.train import checkpoint, phases
 from atft.train.evidence import evidence, git_state
@@ -48,6 +48,7 @@ class Run:
         self._stop = stop
         self._git = git_state()
         self._evidence_sent = False
+        self.baselines: dict[str, list[BaselineEvidence]] = {}  # what each was fitted on, by fold
         out.mkdir(parents=True, exist_ok=True)
         if resume is not None:
             self._restore(resume)
@@ -123,7 +124,9 @@ class Run:
         self.sampler.look()
         memory = self._memory | {"rss_peak_bytes": self.sampler.peak_bytes}
         peak = self.sampler.peak_threads
-        body = evidence(self.setup, self.state, os_threads_peak=peak, git=self._git, memory=memory)
+        body = evidence(
+            self.setup, self.state, os_threads_peak=peak, git=self._git, memory=memory, baselines=self.baselines
+        )
         self.reporter.evidence(body)
         self._evidence_sent = True
         return body

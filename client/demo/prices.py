@@ -52,7 +52,7 @@ HORIZONS: Final = (1, 5, 10, 20)
 EMBARGO_DAYS: Final = 21
 WINDOW: Final = 20
 SAMPLES_PER_EPOCH: Final = 40_000  # an epoch takes seconds on two cores, whatever the panel
-BASELINES: Final = ("ridge", "lightgbm", "last_return", "zero")
+BASELINES: Final = ("linear_ard", "ridge", "ridge_lags", "lightgbm", "last_return", "zero")
 
 
 def packaged_prices(target: Path) -> Path:

@@ -149,7 +149,7 @@ def test_the_demo_accepts_your_own_prices(up: Up, tmp_path: Path, bad: str, code
     else:
         summary = json.loads((tmp_path / "summary.json").read_text())
         assert summary["finite"]
-        assert set(summary["baselines"]) == {"zero", "last_return", "ridge", "lightgbm"}
+        assert set(summary["baselines"]) == {"zero", "last_return", "ridge", "ridge_lags", "linear_ard", "lightgbm"}
 
 
 def test_the_page_and_the_documentation_load_nothing_from_other_origins(up: Up) -> None:

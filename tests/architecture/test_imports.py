@@ -71,7 +71,7 @@ OWNERS = {
         *(f"worker/studies/{name}.py" for name in ("advance", "failures", "plots", "samplers")),
         "worker/tasks.py",
     },
-    "lightgbm": {"atft/train/baselines.py"},
+    "lightgbm": {"atft/train/trees.py"},
     "statsmodels": {"atft/metrics/inference.py"},
     "arch": {"atft/metrics/inference.py"},
     "skfolio": set(),

@@ -31,6 +31,7 @@ class DayReader:
         columns, market = _select(cache, data)
         self.feature_names = (*(cache.feature_names[j] for j in columns), *(cache.market_names[j] for j in market))
         self.num_features = len(self.feature_names)
+        self.num_stock_features = len(columns)  # the first ones; the others are of the market, equal for all stocks
         self._mapped = MappedRows(cache, columns, market, device)
         self.row_store: MappedRows | ResidentRows = self._mapped
         missing = [h for h in data.horizons if h not in cache.horizons]

@@ -38,7 +38,7 @@ def end(sessions: Sessions, job_id: str, seed: int, mean: float = 0.0, to: JobSt
         Metrics(child_seq=2, step=2, values={"val/rank_ic": 0.1, "val/rank_ic@5d": None}),
         Metrics(child_seq=3, step=1, values={"test/rank_ic@5d": 0.3}, daily=own),
         Metrics(child_seq=4, step=1, values={"test/rank_ic@5d": 0.3}, daily=ridge, source="ridge"),
-        Evidence(child_seq=5, body={"data": days}),
+        Evidence(child_seq=5, body={"data": days, "baselines": {"ridge": [{"columns": 8, "days_share": 1.0}]}}),
     ]
     with transaction(sessions) as session:
         claimed = lifecycle.claim(session, UUID(job_id), worker="w", host="h", device="cpu", lease_seconds=60)

@@ -12,7 +12,7 @@ import pytest
 
 from api.comparisons.fairness import Measure, Side, differences, parse_measure
 from api.comparisons.schemas import Comparison
-from api.comparisons.service import BASELINE, compare, mean_by_day
+from api.comparisons.service import BASELINE, Baseline, compare, mean_by_day
 from api.http.errors import Refused
 from atft.spec.job import TrainSpec
 from atft.spec.study import with_params
@@ -56,7 +56,9 @@ def side(name: str, values: Sequence[float | None] | None = None, **changes: Any
 
 
 def found(*sides: Side, measure: Measure = MEASURE, baselines: dict[str, Any] | None = None) -> Comparison:
-    return compare(sides, baselines or {}, measure, {})
+    return compare(
+        sides, {name: Baseline(one, fair=name != "partial") for name, one in (baselines or {}).items()}, measure, {}
+    )
 
 
 def reasons(*sides: Side, measure: Measure = MEASURE) -> list[str]:
@@ -281,3 +283,16 @@ def test_the_number_of_members_is_a_setting_and_their_seeds_are_none() -> None:
     assert "the effect of members cannot be separated from that of the seed" in other
     (again,) = found(ensemble("one", [0, 1]), ensemble("another", [0, 2])).unfair_because
     assert "repetition" in again
+
+
+def test_no_verdict_against_a_baseline_that_saw_a_part_of_the_days() -> None:
+    """The same values: better than a fair opponent, no verdict against a crippled one."""
+    weak = daily(noise(9, mean=-0.5))
+    fair = found(side("a"), baselines={"ridge": weak})
+    assert (fair.fair, fair.pairs[0].verdict) == (True, "a is better than ridge")
+    unfair = found(side("a"), baselines={"partial": weak})
+    reason = "baseline partial was fitted on a part of the training days"
+    assert not unfair.fair
+    assert reason in unfair.unfair_because[0]
+    assert unfair.pairs[0].verdict.startswith(f"no verdict: {reason}")
+    assert unfair.pairs[0].p_value == fair.pairs[0].p_value

@@ -1,5 +1,6 @@
 """Ridge regression from sums, its penalty chosen for each horizon by cross-validation over blocks of days."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,16 +26,17 @@ class Ridge:
         return tuple(penalty == PENALTIES[-1] for penalty in self.penalties)
 
 
-def fit_ridge(sums: BlockSums) -> Ridge:
+def fit_ridge(sums: BlockSums, beat: Callable[[], None] = lambda: None) -> Ridge:
     """Ridge regression on all samples, each horizon with the penalty of the least squared error over left-out blocks.
+    `beat` is called after each decomposition.
 
     Generalized cross-validation would not do: labels of h days overlap, so that rows are not independent.
     """
     total = sums.total()
-    errors = sum(
-        (_errors(rest, judged) for rest, judged in sums.splits()),
-        start=np.zeros((len(PENALTIES), total.products.shape[1])),
-    )
+    errors = np.zeros((len(PENALTIES), total.products.shape[1]))
+    for rest, judged in sums.splits():
+        errors += _errors(rest, judged)
+        beat()
     chosen = errors.argmin(axis=0)
     paths = _paths(total.gram, total.products)
     return Ridge(

@@ -136,7 +136,7 @@ class _Fit:
             self.evidence[name] = BaselineEvidence(columns=num_columns, missing=reason)
             return
         with self.training.clock(name):
-            fit = fit_ridge(sums)
+            fit = fit_ridge(sums, lambda: self.beat(500, 1000))
         self.scorers[name] = lambda day: columns_of(day) @ fit.coefficients
         self.evidence[name] = self.training.evidence(
             name,

@@ -101,10 +101,10 @@ class _Fit:
         self._params = PARAMS | {"num_threads": threads}
         starts = np.concatenate([[0], np.flatnonzero(np.diff(rows.day)) + 1])
         lengths = np.diff([*starts, len(rows.day)])
-        reader = _OneDay(columns)
+        self._done, self._total = 0, (len(GRID) + 2 * rows.ranks.shape[1]) * MAX_TREES
+        reader = _OneDay(columns, lambda: self._advance(0))
         sequences = [_DayRows(reader, int(rows.day[a]), int(n)) for a, n in zip(starts, lengths, strict=True)]
         self._data = lightgbm.Dataset(sequences, params=self._params).construct()
-        self._done, self._total = 0, (len(GRID) + 2 * rows.ranks.shape[1]) * MAX_TREES
 
     def grown(
         self,
@@ -167,14 +167,15 @@ class _Fit:
 
 
 class _OneDay:
-    """Reads a day's columns, and keeps those of the last one."""
+    """Reads a day's columns, and keeps those of the last one. `on_read` is called for each day."""
 
-    def __init__(self, columns: Columns) -> None:
-        self._columns = columns
+    def __init__(self, columns: Columns, on_read: Callable[[], None]) -> None:
+        self._columns, self._on_read = columns, on_read
         self._held: tuple[int, Float[np.ndarray, "row own"]] = (-1, np.zeros((0, 0)))
 
     def rows(self, number: int) -> Float[np.ndarray, "row own"]:
         if self._held[0] != number:
+            self._on_read()
             (day,) = self._columns.days(np.array([number]))
             self._held = number, day.own[day.known]
         return self._held[1]

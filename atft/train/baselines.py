@@ -6,7 +6,6 @@ cache, never run in trials. In the service they are a job of their own (`baselin
 for them.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from atft.checksums import is_sealed, seal, write_atomic
-from atft.data.cache.labels import NEUTRAL
 from atft.data.cache.reader import Cache
 from atft.data.cache.splits import Split
 from atft.data.cache.windows import DayReader
@@ -119,9 +117,8 @@ def _path(cache: Cache, spec: BaselinesSpec, number: int) -> Path:
         "split": spec.split.model_dump(mode="json"),
         **({"fold": number} if spec.split.num_splits > 1 else {}),
         "evaluation": spec.evaluation.model_dump(mode="json"),
-        **({"ranks": "labels"} if spec.data.target in NEUTRAL else {}),  # earlier versions ranked the raw target
     }
-    return cache.path / "baselines" / f"{digest(json.loads(json.dumps(body)))}.json"
+    return cache.path / "baselines" / f"{digest(body)}.json"
 
 
 def _make(fold: Fold, scored: dict[str, ScoredSamples], beat: Beat) -> _Stored:
